@@ -1,0 +1,137 @@
+"""The base of every configuration: frozen, strict about unknown keys, with errors that name the key and the way out.
+
+A complete run is one YAML recipe; ``key=value`` overrides reach nested keys (``train.max_epochs=5``). Each configuration
+class sits beside what it configures; only ``pipelines.config`` composes them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recsys.contracts.errors import ConfigError
+
+
+class FrozenConfig(BaseModel):
+    """Base class: immutable, and an unknown key is an error rather than a silent no-op."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+ConfigType = TypeVar("ConfigType", bound=FrozenConfig)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigError: The file is missing, is no YAML, or holds something other than a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config '{path}' cannot be read: {error.strerror or error}; give an existing YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config '{path}' is not valid YAML: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"config '{path}' holds a {type(loaded).__name__}, expected a mapping of keys to values")
+    return loaded
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``values`` with ``key.sub=value`` overrides applied; values are parsed as YAML scalars or lists.
+
+    Example:
+        >>> apply_overrides({"train": {"max_epochs": 1}}, ["train.max_epochs=5", "seed=7"])
+        {'train': {'max_epochs': 5}, 'seed': 7}
+
+    Raises:
+        ConfigError: An override has no ``=``, or walks through a value that is no mapping.
+    """
+    result = _copy(values)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override '{override}' has no '='; expected key=value, for example train.max_epochs=5")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override '{override}': the value is not valid YAML: {error}") from error
+        *parents, leaf = key.split(".")
+        node = result
+        for depth, parent in enumerate(parents):
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                where = ".".join(parents[: depth + 1])
+                raise ConfigError(f"override '{override}': '{where}' is {child!r}, not a mapping that could hold '{leaf}'")
+            node = child
+        node[leaf] = value
+    return result
+
+
+def validate(config_class: type[ConfigType], values: dict[str, Any], where: str) -> ConfigType:
+    """Build a configuration, turning validation errors into one readable :class:`ConfigError`.
+
+    Args:
+        where: Name of the file or call that the values came from, for the message.
+    """
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(config_class, error, where)) from error
+
+
+def load_config(config_class: type[ConfigType], path: Path, overrides: Sequence[str] = ()) -> ConfigType:
+    """Read a YAML recipe, apply overrides, validate."""
+    return validate(config_class, apply_overrides(read_yaml(path), overrides), str(path))
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(child) for key, child in value.items()}
+    return value
+
+
+def _explain(config_class: type[FrozenConfig], error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        location = tuple(str(part) for part in problem["loc"])
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(config_class, location[:-1])
+            close = difflib.get_close_matches(location[-1], known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(sorted(known)) or 'none'}"
+            lines.append(f"unknown key '{key}' (value {problem['input']!r}); {hint}")
+        elif problem["type"] == "missing":
+            lines.append(f"key '{key}' is missing; it has no default")
+        else:
+            lines.append(f"key '{key}' is {problem['input']!r}: {problem['msg']}")
+    return f"config {where}: " + "\n  ".join(lines)
+
+
+def _known_keys(config_class: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Names of the fields at ``location``; unions (as in ``source``) contribute the fields of the member that is named."""
+    classes: list[type[BaseModel]] = [config_class]
+    for part in location:
+        found: list[type[BaseModel]] = []
+        for current in classes:
+            field = current.model_fields.get(part)
+            if field is not None:
+                found.extend(_model_classes(field.annotation))
+        if not found:  # a discriminator tag of a union is a location part, but no field
+            continue
+        classes = found
+    return sorted({name for current in classes for name in current.model_fields})
+
+
+def _model_classes(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _model_classes(part)]

@@ -1,0 +1,1 @@
+"""What crosses a border: column names, table schemas, manifests, errors. No torch; everything else may import it."""

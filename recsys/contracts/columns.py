@@ -1,0 +1,54 @@
+"""Column names. A name appears as text once, here; ``*_id`` comes from outside, ``*_index`` is dense and internal."""
+
+from typing import Final
+
+
+class Columns:
+    """Names used in tables between stages and in what users read."""
+
+    USER_ID: Final = "user_id"
+    ITEM_ID: Final = "item_id"
+    TIMESTAMP: Final = "timestamp"
+    POSITION: Final = "position"
+    EVENT_TYPE: Final = "event_type"
+    SESSION_ID: Final = "session_id"
+    SPLIT: Final = "split"
+
+    USER_INDEX: Final = "user_index"
+    ITEM_INDEX: Final = "item_index"
+    SESSION_INDEX: Final = "session_index"
+    AUTHOR_INDEX: Final = "author_index"
+    CATEGORY_INDEX: Final = "category_index"
+
+    WATCH_TIME_MS: Final = "watch_time_ms"
+    DURATION_MS: Final = "duration_ms"
+    WATCH_RATIO: Final = "watch_ratio"
+    POSITIVE: Final = "positive"
+    BEHAVIOUR: Final = "behaviour"
+
+    TITLE: Final = "title"
+    TEXT: Final = "text"
+    CATEGORIES: Final = "categories"
+    AUTHOR_ID: Final = "author_id"
+    EMBEDDING: Final = "embedding"
+    HAS_METADATA: Final = "has_metadata"
+    TRAIN_COUNT: Final = "train_count"
+
+    HISTORY_START: Final = "history_start"
+    HISTORY_END: Final = "history_end"
+    TARGETS: Final = "targets"
+    REASON: Final = "reason"
+
+    RANK: Final = "rank"
+    SCORE: Final = "score"
+    MODEL_NAME: Final = "model_name"
+    MODEL_VERSION: Final = "model_version"
+    SEMANTIC_ID_DIGEST: Final = "semantic_id_digest"
+    RUN_ID: Final = "run_id"
+    SCORED_AT: Final = "scored_at"
+
+
+TRAIN, VALID, TEST = 0, 1, 2
+"""Codes of the column ``split``."""
+
+SPLIT_NAMES: Final = ("train", "valid", "test")

@@ -1,0 +1,252 @@
+"""Artefacts: folders of files that a stage publishes whole or not at all, described by a typed manifest.
+
+A stage writes into ``<store>/<kind>/.work-<digest>``; when all files are there the manifest is written (temporary file,
+then rename) and the folder is renamed to ``<store>/<kind>/<digest>``. No manifest, no artefact: a half-written folder can
+never be opened. The digest is an *input* digest: kind, code version of the stage, configuration, seed, the digests of
+the parents and the fingerprints of raw files. It never contains the clock, so a stage whose digest exists is skipped.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recsys.contracts.errors import ArtifactError
+
+SCHEMA_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+
+
+class FileEntry(BaseModel):
+    """One published file: path relative to the artefact, size in bytes, content hash, rows where that makes sense."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    bytes: int
+    sha256: str
+    rows: int | None = None
+
+
+class Manifest(BaseModel):
+    """What an artefact is, where it came from, and what it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    schema_version: int = SCHEMA_VERSION
+    digest: str
+    code_version: str
+    seed: int
+    parents: dict[str, str]
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artefact, opened."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        """Input digest of the stage that made it."""
+        return self.manifest.digest
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces, so that equal values have equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def digest_of(value: Any) -> str:
+    """Return the sha256 of the canonical JSON of ``value``, 64 hex digits.
+
+    Example:
+        >>> digest_of({"b": 1, "a": 2}) == digest_of({"a": 2, "b": 1})
+        True
+    """
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the sha256 of a file's content."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON through a temporary file and a rename, so that a reader sees the old file or the new one, never half."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as handle:
+        json.dump(value, handle, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+        handle.write("\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ArtifactError: The file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"'{path}' does not exist; the stage that writes it has not finished, run it again") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"'{path}' cannot be read as JSON: {error}; delete its folder and run the stage again") from error
+
+
+def open_artifact(path: Path, kind: str | None = None, *, verify: bool = True) -> Artifact:
+    """Open a published artefact.
+
+    Args:
+        path: The artefact's folder.
+        kind: Expected kind; ``None`` accepts any.
+        verify: Compare the size and sha256 of every file with the manifest.
+
+    Raises:
+        ArtifactError: No manifest, another kind or schema version, or a file that is missing or has changed.
+    """
+    if not (path / MANIFEST_NAME).exists():
+        raise ArtifactError(f"'{path}' holds no {MANIFEST_NAME}: the artefact was never finished; run its stage again")
+    try:
+        manifest = Manifest.model_validate(read_json(path / MANIFEST_NAME))
+    except ValidationError as error:
+        raise ArtifactError(f"'{path / MANIFEST_NAME}' is not a manifest of schema {SCHEMA_VERSION}: {error}") from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"'{path}' has schema version {manifest.schema_version}, this code reads {SCHEMA_VERSION}; run its stage again"
+        )
+    if kind is not None and manifest.kind != kind:
+        raise ArtifactError(f"'{path}' is an artefact of kind '{manifest.kind}', expected '{kind}'")
+    if verify:
+        for entry in manifest.files:
+            _verify_file(path, entry)
+    return Artifact(path, manifest)
+
+
+def _verify_file(root: Path, entry: FileEntry) -> None:
+    path = root / entry.path
+    if not path.is_file():
+        raise ArtifactError(f"'{path}' is listed in the manifest but missing; delete '{root}' and run its stage again")
+    size = path.stat().st_size
+    if size != entry.bytes or sha256_of_file(path) != entry.sha256:
+        raise ArtifactError(
+            f"'{path}' has changed since it was published ({size} bytes, manifest says {entry.bytes}, or another hash); "
+            f"delete '{root}' and run its stage again"
+        )
+
+
+class ArtifactStore:
+    """The folder that holds all artefacts of one workspace, ``<root>/<kind>/<digest>``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path_of(self, kind: str, digest: str) -> Path:
+        """Folder of an artefact, whether it exists or not."""
+        return self.root / kind / digest[:16]
+
+    def find(self, kind: str, digest: str, *, verify: bool = True) -> Artifact | None:
+        """Return the artefact with this digest, or ``None`` when it has not been published."""
+        path = self.path_of(kind, digest)
+        if not (path / MANIFEST_NAME).exists():
+            return None
+        artifact = open_artifact(path, kind, verify=verify)
+        if artifact.digest != digest:
+            raise ArtifactError(f"'{path}' has digest {artifact.digest}, expected {digest}; delete it and run again")
+        return artifact
+
+    @contextmanager
+    def work_folder(self, kind: str, digest: str, *, resumable: bool = False) -> Iterator[Path]:
+        """Yield the folder a stage writes into; it survives a kill, and only a resumable stage finds it as it was.
+
+        Raises:
+            ArtifactError: The output folder cannot be written (no permission, no space left).
+        """
+        path = self.root / kind / f".work-{digest[:16]}"
+        with explain_write_errors(self.root):
+            if path.exists() and not resumable:
+                shutil.rmtree(path)
+            path.mkdir(parents=True, exist_ok=True)
+            yield path
+
+    def publish(
+        self,
+        work: Path,
+        *,
+        kind: str,
+        digest: str,
+        code_version: str,
+        seed: int,
+        parents: Mapping[str, str],
+        config: Mapping[str, Any],
+        summary: Mapping[str, Any],
+        rows: Mapping[str, int] | None = None,
+    ) -> Artifact:
+        """Describe every file in ``work`` with a manifest and rename the folder into place.
+
+        Files and folders whose name starts with a dot are scratch of the stage; they are removed first.
+        """
+        for scratch in [p for p in work.rglob(".*")]:
+            if scratch.is_dir():
+                shutil.rmtree(scratch)
+            else:
+                scratch.unlink(missing_ok=True)
+        files = []
+        for path in sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST_NAME):
+            name = path.relative_to(work).as_posix()
+            files.append(
+                FileEntry(path=name, bytes=path.stat().st_size, sha256=sha256_of_file(path), rows=(rows or {}).get(name))
+            )
+        manifest = Manifest(
+            kind=kind,
+            digest=digest,
+            code_version=code_version,
+            seed=seed,
+            parents=dict(parents),
+            config=dict(config),
+            summary=json.loads(canonical_json(dict(summary))),
+            files=tuple(files),
+        )
+        final = self.path_of(kind, digest)
+        with explain_write_errors(self.root):
+            write_json(work / MANIFEST_NAME, manifest.model_dump(mode="json"))
+            if final.exists():  # a folder without a manifest, or a damaged one that the caller decided to replace
+                shutil.rmtree(final)
+            work.rename(final)
+        return Artifact(final, manifest)
+
+
+@contextmanager
+def explain_write_errors(root: Path) -> Iterator[None]:
+    """Turn 'no space' and 'no permission' into an :class:`ArtifactError` that names the folder and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ArtifactError(
+                f"no space left while writing below '{root}' ({error}); free space and run again: finished stages are kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise ArtifactError(
+                f"cannot write below '{root}' ({error}); make it writable or choose another output_dir: nothing was lost"
+            ) from error
+        raise

@@ -1,0 +1,61 @@
+"""Ragged histories of many users: what goes into a recommender, at training, in evaluation and in serving alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.contracts.prepared import ByteArray, HistoryArrays, IntArray, OffsetArray, Targets
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Histories of N users (or of one user at N instants), oldest event first.
+
+    Attributes:
+        user_index: ``[N]`` user_index, -1 for a user the model has not met.
+        start: ``[N]`` first row of each history in the arrays below.
+        end: ``[N]`` row after its last event; ``end == start`` is an empty history and is answered as well.
+        item, behaviour, gap, watch: ``[E]`` event arrays, as in :class:`~recsys.contracts.prepared.HistoryArrays`.
+    """
+
+    user_index: IntArray
+    start: OffsetArray
+    end: OffsetArray
+    item: IntArray
+    behaviour: ByteArray
+    gap: ByteArray
+    watch: ByteArray
+
+    def __len__(self) -> int:
+        return len(self.user_index)
+
+    @property
+    def lengths(self) -> OffsetArray:
+        """``[N]`` events per history."""
+        return self.end - self.start
+
+    @classmethod
+    def of_targets(cls, history: HistoryArrays, targets: Targets) -> Histories:
+        """Histories that the rows of ``targets`` may look at; nothing is copied."""
+        return cls(
+            targets.user_index,
+            targets.history_start,
+            targets.history_end,
+            history.item,
+            history.behaviour,
+            history.gap,
+            history.watch,
+        )
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Histories:
+        """Return the rows given by number; the event arrays stay shared."""
+        return Histories(
+            self.user_index[rows], self.start[rows], self.end[rows], self.item, self.behaviour, self.gap, self.watch
+        )
+
+    def seen_items(self) -> list[IntArray]:
+        """Return each row's items, in order, repeats kept."""
+        return [self.item[start:end] for start, end in zip(self.start, self.end, strict=True)]
