@@ -1,0 +1,141 @@
+"""Padded batches of histories and targets.
+
+Legend: B users, H history events, P prediction points per user, M items per target session.
+
+Rows of the model's tables are ``item_index + 1``; row 0 is padding. A history lies at the left, padding at the right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recsys.contracts.prepared import HistoryArrays
+from recsys.data.histories import Histories
+
+
+@dataclass(frozen=True)
+class HistoryBatch:
+    """What the encoder reads.
+
+    Attributes:
+        user_B: int64 row of the user table, 0 for a user not met in training.
+        item_BH, behaviour_BH, gap_BH, watch_BH: int64 table rows, 0 where padded.
+        lengths_B: int64 events per user, 0 allowed.
+    """
+
+    user_B: torch.Tensor
+    item_BH: torch.Tensor
+    behaviour_BH: torch.Tensor
+    gap_BH: torch.Tensor
+    watch_BH: torch.Tensor
+    lengths_B: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.user_B.shape[0]
+
+    def to(self, device: torch.device | str) -> HistoryBatch:
+        """Move all tensors."""
+        return HistoryBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Histories with the items to predict from them.
+
+    Attributes:
+        history: The encoder's input.
+        target_BPM: int64 item rows; 0 where nothing is asked. All-prefix training has P = H + 1 points and M = 1; the
+            plain form has P = 1.
+        visible_BP: int64, prediction point ``p`` may look at the first ``visible`` events.
+    """
+
+    history: HistoryBatch
+    target_BPM: torch.Tensor
+    visible_BP: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.history)
+
+    def to(self, device: torch.device | str, **_: Any) -> TrainingBatch:
+        """Move all tensors (the name Lightning calls)."""
+        return TrainingBatch(
+            self.history.to(device),
+            self.target_BPM.to(device, non_blocking=True),
+            self.visible_BP.to(device, non_blocking=True),
+        )
+
+
+def pad_ragged(
+    values: npt.NDArray[Any], start: npt.NDArray[np.int64], end: npt.NDArray[np.int64], width: int, offset: int = 0
+) -> torch.Tensor:
+    """Gather ``values[start:end]`` of every row into ``[rows, width]``, adding ``offset``; 0 where there is nothing.
+
+    Example:
+        >>> pad_ragged(np.array([5, 6, 7]), np.array([0, 2]), np.array([2, 3]), 2, offset=1).tolist()
+        [[6, 7], [8, 0]]
+    """
+    index = start[:, None] + np.arange(width)
+    inside = index < end[:, None]
+    gathered = values[np.where(inside, index, 0)].astype(np.int64) if len(values) else np.zeros(index.shape, np.int64)
+    return torch.from_numpy(np.where(inside, gathered + offset, 0))
+
+
+def collate_histories(histories: Histories, max_history: int) -> HistoryBatch:
+    """Pad histories to the longest of them, keeping the most recent ``max_history`` events of each."""
+    start = np.maximum(histories.start, histories.end - max_history)
+    return _history_batch(histories.user_index, start, histories.end, histories)
+
+
+def _history_batch(
+    user_index: npt.NDArray[np.int32],
+    start: npt.NDArray[np.int64],
+    end: npt.NDArray[np.int64],
+    arrays: Histories | HistoryArrays,
+) -> HistoryBatch:
+    width = max(int((end - start).max(initial=0)), 1)
+    return HistoryBatch(
+        user_B=torch.from_numpy(user_index.astype(np.int64) + 1),
+        item_BH=pad_ragged(arrays.item, start, end, width, offset=1),
+        behaviour_BH=pad_ragged(arrays.behaviour, start, end, width),
+        gap_BH=pad_ragged(arrays.gap, start, end, width),
+        watch_BH=pad_ragged(arrays.watch, start, end, width),
+        lengths_B=torch.from_numpy((end - start).astype(np.int64)),
+    )
+
+
+def collate_all_prefixes(
+    arrays: HistoryArrays,
+    user_index: npt.NDArray[np.int32],
+    start: npt.NDArray[np.int64],
+    end: npt.NDArray[np.int64],
+    first_target: npt.NDArray[np.int64],
+) -> TrainingBatch:
+    """Build one row per window ``[start, end)``: every event from ``first_target`` on is predicted from those before it.
+
+    The encoder reads the window without its last event, which is only ever a target.
+    """
+    history = _history_batch(user_index, start, np.maximum(end - 1, start), arrays)
+    points = history.item_BH.shape[1] + 1
+    target_BP = pad_ragged(arrays.item, start, end, points, offset=1)
+    before_first = np.arange(points) < (first_target - start)[:, None]
+    target_BP[torch.from_numpy(before_first)] = 0
+    visible_BP = torch.arange(points).expand(len(user_index), points)
+    return TrainingBatch(history, target_BP[..., None], visible_BP.contiguous())
+
+
+def collate_targets(
+    histories: Histories,
+    items: npt.NDArray[np.int32],
+    item_offsets: npt.NDArray[np.int64],
+    session_length: int,
+    max_history: int,
+) -> TrainingBatch:
+    """Build the plain form: one prediction point per row, a session of up to ``session_length`` items as its target."""
+    history = collate_histories(histories, max_history)
+    target_BM = pad_ragged(items, item_offsets[:-1], item_offsets[1:], session_length, offset=1)
+    return TrainingBatch(history, target_BM[:, None], history.lengths_B[:, None].contiguous())

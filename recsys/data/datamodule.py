@@ -1,0 +1,91 @@
+"""The Lightning data module: training batches and the rows that validation decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lightning
+import numpy as np
+
+from recsys.contracts.columns import SPLIT_NAMES, VALID
+from recsys.contracts.errors import DataError
+from recsys.contracts.prepared import PreparedData, Targets
+from recsys.data.batch import TrainingBatch
+from recsys.data.histories import Histories
+from recsys.data.loader import BucketedLoader
+from recsys.data.samples import PrefixWindows, Samples, TargetRows, TrainingForm
+
+
+
+@dataclass(frozen=True)
+class ValidationRows:
+    """Histories and what followed them; decoded in one go."""
+
+    histories: Histories
+    targets: Targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+class _OneBatch:
+    """A loader of a single batch."""
+
+    def __init__(self, rows: ValidationRows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[ValidationRows]:
+        yield self.rows
+
+
+class PolicyData(lightning.LightningDataModule):
+    """Training and validation rows of a prepared data set.
+
+    Args:
+        form: ``all_prefixes`` supervises every train event of a user in one pass (needs a causal encoder and the
+            next-item task); ``pairs`` feeds one (history, target) pair per row.
+        validation_users: Rows of the validation split to decode, drawn once from ``seed``.
+
+    Raises:
+        DataError: The validation split is empty.
+    """
+
+    def __init__(
+        self, prepared: PreparedData, *, form: TrainingForm, max_history: int, batch_size: int, validation_users: int, seed: int
+    ) -> None:
+        super().__init__()
+        samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).of(prepared, max_history)
+        self.loader = BucketedLoader(samples, batch_size, seed)
+        self.validation = validation_rows(prepared, validation_users, seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one epoch."""
+        return len(self.loader)
+
+    def train_dataloader(self) -> BucketedLoader:
+        """The bucketed loader; its position is saved with every checkpoint."""
+        return self.loader
+
+    def val_dataloader(self) -> _OneBatch:
+        """All validation rows as one batch; decoding splits them as its memory bound says."""
+        return _OneBatch(self.validation)
+
+    def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
+        """Move training batches; validation rows stay NumPy until they are decoded."""
+        return batch.to(device) if isinstance(batch, TrainingBatch) else batch  # type: ignore[arg-type]
+
+
+def validation_rows(prepared: PreparedData, count: int, seed: int) -> ValidationRows:
+    """Draw validation rows, in row order."""
+    targets = prepared.targets(VALID)
+    if len(targets) == 0:
+        raise DataError(f"split '{SPLIT_NAMES[VALID]}' holds no target; training needs it to choose a checkpoint")
+    if len(targets) > count:
+        rows = np.random.default_rng([seed, 1]).choice(len(targets), count, replace=False)
+        targets = targets.take(np.sort(rows))
+    return ValidationRows(Histories.of_targets(prepared.history, targets), targets)

@@ -1,0 +1,137 @@
+"""Which rows training reads: windows over a user's train events (all-prefix form), or (history, target) pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.contracts.columns import TRAIN
+from recsys.contracts.errors import DataError
+from recsys.contracts.prepared import HistoryArrays, PreparedData, Targets
+from recsys.data.batch import TrainingBatch, collate_all_prefixes, collate_targets
+from recsys.data.histories import Histories
+
+
+@dataclass(frozen=True)
+class PrefixWindows:
+    """Windows ``[start, end)`` into the history arrays; events from ``first_target`` on are predicted.
+
+    A user with more events than a window holds gets overlapping windows. Every train event is a target exactly once, and
+    with at least half a window of context where the user has that many earlier events.
+    """
+
+    arrays: HistoryArrays
+    user_index: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    first_target: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.user_index)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Events per window: what decides its cost."""
+        return self.end - self.start
+
+    @property
+    def num_targets(self) -> int:
+        """Supervised items in one pass."""
+        return int((self.end - self.first_target).sum())
+
+    def collate(self, rows: npt.NDArray[np.int64]) -> TrainingBatch:
+        """Build the batch of the given windows."""
+        return collate_all_prefixes(
+            self.arrays, self.user_index[rows], self.start[rows], self.end[rows], self.first_target[rows]
+        )
+
+    @classmethod
+    def of(cls, prepared: PreparedData, max_history: int) -> PrefixWindows:
+        """Cut all users' train events into windows of ``max_history + 1`` events.
+
+        Raises:
+            DataError: No user has a train event.
+        """
+        first = np.asarray(prepared.history.offsets[:-1])
+        last = np.asarray(prepared.history.train_end)
+        window = max_history + 1
+        stride = max(window // 2, 1)
+        counts = np.where(
+            last > first, 1 + np.maximum(0, -(-(last - first - window) // stride)), 0
+        )  # the first window and as many strides as it takes to reach the end
+        if counts.sum() == 0:
+            raise DataError("training: no user has a positive event in the train split; check split dates and signals")
+        user = np.repeat(np.arange(len(first)), counts)
+        number = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+        start = first[user] + number * stride
+        end = np.minimum(start + window, last[user])
+        first_target = np.where(number == 0, start, start + window - stride)
+        return cls(prepared.history, user.astype(np.int32), start, end, first_target)
+
+
+@dataclass(frozen=True)
+class TargetRows:
+    """(history, target session) pairs: the plain form, one prediction point per row."""
+
+    histories: Histories
+    targets: Targets
+    session_length: int
+    max_history: int
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """History events per row, as the model sees them."""
+        return np.minimum(self.histories.lengths, self.max_history)
+
+    @property
+    def num_targets(self) -> int:
+        """Supervised items in one pass."""
+        return len(self.targets.items)
+
+    def collate(self, rows: npt.NDArray[np.int64]) -> TrainingBatch:
+        """Build the batch of the given pairs."""
+        targets = self.targets.take(rows)
+        return collate_targets(
+            self.histories.take(rows), targets.items, targets.item_offsets, self.session_length, self.max_history
+        )
+
+    @classmethod
+    def of(cls, prepared: PreparedData, max_history: int) -> TargetRows:
+        """Read the session targets of the train split, or expand next-item targets from the arrays.
+
+        Raises:
+            DataError: There is no training target.
+        """
+        if prepared.vocabulary.task == "session":
+            targets = prepared.targets(TRAIN)
+        else:
+            targets = next_item_targets(prepared.history)
+        if len(targets) == 0:
+            raise DataError("training: the train split holds no target; check split dates, sessions and signals")
+        histories = Histories.of_targets(prepared.history, targets)
+        return cls(histories, targets, prepared.vocabulary.session_length, max_history)
+
+
+def next_item_targets(history: HistoryArrays) -> Targets:
+    """Every train event as the target of the events before it: the expanded form of all-prefix training."""
+    first, last = np.asarray(history.offsets[:-1]), np.asarray(history.train_end)
+    counts = last - first
+    user = np.repeat(np.arange(len(first)), counts)
+    event = first[user] + np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return Targets(
+        user_index=user.astype(np.int32),
+        history_start=first[user],
+        history_end=event,
+        items=np.asarray(history.item)[event],
+        item_offsets=np.arange(len(user) + 1),
+    )
+
+
+Samples = PrefixWindows | TargetRows
+TrainingForm = Literal["all_prefixes", "pairs"]

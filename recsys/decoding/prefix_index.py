@@ -1,0 +1,129 @@
+"""The catalogue as a prefix tree in flat arrays: which codes may follow a prefix, and which item a full path is.
+
+Reads the codes of all items; produces, per level, the code of every node and the first child of every node. Children of
+a node are contiguous, so a node's children are the range ``first_child[n] : first_child[n + 1]`` of the next level, and
+the state of a beam is one integer. Leaves are items: their numbers are positions in ``leaf_item``.
+
+Example (3 items, 2 levels): items 0:(0,1) 1:(0,2) 2:(3,0) give level 0 nodes [0, 3] with children [0:2] and [2:3], level 1
+nodes [1, 2, 0] which are the leaves of items [0, 1, 2].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.contracts.errors import ArtifactError, DataError
+from recsys.contracts.manifest import read_json, write_json
+
+
+@dataclass(frozen=True)
+class PrefixIndex:
+    """Flat prefix tree of L levels.
+
+    Attributes:
+        codes: Per level, uint16 ``[nodes_l]``: the code that leads into each node; ascending within one parent.
+        first_child: Per level but the last, uint32 ``[nodes_l + 1]`` into the next level's nodes.
+        leaf_item: uint32 ``[items]``: item_index of each leaf (node of the last level).
+        level_sizes: K per level.
+        max_children: Per level, the largest number of children of one parent (``max_children[0]`` is the root's).
+    """
+
+    codes: tuple[npt.NDArray[np.uint16], ...]
+    first_child: tuple[npt.NDArray[np.uint32], ...]
+    leaf_item: npt.NDArray[np.uint32]
+    level_sizes: tuple[int, ...]
+    max_children: tuple[int, ...]
+
+    @property
+    def num_levels(self) -> int:
+        """L."""
+        return len(self.codes)
+
+    @property
+    def num_items(self) -> int:
+        """Leaves."""
+        return len(self.leaf_item)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all arrays."""
+        return sum(a.nbytes for a in (*self.codes, *self.first_child, self.leaf_item))
+
+    @classmethod
+    def build(cls, codes_IL: npt.NDArray[np.integer], level_sizes: tuple[int, ...]) -> PrefixIndex:
+        """Build from the codes of all items, ``[I, L]``; cost is one sort.
+
+        Raises:
+            DataError: No items, codes outside their level, or two items with the same codes.
+        """
+        num_items, num_levels = codes_IL.shape
+        if num_items == 0:
+            raise DataError("prefix index: the catalogue holds no items; expected at least one")
+        if num_levels != len(level_sizes):
+            raise DataError(f"prefix index: codes have {num_levels} levels, level_sizes {level_sizes} has {len(level_sizes)}")
+        out_of_range = (codes_IL < 0) | (codes_IL >= np.array(level_sizes))
+        if out_of_range.any():
+            item, level = np.argwhere(out_of_range)[0]
+            raise DataError(
+                f"prefix index: item_index {item} has code {codes_IL[item, level]} at level {level}, "
+                f"expected 0..{level_sizes[level] - 1}; tokenize again"
+            )
+        order = np.lexsort(codes_IL.T[::-1])
+        ordered = codes_IL[order]
+        new_node = np.zeros(num_items, bool)
+        new_node[0] = True
+        level_codes, first_child, starts_above, max_children = [], [], np.array([0, num_items]), []
+        for level in range(num_levels):
+            new_node[1:] |= ordered[1:, level] != ordered[:-1, level]
+            starts = np.flatnonzero(new_node)
+            level_codes.append(ordered[starts, level].astype(np.uint16))
+            pointers = np.searchsorted(starts, starts_above).astype(np.uint32)
+            max_children.append(int(np.diff(pointers).max()))
+            if level:
+                first_child.append(pointers)
+            starts_above = np.append(starts, num_items)
+        if len(starts) != num_items:
+            repeated = int(num_items - len(starts))
+            raise DataError(f"prefix index: {repeated} items share their codes with another; tokenize with unique IDs")
+        return cls(
+            tuple(level_codes), tuple(first_child), order.astype(np.uint32), tuple(level_sizes), tuple(max_children)
+        )
+
+    def leaf_counts(self, leaves: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
+        """Count, for every node of every level, the marked leaves below it."""
+        counts = [leaves.astype(np.int64)]
+        for pointers in reversed(self.first_child):
+            total = np.concatenate([[0], np.cumsum(counts[0])])
+            counts.insert(0, total[pointers[1:].astype(np.int64)] - total[pointers[:-1].astype(np.int64)])
+        return counts
+
+    def save(self, folder: Path) -> None:
+        """Write plain ``.npy`` files, which :meth:`open` maps into memory."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for level, codes in enumerate(self.codes):
+            np.save(folder / f"codes_{level}.npy", codes)
+        for level, pointers in enumerate(self.first_child):
+            np.save(folder / f"first_child_{level}.npy", pointers)
+        np.save(folder / "leaf_item.npy", self.leaf_item)
+        write_json(folder / "index.json", {"level_sizes": self.level_sizes, "max_children": self.max_children})
+
+    @classmethod
+    def open(cls, folder: Path) -> PrefixIndex:
+        """Open a saved index, memory-mapped.
+
+        Raises:
+            ArtifactError: A file is missing or damaged.
+        """
+        spec = read_json(folder / "index.json")
+        levels = len(spec["level_sizes"])
+        try:
+            codes = tuple(np.load(folder / f"codes_{level}.npy", mmap_mode="r") for level in range(levels))
+            pointers = tuple(np.load(folder / f"first_child_{level}.npy", mmap_mode="r") for level in range(levels - 1))
+            leaf_item = np.load(folder / "leaf_item.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"prefix index in '{folder}' cannot be opened: {error}; tokenize again") from error
+        return cls(codes, pointers, leaf_item, tuple(spec["level_sizes"]), tuple(spec["max_children"]))

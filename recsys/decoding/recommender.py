@@ -1,0 +1,159 @@
+"""Policy + semantic IDs + constraints -> ranked items for any number of users, in bounded memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recsys.contracts.ranking import RankedItems, concatenate
+from recsys.data.batch import collate_histories
+from recsys.data.histories import Histories
+from recsys.decoding.beam_search import Beams, SearchIndex, beam_search
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.constraints import SharedRules, dead_nodes, leaf_lookups
+from recsys.decoding.prefix_index import PrefixIndex
+from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.runtime import PlainProgress, Progress
+from recsys.semantic_ids.generation import SemanticIds
+
+
+class Recommender:
+    """Answer histories with items.
+
+    Args:
+        policy: A trained policy; it is put into evaluation mode.
+        semantic_ids: The generation that the policy was trained with.
+        config: Beam width and second stage.
+        index: The generation's prefix index, if it is at hand already.
+
+    Raises:
+        ArtifactError: The policy was trained with other semantic IDs.
+    """
+
+    def __init__(
+        self,
+        policy: GenerativeRecommender,
+        semantic_ids: SemanticIds,
+        config: DecodeConfig,
+        index: PrefixIndex | None = None,
+    ) -> None:
+        semantic_ids.check_same(policy.spec.semantic_id_digest)
+        self.policy = policy.eval()
+        self.config = config
+        self.index = index if index is not None else PrefixIndex.build(semantic_ids.codes, semantic_ids.level_sizes)
+        self.device = policy.codes.weight.device
+        self._search_index = SearchIndex.of(self.index, self.device)
+        self._leaf_of_item, self._ancestors = leaf_lookups(self.index)
+        self._item_vectors: torch.Tensor | None = None
+
+    def recommend(
+        self,
+        histories: Histories,
+        k: int,
+        *,
+        exclude_seen: bool | None = None,
+        allow: npt.NDArray[np.bool_] | None = None,
+        deny: npt.NDArray[np.bool_] | None = None,
+        rescore: bool | None = None,
+        progress: Progress | None = None,
+    ) -> RankedItems:
+        """Rank ``k`` items per history.
+
+        Args:
+            exclude_seen: Leave out items of the history; ``None`` takes the configuration's choice.
+            allow, deny: Masks over item_index; an item is possible when allowed and not denied.
+            rescore: Order the beam's items by the dense head (true) or by path probability (false); ``None`` takes
+                the configuration's choice.
+
+        Returns:
+            One row per history; fewer than ``k`` possible items give -1 at the end of the row.
+        """
+        rescore = self.config.rescore == "dense" if rescore is None else rescore
+        width = max(self.config.beam_width, k)
+        rules = SharedRules.compile(self.index, _combine(allow, deny))
+        seen_out = self.config.exclude_seen if exclude_seen is None else exclude_seen
+        # similar lengths together: padding is wasted work
+        order = np.argsort(np.minimum(histories.lengths, self.policy.spec.model.max_history), kind="stable")
+        per_batch = max(1, self.config.rows_per_batch // width)
+        blocks = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
+        parts = []
+        for block in (progress or PlainProgress()).track(blocks, "decoding", len(blocks)):
+            beams = self._search(histories.take(block), width, rules, seen_out)
+            parts.append(self._rank(beams, k, rescore))
+        if not parts:
+            return RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))
+        ranked = concatenate(parts)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return RankedItems(ranked.items[back], ranked.scores[back])
+
+    def recommend_sessions(
+        self, histories: Histories, num_sessions: int, *, exclude_seen: bool | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Generate whole sessions of the policy's session length.
+
+        Returns:
+            ``(items [N, sessions, M] item_index, log-probabilities [N, sessions])``, best session first; a session that
+            does not exist holds -1 and ``-inf``.
+        """
+        length = self.policy.spec.vocabulary.session_length
+        rules = SharedRules.compile(self.index, None)
+        seen_out = self.config.exclude_seen if exclude_seen is None else exclude_seen
+        width = max(self.config.beam_width, num_sessions)
+        items = np.full((len(histories), num_sessions, length), -1, np.int64)
+        scores = np.full((len(histories), num_sessions), -np.inf, np.float32)
+        per_batch = max(1, self.config.rows_per_batch // width)
+        for start in range(0, len(histories), per_batch):
+            block = np.arange(start, min(start + per_batch, len(histories)))
+            beams = self._search(histories.take(block), width, rules, seen_out, length)
+            found = min(num_sessions, beams.items.shape[1])
+            items[block, :found] = beams.items[:, :found].cpu().numpy()
+            scores[block, :found] = beams.scores[:, :found].cpu().numpy()
+        return items, scores
+
+    def _search(
+        self, histories: Histories, width: int, rules: SharedRules, exclude_seen: bool, num_items: int = 1
+    ) -> Beams:
+        closed = None
+        if exclude_seen:
+            closed = dead_nodes(self.index, rules, self._leaf_of_item, self._ancestors, histories.seen_items())
+        batch = collate_histories(histories, self.policy.spec.model.max_history).to(self.device)
+        return beam_search(
+            self.policy, batch, self._search_index, width, rules=rules, closed=closed, num_items=num_items
+        )
+
+    @torch.inference_mode()
+    def _rank(self, beams: Beams, k: int, rescore: bool) -> RankedItems:
+        items, scores = beams.items[..., 0], beams.scores
+        if rescore:
+            scores = self.dense_scores(beams.dense_query, items) + self.config.generative_weight * scores
+            scores = scores.masked_fill(items < 0, -torch.inf)
+            # ties go to the lower item_index, so that a result never depends on how users were batched
+            by_item = items.argsort(dim=1, stable=True)
+            items, scores = items.gather(1, by_item), scores.gather(1, by_item)
+            order = scores.argsort(dim=1, descending=True, stable=True)
+            items, scores = items.gather(1, order), scores.gather(1, order)
+        found = min(k, items.shape[1])
+        result = RankedItems(
+            np.full((len(items), k), -1, np.int32), np.full((len(items), k), -np.inf, np.float32)
+        )
+        result.items[:, :found] = items[:, :found].cpu().numpy()
+        result.scores[:, :found] = scores[:, :found].cpu().numpy()
+        return result
+
+    def dense_scores(self, query_BD: torch.Tensor, items_BN: torch.Tensor) -> torch.Tensor:
+        """Dense-head scores of given items, ``[B, N]``; whatever stands at item -1 is to be masked by the caller."""
+        if self._item_vectors is None:
+            with torch.inference_mode():
+                self._item_vectors = self.policy.item_vectors()
+        vectors_BND = self._item_vectors[items_BN + 1]
+        return torch.einsum("bd,bnd->bn", query_BD, vectors_BND)
+
+
+def _combine(
+    allow: npt.NDArray[np.bool_] | None, deny: npt.NDArray[np.bool_] | None
+) -> npt.NDArray[np.bool_] | None:
+    if deny is None:
+        return allow
+    return ~deny if allow is None else allow & ~deny

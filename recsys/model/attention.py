@@ -1,0 +1,100 @@
+"""Attention and feed-forward blocks.
+
+Legend: N rows, T query positions, S key positions, A heads, C = D / A channels per head, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def attend(q_NATC: torch.Tensor, k_NASC: torch.Tensor, v_NASC: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Scaled dot-product attention with float32 softmax.
+
+    Args:
+        mask: Boolean, true where a query may look, broadcastable to ``[N, A, T, S]``; every query must see something.
+    """
+    if q_NATC.is_cuda:
+        return F.scaled_dot_product_attention(q_NATC, k_NASC, v_NASC, attn_mask=mask)
+    # on a CPU the fused kernel gains nothing at these lengths, and loses with masks that are not causal
+    scores = torch.matmul(q_NATC * q_NATC.shape[-1] ** -0.5, k_NASC.transpose(-1, -2))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return torch.matmul(scores.softmax(-1, dtype=torch.float32).to(v_NASC.dtype), v_NASC)
+
+
+def attend_few(q_NTAC: torch.Tensor, k_NSAC: torch.Tensor, v_NSAC: torch.Tensor, mask_TS: torch.Tensor) -> torch.Tensor:
+    """Attention over a handful of positions, by elementwise products.
+
+    A batched 3 x 3 matmul per head costs far more in dispatch than in arithmetic; here N is the long axis instead.
+    """
+    scores = (q_NTAC[:, :, None] * k_NSAC[:, None]).sum(-1) * q_NTAC.shape[-1] ** -0.5  # [N, T, S, A]
+    weights = scores.masked_fill(~mask_TS[..., None], -torch.inf).softmax(2)
+    return (weights[..., None] * v_NSAC[:, None]).sum(2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one fused projection and no biases."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def project(self, x_NTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return queries, keys, values, each ``[N, T, A, C]``."""
+        n, t, d = x_NTD.shape
+        q, k, v = self.qkv(x_NTD).view(n, t, 3, self.num_heads, d // self.num_heads).unbind(2)
+        return q, k, v
+
+    def forward(self, x_NTD: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Attend within each row; ``mask`` is ``[T, T]`` or ``[N, 1, T, T]``, true where a query may look."""
+        q, k, v = self.project(x_NTD)
+        if x_NTD.shape[1] <= 4 and mask.dim() == 2:
+            mixed = attend_few(q, k, v, mask)
+        else:
+            mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).transpose(1, 2)
+        return self.out(mixed.reshape(x_NTD.shape))
+
+
+class CrossAttention(nn.Module):
+    """Attention from decoder positions to the encoded history; keys and values are projected once per user."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def keys_values(self, memory_NSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Project the memory once; the result serves every decoder position and every beam, ``[N, A, S, C]`` each."""
+        n, s, d = memory_NSD.shape
+        k, v = self.key_value(memory_NSD).view(n, s, 2, self.num_heads, d // self.num_heads).unbind(2)
+        return k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
+
+    def forward(
+        self, x_NTD: torch.Tensor, keys_values: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Attend; ``mask`` is true where a query may look, broadcastable to ``[N, A, T, S]``."""
+        n, t, d = x_NTD.shape
+        q = self.query(x_NTD).view(n, t, self.num_heads, d // self.num_heads).transpose(1, 2)
+        mixed = attend(q, *keys_values, mask)
+        return self.out(mixed.transpose(1, 2).reshape(n, t, d))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU feed-forward layer, two thirds of the parameters of which gate the rest (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply position by position."""
+        gate, value = self.up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * value)

@@ -1,0 +1,194 @@
+"""Decoder over semantic-ID codes: causal self-attention, cross-attention to the history, sparse MoE.
+
+Legend: N rows (a user, or a user's prediction point), P prediction points per user, T decoder positions, S memory
+positions, L levels, K codes per level, M items per session, A heads, C channels per head, W beams, D width.
+
+Layout (OneRec v1, eq. 3): ``[BOS] c1 … cL`` for every item, a BOS before each. Position BOS predicts c1, c1 predicts c2,
+…; what follows cL is a forced BOS, so cL's position predicts nothing and the last cL of a session is never fed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from recsys.model.attention import CrossAttention, SelfAttention
+from recsys.model.config import ModelConfig
+from recsys.model.encoder import CodeEmbedding
+from recsys.model.moe import MixtureOfExperts
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class BeamCache:
+    """Keys and values of the beams' own prefixes.
+
+    Every step writes one column block and never moves it: beams are re-ordered in ``ancestry`` alone.
+
+    Attributes:
+        keys, values: Per layer, one ``[B, A, W_t, C]`` tensor per step so far (W_0 = 1: one BOS per user).
+        ancestry: One int64 ``[B, W]`` per step so far: which column of that step's block a beam descends from.
+    """
+
+    keys: list[list[torch.Tensor]]
+    values: list[list[torch.Tensor]]
+    ancestry: list[torch.Tensor]
+
+    def reorder(self, parent_BW: torch.Tensor) -> None:
+        """Let beam ``w`` continue old beam ``parent[w]``."""
+        self.ancestry = [columns.gather(1, parent_BW) for columns in self.ancestry]
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm self-attention, cross-attention, mixture of experts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_norm = nn.RMSNorm(config.width)
+        self.self_attention = SelfAttention(config.width, config.num_heads)
+        self.cross_norm = nn.RMSNorm(config.width)
+        self.cross_attention = CrossAttention(config.width, config.num_heads)
+        self.moe_norm = nn.RMSNorm(config.width)
+        self.moe = MixtureOfExperts(
+            config.width,
+            config.num_experts,
+            config.expert_width,
+            config.experts_per_token,
+            renormalise=config.renormalise_gates,
+            init_std=config.init_std,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x_NTD: torch.Tensor, keys_values: KeysValues, causal_TT: torch.Tensor, visible: torch.Tensor, points: int
+    ) -> torch.Tensor:
+        """Apply to ``N = B * P`` rows; the P points of a user share the user's keys and values."""
+        x_NTD = x_NTD + self.dropout(self.self_attention(self.self_norm(x_NTD), causal_TT))
+        n, t, d = x_NTD.shape
+        queries = self.cross_norm(x_NTD).view(n // points, points * t, d)
+        x_NTD = x_NTD + self.dropout(self.cross_attention(queries, keys_values, visible)).view(n, t, d)
+        return x_NTD + self.dropout(self.moe(self.moe_norm(x_NTD)))
+
+    def step(
+        self, x_BWD: torch.Tensor, keys_values: KeysValues, visible: torch.Tensor, cache: BeamCache, layer: int
+    ) -> torch.Tensor:
+        """Advance W beams of B users by one position, beams on the query axis."""
+        q, k, v = (part.transpose(1, 2) for part in self.self_attention.project(self.self_norm(x_BWD)))
+        cache.keys[layer].append(k)
+        cache.values[layer].append(v)
+        mixed = self._attend_to_prefix(q, cache, layer).transpose(1, 2)
+        x_BWD = x_BWD + self.self_attention.out(mixed.reshape(x_BWD.shape))
+        x_BWD = x_BWD + self.cross_attention(self.cross_norm(x_BWD), keys_values, visible)
+        return x_BWD + self.moe(self.moe_norm(x_BWD))
+
+    def _attend_to_prefix(self, q_BAWC: torch.Tensor, cache: BeamCache, layer: int) -> torch.Tensor:
+        """Attend over the columns that each beam descends from, and over its own new one."""
+        scale = q_BAWC.shape[-1] ** -0.5
+        scores, values = [], []
+        for step, columns_BW in enumerate(cache.ancestry):
+            index = columns_BW[:, None, :, None].expand(-1, q_BAWC.shape[1], -1, q_BAWC.shape[-1])
+            scores.append((q_BAWC * cache.keys[layer][step].gather(2, index)).sum(-1) * scale)
+            values.append(cache.values[layer][step].gather(2, index))
+        scores.append((q_BAWC * cache.keys[layer][-1]).sum(-1) * scale)
+        values.append(cache.values[layer][-1])
+        weights = torch.stack(scores).softmax(0)
+        mixed = weights[0, ..., None] * values[0]
+        for weight, value in zip(weights[1:], values[1:], strict=True):
+            mixed = mixed + weight[..., None] * value
+        return mixed
+
+
+class SessionDecoder(nn.Module):
+    """Predict the codes of one item or of a session of M items, level by level, one softmax per level."""
+
+    def __init__(self, config: ModelConfig, codes: CodeEmbedding, session_length: int) -> None:
+        super().__init__()
+        self.codes = codes
+        self.num_levels = len(codes.level_sizes)
+        self.session_length = session_length
+        self.bos_D = nn.Parameter(torch.empty(config.width).normal_(std=config.init_std))
+        self.position = nn.Embedding(session_length * (self.num_levels + 1), config.width)
+        nn.init.normal_(self.position.weight, std=config.init_std)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_decoder_layers))
+        self.norm = nn.RMSNorm(config.width)
+        self.code_bias = nn.Parameter(torch.zeros(sum(codes.level_sizes)))
+
+    def keys_values(self, memory_BSD: torch.Tensor) -> list[KeysValues]:
+        """Cross-attention keys and values of every layer, computed once per user."""
+        return [block.cross_attention.keys_values(memory_BSD) for block in self.blocks]
+
+    def forward(self, codes_BPML: torch.Tensor, keys_values: list[KeysValues], visible_BP: torch.Tensor) -> torch.Tensor:
+        """Teacher forcing.
+
+        Args:
+            codes_BPML: int64 codes of the target items, level by level (any code where there is no target).
+            keys_values: From :meth:`keys_values`.
+            visible_BP: Memory positions that a point may look at: ``memory[: visible + 1]`` (user and events).
+
+        Returns:
+            Hidden states that predict code ``l`` of item ``m``, ``[B, P, M, L, D]``.
+        """
+        b, p, m, levels = codes_BPML.shape
+        x_NTD = self._embed(codes_BPML.view(b * p, m, levels))
+        t = x_NTD.shape[1]
+        causal_TT = torch.ones(t, t, dtype=torch.bool, device=x_NTD.device).tril()
+        memory_size = keys_values[0][0].shape[2]
+        visible = torch.arange(memory_size, device=x_NTD.device) <= visible_BP[..., None]  # [B, P, S]
+        visible = visible[:, :, None].expand(b, p, t, memory_size).reshape(b, 1, p * t, memory_size)
+        for block, layer_keys_values in zip(self.blocks, keys_values, strict=True):
+            x_NTD = block(x_NTD, layer_keys_values, causal_TT, visible, p)
+        # the position of cL predicts nothing; the very last one was never fed
+        x_NTD = nn.functional.pad(self.norm(x_NTD), (0, 0, 0, 1)).view(b, p, m, levels + 1, -1)
+        return x_NTD[..., :levels, :]
+
+    def _embed(self, codes_NML: torch.Tensor) -> torch.Tensor:
+        """Embed ``[BOS] c1 … cL`` per item, without the last code: ``[N, M * (L + 1) - 1, D]``."""
+        n, m, _ = codes_NML.shape
+        parts = [self.bos_D.expand(n, m, -1)]
+        parts += [self.codes(codes_NML[..., level], level) for level in range(self.num_levels)]
+        x_NTD = torch.stack(parts, dim=2).view(n, m * (self.num_levels + 1), -1)[:, :-1]
+        return self.dropout(x_NTD + self.position.weight[: x_NTD.shape[1]])
+
+    def code_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
+        """Logits over the K codes of one level, in float32, ``[..., D] -> [..., K]``."""
+        first = self.codes.offsets[level]
+        bias = self.code_bias[first : first + self.codes.level_sizes[level]]
+        return nn.functional.linear(hidden.float(), self.codes.level(level).float(), bias.float())
+
+    def start(self) -> BeamCache:
+        """Return an empty cache for :meth:`step`."""
+        return BeamCache([[] for _ in self.blocks], [[] for _ in self.blocks], [])
+
+    def step(
+        self,
+        codes_BW: torch.Tensor | None,
+        position: int,
+        keys_values: list[KeysValues],
+        visible: torch.Tensor,
+        cache: BeamCache,
+    ) -> torch.Tensor:
+        """Feed one token per beam and return its hidden state.
+
+        Args:
+            codes_BW: Codes chosen at ``position - 1``; ``None`` feeds BOS.
+            position: Decoder position, 0-based; which level the codes belong to follows from it.
+            visible: Boolean ``[B, 1, 1, S]``.
+
+        Returns:
+            ``[B, W, D]``, normalised, ready for :meth:`code_logits`.
+        """
+        if codes_BW is None:
+            width = cache.ancestry[0].shape[1] if cache.ancestry else 1
+            x_BWD = self.bos_D.expand(visible.shape[0], width, -1)
+        else:
+            x_BWD = self.codes(codes_BW, (position % (self.num_levels + 1)) - 1)
+        x_BWD = x_BWD + self.position.weight[position]
+        for layer, block in enumerate(self.blocks):
+            x_BWD = block.step(x_BWD, keys_values[layer], visible, cache, layer)
+        own = torch.arange(x_BWD.shape[1], device=x_BWD.device).expand(x_BWD.shape[0], -1)
+        cache.ancestry.append(own)
+        return self.norm(x_BWD)

@@ -1,0 +1,137 @@
+"""Items and events to vectors, histories to memory.
+
+Legend: B users, H history events, S = H + 1 memory positions, N ids, L levels, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from recsys.data.batch import HistoryBatch
+from recsys.model.attention import FeedForward, SelfAttention
+from recsys.model.config import ModelConfig
+from recsys.model.tables import FeatureTables
+
+ITEM_FEATURES = ("item", "author", "category")
+EVENT_FEATURES = ("behaviour", "gap", "watch")
+
+
+class CodeEmbedding(nn.Module):
+    """One table for the codes of all levels; level ``l``'s code ``k`` is row ``offset[l] + k``."""
+
+    def __init__(self, level_sizes: tuple[int, ...], width: int, init_std: float) -> None:
+        super().__init__()
+        self.level_sizes = level_sizes
+        self.offsets = tuple(sum(level_sizes[:level]) for level in range(len(level_sizes)))
+        self.weight = nn.Parameter(torch.empty(sum(level_sizes), width).normal_(std=init_std))
+
+    def forward(self, codes: torch.Tensor, level: int) -> torch.Tensor:
+        """Embed codes of one level, any shape."""
+        return nn.functional.embedding(codes + self.offsets[level], self.weight)
+
+    def level(self, level: int) -> torch.Tensor:
+        """The rows of one level, ``[K, D]``."""
+        return self.weight[self.offsets[level] : self.offsets[level] + self.level_sizes[level]]
+
+    def all_levels(self, codes_NL: torch.Tensor) -> torch.Tensor:
+        """Sum of the embeddings of an item's codes, ``[..., L] -> [..., D]``."""
+        rows = codes_NL + torch.tensor(self.offsets, device=codes_NL.device)
+        return nn.functional.embedding(rows, self.weight).sum(-2)
+
+
+class ItemTower(nn.Module):
+    """An item as one vector: the sum of its id, code, author and category embeddings.
+
+    Reads the encoder's inputs and is the output side of the dense head, so a new item with known codes, author and
+    category has a meaningful vector before its own id was ever trained.
+    """
+
+    codes_IL: torch.Tensor
+    side_I: torch.Tensor
+
+    def __init__(self, config: ModelConfig, tables: FeatureTables, codes: CodeEmbedding, catalogue: torch.Tensor) -> None:
+        """Build the tower.
+
+        Args:
+            catalogue: int64 ``[rows, L + 2]``: codes, author row, category row of every item row; row 0 is padding.
+        """
+        super().__init__()
+        self.features = config.features
+        self.tables, self.codes = tables, codes
+        self.register_buffer("codes_IL", catalogue[:, :-2].contiguous())
+        self.register_buffer("side_I", catalogue[:, -2:].contiguous())
+
+    def forward(self, rows: torch.Tensor, extra_ids: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """Embed item rows of any shape; ``extra_ids`` are event features of the same shape that ride in the same lookup."""
+        ids = dict(extra_ids or {})
+        if "item" in self.features:
+            ids["item"] = rows
+        if "author" in self.features:
+            ids["author"] = self.side_I[rows, 0]
+        if "category" in self.features:
+            ids["category"] = self.side_I[rows, 1]
+        parts = list(self.tables(ids).values()) if ids else []
+        if "codes" in self.features:
+            parts.append(self.codes.all_levels(self.codes_IL[rows]))
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm self-attention and feed-forward layer (OneRec technical report, section 2.2.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width)
+        self.attention = SelfAttention(config.width, config.num_heads)
+        self.ffn_norm = nn.RMSNorm(config.width)
+        self.ffn = FeedForward(config.width, config.ffn_width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BSD: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Apply to all memory positions."""
+        x_BSD = x_BSD + self.dropout(self.attention(self.attention_norm(x_BSD), mask))
+        return x_BSD + self.dropout(self.ffn(self.ffn_norm(x_BSD)))
+
+
+class HistoryEncoder(nn.Module):
+    """Turn a history into memory: one position for the user, then one per event, oldest first.
+
+    The user position carries the user's embedding where that feature is on, and a learned start vector always; it makes
+    an empty history an ordinary input.
+    """
+
+    def __init__(self, config: ModelConfig, tables: FeatureTables, item_tower: ItemTower) -> None:
+        super().__init__()
+        self.config = config
+        self.tables, self.item_tower = tables, item_tower
+        self.start_D = nn.Parameter(torch.empty(config.width).normal_(std=config.init_std))
+        self.position = nn.Embedding(config.max_history + 1, config.width)
+        nn.init.normal_(self.position.weight, std=config.init_std)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_encoder_layers))
+        self.norm = nn.RMSNorm(config.width)
+
+    def forward(self, batch: HistoryBatch) -> torch.Tensor:
+        """Return memory ``[B, H + 1, D]``; positions after ``lengths + 1`` are padding and must be masked by readers."""
+        event_ids = {
+            name: getattr(batch, f"{name}_BH") for name in EVENT_FEATURES if name in self.config.features
+        }
+        events_BHD = self.item_tower(batch.item_BH, event_ids)
+        user_BD = self.start_D.expand(len(batch), -1)
+        if "user" in self.config.features:
+            user_BD = user_BD + self.tables({"user": batch.user_B})["user"]
+        x_BSD = torch.cat([user_BD[:, None], events_BHD], dim=1)
+        x_BSD = self.dropout(x_BSD + self.position.weight[: x_BSD.shape[1]])
+        mask = self.mask(batch.lengths_B, x_BSD.shape[1])
+        for block in self.blocks:
+            x_BSD = block(x_BSD, mask)
+        return self.norm(x_BSD)
+
+    def mask(self, lengths_B: torch.Tensor, width: int) -> torch.Tensor:
+        """Which memory positions a position may look at: those before it (causal), or all real ones."""
+        if self.config.encoder_attention == "causal":
+            # padding lies after everything real, so the causal mask alone keeps it out of real positions
+            return torch.ones(width, width, dtype=torch.bool, device=lengths_B.device).tril()
+        real_BS = torch.arange(width, device=lengths_B.device) <= lengths_B[:, None]
+        return real_BS[:, None, None]

@@ -1,0 +1,185 @@
+"""The policy: history in, distribution over items out, as a product over semantic-ID codes; and a dense head beside it.
+
+A policy offers two things to the rest of the system, alignment and decoding know no more: ``log_prob(history, items)`` and
+next-code distributions given a prefix (:meth:`GenerativeRecommender.start` and :meth:`~GenerativeRecommender.next_codes`).
+
+Legend: B users, P prediction points, M items per session, L levels, K codes, S memory positions, I item rows, W beams, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from recsys.contracts.prepared import Vocabulary
+from recsys.data.batch import HistoryBatch, TrainingBatch
+from recsys.model.config import ModelConfig
+from recsys.model.decoder import BeamCache, KeysValues, SessionDecoder
+from recsys.model.encoder import CodeEmbedding, HistoryEncoder, ItemTower
+from recsys.model.moe import MixtureOfExperts
+from recsys.model.tables import FeatureTables
+
+
+class PolicySpec(BaseModel):
+    """Everything that fixes the policy's parameter shapes; saved beside the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelConfig
+    vocabulary: Vocabulary
+    level_sizes: tuple[int, ...]
+    semantic_id_digest: str
+
+
+@dataclass
+class DecodingState:
+    """A batch of users in the middle of decoding.
+
+    Attributes:
+        keys_values: Per layer, cross-attention keys and values, computed once per user.
+        visible: ``[B, 1, 1, S]`` real memory positions.
+        dense_query_BD: Query of the dense head.
+        cache: Own prefixes of the beams.
+        position: Next decoder position.
+    """
+
+    keys_values: list[KeysValues]
+    visible: torch.Tensor
+    dense_query_BD: torch.Tensor
+    cache: BeamCache
+    position: int = 0
+
+
+class GenerativeRecommender(nn.Module):
+    """Encoder-decoder over semantic IDs (OneRec v1, arXiv 2502.18965, section 3.2).
+
+    1. ``encoder`` turns the history into memory, one position per event (OneRec feeds one per code; summing an event's
+       codes costs a third of that);
+    2. ``decoder`` predicts the codes of the next item, or of a session, one softmax per level;
+    3. the dense head scores whole items by the dot product of the encoder's last state with the item tower. It is
+       trained jointly, sharpens the encoder, and re-scores the items that the beam found.
+
+    Args:
+        spec: Shapes and the digest of the semantic IDs that the codes come from.
+        catalogue: int64 ``[I, L + 2]``, I = items + 1: codes, author row, category row; row 0 is padding.
+    """
+
+    def __init__(self, spec: PolicySpec, catalogue: torch.Tensor) -> None:
+        super().__init__()
+        config, vocabulary = spec.model, spec.vocabulary
+        expected = (vocabulary.num_items + 1, len(spec.level_sizes) + 2)
+        if tuple(catalogue.shape) != expected:
+            raise ValueError(f"catalogue has shape {tuple(catalogue.shape)}, expected {expected}: one row per item and padding")
+        self.spec = spec
+        self.tables = FeatureTables(_table_rows(config, vocabulary), config.width, config.init_std)
+        self.codes = CodeEmbedding(spec.level_sizes, config.width, config.init_std)
+        self.item_tower = ItemTower(config, self.tables, self.codes, catalogue)
+        self.encoder = HistoryEncoder(config, self.tables, self.item_tower)
+        self.decoder = SessionDecoder(config, self.codes, vocabulary.session_length)
+        self.dense_query = nn.Linear(config.width, config.width, bias=False)
+        self._init_linear_layers(config)
+
+    def _init_linear_layers(self, config: ModelConfig) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=config.width**-0.5)
+        residual_scale = (2 * (config.num_encoder_layers + config.num_decoder_layers)) ** -0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith((".out.weight", ".down.weight")):
+                parameter.data.mul_(residual_scale)
+            elif name.endswith("up_EDF"):
+                nn.init.normal_(parameter, std=config.width**-0.5)
+            elif name.endswith("down_EFD"):
+                nn.init.normal_(parameter, std=config.expert_width**-0.5 * residual_scale)
+        nn.init.eye_(self.dense_query.weight)
+
+    @property
+    def num_levels(self) -> int:
+        """L."""
+        return len(self.spec.level_sizes)
+
+    def moe_layers(self) -> list[MixtureOfExperts]:
+        """The mixture-of-experts layers, first to last."""
+        return [module for module in self.modules() if isinstance(module, MixtureOfExperts)]
+
+    def forward(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return hidden states for every asked code and dense queries for every point.
+
+        Returns:
+            ``([B, P, M, L, D], [B, P, D])``; entries without a target hold arbitrary finite values.
+        """
+        memory_BSD = self.encoder(batch.history)
+        codes_BPML = self.item_tower.codes_IL[batch.target_BPM]
+        hidden = self.decoder(codes_BPML, self.decoder.keys_values(memory_BSD), batch.visible_BP)
+        index = batch.visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
+        return hidden, self.dense_query(memory_BSD.gather(1, index))
+
+    def code_log_probs(self, hidden: torch.Tensor, target_rows: torch.Tensor) -> torch.Tensor:
+        """Float32 log-probabilities of the target items' codes.
+
+        Args:
+            hidden: ``[..., L, D]`` from :meth:`forward`.
+            target_rows: int64 item rows of the leading shape.
+
+        Returns:
+            ``[..., L]``; their sum over L is the item's log-probability.
+        """
+        codes = self.item_tower.codes_IL[target_rows]
+        picked = []
+        for level in range(self.num_levels):
+            logits = self.decoder.code_logits(hidden[..., level, :], level)
+            flat = F.cross_entropy(logits.flatten(0, -2), codes[..., level].flatten(), reduction="none")
+            picked.append(-flat.view(codes.shape[:-1]))
+        return torch.stack(picked, dim=-1)
+
+    def log_prob(self, batch: TrainingBatch) -> torch.Tensor:
+        """Log-probability of each target item given the history and the items before it, ``[B, P, M]``; 0 for padding."""
+        hidden, _ = self(batch)
+        log_probs = self.code_log_probs(hidden, batch.target_BPM).sum(-1)
+        return log_probs.masked_fill(batch.target_BPM == 0, 0.0)
+
+    def start(self, history: HistoryBatch) -> DecodingState:
+        """Encode the histories and project all cross-attention keys and values, once per user."""
+        memory_BSD = self.encoder(history)
+        visible = torch.arange(memory_BSD.shape[1], device=memory_BSD.device) <= history.lengths_B[:, None]
+        last = history.lengths_B[:, None, None].expand(-1, 1, memory_BSD.shape[-1])
+        return DecodingState(
+            keys_values=self.decoder.keys_values(memory_BSD),
+            visible=visible[:, None, None],
+            dense_query_BD=self.dense_query(memory_BSD.gather(1, last)[:, 0]),
+            cache=self.decoder.start(),
+        )
+
+    def next_codes(self, state: DecodingState, codes_BW: torch.Tensor | None) -> torch.Tensor | None:
+        """Feed the codes chosen last (``None``: BOS) and return float32 log-probabilities of the next codes.
+
+        Returns:
+            ``[B, W, K]``, or ``None`` after the last code of an item, when only BOS can follow.
+        """
+        level = state.position % (self.num_levels + 1)
+        hidden_BWD = self.decoder.step(codes_BW, state.position, state.keys_values, state.visible, state.cache)
+        state.position += 1
+        if level == self.num_levels:
+            return None
+        return self.decoder.code_logits(hidden_BWD, level).log_softmax(-1)
+
+    def item_vectors(self) -> torch.Tensor:
+        """Item tower of the whole catalogue, ``[I, D]``, row 0 padding."""
+        return self.item_tower(torch.arange(self.spec.vocabulary.num_items + 1, device=self.codes.weight.device))
+
+
+def _table_rows(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, int]:
+    rows = {
+        "item": vocabulary.num_items + 1,
+        "author": vocabulary.num_authors,
+        "category": vocabulary.num_categories,
+        "behaviour": vocabulary.num_behaviours,
+        "gap": vocabulary.num_gap_buckets,
+        "watch": vocabulary.num_watch_buckets,
+        "user": vocabulary.num_users + 1,
+    }
+    return {name: max(count, 1) for name, count in rows.items() if name in config.features}

@@ -1,0 +1,1 @@
+"""Next-token training with Lightning: losses, schedule, module, fit."""

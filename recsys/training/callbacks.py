@@ -1,0 +1,132 @@
+"""What survives a kill: resume checkpoints, the best policy, and the curves, each replaced by rename."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import polars as pl
+import torch
+
+from recsys.model.checkpoint import save_policy
+from recsys.training.module import PolicyModule
+
+MONITOR = "valid/ndcg_at_10"
+
+
+class ResumeCheckpoint(lightning.Callback):
+    """Save the whole training state every ``every_s`` seconds and after every validation.
+
+    The file is written beside its place and renamed, so a kill leaves the old one or the new one. The random state is
+    saved too and put back at the first batch, later than anything that draws from it while the trainer starts.
+    """
+
+    def __init__(self, path: Path, every_s: float) -> None:
+        self.path, self.every_s = path, every_s
+        self._last = time.monotonic()
+        self._rng_to_restore: torch.Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Random state at the time of the checkpoint."""
+        return {"rng": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the random state for the first batch."""
+        self._rng_to_restore = state_dict["rng"]
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Put the random state back, once."""
+        if self._rng_to_restore is not None:
+            torch.set_rng_state(self._rng_to_restore)
+            self._rng_to_restore = None
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Save when it is time."""
+        if time.monotonic() - self._last >= self.every_s:
+            self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Save now."""
+        temporary = self.path.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary)
+        temporary.replace(self.path)
+        self._last = time.monotonic()
+
+
+class BestPolicy(lightning.Callback):
+    """Keep the policy with the best validation metric, and stop after ``patience`` validations without a better one."""
+
+    def __init__(self, folder: Path, patience: int, max_minutes: float | None) -> None:
+        self.folder, self.patience, self.max_minutes = folder, patience, max_minutes
+        self.best_value, self.best_epoch, self.validations_since = -1.0, -1, 0
+        self.seconds_before, self._started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time, earlier processes included."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the decision to stop rests on."""
+        return {
+            "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+            "validations_since": self.validations_since,
+            "seconds_before": self.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue counting."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Compare, keep, decide."""
+        assert isinstance(pl_module, PolicyModule)
+        value = float(trainer.callback_metrics[MONITOR])
+        if value > self.best_value:
+            self.best_value, self.best_epoch, self.validations_since = value, trainer.current_epoch, 0
+            save_policy(self.folder, pl_module.policy)
+        else:
+            self.validations_since += 1
+        out_of_time = self.max_minutes is not None and self.seconds > 60 * self.max_minutes
+        if self.validations_since >= self.patience or out_of_time:
+            trainer.should_stop = True
+
+
+class Curves(lightning.Callback):
+    """Collect training and validation figures; they travel with the checkpoint, so a resumed run has one curve."""
+
+    def __init__(self, every_steps: int = 20) -> None:
+        self.every_steps = every_steps
+        self.points: list[tuple[int, float, str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """All points so far."""
+        return {"points": self.points}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the curve."""
+        self.points = [tuple(point) for point in state_dict["points"]]
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Take a point every few steps."""
+        if trainer.global_step % self.every_steps == 0:
+            self._take(trainer, "train/")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take the validation figures."""
+        self._take(trainer, "valid/")
+
+    def _take(self, trainer: lightning.Trainer, prefix: str) -> None:
+        epoch = trainer.global_step / max(1, trainer.num_training_batches)
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith(prefix):
+                self.points.append((trainer.global_step, float(epoch), name, float(value)))
+
+    def table(self) -> pl.DataFrame:
+        """Columns step, epoch, name, value."""
+        schema = {"step": pl.Int64, "epoch": pl.Float64, "name": pl.String, "value": pl.Float64}
+        return pl.DataFrame(self.points, schema=schema, orient="row")

@@ -1,0 +1,171 @@
+"""Train a policy from a prepared data set and semantic IDs; resumable after a kill at any instant.
+
+Reads prepared data, semantic IDs, item embeddings; writes ``model/`` (safetensors and JSON), ``curves.parquet`` and
+``training_report.json`` into the work folder. Everything needed only while training lies in ``.scratch``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recsys.contracts.errors import ConfigError
+from recsys.contracts.manifest import write_json
+from recsys.contracts.prepared import PreparedData
+from recsys.data.datamodule import PolicyData
+from recsys.data.samples import TrainingForm
+from recsys.decoding.config import DecodeConfig
+from recsys.model.checkpoint import catalogue_of, load_policy, save_policy
+from recsys.model.config import ModelConfig
+from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
+from recsys.model.summary import summarise
+from recsys.runtime import Progress, RichProgress, seed_everything
+from recsys.semantic_ids.generation import SemanticIds
+from recsys.training.callbacks import BestPolicy, Curves, ResumeCheckpoint
+from recsys.training.config import TrainConfig
+from recsys.training.module import PolicyModule
+
+logger = logging.getLogger(__name__)
+
+
+def build_policy(
+    prepared: PreparedData, semantic_ids: SemanticIds, model: ModelConfig, item_embeddings: npt.NDArray[np.float32] | None
+) -> GenerativeRecommender:
+    """Create an untrained policy for this catalogue; draws from torch's global generator.
+
+    Args:
+        item_embeddings: ``[items, any]``; if given, the item table starts from their leading directions.
+    """
+    spec = PolicySpec(
+        model=model,
+        vocabulary=prepared.vocabulary,
+        level_sizes=semantic_ids.level_sizes,
+        semantic_id_digest=semantic_ids.digest,
+    )
+    policy = GenerativeRecommender(spec, catalogue_of(prepared.items, semantic_ids.codes))
+    if item_embeddings is not None and "item" in model.features:
+        start = leading_directions(item_embeddings, model.width) * model.init_std
+        with torch.no_grad():
+            policy.tables.weight("item")[1:] = torch.from_numpy(start)
+    return policy
+
+
+def leading_directions(embeddings: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    """Project embeddings to their ``width`` leading principal directions, scaled to unit variance over all entries.
+
+    Fewer dimensions than ``width`` leave the rest at zero.
+    """
+    centred = embeddings - embeddings.mean(0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    projected = centred @ vectors[:, ::-1][:, :width]
+    result = np.zeros((len(embeddings), width), np.float32)
+    result[:, : projected.shape[1]] = projected / max(float(projected.std()), 1e-12)
+    return result
+
+
+def training_form(prepared: PreparedData, model: ModelConfig) -> TrainingForm:
+    """All-prefix training where it is exact: next item and a causal encoder."""
+    causal = model.encoder_attention == "causal"
+    return "all_prefixes" if causal and prepared.vocabulary.task == "next_item" else "pairs"
+
+
+def train_policy(
+    prepared: PreparedData,
+    semantic_ids: SemanticIds,
+    item_embeddings: npt.NDArray[np.float32] | None,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    decode_config: DecodeConfig,
+    work_dir: Path,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train, keep the best policy by validation NDCG@10 from real beam search, and report.
+
+    Returns:
+        Summary: best epoch and metrics, parameter and FLOP counts, seconds, expert load.
+
+    Raises:
+        DataError: The train or validation split is empty.
+    """
+    scratch = work_dir / ".scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    seed_everything(seed)
+    embeddings = item_embeddings if train_config.init_items_from_embeddings else None
+    policy = build_policy(prepared, semantic_ids, model_config, embeddings)
+    data = PolicyData(
+        prepared,
+        form=training_form(prepared, model_config),
+        max_history=model_config.max_history,
+        batch_size=train_config.batch_size,
+        validation_users=train_config.validation_users,
+        seed=seed,
+    )
+    sizes = summarise(policy)
+    samples = data.loader.samples
+    logger.info("model %s: %s", model_config.preset, sizes)
+    logger.info("training: %d rows, %d targets, %d steps per epoch", len(samples), samples.num_targets, len(data.loader))
+
+    module = PolicyModule(
+        policy, train_config, decode_config, semantic_ids, total_steps=train_config.max_epochs * data.steps_per_epoch
+    )
+    best = BestPolicy(scratch / "best", train_config.patience, train_config.max_minutes)
+    curves = Curves()
+    resume = ResumeCheckpoint(scratch / "resume.ckpt", train_config.checkpoint_every_s)
+    trainer = _trainer(train_config, [curves, best, resume], progress)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        trainer.fit(module, datamodule=data, ckpt_path=str(resume.path) if resume.path.exists() else None, weights_only=True)
+
+    save_policy(work_dir / "model", load_policy(best.folder, semantic_ids.digest))
+    curves.table().write_parquet(work_dir / "curves.parquet")
+    report = {
+        "best_epoch": best.best_epoch,
+        "valid": _best_validation(curves, best.best_value),
+        "parameters": sizes.total,
+        "table_parameters": sizes.tables,
+        "active_parameters": sizes.active,
+        "train_mflops_per_target": sizes.train_mflops_per_target,
+        "decode_mflops_per_user": sizes.decode_mflops_per_user,
+        "targets_per_epoch": samples.num_targets,
+        "steps": trainer.global_step,
+    }
+    write_json(work_dir / "training_report.json", report | {"seconds": best.seconds})
+    return report | {"seconds": round(best.seconds, 1)}
+
+
+def _trainer(config: TrainConfig, callbacks: list[lightning.Callback], progress: Progress) -> lightning.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return lightning.Trainer(
+            max_epochs=config.max_epochs,
+            accelerator=config.accelerator,
+            devices=1,
+            precision=config.precision,  # type: ignore[arg-type]
+            gradient_clip_val=config.gradient_clip or None,
+            check_val_every_n_epoch=config.validate_every_epochs,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=isinstance(progress, RichProgress) and sys.stderr.isatty(),
+            callbacks=callbacks,
+        )
+    except (ValueError, lightning.fabric.utilities.exceptions.MisconfigurationException) as error:
+        raise ConfigError(f"train.accelerator={config.accelerator!r}, train.precision={config.precision!r}: {error}") from error
+
+
+def _best_validation(curves: Curves, best_value: float) -> dict[str, float]:
+    """All validation figures of the epoch that was kept."""
+    steps = [s for s, _, name, value in curves.points if name == "valid/ndcg_at_10" and value == best_value]
+    return {name.removeprefix("valid/"): value for s, _, name, value in curves.points if s == steps[0] and name.startswith("valid/")}
