@@ -17,7 +17,6 @@ from recsys.data.loader import BucketedLoader
 from recsys.data.samples import PrefixWindows, Samples, TargetRows, TrainingForm
 
 
-
 @dataclass(frozen=True)
 class ValidationRows:
     """Histories and what followed them; decoded in one go."""
@@ -55,7 +54,14 @@ class PolicyData(lightning.LightningDataModule):
     """
 
     def __init__(
-        self, prepared: PreparedData, *, form: TrainingForm, max_history: int, batch_size: int, validation_users: int, seed: int
+        self,
+        prepared: PreparedData,
+        *,
+        form: TrainingForm,
+        max_history: int,
+        batch_size: int,
+        validation_users: int,
+        seed: int,
     ) -> None:
         super().__init__()
         samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).of(prepared, max_history)

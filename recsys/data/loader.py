@@ -44,6 +44,7 @@ class BucketedLoader:
         return [batches[i] for i in generator.permutation(len(batches))]
 
     def __iter__(self) -> Iterator[TrainingBatch]:
+        self.load_state_dict(self.state_dict())  # moves to the next epoch when all batches of this one were handed out
         batches = self.batches(self.epoch)
         for number in range(self.position, len(batches)):
             self.position = number + 1  # before the yield: a checkpoint made while the batch is out counts it as done

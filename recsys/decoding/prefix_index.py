@@ -64,7 +64,9 @@ class PrefixIndex:
         if num_items == 0:
             raise DataError("prefix index: the catalogue holds no items; expected at least one")
         if num_levels != len(level_sizes):
-            raise DataError(f"prefix index: codes have {num_levels} levels, level_sizes {level_sizes} has {len(level_sizes)}")
+            raise DataError(
+                f"prefix index: codes have {num_levels} levels, level_sizes {level_sizes} has {len(level_sizes)}"
+            )
         out_of_range = (codes_IL < 0) | (codes_IL >= np.array(level_sizes))
         if out_of_range.any():
             item, level = np.argwhere(out_of_range)[0]

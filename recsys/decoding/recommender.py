@@ -135,9 +135,7 @@ class Recommender:
             order = scores.argsort(dim=1, descending=True, stable=True)
             items, scores = items.gather(1, order), scores.gather(1, order)
         found = min(k, items.shape[1])
-        result = RankedItems(
-            np.full((len(items), k), -1, np.int32), np.full((len(items), k), -np.inf, np.float32)
-        )
+        result = RankedItems(np.full((len(items), k), -1, np.int32), np.full((len(items), k), -np.inf, np.float32))
         result.items[:, :found] = items[:, :found].cpu().numpy()
         result.scores[:, :found] = scores[:, :found].cpu().numpy()
         return result
@@ -151,9 +149,7 @@ class Recommender:
         return torch.einsum("bd,bnd->bn", query_BD, vectors_BND)
 
 
-def _combine(
-    allow: npt.NDArray[np.bool_] | None, deny: npt.NDArray[np.bool_] | None
-) -> npt.NDArray[np.bool_] | None:
+def _combine(allow: npt.NDArray[np.bool_] | None, deny: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
     if deny is None:
         return allow
     return ~deny if allow is None else allow & ~deny

@@ -121,7 +121,9 @@ class SessionDecoder(nn.Module):
         """Cross-attention keys and values of every layer, computed once per user."""
         return [block.cross_attention.keys_values(memory_BSD) for block in self.blocks]
 
-    def forward(self, codes_BPML: torch.Tensor, keys_values: list[KeysValues], visible_BP: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, codes_BPML: torch.Tensor, keys_values: list[KeysValues], visible_BP: torch.Tensor
+    ) -> torch.Tensor:
         """Teacher forcing.
 
         Args:

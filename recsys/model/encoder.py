@@ -50,7 +50,9 @@ class ItemTower(nn.Module):
     codes_IL: torch.Tensor
     side_I: torch.Tensor
 
-    def __init__(self, config: ModelConfig, tables: FeatureTables, codes: CodeEmbedding, catalogue: torch.Tensor) -> None:
+    def __init__(
+        self, config: ModelConfig, tables: FeatureTables, codes: CodeEmbedding, catalogue: torch.Tensor
+    ) -> None:
         """Build the tower.
 
         Args:
@@ -114,9 +116,7 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, batch: HistoryBatch) -> torch.Tensor:
         """Return memory ``[B, H + 1, D]``; positions after ``lengths + 1`` are padding and must be masked by readers."""
-        event_ids = {
-            name: getattr(batch, f"{name}_BH") for name in EVENT_FEATURES if name in self.config.features
-        }
+        event_ids = {name: getattr(batch, f"{name}_BH") for name in EVENT_FEATURES if name in self.config.features}
         events_BHD = self.item_tower(batch.item_BH, event_ids)
         user_BD = self.start_D.expand(len(batch), -1)
         if "user" in self.config.features:

@@ -73,7 +73,9 @@ class GenerativeRecommender(nn.Module):
         config, vocabulary = spec.model, spec.vocabulary
         expected = (vocabulary.num_items + 1, len(spec.level_sizes) + 2)
         if tuple(catalogue.shape) != expected:
-            raise ValueError(f"catalogue has shape {tuple(catalogue.shape)}, expected {expected}: one row per item and padding")
+            raise ValueError(
+                f"catalogue has shape {tuple(catalogue.shape)}, expected {expected}: one row per item and padding"
+            )
         self.spec = spec
         self.tables = FeatureTables(_table_rows(config, vocabulary), config.width, config.init_std)
         self.codes = CodeEmbedding(spec.level_sizes, config.width, config.init_std)

@@ -31,7 +31,14 @@ class MixtureOfExperts(nn.Module):
     load_E: torch.Tensor
 
     def __init__(
-        self, width: int, num_experts: int, hidden: int, top_k: int, *, renormalise: bool = False, init_std: float = 0.02
+        self,
+        width: int,
+        num_experts: int,
+        hidden: int,
+        top_k: int,
+        *,
+        renormalise: bool = False,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.num_experts, self.top_k, self.renormalise = num_experts, top_k, renormalise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,18 @@ import torch
 from recsys.model.checkpoint import save_policy
 from recsys.training.module import PolicyModule
 
+logger = logging.getLogger(__name__)
+
 MONITOR = "valid/ndcg_at_10"
 
 
+def _validation_figures(trainer: lightning.Trainer) -> list[tuple[str, torch.Tensor]]:
+    """Both rankings' figures; the monitored copy of one of them is left out."""
+    return [(k, v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith(("valid/beam", "valid/served"))]
+
+
 class ResumeCheckpoint(lightning.Callback):
-    """Save the whole training state every ``every_s`` seconds and after every validation.
+    """Save the whole training state every ``every_s`` seconds.
 
     The file is written beside its place and renamed, so a kill leaves the old one or the new one. The random state is
     saved too and put back at the first batch, later than anything that draws from it while the trainer starts.
@@ -43,8 +51,8 @@ class ResumeCheckpoint(lightning.Callback):
             self._rng_to_restore = None
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Save when it is time."""
-        if time.monotonic() - self._last >= self.every_s:
+        """Save when it is time; not after the last batch, where validation and the end of the epoch are still to come."""
+        if time.monotonic() - self._last >= self.every_s and not trainer.is_last_batch:
             self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
@@ -86,6 +94,13 @@ class BestPolicy(lightning.Callback):
         """Compare, keep, decide."""
         assert isinstance(pl_module, PolicyModule)
         value = float(trainer.callback_metrics[MONITOR])
+        logger.info(
+            "epoch %d, step %d: %s, %.0f s of training",
+            trainer.current_epoch + 1,
+            trainer.global_step,
+            ", ".join(f"{k.removeprefix('valid/')} {float(v):.4f}" for k, v in _validation_figures(trainer)),
+            self.seconds,
+        )
         if value > self.best_value:
             self.best_value, self.best_epoch, self.validations_since = value, trainer.current_epoch, 0
             save_policy(self.folder, pl_module.policy)

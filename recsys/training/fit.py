@@ -37,7 +37,10 @@ logger = logging.getLogger(__name__)
 
 
 def build_policy(
-    prepared: PreparedData, semantic_ids: SemanticIds, model: ModelConfig, item_embeddings: npt.NDArray[np.float32] | None
+    prepared: PreparedData,
+    semantic_ids: SemanticIds,
+    model: ModelConfig,
+    item_embeddings: npt.NDArray[np.float32] | None,
 ) -> GenerativeRecommender:
     """Create an untrained policy for this catalogue; draws from torch's global generator.
 
@@ -112,7 +115,9 @@ def train_policy(
     sizes = summarise(policy)
     samples = data.loader.samples
     logger.info("model %s: %s", model_config.preset, sizes)
-    logger.info("training: %d rows, %d targets, %d steps per epoch", len(samples), samples.num_targets, len(data.loader))
+    logger.info(
+        "training: %d rows, %d targets, %d steps per epoch", len(samples), samples.num_targets, len(data.loader)
+    )
 
     module = PolicyModule(
         policy, train_config, decode_config, semantic_ids, total_steps=train_config.max_epochs * data.steps_per_epoch
@@ -124,7 +129,9 @@ def train_policy(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer.fit(module, datamodule=data, ckpt_path=str(resume.path) if resume.path.exists() else None, weights_only=True)
+        trainer.fit(
+            module, datamodule=data, ckpt_path=str(resume.path) if resume.path.exists() else None, weights_only=True
+        )
 
     save_policy(work_dir / "model", load_policy(best.folder, semantic_ids.digest))
     curves.table().write_parquet(work_dir / "curves.parquet")
@@ -162,10 +169,16 @@ def _trainer(config: TrainConfig, callbacks: list[lightning.Callback], progress:
             callbacks=callbacks,
         )
     except (ValueError, lightning.fabric.utilities.exceptions.MisconfigurationException) as error:
-        raise ConfigError(f"train.accelerator={config.accelerator!r}, train.precision={config.precision!r}: {error}") from error
+        raise ConfigError(
+            f"train.accelerator={config.accelerator!r}, train.precision={config.precision!r}: {error}"
+        ) from error
 
 
 def _best_validation(curves: Curves, best_value: float) -> dict[str, float]:
     """All validation figures of the epoch that was kept."""
     steps = [s for s, _, name, value in curves.points if name == "valid/ndcg_at_10" and value == best_value]
-    return {name.removeprefix("valid/"): value for s, _, name, value in curves.points if s == steps[0] and name.startswith("valid/")}
+    return {
+        name.removeprefix("valid/"): value
+        for s, _, name, value in curves.points
+        if s == steps[0] and name.startswith("valid/")
+    }

@@ -5,10 +5,13 @@ Legend: N targets, L levels, I item rows, D width.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
+
+CROSS_ENTROPY_BLOCK_ENTRIES: Final = 1 << 21
+"""Logits held at a time by :func:`dense_loss`: 8 MB."""
 
 
 def next_token_loss(log_probs_NL: torch.Tensor, reduction: Literal["sum", "mean"]) -> torch.Tensor:
@@ -27,6 +30,44 @@ def next_token_loss(log_probs_NL: torch.Tensor, reduction: Literal["sum", "mean"
     return -per_item.mean()
 
 
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of ``query @ vectors.T`` without ever holding all logits.
+
+    The gradient with respect to the logits is softmax minus one-hot, so it is formed in the buffer that held the logits,
+    block by block, while they are still in the cache. Plain autograd keeps several ``[N, I]`` matrices alive and passes
+    over them five times; for 12k items that was half of a training step.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, query_ND: torch.Tensor, vectors_ID: torch.Tensor, target_N: torch.Tensor
+    ) -> torch.Tensor:
+        count, num_items = len(query_ND), len(vectors_ID)
+        block = max(1, min(count, CROSS_ENTROPY_BLOCK_ENTRIES // num_items))
+        buffer = torch.empty(block, num_items, dtype=torch.float32, device=query_ND.device)
+        query_grad, vectors_grad = torch.empty_like(query_ND), torch.zeros_like(vectors_ID)
+        total = torch.zeros((), device=query_ND.device)
+        for start in range(0, count, block):
+            query, target = query_ND[start : start + block], target_N[start : start + block, None]
+            logits = buffer[: len(query)]
+            torch.mm(query, vectors_ID.T, out=logits)
+            logits -= logits.max(1, keepdim=True).values
+            picked = logits.gather(1, target)
+            normaliser = logits.exp_().sum(1, keepdim=True)
+            total += (normaliser.log() - picked).sum()
+            logits /= normaliser
+            logits.scatter_add_(1, target, torch.full_like(picked, -1.0))
+            torch.mm(logits, vectors_ID, out=query_grad[start : start + block])
+            vectors_grad.addmm_(logits.T, query)
+        ctx.save_for_backward(query_grad / count, vectors_grad / count)
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, loss_grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+        query_grad, vectors_grad = ctx.saved_tensors
+        return query_grad * loss_grad, vectors_grad * loss_grad, None
+
+
 def dense_loss(query_ND: torch.Tensor, item_vectors_ID: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the dense head over the whole catalogue, mean over targets.
 
@@ -34,12 +75,15 @@ def dense_loss(query_ND: torch.Tensor, item_vectors_ID: torch.Tensor, target_N: 
         item_vectors_ID: Item tower of all rows; row 0 is padding and takes no probability.
         target_N: Target rows, at least 1.
     """
-    logits_NI = query_ND @ item_vectors_ID[1:].T
-    return F.cross_entropy(logits_NI.float(), target_N - 1)
+    loss: torch.Tensor = _LinearCrossEntropy.apply(query_ND.float(), item_vectors_ID[1:].float(), target_N - 1)
+    return loss
 
 
 def sampled_dense_loss(
-    query_ND: torch.Tensor, target_vectors_ND: torch.Tensor, sampled_vectors_SD: torch.Tensor, collisions_NS: torch.Tensor
+    query_ND: torch.Tensor,
+    target_vectors_ND: torch.Tensor,
+    sampled_vectors_SD: torch.Tensor,
+    collisions_NS: torch.Tensor,
 ) -> torch.Tensor:
     """Sampled softmax with uniformly drawn negatives.
 

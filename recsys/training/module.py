@@ -86,14 +86,12 @@ class PolicyModule(lightning.LightningModule):
         sampled = self.config.dense_sampled_items
         if sampled is None or sampled >= self.policy.spec.vocabulary.num_items:
             return dense_loss(query_ND, self.policy.item_vectors(), target_N)
-        negatives_S = torch.randint(
-            1, self.policy.spec.vocabulary.num_items + 1, (sampled,), device=target_N.device
-        )
+        negatives_S = torch.randint(1, self.policy.spec.vocabulary.num_items + 1, (sampled,), device=target_N.device)
         tower = self.policy.item_tower
         return sampled_dense_loss(query_ND, tower(target_N), tower(negatives_S), target_N[:, None] == negatives_S)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the balancing biases of the experts."""
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Move the balancing biases of the experts; before the step, so that a checkpoint after it holds both."""
         for layer in self.policy.moe_layers():
             layer.update_balance(self.policy.spec.model.balance_rate)
 

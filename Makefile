@@ -1,0 +1,63 @@
+# make demo   the main job on the embedded simulator, from nothing to served candidates
+# make test   all tests (the real-data ones too where RECSYS_DATA is set)
+# make check  format, lint, types, import directions, docstring examples
+# Both of the first two create .venv when it is missing, and reuse it when it is there.
+
+PYTHON ?= python3
+FLAVOUR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed-$(FLAVOUR)
+# compute threads: more of them than cores make small kernels many times slower
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help install demo test fast check format notebook journey bench lock clean
+
+help:
+	@sed -n '1,4p' Makefile
+
+install: $(READY)
+
+$(READY): pyproject.toml requirements/$(FLAVOUR).txt requirements/lock.txt requirements/stubs/fbgemm-gpu/pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ($(FLAVOUR)); a few minutes the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$(FLAVOUR).txt 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/recsys demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not data"
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python tests/architecture/import_rules.py
+	$(BIN)/python -m pytest --doctest-modules recsys features pipelines serving
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+journey: $(READY)
+	$(BIN)/python -m pytest -s tests/journey
+
+notebook: $(READY)
+	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+bench: $(READY)
+	$(BIN)/python -m tests.benchmarks.run
+
+lock: $(READY)
+	@{ sed -n '1,2p' requirements/lock.txt; $(BIN)/python -m pip freeze --all | grep -v -i -E '^-e|@|^recsys-gen|^pip==|^fbgemm' | sed 's/+cpu$$//'; } > requirements/lock.new
+	@mv requirements/lock.new requirements/lock.txt
+
+clean:
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

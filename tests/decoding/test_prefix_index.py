@@ -1,0 +1,57 @@
+"""The prefix index: a hand-worked tree, completeness, size, refusals."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.contracts.errors import ArtifactError, DataError
+from recsys.decoding.prefix_index import PrefixIndex
+
+
+def test_tree_by_hand() -> None:
+    """Items (0,1) (3,0) (0,2): roots 0 and 3; children of 0 are 1 and 2, of 3 is 0; leaves are items 0, 2, 1."""
+    index = PrefixIndex.build(np.array([[0, 1], [3, 0], [0, 2]]), (4, 3))
+    assert [c.tolist() for c in index.codes] == [[0, 3], [1, 2, 0]]
+    assert [p.tolist() for p in index.first_child] == [[0, 2, 3]]
+    assert index.leaf_item.tolist() == [0, 2, 1]
+    assert index.max_children == (2, 2)
+    assert [c.tolist() for c in index.leaf_counts(np.array([True, True, False]))] == [[2, 0], [1, 1, 0]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=60))
+def test_walking_the_tree_gives_every_item_once(codes: set[tuple[int, int, int]]) -> None:
+    ordered = np.array(sorted(codes, key=lambda c: hash(c)))
+    index = PrefixIndex.build(ordered, (4, 3, 5))
+    found = {}
+    for a in range(len(index.codes[0])):
+        for b in range(*index.first_child[0][a : a + 2].tolist()):
+            for c in range(*index.first_child[1][b : b + 2].tolist()):
+                path = (index.codes[0][a], index.codes[1][b], index.codes[2][c])
+                found[int(index.leaf_item[c])] = tuple(int(x) for x in path)
+    assert found == {i: tuple(row) for i, row in enumerate(ordered.tolist())}
+
+
+def test_size_and_round_trip(tmp_path) -> None:  # noqa: ANN001
+    generator = np.random.default_rng(0)
+    codes = np.unique(generator.integers(0, 256, (20_000, 3)), axis=0)
+    index = PrefixIndex.build(codes, (256, 256, 256))
+    index.save(tmp_path)
+    again = PrefixIndex.open(tmp_path)
+    assert np.array_equal(again.leaf_item, index.leaf_item)
+    assert isinstance(again.leaf_item, np.memmap)
+    dense = PrefixIndex.build(np.stack(np.unravel_index(np.arange(64**3), (64, 64, 64)), 1), (64, 64, 64))
+    assert dense.num_bytes / dense.num_items < 7  # a full tree costs its leaves: 2 bytes of code, 4 of item number
+    (tmp_path / "leaf_item.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ArtifactError, match="cannot be opened"):
+        PrefixIndex.open(tmp_path)
+
+
+def test_refusals() -> None:
+    with pytest.raises(DataError, match="share their codes"):
+        PrefixIndex.build(np.array([[0, 1], [0, 1]]), (2, 2))
+    with pytest.raises(DataError, match="has code 5 at level 1"):
+        PrefixIndex.build(np.array([[0, 5]]), (2, 2))
+    with pytest.raises(DataError, match="no items"):
+        PrefixIndex.build(np.empty((0, 2), int), (2, 2))
