@@ -35,7 +35,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"config '{path}' cannot be read: {error.strerror or error}; give an existing YAML file") from error
+        raise ConfigError(
+            f"config '{path}' cannot be read: {error.strerror or error}; give an existing YAML file"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"config '{path}' is not valid YAML: {error}") from error
     if loaded is None:
@@ -70,7 +72,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             child = node.setdefault(parent, {})
             if not isinstance(child, dict):
                 where = ".".join(parents[: depth + 1])
-                raise ConfigError(f"override '{override}': '{where}' is {child!r}, not a mapping that could hold '{leaf}'")
+                raise ConfigError(
+                    f"override '{override}': '{where}' is {child!r}, not a mapping that could hold '{leaf}'"
+                )
             node = child
         node[leaf] = value
     return result

@@ -108,9 +108,13 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtifactError(f"'{path}' does not exist; the stage that writes it has not finished, run it again") from error
+        raise ArtifactError(
+            f"'{path}' does not exist; the stage that writes it has not finished, run it again"
+        ) from error
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"'{path}' cannot be read as JSON: {error}; delete its folder and run the stage again") from error
+        raise ArtifactError(
+            f"'{path}' cannot be read as JSON: {error}; delete its folder and run the stage again"
+        ) from error
 
 
 def open_artifact(path: Path, kind: str | None = None, *, verify: bool = True) -> Artifact:
@@ -129,7 +133,9 @@ def open_artifact(path: Path, kind: str | None = None, *, verify: bool = True) -
     try:
         manifest = Manifest.model_validate(read_json(path / MANIFEST_NAME))
     except ValidationError as error:
-        raise ArtifactError(f"'{path / MANIFEST_NAME}' is not a manifest of schema {SCHEMA_VERSION}: {error}") from error
+        raise ArtifactError(
+            f"'{path / MANIFEST_NAME}' is not a manifest of schema {SCHEMA_VERSION}: {error}"
+        ) from error
     if manifest.schema_version != SCHEMA_VERSION:
         raise ArtifactError(
             f"'{path}' has schema version {manifest.schema_version}, this code reads {SCHEMA_VERSION}; run its stage again"
@@ -214,7 +220,9 @@ class ArtifactStore:
         for path in sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST_NAME):
             name = path.relative_to(work).as_posix()
             files.append(
-                FileEntry(path=name, bytes=path.stat().st_size, sha256=sha256_of_file(path), rows=(rows or {}).get(name))
+                FileEntry(
+                    path=name, bytes=path.stat().st_size, sha256=sha256_of_file(path), rows=(rows or {}).get(name)
+                )
             )
         manifest = Manifest(
             kind=kind,

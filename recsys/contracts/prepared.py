@@ -178,7 +178,9 @@ class PreparedData:
         try:
             vocabulary = Vocabulary.model_validate(read_json(path / "vocab.json"))
         except ValidationError as error:
-            raise ArtifactError(f"'{path / 'vocab.json'}' does not keep the schema: {error}; run `prepare` again") from error
+            raise ArtifactError(
+                f"'{path / 'vocab.json'}' does not keep the schema: {error}; run `prepare` again"
+            ) from error
         return cls(path, vocabulary, read_history_arrays(path / "history"))
 
     @cached_property

@@ -39,7 +39,11 @@ def top_k(scores: npt.NDArray[np.float32], k: int) -> RankedItems:
     rows, width = scores.shape
     k_found = min(k, width)
     # argpartition is linear; the order inside the head is then made exact, with ties broken by item_index
-    head = np.argpartition(-scores, k_found - 1, axis=1)[:, :k_found] if k_found < width else np.tile(np.arange(width), (rows, 1))
+    head = (
+        np.argpartition(-scores, k_found - 1, axis=1)[:, :k_found]
+        if k_found < width
+        else np.tile(np.arange(width), (rows, 1))
+    )
     head.sort(axis=1)
     head_scores = np.take_along_axis(scores, head, axis=1)
     order = np.argsort(-head_scores, axis=1, kind="stable")

@@ -70,23 +70,43 @@ class Recommender:
             One row per history; fewer than ``k`` possible items give -1 at the end of the row.
         """
         rescore = self.config.rescore == "dense" if rescore is None else rescore
+        orders = self._decode(histories, k, (rescore,), exclude_seen, _combine(allow, deny), progress)
+        return orders[0]
+
+    def both_orders(
+        self, histories: Histories, k: int, *, exclude_seen: bool | None = None, progress: Progress | None = None
+    ) -> tuple[RankedItems, RankedItems]:
+        """Decode once and rank twice: ``(path probability, dense head)``. Evaluation and validation ask for both."""
+        beam, served = self._decode(histories, k, (False, True), exclude_seen, None, progress)
+        return beam, served
+
+    def _decode(
+        self,
+        histories: Histories,
+        k: int,
+        rescores: tuple[bool, ...],
+        exclude_seen: bool | None,
+        allowed: npt.NDArray[np.bool_] | None,
+        progress: Progress | None,
+    ) -> list[RankedItems]:
+        """Search once per history; return one ranking per entry of ``rescores``, rows in the order of the histories."""
         width = max(self.config.beam_width, k)
-        rules = SharedRules.compile(self.index, _combine(allow, deny))
+        rules = SharedRules.compile(self.index, allowed)
         seen_out = self.config.exclude_seen if exclude_seen is None else exclude_seen
         # similar lengths together: padding is wasted work
         order = np.argsort(np.minimum(histories.lengths, self.policy.spec.model.max_history), kind="stable")
         per_batch = max(1, self.config.rows_per_batch // width)
         blocks = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
-        parts = []
+        empty = RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))
+        parts = [[empty] for _ in rescores]
         for block in (progress or PlainProgress()).track(blocks, "decoding", len(blocks)):
             beams = self._search(histories.take(block), width, rules, seen_out)
-            parts.append(self._rank(beams, k, rescore))
-        if not parts:
-            return RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))
-        ranked = concatenate(parts)
+            for ranked, rescore in zip(parts, rescores, strict=True):
+                ranked.append(self._rank(beams, k, rescore))
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        return RankedItems(ranked.items[back], ranked.scores[back])
+        rankings = [concatenate(part) for part in parts]
+        return [RankedItems(ranked.items[back], ranked.scores[back]) for ranked in rankings]
 
     def recommend_sessions(
         self, histories: Histories, num_sessions: int, *, exclude_seen: bool | None = None

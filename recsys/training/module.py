@@ -98,8 +98,8 @@ class PolicyModule(lightning.LightningModule):
     def validation_step(self, rows: ValidationRows, batch_idx: int) -> None:
         """Decode the validation users and judge both rankings."""
         recommender = Recommender(self.policy, self.semantic_ids, self.decode)
-        for name, rescore in (("beam", False), ("served", True)):
-            ranked = recommender.recommend(rows.histories, VALIDATION_K, rescore=rescore)
+        beam, served = recommender.both_orders(rows.histories, VALIDATION_K)
+        for name, ranked in (("beam", beam), ("served", served)):
             metrics = row_metrics(ranked, rows.targets, [VALIDATION_K])
             for metric in ("ndcg", "hr"):
                 value = float(metrics[f"{metric}@{VALIDATION_K}"].mean())

@@ -1,0 +1,1 @@
+"""Item-level evaluation over the full catalogue: metrics, intervals, slices, baselines, report."""

@@ -1,0 +1,1 @@
+"""Baselines, from counting to SASRec; printed beside every model."""

@@ -1,0 +1,77 @@
+"""Recent popularity: the same list for everybody, and the back-off of all other baselines.
+
+Reads the counted events; produces one share per item. With timestamps an event loses half its weight every
+``half_life_days``; without them time is unknown, and "recent" can only mean the last events of each user.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from pydantic import Field
+
+from recsys.config import FrozenConfig
+from recsys.contracts.prepared import PreparedData
+from recsys.contracts.ranking import RankedItems
+from recsys.data.histories import Histories
+from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, rank_in_blocks
+
+logger = logging.getLogger(__name__)
+
+MICROSECONDS_PER_DAY = 86_400_000_000
+
+
+class PopularityConfig(FrozenConfig):
+    """How popularity is counted.
+
+    Attributes:
+        half_life_days: Age at which an event counts half; ``None`` counts all alike. Data without timestamps have no
+            age, so there it has no effect, and ``fit`` says so in the log.
+        last_events: Count only so many last events of each user; ``None`` counts all.
+    """
+
+    half_life_days: float | None = Field(default=30.0, gt=0)
+    last_events: int | None = Field(default=None, ge=1)
+
+
+def popularity_shares(events: CountedEvents, num_items: int, config: PopularityConfig) -> FloatArray:
+    """Return each item's share of the (decayed) traffic, ``[I]``, summing to 1.
+
+    Example:
+        >>> day = MICROSECONDS_PER_DAY
+        >>> events = CountedEvents(
+        ...     np.array([0, 0, 1]), np.array([0, 1, 1]), np.array([0, 30 * day, 30 * day]), np.array([1, 0, 0]))
+        >>> popularity_shares(events, 3, PopularityConfig(half_life_days=30)).round(2).tolist()
+        [0.20000000298023224, 0.800000011920929, 0.0]
+    """
+    weight = np.ones(len(events.item))
+    if config.half_life_days is not None and bool((events.timestamp >= 0).all()):
+        age_days = (events.timestamp.max() - events.timestamp) / MICROSECONDS_PER_DAY
+        weight = np.exp2(-age_days / config.half_life_days)
+    if config.last_events is not None:
+        weight = np.where(events.age < config.last_events, weight, 0.0)
+    counts = np.bincount(events.item, weights=weight, minlength=num_items)
+    return (counts / counts.sum()).astype(np.float32)
+
+
+class Popularity:
+    """Recommend what was recently popular."""
+
+    name = "popularity"
+
+    def __init__(self, config: PopularityConfig | None = None) -> None:
+        self.config = config or PopularityConfig()
+        self._shares: FloatArray | None = None
+
+    def fit(self, prepared: PreparedData, seed: int, until: Until) -> None:
+        """Count; nothing is drawn, so the seed has no influence."""
+        if self.config.half_life_days is not None and not prepared.vocabulary.has_timestamps:
+            logger.info("popularity: the data have no timestamps, all counted events weigh the same")
+        events = CountedEvents.of(prepared, until)
+        self._shares = popularity_shares(events, prepared.vocabulary.num_items, self.config)
+
+    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
+        """Rank by share of traffic."""
+        shares = fitted(self._shares, self.name)
+        return rank_in_blocks(lambda rows: np.tile(shares, (len(rows), 1)), histories, len(shares), k, exclude_seen)

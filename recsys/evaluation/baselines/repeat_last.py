@@ -1,0 +1,51 @@
+"""Repeat the user's own last items: strong where people replay or re-order, useless where targets never repeat.
+
+Reads a history; produces its distinct items, latest first, then popularity.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.config import FrozenConfig
+from recsys.contracts.prepared import PreparedData
+from recsys.contracts.ranking import RankedItems
+from recsys.data.histories import Histories
+from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, ragged_rows, rank_in_blocks
+from recsys.evaluation.baselines.popularity import PopularityConfig, popularity_shares
+
+
+class RepeatLastConfig(FrozenConfig):
+    """How popularity is counted below the repeated items."""
+
+    popularity: PopularityConfig = PopularityConfig()
+
+
+class RepeatLast:
+    """Recommend the history backwards; with seen items excluded only the popularity back-off is left."""
+
+    name = "repeat_last"
+
+    def __init__(self, config: RepeatLastConfig | None = None) -> None:
+        self.config = config or RepeatLastConfig()
+        self._shares: FloatArray | None = None
+
+    def fit(self, prepared: PreparedData, seed: int, until: Until) -> None:
+        """Count the back-off; nothing is drawn, so the seed has no influence."""
+        events = CountedEvents.of(prepared, until)
+        self._shares = popularity_shares(events, prepared.vocabulary.num_items, self.config.popularity)
+
+    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
+        """Rank the history's items above all others; a share is at most 1, a repeat scores between 1 and 2 more."""
+        shares = fitted(self._shares, self.name)
+
+        def score(rows: Histories) -> FloatArray:
+            scores = np.tile(shares, (len(rows), 1))
+            row, flat = ragged_rows(rows.start, rows.end)
+            item = np.asarray(rows.item)[flat]
+            # 1/2048 is a power of two, so the steps are exact in float32; all older events share the lowest step
+            recency = 3.0 - np.minimum(rows.end[row] - 1 - flat, 2047) / 2048
+            np.maximum.at(scores, (row[item >= 0], item[item >= 0]), recency[item >= 0].astype(np.float32))
+            return scores
+
+        return rank_in_blocks(score, histories, len(shares), k, exclude_seen)

@@ -1,0 +1,1 @@
+from recsys.evaluation.metrics import row_metrics  # noqa

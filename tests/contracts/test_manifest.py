@@ -1,0 +1,81 @@
+"""Artefacts: published whole or not at all, refused when damaged."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import Artifact, ArtifactStore, digest_of, explain_write_errors, open_artifact
+
+DIGEST = digest_of({"stage": "prepare"})
+
+
+def publish(store: ArtifactStore, text: str = "hello") -> Artifact:
+    with store.work_folder("prepared", DIGEST) as work:
+        (work / "part.txt").write_text(text)
+        (work / ".scratch").mkdir()
+        (work / ".scratch" / "big").write_text("not published")
+        return store.publish(
+            work, kind="prepared", digest=DIGEST, code_version="1", seed=3, parents={}, config={"a": 1}, summary={},
+            rows={"part.txt": 1},
+        )  # fmt: skip
+
+
+def test_digest_by_hand() -> None:
+    """sha256 of the text {"a":1}, keys sorted and no spaces, starts with 015abd7f5cc57a2d."""
+    assert digest_of({"a": 1}).startswith("015abd7f5cc57a2d")
+
+
+def test_an_artefact_is_found_again_and_scratch_is_gone(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    assert store.find("prepared", DIGEST) is None
+    published = publish(store)
+    found = store.find("prepared", DIGEST)
+    assert found is not None
+    assert found.manifest == published.manifest
+    assert [entry.path for entry in found.manifest.files] == ["part.txt"]
+    assert found.manifest.files[0].rows == 1
+    assert not (published.path / ".scratch").exists()
+
+
+def test_a_folder_without_manifest_is_no_artefact(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    with store.work_folder("prepared", DIGEST) as work:
+        (work / "part.txt").write_text("half")
+    assert store.find("prepared", DIGEST) is None
+    with pytest.raises(ArtifactError, match="never finished"):
+        open_artifact(work)
+    with store.work_folder("prepared", DIGEST) as again:  # a stage that cannot resume starts clean
+        assert list(again.iterdir()) == []
+    with store.work_folder("prepared", DIGEST, resumable=True) as kept:
+        (kept / "kept").touch()
+    with store.work_folder("prepared", DIGEST, resumable=True) as kept:
+        assert (kept / "kept").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "change", "remove"])
+def test_damage_is_refused(tmp_path: Path, damage: str) -> None:
+    store = ArtifactStore(tmp_path)
+    part = publish(store).path / "part.txt"
+    if damage == "remove":
+        part.unlink()
+    else:
+        part.write_text("hell" if damage == "truncate" else "jello")
+    with pytest.raises(ArtifactError, match="delete .* and run its stage again"):
+        store.find("prepared", DIGEST)
+
+
+def test_another_kind_is_refused(tmp_path: Path) -> None:
+    published = publish(ArtifactStore(tmp_path))
+    with pytest.raises(ArtifactError, match="of kind 'prepared', expected 'policy'"):
+        open_artifact(published.path, "policy")
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "free space"), (errno.EACCES, "make it writable")])
+def test_write_errors_name_the_way_out(tmp_path: Path, number: int, words: str) -> None:
+    with pytest.raises(ArtifactError, match=words), explain_write_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(OSError, match="Interrupted"), explain_write_errors(tmp_path):
+        raise OSError(errno.EINTR, os.strerror(errno.EINTR))
