@@ -1,0 +1,1 @@
+"""Item embeddings: one module per source (text, collaborative, attributes) and their fusion."""

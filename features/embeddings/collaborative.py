@@ -1,0 +1,113 @@
+"""Collaborative embeddings: items that users take one soon after another lie close together.
+
+Reads the train events of every user's history and nothing later; produces ``[I, dim]`` by factorising the positive
+pointwise mutual information (PPMI) of co-occurrences.
+
+Source: Levy and Goldberg, "Neural word embedding as implicit matrix factorization" (NIPS 2014), eq. 9-11; the smoothed
+context distribution and the square root of the singular values are those of Levy, Goldberg and Dagan (TACL 2015), section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from scipy import sparse
+
+from features.embeddings.factorise import FloatArray, truncated_svd
+from recsys.config import FrozenConfig
+from recsys.contracts.errors import DataError
+from recsys.contracts.prepared import HistoryArrays
+
+
+class CollaborativeConfig(FrozenConfig):
+    """Settings of the collaborative embedding.
+
+    Attributes:
+        method: PPMI + truncated SVD.
+        dim: Width of the embedding.
+        window: Two events of a user co-occur when at most this many steps lie between them.
+        gap_decay: A co-occurrence ``g`` steps apart counts ``gap_decay ** (g - 1)``.
+        shift: ``log(shift)`` is subtracted from the mutual information, as ``shift`` negative samples would; 1 for none.
+        context_smoothing: Exponent of the context counts; below 1 it tames the score of rare items.
+    """
+
+    method: Literal["ppmi_svd"] = "ppmi_svd"
+    dim: int = Field(default=64, ge=1)
+    window: int = Field(default=5, ge=1)
+    gap_decay: float = Field(default=0.7, gt=0.0, le=1.0)
+    shift: float = Field(default=1.0, ge=1.0)
+    context_smoothing: float = Field(default=0.75, gt=0.0, le=1.0)
+
+
+def collaborative_embedding(
+    history: HistoryArrays, num_items: int, config: CollaborativeConfig, seed: int
+) -> FloatArray:
+    """Return ``[I, dim]``; an item that co-occurs with no other in the train period has a zero row.
+
+    Raises:
+        DataError: ``dim`` exceeds the number of items.
+    """
+    if config.dim > num_items:
+        raise DataError(
+            f"embed: collaborative.dim={config.dim} exceeds the {num_items} items of the catalogue; "
+            f"set embed.collaborative.dim to at most {num_items}"
+        )
+    counts = cooccurrence(history, num_items, config.window, config.gap_decay)
+    association = ppmi(counts, config.shift, config.context_smoothing)
+    if association.nnz == 0:
+        return np.zeros((num_items, config.dim), np.float32)
+    u, sigma = truncated_svd(association, config.dim, seed)
+    # rows without any entry are exactly zero in theory; ARPACK leaves them at 1e-17
+    u[np.diff(association.indptr) == 0] = 0.0
+    return np.ascontiguousarray(u * np.sqrt(sigma), dtype=np.float32)
+
+
+def cooccurrence(history: HistoryArrays, num_items: int, window: int, gap_decay: float) -> sparse.csr_matrix:
+    """Count, symmetrically, how often two different items stand at most ``window`` steps apart in a user's train events.
+
+    Returns:
+        ``[I, I]`` float64. For one user with items 0, 1, 2 and ``gap_decay = 0.5``: 1 for the pairs (0, 1) and (1, 2), and
+        0.5 for (0, 2).
+    """
+    item, user = train_events(history)
+    total = sparse.csr_matrix((num_items, num_items), dtype=np.float64)
+    for gap in range(1, window + 1):
+        together = np.flatnonzero((user[:-gap] == user[gap:]) & (item[:-gap] != item[gap:]))
+        left, right = item[together], item[together + gap]
+        weight = np.full(len(together), gap_decay ** (gap - 1))
+        total = total + sparse.coo_matrix((weight, (left, right)), shape=total.shape).tocsr()
+    return sparse.csr_matrix(total + total.T)
+
+
+def train_events(history: HistoryArrays) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return item and user of every train event, users one after the other; events after ``train_end`` are never read."""
+    starts = np.asarray(history.offsets[:-1])
+    lengths = np.asarray(history.train_end) - starts
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    rows = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(len(user))
+    return np.asarray(history.item)[rows].astype(np.int64), user
+
+
+def ppmi(counts: sparse.csr_matrix, shift: float, context_smoothing: float) -> sparse.csr_matrix:
+    """Return ``max(0, log(P(i, j) / (P(i) P_s(j))) - log(shift))`` where ``counts`` has entries.
+
+    ``P_s(j)`` is proportional to the context count to the power ``context_smoothing``.
+
+    Example:
+        >>> counts = sparse.csr_matrix(np.array([[0.0, 3.0], [3.0, 0.0]]))
+        >>> float(np.exp(ppmi(counts, 1.0, 1.0)[0, 1]).round(6))  # P(0, 1) = 1/2, P(0) = P(1) = 1/2: twice as often
+        2.0
+    """
+    entries = counts.tocoo()
+    total = entries.data.sum()
+    if not total:
+        return sparse.csr_matrix(counts.shape, dtype=np.float64)
+    row_sum = np.asarray(counts.sum(axis=1)).ravel()
+    context = np.asarray(counts.sum(axis=0)).ravel() ** context_smoothing
+    context_share = context / context.sum()
+    score = np.log(entries.data / (row_sum[entries.row] * context_share[entries.col])) - np.log(shift)
+    kept = score > 0.0
+    return sparse.csr_matrix((score[kept], (entries.row[kept], entries.col[kept])), shape=counts.shape)

