@@ -27,7 +27,7 @@ from recsys.contracts.ranking import RankedItems
 from recsys.evaluation.baselines.base import Until
 from recsys.evaluation.baselines.registry import BASELINE_NAMES, BaselineName, BaselinesConfig
 from recsys.evaluation.intervals import ResampledMeans, resample_means
-from recsys.evaluation.metrics import Values, coverage, gini, row_metrics
+from recsys.metrics import Values, coverage, gini, row_metrics
 from recsys.evaluation.slices import ALL_ROWS, Mask, SlicesConfig, row_slices
 
 FilterSeen = Literal["both", "filtered", "unfiltered"]

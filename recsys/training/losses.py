@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 import torch
 import torch.nn.functional as F
 
-CROSS_ENTROPY_BLOCK_ENTRIES: Final = 1 << 21
-"""Logits held at a time by :func:`dense_loss`: 8 MB."""
+CROSS_ENTROPY_BLOCK_ENTRIES: Final = 3 << 18
+"""Logits held at a time by :func:`full_softmax_loss`: 3 MB, which stays in the cache of a core."""
 
 
 def next_token_loss(log_probs_NL: torch.Tensor, reduction: Literal["sum", "mean"]) -> torch.Tensor:
@@ -30,7 +30,7 @@ def next_token_loss(log_probs_NL: torch.Tensor, reduction: Literal["sum", "mean"
     return -per_item.mean()
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class _FullSoftmaxLoss(torch.autograd.Function):
     """Cross-entropy of ``query @ vectors.T`` without ever holding all logits.
 
     The gradient with respect to the logits is softmax minus one-hot, so it is formed in the buffer that held the logits,
@@ -46,7 +46,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         block = max(1, min(count, CROSS_ENTROPY_BLOCK_ENTRIES // num_items))
         buffer = torch.empty(block, num_items, dtype=torch.float32, device=query_ND.device)
         query_grad, vectors_grad = torch.empty_like(query_ND), torch.zeros_like(vectors_ID)
-        total = torch.zeros((), device=query_ND.device)
+        total = torch.zeros((), dtype=torch.float64, device=query_ND.device)
         for start in range(0, count, block):
             query, target = query_ND[start : start + block], target_N[start : start + block, None]
             logits = buffer[: len(query)]
@@ -60,12 +60,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
             torch.mm(logits, vectors_ID, out=query_grad[start : start + block])
             vectors_grad.addmm_(logits.T, query)
         ctx.save_for_backward(query_grad / count, vectors_grad / count)
-        return total / count
+        return (total / count).to(query_ND.dtype)
 
     @staticmethod
     def backward(ctx: Any, loss_grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
         query_grad, vectors_grad = ctx.saved_tensors
         return query_grad * loss_grad, vectors_grad * loss_grad, None
+
+
+def full_softmax_loss(states_ND: torch.Tensor, vectors_ID: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of ``states @ vectors.T`` over all I rows, in float32 and without holding ``[N, I]`` logits.
+
+    Args:
+        target_N: Row of ``vectors_ID`` that each state should point at.
+    """
+    loss: torch.Tensor = _FullSoftmaxLoss.apply(states_ND.float(), vectors_ID.float(), target_N)
+    return loss
 
 
 def dense_loss(query_ND: torch.Tensor, item_vectors_ID: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
@@ -75,8 +85,7 @@ def dense_loss(query_ND: torch.Tensor, item_vectors_ID: torch.Tensor, target_N: 
         item_vectors_ID: Item tower of all rows; row 0 is padding and takes no probability.
         target_N: Target rows, at least 1.
     """
-    loss: torch.Tensor = _LinearCrossEntropy.apply(query_ND.float(), item_vectors_ID[1:].float(), target_N - 1)
-    return loss
+    return full_softmax_loss(query_ND, item_vectors_ID[1:], target_N - 1)
 
 
 def sampled_dense_loss(

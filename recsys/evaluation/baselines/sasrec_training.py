@@ -31,7 +31,7 @@ from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import FloatArray, Until, fitted, ragged_rows, rank_in_blocks
 from recsys.evaluation.baselines.sasrec import SASRecConfig, SASRecNetwork
-from recsys.evaluation.metrics import row_metrics
+from recsys.metrics import row_metrics
 
 logger = logging.getLogger(__name__)
 LongArray = npt.NDArray[np.int64]

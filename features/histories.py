@@ -1,0 +1,182 @@
+"""Histories as offsets into one array of positive events, and the predictions to make from them.
+
+Reads the event log, split and sessions; produces :class:`~recsys.contracts.prepared.HistoryArrays` and the table
+``targets.parquet``. Windows are never materialised: a history is a pair of row numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from features.events import BoolArray, EventLog
+from features.splits import SplitArray
+from recsys.contracts.columns import TEST, TRAIN, VALID, Columns
+from recsys.contracts.event_features import behaviour_codes, gap_buckets, watch_buckets
+from recsys.contracts.prepared import ByteArray, HistoryArrays, IntArray, OffsetArray
+
+Task = Literal["next_item", "session"]
+
+
+def event_behaviour(frame: pl.DataFrame, signals: tuple[str, ...]) -> ByteArray:
+    """Pack the signals of each event; 0 when none of them is known, and an unknown one among known ones counts as no."""
+    values = np.zeros((len(frame), len(signals)), bool)
+    known = np.zeros(len(frame), bool) if signals else np.ones(len(frame), bool)
+    for place, name in enumerate(signals):
+        values[:, place] = frame[name].fill_null(False).to_numpy()
+        known |= frame[name].is_not_null().to_numpy()
+    return np.where(known, behaviour_codes(values), 0).astype(np.uint8)
+
+
+def event_watch_ratio(frame: pl.DataFrame) -> npt.NDArray[np.float32]:
+    """Return watched time / duration of each event, NaN when either is not known or the duration is 0."""
+    if Columns.WATCH_TIME_MS not in frame.columns or Columns.DURATION_MS not in frame.columns:
+        return np.full(len(frame), np.nan, np.float32)
+    watched = frame[Columns.WATCH_TIME_MS].fill_null(float("nan")).to_numpy()
+    duration = frame[Columns.DURATION_MS].fill_null(float("nan")).to_numpy()
+    return np.divide(watched, duration, out=np.full(len(frame), np.nan, np.float32), where=duration > 0)
+
+
+def build_histories(
+    log: EventLog, split: SplitArray, behaviour: ByteArray, watch_ratio: npt.NDArray[np.float32]
+) -> HistoryArrays:
+    """Take the positive events of the log.
+
+    Args:
+        log: All kept events.
+        split: ``[E]``.
+        behaviour: ``[E]`` packed signals.
+        watch_ratio: ``[E]`` NaN where not known.
+    """
+    rows = np.flatnonzero(log.positive)
+    user, timestamp = log.user[rows], log.timestamp[rows]
+    num_users = len(log.user_ids)
+    gap = np.full(len(rows), -1, np.int64)
+    both_timed = (user[1:] == user[:-1]) & (timestamp[1:] >= 0) & (timestamp[:-1] >= 0)
+    gap[1:] = np.where(both_timed, timestamp[1:] - timestamp[:-1], -1)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))]).astype(np.int64)
+    in_split = [np.bincount(user[split[rows] == code], minlength=num_users) for code in (TRAIN, VALID)]
+    train_end = offsets[:-1] + in_split[0]
+    return HistoryArrays(
+        item=log.item[rows],
+        behaviour=behaviour[rows],
+        gap=gap_buckets(gap),
+        watch=watch_buckets(watch_ratio[rows]),
+        timestamp=timestamp,
+        offsets=offsets,
+        train_end=train_end,
+        valid_end=train_end + in_split[1],
+    )
+
+
+def build_targets(
+    history: HistoryArrays,
+    task: Task,
+    session_length: int,
+    min_positive: int,
+    positive_sessions: npt.NDArray[np.int32],
+) -> pl.DataFrame:
+    """Return ``targets.parquet``.
+
+    Validation and test have one row per user with a positive event in the window: the history is everything before the
+    window (for test: train and valid events), the targets are his distinct positive items inside, in order. With
+    leave-last-out that is exactly one item. Training rows exist for the session task only; next-item training
+    supervises every position of the arrays and needs none.
+
+    Args:
+        history: The arrays.
+        task: Shape of the task.
+        session_length: Items per training target, ``m``.
+        min_positive: Fewest distinct items of a training target.
+        positive_sessions: ``[positive events]`` session_index.
+    """
+    tables = []
+    if task == "session":
+        tables.append(_session_targets(history, session_length, min_positive, positive_sessions))
+    tables.append(_window_targets(history, history.train_end, history.valid_end, VALID))
+    tables.append(_window_targets(history, history.valid_end, history.offsets[1:], TEST))
+    return pl.concat(tables)
+
+
+def _session_targets(
+    history: HistoryArrays, session_length: int, min_positive: int, sessions: npt.NDArray[np.int32]
+) -> pl.DataFrame:
+    """Cut each training session into rows of at most m distinct items; the history ends where the row begins."""
+    owner = _owners(history)
+    train = np.flatnonzero(np.arange(len(history.item)) < history.train_end[owner])
+    rows = train[first_occurrences(sessions[train], history.item[train])]
+    place = np.arange(len(rows)) - _run_starts(sessions[rows])
+    chunk_starts = np.flatnonzero(place % session_length == 0)
+    sizes = np.diff(np.append(chunk_starts, len(rows)))
+    kept = sizes >= min_positive
+    flat = np.repeat(kept, sizes)
+    first = rows[chunk_starts[kept]]
+    return _target_table(
+        owner[first],
+        history.offsets[owner[first]],
+        first.astype(np.int64),
+        history.item[rows[flat]],
+        sizes[kept],
+        TRAIN,
+    )
+
+
+def _window_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
+    owner = _owners(history)
+    place = np.arange(len(history.item))
+    rows = np.flatnonzero((place >= start[owner]) & (place < end[owner]))
+    rows = rows[first_occurrences(owner[rows], history.item[rows])]
+    sizes = np.bincount(owner[rows], minlength=len(start))
+    users = np.flatnonzero(sizes)
+    return _target_table(
+        users.astype(np.int32), history.offsets[users], start[users], history.item[rows], sizes[users], split
+    )
+
+
+def first_occurrences(groups: npt.NDArray[np.integer], items: IntArray) -> npt.NDArray[np.int64]:
+    """Return the places, ascending, where an item appears for the first time in its group.
+
+    Example:
+        >>> first_occurrences(np.array([0, 0, 0, 1]), np.array([5, 6, 5, 5], np.int32)).tolist()
+        [0, 1, 3]
+    """
+    if not len(groups):
+        return np.empty(0, np.int64)
+    key = groups.astype(np.int64) * (int(items.max()) + 1) + items
+    return np.sort(np.unique(key, return_index=True)[1]).astype(np.int64)
+
+
+def _owners(history: HistoryArrays) -> npt.NDArray[np.int32]:
+    return np.repeat(np.arange(len(history.train_end), dtype=np.int32), np.diff(history.offsets))
+
+
+def _run_starts(groups: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Place of the first row of each row's run of equal values."""
+    starts: BoolArray = np.ones(len(groups), bool)
+    starts[1:] = groups[1:] != groups[:-1]
+    return np.maximum.accumulate(np.where(starts, np.arange(len(groups)), 0))
+
+
+def _target_table(
+    user: IntArray,
+    history_start: OffsetArray,
+    history_end: OffsetArray,
+    items: IntArray,
+    sizes: npt.NDArray[np.integer],
+    split: int,
+) -> pl.DataFrame:
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(items.astype(np.int32)))
+    return pl.DataFrame(
+        {
+            Columns.USER_INDEX: user.astype(np.int32),
+            Columns.HISTORY_START: history_start,
+            Columns.HISTORY_END: history_end,
+            Columns.TARGETS: pl.Series(Columns.TARGETS, lists),
+            Columns.SPLIT: np.full(len(user), split, np.int8),
+        }
+    )

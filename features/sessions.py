@@ -1,0 +1,104 @@
+"""Sessions: the runs of events that belong together, by given id, by gap, or by count where there is no time.
+
+Reads the event log and the split; produces one session_index per event and the table ``sessions.parquet``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from features.events import EventLog
+from features.splits import SplitArray
+from recsys.config import FrozenConfig
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ConfigError
+
+SessionRule = Literal["given", "gap", "chunk"]
+
+
+class SessionConfig(FrozenConfig):
+    """How to cut a user's events into sessions.
+
+    Attributes:
+        by: ``given``: the source's session id; ``gap``: a pause longer than ``gap_minutes``; ``chunk``: every
+            ``session_length`` positive events; ``auto``: given if mapped, else gap if there are timestamps, else chunk
+            (the data report says which). Events of a prehistory have no time and are always chunked.
+        gap_minutes: For ``gap``.
+        min_positive: A training target needs at least this many distinct positive items (OneRec §3.2 uses 5); shorter
+            ones stay in the histories.
+    """
+
+    by: Literal["auto", "given", "gap", "chunk"] = "auto"
+    gap_minutes: float = Field(30.0, gt=0.0)
+    min_positive: int = Field(1, ge=1)
+
+
+def session_rule(config: SessionConfig, *, has_session_id: bool, has_timestamps: bool) -> SessionRule:
+    """Decide how sessions are cut.
+
+    Raises:
+        ConfigError: The configured way needs a column that the source does not have.
+    """
+    if config.by == "auto":
+        return "given" if has_session_id else "gap" if has_timestamps else "chunk"
+    if config.by == "given" and not has_session_id:
+        raise ConfigError("features.sessions.by is 'given' but no session_id is mapped; set source.columns.session_id")
+    if config.by == "gap" and not has_timestamps:
+        raise ConfigError("features.sessions.by is 'gap' but the source has no timestamps; use 'chunk' or 'given'")
+    return config.by
+
+
+def session_index(
+    log: EventLog, split: SplitArray, rule: SessionRule, config: SessionConfig, session_length: int
+) -> npt.NDArray[np.int32]:
+    """Number the sessions of all users in the order of the events.
+
+    A session never crosses a user, a split, or the border between prehistory and timed events, so each has one split. A
+    given session that another one interrupts counts as two, because a session is a run of rows.
+
+    Returns:
+        ``[E]``, ascending from 0.
+    """
+    starts = np.ones(len(log), bool)
+    starts[1:] = (
+        (log.user[1:] != log.user[:-1]) | (split[1:] != split[:-1]) | (log.prehistory[1:] != log.prehistory[:-1])
+    )
+    chunked = log.prehistory if rule != "chunk" else np.ones(len(log), bool)
+    if rule == "given":
+        ids = log.frame[Columns.SESSION_ID]
+        changes = (ids != ids.shift(1)).fill_null(True).to_numpy()
+        starts |= changes & ~chunked
+    elif rule == "gap":
+        pause = np.diff(log.timestamp, prepend=log.timestamp[:1])
+        starts |= (pause > config.gap_minutes * 60_000_000) & ~chunked
+    if chunked.any():
+        chunk = _chunk_numbers(log, session_length)
+        starts[1:] |= (chunk[1:] != chunk[:-1]) & chunked[1:]
+    return np.cumsum(starts, dtype=np.int32) - np.int32(1)
+
+
+def _chunk_numbers(log: EventLog, session_length: int) -> npt.NDArray[np.int64]:
+    """Number of full chunks of positive events before each event of its user; the (m+1)-th positive opens a new one."""
+    before: npt.NDArray[np.int64] = np.cumsum(log.positive, dtype=np.int64) - log.positive
+    user_starts = np.searchsorted(log.user, np.arange(len(log.user_ids), dtype=log.user.dtype))
+    chunk: npt.NDArray[np.int64] = (before - before[user_starts][log.user]) // session_length
+    return chunk
+
+
+def session_table(log: EventLog, split: SplitArray, sessions: npt.NDArray[np.int32]) -> pl.DataFrame:
+    """Return ``sessions.parquet``: user, rows of ``events.parquet`` and split of each session."""
+    starts = np.flatnonzero(np.diff(sessions, prepend=-1))
+    return pl.DataFrame(
+        {
+            Columns.SESSION_INDEX: np.arange(len(starts), dtype=np.int32),
+            Columns.USER_INDEX: log.user[starts],
+            "event_start": starts.astype(np.int64),
+            "event_end": np.append(starts[1:], len(log)).astype(np.int64),
+            Columns.SPLIT: split[starts],
+        }
+    )

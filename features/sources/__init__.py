@@ -1,0 +1,15 @@
+"""Sources: one reader per kind of raw data, told apart by ``kind`` in the recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from features.sources.recbole import RecBoleSource
+from features.sources.simulated import SimulatedSource
+from features.sources.table import TableSource
+
+SourceConfig = Annotated[TableSource | RecBoleSource | SimulatedSource, Field(discriminator="kind")]
+
+__all__ = ["RecBoleSource", "SimulatedSource", "SourceConfig", "TableSource"]

@@ -1,0 +1,145 @@
+"""Item metadata: title, text, categories and author out of whatever columns a catalogue has.
+
+Reads an item table; produces ``item_id, title, text, categories, author_id`` and the list of optional columns that were
+absent, for the data report.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import polars as pl
+from pydantic import model_validator
+
+from features.sources.base import closest
+from features.sources.columns_map import check_columns, id_expression
+from recsys.config import FrozenConfig
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import DataError
+
+Take = Literal["all", "first", "leading", "trailing"]
+
+
+class MetadataColumn(FrozenConfig):
+    """One column of the item table; a plain string in the recipe is short for ``{column: …}``.
+
+    Attributes:
+        column: Its name.
+        optional: Absent is allowed and named in the data report; otherwise absent is an error.
+        separator: Splits a text into a list (``|`` in MovieLens).
+        missing: Values that mean "not known", such as ``Unknown``.
+        take: Which entries of the list. ``leading`` is the first entry if it never stands behind another one in any
+            item: the brand, where a list is "brand, category, sub-category …" but the brand may be left out.
+            ``trailing`` is the rest: the category path without such a brand.
+    """
+
+    column: str
+    optional: bool = False
+    separator: str | None = None
+    missing: tuple[str, ...] = ()
+    take: Take = "all"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"column": value} if isinstance(value, str) else value
+
+
+class ItemColumns(FrozenConfig):
+    """Names in the user's item table.
+
+    Attributes:
+        item_id: Obligatory.
+        title: The first of these columns that is there and not empty.
+        text: All of these that are there, joined: what a text encoder reads beside the title.
+        categories: The first that is there and not empty; from general to specific.
+        author: The first that is there and not empty: author, brand, channel.
+    """
+
+    item_id: str = Columns.ITEM_ID
+    title: tuple[MetadataColumn, ...] = ()
+    text: tuple[MetadataColumn, ...] = ()
+    categories: tuple[MetadataColumn, ...] = ()
+    author: tuple[MetadataColumn, ...] = ()
+
+
+def canonical_items(table: pl.DataFrame, columns: ItemColumns, where: str) -> tuple[pl.DataFrame, list[str]]:
+    """Turn a raw item table into canonical columns.
+
+    Returns:
+        The table (rows in the order of the source, repeats kept) and the optional columns that were absent.
+
+    Raises:
+        DataError: The id column, or a metadata column that is not ``optional``, does not exist.
+    """
+    present = table.columns
+    check_columns({Columns.ITEM_ID: columns.item_id}, present, where)
+    absent: list[str] = []
+    for declared in (*columns.title, *columns.text, *columns.categories, *columns.author):
+        if declared.column in present or declared.column in absent:
+            continue
+        if not declared.optional:
+            raise DataError(
+                f"{where}: missing metadata column '{declared.column}': {closest(declared.column, present)}; "
+                "or declare it 'optional: true'"
+            )
+        absent.append(declared.column)
+
+    ids = table.select(id_expression(columns.item_id, table.schema[columns.item_id], Columns.ITEM_ID, where))
+    texts = [entries.list.join(", ") for entries in _entry_lists(table, columns.text)]
+    text = pl.select(pl.concat_str(texts, separator=". ", ignore_nulls=True)).to_series() if texts else None
+    categories = next(iter(_entry_lists(table, columns.categories)), None)
+    title = next(iter(_entry_lists(table, columns.title)), None)
+    author = next(iter(_entry_lists(table, columns.author)), None)
+    rows = len(table)
+    empty = pl.Series([None] * rows, dtype=pl.String)
+    result = ids.with_columns(
+        (title.list.first() if title is not None else empty).alias(Columns.TITLE),
+        _null_if_blank(text if text is not None else empty).alias(Columns.TEXT),
+        (categories if categories is not None else pl.Series([None] * rows, dtype=pl.List(pl.String))).alias(
+            Columns.CATEGORIES
+        ),
+        (author.list.first() if author is not None else empty).alias(Columns.AUTHOR_ID),
+    )
+    return result, sorted(absent)
+
+
+def _entry_lists(table: pl.DataFrame, declared: tuple[MetadataColumn, ...]) -> list[pl.Series]:
+    """Lists of text entries of each declared column that is there and holds anything; an empty list becomes null."""
+    found = []
+    for column in declared:
+        if column.column in table.columns:
+            entries = _entries(table[column.column], column)
+            if entries.null_count() < len(entries):
+                found.append(entries)
+    return found
+
+
+def _entries(series: pl.Series, declared: MetadataColumn) -> pl.Series:
+    if series.dtype == pl.Null:
+        return pl.Series([None] * len(series), dtype=pl.List(pl.String))
+    if isinstance(series.dtype, pl.List):
+        lists = series.cast(pl.List(pl.String))
+    elif declared.separator is not None:
+        lists = series.cast(pl.String).str.split(declared.separator)
+    else:
+        texts = series.cast(pl.String)
+        lists = texts.to_frame("t").select(pl.when(pl.col("t").is_not_null()).then(pl.concat_list("t"))).to_series()
+    element = pl.element().str.strip_chars()
+    keep = element.is_not_null() & (element != "") & ~element.is_in(list(declared.missing))
+    frame = lists.to_frame("l").select(pl.col("l").list.eval(element.filter(keep)))
+    if declared.take == "first":
+        frame = frame.select(pl.col("l").list.head(1))
+    elif declared.take in ("leading", "trailing"):
+        behind = frame.select(pl.col("l").list.slice(1).explode().drop_nulls().unique()).to_series()
+        leads = ~pl.col("l").list.first().is_in(behind.implode())
+        if declared.take == "leading":
+            frame = frame.select(pl.when(leads).then(pl.col("l").list.head(1)))
+        else:
+            frame = frame.select(pl.when(leads).then(pl.col("l").list.slice(1)).otherwise(pl.col("l")))
+    return frame.select(pl.when(pl.col(frame.columns[0]).list.len() > 0).then(pl.col(frame.columns[0]))).to_series()
+
+
+def _null_if_blank(texts: pl.Series) -> pl.Series:
+    frame = texts.to_frame("t")
+    return frame.select(pl.when(pl.col("t").str.len_chars() > 0).then(pl.col("t"))).to_series()

@@ -1,0 +1,178 @@
+"""The simulator as a source: a log of short-video sessions, no download needed.
+
+Reads nothing; produces ``RawTables`` of any size, the same under the same configuration and seed. Users are simulated in
+chunks, so that memory stays bounded by the log itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field, model_validator
+
+from features.sources.base import PREHISTORY, ROW, RawTables, Source, text_sha256
+from features.sources.simulated_catalogue import FIRST_ITEM_ID, IndexArray, item_table
+from features.sources.simulated_world import (
+    Feedback,
+    SimulatedWorld,
+    after_exposure,
+    draw_feedback,
+    new_users,
+    show,
+    start_session,
+)
+from recsys.contracts.columns import Columns
+from recsys.contracts.manifest import canonical_json
+
+CODE_VERSION: Final = "1"
+"""Raised when the same configuration and seed would give another log."""
+
+FIRST_USER_ID: Final = 1_000_000
+"""user_id = FIRST_USER_ID + place in the world."""
+
+START_US: Final = 1_704_067_200_000_000  # 2024-01-01 00:00 UTC
+_DAY_US: Final = 86_400_000_000
+_HOUR_US: Final = 3_600_000_000
+_STATE_CELLS: Final = 60_000_000  # users x items of one chunk, a byte each
+SIGNALS: Final = ("long_view", "like", "follow", "share")
+
+
+class SimulatedSource(Source):
+    """A simulated world of short videos.
+
+    Attributes:
+        users: Users.
+        items: Items, at least 8 per topic (a topic has four sub-topics); they come in series of ``parts``.
+        events: Exposures to simulate, met within a few per cent; activity differs between users, and everybody has at
+            least one session.
+        topics: Topics.
+        parts: Items per series.
+        session_length: Mean exposures per session.
+        days: Length of the log.
+    """
+
+    kind: Literal["simulated"] = "simulated"
+    users: int = Field(5_000, ge=1)
+    items: int = Field(2_000, ge=20)
+    events: int = Field(300_000, ge=1)
+    topics: int = Field(16, ge=2)
+    parts: int = Field(6, ge=2)
+    session_length: float = Field(10.0, gt=1.0)
+    days: float = Field(30.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _no_empty_subtopic(self) -> Self:
+        if self.items < 8 * self.topics:
+            raise ValueError(
+                f"{self.items} items are too few for {self.topics} topics, at least {8 * self.topics} are needed; "
+                "raise items or lower topics"
+            )
+        return self
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return the configuration and code version in place of file hashes."""
+        return {"simulated": text_sha256(canonical_json({"code": CODE_VERSION, **self.model_dump(mode="json")}))}
+
+    def read(self, seed: int) -> RawTables:
+        """Simulate the log."""
+        world, interactions = self.simulate(seed, for_judging=False)
+        return RawTables(
+            interactions=interactions,
+            items=item_table(world.items),
+            users=None,
+            signals=SIGNALS,
+            positive=("long_view", "like"),
+            has_timestamps=True,
+            notes={"absent_item_columns": []},
+        )
+
+    def simulate(self, seed: int, *, for_judging: bool = True) -> tuple[SimulatedWorld, pl.DataFrame]:
+        """Run the world to the end of the log.
+
+        Args:
+            seed: Decides everything.
+            for_judging: Keep how every user ended, about ``items + 800`` bytes each, so that the world can be asked.
+
+        Returns:
+            The world, which now answers :meth:`~features.sources.simulated_world.SimulatedWorld.true_utility`, and the
+            log in canonical columns.
+        """
+        world = SimulatedWorld(self.users, self.items, self.topics, self.parts, self.days, seed)
+        plan = np.random.default_rng([seed, 2])
+        activity = np.exp(plan.normal(0.0, 0.6, self.users))
+        sessions = 1 + plan.poisson(
+            np.maximum(self.events / self.session_length / self.users - 1, 0) * activity / activity.mean()
+        )
+        size = max(1, min(10_000, _STATE_CELLS // self.items))
+        chunks = [
+            self._simulate_chunk(world, first, sessions[first : first + size], seed, for_judging)
+            for first in range(0, self.users, size)
+        ]
+        log = pl.concat(chunks)
+        return world, log.with_row_index(ROW).with_columns(pl.lit(False).alias(PREHISTORY))
+
+    def _simulate_chunk(
+        self, world: SimulatedWorld, first_user: int, sessions: IndexArray, seed: int, for_judging: bool
+    ) -> pl.DataFrame:
+        """Simulate some users from their first session to their last, all of them side by side."""
+        rng = np.random.default_rng([seed, 3, first_user])
+        count, most = len(sessions), int(sessions.max())
+        state = new_users(count, world.items, rng)
+        unused = np.arange(most) >= sessions[:, None]
+        starts = np.sort(np.where(unused, np.inf, rng.random((count, most)) * self.days), axis=1)
+        clock = np.zeros(count)  # microseconds since the start of the log
+        steps: list[dict[str, npt.NDArray[Any]]] = []
+        for number in range(most):
+            rows = np.flatnonzero(sessions > number)
+            start_session(state, rows, rng)
+            # never less than an hour after the last session ended
+            clock[rows] = np.maximum(starts[rows, number] * _DAY_US, clock[rows] + _HOUR_US)
+            left = rng.geometric(1.0 / self.session_length, count)
+            for place in range(int(left[rows].max())):
+                now = rows[left[rows] > place]
+                day = (clock[now] / _DAY_US).astype(np.float32)
+                item, value = show(state, world.items, now, day, rng)
+                seen = draw_feedback(value, rng)
+                steps.append(
+                    {
+                        "user": now.astype(np.int32),
+                        "item": item.astype(np.int32),
+                        "clock": clock[now].astype(np.int64),
+                        "session": np.full(len(now), number, np.int32),
+                        "feedback": _packed(seen),
+                        "watch_ratio": seen.watch_ratio,
+                    }
+                )
+                after_exposure(state, world.items, now, item, seen)
+                watched_us = seen.watch_ratio * world.items.duration_ms[item] * 1e3
+                clock[now] += watched_us + rng.uniform(0.5e6, 3e6, len(now))
+        if for_judging:
+            world.keep(state, first_user)
+        return _log_table(world, first_user, {name: np.concatenate([s[name] for s in steps]) for name in steps[0]})
+
+
+def _packed(seen: Feedback) -> npt.NDArray[np.uint8]:
+    flags = (getattr(seen, name) for name in SIGNALS)
+    return np.sum([flag.astype(np.uint8) << bit for bit, flag in enumerate(flags)], axis=0, dtype=np.uint8)
+
+
+def _log_table(world: SimulatedWorld, first_user: int, columns: dict[str, npt.NDArray[Any]]) -> pl.DataFrame:
+    """Sort the exposures of a chunk by user and time, and name the columns canonically."""
+    order = np.lexsort((columns["clock"], columns["user"]))
+    sorted_columns = {name: values[order] for name, values in columns.items()}
+    duration = world.items.duration_ms[sorted_columns["item"]]
+    user_id = sorted_columns["user"].astype(np.int64) + first_user + FIRST_USER_ID
+    return pl.DataFrame(
+        {
+            Columns.USER_ID: user_id,
+            Columns.ITEM_ID: sorted_columns["item"].astype(np.int64) + FIRST_ITEM_ID,
+            Columns.TIMESTAMP: sorted_columns["clock"] + START_US,
+            Columns.SESSION_ID: user_id * 1_000_000 + sorted_columns["session"],
+            Columns.WATCH_TIME_MS: np.round(sorted_columns["watch_ratio"] * duration),
+            Columns.DURATION_MS: duration,
+            **{name: (sorted_columns["feedback"] >> bit & 1).astype(bool) for bit, name in enumerate(SIGNALS)},
+        }
+    )

@@ -1,0 +1,308 @@
+"""The simulator's world: users with drifting interests and appetites, and a feed that shows them items.
+
+Reads a configuration and a seed; produces exposures with feedback, and the true utility of any session, which is to be
+used only for judging. Vectorised over users: the loop is over sessions and places in a session.
+
+What makes the log worth modelling:
+
+- A user has several interests at once, *interleaved*, so the last item says little and the recent context much.
+- Feedback changes what comes next: a like or follow makes hungry for the sub-topic, a view without a like has sated it,
+  a skip puts off. A model that sees only which items were watched mixes up the two.
+- Series are watched on: after part n, part n + 1 is worth more.
+- Within a session a topic grows tiring, so a session has to be judged as a whole.
+- Interests drift from session to session, and new parts appear every day.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from features.sources.simulated_catalogue import (
+    SUBTOPICS_PER_TOPIC,
+    FloatArray,
+    IndexArray,
+    SimulatedItems,
+    make_items,
+)
+
+BoolArray = npt.NDArray[np.bool_]
+
+TASTE_DIM: Final = 8
+_BY_INTEREST: Final = 6  # sub-topics the feed draws for a user, with a popular item from each
+_NEXT_PARTS: Final = 1  # of them, sub-topics whose next part is offered too
+_POPULAR: Final = 2  # candidates by popularity alone
+
+# Weights of the utility, chosen by trial so that about half of the exposures are watched to the end, a fifth liked, and
+# recent context explains much more of what comes next than the last item does.
+_INTEREST_WEIGHT: Final = 1.0
+_TASTE_WEIGHT: Final = 0.8
+_APPETITE_WEIGHT: Final = 1.0
+_CONTINUATION: Final = 0.3
+_FATIGUE_WEIGHT: Final = 1.0
+_FATIGUE_DECAY: Final = 0.8
+_SEEN_PENALTY: Final = 3.0
+_LONG_VIEW_BIAS: Final = 2.8
+_LIKE_BIAS: Final = 4.0
+_FOLLOW_BIAS: Final = 6.5
+_SHARE_BIAS: Final = 7.0
+_AFTER_FOLLOW: Final = 4.0
+_AFTER_LIKE: Final = 3.0
+_AFTER_VIEW: Final = -4.0
+_AFTER_SKIP: Final = -0.5
+_APPETITE_DECAY: Final = 0.99  # per exposure
+
+# What a session is worth: a completed view counts 1, the rarer and stronger signals more.
+_LIKE_VALUE: Final = 1.0
+_FOLLOW_VALUE: Final = 3.0
+_SHARE_VALUE: Final = 3.0
+
+
+@dataclass(frozen=True)
+class UserState:
+    """What is true of U users at one instant.
+
+    Attributes:
+        home: ``[U, T]`` interests that the drift returns to.
+        interest: ``[U, T]`` interest in each topic now.
+        taste: ``[U, G]`` constant fine taste for each sub-topic.
+        appetite: ``[U, G]`` what feedback has made of it: hungry above 0, sated or put off below.
+        last_item: ``[U, G]`` item of the sub-topic watched last, -1 for none.
+        seen: ``[U, I]`` items watched so far.
+        fatigue: ``[U, T]`` recent exposures to each topic inside the session.
+    """
+
+    home: FloatArray
+    interest: FloatArray
+    taste: FloatArray
+    appetite: FloatArray
+    last_item: npt.NDArray[np.int32]
+    seen: BoolArray
+    fatigue: FloatArray
+
+    def take(self, rows: npt.NDArray[np.integer]) -> UserState:
+        """Copy the state of some users."""
+        return UserState(*(getattr(self, f.name)[rows].copy() for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Outcomes of exposures, one entry each."""
+
+    watch_ratio: FloatArray
+    long_view: BoolArray
+    like: BoolArray
+    follow: BoolArray
+    share: BoolArray
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    """Logistic function in float32."""
+    return (1.0 / (1.0 + np.exp(-x))).astype(np.float32)
+
+
+def new_users(count: int, items: SimulatedItems, rng: np.random.Generator) -> UserState:
+    """Draw users before their first session; each has two or three strong interests."""
+    # the strongest of T Gumbel draws grows with log T; the shift keeps it, and with it the rate of views, the same
+    centre = -0.5 - 0.9 * np.log(items.num_topics / 16)
+    home = rng.gumbel(centre, 0.9, (count, items.num_topics)).astype(np.float32)
+    taste = rng.normal(size=(count, TASTE_DIM)).astype(np.float32) @ items.subtopic_taste.T
+    return UserState(
+        home=home,
+        interest=home.copy(),
+        taste=taste,
+        appetite=np.zeros((count, items.num_subtopics), np.float32),
+        last_item=np.full((count, items.num_subtopics), -1, np.int32),
+        seen=np.zeros((count, items.num_items), bool),
+        fatigue=np.zeros((count, items.num_topics), np.float32),
+    )
+
+
+def subtopic_utility(state: UserState, items: SimulatedItems, rows: IndexArray) -> FloatArray:
+    """Return ``[N, G]``: what any item of a sub-topic is worth to the users now, before its own merits."""
+    by_topic = _INTEREST_WEIGHT * state.interest[rows] - _FATIGUE_WEIGHT * state.fatigue[rows]
+    by_subtopic = _TASTE_WEIGHT * state.taste[rows] + _APPETITE_WEIGHT * state.appetite[rows]
+    return np.repeat(by_topic, SUBTOPICS_PER_TOPIC, axis=1) + by_subtopic
+
+
+def item_utility(
+    state: UserState, items: SimulatedItems, rows: IndexArray, item: IndexArray, subtopic_value: FloatArray
+) -> FloatArray:
+    """Return the true utility of showing items now.
+
+    Args:
+        rows: ``[N]`` places of the users in ``state``.
+        item: ``[N, C]`` places of the items in the world.
+        subtopic_value: ``[N, G]`` from :func:`subtopic_utility`.
+    """
+    subtopic = items.subtopic[item]
+    last = state.last_item[rows[:, None], subtopic]
+    continues = (items.part[item] > 0) & (last == item - 1)
+    return (
+        np.take_along_axis(subtopic_value, subtopic, axis=1)
+        + items.quality[item]
+        + _CONTINUATION * continues
+        - _SEEN_PENALTY * state.seen[rows[:, None], item]
+    ).astype(np.float32)
+
+
+def draw_feedback(value: FloatArray, rng: np.random.Generator) -> Feedback:
+    """Draw what users do; ``P(long_view) = sigmoid(utility - bias)``, and the other signals likewise."""
+    uniform = rng.random((4, len(value)), dtype=np.float32).clip(1e-6, 1 - 1e-6)
+    excess = value - _LONG_VIEW_BIAS + np.log(uniform[0] / (1 - uniform[0]))
+    ratio = np.clip(0.7 * np.exp(0.5 * excess), 0.0, 2.0).astype(np.float32)
+    return Feedback(
+        watch_ratio=ratio,
+        long_view=ratio >= 0.7,
+        like=uniform[1] < sigmoid(value - _LIKE_BIAS),
+        follow=uniform[2] < sigmoid(value - _FOLLOW_BIAS),
+        share=uniform[3] < sigmoid(value - _SHARE_BIAS),
+    )
+
+
+def expected_value(value: FloatArray) -> FloatArray:
+    """Return the expected worth of an exposure of this utility: views, likes, follows and shares, weighted."""
+    return (
+        sigmoid(value - _LONG_VIEW_BIAS)
+        + _LIKE_VALUE * sigmoid(value - _LIKE_BIAS)
+        + _FOLLOW_VALUE * sigmoid(value - _FOLLOW_BIAS)
+        + _SHARE_VALUE * sigmoid(value - _SHARE_BIAS)
+    )
+
+
+def after_exposure(state: UserState, items: SimulatedItems, rows: IndexArray, item: IndexArray, done: Feedback) -> None:
+    """Change the users' state in place: fatigue, appetite, what they have seen.
+
+    Args:
+        rows: ``[N]`` places in ``state``, no one twice.
+        item: ``[N]``.
+        done: What they did.
+    """
+    satisfied = done.long_view | done.like
+    state.appetite[rows] *= _APPETITE_DECAY
+    state.appetite[rows, items.subtopic[item]] = np.select(
+        [done.follow, done.like, satisfied], [_AFTER_FOLLOW, _AFTER_LIKE, _AFTER_VIEW], _AFTER_SKIP
+    )
+    watched(state, items, rows[satisfied], item[satisfied])
+    tire(state, items, rows, item)
+
+
+def watched(state: UserState, items: SimulatedItems, rows: IndexArray, item: IndexArray) -> None:
+    """Remember that items were watched."""
+    state.seen[rows, item] = True
+    state.last_item[rows, items.subtopic[item]] = item
+
+
+def tire(state: UserState, items: SimulatedItems, rows: IndexArray, item: IndexArray) -> None:
+    """Add one exposure to the fatigue of the item's topic; older ones of the session count less."""
+    state.fatigue[rows] *= _FATIGUE_DECAY
+    state.fatigue[rows, items.subtopic[item] // SUBTOPICS_PER_TOPIC] += 1.0
+
+
+def start_session(state: UserState, rows: IndexArray, rng: np.random.Generator) -> None:
+    """Rest from the last session, and let interests drift: a random walk that returns to the user's home."""
+    state.fatigue[rows] = 0.0
+    home = state.home[rows]
+    noise = rng.normal(0.0, 0.3, home.shape).astype(np.float32)
+    state.interest[rows] = home + 0.9 * (state.interest[rows] - home) + noise
+
+
+def show(
+    state: UserState, items: SimulatedItems, rows: IndexArray, day: FloatArray, rng: np.random.Generator
+) -> tuple[IndexArray, FloatArray]:
+    """Choose one item per user as the logging policy does: noisy preference mixed with popularity.
+
+    The feed draws sub-topics by noisy preference, offers from each a popular item and the part after the one watched
+    last, adds items that are popular with everybody, and picks by utility, popularity and chance.
+
+    Args:
+        rows: ``[N]`` places in ``state``.
+        day: ``[N]`` time of the exposure; later items do not exist yet.
+
+    Returns:
+        ``[N]`` items and their true utility.
+    """
+    by_subtopic = subtopic_utility(state, items, rows)
+    noisy = by_subtopic - 0.6 * np.log(rng.exponential(size=by_subtopic.shape).astype(np.float32) + 1e-20)
+    drawn = np.argpartition(-noisy, _BY_INTEREST, axis=1)[:, :_BY_INTEREST]
+    sibling = items.popular_in(items.first_item[drawn], items.first_item[drawn + 1], rng.random(drawn.shape))
+    last = state.last_item[rows[:, None], drawn].astype(np.int64)
+    following = np.minimum(last + 1, items.num_items - 1)
+    has_next = (last >= 0) & (items.part[following] > 0) & (items.subtopic[following] == drawn)
+    count = (len(rows), _POPULAR)
+    anything = items.popular_in(np.zeros(count, np.int64), np.full(count, items.num_items), rng.random(count))
+    item = np.concatenate([sibling, np.where(has_next, following, sibling)[:, :_NEXT_PARTS], anything], axis=1)
+    value = item_utility(state, items, rows, item, by_subtopic)
+    noise = rng.gumbel(size=item.shape).astype(np.float32)
+    # an item that is not out yet is shown only if nothing else is there
+    score = value + 0.2 * items.pull[item] + 0.4 * noise - 1e4 * (items.release_day[item] > day[:, None])
+    choice = score.argmax(1)
+    place = np.arange(len(rows))
+    return item[place, choice], value[place, choice]
+
+
+class SimulatedWorld:
+    """A world that can be asked for the truth, once its log has been simulated.
+
+    Args:
+        num_users: Users.
+        num_items: Items.
+        num_topics: Topics.
+        parts: Items per series.
+        days: Length of the log.
+        seed: Decides everything.
+    """
+
+    def __init__(self, num_users: int, num_items: int, num_topics: int, parts: int, days: float, seed: int) -> None:
+        self.num_users = num_users
+        self.days = days
+        self.items = make_items(num_items, num_topics, parts, TASTE_DIM, days, seed)
+        self._final: list[UserState] = []
+        self._starts: list[int] = []
+
+    def keep(self, state: UserState, first_user: int) -> None:
+        """Remember how a chunk of users ended; chunks come in order."""
+        self._final.append(state)
+        self._starts.append(first_user)
+
+    def true_utility(self, user: IndexArray, sessions: IndexArray) -> FloatArray:
+        """Return the expected worth of sessions shown right after the end of the log. For judging only.
+
+        Each place counts ``P(view) + P(like) + 3 P(follow) + 3 P(share)`` given what stands before it in the session:
+        topics tire, an item is worth little a second time, and a part that was shown makes the next part worth more.
+        Appetites stay as they were at the end of the log, because feedback inside the session is not known.
+
+        Args:
+            user: ``[N]`` places of the users in the world (user_id - ``FIRST_USER_ID``).
+            sessions: ``[N, m]`` places of the items in the world (item_id - ``FIRST_ITEM_ID``), in order of exposure.
+
+        Returns:
+            ``[N]``, between 0 and ``8 m``.
+
+        Raises:
+            ValueError: No log has been simulated.
+        """
+        if not self._final:
+            raise ValueError("the world has no log yet; call SimulatedSource.simulate() before asking for the truth")
+        result = np.zeros(len(user), np.float32)
+        chunk = np.searchsorted(np.array(self._starts), user, side="right") - 1
+        for number in np.unique(chunk):
+            rows = np.flatnonzero(chunk == number)
+            for some in np.array_split(rows, -(-len(rows) // 4096)):  # copies of the state, so memory is bounded
+                state = self._final[number].take(user[some] - self._starts[number])
+                result[some] = self._session_value(state, sessions[some])
+        return result
+
+    def _session_value(self, state: UserState, sessions: IndexArray) -> FloatArray:
+        rows = np.arange(len(sessions))
+        state.fatigue[:] = 0.0
+        total = np.zeros(len(sessions), np.float32)
+        for item in sessions.T:
+            by_subtopic = subtopic_utility(state, self.items, rows)
+            total += expected_value(item_utility(state, self.items, rows, item[:, None], by_subtopic)[:, 0])
+            watched(state, self.items, rows, item)
+            tire(state, self.items, rows, item)
+        return total

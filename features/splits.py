@@ -1,0 +1,193 @@
+"""Which event belongs to train, validation and test.
+
+Reads the event log; produces one code per event (:data:`recsys.contracts.columns.TRAIN` …). A user's train events are
+always a prefix of his events, his valid events follow, then test: no history can contain what it is to predict.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, date, datetime
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field, model_validator
+
+from features.events import EventLog
+from recsys.config import FrozenConfig
+from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID, Columns
+from recsys.contracts.errors import ConfigError, DataError
+
+logger = logging.getLogger("recsys.features")
+SplitArray = npt.NDArray[np.int8]
+
+_GIVEN = {"train": TRAIN, "valid": VALID, "validation": VALID, "val": VALID, "dev": VALID, "test": TEST}
+_GIVEN |= {str(code): code for code in (TRAIN, VALID, TEST)}
+
+
+class SplitConfig(FrozenConfig):
+    """How to split.
+
+    Attributes:
+        kind: ``global_temporal`` cuts all users at the same two instants; ``leave_last_out`` takes each user's last
+            positive event for test and the one before for validation (it leaks across time: one user's train events
+            may be later than another's test event); ``given`` takes the source's ``split`` column.
+        valid_share: Share of timed events in the validation window, when no dates are given.
+        test_share: Share of timed events in the test window, when no dates are given.
+        valid_from: First instant of validation, UTC unless it carries an offset; needs ``test_from``.
+        test_from: First instant of test.
+    """
+
+    kind: Literal["global_temporal", "leave_last_out", "given"] = "global_temporal"
+    valid_share: float = Field(0.1, gt=0.0, lt=1.0)
+    test_share: float = Field(0.1, gt=0.0, lt=1.0)
+    valid_from: datetime | date | None = None
+    test_from: datetime | date | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.valid_from is None) != (self.test_from is None):
+            raise ValueError("valid_from and test_from go together: give both or neither")
+        if self.valid_from is not None and self.test_from is not None:
+            if self.kind != "global_temporal":
+                raise ValueError(f"valid_from and test_from have no meaning for kind '{self.kind}'")
+            if microseconds(self.valid_from) >= microseconds(self.test_from):
+                raise ValueError(f"valid_from {self.valid_from} is not before test_from {self.test_from}")
+        if self.valid_share + self.test_share >= 1.0:
+            raise ValueError("valid_share and test_share together leave nothing to train on")
+        return self
+
+
+def microseconds(instant: datetime | date) -> int:
+    """Return UTC microseconds; a date is its midnight, a datetime without zone is UTC.
+
+    Example:
+        >>> microseconds(date(2022, 5, 1))
+        1651363200000000
+    """
+    if not isinstance(instant, datetime):
+        instant = datetime(instant.year, instant.month, instant.day)
+    aware = instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+    whole = int((aware - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
+    return whole * 1_000_000 + aware.microsecond
+
+
+def split_events(log: EventLog, config: SplitConfig, *, has_timestamps: bool) -> tuple[SplitArray, dict[str, object]]:
+    """Give every event its split.
+
+    Returns:
+        ``[E]`` codes, and facts for the data report.
+
+    Raises:
+        ConfigError: The split needs timestamps or a ``split`` column that the source does not have.
+        DataError: The given split is not in time order, or has unknown names.
+    """
+    if config.kind == "leave_last_out":
+        logger.warning(
+            "split leave_last_out leaks across time: some users' train events are later than other users' test events"
+        )
+        split = leave_last_out(log.user, log.positive, len(log.user_ids))
+        return split, {"kind": config.kind, "leaks_across_time": True}
+    if config.kind == "given":
+        return given_split(log), {"kind": config.kind}
+    if not has_timestamps:
+        raise ConfigError(
+            "features.split.kind is 'global_temporal' but the source has no timestamps; "
+            "use leave_last_out, or given with a split column"
+        )
+    timed = log.timestamp[~log.prehistory]
+    if config.valid_from is not None and config.test_from is not None:
+        cuts = microseconds(config.valid_from), microseconds(config.test_from)
+    else:
+        cuts = cut_times(timed, config.valid_share, config.test_share)
+    split = np.zeros(len(log), np.int8)
+    split[log.timestamp >= cuts[0]] = VALID
+    split[log.timestamp >= cuts[1]] = TEST
+    facts: dict[str, object] = {
+        "kind": config.kind,
+        "valid_from": datetime.fromtimestamp(cuts[0] / 1e6, UTC).isoformat(),
+        "test_from": datetime.fromtimestamp(cuts[1] / 1e6, UTC).isoformat(),
+    }
+    return split, facts
+
+
+def cut_times(timestamps: npt.NDArray[np.int64], valid_share: float, test_share: float) -> tuple[int, int]:
+    """Return the first instants of validation and test, so that these shares of the events come after.
+
+    Example:
+        >>> cut_times(np.arange(10), 0.2, 0.1)
+        (7, 9)
+    """
+    count = len(timestamps)
+    first_test = min(count - 1, count - max(1, round(test_share * count)))
+    first_valid = min(first_test, count - max(2, round((valid_share + test_share) * count)))
+    ordered = np.partition(timestamps, (max(first_valid, 0), first_test))
+    return int(ordered[max(first_valid, 0)]), int(ordered[first_test])
+
+
+def leave_last_out(user: npt.NDArray[np.int32], positive: npt.NDArray[np.bool_], num_users: int) -> SplitArray:
+    """Split each user with three or more positive events at his last two; the others are train only.
+
+    Args:
+        user: ``[E]`` user_index, ascending.
+        positive: ``[E]``; exposures between the two targets belong to the window they fall in.
+
+    Example:
+        >>> leave_last_out(np.zeros(5, np.int32), np.array([1, 0, 1, 0, 1], bool), 1).tolist()
+        [0, 0, 1, 1, 2]
+    """
+    rows = np.flatnonzero(positive)
+    counts = np.bincount(user[rows], minlength=num_users)
+    last = np.cumsum(counts) - 1
+    enough = counts >= 3
+    never = len(user)
+    valid_from, test_from = np.full(num_users, never), np.full(num_users, never)
+    valid_from[enough], test_from[enough] = rows[last[enough] - 1], rows[last[enough]]
+    place = np.arange(len(user))
+    return ((place >= valid_from[user]).astype(np.int8) + (place >= test_from[user]).astype(np.int8)).astype(np.int8)
+
+
+def given_split(log: EventLog) -> SplitArray:
+    """Read the source's ``split`` column; the prehistory is train.
+
+    Raises:
+        ConfigError: No such column is mapped.
+        DataError: Unknown names, nulls, or a user whose train events come after valid or test events.
+    """
+    if Columns.SPLIT not in log.frame.columns:
+        raise ConfigError("features.split.kind is 'given' but no split column is mapped; set source.columns.split")
+    names = log.frame[Columns.SPLIT]
+    codes = names.str.to_lowercase().replace_strict(_GIVEN, default=-1, return_dtype=pl.Int8).fill_null(-1)
+    split = codes.to_numpy().copy()
+    split[log.prehistory] = TRAIN
+    unknown = names.filter(split == -1).unique().sort().to_list()
+    if unknown:
+        raise DataError(f"column '{Columns.SPLIT}' holds {unknown[:5]}, expected {', '.join(_GIVEN)}")
+    backwards = (np.diff(split) < 0) & (np.diff(log.user) == 0)
+    if backwards.any():
+        users = np.unique(log.user[:-1][backwards])
+        raise DataError(
+            f"the given split is not in order of time for {len(users)} users, the first is "
+            f"{log.user_ids[int(users[0])]!r}: train events must come before valid, and valid before test; "
+            "use another features.split.kind"
+        )
+    return split
+
+
+def check_not_empty(target_rows: dict[str, int]) -> None:
+    """Refuse a data set on which nothing can be validated or tested.
+
+    Args:
+        target_rows: Split name -> rows in ``targets.parquet``.
+
+    Raises:
+        DataError: ``valid`` or ``test`` has none.
+    """
+    for name in SPLIT_NAMES[1:]:
+        if not target_rows.get(name):
+            raise DataError(
+                f"empty split '{name}': no user has a positive event there ({target_rows}); "
+                "change features.split (shares, dates or kind) or lower features.k_core"
+            )

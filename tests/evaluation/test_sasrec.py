@@ -1,0 +1,150 @@
+"""SASRec: its loss against the plain form, its masks, its batches, and its early stopping."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.contracts.columns import VALID
+from recsys.contracts.errors import DataError
+from recsys.contracts.prepared import PreparedData
+from recsys.data.histories import Histories
+from recsys.evaluation.baselines.sasrec import PooledDropout, SASRecConfig, SASRecNetwork
+from recsys.training.losses import full_softmax_loss
+from recsys.evaluation.baselines.sasrec_training import SASRec, SequenceBatches, rank_with_network
+from recsys.metrics import row_metrics
+from tests.toy import ring_prepared
+
+SMALL = SASRecConfig(width=16, num_heads=2, num_blocks=2, max_len=6, batch_size=16, max_epochs=3, dropout=0.1)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return ring_prepared(tmp_path_factory.mktemp("ring"))
+
+
+@pytest.fixture
+def network() -> SASRecNetwork:
+    torch.manual_seed(0)
+    return SASRecNetwork(12, SMALL).eval()
+
+
+def test_loss_by_hand() -> None:
+    """One position of width 1, state 1, items 0 and ln 3: softmax (1/4, 3/4); the first is wanted: loss ln 4."""
+    items = torch.tensor([[0.0], [math.log(3.0)]])
+    loss = full_softmax_loss(torch.tensor([[1.0]]), items, torch.tensor([0]))
+    assert float(loss) == pytest.approx(math.log(4.0))
+
+
+def test_loss_and_gradients_equal_the_plain_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(150, 8, generator=generator, requires_grad=True)  # 150: two whole blocks and a part
+    items = torch.randn(40, 8, generator=generator, requires_grad=True)
+    wanted = torch.randint(40, (150,), generator=generator)
+    plain = F.cross_entropy(states @ items.T, wanted)
+    expected = torch.autograd.grad(3 * plain, (states, items))
+    ours = full_softmax_loss(states, items, wanted)
+    assert isinstance(ours, Tensor)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(torch.autograd.grad(3 * ours, (states, items)), expected)
+
+
+def test_padding_changes_nothing(network: SASRecNetwork) -> None:
+    history = torch.tensor([[3, 4, 5]])
+    padded = torch.tensor([[0, 0, 0, 3, 4, 5]])
+    torch.testing.assert_close(network(padded)[:, -1], network(history)[:, -1])
+
+
+def test_a_position_sees_no_later_event(network: SASRecNetwork) -> None:
+    first, second = network(torch.tensor([[1, 2, 3, 4, 5]])), network(torch.tensor([[1, 2, 3, 9, 9]]))
+    torch.testing.assert_close(first[:, :3], second[:, :3])
+    assert not torch.allclose(first[:, 3], second[:, 3])
+
+
+def test_pooled_dropout_keeps_the_expectation_and_rests_in_evaluation() -> None:
+    torch.manual_seed(0)
+    dropout = PooledDropout(0.4, pool_size=1 << 16)
+    ones = torch.ones(100, 100)
+    dropped = dropout(ones)
+    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.6)]
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.03)
+    assert not torch.equal(dropped, dropout(ones))
+    assert torch.equal(dropout.eval()(ones), ones)
+
+
+def test_every_transition_is_supervised_once_per_epoch(prepared: PreparedData) -> None:
+    """Also those of sequences longer than ``max_len``, which are cut into chunks."""
+    config = SMALL.model_copy(update={"max_len": 3})
+    batches = SequenceBatches(prepared, "train", config, seed=0)
+    found = []
+    for items, following in batches:
+        assert items.shape == following.shape
+        assert items.shape[1] <= 3
+        has_next = following >= 0
+        found += list(zip((items[has_next] - 1).tolist(), following[has_next].tolist(), strict=True))
+    history = prepared.history
+    expected = [
+        (int(history.item[event]), int(history.item[event + 1]))
+        for start, end in zip(history.offsets[:-1], history.train_end, strict=True)
+        for event in range(start, end - 1)
+    ]
+    assert sorted(found) == sorted(expected)
+    assert len(batches) == math.ceil(len(batches.last) / config.batch_size)
+
+
+def test_epochs_differ_and_the_seed_repeats_them(prepared: PreparedData) -> None:
+    first, second = (SequenceBatches(prepared, "train", SMALL, seed=3) for _ in range(2))
+    epochs = [[items for items, _ in batches] for batches in (first, second, first)]
+    assert all(torch.equal(a, b) for a, b in zip(epochs[0], epochs[1], strict=True))
+    assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(epochs[0], epochs[2], strict=True))
+
+
+def test_training_keeps_the_best_epoch(prepared: PreparedData) -> None:
+    ranker = SASRec(SMALL.model_copy(update={"max_epochs": 6, "learning_rate": 0.02, "patience": 2}))
+    ranker.fit(prepared, 0, "train")
+    judged = [point.value for point in ranker.curves if point.name == "ndcg@10"]
+    losses = [point.value for point in ranker.curves if point.name == "train_loss"]
+    assert losses[-1] < losses[0]
+    targets = prepared.targets(VALID)
+    ranked = ranker.rank(Histories.of_targets(prepared.history, targets), 10, exclude_seen=True)
+    assert row_metrics(ranked, targets, [10])["ndcg@10"].mean() == pytest.approx(max(judged))
+    assert len(judged) < 6 or judged[-1] > max(judged[:-2])
+
+
+def test_training_leaves_the_global_generator_alone(prepared: PreparedData) -> None:
+    torch.manual_seed(123)
+    expected = torch.rand(3)
+    torch.manual_seed(123)
+    SASRec(SMALL.model_copy(update={"max_epochs": 1})).fit(prepared, 0, "train")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_time_limit_ends_training_after_an_epoch(prepared: PreparedData) -> None:
+    ranker = SASRec(SMALL.model_copy(update={"max_epochs": 50, "max_minutes": 1e-6, "patience": 50}))
+    ranker.fit(prepared, 0, "train")
+    assert {point.epoch for point in ranker.curves} == {0}
+
+
+def test_ranking_does_not_leave_training_mode(prepared: PreparedData, network: SASRecNetwork) -> None:
+    network.train()
+    histories = Histories.of_targets(prepared.history, prepared.targets(VALID))
+    rank_with_network(network, histories, 3, exclude_seen=True)
+    assert network.training
+
+
+def test_refusals(prepared: PreparedData, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="width 10 cannot be split into 4 heads"):
+        SASRecConfig(width=10, num_heads=4)
+    short = ring_prepared(tmp_path, users=4, events=5)
+    lonely = PreparedData(short.path, short.vocabulary, short.history)
+    ends = np.asarray(lonely.history.offsets[:-1]) + 1
+    history = type(lonely.history)(**{**vars(lonely.history), "train_end": ends})
+    with pytest.raises(DataError, match="no user has two events"):
+        SASRec(SMALL).fit(PreparedData(short.path, short.vocabulary, history), 0, "train")
