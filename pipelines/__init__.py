@@ -1,0 +1,1 @@
+"""Wires everything: configuration, stages, runs, tracking, promotion, the command line."""

@@ -1,0 +1,1 @@
+"""Bundles, scoring, registry, batch candidates: what answers after training is over."""

@@ -1,0 +1,111 @@
+"""The configuration of a whole run: composes what each package configures for itself, and adds nothing to it.
+
+Reads a YAML recipe and ``key=value`` overrides; produces a frozen :class:`RunConfig`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from features.build import FeaturesConfig
+from features.item_embeddings import EmbedConfig
+from features.sources import SourceConfig
+from pipelines.promote import PromoteConfig
+from pipelines.tracking import TrackingConfig
+from recsys.config import FrozenConfig, apply_overrides, read_yaml, validate
+from recsys.contracts.errors import ConfigError
+from recsys.decoding.config import DecodeConfig
+from recsys.evaluation.evaluate import EvaluateConfig
+from recsys.model.config import ModelConfig
+from recsys.semantic_ids.config import TokenizeConfig
+from recsys.training.config import TrainConfig
+from serving.config import ExportConfig, RecommendConfig
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+
+
+class RunConfig(FrozenConfig):
+    """Everything about one run.
+
+    Attributes:
+        name: Names the experiment and the registered model.
+        seed: Seed of every stage.
+        output_dir: Holds artefacts, tracking records, the lock; created when missing.
+        threads: Compute threads; ``None`` takes the cores of the machine, at most 4. Does not enter any digest.
+    """
+
+    name: str = Field(default="recsys", pattern=r"^[A-Za-z0-9_.-]+$")
+    seed: int = Field(default=17, ge=0, lt=2**31)
+    output_dir: Path = Path("runs/default")
+    threads: int | None = Field(default=None, ge=1)
+    source: SourceConfig
+    features: FeaturesConfig = FeaturesConfig()
+    embed: EmbedConfig = EmbedConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
+    train: TrainConfig = TrainConfig()
+    decode: DecodeConfig = DecodeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+    promote: PromoteConfig = PromoteConfig()
+    recommend: RecommendConfig = RecommendConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def registered_name(self) -> str:
+        """Name of the model in the registry."""
+        return self.export.registered_name or self.name
+
+    @property
+    def num_threads(self) -> int:
+        """Compute threads, decided."""
+        return self.threads or min(len(os.sched_getaffinity(0)), 4)
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe, apply overrides, fill in environment variables, validate.
+
+    Raises:
+        ConfigError: Names the key, the value and what was expected.
+    """
+    return validate(RunConfig, expand_variables(apply_overrides(read_yaml(path), overrides), str(path)), str(path))
+
+
+def expand_variables(values: Any, where: str) -> Any:
+    """Replace ``$NAME`` and ``${NAME}`` in every string by the environment variable.
+
+    Raises:
+        ConfigError: A variable is not set; an empty path would read the wrong folder without a word.
+    """
+    if isinstance(values, dict):
+        return {
+            key: expand_variables(child, f"{where}: {key}" if isinstance(key, str) else where)
+            for key, child in values.items()
+        }
+    if isinstance(values, list):
+        return [expand_variables(child, where) for child in values]
+    if not isinstance(values, str):
+        return values
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1) or match.group(2)
+        if name not in os.environ:
+            raise ConfigError(
+                f"config {where} is '{values}', but the environment variable '{name}' is not set; "
+                f"export {name}=… or give the path itself as an override, for example source.path=/my/folder"
+            )
+        return os.environ[name]
+
+    return _VARIABLE.sub(replace, values)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Return the resolved configuration as YAML that :func:`load_run_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

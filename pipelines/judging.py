@@ -1,0 +1,137 @@
+"""Rankings of policy and baselines for the same rows, then the comparison and the report.
+
+Used by the stages `baselines` and `evaluate`; every ranking is kept on disk as soon as it is there, so that a killed stage
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from pipelines.rankings import (
+    BEAM,
+    SERVED,
+    Rankings,
+    ranking_folder,
+    read_ranking,
+    read_rankings,
+    write_ranking,
+)
+from recsys.contracts.manifest import Artifact, read_json, write_json
+from recsys.contracts.prepared import PreparedData
+from recsys.data.histories import Histories
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.recommender import Recommender
+from recsys.evaluation.baselines.registry import build_baselines
+from recsys.evaluation.evaluate import EvaluateConfig, evaluate
+from recsys.evaluation.report import write_report
+from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.runtime import Progress
+from recsys.semantic_ids.generation import SemanticIds
+
+SYSTEMS_FILE: Final = "systems.json"
+CURVES_FILE: Final = "curves.parquet"
+_CURVES_SCHEMA: Final = {"epoch": pl.Int64, "name": pl.String, "value": pl.Float64}
+
+
+def rank_with_baselines(
+    prepared: PreparedData, config: EvaluateConfig, out_dir: Path, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """Fit each baseline and keep its rankings; baselines whose rankings are on disk are not fitted again."""
+    histories = Histories.of_targets(prepared.history, prepared.targets(config.split_code))
+    for name in progress.track(config.baselines, "baselines", len(config.baselines)):
+        paths = {exclude: ranking_folder(out_dir, name, exclude) for exclude in config.filters}
+        if all(path.exists() for path in paths.values()):
+            continue
+        (ranker,) = build_baselines([name], config.baseline_settings)
+        ranker.fit(prepared, seed, config.count_until)
+        _write_curves(out_dir / f".curves-{name}.parquet", name, getattr(ranker, "curves", []))
+        for exclude, path in paths.items():
+            if not path.exists():
+                write_ranking(path, ranker.rank(histories, config.ks[-1], exclude))
+    curves = [pl.read_parquet(path) for path in sorted(out_dir.glob(".curves-*.parquet"))]
+    (pl.concat(curves) if curves else pl.DataFrame(schema=_CURVES_SCHEMA)).write_parquet(out_dir / CURVES_FILE)
+    write_json(out_dir / SYSTEMS_FILE, {"systems": list(config.baselines), "filters": list(config.filters)})
+    return {"baselines": len(config.baselines), "rows": len(histories), "count_until": config.count_until}
+
+
+def rank_with_policy(
+    prepared: PreparedData,
+    policy: GenerativeRecommender,
+    semantic_ids: SemanticIds,
+    decode: DecodeConfig,
+    config: EvaluateConfig,
+    out_dir: Path,
+    progress: Progress,
+) -> Rankings:
+    """Rank with the policy twice: in pure beam order, and re-scored by the dense head, with each filter."""
+    histories = Histories.of_targets(prepared.history, prepared.targets(config.split_code))
+    recommender = Recommender(policy, semantic_ids, decode)
+
+    rankings: Rankings = {SERVED: {}, BEAM: {}}
+    for system, rescore in ((SERVED, decode.rescore == "dense"), (BEAM, False)):
+        for exclude in config.filters:
+            path = ranking_folder(out_dir / ".rankings", system, exclude)
+            if not path.exists():
+                answer = recommender.recommend(
+                    histories, config.ks[-1], exclude_seen=exclude, rescore=rescore, progress=progress
+                )
+                write_ranking(path, answer)
+            rankings[system][exclude] = read_ranking(path)
+    return rankings
+
+
+def judge(
+    prepared: PreparedData, generative: Rankings, baselines_dir: Path, config: EvaluateConfig, out_dir: Path, seed: int
+) -> dict[str, Any]:
+    """Put all systems into one table; without another reference, all are compared with the served list."""
+    kept = read_json(baselines_dir / SYSTEMS_FILE)
+    rankings = {**generative, **read_rankings(baselines_dir, kept["systems"], kept["filters"])}
+    with_reference = config.model_copy(update={"reference": config.reference or SERVED})
+    return evaluate(prepared, rankings, with_reference, out_dir, seed)
+
+
+def report_on(out_file: Path, title: str, evaluation_dir: Path, inputs: Mapping[str, Artifact]) -> None:
+    """Write the HTML report of an evaluation.
+
+    Args:
+        inputs: Opened artefacts of the evaluation's parents, by stage name.
+    """
+    curves = inputs["train"].path / CURVES_FILE
+    lineage = {
+        name: {
+            "digest": artifact.digest,
+            "seed": artifact.manifest.seed,
+            "code_version": artifact.manifest.code_version,
+            "config": artifact.manifest.config,
+        }
+        for name, artifact in inputs.items()
+    }
+    write_report(
+        out_file,
+        title=title,
+        evaluation_dir=evaluation_dir,
+        curves=pl.read_parquet(curves) if curves.exists() else None,
+        tokenizer_report=_optional_json(inputs["tokenize"].path / "tokenizer_report.json"),
+        data_report=_optional_json(inputs["prepare"].path / "data_report.json"),
+        lineage=lineage,
+    )
+
+
+def _optional_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    values: dict[str, Any] = read_json(path)
+    return values
+
+
+def _write_curves(path: Path, name: str, points: list[Any]) -> None:
+    rows = [(int(point.epoch), f"{name}/{point.name}", float(point.value)) for point in points]
+    if rows:
+        temporary = path.with_suffix(".part")
+        pl.DataFrame(rows, schema=_CURVES_SCHEMA, orient="row").write_parquet(temporary)
+        temporary.replace(path)

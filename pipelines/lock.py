@@ -1,0 +1,57 @@
+"""One run at a time in an output folder: a kernel lock on ``<output_dir>/.lock``.
+
+The kernel releases the lock when the process ends, however it ends, so a SIGKILL leaves nothing to clean up. The text in
+the file is only for people: it says who holds the lock. The file itself stays; deleting it would let two runs in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recsys.contracts.errors import RunLocked
+from recsys.contracts.manifest import explain_write_errors
+
+
+@contextmanager
+def run_lock(output_dir: Path) -> Iterator[None]:
+    """Hold the lock of ``output_dir`` for the time of the block.
+
+    Raises:
+        RunLocked: Another process holds it; the message says which, on which host, since when.
+        ArtifactError: The folder cannot be created or written.
+    """
+    path = output_dir / ".lock"
+    with explain_write_errors(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunLocked(
+                f"another run works in '{output_dir}' ({_holder(handle)}); wait for it, or choose another output_dir"
+            ) from error
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started})
+        with explain_write_errors(output_dir):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, text.encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    text = os.pread(handle, 4096, 0).decode(errors="replace")
+    try:
+        holder = json.loads(text)
+        return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+    except (ValueError, KeyError, TypeError):  # the holder has the lock, but has not written its name yet
+        return "it started just now"

@@ -1,0 +1,192 @@
+"""The reading path of the system: from raw logs to recommendations, one function per stage, in the order they run.
+
+    prepare    raw logs           -> events, histories, splits
+    embed      items, train events -> item embeddings
+    tokenize   embeddings         -> semantic IDs
+    train      histories, IDs     -> the policy
+    baselines  histories          -> rankings of every baseline, kept apart so that a new model does not refit them
+    evaluate   policy, baselines  -> metrics with intervals, report
+    export     policy             -> serving bundle
+    recommend  bundle, histories  -> candidates for every user
+
+Registration and promotion stand between ``export`` and ``recommend`` (:mod:`pipelines.workflow`): they move names in a
+registry, and files only follow.
+
+Every function has the form of :data:`~pipelines.stage.StageFunction` and imports what it needs inside, for two reasons:
+the command line starts without torch, and the imports *are* the list of source files that the stage's digest depends on
+(:mod:`pipelines.code_version`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pipelines.stage import Inputs, Stage
+from recsys.runtime import Progress
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
+
+Summary = dict[str, Any]
+
+
+def prepare(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Turn raw logs into the prepared data set."""
+    from features.build import prepare as build
+
+    return build(config.source, config.features, out_dir, config.seed)
+
+
+def embed(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Give every item a vector."""
+    from features.item_embeddings import embed as embed_items
+    from recsys.contracts.prepared import PreparedData
+
+    return embed_items(PreparedData.open(inputs["prepare"].path), config.embed, out_dir, config.seed, progress)
+
+
+def tokenize(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Give every item a unique semantic ID."""
+    import numpy as np
+
+    from recsys.contracts.columns import Columns
+    from recsys.contracts.prepared import PreparedData
+    from recsys.semantic_ids.generation import SemanticIds
+    from recsys.semantic_ids.tokenize import tokenize as fit_semantic_ids
+
+    items = PreparedData.open(inputs["prepare"].path).items
+    embeddings = np.load(inputs["embed"].path / "fused.npy", mmap_mode="r")
+    traffic = items[Columns.TRAIN_COUNT].to_numpy()
+    report = fit_semantic_ids(embeddings, items[Columns.ITEM_ID], traffic, config.tokenize, out_dir, config.seed)
+    return {**report, "semantic_id_digest": SemanticIds.load(out_dir).digest}
+
+
+def train(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Fit the policy; goes on from its last checkpoint after a kill."""
+    import numpy as np
+
+    from recsys.contracts.prepared import PreparedData
+    from recsys.semantic_ids.generation import SemanticIds
+    from recsys.training.fit import train_policy
+
+    return train_policy(
+        PreparedData.open(inputs["prepare"].path),
+        SemanticIds.load(inputs["tokenize"].path),
+        np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
+        config.model,
+        config.train,
+        config.decode,
+        out_dir,
+        config.seed,
+        progress,
+    )
+
+
+def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Fit every baseline and keep what it answers; a killed stage keeps the finished ones."""
+    from pipelines.judging import rank_with_baselines
+    from recsys.contracts.prepared import PreparedData
+
+    return rank_with_baselines(
+        PreparedData.open(inputs["prepare"].path), config.evaluate, out_dir, config.seed, progress
+    )
+
+
+def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Judge the policy beside the baselines on the same rows, and write the report."""
+    from pipelines.judging import judge, rank_with_policy, report_on
+    from recsys.contracts.prepared import PreparedData
+    from recsys.model.checkpoint import load_policy
+    from recsys.semantic_ids.generation import SemanticIds
+
+    prepared = PreparedData.open(inputs["prepare"].path)
+    semantic_ids = SemanticIds.load(inputs["tokenize"].path)
+    policy = load_policy(inputs["train"].path / "model", semantic_ids.digest)
+    generative = rank_with_policy(prepared, policy, semantic_ids, config.decode, config.evaluate, out_dir, progress)
+    summary = judge(prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
+    report_on(out_dir / "report.html", "Offline evaluation", out_dir, inputs)
+    return summary
+
+
+def export(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Write the self-contained serving bundle, and prove that it answers like the trained policy."""
+    from recsys.contracts.prepared import PreparedData
+    from serving.export import BundleSources, export_bundle
+    from serving.parity import check_parity
+
+    sources = BundleSources(
+        prepared=inputs["prepare"].path,
+        semantic_ids=inputs["tokenize"].path,
+        model=inputs["train"].path / "model",
+        digests={"data": inputs["prepare"].digest, "train": inputs["train"].digest},
+    )
+    summary = export_bundle(sources, config.registered_name, config.decode, out_dir)
+    prepared = PreparedData.open(inputs["prepare"].path)
+    return {**summary, **check_parity(out_dir, sources, prepared, config.decode, config.export.parity_users)}
+
+
+def recommend(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Write candidates for every user of the prepared data, shard by shard; finished shards are kept after a kill."""
+    from serving.candidates import write_candidates
+    from serving.user_histories import PreparedUsers
+
+    bundle = inputs["export"]
+    users = PreparedUsers(inputs["prepare"].path, inputs["prepare"].digest)
+    return write_candidates(bundle.path, users, config.recommend, out_dir, progress)
+
+
+def raw_fingerprints(config: RunConfig) -> dict[str, str]:
+    """Content hashes of the raw files behind the source."""
+    return config.source.fingerprint()
+
+
+def rule_fingerprints(config: RunConfig) -> dict[str, str]:
+    """Content hashes of the allow and deny lists."""
+    from serving.item_lists import fingerprint
+
+    return fingerprint(config.recommend.allow, config.recommend.deny)
+
+
+PREPARE: Final = Stage(
+    "prepare", "prepared", prepare, ("source", "features"), ignored=("source.path",), fingerprints=raw_fingerprints
+)
+EMBED: Final = Stage("embed", "embeddings", embed, ("embed",), parents=("prepare",))
+TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), parents=("prepare", "embed"))
+TRAIN: Final = Stage(
+    "train", "policy", train, ("model", "train", "decode"), parents=("prepare", "embed", "tokenize"), resumable=True
+)
+BASELINES: Final = Stage(
+    "baselines",
+    "baseline_rankings",
+    baselines,
+    tuple(f"evaluate.{key}" for key in ("baselines", "baseline_settings", "count_until", "ks", "split", "filter_seen")),
+    parents=("prepare",),
+    resumable=True,
+)
+EVALUATE: Final = Stage(
+    "evaluate",
+    "evaluation",
+    evaluate,
+    ("evaluate", "decode"),
+    parents=("prepare", "tokenize", "train", "baselines"),
+    resumable=True,
+)
+EXPORT: Final = Stage(
+    "export", "bundle", export, ("export", "decode", "name"), parents=("prepare", "tokenize", "train")
+)
+RECOMMEND: Final = Stage(
+    "recommend",
+    "candidates",
+    recommend,
+    ("recommend",),
+    parents=("prepare", "export"),
+    ignored=("recommend.allow", "recommend.deny"),
+    fingerprints=rule_fingerprints,
+    resumable=True,
+)
+
+STAGES: Final = (PREPARE, EMBED, TOKENIZE, TRAIN, BASELINES, EVALUATE, EXPORT, RECOMMEND)
+"""In the order they run."""
+
+BY_NAME: Final = {stage.name: stage for stage in STAGES}

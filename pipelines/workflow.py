@@ -1,0 +1,270 @@
+"""What the verbs do: stages through the store, then registry, gate and candidates.
+
+Reads a :class:`~pipelines.config.RunConfig`; produces artefacts, a registered version, moved aliases, candidates, and a
+:class:`RunReport` for people.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.code_version import PROJECT_ROOT
+from pipelines.config import RunConfig, to_yaml
+from pipelines.promote import Gate, Verdict
+from pipelines.run import Outcome, Runner
+from pipelines.stage import Step, explain, make_plan
+from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAGES
+from pipelines.tracking import Tracker, git_sha, tracked
+from recsys.contracts.errors import ArtifactError, GateRefused
+from recsys.contracts.manifest import Artifact, ArtifactStore, digest_of, explain_write_errors, open_artifact
+from recsys.runtime import Progress, set_threads
+from serving.mlflow_client import shown
+
+if TYPE_CHECKING:
+    from serving.registry import Registry, Version
+
+logger = logging.getLogger("recsys.pipelines")
+
+VERB_STAGES = {**{stage.name: (stage.name,) for stage in STAGES}, "evaluate": ("baselines", "evaluate")}
+"""Stages behind each verb; `evaluate` fits the baselines too."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        outcomes: By stage name.
+        version: The version made of this run's bundle.
+        verdict: What the gate said about it.
+        candidates: Folder of candidates, and the reference of the model that made them.
+        registered: This run registered the version.
+    """
+
+    outcomes: dict[str, Outcome]
+    version: Version
+    verdict: Verdict
+    candidates: Path
+    served_by: str
+    registered: bool
+
+    @property
+    def worked(self) -> bool:
+        """Whether anything was done at all."""
+        return self.registered or self.verdict.moved or any(outcome.ran for outcome in self.outcomes.values())
+
+
+class Workflow:
+    """One configuration at work in one output folder; the caller holds the folder's lock."""
+
+    def __init__(self, config: RunConfig, progress: Progress) -> None:
+        self.config = config
+        self.store = ArtifactStore(config.output_dir / "artifacts")
+        self.tracker = Tracker(
+            output_dir=config.output_dir,
+            config=config.tracking,
+            name=config.name,
+            tags={
+                "git_sha": git_sha(PROJECT_ROOT),
+                "config_hash": digest_of(config.model_dump(mode="json"))[:16],
+                "split": str(config.evaluate.split),
+            },
+            config_text=to_yaml(config),
+        )
+        self.runner = Runner(config, config.seed, self.store, progress, after=self._after)
+
+    def run(self) -> RunReport:
+        """Do everything, skipping what exists.
+
+        Raises:
+            ArtifactError: MLflow cannot be reached; the stages' results are kept.
+            GateRefused: The gate refused and the configuration says that this fails the run.
+        """
+        self._begin()
+        with tracked(self.tracker):
+            self.runner.run_all(stage for stage in STAGES if stage is not RECOMMEND)
+            version, registered = self._register(self.runner.outcomes[EXPORT.name].artifact)
+            verdict = self._judge(version)
+            if not verdict.promoted and self.config.promote.on_refusal == "fail":
+                raise GateRefused(_refusal(version, verdict))
+            outcome, served_by = self._recommend(self.runner.outcomes[PREPARE.name].artifact)
+        return RunReport(self.runner.outcomes, version, verdict, outcome.artifact.path, served_by, registered)
+
+    def run_verb(self, verb: str) -> Outcome:
+        """Run the stage behind one verb, whose parents must be there.
+
+        Raises:
+            ArtifactError: A parent has not run with this configuration.
+        """
+        self._begin()
+        steps = self.steps()
+        with tracked(self.tracker):
+            for name in VERB_STAGES[verb]:
+                stage = BY_NAME[name]
+                if stage is RECOMMEND:
+                    return self._recommend(self._existing(steps, PREPARE.name, verb))[0]
+                outcome = self.runner.run(stage, self.runner.open_parents(stage, steps))
+        return outcome
+
+    def export(self) -> tuple[Outcome, Version]:
+        """Build the bundle and register it."""
+        outcome = self.run_verb(EXPORT.name)
+        return outcome, self._register(outcome.artifact)[0]
+
+    def promote(self) -> tuple[Version, Verdict]:
+        """Judge the version made of this configuration's bundle.
+
+        Raises:
+            ArtifactError: It has not been exported and registered, or not evaluated.
+            GateRefused: The gate said no.
+        """
+        self._begin()
+        steps = self.steps()
+        bundle = self._existing(steps, EXPORT.name, "promote")
+        for name in (PREPARE.name, EVALUATE.name):
+            self.runner.outcomes[name] = Outcome(
+                BY_NAME[name], self._existing(steps, name, "promote"), ran=False, seconds=0.0
+            )
+        version = self.registry().find_bundle(self.config.registered_name, bundle.digest)
+        if version is None:
+            raise ArtifactError(
+                f"the bundle '{bundle.path}' is not registered at '{shown(self.tracker.uri)}'; run `recsys export` first"
+            )
+        verdict = self._judge(version)
+        if not verdict.promoted:
+            raise GateRefused(_refusal(version, verdict))
+        return version, verdict
+
+    def steps(self) -> dict[str, Step]:
+        """The plan, by stage name."""
+        return {step.stage.name: step for step in make_plan(STAGES, self.config, self.config.seed)}
+
+    def registry(self) -> Registry:
+        """Connect to the registry.
+
+        Raises:
+            TrackingUnreachable: The server does not answer.
+        """
+        from serving.registry import Registry
+
+        return Registry(self.tracker.uri, self.config.output_dir / "registry", self.config.tracking.timeout_s)
+
+    def _begin(self) -> None:
+        set_threads(self.config.num_threads)
+        with explain_write_errors(self.config.output_dir):
+            (self.config.output_dir / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
+
+    def _after(self, outcome: Outcome) -> None:
+        self.tracker.note(outcome.stage.name, outcome.artifact, outcome.seconds)
+        if outcome.ran:
+            self.tracker.flush()
+
+    def _existing(self, steps: dict[str, Step], name: str, verb: str) -> Artifact:
+        step = steps[name]
+        artifact = self.store.find(step.stage.kind, step.digest)
+        if artifact is None:
+            raise ArtifactError(
+                f"`{verb}` reads the result of '{name}', which has not run with this configuration "
+                f"({explain(step, self.store)}); run `recsys {name}` with the same config first, or `recsys run`"
+            )
+        return artifact
+
+    def _register(self, bundle: Artifact) -> tuple[Version, bool]:
+        """Make a version of the bundle, once."""
+        registry = self.registry()
+        known = registry.find_bundle(self.config.registered_name, bundle.digest)
+        if known is not None:
+            logger.info("register: up to date (%s version %s)", known.name, known.number)
+            return known, False
+        self.tracker.flush()
+        run_id = self.tracker.run_of(EXPORT.name, bundle.digest)
+        if run_id is None:
+            raise ArtifactError(
+                f"the bundle '{bundle.path}' is not logged at '{shown(self.tracker.uri)}' yet; run again when MLflow answers"
+            )
+        version = registry.register(bundle.path, run_id, self._version_tags(bundle))
+        logger.info("register: %s version %s", version.name, version.number)
+        return version, True
+
+    def _version_tags(self, bundle: Artifact) -> dict[str, str]:
+        from serving.registry import BUNDLE_TAG
+
+        parents = bundle.manifest.parents
+        tags = {
+            **self.tracker.tags,
+            BUNDLE_TAG: bundle.digest,
+            "data_digest": parents[PREPARE.name],
+            "train_digest": parents["train"],
+            "semantic_id_digest": str(bundle.manifest.summary["semantic_id_digest"]),
+        }
+        step = self.steps()[EVALUATE.name]
+        if self.store.find(step.stage.kind, step.digest, verify=False) is not None:
+            tags["evaluation_digest"] = step.digest
+        return tags
+
+    def _judge(self, version: Version) -> Verdict:
+        outcomes = self.runner.outcomes
+        gate = Gate(self.registry(), self.store, self.config.output_dir, self.config.promote, self.config.seed)
+        verdict = gate.judge(version, outcomes[EVALUATE.name].artifact, outcomes[PREPARE.name].artifact)
+        log = logger.info if verdict.promoted else logger.warning
+        log(
+            "promote: version %s %s: %s", version.number, "passes" if verdict.promoted else "is refused", verdict.reason
+        )
+        return verdict
+
+    def _recommend(self, prepared: Artifact) -> tuple[Outcome, str]:
+        """Write candidates with the champion, or the model that the configuration names."""
+        from serving.registry import CHAMPION
+
+        reference = self.config.recommend.model or f"models:/{self.config.registered_name}@{CHAMPION}"
+        bundle, pinned = self.open_model(reference)
+        settings = self.config.recommend.model_copy(update={"model": pinned})
+        runner = dataclasses.replace(self.runner, config=self.config.model_copy(update={"recommend": settings}))
+        return runner.run(RECOMMEND, {PREPARE.name: prepared, EXPORT.name: bundle}), pinned
+
+    def open_model(self, reference: str) -> tuple[Artifact, str]:
+        """Open the bundle behind a reference or folder, and pin aliases to the version they mean now."""
+        if not reference.startswith("models:/"):
+            return open_artifact(Path(reference), EXPORT.kind), reference
+        from serving.registry import BUNDLE_TAG
+
+        registry = self.registry()
+        version = registry.resolve(reference)
+        local = self.store.find(EXPORT.kind, version.tags.get(BUNDLE_TAG, "none"))
+        bundle = local or open_artifact(registry.fetch(version), EXPORT.kind)
+        return bundle, version.reference
+
+
+def describe_plan(config: RunConfig) -> list[dict[str, Any]]:
+    """Say for every stage whether it would run and why; writes nothing.
+
+    `recommend` is planned with this configuration's own bundle, as if it became champion.
+    """
+    store = ArtifactStore(config.output_dir / "artifacts")
+    rows = []
+    will_run: set[str] = set()
+    for step in make_plan(STAGES, config, config.seed):
+        name = step.stage.name
+        done = store.find(step.stage.kind, step.digest, verify=False) is not None
+        if not done:
+            will_run.add(name)
+        rows.append(
+            {
+                "stage": name,
+                "action": "skip" if done else "run",
+                "digest": step.digest[:16],
+                "why": "up to date" if done else explain(step, store),
+            }
+        )
+    return rows
+
+
+def _refusal(version: Version, verdict: Verdict) -> str:
+    return (
+        f"version {version.number} of '{version.name}' does not become champion: {verdict.reason}; version "
+        f"{verdict.champion} stays. Loosen promote.tolerance or promote.rule, or move the alias yourself if you know better"
+    )

@@ -1,0 +1,80 @@
+"""Builds the serving bundle from the artefacts of `prepare`, `tokenize` and `train` (layout: :mod:`serving.bundle`)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recsys.contracts.columns import Columns
+from recsys.contracts.manifest import write_json
+from recsys.contracts.prepared import PreparedData
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.prefix_index import PrefixIndex
+from recsys.model.checkpoint import load_policy
+from recsys.semantic_ids.generation import SemanticIds
+from serving.bundle import BUNDLE_FILE, BUNDLE_FORMAT, SEMANTIC_ID_FILES, BundleInfo
+
+
+@dataclass(frozen=True)
+class BundleSources:
+    """Where the parts of a bundle come from.
+
+    Attributes:
+        prepared: Folder of the prepared data.
+        semantic_ids: Folder of the tokenizer's artefact.
+        model: Folder that ``save_policy`` wrote.
+        digests: Artefact digests of ``data`` and ``train``.
+    """
+
+    prepared: Path
+    semantic_ids: Path
+    model: Path
+    digests: Mapping[str, str]
+
+
+def export_bundle(sources: BundleSources, name: str, decode: DecodeConfig, out_dir: Path) -> dict[str, Any]:
+    """Write the bundle.
+
+    Args:
+        name: Registered name of the model.
+
+    Returns:
+        Summary: sizes and digests.
+
+    Raises:
+        ArtifactError: The model was trained with other semantic IDs than those given.
+    """
+    semantic_ids = SemanticIds.load(sources.semantic_ids)
+    policy = load_policy(sources.model, semantic_ids.digest)
+    prepared = PreparedData.open(sources.prepared)
+    uses_users = "user" in policy.spec.model.features
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(sources.model, out_dir / "model", dirs_exist_ok=True)
+    for file in SEMANTIC_ID_FILES:
+        shutil.copyfile(sources.semantic_ids / file, out_dir / file)
+    (out_dir / "prefix_index").mkdir(exist_ok=True)
+    PrefixIndex.build(semantic_ids.codes, semantic_ids.level_sizes).save(out_dir / "prefix_index")
+    prepared.items.select(Columns.ITEM_INDEX, Columns.ITEM_ID, Columns.TITLE).write_parquet(out_dir / "items.parquet")
+    if uses_users:
+        prepared.users.select(Columns.USER_INDEX, Columns.USER_ID).write_parquet(out_dir / "users.parquet")
+    write_json(out_dir / "vocab.json", prepared.vocabulary.model_dump(mode="json"))
+    write_json(out_dir / "decode.json", json.loads(decode.model_dump_json()))
+    info = BundleInfo(
+        format=BUNDLE_FORMAT,
+        name=name,
+        digests={**sources.digests, "semantic_ids": semantic_ids.digest},
+        uses_users=uses_users,
+    )
+    write_json(out_dir / BUNDLE_FILE, info.model_dump(mode="json"))
+    size = sum(path.stat().st_size for path in out_dir.rglob("*") if path.is_file())
+    return {
+        "registered_name": name,
+        "num_items": prepared.vocabulary.num_items,
+        "megabytes": round(size / 1e6, 3),
+        "semantic_id_digest": semantic_ids.digest,
+    }

@@ -1,0 +1,117 @@
+"""Reaching MLflow: imported only when it is needed (seconds), quiet, and never waiting minutes for a server that is down."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from recsys.contracts.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_QUIET: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+
+
+class TrackingUnreachable(ArtifactError):
+    """The MLflow server does not answer; nothing is lost, see the message."""
+
+
+def tracking_uri(configured: str | None, output_dir: Path) -> str:
+    """Decide where MLflow is: the configuration, else the environment, else SQLite in the output folder."""
+    return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(output_dir / 'mlflow.db').resolve()}"
+
+
+def connect(uri: str, timeout_s: float = 5.0) -> MlflowClient:
+    """Point MLflow at ``uri`` and return a client.
+
+    Raises:
+        TrackingUnreachable: Nobody listens there.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        _check_listening(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), uri, timeout_s)
+    elif parts.scheme == "sqlite":
+        _check_folder(uri)
+    for name, value in {**_QUIET, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(int(timeout_s * 4), 1))}.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+    for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _environment_kept():
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+    with translated_errors(uri):
+        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def translated_errors(uri: str) -> Iterator[None]:
+    """Turn what MLflow and its HTTP client raise into :class:`TrackingUnreachable`."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException, ConnectionError, TimeoutError) as error:
+        raise TrackingUnreachable(
+            f"MLflow at '{shown(uri)}' refused or did not answer: {error}; the artefacts of the run are kept, "
+            "run `recsys run` with the same config again when it does"
+        ) from error
+
+
+def shown(uri: str) -> str:
+    """Return the URI without user name and password, for messages and files.
+
+    Example:
+        >>> shown("https://ann:secret@mlflow.local:5000/x")
+        'https://mlflow.local:5000/x'
+    """
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Keep MLflow from writing the URI into the environment, where the next run in this process would take it as asked."""
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _check_listening(host: str, port: int, uri: str, timeout_s: float) -> None:
+    try:
+        socket.create_connection((host, port), timeout=timeout_s).close()
+    except OSError as error:
+        raise TrackingUnreachable(
+            f"MLflow at '{shown(uri)}' cannot be reached ({error}); the artefacts of the run are kept, nothing is lost: "
+            "start the server or set tracking.uri, then run `recsys run` with the same config again: it logs what is pending"
+        ) from error
+
+
+def _check_folder(uri: str) -> None:
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrackingUnreachable(f"'{uri}': the folder cannot be created ({error}); set tracking.uri") from error

@@ -1,0 +1,49 @@
+"""Proves that the exported bundle answers like the trained policy, before anyone can register it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.prepared import PreparedData
+from recsys.data.histories import Histories
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.recommender import Recommender
+from recsys.model.checkpoint import load_policy
+from recsys.semantic_ids.generation import SemanticIds
+from serving.export import BundleSources
+from serving.scorer import Rules, Scorer
+
+
+def check_parity(
+    bundle: Path, sources: BundleSources, prepared: PreparedData, decode: DecodeConfig, num_users: int, k: int = 10
+) -> dict[str, Any]:
+    """Compare recommendations of bundle and trained policy for users spread over the data set.
+
+    Scores are compared as well: equal items with other scores would be luck.
+
+    Raises:
+        ArtifactError: Any item or score differs; the first such user is named.
+    """
+    semantic_ids = SemanticIds.load(sources.semantic_ids)
+    trained = Recommender(load_policy(sources.model, semantic_ids.digest), semantic_ids, decode)
+    everyone = prepared.all_users()
+    rows = np.unique(np.linspace(0, len(everyone) - 1, num=min(num_users, len(everyone))).astype(np.int64))
+    histories = Histories.of_targets(prepared.history, everyone.take(rows))
+    expected = trained.recommend(histories, k, exclude_seen=True)
+    found = Scorer.open(bundle).score_histories(histories, k, Rules(exclude_seen=True))
+    same = (expected.items == found.items).all(axis=1) & np.isclose(expected.scores, found.scores, rtol=1e-5).all(
+        axis=1
+    )
+    if not same.all():
+        row = int(np.flatnonzero(~same)[0])
+        user = prepared.users[Columns.USER_ID][int(rows[row])]
+        raise ArtifactError(
+            f"the bundle '{bundle}' answers user {user!r} with {found.items[row].tolist()}, the trained policy with "
+            f"{expected.items[row].tolist()} (item_index); {int((~same).sum())} of {len(rows)} users differ; not published"
+        )
+    return {"parity_users": len(rows)}

@@ -1,0 +1,125 @@
+"""The batch job: every user once, restartable, refusing to mix jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from recsys.contracts.errors import ArtifactError, ConfigError, DataError
+from recsys.runtime import PlainProgress
+from serving import candidates
+from serving.candidates import CANDIDATE_COLUMNS, write_candidates
+from serving.config import RecommendConfig
+from serving.export import BundleSources
+from serving.item_lists import read_item_list
+from serving.user_histories import FrameUsers, PreparedUsers
+
+QUIET = PlainProgress()
+
+
+def all_rows(folder: Path) -> pl.DataFrame:
+    return pl.concat(pl.read_parquet(path) for path in sorted(folder.glob("part-*.parquet")))
+
+
+@pytest.fixture
+def users(sources: BundleSources) -> PreparedUsers:
+    return PreparedUsers(sources.prepared, "d" * 64)
+
+
+def test_five_users_in_shards_of_two(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    """Three files; 3 items each for 5 users are 15 rows; each user stands in one file only."""
+    counts = write_candidates(bundle, users, RecommendConfig(k=3, users_per_shard=2), tmp_path, QUIET)
+    names = [path.name for path in sorted(tmp_path.glob("part-*"))]
+    assert names == [f"part-0000{n}-of-00003.parquet" for n in range(3)]
+    rows = all_rows(tmp_path)
+    assert rows.columns == list(CANDIDATE_COLUMNS)
+    assert (counts["users"], counts["rows"], counts["users_without_items"]) == (5, 15, 0)
+    assert rows["user_id"].to_list() == [f"u{user}" for user in range(5) for _ in range(3)]
+    assert rows["rank"].to_list() == [1, 2, 3] * 5
+    assert rows["scored_at"].n_unique() == rows["run_id"].n_unique() == rows["semantic_id_digest"].n_unique() == 1
+    assert rows["model_version"].unique().to_list() == ["unregistered-tttttttttttt"]
+
+
+def test_shard_size_does_not_change_the_answer(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    for size in (1, 5):
+        write_candidates(bundle, users, RecommendConfig(k=4, users_per_shard=size), tmp_path / str(size), QUIET)
+    keys = ["user_id", "item_id", "rank"]
+    assert all_rows(tmp_path / "1").select(keys).equals(all_rows(tmp_path / "5").select(keys))
+
+
+def test_a_killed_job_goes_on_and_keeps_finished_shards(
+    bundle: Path, users: PreparedUsers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RecommendConfig(k=3, users_per_shard=2)
+    scored: list[int] = []
+    original = candidates._score_shard
+
+    def dies_in_the_third(scorer, users, first, *rest):  # type: ignore[no-untyped-def]
+        if first == 4 and len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(first)
+        return original(scorer, users, first, *rest)
+
+    monkeypatch.setattr(candidates, "_score_shard", dies_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        write_candidates(bundle, users, config, tmp_path, QUIET)
+    assert not (tmp_path / "candidates.json").exists()
+    first_part = (tmp_path / "part-00000-of-00003.parquet").read_bytes()
+    scored.append(-1)
+    write_candidates(bundle, users, config, tmp_path, QUIET)
+    assert scored == [0, 2, -1, 4]
+    assert (tmp_path / "part-00000-of-00003.parquet").read_bytes() == first_part
+    assert all_rows(tmp_path)["scored_at"].n_unique() == 1
+
+
+def test_a_folder_of_another_job_is_refused(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    write_candidates(bundle, users, RecommendConfig(k=3), tmp_path, QUIET)
+    with pytest.raises(ArtifactError, match="holds another job"):
+        write_candidates(bundle, users, RecommendConfig(k=4), tmp_path, QUIET)
+
+
+def test_lists_by_file(bundle: Path, users: PreparedUsers, item_ids: list[int], tmp_path: Path) -> None:
+    """Allowed are items 9, 10, 11, denied is 10; u3 has seen 9, so it has one candidate, the others two."""
+    allow, deny = tmp_path / "allow.csv", tmp_path / "deny.txt"
+    allow.write_text("item_id,why\n" + "".join(f"{item},x\n" for item in item_ids[9:]))
+    deny.write_text(f"{item_ids[10]}\n\n")
+    config = RecommendConfig(k=5, allow=allow, deny=deny)
+    counts = write_candidates(bundle, users, config, tmp_path / "out", QUIET)
+    assert counts["rows"] == 4 * 2 + 1
+    assert set(all_rows(tmp_path / "out")["item_id"]) == {item_ids[9], item_ids[11]}
+
+
+def test_bad_lists_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_item_list(tmp_path / "no.txt", pl.Int64())
+    (tmp_path / "a.txt").write_text("seven\n")
+    with pytest.raises(DataError, match="item ids are Int64"):
+        read_item_list(tmp_path / "a.txt", pl.Int64())
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    with pytest.raises(DataError, match="expected 'item_id'"):
+        read_item_list(tmp_path / "a.csv", pl.Int64())
+
+
+def test_users_from_a_file(bundle: Path, item_ids: list[int], tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user_id": [5, 6], "item_ids": [[item_ids[0]], [4711]]})
+    frame.with_columns(pl.col("user_id").cast(pl.String)).write_parquet(tmp_path / "users.parquet")
+    counts = write_candidates(
+        bundle, FrameUsers(tmp_path / "users.parquet"), RecommendConfig(k=2), tmp_path / "out", QUIET
+    )
+    assert counts["rows"] == 4
+
+
+def test_a_truncated_users_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "users.parquet"
+    pl.DataFrame({"user_id": [5], "item_ids": [[1]]}).write_parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="cannot be read"):
+        FrameUsers(path)
+
+
+def test_no_permission_is_explained(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ArtifactError, match="cannot write below"):
+        write_candidates(bundle, users, RecommendConfig(k=2), tmp_path / "file" / "out", QUIET)
