@@ -68,19 +68,20 @@ def rank_with_policy(
     out_dir: Path,
     progress: Progress,
 ) -> Rankings:
-    """Rank with the policy twice: in pure beam order, and re-scored by the dense head, with each filter."""
+    """Decode once per filter and rank twice: in pure beam order, and re-scored by the dense head."""
     histories = Histories.of_targets(prepared.history, prepared.targets(config.split_code))
     recommender = Recommender(policy, semantic_ids, decode)
 
     rankings: Rankings = {SERVED: {}, BEAM: {}}
-    for system, rescore in ((SERVED, decode.rescore == "dense"), (BEAM, False)):
-        for exclude in config.filters:
-            path = ranking_folder(out_dir / ".rankings", system, exclude)
-            if not path.exists():
-                answer = recommender.recommend(
-                    histories, config.ks[-1], exclude_seen=exclude, rescore=rescore, progress=progress
-                )
-                write_ranking(path, answer)
+    for exclude in config.filters:
+        paths = {system: ranking_folder(out_dir / ".rankings", system, exclude) for system in (BEAM, SERVED)}
+        if not all(path.exists() for path in paths.values()):
+            beam, dense = recommender.both_orders(histories, config.ks[-1], exclude_seen=exclude, progress=progress)
+            answers = {BEAM: beam, SERVED: dense if decode.rescore == "dense" else beam}
+            for system, path in paths.items():
+                if not path.exists():
+                    write_ranking(path, answers[system])
+        for system, path in paths.items():
             rankings[system][exclude] = read_ranking(path)
     return rankings
 

@@ -39,9 +39,9 @@ def ring_prepared(
         valid_end=offsets[1:] - 1,
     )
     write_history_arrays(folder / "history", history)
-    pl.DataFrame({Columns.USER_INDEX: np.arange(users, dtype=np.int32), Columns.USER_ID: [f"u{u}" for u in range(users)]}).write_parquet(
-        folder / "users.parquet"
-    )
+    pl.DataFrame(
+        {Columns.USER_INDEX: np.arange(users, dtype=np.int32), Columns.USER_ID: [f"u{u}" for u in range(users)]}
+    ).write_parquet(folder / "users.parquet")
     train = step < (counts - 2)[user]
     pl.DataFrame(
         {
@@ -79,8 +79,8 @@ def _targets(history: HistoryArrays, task: str, session_length: int) -> pl.DataF
     for user in range(len(history.train_end)):
         start, end = int(history.offsets[user]), int(history.offsets[user + 1])
         if task == "session":
-            for cut in range(start + 1, end - 2 - session_length + 1):
-                rows.append((user, start, cut, history.item[cut : cut + session_length].tolist(), TRAIN))
+            cuts = range(start + 1, end - 2 - session_length + 1)
+            rows += [(user, start, cut, history.item[cut : cut + session_length].tolist(), TRAIN) for cut in cuts]
         rows.append((user, start, end - 2, [int(history.item[end - 2])], VALID))
         rows.append((user, start, end - 1, [int(history.item[end - 1])], TEST))
     return pl.DataFrame(

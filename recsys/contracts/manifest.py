@@ -211,7 +211,7 @@ class ArtifactStore:
 
         Files and folders whose name starts with a dot are scratch of the stage; they are removed first.
         """
-        for scratch in [p for p in work.rglob(".*")]:
+        for scratch in list(work.rglob(".*")):
             if scratch.is_dir():
                 shutil.rmtree(scratch)
             else:

@@ -108,10 +108,8 @@ class TargetRows:
         Raises:
             DataError: There is no training target.
         """
-        if prepared.vocabulary.task == "session":
-            targets = prepared.targets(TRAIN)
-        else:
-            targets = next_item_targets(prepared.history)
+        session = prepared.vocabulary.task == "session"
+        targets = prepared.targets(TRAIN) if session else next_item_targets(prepared.history)
         if len(targets) == 0:
             raise DataError("training: the train split holds no target; check split dates, sessions and signals")
         histories = Histories.of_targets(prepared.history, targets)

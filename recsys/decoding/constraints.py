@@ -10,6 +10,7 @@ Legend: B users, R longest personal list, W beams, C children.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +59,7 @@ def dead_nodes(
     rules: SharedRules,
     leaf_of_item: npt.NDArray[np.int64],
     ancestors: tuple[npt.NDArray[np.int64], ...],
-    personal: list[npt.NDArray[np.integer]],
+    personal: Sequence[npt.NDArray[np.integer]],
 ) -> list[torch.Tensor]:
     """Per level, the nodes that each user's personal deny list closes.
 
@@ -107,7 +108,7 @@ def leaf_lookups(index: PrefixIndex) -> tuple[npt.NDArray[np.int64], tuple[npt.N
     above = np.arange(index.num_items)
     ancestors = [above]
     for pointers in reversed(index.first_child):
-        parent_of_node = np.repeat(np.arange(len(pointers) - 1), np.diff(pointers.astype(np.int64)))
+        parent_of_node = np.repeat(np.arange(len(pointers) - 1), (pointers[1:] - pointers[:-1]).astype(np.int64))
         above = parent_of_node[above]
         ancestors.insert(0, above)
     return leaf_of_item, tuple(ancestors)

@@ -51,7 +51,7 @@ class PrefixIndex:
     @property
     def num_bytes(self) -> int:
         """Size of all arrays."""
-        return sum(a.nbytes for a in (*self.codes, *self.first_child, self.leaf_item))
+        return sum(c.nbytes for c in self.codes) + sum(p.nbytes for p in self.first_child) + self.leaf_item.nbytes
 
     @classmethod
     def build(cls, codes_IL: npt.NDArray[np.integer], level_sizes: tuple[int, ...]) -> PrefixIndex:

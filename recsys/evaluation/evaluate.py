@@ -27,8 +27,8 @@ from recsys.contracts.ranking import RankedItems
 from recsys.evaluation.baselines.base import Until
 from recsys.evaluation.baselines.registry import BASELINE_NAMES, BaselineName, BaselinesConfig
 from recsys.evaluation.intervals import ResampledMeans, resample_means
-from recsys.metrics import Values, coverage, gini, row_metrics
 from recsys.evaluation.slices import ALL_ROWS, Mask, SlicesConfig, row_slices
+from recsys.metrics import Values, coverage, gini, row_metrics
 
 FilterSeen = Literal["both", "filtered", "unfiltered"]
 Rankings = Mapping[str, Mapping[bool, RankedItems]]

@@ -117,9 +117,13 @@ class SessionDecoder(nn.Module):
         self.norm = nn.RMSNorm(config.width)
         self.code_bias = nn.Parameter(torch.zeros(sum(codes.level_sizes)))
 
+    def layers(self) -> list[DecoderBlock]:
+        """The blocks, first to last, with their type."""
+        return [block for block in self.blocks if isinstance(block, DecoderBlock)]
+
     def keys_values(self, memory_BSD: torch.Tensor) -> list[KeysValues]:
         """Cross-attention keys and values of every layer, computed once per user."""
-        return [block.cross_attention.keys_values(memory_BSD) for block in self.blocks]
+        return [block.cross_attention.keys_values(memory_BSD) for block in self.layers()]
 
     def forward(
         self, codes_BPML: torch.Tensor, keys_values: list[KeysValues], visible_BP: torch.Tensor
@@ -189,7 +193,7 @@ class SessionDecoder(nn.Module):
         else:
             x_BWD = self.codes(codes_BW, (position % (self.num_levels + 1)) - 1)
         x_BWD = x_BWD + self.position.weight[position]
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.layers()):
             x_BWD = block.step(x_BWD, keys_values[layer], visible, cache, layer)
         own = torch.arange(x_BWD.shape[1], device=x_BWD.device).expand(x_BWD.shape[0], -1)
         cache.ancestry.append(own)

@@ -3,7 +3,8 @@
 A policy offers two things to the rest of the system, alignment and decoding know no more: ``log_prob(history, items)`` and
 next-code distributions given a prefix (:meth:`GenerativeRecommender.start` and :meth:`~GenerativeRecommender.next_codes`).
 
-Legend: B users, P prediction points, M items per session, L levels, K codes, S memory positions, I item rows, W beams, D width.
+Legend: B users, P prediction points, M items per session, L levels, K codes, S memory positions, I item rows, W beams,
+D width.
 """
 
 from __future__ import annotations

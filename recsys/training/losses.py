@@ -39,9 +39,7 @@ class _FullSoftmaxLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, query_ND: torch.Tensor, vectors_ID: torch.Tensor, target_N: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, query_ND: torch.Tensor, vectors_ID: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
         count, num_items = len(query_ND), len(vectors_ID)
         block = max(1, min(count, CROSS_ENTROPY_BLOCK_ENTRIES // num_items))
         buffer = torch.empty(block, num_items, dtype=torch.float32, device=query_ND.device)
@@ -63,7 +61,7 @@ class _FullSoftmaxLoss(torch.autograd.Function):
         return (total / count).to(query_ND.dtype)
 
     @staticmethod
-    def backward(ctx: Any, loss_grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, loss_grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         query_grad, vectors_grad = ctx.saved_tensors
         return query_grad * loss_grad, vectors_grad * loss_grad, None
 

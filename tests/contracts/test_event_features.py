@@ -32,7 +32,10 @@ def test_too_many_signals_are_refused() -> None:
         behaviour_codes(np.ones((1, 8), bool))
 
 
-@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0, -np.inf]), min_size=5, max_size=5), min_size=1, max_size=4), st.integers(1, 7))
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0, -np.inf]), min_size=5, max_size=5), min_size=1, max_size=4),
+    st.integers(1, 7),
+)
 def test_top_k_equals_sorting(rows: list[list[float]], k: int) -> None:
     ranked = top_k(np.array(rows, np.float32), k)
     for row, items in zip(rows, ranked.items, strict=True):

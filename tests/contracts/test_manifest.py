@@ -63,7 +63,7 @@ def test_damage_is_refused(tmp_path: Path, damage: str) -> None:
         part.unlink()
     else:
         part.write_text("hell" if damage == "truncate" else "jello")
-    with pytest.raises(ArtifactError, match="delete .* and run its stage again"):
+    with pytest.raises(ArtifactError, match=r"delete .* and run its stage again"):
         store.find("prepared", DIGEST)
 
 

@@ -24,7 +24,7 @@ MODEL = {"width": 16, "num_heads": 2, "ffn_width": 32, "expert_width": 16, "max_
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> PreparedData:  # noqa: ANN001
+def prepared(tmp_path_factory) -> PreparedData:
     return ring_prepared(tmp_path_factory.mktemp("ring"), users=10, items=20)
 
 
@@ -54,7 +54,7 @@ def catalogues(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...]]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(catalogue=catalogues(), seed=st.integers(0, 3), filtered=st.booleans(), mask_seed=st.integers(0, 5))
-def test_full_width_equals_exhaustive_search(prepared, catalogue, seed, filtered, mask_seed) -> None:  # noqa: ANN001
+def test_full_width_equals_exhaustive_search(prepared, catalogue, seed, filtered, mask_seed) -> None:
     codes, sizes = catalogue
     ids = toy_ids(codes, sizes)
     policy = random_policy(prepared, ids, seed)
@@ -78,7 +78,9 @@ def test_full_width_equals_exhaustive_search(prepared, catalogue, seed, filtered
     assert (found.items[~finite] == -1).all()
 
 
-def reference_beam(policy: GenerativeRecommender, histories: Histories, codes: np.ndarray, width: int, denied: list[set[int]]):  # noqa: ANN201
+def reference_beam(
+    policy: GenerativeRecommender, histories: Histories, codes: np.ndarray, width: int, denied: list[set[int]]
+):
     """Beam search in plain Python: prefixes as tuples, every step recomputed by teacher forcing."""
     results = []
     for row in range(len(histories)):
@@ -163,9 +165,9 @@ def test_sessions_hold_different_allowed_items_and_their_probabilities(tmp_path:
 def test_an_empty_history_is_answered(prepared: PreparedData) -> None:
     ids = toy_ids(np.stack([np.arange(20) // 5, np.arange(20) % 5], 1), (4, 5))
     histories = Histories.of_targets(prepared.history, prepared.all_users())
-    empty = Histories(
-        np.array([-1], np.int32), histories.start[:1], histories.start[:1], histories.item, histories.behaviour, histories.gap, histories.watch
-    )  # fmt: skip
+    nothing = histories.start[:1]
+    events = (histories.item, histories.behaviour, histories.gap, histories.watch)
+    empty = Histories(np.array([-1], np.int32), nothing, nothing, *events)
     ranked = Recommender(random_policy(prepared, ids), ids, DecodeConfig(beam_width=8)).recommend(empty, 5)
     assert (ranked.items >= 0).all()
 

@@ -33,7 +33,7 @@ def test_walking_the_tree_gives_every_item_once(codes: set[tuple[int, int, int]]
     assert found == {i: tuple(row) for i, row in enumerate(ordered.tolist())}
 
 
-def test_size_and_round_trip(tmp_path) -> None:  # noqa: ANN001
+def test_size_and_round_trip(tmp_path) -> None:
     generator = np.random.default_rng(0)
     codes = np.unique(generator.integers(0, 256, (20_000, 3)), axis=0)
     index = PrefixIndex.build(codes, (256, 256, 256))

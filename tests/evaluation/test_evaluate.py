@@ -17,8 +17,8 @@ from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.registry import BaselinesConfig, build_baselines
 from recsys.evaluation.evaluate import EvaluateConfig, evaluate
-from recsys.metrics import row_metrics
 from recsys.evaluation.table import format_table, ranked_systems, verdict
+from recsys.metrics import row_metrics
 from tests.toy import ring_prepared
 
 CONFIG = EvaluateConfig(ks=(1, 5, 10), baselines=("popularity", "markov"), reference="markov", resamples=200)

@@ -17,9 +17,9 @@ from recsys.contracts.errors import DataError
 from recsys.contracts.prepared import PreparedData
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.sasrec import PooledDropout, SASRecConfig, SASRecNetwork
-from recsys.training.losses import full_softmax_loss
 from recsys.evaluation.baselines.sasrec_training import SASRec, SequenceBatches, rank_with_network
 from recsys.metrics import row_metrics
+from recsys.training.losses import full_softmax_loss
 from tests.toy import ring_prepared
 
 SMALL = SASRecConfig(width=16, num_heads=2, num_blocks=2, max_len=6, batch_size=16, max_epochs=3, dropout=0.1)

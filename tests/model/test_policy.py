@@ -20,16 +20,23 @@ from recsys.training.losses import dense_loss, next_token_loss
 from tests.toy import ring_ids, ring_prepared
 
 SMALL = {
-    "width": 16, "num_heads": 2, "ffn_width": 32, "expert_width": 16, "max_history": 6, "dropout": 0.0, "embedding_dropout": 0.0, "init_std": 0.3,
-}  # fmt: skip
+    "width": 16,
+    "num_heads": 2,
+    "ffn_width": 32,
+    "expert_width": 16,
+    "max_history": 6,
+    "dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "init_std": 0.3,
+}
 
 
 @pytest.fixture
-def prepared(tmp_path: Path):  # noqa: ANN201
+def prepared(tmp_path: Path):
     return ring_prepared(tmp_path / "data")
 
 
-def policy_for(prepared, **changes: object) -> GenerativeRecommender:  # noqa: ANN001
+def policy_for(prepared, **changes: object) -> GenerativeRecommender:
     torch.manual_seed(3)
     return build_policy(prepared, ring_ids(), ModelConfig(**{**SMALL, **changes}), None)
 
@@ -44,7 +51,7 @@ def losses(policy: GenerativeRecommender, batch: TrainingBatch) -> tuple[torch.T
     return (next_token_loss(log_probs, "sum") + dense) * count, count
 
 
-def test_all_prefix_training_equals_one_pair_per_target_in_loss_and_gradients(prepared) -> None:  # noqa: ANN001
+def test_all_prefix_training_equals_one_pair_per_target_in_loss_and_gradients(prepared) -> None:
     """One pass over a user's sequence is the sum over its (history, target) pairs, to rounding."""
     policy = policy_for(prepared, max_history=20)
     windows = PrefixWindows.of(prepared, 20)
@@ -60,7 +67,7 @@ def test_all_prefix_training_equals_one_pair_per_target_in_loss_and_gradients(pr
             torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3)
 
 
-def test_long_users_are_cut_into_windows_that_supervise_every_event_once(prepared) -> None:  # noqa: ANN001
+def test_long_users_are_cut_into_windows_that_supervise_every_event_once(prepared) -> None:
     windows = PrefixWindows.of(prepared, 3)
     targets = np.concatenate([np.arange(a, b) for a, b in zip(windows.first_target, windows.end, strict=True)])
     expected = np.concatenate(
@@ -70,7 +77,7 @@ def test_long_users_are_cut_into_windows_that_supervise_every_event_once(prepare
     assert (windows.end - windows.start <= 4).all()
 
 
-def test_a_prediction_never_sees_its_target_or_anything_later(prepared) -> None:  # noqa: ANN001
+def test_a_prediction_never_sees_its_target_or_anything_later(prepared) -> None:
     policy = policy_for(prepared)
     batch = PrefixWindows.of(prepared, 6).collate(np.arange(4))
     before, _ = policy(batch)
@@ -97,7 +104,7 @@ def test_an_item_of_a_session_does_not_see_later_items(tmp_path: Path) -> None:
     assert (before[:, :, 2] - after[:, :, 2]).abs().max() > 1e-3
 
 
-def test_padding_changes_nothing(prepared) -> None:  # noqa: ANN001
+def test_padding_changes_nothing(prepared) -> None:
     for attention in ("causal", "bidirectional"):
         policy = policy_for(prepared, encoder_attention=attention).eval()
         histories = Histories.of_targets(prepared.history, prepared.all_users())
@@ -130,7 +137,7 @@ def test_steps_with_a_cache_equal_teacher_forcing(tmp_path: Path, session_length
                 fed = None
 
 
-def test_code_probabilities_of_the_whole_catalogue_sum_to_one(prepared) -> None:  # noqa: ANN001
+def test_code_probabilities_of_the_whole_catalogue_sum_to_one(prepared) -> None:
     """The 12 items are all 3 x 4 codes, so their probabilities are a distribution."""
     policy = policy_for(prepared).eval()
     row = TargetRows.of(prepared, 6).collate(np.array([5]))
@@ -140,7 +147,7 @@ def test_code_probabilities_of_the_whole_catalogue_sum_to_one(prepared) -> None:
     assert log_probs.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_checkpoint_round_trip_and_refusal_of_other_semantic_ids(prepared, tmp_path: Path) -> None:  # noqa: ANN001
+def test_checkpoint_round_trip_and_refusal_of_other_semantic_ids(prepared, tmp_path: Path) -> None:
     policy = policy_for(prepared).eval()
     save_policy(tmp_path / "model", policy)
     again = load_policy(tmp_path / "model", policy.spec.semantic_id_digest)
@@ -161,7 +168,7 @@ def test_config_refuses_what_cannot_be_built() -> None:
     assert ModelConfig(preset="paper_v1").num_experts == 24
 
 
-def test_summary_counts_by_hand(prepared) -> None:  # noqa: ANN001
+def test_summary_counts_by_hand(prepared) -> None:
     """Active parameters are all but tables and the two idle experts of two layers, 3 * 16 * 16 parameters each."""
     policy = policy_for(prepared)
     sizes = summarise(policy)

@@ -25,7 +25,13 @@ from tests.toy import ring_ids, ring_prepared
 
 MODEL = ModelConfig(width=32, num_heads=2, ffn_width=64, expert_width=32, max_history=5, features=("item", "codes"))
 TRAIN = TrainConfig(
-    max_epochs=30, batch_size=16, learning_rate=5e-3, patience=30, validation_users=20, accelerator="cpu", monitor="beam"
+    max_epochs=30,
+    batch_size=16,
+    learning_rate=5e-3,
+    patience=30,
+    validation_users=20,
+    accelerator="cpu",
+    monitor="beam",
 )
 DECODE = DecodeConfig(beam_width=12, exclude_seen=False)
 
