@@ -8,8 +8,9 @@ FLAVOUR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cp
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed-$(FLAVOUR)
-# compute threads: more of them than cores make small kernels many times slower
+# compute threads: more of them than cores make small kernels many times slower, and spinning ones slower still
 export OMP_NUM_THREADS ?= 2
+export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 

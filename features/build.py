@@ -39,9 +39,6 @@ from recsys.contracts.prepared import (
 
 logger = logging.getLogger("recsys.features")
 
-CODE_VERSION = "1"
-"""Part of the digest of a prepared data set; raised when the same input would give other files."""
-
 
 class FeaturesConfig(FrozenConfig):
     """How raw logs become a prepared data set.
