@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test fast check format notebook journey bench lock clean
+.PHONY: help install demo test fast check format notebook journey lock clean
 
 help:
 	@sed -n '1,4p' Makefile
@@ -52,9 +52,6 @@ journey: $(READY)
 
 notebook: $(READY)
 	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
-
-bench: $(READY)
-	$(BIN)/python -m tests.benchmarks.run
 
 lock: $(READY)
 	@{ sed -n '1,2p' requirements/lock.txt; $(BIN)/python -m pip freeze --all | grep -v -i -E '^-e|@|^recsys-gen|^pip==|^fbgemm' | sed 's/+cpu$$//'; } > requirements/lock.new

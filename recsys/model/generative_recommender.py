@@ -121,23 +121,32 @@ class GenerativeRecommender(nn.Module):
         index = batch.visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
         return hidden, self.dense_query(memory_BSD.gather(1, index))
 
-    def code_log_probs(self, hidden: torch.Tensor, target_rows: torch.Tensor) -> torch.Tensor:
-        """Float32 log-probabilities of the target items' codes.
+    def code_losses(
+        self, hidden: torch.Tensor, target_rows: torch.Tensor, label_smoothing: float = 0.0
+    ) -> torch.Tensor:
+        """Float32 cross-entropy of the target items' codes.
 
         Args:
             hidden: ``[..., L, D]`` from :meth:`forward`.
             target_rows: int64 item rows of the leading shape.
+            label_smoothing: Share of the target's probability that is spread evenly over the level's codes.
 
         Returns:
-            ``[..., L]``; their sum over L is the item's log-probability.
+            ``[..., L]``; without smoothing, minus the log-probability of each code.
         """
         codes = self.item_tower.codes_IL[target_rows]
-        picked = []
+        losses = []
         for level in range(self.num_levels):
-            logits = self.decoder.code_logits(hidden[..., level, :], level)
-            flat = F.cross_entropy(logits.flatten(0, -2), codes[..., level].flatten(), reduction="none")
-            picked.append(-flat.view(codes.shape[:-1]))
-        return torch.stack(picked, dim=-1)
+            logits = self.decoder.code_logits(hidden[..., level, :], level).flatten(0, -2)
+            flat = F.cross_entropy(
+                logits, codes[..., level].flatten(), reduction="none", label_smoothing=label_smoothing
+            )
+            losses.append(flat.view(codes.shape[:-1]))
+        return torch.stack(losses, dim=-1)
+
+    def code_log_probs(self, hidden: torch.Tensor, target_rows: torch.Tensor) -> torch.Tensor:
+        """Float32 log-probabilities of the target items' codes, ``[..., L]``; their sum over L is the item's."""
+        return -self.code_losses(hidden, target_rows)
 
     def log_prob(self, batch: TrainingBatch) -> torch.Tensor:
         """Log-probability of each target item given the history and the items before it, ``[B, P, M]``; 0 for padding."""

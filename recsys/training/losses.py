@@ -14,20 +14,20 @@ CROSS_ENTROPY_BLOCK_ENTRIES: Final = 3 << 18
 """Logits held at a time by :func:`full_softmax_loss`: 3 MB, which stays in the cache of a core."""
 
 
-def next_token_loss(log_probs_NL: torch.Tensor, reduction: Literal["sum", "mean"]) -> torch.Tensor:
+def next_token_loss(code_losses_NL: torch.Tensor, reduction: Literal["sum", "mean"]) -> torch.Tensor:
     """Negative log-likelihood of the target codes, mean over targets.
 
     Args:
-        log_probs_NL: Log-probabilities of the codes of N target items.
+        code_losses_NL: Cross-entropy of each code of N target items.
         reduction: ``sum`` over an item's codes (OneRec v1, eq. 4) or their ``mean`` (OneRec-V2).
 
     Example:
-        >>> log_probs = torch.log(torch.tensor([[0.5, 0.25], [1.0, 0.5]]))
-        >>> round(next_token_loss(log_probs, "sum").item(), 4)  # (ln 2 + ln 4 + ln 1 + ln 2) / 2
+        >>> losses = -torch.log(torch.tensor([[0.5, 0.25], [1.0, 0.5]]))
+        >>> round(next_token_loss(losses, "sum").item(), 4)  # (ln 2 + ln 4 + ln 1 + ln 2) / 2
         1.3863
     """
-    per_item = log_probs_NL.sum(-1) if reduction == "sum" else log_probs_NL.mean(-1)
-    return -per_item.mean()
+    per_item = code_losses_NL.sum(-1) if reduction == "sum" else code_losses_NL.mean(-1)
+    return per_item.mean()
 
 
 class _FullSoftmaxLoss(torch.autograd.Function):

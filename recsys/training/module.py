@@ -54,10 +54,10 @@ class PolicyModule(lightning.LightningModule):
         """Sum of next-token loss and weighted dense loss."""
         hidden, query_BPD = self.policy(batch)
         asked_BPM = batch.target_BPM > 0
-        log_probs = self.policy.code_log_probs(hidden[asked_BPM], batch.target_BPM[asked_BPM])
-        next_token = next_token_loss(log_probs, self.config.loss_reduction)
-        if self.config.label_smoothing > 0:
-            next_token = next_token + self.config.label_smoothing * self._uniform_gap(hidden[asked_BPM])
+        code_losses = self.policy.code_losses(
+            hidden[asked_BPM], batch.target_BPM[asked_BPM], self.config.label_smoothing
+        )
+        next_token = next_token_loss(code_losses, self.config.loss_reduction)
         loss = next_token
         if self.config.dense_weight > 0:
             dense = self._dense(query_BPD, batch.target_BPM)
@@ -66,14 +66,6 @@ class PolicyModule(lightning.LightningModule):
         self.log("train/next_token", next_token.detach(), prog_bar=True)
         self.log("train/loss", loss.detach())
         return loss
-
-    def _uniform_gap(self, hidden_NLD: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy against uniform codes, the extra term that label smoothing adds."""
-        gaps = []
-        for level in range(self.policy.num_levels):
-            log_probs = self.policy.decoder.code_logits(hidden_NLD[:, level], level).log_softmax(-1)
-            gaps.append(-log_probs.mean(-1))
-        return torch.stack(gaps, -1).sum(-1).mean()
 
     def _dense(self, query_BPD: torch.Tensor, target_BPM: torch.Tensor) -> torch.Tensor:
         """Dense loss of the first item of each point's target, on a random share of the points."""

@@ -48,7 +48,7 @@ def losses(policy: GenerativeRecommender, batch: TrainingBatch) -> tuple[torch.T
     log_probs = policy.code_log_probs(hidden[asked], batch.target_BPM[asked])
     count = int(asked.sum())
     dense = dense_loss(query[asked[..., 0]], policy.item_vectors(), batch.target_BPM[asked])
-    return (next_token_loss(log_probs, "sum") + dense) * count, count
+    return (next_token_loss(-log_probs, "sum") + dense) * count, count
 
 
 def test_all_prefix_training_equals_one_pair_per_target_in_loss_and_gradients(prepared) -> None:

@@ -16,9 +16,9 @@ def test_next_token_loss_by_hand() -> None:
 
     Sums are ln 8 and ln 2, their mean is ln 4 = 1.3863; averaging over the two codes halves it.
     """
-    log_probs = torch.tensor([[0.5, 0.25], [1.0, 0.5]]).log()
-    assert next_token_loss(log_probs, "sum").item() == pytest.approx(math.log(4))
-    assert next_token_loss(log_probs, "mean").item() == pytest.approx(math.log(2))
+    losses = -torch.tensor([[0.5, 0.25], [1.0, 0.5]]).log()
+    assert next_token_loss(losses, "sum").item() == pytest.approx(math.log(4))
+    assert next_token_loss(losses, "mean").item() == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize("block_entries", [1, 100, 1 << 20])
