@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -58,7 +59,28 @@ def connect(uri: str, timeout_s: float = 5.0) -> MlflowClient:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
     with translated_errors(uri):
+        if parts.scheme == "sqlite":
+            _create_database(uri)
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _create_database(uri: str) -> None:
+    """Let MLflow build its tables in a file of another name, then link it into place.
+
+    MLflow needs seconds for its migrations and cannot go on with half of them: a kill in between would leave a database
+    that fails at every later run. The link refuses to replace a database that another process made meanwhile.
+    """
+    from mlflow import MlflowClient
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+    with contextlib.suppress(FileExistsError):
+        os.link(temporary, path)
+    temporary.unlink()
 
 
 @contextmanager

@@ -248,13 +248,23 @@ def explain_write_errors(root: Path) -> Iterator[None]:
     """Turn 'no space' and 'no permission' into an :class:`ArtifactError` that names the folder and the way out."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _is_full(error):
             raise ArtifactError(
                 f"no space left while writing below '{root}' ({error}); free space and run again: finished stages are kept"
             ) from error
+        if not isinstance(error, OSError):
+            raise
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise ArtifactError(
                 f"cannot write below '{root}' ({error}); make it writable or choose another output_dir: nothing was lost"
             ) from error
         raise
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is full; Polars raises its own error without ``errno``, and NumPy names only the bytes it missed."""
+    text = str(error)
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT) or " requested and " in text
+    return "No space left on device" in text or "Disk quota exceeded" in text

@@ -1,0 +1,202 @@
+"""Whole runs as a scheduler sees them: one at a time, killed at any instant, started again, one key changed.
+
+What a finished run says, that a second one has nothing to do, and that the registered model answers like the batch job in
+a process without our command line: ``tests/pipelines/test_cli.py``, class ``TestWholeRun``. ``RECSYS_KILLS=10`` kills more
+often than the three times of an ordinary test run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines.cli import main
+from recsys.contracts.manifest import Artifact, open_artifact
+from tests.journey import tiny_run
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+HALF_BUILT_BYTES = 250_000
+"""Size of MLflow's database somewhere between its first table and its last migration."""
+KILLS = int(os.environ.get("RECSYS_KILLS", "3"))
+COMPARED = {
+    "prepared": ("events.parquet", "history/item.npy", "targets.parquet"),
+    "embeddings": ("fused.npy",),
+    "semantic_ids": ("codes.npy", "codebooks.safetensors"),
+    "policy": ("model/model.safetensors", "model/policy.json", "curves.parquet"),
+    "evaluation": ("metrics.parquet", "per_user.parquet", "comparisons.parquet"),
+}
+"""Files whose bytes must not depend on how often the run was killed; reports with timings in them are left out."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An undisturbed run: its recipe and folder, how long it took, how a second run ended meanwhile."""
+
+    recipe: Path
+    output: Path
+    seconds: float
+    second_code: int
+    second_said: str
+
+
+def start(recipe: Path, output: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start a run in the background; what it says goes to a file, because a full pipe would stop it."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    with log.open("ab") as said:
+        return subprocess.Popen(
+            tiny_run.command(recipe, output), stdout=said, stderr=said, env=environment | {"OMP_NUM_THREADS": "1"}
+        )
+
+
+def wait_until(text: str, log: Path, process: subprocess.Popen[bytes]) -> None:
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.02)
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+@pytest.fixture(autouse=True)
+def no_uri_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Run once to the end; while it trains, a second run tries the same folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    recipe, output, log = tiny_run.write_recipe(folder), folder / "run", folder / "log.txt"
+    log.touch()
+    started = time.monotonic()
+    process = start(recipe, output, log)
+    wait_until("train: running", log, process)
+    second = subprocess.run(tiny_run.command(recipe, output), capture_output=True, text=True, check=False, timeout=120)
+    assert process.poll() is None or second.returncode == 75, "the first run ended before the second began"
+    assert process.wait(timeout=300) == 0, log.read_text()
+    return Finished(recipe, output, time.monotonic() - started, second.returncode, second.stderr)
+
+
+def artifacts(output: Path) -> dict[str, Artifact]:
+    """Open everything below ``output`` that calls itself finished; each must be whole.
+
+    A folder whose name begins with a dot is work in progress, and one without a manifest was never an artefact.
+    """
+    found = [open_artifact(path.parent) for path in (output / "artifacts").glob("*/[!.]*/manifest.json")]
+    return {artifact.manifest.kind: artifact for artifact in found}
+
+
+def compared_bytes(output: Path) -> dict[str, str]:
+    """Digest of each artefact and hash of each compared file, as the manifests record them (and were verified)."""
+    found = {}
+    for kind, artifact in artifacts(output).items():
+        found[kind] = artifact.digest
+        found |= {
+            f"{kind}/{entry.path}": entry.sha256
+            for entry in artifact.manifest.files
+            if entry.path in COMPARED.get(kind, ())
+        }
+    return found
+
+
+def candidates(output: Path) -> pl.DataFrame:
+    rows = pl.read_parquet(artifacts(output)["candidates"].path / "part-*.parquet")
+    return rows.drop("run_id", "scored_at").sort("user_id", "rank")
+
+
+def test_a_second_run_ends_with_75_while_the_first_goes_on(finished: Finished) -> None:
+    assert finished.second_code == 75
+    assert "another run works in" in finished.second_said
+    assert "wait for it, or choose another output_dir" in finished.second_said
+
+
+def test_killed_at_random_instants_it_ends_like_an_undisturbed_run(finished: Finished, tmp_path: Path) -> None:
+    """Kill, look at what lies there, start again; a run that ends before its kill is compared, and another one begins.
+
+    Before the first start, a folder without a manifest lies where the evaluation will go: it must not be read.
+    """
+    expected = compared_bytes(finished.output)
+    assert {f"{kind}/{name}" for kind, names in COMPARED.items() for name in names} < expected.keys()
+    evaluation = artifacts(finished.output)["evaluation"].path.relative_to(finished.output)
+    instants = random.Random(20)
+    outputs, kills = [tmp_path / "run-0"], 0
+    (outputs[0] / evaluation).mkdir(parents=True)
+    (outputs[0] / evaluation / "metrics.parquet").write_bytes(b"half a file")
+    while kills < KILLS:
+        process = start(finished.recipe, outputs[-1], tmp_path / "log.txt")
+        try:
+            assert process.wait(timeout=instants.uniform(0.1, 0.8) * finished.seconds) == 0, (
+                tmp_path / "log.txt"
+            ).read_text()
+            outputs.append(tmp_path / f"run-{len(outputs)}")
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+            kills += 1
+        published = artifacts(outputs[-1])
+        assert all(published[kind].digest == expected[kind] for kind in published)
+    last = start(finished.recipe, outputs[-1], tmp_path / "log.txt")
+    assert last.wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
+    for output in outputs:
+        assert compared_bytes(output) == expected
+        assert candidates(output).equals(candidates(finished.output))
+
+
+CONNECT = """
+import sys
+from serving.mlflow_client import connect
+print(len(connect(sys.argv[1]).search_experiments()))
+"""
+
+
+def test_killed_while_mlflow_builds_its_tables_the_next_run_can_log(tmp_path: Path) -> None:
+    """MLflow cannot go on with half of its migrations, so a kill in between must not leave them where it looks."""
+    command = [sys.executable, "-c", CONNECT, f"sqlite:///{tmp_path}/mlflow.db"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not [
+        path for path in tmp_path.iterdir() if "journal" not in path.name and path.stat().st_size > HALF_BUILT_BYTES
+    ]:
+        assert process.poll() is None, "MLflow was quicker than this test"
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "dependants"),
+    [
+        ("recommend.k=4", set()),
+        ("tokenize.codebook_size=8", {"tokenize", "train", "evaluate", "export"}),
+    ],
+)
+def test_one_key_changed_runs_only_what_depends_on_it(
+    finished: Finished, override: str, dependants: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Candidates follow the champion: they are new when k is, or when the challenger has won."""
+    before = {path: path.stat().st_mtime_ns for path in (finished.output / "artifacts").rglob("*") if path.is_file()}
+    assert call("run", "--config", str(finished.recipe), f"output_dir={finished.output}", override) == 0
+    printed = capsys.readouterr()
+    ran = set(re.findall(r"INFO +(\w+): running", printed.err))
+    won = "(champion)" in printed.out
+    assert ran == dependants | ({"recommend"} if won else set())
+    assert before == {path: path.stat().st_mtime_ns for path in before}
