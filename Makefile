@@ -7,6 +7,8 @@ PYTHON ?= python3
 FLAVOUR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 VENV := .venv
 BIN := $(VENV)/bin
+# test processes, one thread each
+WORKERS ?= 2
 READY := $(VENV)/.installed-$(FLAVOUR)
 # compute threads: more of them than cores make small kernels many times slower, and spinning ones slower still
 export OMP_NUM_THREADS ?= 2
@@ -31,10 +33,10 @@ demo: $(READY)
 	$(BIN)/recsys demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not data"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not data"
 
 check: $(READY)
 	$(BIN)/ruff format --check .

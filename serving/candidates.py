@@ -158,6 +158,14 @@ def _score_shard(
     scorer: Scorer, users: UserHistories, first: int, last: int, k: int, rules: Rules, job: dict[str, str]
 ) -> pl.DataFrame:
     mapped = users.shard(first, last, scorer.info, scorer.catalogue)
+    if mapped.num_unknown.any():
+        logger.warning(
+            "users %d to %d: %d history events of %d users name items that the model does not have; they were left out",
+            first,
+            last - 1,
+            int(mapped.num_unknown.sum()),
+            int((mapped.num_unknown > 0).sum()),
+        )
     rows = scorer.to_frame(mapped.user_ids, scorer.score_histories(mapped.histories, k, rules), mapped.num_unknown)
     names = (Columns.MODEL_NAME, Columns.MODEL_VERSION, Columns.SEMANTIC_ID_DIGEST, Columns.RUN_ID)
     scored_at = datetime.fromisoformat(job[Columns.SCORED_AT])

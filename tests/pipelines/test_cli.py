@@ -309,7 +309,7 @@ class TestWholeRun:
         arguments = [argument.replace(str(tiny_run.folder), str(copy)) for argument in tiny_run.arguments]
         started = time.monotonic()
         assert call(*arguments, f"tracking.uri=http://127.0.0.1:{port}") == 4
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 120  # MLflow alone would go on trying for minutes
         assert "run `recsys run` with the same config again" in capsys.readouterr().err
         assert len(list((copy / "tracking" / "pending").glob("*.json"))) == 7
         assert len(list((copy / "artifacts" / "bundle").glob("[!.]*"))) == 1
