@@ -9,6 +9,7 @@ length ``timestamps`` (UTC microseconds, or Datetime), ``behaviours`` (codes as 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,9 +20,11 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
-from recsys.contracts.event_features import gap_buckets, watch_buckets
+from recsys.contracts.event_features import behaviour_codes, gap_buckets, watch_buckets
 from recsys.data.histories import Histories
 from serving.bundle import Catalogue
+
+logger = logging.getLogger("recsys.serving")
 
 ITEM_IDS: Final = "item_ids"
 OPTIONAL_LISTS: Final = ("timestamps", "behaviours", "watch_ratios")
@@ -57,6 +60,7 @@ def map_frame(frame: pl.DataFrame, catalogue: Catalogue) -> MappedHistories:
         pl.col(Columns.USER_ID), pl.int_range(pl.len()).alias("row"), pl.col(ITEM_IDS).fill_null([]), *present
     )
     _check_lengths(rows, present)
+    _warn_of_missing(present, catalogue)
     events = rows.filter(pl.col(ITEM_IDS).list.len() > 0).drop(Columns.USER_ID).explode([ITEM_IDS, *present])
     item = index_of(events[ITEM_IDS], catalogue.item_ids, "item_ids")
     row = events["row"].to_numpy()
@@ -125,6 +129,21 @@ def _check_columns(frame: pl.DataFrame, catalogue: Catalogue) -> None:
         raise DataError("histories have timestamps, but the model was trained on data without; leave the column out")
 
 
+def _warn_of_missing(present: Sequence[str], catalogue: Catalogue) -> None:
+    """Say what the model was trained with and the caller does not give; the answer stands, but it is a poorer one."""
+    trained_with = {
+        "timestamps": catalogue.vocabulary.has_timestamps,
+        "behaviours": bool(catalogue.vocabulary.signals),
+    }
+    missing = [name for name, used in trained_with.items() if used and name not in present]
+    if missing:
+        logger.warning(
+            "histories lack %s, which the model was trained with; it ranks without, and differently from a batch job "
+            "that has them",
+            " and ".join(missing),
+        )
+
+
 def _check_lengths(rows: pl.DataFrame, present: Sequence[str]) -> None:
     for name in present:
         wrong = rows.filter(pl.col(name).list.len().fill_null(0) != pl.col(ITEM_IDS).list.len())
@@ -157,6 +176,9 @@ def _gaps(events: pl.DataFrame, row: npt.NDArray[np.int64], catalogue: Catalogue
 
 
 def _behaviours(events: pl.DataFrame, catalogue: Catalogue) -> npt.NDArray[np.uint8]:
+    if not catalogue.vocabulary.signals and "behaviours" not in events.columns:
+        # without signals there is one behaviour, and every event of the training data has it
+        return behaviour_codes(np.zeros((len(events), 0), bool))
     if "behaviours" not in events.columns:
         return np.zeros(len(events), np.uint8)
     codes = events["behaviours"].fill_null(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime
 from pathlib import Path
 
@@ -76,3 +77,23 @@ def test_datetimes_and_microseconds_mean_the_same(catalogue: Catalogue) -> None:
 def test_bad_frames_are_refused(catalogue: Catalogue, columns: dict[str, list[object]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         map_frame(pl.DataFrame(columns), catalogue)
+
+
+def test_a_source_without_signals_has_one_behaviour(catalogue: Catalogue) -> None:
+    """Its training events all have code 1 + 0; a frame without behaviours must mean the same, not "not known"."""
+    vocabulary = catalogue.vocabulary.model_copy(update={"signals": (), "num_behaviours": 2})
+    plain = dataclasses.replace(catalogue, vocabulary=vocabulary)
+    frame = pl.DataFrame({"user_id": ["somebody"], "item_ids": [catalogue.item_ids[:2].to_list()]})
+    assert map_frame(frame, plain).histories.behaviour.tolist() == [1, 1]
+
+
+def test_what_the_model_was_trained_with_is_missed_aloud(
+    catalogue: Catalogue, caplog: pytest.LogCaptureFixture
+) -> None:
+    vocabulary = catalogue.vocabulary.model_copy(update={"signals": ("like",), "num_behaviours": 3})
+    frame = pl.DataFrame({"user_id": ["somebody"], "item_ids": [catalogue.item_ids[:2].to_list()]})
+    assert map_frame(frame, dataclasses.replace(catalogue, vocabulary=vocabulary)).histories.behaviour.tolist() == [
+        0,
+        0,
+    ]
+    assert "histories lack" in caplog.text
