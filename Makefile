@@ -53,7 +53,7 @@ journey: $(READY)
 	$(BIN)/python -m pytest -s tests/journey
 
 notebook: $(READY)
-	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 lock: $(READY)
 	@{ sed -n '1,2p' requirements/lock.txt; $(BIN)/python -m pip freeze --all | grep -v -i -E '^-e|@|^recsys-gen|^pip==|^fbgemm' | sed 's/+cpu$$//'; } > requirements/lock.new
