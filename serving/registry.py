@@ -271,4 +271,10 @@ def _input_example(catalogue: Catalogue) -> Any:
     import pandas as pd
 
     items = catalogue.item_ids.head(3).to_list()
-    return pd.DataFrame({Columns.USER_ID: ["7", "8"], "item_ids": [items, items[:1]]})
+    columns: dict[str, list[Any]] = {Columns.USER_ID: ["7", "8"], "item_ids": [items, items[:1]]}
+    if catalogue.vocabulary.has_timestamps:
+        times = [1_700_000_000_000_000 + minute * 60_000_000 for minute in range(len(items))]
+        columns["timestamps"] = [times, times[:1]]
+    if catalogue.vocabulary.signals:  # code 2: the first signal, and no other
+        columns["behaviours"] = [[2] * len(items), [2]]
+    return pd.DataFrame(columns)
