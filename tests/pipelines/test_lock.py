@@ -48,9 +48,8 @@ def test_sigkill_frees_the_lock(tmp_path: Path) -> None:
 
 
 def test_the_lock_is_freed_at_the_end_and_other_folders_are_free(tmp_path: Path) -> None:
-    with run_lock(tmp_path / "a"), run_lock(tmp_path / "b"):
-        with pytest.raises(RunLocked), run_lock(tmp_path / "a"):
-            pytest.fail("two runs held one lock")
+    with run_lock(tmp_path / "a"), run_lock(tmp_path / "b"), pytest.raises(RunLocked), run_lock(tmp_path / "a"):
+        pytest.fail("two runs held one lock")
     with run_lock(tmp_path / "a"):
         assert (tmp_path / "a" / ".lock").exists()
 
