@@ -1,7 +1,8 @@
 # make demo   the main job on the embedded simulator, from nothing to served candidates
 # make test   all tests (the real-data ones too where RECSYS_DATA is set)
 # make check  format, lint, types, import directions, docstring examples
-# Both of the first two create .venv when it is missing, and reuse it when it is there.
+# make bench  every benchmark; result tables go to tests/benchmarks/results
+# The first two create .venv when it is missing, and reuse it when it is there.
 
 PYTHON ?= python3
 FLAVOUR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
@@ -10,18 +11,19 @@ BIN := $(VENV)/bin
 # test processes, one thread each
 WORKERS ?= 2
 READY := $(VENV)/.installed-$(FLAVOUR)
+NATIVE := $(VENV)/.native
 # compute threads: more of them than cores make small kernels many times slower, and spinning ones slower still
 export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test fast check format notebook journey lock clean
+.PHONY: help install demo test fast check format bench notebook journey lock clean
 
 help:
-	@sed -n '1,4p' Makefile
+	@sed -n '1,5p' Makefile
 
-install: $(READY)
+install: $(READY) $(NATIVE)
 
 $(READY): pyproject.toml requirements/$(FLAVOUR).txt requirements/lock.txt requirements/stubs/fbgemm-gpu/pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,13 +31,18 @@ $(READY): pyproject.toml requirements/$(FLAVOUR).txt requirements/lock.txt requi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/$(FLAVOUR).txt 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@touch $@
 
-demo: $(READY)
+# optional: without a C++ compiler this says so, and decoding runs in pure PyTorch
+$(NATIVE): recsys/native/prefix_attention.cpp recsys/native/__init__.py $(READY)
+	@$(BIN)/python -m recsys.native
+	@touch $@
+
+demo: $(READY) $(NATIVE)
 	$(BIN)/recsys demo
 
-test: $(READY)
+test: $(READY) $(NATIVE)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-fast: $(READY)
+fast: $(READY) $(NATIVE)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not data"
 
 check: $(READY)
@@ -49,10 +56,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-journey: $(READY)
+journey: $(READY) $(NATIVE)
 	$(BIN)/python -m pytest -s tests/journey
 
-notebook: $(READY)
+bench: $(READY) $(NATIVE)
+	$(BIN)/python -m tests.benchmarks
+
+notebook: $(READY) $(NATIVE)
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 lock: $(READY)

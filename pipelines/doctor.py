@@ -64,6 +64,7 @@ def examine(output_dir: Path) -> list[Finding]:
         *_packages(versions),
         *check_pairing(versions, cuda_expected=has_nvidia_driver()),
         _import_check(),
+        _native_kernels(),
         *_machine(),
         _text_model(),
         _disk(output_dir),
@@ -182,6 +183,14 @@ def _machine() -> list[Finding]:
             )
         )
     return findings
+
+
+def _native_kernels() -> Finding:
+    from recsys import native
+
+    if native.available():
+        return Finding("ok", "kernels", f"native kernels compiled ({native.library_path().name})")
+    return Finding("note", "kernels", "native kernels are not in use: decoding is slower; python -m recsys.native")
 
 
 def _text_model() -> Finding:

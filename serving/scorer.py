@@ -19,7 +19,7 @@ from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.recommender import Recommender
+from recsys.decoding.recommender import ItemRules, Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.runtime import PlainProgress
 from recsys.semantic_ids.generation import SemanticIds
@@ -89,8 +89,7 @@ class Scorer:
             histories,
             k,
             exclude_seen=rules.exclude_seen,
-            allow=rules.allow,
-            deny=rules.deny,
+            rules=ItemRules(rules.allow, rules.deny),
             rescore=rules.rescore,
             progress=_SILENT,
         )

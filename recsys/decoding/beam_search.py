@@ -3,50 +3,50 @@
 Keys and values of the history are computed once per user; beams are the query axis; a beam's own prefix is found through
 an ancestry table instead of re-ordering caches; scores are gathered only at codes that exist under the beam's prefix.
 Path scores are sums of *unconstrained* log-probabilities: the constraint masks and does not renormalise, as in
-Hugging Face generate, MiniOneRec and ReRe.
+Hugging Face generate, MiniOneRec and ReRe. The loop has a fixed number of steps and never waits for the device.
 
-Legend: B users, W beams, C children of a node, K codes, R closed nodes of a user, M items per session, L levels.
+Legend: B users, W beams, C children of a node, K codes, R closed nodes of a user, M items per session, L levels, N
+candidates of a user, G diversity groups.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 
-from recsys.data.batch import HistoryBatch
-from recsys.decoding.constraints import NO_NODE, SharedRules
-from recsys.decoding.prefix_index import PrefixIndex
-from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
+from recsys.contracts.errors import ConfigError
+from recsys.decoding.constraints import NO_NODE, Quotas, SharedRules
+from recsys.decoding.search_index import SearchIndex
+from recsys.model.beam_cache import BeamCache
+
+History = TypeVar("History", contravariant=True)
 
 
-@dataclass(frozen=True)
-class SearchIndex:
-    """A prefix index as tensors of one device."""
+class SearchState(Protocol):
+    """What the search needs to know of a batch in the middle of decoding."""
 
-    codes: tuple[torch.Tensor, ...]
-    first_child: tuple[torch.Tensor, ...]
-    leaf_item: torch.Tensor
-    max_children: tuple[int, ...]
-
-    @classmethod
-    def of(cls, index: PrefixIndex, device: torch.device | str = "cpu") -> SearchIndex:
-        """Copy the flat arrays to a device; int32 because torch indexes with signed integers."""
-
-        def tensor(array: object) -> torch.Tensor:
-            return torch.as_tensor(array, dtype=torch.int32, device=device)
-
-        return cls(
-            tuple(tensor(codes.astype("int32")) for codes in index.codes),
-            tuple(tensor(pointers.astype("int64")) for pointers in index.first_child),
-            torch.as_tensor(index.leaf_item.astype("int64"), device=device),
-            index.max_children,
-        )
+    visible: torch.Tensor
+    cache: BeamCache
 
     @property
-    def num_levels(self) -> int:
-        """L."""
-        return len(self.codes)
+    def dense_query_BD(self) -> torch.Tensor:
+        """Query of the dense head."""
+
+
+State = TypeVar("State", bound=SearchState)
+
+
+class SearchablePolicy(Protocol[History, State]):
+    """What a model must offer to be searched: :class:`~recsys.model.generative_recommender.GenerativeRecommender` does."""
+
+    def start(self, history: History, /) -> State:
+        """Encode the histories."""
+
+    def next_codes(self, state: State, codes_BW: torch.Tensor | None, /) -> torch.Tensor | None:
+        """Feed codes (``None``: BOS) and return log-probabilities of the next ones, ``[B, W, K]``."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,24 @@ class Beams:
     dense_query: torch.Tensor
 
 
+@dataclass(frozen=True)
+class BatchRules:
+    """What restricts the search for one batch of users.
+
+    Attributes:
+        shared: Rules of the call.
+        segment_B: Segment of each user in ``shared``; ``None`` puts all into the first.
+        closed: Per level, int64 ``[B, R]`` nodes closed by personal rules, from
+            :func:`~recsys.decoding.constraints.dead_nodes`.
+        quotas: Limits per group: on the W items of a next-item search, on the M items of each session.
+    """
+
+    shared: SharedRules | None = None
+    segment_B: torch.Tensor | None = None
+    closed: list[torch.Tensor] | None = None
+    quotas: Quotas | None = None
+
+
 @dataclass
 class _Frontier:
     """Live beams: node of the current level, score, items finished so far."""
@@ -75,106 +93,167 @@ class _Frontier:
 
 @torch.inference_mode()
 def beam_search(
-    policy: GenerativeRecommender,
-    history: HistoryBatch,
+    policy: SearchablePolicy[History, State],
+    history: History,
     index: SearchIndex,
     width: int,
     *,
-    rules: SharedRules | None = None,
-    closed: list[torch.Tensor] | None = None,
+    rules: BatchRules | None = None,
     num_items: int = 1,
+    widths: Sequence[int] | None = None,
+    diversity_groups: int = 1,
 ) -> Beams:
     """Find the ``width`` most probable items, or sessions of ``num_items`` different items.
 
     Exact in the sense of beam search: at every level the best ``width`` allowed prefixes survive; with ``width`` at
     least the number of items (next-item form) it is exhaustive search. A prefix survives only if an allowed item lies
-    below it, so no beam is lost to a rule. Fewer than ``width`` allowed items give fewer rows, never an illegal one.
+    below it, so no beam is lost to a shared or personal rule. (In a session a prefix can still die when all that lies
+    below it is in the session already.) Fewer than ``width`` allowed items give fewer rows, never an illegal one.
 
     Args:
-        rules: Shared rules of the call.
-        closed: Per level, int64 ``[B, R]`` nodes closed by personal rules, from
-            :func:`~recsys.decoding.constraints.dead_nodes`.
         num_items: M; an item already in the session is not repeated.
+        widths: Beams while each of the M items is generated, for example wide for the first and narrow afterwards;
+            ``None`` takes ``width`` for all.
+        diversity_groups: G; after the first item the G best beams each found a group of ``width / G`` sessions that
+            compete among themselves only, so the answer holds sessions with G different first items. Plain session beams
+            tend to differ in their last item alone.
+
+    Raises:
+        ConfigError: ``widths`` or ``diversity_groups`` do not fit ``width`` and ``num_items``.
     """
+    rules = rules or BatchRules()
+    widths = _check_shape(width, num_items, widths, diversity_groups)
     state = policy.start(history)
-    users, device = len(history), state.visible.device
+    users, device = len(state.visible), state.visible.device
     frontier = _Frontier(
         node=torch.zeros(users, 1, dtype=torch.int64, device=device),
         score=torch.zeros(users, 1, device=device),
         items=torch.empty(users, 1, 0, dtype=torch.int64, device=device),
     )
-    for _ in range(num_items):
+    for place, item_width in enumerate(widths):
         codes: torch.Tensor | None = None
+        groups = diversity_groups if place else 1
         for level in range(index.num_levels):
-            frontier, codes, parent = _extend(policy, state, frontier, index, level, width, codes, rules, closed)
+            log_probs_BWK = policy.next_codes(state, codes)
+            assert log_probs_BWK is not None
+            frontier, codes, parent = _extend(log_probs_BWK, frontier, index, level, item_width, groups, rules)
             state.cache.reorder(parent)
         found = index.leaf_item[frontier.node].masked_fill(frontier.score == -torch.inf, -1)
         frontier.items = torch.cat([frontier.items, found[..., None]], dim=2)
-        if frontier.items.shape[2] < num_items:
+        if place + 1 < num_items:
+            if place == 0 and diversity_groups > 1:  # beams are sorted: the first G found the groups
+                frontier = _Frontier(*(part[:, :diversity_groups] for part in vars(frontier).values()))
+                assert codes is not None
+                codes = codes[:, :diversity_groups]
+                own = torch.arange(codes.shape[1], device=device).expand(users, -1)
+                state.cache.reorder(own)
             policy.next_codes(state, codes)  # the last code is fed; what follows it is a forced BOS
         frontier.node = torch.zeros_like(frontier.node)
-    dead = frontier.score == -torch.inf
-    return Beams(frontier.items.masked_fill(dead[..., None], -1), frontier.score, state.dense_query_BD)
+    items, scores = frontier.items, frontier.score
+    if diversity_groups > 1:
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        items = items.gather(1, order[..., None].expand_as(items))
+    dead = scores == -torch.inf
+    return Beams(items.masked_fill(dead[..., None], -1), scores, state.dense_query_BD)
+
+
+def _check_shape(width: int, num_items: int, widths: Sequence[int] | None, diversity_groups: int) -> Sequence[int]:
+    widths = [width] * num_items if widths is None else widths
+    if len(widths) != num_items or min(widths) < 1:
+        raise ConfigError(f"beam widths per item are {list(widths)}, expected {num_items} numbers of at least 1")
+    if diversity_groups > 1 and num_items == 1:
+        raise ConfigError(f"diversity_groups is {diversity_groups}, but groups need sessions of at least 2 items")
+    if any(later % diversity_groups for later in widths[1:]) or diversity_groups > widths[0]:
+        raise ConfigError(
+            f"diversity_groups is {diversity_groups}, expected a divisor of the beam widths {list(widths[1:])}, "
+            f"at most {widths[0]}"
+        )
+    return widths
 
 
 def _extend(
-    policy: GenerativeRecommender,
-    state: DecodingState,
+    log_probs_BWK: torch.Tensor,
     frontier: _Frontier,
     index: SearchIndex,
     level: int,
     width: int,
-    codes_BW: torch.Tensor | None,
-    rules: SharedRules | None,
-    closed: list[torch.Tensor] | None,
+    groups: int,
+    rules: BatchRules,
 ) -> tuple[_Frontier, torch.Tensor, torch.Tensor]:
     """Advance all beams by one code; return the new frontier, its codes and its parents, ``[B, W']`` each."""
-    log_probs_BWK = policy.next_codes(state, codes_BW)
-    assert log_probs_BWK is not None
-    child_BWC, exists_BWC = _children(frontier.node, index, level)
-    code_BWC = index.codes[level][child_BWC].long()
+    child_BWC, allowed_BWC = index.children(frontier.node, level)
+    code_BWC = index.codes[level][child_BWC]
     score_BWC = frontier.score[..., None] + log_probs_BWK.gather(2, code_BWC)
-    if rules is not None and rules.alive is not None:
-        exists_BWC = exists_BWC & rules.alive[level].to(child_BWC.device)[child_BWC]
-    if level == index.num_levels - 1 and frontier.items.shape[2]:
+    if rules.shared is not None and rules.shared.alive is not None:
+        allowed_BWC = allowed_BWC & _alive(rules.shared.alive[level], rules.segment_B, child_BWC)
+    last = level == index.num_levels - 1
+    if last and frontier.items.shape[2]:
         item_BWC = index.leaf_item[child_BWC]
-        exists_BWC = exists_BWC & (item_BWC[..., None] != frontier.items[:, :, None]).all(-1)
-    score_BWC = score_BWC.masked_fill(~exists_BWC, -torch.inf)
+        allowed_BWC = allowed_BWC & (item_BWC[..., None] != frontier.items[:, :, None]).all(-1)
+        if rules.quotas is not None:
+            allowed_BWC = allowed_BWC & ~rules.quotas.full(frontier.items, item_BWC)
+    score_BWC = score_BWC.masked_fill(~allowed_BWC, -torch.inf)
 
-    flat_score, flat_child = score_BWC.flatten(1), child_BWC.flatten(1)
-    closed_BR = closed[level].to(flat_child.device) if closed is not None else None
-    # A user's list closes at most R nodes, so the best width + R contain the best `width` open ones. In a session a node
-    # can be reached by every beam, so there all candidates are checked.
-    if closed_BR is not None and closed_BR.shape[1]:
-        shared_prefixes = frontier.items.shape[2] > 0
-        reach = flat_score.shape[1] if shared_prefixes else min(width + closed_BR.shape[1], flat_score.shape[1])
-        flat_score, picked = flat_score.topk(reach, dim=1)
-        flat_child = flat_child.gather(1, picked)
-        flat_score = flat_score.masked_fill(_is_in(flat_child, closed_BR), -torch.inf)
-        score, best = flat_score.topk(min(width, reach), dim=1)
-        picked = picked.gather(1, best)
-    else:
-        score, picked = flat_score.topk(min(width, flat_score.shape[1]), dim=1)
+    closed_BR = rules.closed[level].to(child_BWC.device) if rules.closed is not None else None
+    list_quotas = rules.quotas if last and not frontier.items.shape[2] else None
+    in_session = frontier.items.shape[2] > 0
+    score, picked = _select(score_BWC, child_BWC, width, groups, in_session, closed_BR, list_quotas, index)
     parent = picked // score_BWC.shape[2]
     node = child_BWC.flatten(1).gather(1, picked)
     items = frontier.items.gather(1, parent[..., None].expand(-1, -1, frontier.items.shape[2]))
     return _Frontier(node, score, items), code_BWC.flatten(1).gather(1, picked), parent
 
 
-def _children(node_BW: torch.Tensor, index: SearchIndex, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Child nodes at ``level`` of every beam's node, ``[B, W, C]``, and which of them exist."""
-    fan_out = torch.arange(index.max_children[level], device=node_BW.device)
-    if level == 0:
-        child = fan_out.expand(*node_BW.shape, -1)
-        return child, torch.ones_like(child, dtype=torch.bool)
-    pointers = index.first_child[level - 1]
-    child = pointers[node_BW].long()[..., None] + fan_out
-    exists = child < pointers[node_BW + 1].long()[..., None]
-    return child.masked_fill(~exists, 0), exists
+def _select(
+    score_BWC: torch.Tensor,
+    child_BWC: torch.Tensor,
+    width: int,
+    groups: int,
+    in_session: bool,
+    closed_BR: torch.Tensor | None,
+    quotas: Quotas | None,
+    index: SearchIndex,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pick the best open candidates; return scores and places in the flattened ``[W * C]``, ``[B, W']`` each."""
+    score_BN, child_BN = score_BWC.flatten(1), child_BWC.flatten(1)
+    if quotas is not None:  # a quota looks at the whole order, so everything is sorted
+        if closed_BR is not None:
+            score_BN = score_BN.masked_fill(_is_in(child_BN, closed_BR), -torch.inf)
+        score_BN, order = score_BN.sort(dim=1, descending=True)
+        item_BN = index.leaf_item[child_BN.gather(1, order)].masked_fill(score_BN == -torch.inf, -1)
+        score, best = score_BN.masked_fill(quotas.over(item_BN), -torch.inf).topk(min(width, score_BN.shape[1]), dim=1)
+        return score, order.gather(1, best)
+    if groups > 1:
+        if closed_BR is not None:
+            score_BN = score_BN.masked_fill(_is_in(child_BN, closed_BR), -torch.inf)
+        score_BGN = score_BN.unflatten(1, (groups, -1))
+        score, best = score_BGN.topk(min(width // groups, score_BGN.shape[2]), dim=2)
+        first = torch.arange(groups, device=best.device)[:, None] * score_BGN.shape[2]
+        return score.flatten(1), (best + first).flatten(1)
+    if closed_BR is None or closed_BR.shape[1] == 0:
+        score, best = score_BN.topk(min(width, score_BN.shape[1]), dim=1)
+        return score, best
+    # A user's list closes at most R nodes, so the best width + R contain the best `width` open ones. In a session several
+    # beams can reach the same node, so there all candidates are checked.
+    reach = score_BN.shape[1] if in_session else min(width + closed_BR.shape[1], score_BN.shape[1])
+    score_BN, order = score_BN.topk(reach, dim=1)
+    score_BN = score_BN.masked_fill(_is_in(child_BN.gather(1, order), closed_BR), -torch.inf)
+    score, best = score_BN.topk(min(width, reach), dim=1)
+    return score, order.gather(1, best)
+
+
+def _alive(alive_SV: torch.Tensor, segment_B: torch.Tensor | None, child_BWC: torch.Tensor) -> torch.Tensor:
+    """Whether each child leads to an item that its user's segment allows; V nodes of the level."""
+    alive_SV = alive_SV.to(child_BWC.device)
+    if segment_B is None:
+        return alive_SV[0][child_BWC]
+    return alive_SV.flatten()[child_BWC + segment_B[:, None, None] * alive_SV.shape[1]]
 
 
 def _is_in(nodes_BN: torch.Tensor, closed_BR: torch.Tensor) -> torch.Tensor:
     """Whether each node is on its user's list; a sorted search keeps this linear in N."""
+    if closed_BR.shape[1] == 0:
+        return torch.zeros_like(nodes_BN, dtype=torch.bool)
     ordered = closed_BR.masked_fill(closed_BR == NO_NODE, torch.iinfo(torch.int64).max).sort(dim=1).values
     place = torch.searchsorted(ordered, nodes_BN.contiguous()).clamp(max=ordered.shape[1] - 1)
     return ordered.gather(1, place) == nodes_BN

@@ -18,4 +18,13 @@ class DecodeConfig(FrozenConfig):
     """Served score = dense log-score + generative_weight * beam log-probability."""
     exclude_seen: bool = True
     rows_per_batch: int = Field(default=3200, ge=1)
-    """Users times beams decoded together; bounds memory whatever the number of users (perf.md, design 7)."""
+    """Users times beams decoded together; bounds memory whatever the number of users."""
+    diversity_groups: int = Field(default=1, ge=1)
+    """Sessions only: this many different first items, each with an equal share of the beams."""
+    later_item_width: int | None = Field(default=None, ge=1)
+    """Sessions only: beams from the second item on; ``None`` keeps ``beam_width``."""
+
+    def session_widths(self, width: int, num_items: int) -> list[int]:
+        """Beams while each of a session's items is generated; the last item needs ``width`` of them for the answer."""
+        later = self.later_item_width or width
+        return [width, *[later] * (num_items - 2), width] if num_items > 1 else [width]

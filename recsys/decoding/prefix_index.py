@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,21 +20,54 @@ import numpy.typing as npt
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.contracts.manifest import read_json, write_json
 
+BLOCK: Final = 16
+"""Nodes that share one full-width pointer in :class:`Pointers`."""
+
+
+@dataclass(frozen=True)
+class Pointers:
+    """First child of every node of a level, packed: one uint32 per block of nodes and one small offset per node.
+
+    Attributes:
+        base: uint32 ``[blocks]``, the pointer of each block's first node.
+        offset: uint8, uint16 or uint32 ``[nodes + 1]``, to be added to the block's base.
+    """
+
+    base: npt.NDArray[np.uint32]
+    offset: npt.NDArray[np.unsignedinteger[Any]]
+
+    @classmethod
+    def pack(cls, pointers: npt.NDArray[np.int64]) -> Pointers:
+        """Pack rising pointers, ``[nodes + 1]``."""
+        base = pointers[::BLOCK]
+        offset = pointers - np.repeat(base, BLOCK)[: len(pointers)]
+        return cls(base.astype(np.uint32), offset.astype(np.min_scalar_type(int(offset.max()))))
+
+    def full(self) -> npt.NDArray[np.int64]:
+        """Unpack, ``[nodes + 1]``."""
+        return np.repeat(self.base.astype(np.int64), BLOCK)[: len(self.offset)] + self.offset
+
+    @property
+    def nbytes(self) -> int:
+        """Size of both arrays."""
+        return self.base.nbytes + self.offset.nbytes
+
 
 @dataclass(frozen=True)
 class PrefixIndex:
     """Flat prefix tree of L levels.
 
     Attributes:
-        codes: Per level, uint16 ``[nodes_l]``: the code that leads into each node; ascending within one parent.
-        first_child: Per level but the last, uint32 ``[nodes_l + 1]`` into the next level's nodes.
+        codes: Per level, uint8 (K up to 256) or uint16 ``[nodes_l]``: the code that leads into each node; ascending within
+            one parent.
+        first_child: Per level but the last, pointers into the next level's nodes.
         leaf_item: uint32 ``[items]``: item_index of each leaf (node of the last level).
         level_sizes: K per level.
         max_children: Per level, the largest number of children of one parent (``max_children[0]`` is the root's).
     """
 
-    codes: tuple[npt.NDArray[np.uint16], ...]
-    first_child: tuple[npt.NDArray[np.uint32], ...]
+    codes: tuple[npt.NDArray[np.unsignedinteger[Any]], ...]
+    first_child: tuple[Pointers, ...]
     leaf_item: npt.NDArray[np.uint32]
     level_sizes: tuple[int, ...]
     max_children: tuple[int, ...]
@@ -74,7 +108,7 @@ class PrefixIndex:
                 f"prefix index: item_index {item} has code {codes_IL[item, level]} at level {level}, "
                 f"expected 0..{level_sizes[level] - 1}; tokenize again"
             )
-        order = np.lexsort(codes_IL.T[::-1])
+        order = _sorted_order(codes_IL, level_sizes)
         ordered = codes_IL[order]
         new_node = np.zeros(num_items, bool)
         new_node[0] = True
@@ -82,11 +116,11 @@ class PrefixIndex:
         for level in range(num_levels):
             new_node[1:] |= ordered[1:, level] != ordered[:-1, level]
             starts = np.flatnonzero(new_node)
-            level_codes.append(ordered[starts, level].astype(np.uint16))
-            pointers = np.searchsorted(starts, starts_above).astype(np.uint32)
+            level_codes.append(ordered[starts, level].astype(np.uint8 if level_sizes[level] <= 256 else np.uint16))
+            pointers = np.searchsorted(starts, starts_above)
             max_children.append(int(np.diff(pointers).max()))
             if level:
-                first_child.append(pointers)
+                first_child.append(Pointers.pack(pointers))
             starts_above = np.append(starts, num_items)
         if len(starts) != num_items:
             repeated = int(num_items - len(starts))
@@ -98,9 +132,9 @@ class PrefixIndex:
     def leaf_counts(self, leaves: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
         """Count, for every node of every level, the marked leaves below it."""
         counts = [leaves.astype(np.int64)]
-        for pointers in reversed(self.first_child):
-            total = np.concatenate([[0], np.cumsum(counts[0])])
-            counts.insert(0, total[pointers[1:].astype(np.int64)] - total[pointers[:-1].astype(np.int64)])
+        for packed in reversed(self.first_child):
+            total, pointers = np.concatenate([[0], np.cumsum(counts[0])]), packed.full()
+            counts.insert(0, total[pointers[1:]] - total[pointers[:-1]])
         return counts
 
     def save(self, folder: Path) -> None:
@@ -109,7 +143,8 @@ class PrefixIndex:
         for level, codes in enumerate(self.codes):
             np.save(folder / f"codes_{level}.npy", codes)
         for level, pointers in enumerate(self.first_child):
-            np.save(folder / f"first_child_{level}.npy", pointers)
+            np.save(folder / f"child_base_{level}.npy", pointers.base)
+            np.save(folder / f"child_offset_{level}.npy", pointers.offset)
         np.save(folder / "leaf_item.npy", self.leaf_item)
         write_json(folder / "index.json", {"level_sizes": self.level_sizes, "max_children": self.max_children})
 
@@ -123,9 +158,27 @@ class PrefixIndex:
         spec = read_json(folder / "index.json")
         levels = len(spec["level_sizes"])
         try:
-            codes = tuple(np.load(folder / f"codes_{level}.npy", mmap_mode="r") for level in range(levels))
-            pointers = tuple(np.load(folder / f"first_child_{level}.npy", mmap_mode="r") for level in range(levels - 1))
-            leaf_item = np.load(folder / "leaf_item.npy", mmap_mode="r")
+            codes = tuple(_map(folder / f"codes_{level}.npy") for level in range(levels))
+            pointers = tuple(
+                Pointers(_map(folder / f"child_base_{level}.npy"), _map(folder / f"child_offset_{level}.npy"))
+                for level in range(levels - 1)
+            )
+            leaf_item = _map(folder / "leaf_item.npy")
         except (OSError, ValueError) as error:
             raise ArtifactError(f"prefix index in '{folder}' cannot be opened: {error}; tokenize again") from error
         return cls(codes, pointers, leaf_item, tuple(spec["level_sizes"]), tuple(spec["max_children"]))
+
+
+def _sorted_order(codes_IL: npt.NDArray[np.integer], level_sizes: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Order of the items by their codes, first level first."""
+    if np.prod([float(size) for size in level_sizes]) < 2.0**63:  # all codes fit one number, whose sort is far cheaper
+        key = codes_IL[:, 0].astype(np.int64)
+        for level in range(1, len(level_sizes)):
+            key = key * level_sizes[level] + codes_IL[:, level]
+        return np.argsort(key)
+    return np.lexsort(codes_IL.T[::-1])
+
+
+def _map(path: Path) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array

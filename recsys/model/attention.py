@@ -5,9 +5,14 @@ Legend: N rows, T query positions, S key positions, A heads, C = D / A channels 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values of a memory for one layer, ``[N, A, S, C]`` each."""
 
 
 def attend(q_NATC: torch.Tensor, k_NASC: torch.Tensor, v_NASC: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -16,9 +21,9 @@ def attend(q_NATC: torch.Tensor, k_NASC: torch.Tensor, v_NASC: torch.Tensor, mas
     Args:
         mask: Boolean, true where a query may look, broadcastable to ``[N, A, T, S]``; every query must see something.
     """
-    if q_NATC.is_cuda:
+    if q_NATC.is_cuda or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q_NATC, k_NASC, v_NASC, attn_mask=mask)
-    # on a CPU the fused kernel gains nothing at these lengths, and loses with masks that are not causal
+    # training on a CPU: the fused kernel gains nothing at these lengths, and loses with masks that are not causal
     scores = torch.matmul(q_NATC * q_NATC.shape[-1] ** -0.5, k_NASC.transpose(-1, -2))
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
@@ -40,7 +45,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_width = num_heads, width // num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
@@ -70,20 +75,21 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def keys_values(self, memory_NSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Project the memory once; the result serves every decoder position and every beam, ``[N, A, S, C]`` each."""
-        n, s, d = memory_NSD.shape
-        k, v = self.key_value(memory_NSD).view(n, s, 2, self.num_heads, d // self.num_heads).unbind(2)
-        return k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
-
-    def forward(
-        self, x_NTD: torch.Tensor, keys_values: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, x_NTD: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor) -> torch.Tensor:
         """Attend; ``mask`` is true where a query may look, broadcastable to ``[N, A, T, S]``."""
         n, t, d = x_NTD.shape
         q = self.query(x_NTD).view(n, t, self.num_heads, d // self.num_heads).transpose(1, 2)
         mixed = attend(q, *keys_values, mask)
         return self.out(mixed.transpose(1, 2).reshape(n, t, d))
+
+
+def project_memory(layers: Sequence[CrossAttention], memory_NSD: torch.Tensor) -> list[KeysValues]:
+    """Keys and values of all layers by one matrix product; they serve every decoder position and every beam."""
+    n, s = memory_NSD.shape[:2]
+    weight = torch.cat([layer.key_value.weight for layer in layers])
+    projected = F.linear(memory_NSD, weight).view(n, s, len(layers), 2, layers[0].num_heads, -1)
+    keys_values = projected.permute(2, 3, 0, 4, 1, 5)  # [layers, 2, N, A, S, C]
+    return [(layer[0].contiguous(), layer[1].contiguous()) for layer in keys_values]
 
 
 class FeedForward(nn.Module):

@@ -46,7 +46,72 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "max_history": 256,
         "encoder_attention": "bidirectional",
     },
+    # the 0.935B model of OneRec's technical report (arXiv 2506.13695, section 2.2.1 and Table 1): a user as 405 positions
+    # of four pathways, whatever the length of the history
+    "tr_0.9b": {
+        "width": 1024,
+        "num_heads": 8,
+        "num_encoder_layers": 4,
+        "num_decoder_layers": 4,
+        "ffn_width": 2048,
+        "num_experts": 24,
+        "expert_width": 2816,
+        "max_history": 2000,
+        "features": ("item", "codes", "author", "category", "behaviour", "gap", "watch", "user"),
+        "encoder": "pathways",
+        "encoder_attention": "bidirectional",
+    },
+    # the dense 1B model of OneRec-V2 (arXiv 2508.20900, Tables 2 to 4): no encoder, keys and values straight from the
+    # context. Published comparisons use 512 context positions, production 3000
+    "v2_1b": {
+        "width": 1792,
+        "num_heads": 14,
+        "num_encoder_layers": 0,
+        "num_decoder_layers": 18,
+        "ffn_width": 7168,
+        "num_experts": 1,
+        "experts_per_token": 1,
+        "expert_width": 1792,
+        "num_dense_blocks": 18,
+        "max_history": 512,
+        "features": ("item", "codes", "author", "category", "behaviour", "gap", "watch", "user"),
+        "decoder": "lazy",
+    },
+    # the tiny model with the encoder of tr_0.9b
+    "tiny_pathways": {
+        "width": 64,
+        "num_heads": 4,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "ffn_width": 128,
+        "num_experts": 4,
+        "expert_width": 128,
+        "max_history": 50,
+        "encoder": "pathways",
+        "encoder_attention": "bidirectional",
+        "short_events": 10,
+        "positive_events": 16,
+        "lifelong_queries": 8,
+        "lifelong_layers": 1,
+    },
+    # the tiny model with the decoder of v2_1b, two of its four blocks sparse; as many blocks as tiny has on both sides
+    "tiny_lazy": {
+        "width": 64,
+        "num_heads": 4,
+        "num_encoder_layers": 0,
+        "num_decoder_layers": 4,
+        "ffn_width": 128,
+        "num_experts": 4,
+        "expert_width": 128,
+        "num_dense_blocks": 2,
+        "kv_groups": 2,
+        "max_history": 50,
+        "decoder": "lazy",
+    },
 }
+
+_PATHWAY_FIELDS: Final = ("short_events", "positive_events", "lifelong_queries", "lifelong_layers")
+_LAZY_FIELDS: Final = ("kv_layers", "kv_split", "kv_groups", "num_dense_blocks", "num_shared_experts")
 
 
 class ModelConfig(FrozenConfig):
@@ -54,12 +119,16 @@ class ModelConfig(FrozenConfig):
 
     ``encoder_attention: causal`` lets one pass over a user's sequence supervise every position (all-prefix training);
     ``bidirectional`` is the published form and is trained on one (history, target) pair per row.
+
+    ``encoder: pathways`` reads a history of any length as a fixed number of positions
+    (:class:`~recsys.model.pathways.PathwayEncoder`); ``decoder: lazy`` attends to the context without projecting it in
+    every layer (:class:`~recsys.model.lazy_decoder.LazyDecoder`). Either goes with either.
     """
 
-    preset: Literal["tiny", "small", "paper_v1"] = "tiny"
+    preset: Literal["tiny", "small", "paper_v1", "tr_0.9b", "v2_1b", "tiny_pathways", "tiny_lazy"] = "tiny"
     width: int = Field(gt=0)
     num_heads: int = Field(gt=0)
-    num_encoder_layers: int = Field(gt=0)
+    num_encoder_layers: int = Field(ge=0)
     num_decoder_layers: int = Field(gt=0)
     ffn_width: int = Field(gt=0)
     num_experts: int = Field(ge=1)
@@ -69,6 +138,17 @@ class ModelConfig(FrozenConfig):
     balance_rate: float = Field(default=0.001, ge=0.0)  # step of the loss-free balancing bias; 0 switches it off
     max_history: int = Field(gt=0)
     encoder_attention: Literal["causal", "bidirectional"] = "causal"
+    encoder: Literal["plain", "pathways"] = "plain"
+    short_events: int = Field(default=20, gt=0)  # L_s, the most recent events
+    positive_events: int = Field(default=256, gt=0)  # L_p, the most engaged events
+    lifelong_queries: int = Field(default=128, gt=0)  # N_q, positions that the whole history is compressed to
+    lifelong_layers: int = Field(default=2, gt=0)  # N_l, cross-attention blocks that compress it
+    decoder: Literal["standard", "lazy"] = "standard"
+    kv_layers: int = Field(default=1, gt=0)  # L_kv, different keys and values; blocks in a row share one
+    kv_split: Literal[1, 2] = 1  # S_kv, 2 gives values of their own, 1 uses the keys as values
+    kv_groups: int | None = Field(default=None, gt=0)  # G_kv, heads of keys and values; None is num_heads
+    num_dense_blocks: int = Field(default=0, ge=0)  # the first blocks of the lazy decoder have a dense FFN of ffn_width
+    num_shared_experts: int = Field(default=0, ge=0)  # experts that every token of the lazy decoder's MoE meets
     features: tuple[Feature, ...] = ("item", "codes", "author", "category", "behaviour", "gap", "watch")
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     embedding_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
@@ -90,3 +170,50 @@ class ModelConfig(FrozenConfig):
         if "item" not in self.features and "codes" not in self.features:
             raise ValueError("features must name 'item' or 'codes': without both the model cannot tell items apart")
         return self
+
+    @model_validator(mode="after")
+    def _check_encoder(self) -> ModelConfig:
+        if self.encoder == "plain":
+            self._refuse_changed(_PATHWAY_FIELDS, "encoder", "pathways")
+        elif self.encoder_attention == "causal":
+            raise ValueError(
+                "encoder: pathways cannot be causal: every position of its memory has seen the whole history, the last "
+                "event included, so no prefix of it can be supervised on what came next (all-prefix training); set "
+                "encoder_attention: bidirectional, which trains on one (history, target) pair per row"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_decoder(self) -> ModelConfig:
+        if self.decoder == "standard":
+            self._refuse_changed(_LAZY_FIELDS, "decoder", "lazy")
+            return self
+        if self.num_heads % self.num_kv_groups:
+            raise ValueError(f"kv_groups {self.kv_groups} must divide num_heads {self.num_heads}")
+        if self.kv_layers > self.num_decoder_layers:
+            raise ValueError(f"kv_layers {self.kv_layers} exceeds num_decoder_layers {self.num_decoder_layers}")
+        if self.num_dense_blocks > self.num_decoder_layers:
+            raise ValueError(
+                f"num_dense_blocks {self.num_dense_blocks} exceeds num_decoder_layers {self.num_decoder_layers}"
+            )
+        return self
+
+    def _refuse_changed(self, names: tuple[str, ...], switch: str, needed: str) -> None:
+        """Refuse settings of a part that is not built; a value equal to the default says nothing and passes."""
+        for name in names:
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} is {value}, but belongs to {switch}: {needed} and this model has {switch}: "
+                    f"{getattr(self, switch)}; leave it out (or take another preset), or set {switch}: {needed}"
+                )
+
+    @property
+    def num_kv_groups(self) -> int:
+        """G_kv: heads of the lazy decoder's keys and values."""
+        return self.num_heads if self.kv_groups is None else self.kv_groups
+
+    @property
+    def num_moe_layers(self) -> int:
+        """Decoder blocks with a mixture of experts."""
+        return self.num_decoder_layers - self.num_dense_blocks

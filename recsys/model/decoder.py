@@ -9,37 +9,14 @@ Layout (OneRec v1, eq. 3): ``[BOS] c1 … cL`` for every item, a BOS before each
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
-from recsys.model.attention import CrossAttention, SelfAttention
+from recsys.model.attention import CrossAttention, KeysValues, SelfAttention, project_memory
+from recsys.model.beam_cache import BeamCache
 from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
-from recsys.model.moe import MixtureOfExperts
-
-KeysValues = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass
-class BeamCache:
-    """Keys and values of the beams' own prefixes.
-
-    Every step writes one column block and never moves it: beams are re-ordered in ``ancestry`` alone.
-
-    Attributes:
-        keys, values: Per layer, one ``[B, A, W_t, C]`` tensor per step so far (W_0 = 1: one BOS per user).
-        ancestry: One int64 ``[B, W]`` per step so far: which column of that step's block a beam descends from.
-    """
-
-    keys: list[list[torch.Tensor]]
-    values: list[list[torch.Tensor]]
-    ancestry: list[torch.Tensor]
-
-    def reorder(self, parent_BW: torch.Tensor) -> None:
-        """Let beam ``w`` continue old beam ``parent[w]``."""
-        self.ancestry = [columns.gather(1, parent_BW) for columns in self.ancestry]
+from recsys.model.moe import feed_forward
 
 
 class DecoderBlock(nn.Module):
@@ -52,14 +29,7 @@ class DecoderBlock(nn.Module):
         self.cross_norm = nn.RMSNorm(config.width)
         self.cross_attention = CrossAttention(config.width, config.num_heads)
         self.moe_norm = nn.RMSNorm(config.width)
-        self.moe = MixtureOfExperts(
-            config.width,
-            config.num_experts,
-            config.expert_width,
-            config.experts_per_token,
-            renormalise=config.renormalise_gates,
-            init_std=config.init_std,
-        )
+        self.moe = feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -76,29 +46,12 @@ class DecoderBlock(nn.Module):
         self, x_BWD: torch.Tensor, keys_values: KeysValues, visible: torch.Tensor, cache: BeamCache, layer: int
     ) -> torch.Tensor:
         """Advance W beams of B users by one position, beams on the query axis."""
-        q, k, v = (part.transpose(1, 2) for part in self.self_attention.project(self.self_norm(x_BWD)))
-        cache.keys[layer].append(k)
-        cache.values[layer].append(v)
-        mixed = self._attend_to_prefix(q, cache, layer).transpose(1, 2)
-        x_BWD = x_BWD + self.self_attention.out(mixed.reshape(x_BWD.shape))
+        attention = self.self_attention
+        qkv_BWR = attention.qkv(self.self_norm(x_BWD))
+        mixed_BWD = cache.attend(layer, qkv_BWR, attention.num_heads, attention.head_width**-0.5)
+        x_BWD = x_BWD + attention.out(mixed_BWD)
         x_BWD = x_BWD + self.cross_attention(self.cross_norm(x_BWD), keys_values, visible)
         return x_BWD + self.moe(self.moe_norm(x_BWD))
-
-    def _attend_to_prefix(self, q_BAWC: torch.Tensor, cache: BeamCache, layer: int) -> torch.Tensor:
-        """Attend over the columns that each beam descends from, and over its own new one."""
-        scale = q_BAWC.shape[-1] ** -0.5
-        scores, values = [], []
-        for step, columns_BW in enumerate(cache.ancestry):
-            index = columns_BW[:, None, :, None].expand(-1, q_BAWC.shape[1], -1, q_BAWC.shape[-1])
-            scores.append((q_BAWC * cache.keys[layer][step].gather(2, index)).sum(-1) * scale)
-            values.append(cache.values[layer][step].gather(2, index))
-        scores.append((q_BAWC * cache.keys[layer][-1]).sum(-1) * scale)
-        values.append(cache.values[layer][-1])
-        weights = torch.stack(scores).softmax(0)
-        mixed = weights[0, ..., None] * values[0]
-        for weight, value in zip(weights[1:], values[1:], strict=True):
-            mixed = mixed + weight[..., None] * value
-        return mixed
 
 
 class SessionDecoder(nn.Module):
@@ -123,7 +76,7 @@ class SessionDecoder(nn.Module):
 
     def keys_values(self, memory_BSD: torch.Tensor) -> list[KeysValues]:
         """Cross-attention keys and values of every layer, computed once per user."""
-        return [block.cross_attention.keys_values(memory_BSD) for block in self.layers()]
+        return project_memory([block.cross_attention for block in self.layers()], memory_BSD)
 
     def forward(
         self, codes_BPML: torch.Tensor, keys_values: list[KeysValues], visible_BP: torch.Tensor
@@ -167,7 +120,7 @@ class SessionDecoder(nn.Module):
 
     def start(self) -> BeamCache:
         """Return an empty cache for :meth:`step`."""
-        return BeamCache([[] for _ in self.blocks], [[] for _ in self.blocks], [])
+        return BeamCache.empty(len(self.blocks))
 
     def step(
         self,
@@ -188,13 +141,11 @@ class SessionDecoder(nn.Module):
             ``[B, W, D]``, normalised, ready for :meth:`code_logits`.
         """
         if codes_BW is None:
-            width = cache.ancestry[0].shape[1] if cache.ancestry else 1
-            x_BWD = self.bos_D.expand(visible.shape[0], width, -1)
+            x_BWD = self.bos_D.expand(visible.shape[0], cache.width, -1)
         else:
             x_BWD = self.codes(codes_BW, (position % (self.num_levels + 1)) - 1)
         x_BWD = x_BWD + self.position.weight[position]
         for layer, block in enumerate(self.layers()):
             x_BWD = block.step(x_BWD, keys_values[layer], visible, cache, layer)
-        own = torch.arange(x_BWD.shape[1], device=x_BWD.device).expand(x_BWD.shape[0], -1)
-        cache.ancestry.append(own)
+        cache.finish_step()
         return self.norm(x_BWD)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recsys.data.batch import HistoryBatch
+from recsys.data.batch import HistoryBatch, TrainingBatch
 from recsys.model.attention import FeedForward, SelfAttention
 from recsys.model.config import ModelConfig
 from recsys.model.tables import FeatureTables
@@ -127,6 +127,14 @@ class HistoryEncoder(nn.Module):
         for block in self.blocks:
             x_BSD = block(x_BSD, mask)
         return self.norm(x_BSD)
+
+    def last_position(self, batch: HistoryBatch) -> torch.Tensor:
+        """Last real memory position of every user, int64 ``[B]``: the most recent event, or the user where none is."""
+        return batch.lengths_B
+
+    def visible(self, batch: TrainingBatch) -> torch.Tensor:
+        """Last memory position that each prediction point may look at, int64 ``[B, P]``."""
+        return batch.visible_BP
 
     def mask(self, lengths_B: torch.Tensor, width: int) -> torch.Tensor:
         """Which memory positions a position may look at: those before it (causal), or all real ones."""

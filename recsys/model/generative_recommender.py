@@ -18,10 +18,14 @@ from torch import nn
 
 from recsys.contracts.prepared import Vocabulary
 from recsys.data.batch import HistoryBatch, TrainingBatch
+from recsys.model.attention import KeysValues
+from recsys.model.beam_cache import BeamCache
 from recsys.model.config import ModelConfig
-from recsys.model.decoder import BeamCache, KeysValues, SessionDecoder
+from recsys.model.decoder import SessionDecoder
 from recsys.model.encoder import CodeEmbedding, HistoryEncoder, ItemTower
+from recsys.model.lazy_decoder import LazyDecoder
 from recsys.model.moe import MixtureOfExperts
+from recsys.model.pathways import PathwayEncoder
 from recsys.model.tables import FeatureTables
 
 
@@ -81,8 +85,10 @@ class GenerativeRecommender(nn.Module):
         self.tables = FeatureTables(_table_rows(config, vocabulary), config.width, config.init_std)
         self.codes = CodeEmbedding(spec.level_sizes, config.width, config.init_std)
         self.item_tower = ItemTower(config, self.tables, self.codes, catalogue)
-        self.encoder = HistoryEncoder(config, self.tables, self.item_tower)
-        self.decoder = SessionDecoder(config, self.codes, vocabulary.session_length)
+        encoder_class = PathwayEncoder if config.encoder == "pathways" else HistoryEncoder
+        self.encoder = encoder_class(config, self.tables, self.item_tower)
+        decoder_class = LazyDecoder if config.decoder == "lazy" else SessionDecoder
+        self.decoder = decoder_class(config, self.codes, vocabulary.session_length)
         self.dense_query = nn.Linear(config.width, config.width, bias=False)
         self._init_linear_layers(config)
 
@@ -117,8 +123,9 @@ class GenerativeRecommender(nn.Module):
         """
         memory_BSD = self.encoder(batch.history)
         codes_BPML = self.item_tower.codes_IL[batch.target_BPM]
-        hidden = self.decoder(codes_BPML, self.decoder.keys_values(memory_BSD), batch.visible_BP)
-        index = batch.visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
+        visible_BP = self.encoder.visible(batch)
+        hidden = self.decoder(codes_BPML, self.decoder.keys_values(memory_BSD), visible_BP)
+        index = visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
         return hidden, self.dense_query(memory_BSD.gather(1, index))
 
     def code_losses(
@@ -157,8 +164,9 @@ class GenerativeRecommender(nn.Module):
     def start(self, history: HistoryBatch) -> DecodingState:
         """Encode the histories and project all cross-attention keys and values, once per user."""
         memory_BSD = self.encoder(history)
-        visible = torch.arange(memory_BSD.shape[1], device=memory_BSD.device) <= history.lengths_B[:, None]
-        last = history.lengths_B[:, None, None].expand(-1, 1, memory_BSD.shape[-1])
+        last_B1 = self.encoder.last_position(history)[:, None]
+        visible = torch.arange(memory_BSD.shape[1], device=memory_BSD.device) <= last_B1
+        last = last_B1[..., None].expand(-1, 1, memory_BSD.shape[-1])
         return DecodingState(
             keys_values=self.decoder.keys_values(memory_BSD),
             visible=visible[:, None, None],

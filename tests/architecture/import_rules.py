@@ -18,18 +18,20 @@ _CONTRACTS = {"recsys.contracts"}
 _BASE = _CONTRACTS | {"recsys.config", "recsys.runtime"}
 _IDS = _BASE | {"recsys.semantic_ids"}
 _DATA = _IDS | {"recsys.data"}
-_MODEL = _DATA | {"recsys.model"}
+_MODEL = _DATA | {"recsys.native", "recsys.model"}
 _DECODING = _MODEL | {"recsys.decoding"}
-_TRAINING = _DECODING | {"recsys.metrics", "recsys.training"}
+_TRAINING = _DECODING | {"recsys.metrics", "recsys.intervals", "recsys.training"}
 
 ALLOWED: dict[str, set[str]] = {
     "recsys.contracts": set(),
     "recsys.config": _CONTRACTS,
     "recsys.runtime": _CONTRACTS,
     "recsys.metrics": _BASE,
+    "recsys.intervals": _BASE,
     "recsys.semantic_ids": _BASE,
     "recsys.data": _IDS,
-    "recsys.model": _DATA,
+    "recsys.native": set(),
+    "recsys.model": _DATA | {"recsys.native"},
     "recsys.decoding": _MODEL,
     "recsys.training": _TRAINING,
     "recsys.evaluation": _TRAINING,

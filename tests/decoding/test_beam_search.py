@@ -13,7 +13,7 @@ from recsys.contracts.prepared import PreparedData
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.recommender import Recommender
+from recsys.decoding.recommender import ItemRules, Recommender
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.semantic_ids.generation import SemanticIds
@@ -67,7 +67,7 @@ def test_full_width_equals_exhaustive_search(prepared, catalogue, seed, filtered
         if allow is not None:
             expected[row, ~allow] = -np.inf
     found = Recommender(policy, ids, DecodeConfig(beam_width=20, rescore="none")).recommend(
-        histories, 20, exclude_seen=filtered, allow=allow
+        histories, 20, exclude_seen=filtered, rules=ItemRules(allow)
     )
     ordered = -np.sort(-expected, axis=1)
     finite = np.isfinite(ordered)
@@ -178,9 +178,9 @@ def test_refusals(prepared: PreparedData) -> None:
     histories = Histories.of_targets(prepared.history, prepared.all_users())
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=4))
     with pytest.raises(DataError, match="leave no item"):
-        recommender.recommend(histories, 3, deny=np.ones(20, bool))
+        recommender.recommend(histories, 3, rules=ItemRules(deny=np.ones(20, bool)))
     with pytest.raises(DataError, match="expected \\(20,\\)"):
-        recommender.recommend(histories, 3, allow=np.ones(19, bool))
+        recommender.recommend(histories, 3, rules=ItemRules(np.ones(19, bool)))
     other = toy_ids(np.stack([np.arange(20) % 4, np.arange(20) // 4], 1), (4, 5))
     with pytest.raises(ArtifactError, match="other semantic IDs"):
         Recommender(policy, other, DecodeConfig())

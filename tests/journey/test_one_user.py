@@ -24,9 +24,10 @@ from recsys.contracts.manifest import Artifact, ArtifactStore
 from recsys.contracts.prepared import PreparedData, Targets
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
-from recsys.decoding.beam_search import SearchIndex, beam_search
+from recsys.decoding.beam_search import beam_search
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
+from recsys.decoding.search_index import SearchIndex
 from recsys.decoding.recommender import Recommender
 from recsys.metrics import row_metrics
 from recsys.model.checkpoint import load_policy

@@ -1,0 +1,121 @@
+"""Small C++ kernels, compiled on the machine they run on; everything works without them, more slowly.
+
+``python -m recsys.native`` compiles (``make install`` does so); the library lies beside the sources and is loaded on first
+use. It is plain C++ behind a C interface, so it knows nothing of the installed torch and needs no headers but the
+compiler's own. :func:`available` says whether it is in use; ``recsys doctor`` prints it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("prefix_attention.cpp")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-std=c++17", "-shared", "-fPIC", "-pthread")
+SWITCH = "RECSYS_NATIVE"
+"""Environment variable; ``0`` keeps to pure PyTorch."""
+
+_log = logging.getLogger(__name__)
+
+
+def library_path() -> Path:
+    """Where the library of the present source lies; another source or other flags have another name."""
+    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:12]
+    return SOURCE.with_name(f"_kernels_{key}.so")
+
+
+def compile_kernels(compiler: str | None = None) -> Path:
+    """Compile the kernels for this processor and publish the library by rename.
+
+    Raises:
+        RuntimeError: There is no C++ compiler, or it refused the source.
+    """
+    command = compiler or os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if command is None:
+        raise RuntimeError("no C++ compiler (g++ or clang++) found; decoding works without it, in pure PyTorch")
+    target = library_path()
+    partial = target.with_suffix(f".{os.getpid()}.tmp")
+    done = subprocess.run(
+        [command, *FLAGS, str(SOURCE), "-o", str(partial)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        partial.unlink(missing_ok=True)
+        raise RuntimeError(f"{command} could not compile {SOURCE.name}: {done.stderr.strip()[:500]}")
+    partial.replace(target)
+    for other in target.parent.glob("_kernels_*.so"):
+        if other != target:
+            other.unlink(missing_ok=True)
+    return target
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    if os.environ.get(SWITCH) == "0":
+        return None
+    path = library_path()
+    if not path.exists():
+        _log.info("native kernels are not compiled (python -m recsys.native); decoding runs in pure PyTorch")
+        return None
+    library = ctypes.CDLL(str(path))
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.prefix_attention.argtypes = [pointer] * 4 + [number] * 5 + [ctypes.c_float, number, pointer]
+    library.prefix_attention.restype = None
+    return library
+
+
+def available() -> bool:
+    """Whether the kernels are compiled and not switched off."""
+    return _library() is not None
+
+
+def prefix_attention(
+    blocks: list[torch.Tensor],
+    ancestry: list[torch.Tensor],
+    num_heads: int,
+    scale: float,
+    bias_AT: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attend from every beam to its own prefix; the fast twin of :func:`recsys.model.beam_cache.attend_to_prefix`.
+
+    Args:
+        blocks: Per step, contiguous float32 ``[B, W_t, 3 * A * C]`` (query, key, value); the last is the newest.
+        ancestry: Per step but the newest, contiguous int64 ``[B, W]``.
+        bias_AT: Added to the scores of head A and step T.
+
+    Returns:
+        ``[B, W, A * C]``.
+    """
+    library = _library()
+    assert library is not None
+    users, beams, row = blocks[-1].shape
+    steps = len(blocks)
+    out = torch.empty(users, beams, row // 3)
+    assert all(block.is_contiguous() and block.dtype == torch.float32 for block in blocks)
+    assert all(columns.is_contiguous() and columns.shape == (users, beams) for columns in ancestry)
+    block_pointers = (ctypes.c_void_p * steps)(*[block.data_ptr() for block in blocks])
+    ancestry_pointers = (ctypes.c_void_p * steps)(*[columns.data_ptr() for columns in ancestry], None)
+    widths = (ctypes.c_int64 * steps)(*[block.shape[1] for block in blocks])
+    bias = bias_AT.contiguous() if bias_AT is not None else None
+    library.prefix_attention(
+        block_pointers,
+        widths,
+        ancestry_pointers,
+        bias.data_ptr() if bias is not None else None,
+        users,
+        steps,
+        beams,
+        num_heads,
+        row // 3 // num_heads,
+        scale,
+        torch.get_num_threads(),
+        out.data_ptr(),
+    )
+    return out

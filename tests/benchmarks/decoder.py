@@ -1,0 +1,385 @@
+"""Constrained decoding against transformers: speed, share of the matmul roof, cost of the constraint, size of the index.
+
+Run: ``python -m tests.benchmarks.decoder [--threads 1] [--quick]`` (about 15 minutes; ``--quick`` about 3).
+
+The T5 of TIGER (width 128, 4 + 4 layers, 6 heads of 64, feed-forward 1024, four levels of 256 codes), random weights,
+80 tokens in. All contestants decode the same weights and must return the same items and scores; our engine runs them
+through :class:`~tests.benchmarks.t5_policy.T5Policy`. Our own model of the same widths stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PrefixConstrainedLogitsProcessor,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from recsys import native
+from recsys.contracts.prepared import Vocabulary
+from recsys.data.batch import HistoryBatch
+from recsys.decoding.beam_search import Beams, beam_search
+from recsys.decoding.prefix_index import PrefixIndex
+from recsys.decoding.search_index import SearchIndex
+from recsys.model.config import ModelConfig
+from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
+from tests.benchmarks.paired import Timing, alternate, machine, matmul_roof, write_table
+from tests.benchmarks.t5_policy import FIRST_CODE, T5Policy, T5State
+
+LEVELS, CODES, INPUT_ITEMS = 4, 256, 20
+VOCABULARY = FIRST_CODE + LEVELS * CODES
+WIDTH, INNER, HIDDEN, LAYERS = 128, 384, 1024, 4
+
+
+def random_catalogue(items: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Distinct random codes, ``[items, LEVELS]``."""
+    rng = np.random.default_rng(seed)
+    numbers = np.unique(rng.integers(0, CODES**LEVELS, int(items * 1.02) + 10))
+    picked = np.sort(rng.permutation(numbers)[:items])
+    return np.stack(np.unravel_index(picked, (CODES,) * LEVELS), axis=1)
+
+
+def tiger_t5(seed: int = 0) -> T5ForConditionalGeneration:
+    """T5 of the published sizes with random weights."""
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=VOCABULARY,
+        d_model=WIDTH,
+        d_kv=INNER // 6,
+        d_ff=HIDDEN,
+        num_layers=LAYERS,
+        num_decoder_layers=LAYERS,
+        num_heads=6,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        tie_word_embeddings=True,
+    )
+    return T5ForConditionalGeneration(config).eval()
+
+
+def useful_flops(users: int, width: int) -> float:
+    """Multiply-adds times two that the search needs, whoever runs it."""
+    tokens = INPUT_ITEMS * LEVELS
+    layer_linear = 4 * WIDTH * INNER + 2 * WIDTH * HIDDEN
+    encoder = LAYERS * tokens * (layer_linear + 2 * tokens * INNER)
+    cross = LAYERS * tokens * 2 * WIDTH * INNER
+    row = LAYERS * (layer_linear + 2 * WIDTH * INNER + 2 * tokens * INNER + 4 * INNER) + WIDTH * VOCABULARY
+    return 2.0 * users * (encoder + cross + row * (1 + (LEVELS - 1) * width))
+
+
+class PrefixTable:
+    """The usual ``prefix_allowed_tokens_fn``: a dictionary from prefix to allowed tokens."""
+
+    def __init__(self, codes_IL: npt.NDArray[np.int64]) -> None:
+        tokens = codes_IL + FIRST_CODE + CODES * np.arange(LEVELS)
+        self.allowed: dict[tuple[int, ...], list[int]] = {}
+        for level in range(LEVELS):
+            for row in np.unique(tokens[:, : level + 1], axis=0).tolist():
+                self.allowed.setdefault(tuple(row[:-1]), []).append(row[-1])
+
+    def __call__(self, batch: int, sentence: torch.Tensor) -> list[int]:
+        return self.allowed[tuple(sentence[1:].tolist())]
+
+
+class VectorisedMask(LogitsProcessor):
+    """The same constraint without Python per beam: prefixes found by binary search, one mask row per prefix."""
+
+    def __init__(self, codes_IL: npt.NDArray[np.int64]) -> None:
+        self.keys, self.first, self.children = [], [], []
+        numbers = np.zeros(len(codes_IL), np.int64)
+        for level in range(LEVELS):
+            pairs = np.unique(np.stack([numbers, codes_IL[:, level]], 1), axis=0)
+            keys, first = np.unique(pairs[:, 0], return_index=True)
+            self.keys.append(torch.from_numpy(keys))
+            self.first.append(torch.from_numpy(np.append(first, len(pairs))))
+            self.children.append(torch.from_numpy(pairs[:, 1] + FIRST_CODE + CODES * level))
+            numbers = numbers * CODES + codes_IL[:, level]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        level = input_ids.shape[1] - 1
+        number = torch.zeros(len(input_ids), dtype=torch.int64)
+        for done in range(level):
+            number = number * CODES + input_ids[:, done + 1] - FIRST_CODE - CODES * done
+        row = torch.searchsorted(self.keys[level], number)
+        first, last = self.first[level][row], self.first[level][row + 1]
+        counts = last - first
+        where = torch.repeat_interleave(torch.arange(len(row)), counts)
+        inside = torch.arange(int(counts.sum())) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        token = self.children[level][torch.repeat_interleave(first, counts) + inside]
+        masked = torch.full_like(scores, -torch.inf)
+        masked[where, token] = scores[where, token]
+        return masked
+
+
+def generate(
+    model: T5ForConditionalGeneration, tokens: torch.Tensor, width: int, constraint: PrefixTable | VectorisedMask
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Transformers' beam search; returns ``(tokens [B, W, L], scores [B, W])``."""
+    how = (
+        {"logits_processor": LogitsProcessorList([constraint])}
+        if isinstance(constraint, VectorisedMask)
+        else {"prefix_allowed_tokens_fn": constraint}
+    )
+    out = model.generate(
+        tokens,
+        num_beams=width,
+        num_return_sequences=width,
+        max_new_tokens=LEVELS,
+        do_sample=False,
+        length_penalty=0.0,
+        early_stopping=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **how,
+    )
+    return out.sequences[:, 1:].view(len(tokens), width, -1), out.sequences_scores.view(len(tokens), width)
+
+
+def compare_answers(
+    beams: Beams, codes_IL: npt.NDArray[np.int64], theirs: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[int, float]:
+    """Count ranks with another item where the scores are not tied, and the largest score difference.
+
+    A rank is tied when a neighbour's score is within 1e-4: rounding may then decide the order.
+    """
+    items = codes_IL[beams.items[..., 0].numpy()] + FIRST_CODE + CODES * np.arange(LEVELS)
+    same = (torch.from_numpy(items) == theirs[0]).all(-1)
+    scores = theirs[1]
+    gap = (scores[:, 1:] - scores[:, :-1]).abs()
+    tied = torch.zeros_like(same)
+    tied[:, 1:] |= gap < 1e-4
+    tied[:, :-1] |= gap < 1e-4
+    return int((~same & ~tied).sum()), float((beams.scores - scores).abs().max())
+
+
+class Replay:
+    """Answer with recorded log-probabilities, so that what remains of the search is constraint, top-k and bookkeeping."""
+
+    def __init__(self, policy: T5Policy, tokens: torch.Tensor, index: SearchIndex, width: int) -> None:
+        self.recorded: list[torch.Tensor] = []
+        self.state = policy.start(tokens)
+        next_codes = policy.next_codes
+
+        def record(state: T5State, codes: torch.Tensor | None) -> torch.Tensor | None:
+            answer = next_codes(state, codes)
+            assert answer is not None
+            self.recorded.append(answer)
+            return answer
+
+        policy.next_codes = record  # type: ignore[method-assign]
+        beam_search(policy, tokens, index, width)
+        policy.next_codes = next_codes  # type: ignore[method-assign]
+
+    def start(self, _: object) -> T5State:
+        """Hand out a fresh state over the recorded encoder pass."""
+        return dataclasses.replace(self.state, cache=type(self.state.cache)([], []), position=0)
+
+    def next_codes(self, state: T5State, _: torch.Tensor | None) -> torch.Tensor:
+        """Return what was recorded for this step."""
+        state.position += 1
+        return self.recorded[state.position - 1]
+
+
+def own_policy(items: int, dense: bool) -> GenerativeRecommender:
+    """Our own model of T5's widths: the same number of layers, positions and feed-forward FLOPs per token."""
+    hidden = 680  # HIDDEN * 2 / 3, because there are three matrices instead of two
+    config = ModelConfig.model_validate(
+        {
+            "width": WIDTH,
+            "num_heads": 8,
+            "num_encoder_layers": LAYERS,
+            "num_decoder_layers": LAYERS,
+            "ffn_width": hidden,
+            "num_experts": 1 if dense else 8,
+            "experts_per_token": 1 if dense else 2,
+            "expert_width": hidden if dense else hidden // 2,
+            "max_history": INPUT_ITEMS * LEVELS,
+            "features": ("codes",),
+        }
+    )
+    vocabulary = Vocabulary(
+        num_users=1,
+        num_items=items,
+        num_authors=1,
+        num_categories=1,
+        num_behaviours=1,
+        num_gap_buckets=1,
+        num_watch_buckets=1,
+        task="next_item",
+        session_length=1,
+        signals=(),
+        has_timestamps=False,
+    )
+    spec = PolicySpec(model=config, vocabulary=vocabulary, level_sizes=(CODES,) * LEVELS, semantic_id_digest="0" * 64)
+    torch.manual_seed(0)
+    catalogue = torch.from_numpy(np.pad(random_catalogue(items), ((1, 0), (0, 2))))
+    return GenerativeRecommender(spec, catalogue).eval()
+
+
+def own_history(users: int, items: int) -> HistoryBatch:
+    """As many history positions as T5 has input tokens."""
+    length = INPUT_ITEMS * LEVELS
+    zeros = torch.zeros(users, length, dtype=torch.int64)
+    drawn = torch.from_numpy(np.random.default_rng(1).integers(1, items + 1, (users, length)))
+    return HistoryBatch(torch.zeros(users, dtype=torch.int64), drawn, zeros, zeros, zeros, torch.full((users,), length))
+
+
+def speed_rows(
+    cells: list[tuple[int, int, int]], rounds: int
+) -> tuple[list[list[str]], dict[tuple[int, int, int], Timing]]:
+    """One row per (items, batch, width)."""
+    model = tiger_t5()
+    policy = T5Policy(model, (CODES,) * LEVELS)
+    rows, ours = [], {}
+    for items in sorted({cell[0] for cell in cells}):
+        codes = random_catalogue(items)
+        index = SearchIndex.of(PrefixIndex.build(codes, (CODES,) * LEVELS))
+        table, mask = PrefixTable(codes), VectorisedMask(codes)
+        own = {name: own_policy(items, dense) for name, dense in (("own_dense", True), ("own_moe", False))}
+        for _, batch, width in (cell for cell in cells if cell[0] == items):
+            drawn = np.random.default_rng(1).integers(0, items, (batch, INPUT_ITEMS))
+            tokens = torch.from_numpy((codes[drawn] + FIRST_CODE + CODES * np.arange(LEVELS)).reshape(batch, -1))
+            search = partial(beam_search, policy, tokens, index, width)
+            histories = own_history(batch, items)
+            contestants: dict[str, Callable[[], object]] = {
+                "ours": search,
+                "hf_prefix_fn": partial(generate, model, tokens, width, table),
+                "hf_vectorised": partial(generate, model, tokens, width, mask),
+                "own_dense": partial(beam_search, own["own_dense"], histories, index, width),
+                "own_moe": partial(beam_search, own["own_moe"], histories, index, width),
+            }
+            wrong, difference = compare_answers(search(), codes, generate(model, tokens, width, table))
+            timings = alternate(contestants, rounds, warmup=batch == 1)
+            roof = matmul_roof()
+            share = useful_flops(batch, width) / timings["ours"].best / roof
+            ours[items, batch, width] = timings["ours"]
+            rows.append(
+                [
+                    f"{items:,}",
+                    str(batch),
+                    str(width),
+                    f"{batch / timings['ours'].best:.1f}",
+                    timings["ours"].faster_than(timings["hf_prefix_fn"]),
+                    timings["ours"].faster_than(timings["hf_vectorised"]),
+                    f"{share:.0%}",
+                    f"{batch / timings['own_dense'].best:.1f}",
+                    f"{batch / timings['own_moe'].best:.1f}",
+                    f"{wrong} / {difference:.0e}",
+                ]
+            )
+            print("  ".join(rows[-1]), flush=True)
+    return rows, ours
+
+
+def constraint_rows(catalogues: list[int], width: int, batch: int) -> list[list[str]]:
+    """Share of the constraint in decoding, and each step against transformers' prefix function."""
+    model = tiger_t5()
+    policy = T5Policy(model, (CODES,) * LEVELS)
+    rows = []
+    for items in catalogues:
+        codes = random_catalogue(items)
+        built = alternate({"build": lambda codes=codes: PrefixIndex.build(codes, (CODES,) * LEVELS)}, 3)["build"].best
+        flat = PrefixIndex.build(codes, (CODES,) * LEVELS)
+        index = SearchIndex.of(flat)
+        drawn = np.random.default_rng(1).integers(0, items, (batch, INPUT_ITEMS))
+        tokens = torch.from_numpy((codes[drawn] + FIRST_CODE + CODES * np.arange(LEVELS)).reshape(batch, -1))
+        replay = Replay(policy, tokens, index, width)
+        timings = alternate(
+            {
+                "all": partial(beam_search, policy, tokens, index, width),
+                "constraint": partial(beam_search, replay, tokens, index, width),
+            },
+            5,
+        )
+        per_step = "not run"
+        if items <= 1_000_000:
+            processor = PrefixConstrainedLogitsProcessor(PrefixTable(codes), num_beams=width)
+            found = beam_search(policy, tokens, index, width).items[..., 0]
+            prefix = torch.from_numpy(codes[found.numpy()] + FIRST_CODE + CODES * np.arange(LEVELS)).flatten(0, 1)
+            scores = torch.randn(batch * width, VOCABULARY).log_softmax(-1)
+
+            seconds = [
+                alternate({"step": partial(hf_step, processor, prefix[:, :level], scores, batch)}, 3)["step"].best
+                for level in range(1, LEVELS)
+            ]
+            ours = timings["constraint"].best / LEVELS
+            per_step = " / ".join(f"{second / ours:.0f}" for second in seconds)
+        rows.append(
+            [
+                f"{items:,}",
+                f"{built:.3f}",
+                f"{flat.num_bytes / items:.1f}",
+                f"{timings['constraint'].best / timings['all'].best:.1%}",
+                f"{1e3 * timings['constraint'].best / LEVELS:.2f}",
+                per_step,
+            ]
+        )
+        print("  ".join(rows[-1]), flush=True)
+    return rows
+
+
+def hf_step(
+    processor: PrefixConstrainedLogitsProcessor, prefix: torch.Tensor, scores: torch.Tensor, batch: int
+) -> torch.Tensor:
+    """One step of transformers' constraint and its top-k over twice the beams."""
+    allowed = processor(torch.nn.functional.pad(prefix, (1, 0)), scores)
+    return allowed.view(batch, -1).topk(2 * scores.shape[0] // batch, dim=1).values
+
+
+def main() -> None:
+    """Run all parts and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="only 12k items and 32 users")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_grad_enabled(False)
+    print(machine(), "native kernels:", native.available(), flush=True)
+    cells = [(12_000, 32, 50), (12_000, 32, 20), (12_000, 32, 10)]
+    if not arguments.quick:
+        cells += [(12_000, 1, 50), (12_000, 1, 10), (12_000, 128, 50), (1_000_000, 32, 50), (1_000_000, 32, 10)]
+    rows, ours = speed_rows(cells, arguments.rounds)
+    constraint = constraint_rows([12_000] if arguments.quick else [12_000, 1_000_000, 10_000_000], 50, 32)
+    notes = [
+        f"native kernels: {'compiled' if native.available() else 'not compiled (pure PyTorch)'}",
+        "ratios: minimum over rounds, lowest and highest round in brackets; users/s are of this busy machine",
+        "wrong: ranks with another item than transformers where no neighbour's score is within 1e-4, and the largest "
+        "difference of scores",
+        "roof: useful FLOPs of the search per second over those of a 2048 x 2048 float32 product in the same process",
+    ]
+    if (1_000_000, 32, 50) in ours:
+        ratio = ours[12_000, 32, 50].best / ours[1_000_000, 32, 50].best
+        notes.append(f"users/s at 1M items over users/s at 12k, batch 32, beam 50: {ratio:.2f}")
+    header = (
+        "items | batch | beam | users/s | vs HF prefix fn | vs HF vectorised | roof | own dense users/s | "
+        "own MoE users/s | wrong"
+    )
+    table = write_table("decoder", "Constrained decoding", header.split(" | "), rows, notes)
+    header = "items | build s | bytes/item | share of decoding | ms per step | HF prefix fn / ours, steps 1 / 2 / 3"
+    table += write_table(
+        "constraint",
+        "Prefix index and constraint (32 users, beam 50)",
+        header.split(" | "),
+        constraint,
+        [
+            "written by tests.benchmarks.decoder",
+            "constraint: the search with recorded log-probabilities, so everything but the model",
+        ],
+    )
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Segments, quotas, reasons for short answers, session shapes: by hand, against brute force, and refusals."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.prepared import PreparedData
+from recsys.data.histories import Histories
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.constraints import Quotas
+from recsys.decoding.recommender import ItemRules, Recommender
+from recsys.model.config import ModelConfig
+from recsys.training.fit import build_policy
+from tests.decoding.test_beam_search import MODEL, all_item_scores, random_policy
+from tests.toy import ring_prepared, toy_ids
+
+CODES = np.stack([np.arange(20) // 5, np.arange(20) % 5], 1)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> PreparedData:
+    return ring_prepared(tmp_path_factory.mktemp("ring"), users=10, items=20)
+
+
+def everyone(prepared: PreparedData) -> Histories:
+    return Histories.of_targets(prepared.history, prepared.all_users())
+
+
+def test_quota_marks_what_exceeds_it() -> None:
+    """Groups of items 0..5: 1 1 1 2 2 0; limits 2 and 1. Order 1 3 0 4 2 5: item 4 is the second of group 2, item 2 the
+    third of group 1; item 5 has no group."""
+    quotas = Quotas.of(np.array([1, 1, 1, 2, 2, 0]), np.array([0, 2, 1]))
+    assert quotas.over(torch.tensor([[1, 3, 0, 4, 2, 5]])).tolist() == [[False, False, False, True, True, False]]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), filtered=st.booleans(), limit=st.integers(1, 3), seed=st.integers(0, 2))
+def test_every_rule_together_equals_greedy_choice_over_all_items(prepared, data, filtered, limit, seed) -> None:
+    """At full width the answer is: all items by score, illegal ones left out, quotas applied from the top."""
+    ids = toy_ids(CODES, (4, 5))
+    policy = random_policy(prepared, ids, seed)
+    histories = everyone(prepared)
+    bits = st.lists(st.booleans(), min_size=20, max_size=20)
+    allow = np.array([data.draw(bits), data.draw(bits)])
+    if not allow.any():
+        allow[0, 3] = True
+    segments = np.array(data.draw(st.lists(st.integers(0, 1), min_size=10, max_size=10)))
+    group = np.array(data.draw(st.lists(st.integers(0, 3), min_size=20, max_size=20)))
+    rules = ItemRules(allow=allow, segments=segments, quotas=Quotas.of(group, limit))
+    recommender = Recommender(policy, ids, DecodeConfig(beam_width=20, rescore="none", rows_per_batch=60))
+    found = recommender.recommend(histories, 20, exclude_seen=filtered, rules=rules)
+    scores = all_item_scores(policy, histories)
+    shortfalls = {s.row: s for s in recommender.shortfalls(histories, found, exclude_seen=filtered, rules=rules)}
+    for row, seen in enumerate(histories.seen_items()):
+        used: dict[int, int] = {}
+        expected = []
+        legal = [i for i in range(20) if allow[segments[row], i] and not (filtered and i in seen)]
+        for item in sorted(legal, key=lambda i: -scores[row, i]):
+            used[group[item]] = used.get(group[item], 0) + 1
+            if group[item] == 0 or used[group[item]] <= limit:
+                expected.append(item)
+        answer = [item for item in found.items[row].tolist() if item >= 0]
+        np.testing.assert_allclose(scores[row, answer], scores[row, expected], atol=1e-4)
+        assert shortfalls[row].found == len(expected)
+        assert shortfalls[row].unseen == len(legal)
+
+
+def test_reasons_for_short_answers(prepared: PreparedData) -> None:
+    """User 0 has seen items 0..8 (9 events). Segment 0 allows 0..9, segment 1 allows 0..2."""
+    ids = toy_ids(CODES, (4, 5))
+    histories = everyone(prepared).take(np.array([0, 0, 0]))
+    allow = np.zeros((3, 20), bool)
+    allow[0, :10], allow[1, :3], allow[2] = True, True, True
+    rules = ItemRules(allow=allow, segments=np.array([0, 1, 2]))
+    recommender = Recommender(random_policy(prepared, ids), ids, DecodeConfig(beam_width=8))
+    found = recommender.recommend(histories, 5, rules=rules)
+    seen, allowed, nothing = (len(set(histories.seen_items()[0].tolist()) & set(range(n))) for n in (10, 3, 20))
+    first, second = recommender.shortfalls(histories, found, rules=rules)
+    assert (first.row, first.reason, first.allowed, first.unseen, first.found) == (0, "seen", 10, 10 - seen, 10 - seen)
+    assert (second.row, second.reason, second.allowed, second.unseen) == (1, "rules", 3, 3 - allowed)
+    assert nothing < 15  # the third user gets five items
+    quotas = ItemRules(quotas=Quotas.of(np.ones(20, np.int64), 2))
+    found = recommender.recommend(histories, 5, rules=quotas)
+    assert [s.reason for s in recommender.shortfalls(histories, found, rules=quotas)] == ["quotas"] * 3
+    assert ((found.items >= 0).sum(1) == 2).all()
+
+
+def test_rules_change_between_calls_without_touching_the_index(prepared: PreparedData) -> None:
+    ids = toy_ids(CODES, (4, 5))
+    recommender = Recommender(random_policy(prepared, ids), ids, DecodeConfig(beam_width=20))
+    histories, index = everyone(prepared), recommender.index
+    before = recommender.recommend(histories, 5)
+    only = np.arange(20) >= 15
+    restricted = recommender.recommend(histories, 5, exclude_seen=False, rules=ItemRules(only))
+    assert (restricted.items >= 15).all()
+    again = recommender.recommend(histories, 5)
+    assert np.array_equal(again.items, before.items)
+    assert recommender.index is index
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory) -> Recommender:
+    prepared = ring_prepared(tmp_path_factory.mktemp("sessions"), users=6, items=20, task="session", session_length=3)
+    torch.manual_seed(1)
+    config = ModelConfig(**MODEL, encoder_attention="bidirectional")
+    recommender = Recommender(
+        build_policy(prepared, toy_ids(CODES, (4, 5)), config, None).eval(),
+        toy_ids(CODES, (4, 5)),
+        DecodeConfig(beam_width=8),
+    )
+    recommender.histories = everyone(prepared)  # type: ignore[attr-defined]
+    return recommender
+
+
+def with_config(sessions: Recommender, **changes: object) -> Recommender:
+    config = DecodeConfig(beam_width=8, **changes)
+    return Recommender(sessions.policy, toy_ids(CODES, (4, 5)), config, sessions.index)
+
+
+def test_diversity_groups_give_that_many_first_items(sessions: Recommender) -> None:
+    histories = sessions.histories  # type: ignore[attr-defined]
+    plain, _ = sessions.recommend_sessions(histories, 8, exclude_seen=False)
+    diverse, scores = with_config(sessions, diversity_groups=4).recommend_sessions(histories, 8, exclude_seen=False)
+    for row in range(len(histories)):
+        assert len(set(diverse[row, :, 0].tolist())) == 4
+        assert len(set(map(tuple, diverse[row].tolist()))) == 8
+        best_first = list(dict.fromkeys(plain[row, :, 0].tolist()))
+        assert best_first[0] in diverse[row, :, 0]
+    assert (np.diff(scores, axis=1) <= 1e-6).all()
+
+
+def test_narrow_later_items_keep_the_form(sessions: Recommender) -> None:
+    histories = sessions.histories  # type: ignore[attr-defined]
+    wide, wide_scores = sessions.recommend_sessions(histories, 1, exclude_seen=False)
+    narrow, narrow_scores = with_config(sessions, later_item_width=2).recommend_sessions(
+        histories, 1, exclude_seen=False
+    )
+    assert (narrow >= 0).all()
+    assert (narrow_scores <= wide_scores + 1e-4).mean() > 0.5  # a wide beam is no guarantee, but the rule
+    assert wide.shape == narrow.shape
+
+
+def test_session_quotas_hold_inside_each_session(sessions: Recommender) -> None:
+    histories = sessions.histories  # type: ignore[attr-defined]
+    group = np.arange(20) % 2 + 1
+    items, scores = sessions.recommend_sessions(histories, 8, rules=ItemRules(quotas=Quotas.of(group, 2)))
+    chosen = group[items[np.isfinite(scores)]]
+    assert ((chosen == 1).sum(1) <= 2).all()
+    assert ((chosen == 2).sum(1) <= 2).all()
+
+
+def test_refusals(prepared: PreparedData, sessions: Recommender) -> None:
+    ids = toy_ids(CODES, (4, 5))
+    recommender = Recommender(random_policy(prepared, ids), ids, DecodeConfig(beam_width=4))
+    histories, two = everyone(prepared), np.ones((2, 20), bool)
+    with pytest.raises(DataError, match="2 segments, but no segment is given"):
+        recommender.recommend(histories, 3, rules=ItemRules(two))
+    with pytest.raises(DataError, match="segments run from 0 to 2"):
+        recommender.recommend(histories, 3, rules=ItemRules(two, segments=np.arange(10) % 3))
+    with pytest.raises(DataError, match="expected \\(10,\\)"):
+        recommender.recommend(histories, 3, rules=ItemRules(two, segments=np.zeros(3, np.int64)))
+    with pytest.raises(DataError, match="a quota is -1"):
+        Quotas.of(np.array([1]), -1)
+    with pytest.raises(DataError, match="name 1 groups, the items belong to 3"):
+        Quotas.of(np.array([2]), np.array([4]))
+    with pytest.raises(ConfigError, match="diversity_groups is 3, expected a divisor"):
+        with_config(sessions, diversity_groups=3).recommend_sessions(sessions.histories, 8)  # type: ignore[attr-defined]
