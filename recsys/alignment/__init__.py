@@ -1,0 +1,1 @@
+"""Alignment: reward model, rewards, roll-outs, preference pairs, iterative preference alignment, ranking-reward RL."""
