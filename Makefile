@@ -32,7 +32,7 @@ $(READY): pyproject.toml requirements/$(FLAVOUR).txt requirements/lock.txt requi
 	@touch $@
 
 # optional: without a C++ compiler this says so, and decoding runs in pure PyTorch
-$(NATIVE): recsys/native/prefix_attention.cpp recsys/native/__init__.py $(READY)
+$(NATIVE): recsys/native/kernels.cpp recsys/native/__init__.py $(READY)
 	@$(BIN)/python -m recsys.native
 	@touch $@
 

@@ -121,9 +121,23 @@ def beam_search(
     Raises:
         ConfigError: ``widths`` or ``diversity_groups`` do not fit ``width`` and ``num_items``.
     """
-    rules = rules or BatchRules()
     widths = _check_shape(width, num_items, widths, diversity_groups)
-    state = policy.start(history)
+    return search_from(policy, policy.start(history), index, widths, rules or BatchRules(), diversity_groups)
+
+
+def search_from(
+    policy: SearchablePolicy[History, State],
+    state: State,
+    index: SearchIndex,
+    widths: Sequence[int],
+    rules: BatchRules,
+    diversity_groups: int = 1,
+) -> Beams:
+    """The search itself, from encoded histories on; arguments as for :func:`beam_search`.
+
+    Its shapes depend on those of ``state`` and ``rules`` alone and it never reads a value back from the device, so that on
+    a GPU it can be recorded once as a graph (:mod:`recsys.decoding.graphed_search`).
+    """
     users, device = len(state.visible), state.visible.device
     frontier = _Frontier(
         node=torch.zeros(users, 1, dtype=torch.int64, device=device),
@@ -140,7 +154,7 @@ def beam_search(
             state.cache.reorder(parent)
         found = index.leaf_item[frontier.node].masked_fill(frontier.score == -torch.inf, -1)
         frontier.items = torch.cat([frontier.items, found[..., None]], dim=2)
-        if place + 1 < num_items:
+        if place + 1 < len(widths):
             if place == 0 and diversity_groups > 1:  # beams are sorted: the first G found the groups
                 frontier = _Frontier(*(part[:, :diversity_groups] for part in vars(frontier).values()))
                 assert codes is not None

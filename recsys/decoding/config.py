@@ -19,6 +19,10 @@ class DecodeConfig(FrozenConfig):
     exclude_seen: bool = True
     rows_per_batch: int = Field(default=3200, ge=1)
     """Users times beams decoded together; bounds memory whatever the number of users."""
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Of the matrix products; scores are float32 sums in every case. ``bfloat16`` needs a GPU, ``int8`` a CPU."""
+    cuda_graph: bool = False
+    """Record the search once per batch shape and replay it; GPU only, next items only."""
     diversity_groups: int = Field(default=1, ge=1)
     """Sessions only: this many different first items, each with an equal share of the beams."""
     later_item_width: int | None = Field(default=None, ge=1)

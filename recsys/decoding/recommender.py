@@ -8,17 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.contracts.errors import DataError
+from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.ranking import RankedItems, concatenate
-from recsys.data.batch import collate_histories
+from recsys.data.batch import HistoryBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import BatchRules, Beams, beam_search
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.constraints import Quotas, SharedRules, dead_nodes, leaf_lookups
+from recsys.decoding.graphed_search import GraphedSearch
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.search_index import SearchIndex
 from recsys.decoding.shortfall import Shortfall, explain_shortfalls
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.model.int8 import int8_policy
 from recsys.runtime import PlainProgress, Progress
 from recsys.semantic_ids.generation import SemanticIds
 
@@ -68,6 +70,7 @@ class Recommender:
 
     Raises:
         ArtifactError: The policy was trained with other semantic IDs.
+        ConfigError: The configured precision cannot be had on the policy's device.
     """
 
     def __init__(
@@ -78,13 +81,14 @@ class Recommender:
         index: PrefixIndex | None = None,
     ) -> None:
         semantic_ids.check_same(policy.spec.semantic_id_digest)
-        self.policy = policy.eval()
         self.config = config
+        self.policy = _prepared_for(config, policy.eval())
         self.index = index if index is not None else PrefixIndex.build(semantic_ids.codes, semantic_ids.level_sizes)
         self.device = policy.codes.weight.device
         self._search_index = SearchIndex.of(self.index, self.device)
         self._leaf_of_item, self._ancestors = leaf_lookups(self.index)
         self._item_vectors: torch.Tensor | None = None
+        self._graphed_searches: dict[int, GraphedSearch] = {}
 
     def recommend(
         self,
@@ -237,6 +241,18 @@ class Recommender:
             quotas=call.quotas.widened(quota_factor) if call.quotas is not None else None,
         )
         batch = collate_histories(histories, self.policy.spec.model.max_history).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            if num_items == 1 and self.config.cuda_graph:
+                return self._graphed(width)(batch, rules)
+            return self._plain_search(batch, width, rules, num_items)
+
+    def _graphed(self, width: int) -> GraphedSearch:
+        if width not in self._graphed_searches:
+            users = max(1, self.config.rows_per_batch // width)
+            self._graphed_searches[width] = GraphedSearch(self.policy, self._search_index, [width], users)
+        return self._graphed_searches[width]
+
+    def _plain_search(self, batch: HistoryBatch, width: int, rules: BatchRules, num_items: int) -> Beams:
         if num_items == 1:
             return beam_search(self.policy, batch, self._search_index, width, rules=rules)
         return beam_search(
@@ -279,3 +295,17 @@ class Recommender:
                 self._item_vectors = self.policy.item_vectors()
         vectors_BND = self._item_vectors[items_BN + 1]
         return torch.einsum("bd,bnd->bn", query_BD, vectors_BND)
+
+
+def _prepared_for(config: DecodeConfig, policy: GenerativeRecommender) -> GenerativeRecommender:
+    """The policy in the configured precision."""
+    device = policy.codes.weight.device.type
+    if config.precision == "bfloat16" and device != "cuda":
+        raise ConfigError(
+            f"decode.precision is bfloat16, which needs a GPU; the policy is on '{device}': use float32 or int8"
+        )
+    if config.precision == "int8":
+        if device != "cpu":
+            raise ConfigError(f"decode.precision is int8, which needs a CPU; the policy is on '{device}': use bfloat16")
+        return int8_policy(policy)
+    return policy

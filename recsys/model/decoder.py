@@ -116,7 +116,8 @@ class SessionDecoder(nn.Module):
         """Logits over the K codes of one level, in float32, ``[..., D] -> [..., K]``."""
         first = self.codes.offsets[level]
         bias = self.code_bias[first : first + self.codes.level_sizes[level]]
-        return nn.functional.linear(hidden.float(), self.codes.level(level).float(), bias.float())
+        with torch.autocast(hidden.device.type, enabled=False):  # mixed precision ends here
+            return nn.functional.linear(hidden.float(), self.codes.level(level).float(), bias.float())
 
     def start(self) -> BeamCache:
         """Return an empty cache for :meth:`step`."""

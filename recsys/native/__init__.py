@@ -18,8 +18,18 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("prefix_attention.cpp")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-std=c++17", "-shared", "-fPIC", "-pthread")
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-ffast-math",
+    "-fno-finite-math-only",
+    "-fno-strict-aliasing",
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+)
 SWITCH = "RECSYS_NATIVE"
 """Environment variable; ``0`` keeps to pure PyTorch."""
 
@@ -68,6 +78,10 @@ def _library() -> ctypes.CDLL | None:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.prefix_attention.argtypes = [pointer] * 4 + [number] * 5 + [ctypes.c_float, number, pointer]
     library.prefix_attention.restype = None
+    library.quantise_rows.argtypes = [pointer, number, number, pointer, pointer]
+    library.quantise_rows.restype = None
+    library.dequantise.argtypes = [pointer, number, number, pointer, pointer]
+    library.dequantise.restype = None
     return library
 
 
@@ -119,3 +133,26 @@ def prefix_attention(
         out.data_ptr(),
     )
     return out
+
+
+def quantise_rows(values_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round each row to int8 with a scale of its own; the fast twin of :func:`recsys.model.int8.quantise_rows`."""
+    library = _library()
+    assert library is not None
+    values_NK = values_NK.contiguous()
+    rows, columns = values_NK.shape
+    quantised = torch.empty(rows, columns, dtype=torch.int8)
+    scales = torch.empty(rows)
+    library.quantise_rows(values_NK.data_ptr(), rows, columns, quantised.data_ptr(), scales.data_ptr())
+    return quantised, scales
+
+
+def dequantise_(sums_NM: torch.Tensor, row_scales_N: torch.Tensor, column_scales_M: torch.Tensor) -> torch.Tensor:
+    """Turn int32 sums into floats in their own memory and return them as float32; ``sums`` is used up."""
+    library = _library()
+    assert library is not None
+    assert sums_NM.is_contiguous()
+    assert sums_NM.dtype == torch.int32
+    rows, columns = sums_NM.shape
+    library.dequantise(sums_NM.data_ptr(), rows, columns, row_scales_N.data_ptr(), column_scales_M.data_ptr())
+    return sums_NM.view(torch.float32)

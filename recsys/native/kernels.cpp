@@ -1,9 +1,13 @@
-// Attention of beams over their own prefixes, reading each ancestor's key and value where it was written.
+// Small kernels of the decoder, each with a PyTorch form beside it that gives the same result.
 //
+// prefix_attention: attention of beams over their own prefixes, reading each ancestor's row where it was written.
 // Beam w of user b attends to one row per step: row ancestry[t][b, w] of the block that step t wrote (or row w for the
 // newest block, or row 0 where a step wrote one row per user). Nothing is gathered, copied or masked.
 //
 // Blocks are the outputs of a fused query-key-value projection, [users, widths[t], 3 * heads * channels].
+//
+// quantise_rows, dequantise: what surrounds an int8 matrix product: float rows to int8 with one scale per row, and int32
+// sums back to float in their own memory.
 
 #include <algorithm>
 #include <cmath>
@@ -73,4 +77,27 @@ extern "C" void prefix_attention(const float* const* blocks, const int64_t* widt
         others.emplace_back([&task, n, users, threads] { run(task, users * n / threads, users * (n + 1) / threads); });
     run(task, 0, users / threads);
     for (auto& other : others) other.join();
+}
+
+extern "C" void quantise_rows(const float* values, int64_t rows, int64_t columns, int8_t* quantised, float* scales) {
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* source = values + row * columns;
+        int8_t* target = quantised + row * columns;
+        float highest = 0.0f;
+        for (int64_t c = 0; c < columns; ++c) highest = std::max(highest, std::fabs(source[c]));
+        scales[row] = highest / 127.0f;
+        const float factor = highest > 0.0f ? 127.0f / highest : 0.0f;
+        for (int64_t c = 0; c < columns; ++c) target[c] = static_cast<int8_t>(std::nearbyint(source[c] * factor));
+    }
+}
+
+extern "C" void dequantise(int32_t* sums, int64_t rows, int64_t columns, const float* row_scales, const float* column_scales) {
+    float* out = reinterpret_cast<float*>(sums);
+    for (int64_t row = 0; row < rows; ++row) {
+        const float scale = row_scales[row];
+        for (int64_t c = 0; c < columns; ++c) {
+            const int32_t sum = sums[row * columns + c];
+            out[row * columns + c] = static_cast<float>(sum) * scale * column_scales[c];
+        }
+    }
 }

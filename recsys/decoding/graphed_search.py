@@ -1,0 +1,149 @@
+"""The search as one CUDA graph per batch shape: hundreds of small kernels are launched at once.
+
+Encoding stays outside the graph, because looking up jagged ids has shapes of its own; from the projected keys and values
+on, every shape is fixed. Batches are padded to a few shapes: to a fixed number of users, to a multiple of
+:data:`LENGTH_STEP` history positions and of :data:`CLOSED_STEP` closed nodes.
+
+Legend: B users, S memory positions, R closed nodes of a user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+
+from recsys.contracts.errors import ConfigError
+from recsys.data.batch import HistoryBatch
+from recsys.decoding.beam_search import BatchRules, Beams, search_from
+from recsys.decoding.constraints import NO_NODE, Quotas, SharedRules
+from recsys.decoding.search_index import SearchIndex
+from recsys.model.beam_cache import BeamCache
+from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
+
+LENGTH_STEP: Final = 16
+CLOSED_STEP: Final = 64
+WARMUP_RUNS: Final = 3
+"""Runs on a side stream before recording, as torch asks for, so that lazy initialisation is over."""
+
+
+@dataclass
+class _Inputs:
+    """Everything that a graph reads; each batch is copied over the recorded one's."""
+
+    keys_values: list[tuple[torch.Tensor, torch.Tensor]]
+    visible: torch.Tensor
+    closed: list[torch.Tensor]
+    segment: list[torch.Tensor]
+    alive: list[torch.Tensor]
+    quotas: list[torch.Tensor]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All of them, in one order."""
+        pairs = [tensor for pair in self.keys_values for tensor in pair]
+        return [*pairs, self.visible, *self.closed, *self.segment, *self.alive, *self.quotas]
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """What a graph is recorded for: the shapes of all inputs, and which kinds of rule there are."""
+        kinds = (len(self.closed), len(self.segment), len(self.alive), len(self.quotas))
+        return (kinds, *(tuple(tensor.shape) for tensor in self.tensors()))
+
+    def rules(self) -> BatchRules:
+        """The rules as the search takes them."""
+        shared = SharedRules(tuple(self.alive), ()) if self.alive else None
+        return BatchRules(
+            shared,
+            self.segment[0] if self.segment else None,
+            self.closed or None,
+            Quotas(*self.quotas) if self.quotas else None,
+        )
+
+
+@dataclass
+class _Recorded:
+    graph: torch.cuda.CUDAGraph
+    inputs: _Inputs
+    beams: Beams
+
+
+class GraphedSearch:
+    """Next-item beam search by replaying graphs.
+
+    Args:
+        policy: In evaluation mode on a CUDA device.
+        index: On the same device.
+        widths: Beam width of the one item.
+        users: B of every batch; smaller batches are padded.
+
+    Raises:
+        ConfigError: The policy is not on a GPU.
+    """
+
+    def __init__(self, policy: GenerativeRecommender, index: SearchIndex, widths: Sequence[int], users: int) -> None:
+        self.device = policy.codes.weight.device
+        if self.device.type != "cuda":
+            raise ConfigError(
+                f"decode.cuda_graph needs a GPU, the policy is on {self.device}; set decode.cuda_graph=false"
+            )
+        self.policy, self.index, self.widths, self.users = policy, index, widths, users
+        self._recorded: dict[tuple[tuple[int, ...], ...], _Recorded] = {}
+
+    @torch.inference_mode()
+    def __call__(self, history: HistoryBatch, rules: BatchRules) -> Beams:
+        """Answer a batch of at most ``users`` histories, as :func:`~recsys.decoding.beam_search.beam_search` would."""
+        asked = len(history)
+        state = self.policy.start(history)
+        inputs = self._pad(state, rules)
+        recorded = self._recorded.get(inputs.shape)
+        if recorded is None:
+            recorded = self._recorded[inputs.shape] = self._record(inputs)
+        for target, source in zip(recorded.inputs.tensors(), inputs.tensors(), strict=True):
+            target.copy_(source)
+        recorded.graph.replay()
+        beams = recorded.beams
+        return Beams(beams.items[:asked].clone(), beams.scores[:asked].clone(), state.dense_query_BD)
+
+    def _pad(self, state: DecodingState, rules: BatchRules) -> _Inputs:
+        """Pad users, memory positions and closed lists to few shapes; a padded user sees position 0."""
+        users = self.users - len(state.visible)
+        length = -state.visible.shape[-1] % LENGTH_STEP
+        visible = F.pad(state.visible, (0, length, 0, 0, 0, 0, 0, users))
+        visible[..., 0] = True
+        return _Inputs(
+            keys_values=[
+                (F.pad(k, (0, 0, 0, length, 0, 0, 0, users)), F.pad(v, (0, 0, 0, length, 0, 0, 0, users)))
+                for k, v in state.keys_values
+            ],
+            visible=visible,
+            closed=[
+                F.pad(nodes.to(self.device), (0, -nodes.shape[1] % CLOSED_STEP, 0, users), value=NO_NODE)
+                for nodes in rules.closed or []
+            ],
+            segment=[F.pad(rules.segment_B, (0, users))] if rules.segment_B is not None else [],
+            alive=[mask.to(self.device) for mask in (rules.shared.alive if rules.shared is not None else None) or []],
+            quotas=[rules.quotas.group_I, rules.quotas.limit_G] if rules.quotas is not None else [],
+        )
+
+    def _record(self, inputs: _Inputs) -> _Recorded:
+        rules = inputs.rules()
+        no_query = torch.empty(self.users, 0, device=self.device)
+
+        def search() -> Beams:
+            cache = BeamCache.empty(len(self.policy.decoder.blocks))
+            state = DecodingState(inputs.keys_values, inputs.visible, no_query, cache)
+            return search_from(self.policy, state, self.index, self.widths, rules)
+
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(WARMUP_RUNS):
+                search()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            beams = search()
+        return _Recorded(graph, inputs, beams)
