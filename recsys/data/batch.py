@@ -26,6 +26,7 @@ class HistoryBatch:
         user_B: int64 row of the user table, 0 for a user not met in training.
         item_BH, behaviour_BH, gap_BH, watch_BH: int64 table rows, 0 where padded.
         lengths_B: int64 events per user, 0 allowed.
+        objective_BO: float32 weight of each of O objectives in this request; ``None`` asks for none in particular.
     """
 
     user_B: torch.Tensor
@@ -34,13 +35,21 @@ class HistoryBatch:
     gap_BH: torch.Tensor
     watch_BH: torch.Tensor
     lengths_B: torch.Tensor
+    objective_BO: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.user_B.shape[0]
 
     def to(self, device: torch.device | str) -> HistoryBatch:
         """Move all tensors."""
-        return HistoryBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return HistoryBatch(**{name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()})
+
+    def take(self, rows: torch.Tensor) -> HistoryBatch:
+        """Return the users given by number or by a boolean mask."""
+        return HistoryBatch(**{name: tensor[rows] for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,8 @@ def attend(q_NATC: torch.Tensor, k_NASC: torch.Tensor, v_NASC: torch.Tensor, mas
     Args:
         mask: Boolean, true where a query may look, broadcastable to ``[N, A, T, S]``; every query must see something.
     """
-    if q_NATC.is_cuda or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(q_NATC, k_NASC, v_NASC, attn_mask=mask)
-    # training on a CPU: the fused kernel gains nothing at these lengths, and loses with masks that are not causal
-    scores = torch.matmul(q_NATC * q_NATC.shape[-1] ** -0.5, k_NASC.transpose(-1, -2))
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return torch.matmul(scores.softmax(-1, dtype=torch.float32).to(v_NASC.dtype), v_NASC)
+    # the fused kernel, in training on a CPU too: half the time of plain products over 80 positions, equal over 50
+    return F.scaled_dot_product_attention(q_NATC, k_NASC, v_NASC, attn_mask=mask)
 
 
 def attend_few(q_NTAC: torch.Tensor, k_NSAC: torch.Tensor, v_NSAC: torch.Tensor, mask_TS: torch.Tensor) -> torch.Tensor:

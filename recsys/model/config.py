@@ -150,6 +150,7 @@ class ModelConfig(FrozenConfig):
     num_dense_blocks: int = Field(default=0, ge=0)  # the first blocks of the lazy decoder have a dense FFN of ffn_width
     num_shared_experts: int = Field(default=0, ge=0)  # experts that every token of the lazy decoder's MoE meets
     features: tuple[Feature, ...] = ("item", "codes", "author", "category", "behaviour", "gap", "watch")
+    num_objectives: int = Field(default=0, ge=0)  # weights per request that steer the policy, one per feedback signal
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     embedding_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     init_std: float = Field(default=0.02, gt=0.0)
@@ -167,6 +168,11 @@ class ModelConfig(FrozenConfig):
             raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
         if self.experts_per_token > self.num_experts:
             raise ValueError(f"experts_per_token {self.experts_per_token} exceeds num_experts {self.num_experts}")
+        if self.num_experts > 1 and (self.width % 4 or self.expert_width % 4):
+            raise ValueError(
+                f"width {self.width} and expert_width {self.expert_width} must be multiples of 4: grouped matrix products "
+                "need rows of whole 16 bytes"
+            )
         if "item" not in self.features and "codes" not in self.features:
             raise ValueError("features must name 'item' or 'codes': without both the model cannot tell items apart")
         return self

@@ -105,6 +105,8 @@ class GenerativeRecommender(nn.Module):
             elif name.endswith("down_EFD"):
                 nn.init.normal_(parameter, std=config.expert_width**-0.5 * residual_scale)
         nn.init.eye_(self.dense_query.weight)
+        if self.encoder.objective is not None:
+            nn.init.zeros_(self.encoder.objective.weight)
 
     @property
     def num_levels(self) -> int:

@@ -111,7 +111,7 @@ def test_grouped_heads_equal_repeated_keys_and_values() -> None:
 
 def test_context_by_hand() -> None:
     """Width 2, one head, S_kv = 1: with the identity projection keys are RMSNorm(3, 4) = (3, 4) / sqrt(12.5), values too."""
-    config = config_of(width=2, num_heads=1, kv_groups=1)
+    config = config_of(width=2, num_heads=1, kv_groups=1, num_experts=1, experts_per_token=1)
     context = ContextProcessor(config)
     with torch.no_grad():
         context.project.weight.copy_(torch.eye(2))

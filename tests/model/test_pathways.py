@@ -88,7 +88,15 @@ def test_compression_by_hand() -> None:
     Query (0.5, 0.5) + (1, 0) = (1.5, 0.5).
     """
     config = ModelConfig.model_validate(
-        {**SMALL, "width": 2, "num_heads": 1, "lifelong_queries": 1, "lifelong_layers": 1}
+        {
+            **SMALL,
+            "width": 2,
+            "num_heads": 1,
+            "num_experts": 1,
+            "experts_per_token": 1,
+            "lifelong_queries": 1,
+            "lifelong_layers": 1,
+        }
     )
     compression = HistoryCompression(config)
     block = compression.blocks[0]

@@ -142,7 +142,7 @@ def test_code_probabilities_of_the_whole_catalogue_sum_to_one(prepared) -> None:
     policy = policy_for(prepared).eval()
     row = TargetRows.of(prepared, 6).collate(np.array([5]))
     items = torch.arange(1, 13)[:, None, None]
-    history = type(row.history)(**{k: v.expand(12, *v.shape[1:]) for k, v in row.history.__dict__.items()})
+    history = row.history.take(torch.zeros(12, dtype=torch.int64))
     log_probs = policy.log_prob(TrainingBatch(history, items, row.visible_BP.expand(12, 1)))
     assert log_probs.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
 

@@ -1,0 +1,40 @@
+"""Objective weights as an input of the policy: neutral until trained, then they change the answer; refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from recsys.contracts.errors import ConfigError
+from recsys.data.batch import collate_histories
+from recsys.data.histories import Histories
+from recsys.model.config import ModelConfig
+from recsys.training.fit import build_policy
+from tests.toy import ring_ids, ring_prepared
+
+
+@pytest.mark.parametrize("encoder", ["plain", "pathways"])
+def test_weights_are_neutral_until_trained(tmp_path, encoder: str) -> None:
+    prepared, ids = ring_prepared(tmp_path), ring_ids()
+    shape = {"width": 16, "num_heads": 2, "max_history": 6, "encoder_attention": "bidirectional"}
+    torch.manual_seed(0)
+    policy = build_policy(prepared, ids, ModelConfig(**shape, encoder=encoder, num_objectives=2), None).eval()
+    batch = collate_histories(Histories.of_targets(prepared.history, prepared.all_users()), 6).take(torch.arange(3))
+    plain = policy.next_codes(policy.start(batch), None)
+    steered = replace(batch, objective_BO=torch.tensor([[1.0, 0.0]] * 3))
+    torch.testing.assert_close(policy.next_codes(policy.start(steered), None), plain)
+    with torch.no_grad():
+        policy.encoder.objective.weight.normal_()
+    assert not torch.allclose(policy.next_codes(policy.start(steered), None), plain, atol=1e-3)
+    other = replace(batch, objective_BO=torch.tensor([[0.0, 1.0]] * 3))
+    assert not torch.allclose(
+        policy.next_codes(policy.start(steered), None), policy.next_codes(policy.start(other), None), atol=1e-3
+    )
+
+
+def test_a_model_without_the_input_refuses_weights(tmp_path) -> None:
+    prepared, ids = ring_prepared(tmp_path), ring_ids()
+    policy = build_policy(prepared, ids, ModelConfig(width=16, num_heads=2, max_history=6), None).eval()
+    batch = collate_histories(Histories.of_targets(prepared.history, prepared.all_users()), 6)
+    with pytest.raises(ConfigError, match="carry 2 objective weights, the model takes 0"):
+        policy.start(replace(batch, objective_BO=torch.ones(len(batch), 2)))
