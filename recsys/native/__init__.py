@@ -19,11 +19,15 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+# sums may be re-ordered, which vector units need; not -ffast-math, whose start-up code makes the whole process flush
+# small numbers to zero
 FLAGS = (
     "-O3",
     "-march=native",
-    "-ffast-math",
-    "-fno-finite-math-only",
+    "-fassociative-math",
+    "-fno-signed-zeros",
+    "-fno-trapping-math",
+    "-fno-math-errno",
     "-fno-strict-aliasing",
     "-std=c++17",
     "-shared",

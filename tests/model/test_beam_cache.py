@@ -72,3 +72,11 @@ def test_kernel_equals_pytorch(beams: int, heads: int, channels: int, steps: int
 def test_a_missing_compiler_is_said() -> None:
     with pytest.raises(RuntimeError, match="could not compile"):
         native.compile_kernels(compiler="/bin/false")
+
+
+@pytest.mark.skipif(not native.available(), reason="the kernels are not compiled (python -m recsys.native)")
+def test_loading_the_kernels_leaves_small_numbers_alone() -> None:
+    """Libraries built with -ffast-math make the whole process round subnormal numbers to zero."""
+    smallest = 2.0**-1074
+    assert smallest * 1.0 > 0.0
+    assert torch.tensor([2.0**-140], dtype=torch.float32).mul(1.0).item() > 0.0
