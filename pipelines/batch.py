@@ -68,14 +68,16 @@ def rewrite_report(config: RunConfig, out_file: Path) -> tuple[Path, str]:
     """
     from pipelines.judging import report_on
     from pipelines.stage import explain, make_plan
-    from pipelines.stages import EVALUATE, STAGES
+    from pipelines.stages import EVALUATE, stages_of
     from recsys.evaluation.table import format_table
 
     store = ArtifactStore(config.output_dir / "artifacts")
     opened = {}
-    for step in make_plan(STAGES, config, config.seed):
+    stages = stages_of(config)
+    shown = next((*stage.parents, stage.name) for stage in stages if stage.name == EVALUATE.name)
+    for step in make_plan(stages, config, config.seed):
         name = step.stage.name
-        if name in (*EVALUATE.parents, EVALUATE.name):
+        if name in shown:
             artifact = store.find(step.stage.kind, step.digest)
             if artifact is None:
                 raise ArtifactError(

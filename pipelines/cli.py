@@ -147,6 +147,14 @@ for _name, _summary in (
     ("embed", "Give every item a vector (reads the result of prepare)."),
     ("tokenize", "Give every item a semantic ID (reads the result of embed)."),
     ("train", "Train the policy (reads the result of tokenize); goes on after a kill."),
+    (
+        "reward",
+        "Train the session reward model and a held-out judge (reads the result of tokenize); goes on after a kill.",
+    ),
+    (
+        "align",
+        "Align the policy by align.method, ipa or rere (reads train, and reward where needed); goes on after a kill.",
+    ),
     ("evaluate", "Judge the policy beside all baselines (reads the result of train)."),
 ):
     _add_stage_verb(_name, _summary)
@@ -328,12 +336,11 @@ def _locked(config: RunConfig, mode: ProgressMode, work: Callable[[Workflow], An
 
 def _print_plan(config: RunConfig, verb: str | None = None) -> None:
     from pipelines.config import to_yaml
-    from pipelines.workflow import VERB_STAGES, describe_plan
+    from pipelines.workflow import describe_plan
 
     print(to_yaml(config))
-    for row in describe_plan(config):
-        if verb is None or row["stage"] in VERB_STAGES[verb]:
-            print(f"{row['stage']:10} {row['action']:5} {row['digest']}  {row['why']}")
+    for row in describe_plan(config, verb):
+        print(f"{row['stage']:10} {row['action']:5} {row['digest']}  {row['why']}")
 
 
 def _print_report(config: RunConfig, report: RunReport) -> None:

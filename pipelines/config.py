@@ -19,6 +19,8 @@ from features.item_embeddings import EmbedConfig
 from features.sources import SourceConfig
 from pipelines.promote import PromoteConfig
 from pipelines.tracking import TrackingConfig
+from recsys.alignment.config import AlignConfig
+from recsys.alignment.reward_config import RewardConfig
 from recsys.config import FrozenConfig, apply_overrides, read_yaml, validate
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig
@@ -52,6 +54,8 @@ class RunConfig(FrozenConfig):
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     train: TrainConfig = TrainConfig()
     decode: DecodeConfig = DecodeConfig()
+    reward: RewardConfig = RewardConfig()
+    align: AlignConfig = AlignConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()

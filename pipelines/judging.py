@@ -67,17 +67,23 @@ def rank_with_policy(
     config: EvaluateConfig,
     out_dir: Path,
     progress: Progress,
+    names: tuple[str, str] = (BEAM, SERVED),
 ) -> Rankings:
-    """Decode once per filter and rank twice: in pure beam order, and re-scored by the dense head."""
+    """Decode once per filter and rank twice: in pure beam order, and re-scored by the dense head.
+
+    Args:
+        names: What the two rankings are called.
+    """
     histories = Histories.of_targets(prepared.history, prepared.targets(config.split_code))
     recommender = Recommender(policy, semantic_ids, decode)
 
-    rankings: Rankings = {SERVED: {}, BEAM: {}}
+    beam_name, served_name = names
+    rankings: Rankings = {served_name: {}, beam_name: {}}
     for exclude in config.filters:
-        paths = {system: ranking_folder(out_dir / ".rankings", system, exclude) for system in (BEAM, SERVED)}
+        paths = {system: ranking_folder(out_dir / ".rankings", system, exclude) for system in names}
         if not all(path.exists() for path in paths.values()):
             beam, dense = recommender.both_orders(histories, config.ks[-1], exclude_seen=exclude, progress=progress)
-            answers = {BEAM: beam, SERVED: dense if decode.rescore == "dense" else beam}
+            answers = {beam_name: beam, served_name: dense if decode.rescore == "dense" else beam}
             for system, path in paths.items():
                 if not path.exists():
                     write_ranking(path, answers[system])

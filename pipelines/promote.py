@@ -94,7 +94,7 @@ def decide(
         >>> decide(worse, better, np.arange(50), PromoteConfig(), seed=1).promoted
         False
     """
-    from recsys.evaluation.intervals import resample_means
+    from recsys.intervals import resample_means
 
     everyone = np.ones((len(challenger), 1), bool)
     means = resample_means((challenger - champion)[:, None], everyone, users, resamples=config.resamples, seed=seed)

@@ -23,6 +23,10 @@ BEAM: Final = "generative (beam)"
 SERVED: Final = "generative (served)"
 """The policy's beam items in the order of its dense head: what ``recommend`` writes by default."""
 
+UNALIGNED_BEAM: Final = "before alignment (beam)"
+UNALIGNED_SERVED: Final = "before alignment (served)"
+"""The same two orders by the policy as `train` left it, shown where alignment is on."""
+
 FILTER_NAMES: Final = {True: "filtered", False: "unfiltered"}
 
 Rankings = dict[str, dict[bool, RankedItems]]

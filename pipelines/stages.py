@@ -4,6 +4,8 @@
     embed      items, train events -> item embeddings
     tokenize   embeddings         -> semantic IDs
     train      histories, IDs     -> the policy
+    reward     sessions with feedback -> reward model and held-out judge (only where alignment asks for them)
+    align      policy, rewards    -> the aligned policy, round by round (only with align.method ipa or rere)
     baselines  histories          -> rankings of every baseline, kept apart so that a new model does not refit them
     evaluate   policy, baselines  -> metrics with intervals, report
     export     policy             -> serving bundle
@@ -19,6 +21,8 @@ the command line starts without torch, and the imports *are* the list of source 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,6 +87,62 @@ def train(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
     )
 
 
+def reward(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Train the session reward model, and on other users the judge; goes on after a kill."""
+    import numpy as np
+
+    from recsys.alignment.reward_training import train_reward_models
+    from recsys.contracts.prepared import PreparedData
+    from recsys.semantic_ids.generation import SemanticIds
+
+    return train_reward_models(
+        PreparedData.open(inputs["prepare"].path),
+        SemanticIds.load(inputs["tokenize"].path),
+        np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
+        config.reward,
+        out_dir,
+        config.seed,
+        progress,
+    )
+
+
+def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
+    """Align the policy in rounds under the guard; goes on after a kill, between and within rounds."""
+    import numpy as np
+    import torch
+
+    from pipelines.aligning import write_alignment_page
+    from recsys.alignment.align import align_policy
+    from recsys.alignment.learned_reward import ModelScorer
+    from recsys.alignment.reward_checkpoint import load_reward_model
+    from recsys.contracts.prepared import PreparedData
+    from recsys.model.checkpoint import load_policy
+    from recsys.semantic_ids.generation import SemanticIds
+
+    semantic_ids = SemanticIds.load(inputs["tokenize"].path)
+    scorers: dict[str, ModelScorer | None] = {"reward": None, "judge": None}
+    if "reward" in inputs:
+        folder = inputs["reward"].path
+        scorers = {name: ModelScorer(load_reward_model(folder / name, semantic_ids.digest)) for name in scorers}
+    digests = {name: artifact.digest for name, artifact in inputs.items()}
+    summary = align_policy(
+        PreparedData.open(inputs["prepare"].path),
+        semantic_ids,
+        load_policy(inputs["train"].path / "model", semantic_ids.digest),
+        config.align,
+        config.decode,
+        out_dir,
+        config.seed,
+        progress,
+        reward_model=scorers["reward"],
+        judge=scorers["judge"],
+        item_vectors=torch.from_numpy(np.load(inputs["embed"].path / "fused.npy")),
+        parents=digests,
+    )
+    write_alignment_page(out_dir, f"Alignment of '{config.name}'", digests)
+    return summary
+
+
 def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Fit every baseline and keep what it answers; a killed stage keeps the finished ones."""
     from pipelines.judging import rank_with_baselines
@@ -96,30 +156,42 @@ def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progre
 def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Judge the policy beside the baselines on the same rows, and write the report."""
     from pipelines.judging import judge, rank_with_policy, report_on
+    from pipelines.rankings import UNALIGNED_BEAM, UNALIGNED_SERVED
     from recsys.contracts.prepared import PreparedData
     from recsys.model.checkpoint import load_policy
     from recsys.semantic_ids.generation import SemanticIds
 
     prepared = PreparedData.open(inputs["prepare"].path)
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)
-    policy = load_policy(inputs["train"].path / "model", semantic_ids.digest)
-    generative = rank_with_policy(prepared, policy, semantic_ids, config.decode, config.evaluate, out_dir, progress)
+    settings = (semantic_ids, config.decode, config.evaluate, out_dir, progress)
+    trained = load_policy(inputs["train"].path / "model", semantic_ids.digest)
+    if "align" in inputs:
+        aligned = load_policy(inputs["align"].path / "model", semantic_ids.digest)
+        generative = rank_with_policy(prepared, aligned, *settings)
+        generative |= rank_with_policy(prepared, trained, *settings, names=(UNALIGNED_BEAM, UNALIGNED_SERVED))
+    else:
+        generative = rank_with_policy(prepared, trained, *settings)
     summary = judge(prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
     report_on(out_dir / "report.html", "Offline evaluation", out_dir, inputs)
     return summary
 
 
 def export(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
-    """Write the self-contained serving bundle, and prove that it answers like the trained policy."""
+    """Write the self-contained serving bundle of the policy, aligned if it was, and prove that it answers like it."""
     from recsys.contracts.prepared import PreparedData
     from serving.export import BundleSources, export_bundle
     from serving.parity import check_parity
 
+    digests = {"data": inputs["prepare"].digest, "train": inputs["train"].digest}
+    policy = inputs["train"]
+    if "align" in inputs:
+        policy = inputs["align"]
+        digests["align"] = policy.digest
     sources = BundleSources(
         prepared=inputs["prepare"].path,
         semantic_ids=inputs["tokenize"].path,
-        model=inputs["train"].path / "model",
-        digests={"data": inputs["prepare"].digest, "train": inputs["train"].digest},
+        model=policy.path / "model",
+        digests=digests,
     )
     summary = export_bundle(sources, config.registered_name, config.decode, out_dir)
     prepared = PreparedData.open(inputs["prepare"].path)
@@ -156,6 +228,18 @@ TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), par
 TRAIN: Final = Stage(
     "train", "policy", train, ("model", "train", "decode"), parents=("prepare", "embed", "tokenize"), resumable=True
 )
+REWARD: Final = Stage(
+    "reward", "reward_model", reward, ("reward",), parents=("prepare", "embed", "tokenize"), resumable=True
+)
+ALIGN: Final = Stage(
+    "align",
+    "aligned_policy",
+    align,
+    ("align", "decode"),
+    parents=("prepare", "embed", "tokenize", "train"),
+    ignored=("align.checkpoint_every_steps",),
+    resumable=True,
+)
 BASELINES: Final = Stage(
     "baselines",
     "baseline_rankings",
@@ -186,7 +270,35 @@ RECOMMEND: Final = Stage(
     resumable=True,
 )
 
-STAGES: Final = (PREPARE, EMBED, TOKENIZE, TRAIN, BASELINES, EVALUATE, EXPORT, RECOMMEND)
-"""In the order they run."""
+STAGES: Final = (PREPARE, EMBED, TOKENIZE, TRAIN, REWARD, ALIGN, BASELINES, EVALUATE, EXPORT, RECOMMEND)
+"""All of them, in the order they run."""
 
 BY_NAME: Final = {stage.name: stage for stage in STAGES}
+
+
+def stages_of(config: RunConfig, also: Collection[str] = ()) -> tuple[Stage, ...]:
+    """Return the stages that a configuration runs, with the parents that they have there.
+
+    Without alignment `reward` and `align` are left out, and `evaluate` and `export` read the result of `train`; with it they
+    read the aligned policy, and `reward` runs if a reward asks for the reward model.
+
+    Args:
+        also: Stages that are asked for by name, whatever the configuration says.
+    """
+    wanted = {stage.name for stage in STAGES} - {REWARD.name, ALIGN.name} | set(also)
+    if config.align.method != "none":
+        wanted.add(ALIGN.name)
+    if config.align.needs_reward_model:
+        wanted.add(REWARD.name)
+    return tuple(_with_parents(stage, config) for stage in STAGES if stage.name in wanted)
+
+
+def _with_parents(stage: Stage, config: RunConfig) -> Stage:
+    method = config.align.method
+    if stage is ALIGN:
+        reward_model = (REWARD.name,) if config.align.needs_reward_model else ()
+        idle = tuple(f"align.{name}" for name in ("ipa", "rere") if name != method)
+        return replace(stage, parents=(*stage.parents, *reward_model), ignored=(*stage.ignored, *idle))
+    if method != "none" and stage in (EVALUATE, EXPORT):
+        return replace(stage, parents=(*stage.parents, ALIGN.name))
+    return stage

@@ -17,7 +17,7 @@ from pipelines.config import RunConfig, to_yaml
 from pipelines.promote import Gate, Verdict
 from pipelines.run import Outcome, Runner
 from pipelines.stage import Step, explain, make_plan
-from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAGES
+from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAGES, stages_of
 from pipelines.tracking import Tracker, git_sha, tracked
 from recsys.contracts.errors import ArtifactError, GateRefused
 from recsys.contracts.manifest import Artifact, ArtifactStore, digest_of, explain_write_errors, open_artifact
@@ -86,7 +86,7 @@ class Workflow:
         """
         self._begin()
         with tracked(self.tracker):
-            self.runner.run_all(stage for stage in STAGES if stage is not RECOMMEND)
+            self.runner.run_all(stage for stage in stages_of(self.config) if stage is not RECOMMEND)
             version, registered = self._register(self.runner.outcomes[EXPORT.name].artifact)
             verdict = self._judge(version)
             if not verdict.promoted and self.config.promote.on_refusal == "fail":
@@ -101,10 +101,10 @@ class Workflow:
             ArtifactError: A parent has not run with this configuration.
         """
         self._begin()
-        steps = self.steps()
+        steps = self.steps(verb)
         with tracked(self.tracker):
             for name in VERB_STAGES[verb]:
-                stage = BY_NAME[name]
+                stage = steps[name].stage
                 if stage is RECOMMEND:
                     return self._recommend(self._existing(steps, PREPARE.name, verb))[0]
                 outcome = self.runner.run(stage, self.runner.open_parents(stage, steps))
@@ -139,9 +139,10 @@ class Workflow:
             raise GateRefused(_refusal(version, verdict))
         return version, verdict
 
-    def steps(self) -> dict[str, Step]:
-        """The plan, by stage name."""
-        return {step.stage.name: step for step in make_plan(STAGES, self.config, self.config.seed)}
+    def steps(self, verb: str | None = None) -> dict[str, Step]:
+        """The plan, by stage name; the stages of ``verb`` are in it whatever the configuration says."""
+        stages = stages_of(self.config, VERB_STAGES[verb] if verb else ())
+        return {step.stage.name: step for step in make_plan(stages, self.config, self.config.seed)}
 
     def registry(self) -> Registry:
         """Connect to the registry.
@@ -239,16 +240,19 @@ class Workflow:
         return bundle, version.reference
 
 
-def describe_plan(config: RunConfig) -> list[dict[str, Any]]:
-    """Say for every stage whether it would run and why; writes nothing.
+def describe_plan(config: RunConfig, verb: str | None = None) -> list[dict[str, Any]]:
+    """Say for every stage, or those of one verb, whether it would run and why; writes nothing.
 
     `recommend` is planned with this configuration's own bundle, as if it became champion.
     """
     store = ArtifactStore(config.output_dir / "artifacts")
     rows = []
     will_run: set[str] = set()
-    for step in make_plan(STAGES, config, config.seed):
+    shown = VERB_STAGES[verb] if verb else None
+    for step in make_plan(stages_of(config, shown or ()), config, config.seed):
         name = step.stage.name
+        if shown is not None and name not in shown:
+            continue
         done = store.find(step.stage.kind, step.digest, verify=False) is not None
         if not done:
             will_run.add(name)

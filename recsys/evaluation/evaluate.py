@@ -26,8 +26,8 @@ from recsys.contracts.prepared import PreparedData, Targets
 from recsys.contracts.ranking import RankedItems
 from recsys.evaluation.baselines.base import Until
 from recsys.evaluation.baselines.registry import BASELINE_NAMES, BaselineName, BaselinesConfig
-from recsys.evaluation.intervals import ResampledMeans, resample_means
 from recsys.evaluation.slices import ALL_ROWS, Mask, SlicesConfig, row_slices
+from recsys.intervals import ResampledMeans, resample_means
 from recsys.metrics import Values, coverage, gini, row_metrics
 
 FilterSeen = Literal["both", "filtered", "unfiltered"]

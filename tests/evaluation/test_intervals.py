@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from recsys.contracts.errors import DataError
-from recsys.evaluation.intervals import bootstrap_sums, resample_means
+from recsys.intervals import bootstrap_sums, resample_means
 
 EVERYBODY = np.ones((500, 1), bool)
 

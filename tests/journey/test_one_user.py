@@ -18,7 +18,7 @@ import torch
 
 from pipelines.config import RunConfig
 from pipelines.run import Runner
-from pipelines.stages import STAGES
+from pipelines.stages import stages_of
 from recsys.contracts.columns import TEST, TRAIN, VALID
 from recsys.contracts.manifest import Artifact, ArtifactStore
 from recsys.contracts.prepared import PreparedData, Targets
@@ -27,8 +27,8 @@ from recsys.data.histories import Histories
 from recsys.decoding.beam_search import beam_search
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.search_index import SearchIndex
 from recsys.decoding.recommender import Recommender
+from recsys.decoding.search_index import SearchIndex
 from recsys.metrics import row_metrics
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
@@ -92,7 +92,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     root = tmp_path_factory.mktemp("user7")
     config = RunConfig.model_validate(recipe(write_raw(root / "raw"), root / "run"))
     runner = Runner(config, config.seed, ArtifactStore(root / "run" / "artifacts"), PlainProgress(every_s=float("inf")))
-    runner.run_all(STAGES)
+    runner.run_all(stages_of(config))
     return Journey(root / "raw", {name: outcome.artifact for name, outcome in runner.outcomes.items()})
 
 

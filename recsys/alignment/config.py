@@ -1,0 +1,215 @@
+"""How a policy is aligned: roll-outs, the two methods, and the guard over both."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from recsys.alignment.policy_gradient import PolicyGradientConfig
+from recsys.alignment.preference_losses import PreferenceLossConfig
+from recsys.alignment.preference_pairs import PairRule
+from recsys.alignment.rewards import RewardName
+from recsys.config import FrozenConfig
+from recsys.contracts.errors import ConfigError
+
+
+class RolloutConfig(FrozenConfig):
+    """The candidates that are generated for a request.
+
+    Attributes:
+        strategy: ``beam``: one constrained beam, distinct candidates; ``sampling``: independent constrained samples;
+            ``dynamic``: 1.5 times as many samples, of which a group without needless repeats is chosen (ReRe).
+        num_generations: Candidates per request, G; OneRec uses 128, ReRe 16.
+        temperature: Of the sampling strategies.
+        exclude_seen: Do not generate items of the history.
+        add_ground_truth: Put the target into the last place of a group that lacks it.
+        rows_per_batch: Requests times candidates generated together; bounds memory.
+    """
+
+    strategy: Literal["beam", "sampling", "dynamic"] = "beam"
+    num_generations: int = Field(default=16, ge=2)
+    temperature: float = Field(default=1.0, gt=0)
+    exclude_seen: bool = False
+    add_ground_truth: bool = False
+    rows_per_batch: int = Field(default=3200, ge=1)
+
+
+class OptimiserConfig(FrozenConfig):
+    """AdamW with warm-up and cosine decay over all rounds; its state is carried from round to round.
+
+    Dropout stays off, as in TRL: with it the log-ratio at the reference is noise instead of 0. So do the balancing biases
+    of the experts, which would move the policy without a gradient.
+    """
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
+    warmup_share: float = Field(default=0.03, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    table_weight_decay: float = Field(default=0.0, ge=0)
+    gradient_clip: float = Field(default=1.0, ge=0)
+
+
+class SupervisedConfig(FrozenConfig):
+    """The next-token loss that is joined with the alignment loss.
+
+    Attributes:
+        weight: Of next-token and dense loss together.
+        dense_weight: Of the dense head's loss beside the next-token loss; without it the served order, which the dense head
+            decides, drifts away from an encoder that moves.
+        loss_reduction: Over the codes of an item, as in training.
+    """
+
+    weight: float = Field(default=1.0, ge=0)
+    dense_weight: float = Field(default=1.0, ge=0)
+    loss_reduction: Literal["sum", "mean"] = "sum"
+
+
+class CurriculumConfig(FrozenConfig):
+    """Easy pairs first: see :func:`~recsys.alignment.curriculum.curriculum_weights`.
+
+    Attributes:
+        by: What makes a pair easy: a large gap of rewards, or of the reference's log-probabilities; ``none``: no curriculum.
+    """
+
+    by: Literal["none", "reward", "reference"] = "none"
+    start_share: float = Field(default=0.3, gt=0, le=1)
+    softness: float = Field(default=0.0, ge=0, le=1)
+
+
+class IpaConfig(FrozenConfig):
+    """Iterative preference alignment (OneRec, arXiv 2502.18965, Alg. 2).
+
+    Attributes:
+        rounds: Snapshots taken; 1 is plain one-shot DPO. Unpublished.
+        samples_per_round: Training samples of a round, N_sample; ``None`` is one pass over the train split. Unpublished.
+        preference_share: Share of the samples that get a preference pair, r_DPO.
+        preference_weight: lambda. Unpublished.
+        preference_reduction: ``batch`` divides the sum of the pairs' losses by the samples of the batch, as Alg. 2 does
+            sample by sample; ``pairs`` by the pairs in the batch, so that their weight does not depend on the share.
+        min_reward_gap: A candidate is rejected only if its reward is lower than the best by more than this.
+        rewards: Weights of the rewards that order the candidates; ``learned`` is the session reward model.
+        optimiser: OneRec's rate, constant: a decay over the whole run would leave the last rounds with nothing to say.
+    """
+
+    rounds: int = Field(default=3, ge=1)
+    samples_per_round: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    preference_share: float = Field(default=0.01, gt=0, le=1)
+    preference_weight: float = Field(default=1.0, gt=0)
+    preference_reduction: Literal["batch", "pairs"] = "batch"
+    pair_rule: PairRule = "best_worst"
+    num_negatives: int = Field(default=1, ge=1)
+    min_reward_gap: float = Field(default=1e-4, ge=0)
+    rewards: dict[RewardName, float] = Field(default={"learned": 1.0}, min_length=1)
+    loss: PreferenceLossConfig = PreferenceLossConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    rollouts: RolloutConfig = RolloutConfig(num_generations=128)
+    supervised: SupervisedConfig = SupervisedConfig()
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=2e-4, final_learning_rate_share=1.0)
+
+    @model_validator(mode="after")
+    def _pairs_fit_group(self) -> Self:
+        if self.num_negatives >= self.rollouts.num_generations:
+            raise ValueError(
+                f"num_negatives {self.num_negatives} needs more than rollouts.num_generations "
+                f"{self.rollouts.num_generations} candidates"
+            )
+        return self
+
+
+class RereConfig(FrozenConfig):
+    """Policy gradient on ranked roll-outs (ReRe, arXiv 2510.12211).
+
+    Attributes:
+        rounds: Parts of the run; the guard looks after each.
+        requests_per_step: Groups generated together by the current policy; ReRe's launch script has 32.
+        num_iterations: Updates per group; 1 is strictly on-policy, more use the clipped ratio to the policy that generated.
+        rewards: Weights; ReRe's own are rule and ranking, 1 each.
+        zero_signal_weight: Weight of groups whose rewards are all equal: 0 filters them (and saves their gradient pass), 1
+            keeps them, for the pull to the reference that is all they give.
+        reference_sync_every: Steps between ``reference <- mixup * policy + (1 - mixup) * reference``; ``None``: never.
+        supervised: Next-token loss on the same requests; off by default, as in ReRe.
+    """
+
+    rounds: int = Field(default=5, ge=1)
+    steps_per_round: int = Field(default=200, ge=1)
+    requests_per_step: int = Field(default=32, ge=1)
+    num_iterations: int = Field(default=1, ge=1)
+    rewards: dict[RewardName, float] = Field(default={"rule": 1.0, "ranking": 1.0}, min_length=1)
+    loss: PolicyGradientConfig = PolicyGradientConfig()
+    zero_signal_weight: float = Field(default=0.0, ge=0, le=1)
+    reference_sync_every: int | None = Field(default=512, ge=1)
+    reference_mixup: float = Field(default=0.6, gt=0, le=1)
+    rollouts: RolloutConfig = RolloutConfig(num_generations=16)
+    supervised: SupervisedConfig = SupervisedConfig(weight=0.0)
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-4)
+
+
+class GuardConfig(FrozenConfig):
+    """What is measured before and after every round, and when that stops the run.
+
+    Attributes:
+        users: Validation rows that are measured.
+        ks: Cut-offs of HR and NDCG; those not below the size of the catalogue are left out. 1 is always measured.
+        recall_at: Cut-off of the recall that must not fall.
+        recall_falls: A fall of that recall against the start, beyond its paired interval, breaks the rule
+            ``while_hr1_rises`` (the alignment tax), ``always``, or never (``ignore``).
+        judge_falls: The same for the held-out judge's reward: ``while_reward_rises`` is over-optimisation.
+        on_violation: ``stop`` keeps the last good round and ends; ``back_off`` goes back to it and tries again, gentler;
+            ``record`` only writes it down.
+        num_generations: Candidates per request whose rewards are measured.
+        back_off_learning_rate, back_off_beta: Factors on learning rate and beta at every back-off.
+        max_back_offs: After so many the run ends.
+    """
+
+    users: int = Field(default=1000, ge=1)
+    ks: tuple[int, ...] = (1, 5, 10, 50, 100, 500)
+    recall_at: int = Field(default=50, ge=2)
+    recall_falls: Literal["while_hr1_rises", "always", "ignore"] = "while_hr1_rises"
+    judge_falls: Literal["while_reward_rises", "always", "ignore"] = "while_reward_rises"
+    on_violation: Literal["stop", "back_off", "record"] = "stop"
+    num_generations: int = Field(default=16, ge=2)
+    exclude_seen: bool = False
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    resamples: int = Field(default=1000, ge=1)
+    back_off_learning_rate: float = Field(default=0.5, gt=0, le=1)
+    back_off_beta: float = Field(default=2.0, ge=1)
+    max_back_offs: int = Field(default=2, ge=0)
+
+    @model_validator(mode="after")
+    def _recall_is_measured(self) -> Self:
+        if not self.ks or min(self.ks) < 1 or self.recall_at not in self.ks:
+            raise ValueError(f"recall_at {self.recall_at} must be one of ks {self.ks}, which must be at least 1")
+        return self
+
+
+class AlignConfig(FrozenConfig):
+    """The `align` stage.
+
+    Attributes:
+        method: ``none`` leaves the stages `reward` and `align` out of a run.
+        checkpoint_every_steps: What a kill can cost, in steps.
+    """
+
+    method: Literal["none", "ipa", "rere"] = "none"
+    ipa: IpaConfig = IpaConfig()
+    rere: RereConfig = RereConfig()
+    guard: GuardConfig = GuardConfig()
+    checkpoint_every_steps: int = Field(default=50, ge=1)
+
+    @property
+    def active(self) -> IpaConfig | RereConfig:
+        """Settings of the chosen method.
+
+        Raises:
+            ConfigError: The method is ``none``.
+        """
+        if self.method == "none":
+            raise ConfigError("align.method is 'none': there is nothing to align; set it to ipa or rere")
+        return self.ipa if self.method == "ipa" else self.rere
+
+    @property
+    def needs_reward_model(self) -> bool:
+        """Whether the chosen method's rewards name the learned one."""
+        return self.method != "none" and "learned" in self.active.rewards

@@ -1,0 +1,122 @@
+"""A reward model behind the two questions that alignment asks: who is best in this group, and is the level rising?
+
+The first is answered by the model's combined reward, which compares the candidates of one group and is free to be relative
+(z-scores). The second needs numbers that mean the same in every round: the towers' own values.
+
+Legend: B users, G candidates, M items per session, T towers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from recsys.alignment.reward_model import SessionRewardModel
+from recsys.alignment.reward_scoring import reward_sessions, score_sessions
+from recsys.alignment.rewards import RewardName, RolloutGroup, WeightedSum, build_reward
+from recsys.data.histories import Histories
+
+
+class SessionScorer(Protocol):
+    """Judges sessions of users; a reward model, or in tests a rule."""
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Names of the T numbers that :meth:`values` gives."""
+        ...
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """``[T]`` weights of the towers in the reward."""
+        ...
+
+    def values(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
+        """Return the towers' values ``[B, G, T]``, comparable between users and rounds; NaN for an empty candidate."""
+        ...
+
+    def reward(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
+        """Return one reward per candidate ``[B, G]``, comparable inside a group; anything for an empty candidate."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelScorer:
+    """A :class:`~recsys.alignment.reward_model.SessionRewardModel` as a scorer, with the model's own combination."""
+
+    model: SessionRewardModel
+
+    @property
+    def _fused(self) -> bool:
+        return self.model.spec.combination.mode == "fused"
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """The signals, or the fused tower alone where that is the reward."""
+        return ("fused",) if self._fused else self.model.spec.names
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """The model's own weights."""
+        return torch.ones(1) if self._fused else self.model.default_weights()
+
+    def values(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
+        """Return probabilities, or the fused tower's logit."""
+        scored = score_sessions(self.model, histories, items_BGM.cpu().numpy())
+        if self._fused:
+            assert scored.fused is not None
+            return torch.from_numpy(scored.fused)[..., None]
+        return torch.from_numpy(scored.probabilities)
+
+    def reward(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
+        """Return the combined reward; ``-inf`` for an empty candidate."""
+        reward = reward_sessions(self.model, histories, items_BGM.cpu().numpy())
+        return torch.from_numpy(reward).to(items_BGM.device)
+
+
+@dataclass(frozen=True)
+class RewardPlugs:
+    """What the rewards of a run are made of.
+
+    Attributes:
+        weights: Weight by reward name.
+        item_vectors: ``[I, D]`` for ``semantic``.
+        collaborative: Histories to finite logits ``[B, I]``, for ``collaborative``.
+        learned: For ``learned``.
+    """
+
+    weights: Mapping[RewardName, float]
+    item_vectors: torch.Tensor | None = None
+    collaborative: Callable[[Histories], torch.Tensor] | None = None
+    learned: SessionScorer | None = None
+
+    def of(self, histories: Histories) -> WeightedSum:
+        """Build the reward for groups that were generated for these histories.
+
+        Raises:
+            ConfigError: A configured reward lacks what it needs.
+        """
+        learned, scorer = self.learned, self.collaborative
+
+        def from_model(group: RolloutGroup) -> torch.Tensor:
+            assert learned is not None
+            return learned.reward(histories, group.items)
+
+        def from_scorer(group: RolloutGroup) -> torch.Tensor:
+            assert scorer is not None
+            return scorer(histories).to(group.items.device)
+
+        return build_reward(
+            {str(name): weight for name, weight in self.weights.items()},
+            item_vectors=self.item_vectors,
+            scorer=None if scorer is None else from_scorer,
+            learned=None if learned is None else from_model,
+        )
+
+    def without_learned(self) -> RewardPlugs | None:
+        """The other rewards, or ``None`` if there are none."""
+        weights: dict[RewardName, float] = {name: w for name, w in self.weights.items() if name != "learned"}
+        return dataclasses.replace(self, weights=weights) if weights else None

@@ -1,0 +1,138 @@
+"""The policy in training: optimiser, schedule, gradient clip, and the next-token loss that both methods can join.
+
+Legend: B users, P prediction points, M items per session.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from recsys.alignment.config import OptimiserConfig, SupervisedConfig
+from recsys.contracts.errors import ConfigError
+from recsys.data.batch import TrainingBatch
+from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.training.config import TrainConfig
+from recsys.training.losses import dense_loss, next_token_loss
+from recsys.training.schedule import adamw, warmup_cosine
+
+
+class Learner:
+    """Updates one policy; everything that an interrupted run has to find again is in :meth:`state_dict`.
+
+    Args:
+        policy: Put into evaluation mode and kept there: see :class:`~recsys.alignment.config.OptimiserConfig`.
+        total_steps: Of all rounds; the schedule's length.
+
+    Attributes:
+        step: Updates so far.
+        learning_rate_scale: Of the guard's back-offs.
+    """
+
+    def __init__(self, policy: GenerativeRecommender, config: OptimiserConfig, total_steps: int) -> None:
+        self.policy, self.config, self.total_steps = policy.eval(), config, total_steps
+        settings = TrainConfig(
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            table_weight_decay=config.table_weight_decay,
+        )
+        self._optimiser = adamw(policy, settings)
+        self._parameters = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
+        self.step, self.learning_rate_scale = 0, 1.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy lives."""
+        return self.policy.codes.weight.device
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        warmup = int(self.config.warmup_share * self.total_steps)
+        factor = warmup_cosine(self.step, self.total_steps, warmup, self.config.final_learning_rate_share)
+        return self.config.learning_rate * factor * self.learning_rate_scale
+
+    def update(self, loss: torch.Tensor) -> float:
+        """Make one step; return the norm of the gradient before clipping.
+
+        Raises:
+            ConfigError: Loss or gradient are not finite.
+        """
+        loss.backward()
+        limit = self.config.gradient_clip or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
+        if not math.isfinite(norm) or not math.isfinite(loss.item()):
+            raise ConfigError(
+                f"alignment diverged at step {self.step}: loss {loss.item():.4g}, gradient norm {norm:.4g}; lower "
+                f"optimiser.learning_rate (now {self.config.learning_rate:g}) or raise loss.beta"
+            )
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.learning_rate
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Policy, optimiser, step."""
+        return {"policy": self.policy.state_dict(), "optimiser": self._optimiser.state_dict(), "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        self.policy.load_state_dict(state["policy"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.step = int(state["step"])
+
+
+def supervised_loss(policy: GenerativeRecommender, batch: TrainingBatch, config: SupervisedConfig) -> torch.Tensor:
+    """Next-token loss of the targets, plus the dense head's on the first item of each, as in training; unweighted."""
+    hidden, query_BPD = policy(batch)
+    asked_BPM = batch.target_BPM > 0
+    code_losses = policy.code_losses(hidden[asked_BPM], batch.target_BPM[asked_BPM])
+    loss = next_token_loss(code_losses, config.loss_reduction)
+    if config.dense_weight > 0:
+        first_BP = batch.target_BPM[..., 0]
+        asked_BP = first_BP > 0
+        loss = loss + config.dense_weight * dense_loss(query_BPD[asked_BP], policy.item_vectors(), first_BP[asked_BP])
+    return loss
+
+
+@dataclass
+class RoundCurve:
+    """Figures of the updates of one round, in order.
+
+    Attributes:
+        points: ``(step, name, value)``; plain values, so that they travel with a checkpoint.
+        counts: Running totals, such as groups without signal.
+    """
+
+    points: list[tuple[int, str, float]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, step: int, **values: float) -> None:
+        """Note the figures of one update."""
+        self.points += [(step, name, float(value)) for name, value in values.items()]
+
+    def count(self, **increments: int) -> None:
+        """Add to the totals."""
+        for name, increment in increments.items():
+            self.counts[name] = self.counts.get(name, 0) + int(increment)
+
+    def means(self) -> dict[str, float]:
+        """Mean of every figure over the round; for ``*_max`` the largest."""
+        values: dict[str, list[float]] = {}
+        for _, name, value in self.points:
+            values.setdefault(name, []).append(value)
+        return {name: max(v) if name.endswith("_max") else sum(v) / len(v) for name, v in values.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything noted."""
+        return {"points": self.points, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the curve."""
+        self.points = [(int(step), str(name), float(value)) for step, name, value in state["points"]]
+        self.counts = dict(state["counts"])

@@ -1,0 +1,181 @@
+"""What a session reward model predicts, how large it is, how it is trained, and how its towers become one number."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from recsys.config import FrozenConfig
+from recsys.model.config import Feature, ModelConfig
+
+SignalKind = Literal["watch_time", "share", "any"]
+CombinationMode = Literal["zscore", "raw", "rank", "fused"]
+
+
+class RewardSignal(FrozenConfig):
+    """One tower: what it predicts of a session.
+
+    Attributes:
+        name: Of the tower; OneRec's own names are swt, vtr, wtr (follow) and ltr (like).
+        column: Column of ``events.parquet``.
+        kind: ``watch_time``: the session's summed watch time as its rank among train sessions, a soft label in (0, 1);
+            ``share``: share of the session's items for which the column is true; ``any``: 1 if it is true for any.
+        weight: Default weight in the combined reward.
+    """
+
+    name: str
+    column: str
+    kind: SignalKind
+    weight: float = 1.0
+
+
+class FeedbackConfig(FrozenConfig):
+    """Which sessions, with which labels. OneRec publishes none of it (arXiv 2502.18965); these are our definitions.
+
+    Attributes:
+        signals: Towers; ``None`` takes watch time and every declared signal the source has.
+        max_items: Longest session, M; longer ones are cut into windows of M. ``None``: the task's ``session_length``.
+        min_items: Shortest session that is used.
+        span: ``session`` keeps the source's sessions; ``timeline`` cuts M consecutive exposures of a user whatever their
+            sessions, for logs whose sessions are shorter than what will be generated. Events without a time have no
+            sessions that were cut independently of their labels, so they are always taken as a timeline.
+        watch_scale: Rank of the watch time among all train sessions, or among the user's own.
+        min_user_sessions: With ``user_rank``, users with fewer train sessions are ranked among all.
+        min_positives: A signal needs so many train sessions on either side of 0.5. One that has fewer is left out and
+            named in the report if ``signals`` is ``None``, and refused if it was asked for.
+    """
+
+    signals: tuple[RewardSignal, ...] | None = None
+    max_items: int | None = Field(default=None, ge=1)
+    min_items: int = Field(default=1, ge=1)
+    span: Literal["session", "timeline"] = "session"
+    watch_scale: Literal["global_rank", "user_rank"] = "global_rank"
+    min_user_sessions: int = Field(default=5, ge=1)
+    min_positives: int = Field(default=30, ge=1)
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Self:
+        names = [signal.name for signal in self.signals or ()]
+        if self.signals is not None and not names:
+            raise ValueError("signals is empty; name at least one tower, or leave it out to take what the source has")
+        if len(set(names)) != len(names):
+            raise ValueError(f"signals {names} name a tower twice")
+        return self
+
+
+class RewardModelConfig(FrozenConfig):
+    """Widths and depths; OneRec's are unpublished.
+
+    Attributes:
+        item_embeddings: Add a projection of the frozen embeddings of the `embed` stage to every item vector.
+        fused_tower: Add a head that reads the towers' hidden states, the user and the session, and is trained against
+            all labels at once (P-Score, arXiv 2506.13695, section 2.4.1).
+    """
+
+    width: int = Field(default=64, gt=0)
+    num_heads: int = Field(default=4, gt=0)
+    num_history_layers: int = Field(default=0, ge=0)
+    num_session_layers: int = Field(default=1, ge=1)
+    ffn_width: int = Field(default=128, gt=0)
+    tower_width: int = Field(default=32, gt=0)
+    max_history: int = Field(default=50, gt=0)
+    features: tuple[Feature, ...] = ("item", "codes", "author", "category", "behaviour", "gap", "watch")
+    item_embeddings: bool = True
+    fused_tower: bool = False
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    init_std: float = Field(default=0.02, gt=0.0)
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+        if "item" not in self.features and "codes" not in self.features:
+            raise ValueError("features must name 'item' or 'codes': without both the model cannot tell items apart")
+        if "user" in self.features:
+            raise ValueError("feature 'user' is not offered: a reward model must judge users it was not trained on")
+        return self
+
+    def shared_parts(self) -> ModelConfig:
+        """The same shape in the words of the policy's modules, which the reward model reuses."""
+        return ModelConfig(
+            width=self.width,
+            num_heads=self.num_heads,
+            num_encoder_layers=max(self.num_history_layers, 1),
+            num_decoder_layers=1,
+            ffn_width=self.ffn_width,
+            num_experts=1,
+            experts_per_token=1,
+            expert_width=1,
+            max_history=self.max_history,
+            encoder_attention="bidirectional",
+            features=self.features,
+            dropout=self.dropout,
+            embedding_dropout=self.dropout,
+            init_std=self.init_std,
+        )
+
+
+class RewardTrainConfig(FrozenConfig):
+    """Optimisation of a reward model."""
+
+    max_epochs: int = Field(default=6, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    final_learning_rate_share: float = Field(default=0.05, ge=0, le=1)
+    warmup_share: float = Field(default=0.05, ge=0, le=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+    table_weight_decay: float = Field(default=0.05, ge=0)
+    gradient_clip: float = Field(default=1.0, ge=0)
+    unexposed_weight: float = Field(default=0.5, ge=0)
+    """Weight of the loss on sessions with unexposed items beside the loss on real ones; 0 switches them off."""
+    patience: int = Field(default=2, ge=1)
+    """Epochs without a better validation BCE before training stops."""
+    checkpoint_every_s: float = Field(default=60.0, gt=0)
+    """Seconds between mid-epoch checkpoints; what a kill can cost."""
+    accelerator: str = "auto"
+
+
+class CombinationConfig(FrozenConfig):
+    """From one number per tower to one number per candidate.
+
+    Attributes:
+        mode: ``zscore`` standardises each tower inside the candidate group, because raw scales differ by a factor of a
+            hundred; ``raw`` and ``rank`` see :func:`~recsys.alignment.reward_combination.combine_rewards`; ``fused`` takes
+            the fused tower and needs no weights.
+        weights: Tower name -> weight; towers left out keep the weight of their signal.
+    """
+
+    mode: CombinationMode = "zscore"
+    weights: dict[str, float] = Field(default_factory=dict)
+
+
+class RewardConfig(FrozenConfig):
+    """The `reward` stage.
+
+    Attributes:
+        judge: Shape of the held-out judge; another width than the reward model's, so that the two do not err alike.
+        reward_share: Share of the users that the reward model is trained on.
+        judge_share: Share of the users that the judge is trained on; nobody is in both, and the rest trains neither.
+        resamples: Bootstrap draws of users for the report's 95 % intervals.
+    """
+
+    feedback: FeedbackConfig = FeedbackConfig()
+    model: RewardModelConfig = RewardModelConfig()
+    judge: RewardModelConfig = RewardModelConfig(width=48, ffn_width=96, tower_width=24)
+    train: RewardTrainConfig = RewardTrainConfig()
+    combination: CombinationConfig = CombinationConfig()
+    reward_share: float = Field(default=0.5, gt=0, lt=1)
+    judge_share: float = Field(default=0.5, gt=0, lt=1)
+    resamples: int = Field(default=500, ge=1)
+    calibration_bins: int = Field(default=10, ge=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.reward_share + self.judge_share > 1.0:
+            raise ValueError(
+                f"reward_share {self.reward_share} and judge_share {self.judge_share} exceed 1; no user may train both"
+            )
+        if self.combination.mode == "fused" and not (self.model.fused_tower and self.judge.fused_tower):
+            raise ValueError("combination.mode 'fused' needs model.fused_tower and judge.fused_tower")
+        return self

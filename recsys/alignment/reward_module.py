@@ -1,0 +1,218 @@
+"""Training of a reward model under Lightning: batches, loss, optimiser, and which epoch is kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from recsys.alignment.feedback import SessionFeedback
+from recsys.alignment.reward_checkpoint import save_reward_model
+from recsys.alignment.reward_config import RewardTrainConfig
+from recsys.alignment.reward_loss import reward_loss, tower_losses
+from recsys.alignment.reward_model import SessionRewardModel
+from recsys.data.batch import HistoryBatch, collate_histories
+from recsys.data.loader import BucketedLoader
+from recsys.training.config import TrainConfig
+from recsys.training.schedule import adamw, warmup_cosine
+
+logger = logging.getLogger(__name__)
+
+MONITOR: Final = "valid/bce"
+_VALIDATION_BATCH: Final = 512
+
+
+@dataclass(frozen=True)
+class FeedbackBatch:
+    """Histories, sessions and labels.
+
+    Attributes:
+        items_BNM: int64 ``[B, N, M]`` item_index, -1 padding; N = 1, or 2 where the second is the
+            first with unexposed items.
+        labels_BNT: float32 ``[B, N, T]``, NaN not known.
+    """
+
+    history: HistoryBatch
+    items_BNM: torch.Tensor
+    labels_BNT: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.history)
+
+    def to(self, device: torch.device | str, **_: Any) -> FeedbackBatch:
+        """Move all tensors (the name Lightning calls)."""
+        return FeedbackBatch(self.history.to(device), self.items_BNM.to(device), self.labels_BNT.to(device))
+
+
+class FeedbackRows:
+    """Sessions as rows of the bucketed loader.
+
+    Args:
+        unexposed_seed: Put the same session with unexposed items beside each, drawn anew every epoch; ``None``: do not.
+    """
+
+    def __init__(
+        self, feedback: SessionFeedback, max_items: int, max_history: int, unexposed_seed: int | None = None
+    ) -> None:
+        self.feedback, self.max_items, self.max_history = feedback, max_items, max_history
+        self.unexposed_seed = unexposed_seed
+        self._unexposed: tuple[int, SessionFeedback] | None = None
+
+    def __len__(self) -> int:
+        return len(self.feedback)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """History events per row: what decides its cost."""
+        return np.minimum(self.feedback.histories.lengths, self.max_history)
+
+    def unexposed(self, epoch: int) -> list[SessionFeedback]:
+        """The sessions beside the real ones, in that epoch; a function of seed and epoch alone."""
+        if self.unexposed_seed is None:
+            return []
+        if self._unexposed is None or self._unexposed[0] != epoch:
+            self._unexposed = epoch, self.feedback.with_unexposed_items(self.unexposed_seed, epoch)
+        return [self._unexposed[1]]
+
+    def collate(self, rows: npt.NDArray[np.int64], epoch: int = 0) -> FeedbackBatch:
+        """Build the batch of the given sessions."""
+        parts = [source.take(rows) for source in (self.feedback, *self.unexposed(epoch))]
+        items = np.stack([part.padded_items(self.max_items) for part in parts], axis=1).astype(np.int64)
+        labels = np.stack([part.labels for part in parts], axis=1)
+        history = collate_histories(parts[0].histories, self.max_history)
+        return FeedbackBatch(history, torch.from_numpy(items), torch.from_numpy(labels))
+
+
+class FeedbackLoader(BucketedLoader):
+    """The bucketed loader over sessions, which tells its rows the epoch."""
+
+    def __init__(self, rows: FeedbackRows, batch_size: int, seed: int) -> None:
+        super().__init__(rows, batch_size, seed)  # type: ignore[arg-type]  # it asks for lengths and collate alone
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[FeedbackBatch]:  # type: ignore[override]
+        self.load_state_dict(self.state_dict())
+        batches = self.batches(self.epoch)
+        for number in range(self.position, len(batches)):
+            self.position = number + 1
+            yield self.rows.collate(batches[number], self.epoch)
+        self.epoch, self.position = self.epoch + 1, 0
+
+
+class InOrderLoader:
+    """Validation batches, always the same."""
+
+    def __init__(self, rows: FeedbackRows) -> None:
+        order = np.argsort(rows.lengths, kind="stable")
+        self.rows = rows
+        self.batches = [order[i : i + _VALIDATION_BATCH] for i in range(0, len(order), _VALIDATION_BATCH)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        return (self.rows.collate(batch) for batch in self.batches)
+
+
+class RewardModule(lightning.LightningModule):
+    """Loss, optimiser and validation of a reward model; logs ``train/loss``, ``valid/bce`` and ``valid/bce_<tower>``."""
+
+    weights_T: torch.Tensor
+
+    def __init__(self, model: SessionRewardModel, config: RewardTrainConfig, total_steps: int) -> None:
+        super().__init__()
+        self.model, self.config, self.total_steps = model, config, total_steps
+        self.register_buffer("weights_T", model.default_weights(), persistent=False)
+        self._sums: list[torch.Tensor] = []
+        self._counts: list[torch.Tensor] = []
+
+    def training_step(self, batch: FeedbackBatch, batch_idx: int) -> torch.Tensor:
+        """Cross-entropy of all towers, on real sessions and on those with unexposed items."""
+        scores = self.model.score(batch.history, batch.items_BNM)
+        loss = reward_loss(scores.candidates(0), batch.labels_BNT[:, :1], self.weights_T)
+        if batch.items_BNM.shape[1] > 1:
+            unexposed = reward_loss(scores.candidates(1), batch.labels_BNT[:, 1:], self.weights_T)
+            loss = loss + self.config.unexposed_weight * unexposed
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: FeedbackBatch, batch_idx: int) -> None:
+        """Collect sums of the cross-entropy, so that the mean over sessions does not depend on the batches."""
+        logits = self.model.score(batch.history, batch.items_BNM).logits
+        known = (~batch.labels_BNT.isnan()).sum((0, 1))
+        self._sums.append(tower_losses(logits, batch.labels_BNT) * known)
+        self._counts.append(known)
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean over validation sessions, per tower and summed."""
+        per_tower = torch.stack(self._sums).sum(0) / torch.stack(self._counts).sum(0).clamp(min=1)
+        self._sums, self._counts = [], []
+        for name, value in zip(self.model.spec.names, per_tower, strict=True):
+            self.log(f"valid/bce_{name}", value)
+        self.log(MONITOR, per_tower.sum(), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine decay, as the policy's."""
+        config = self.config
+        groups = TrainConfig(
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            table_weight_decay=config.table_weight_decay,
+        )
+        optimizer = adamw(self.model, groups)
+        warmup = max(1, int(config.warmup_share * self.total_steps))
+        schedule = LambdaLR(
+            optimizer,
+            lambda step: warmup_cosine(step, self.total_steps, warmup, config.final_learning_rate_share),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class BestRewardModel(lightning.Callback):
+    """Keep the model with the least validation cross-entropy, and stop after ``patience`` validations without a better."""
+
+    def __init__(self, folder: Path, patience: int) -> None:
+        self.folder, self.patience = folder, patience
+        self.best_value, self.best_epoch, self.validations_since = float("inf"), -1, 0
+        self.seconds_before, self._started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time, earlier processes included."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the decision to stop rests on."""
+        return {
+            "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+            "validations_since": self.validations_since,
+            "seconds_before": self.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue counting."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Compare, keep, decide."""
+        assert isinstance(pl_module, RewardModule)
+        value = float(trainer.callback_metrics[MONITOR])
+        logger.info("epoch %d: validation cross-entropy %.4f, %.0f s", trainer.current_epoch + 1, value, self.seconds)
+        if value < self.best_value:
+            self.best_value, self.best_epoch, self.validations_since = value, trainer.current_epoch, 0
+            save_reward_model(self.folder, pl_module.model)
+        else:
+            self.validations_since += 1
+        if self.validations_since >= self.patience:
+            trainer.should_stop = True

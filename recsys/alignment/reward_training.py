@@ -1,0 +1,238 @@
+"""Train a reward model and, on other users, a second one that serves only as judge.
+
+Reads prepared data, semantic IDs, item embeddings; writes into the work folder
+    reward/, judge/              model.safetensors, reward_model.json, training.json, curves.parquet
+    reward_metrics.parquet       AUC, cross-entropy and calibration on the test split, beside two baselines
+    reward_calibration.parquet   reliability tables
+    reward_report.json           the summary
+Both models see train sessions of their own users; their validation sessions decide when to stop. The test split is only
+judged. What is needed while training lies in ``.scratch``: a killed stage goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from recsys.alignment.feedback import SessionFeedback, session_feedback
+from recsys.alignment.feedback_labels import FloatArray
+from recsys.alignment.reward_checkpoint import SPEC_NAME, load_reward_model, save_reward_model
+from recsys.alignment.reward_combination import check_tower_names
+from recsys.alignment.reward_config import RewardConfig, RewardModelConfig, RewardTrainConfig
+from recsys.alignment.reward_model import RewardSpec, SessionRewardModel
+from recsys.alignment.reward_module import (
+    BestRewardModel,
+    FeedbackLoader,
+    FeedbackRows,
+    InOrderLoader,
+    RewardModule,
+)
+from recsys.alignment.reward_report import judge_reward_models
+from recsys.contracts.columns import TRAIN, VALID
+from recsys.contracts.errors import ArtifactError, ConfigError, DataError
+from recsys.contracts.manifest import read_json, write_json
+from recsys.contracts.prepared import PreparedData
+from recsys.model.checkpoint import catalogue_of
+from recsys.runtime import Progress, RichProgress, seed_everything
+from recsys.semantic_ids.generation import SemanticIds
+from recsys.training.callbacks import Curves, ResumeCheckpoint
+
+logger = logging.getLogger(__name__)
+
+REWARD: Final = "reward"
+JUDGE: Final = "judge"
+
+
+def split_users(num_users: int, config: RewardConfig, seed: int) -> dict[str, npt.NDArray[np.bool_]]:
+    """Draw who trains the reward model and who the judge, ``[U]`` each; nobody trains both."""
+    order = np.random.default_rng([seed, 11]).permutation(num_users)
+    first = round(config.reward_share * num_users)
+    second = first + round(config.judge_share * num_users)
+    groups = {}
+    for name, users in ((REWARD, order[:first]), (JUDGE, order[first:second])):
+        groups[name] = np.zeros(num_users, bool)
+        groups[name][users] = True
+    return groups
+
+
+def build_reward_model(
+    prepared: PreparedData,
+    semantic_ids: SemanticIds,
+    item_embeddings: npt.NDArray[np.floating] | None,
+    feedback: SessionFeedback,
+    model: RewardModelConfig,
+    config: RewardConfig,
+) -> SessionRewardModel:
+    """Create an untrained reward model for this catalogue; draws from torch's global generator.
+
+    Args:
+        item_embeddings: ``[items, any]`` of the `embed` stage; read if ``model.item_embeddings``.
+        feedback: Names the towers; their base rates come from its train sessions.
+
+    Raises:
+        ConfigError: Embeddings are wanted and not given, or ``combination.weights`` names no tower.
+        ArtifactError: The embeddings are not of this catalogue.
+    """
+    check_tower_names(list(config.combination.weights), feedback.names, "reward.combination.weights")
+    catalogue = catalogue_of(prepared.items, semantic_ids.codes)
+    padded = None
+    if model.item_embeddings:
+        if item_embeddings is None:
+            raise ConfigError(
+                "reward.model.item_embeddings is true, but no item embeddings were given; set it to false"
+            )
+        if len(item_embeddings) != prepared.vocabulary.num_items:
+            raise ArtifactError(
+                f"{len(item_embeddings)} item embeddings for {prepared.vocabulary.num_items} items; run `embed` again"
+            )
+        padded = torch.from_numpy(np.pad(unit_rows(item_embeddings), ((1, 0), (0, 0))))
+    spec = RewardSpec(
+        model=model,
+        vocabulary=prepared.vocabulary,
+        level_sizes=semantic_ids.level_sizes,
+        semantic_id_digest=semantic_ids.digest,
+        signals=feedback.signals,
+        base_rates=tuple(float(rate) for rate in np.nanmean(feedback.of(TRAIN).labels, axis=0)),
+        max_items=config.feedback.max_items or prepared.vocabulary.session_length,
+        embedding_width=0 if padded is None else padded.shape[1],
+        combination=config.combination,
+    )
+    return SessionRewardModel(spec, catalogue, padded)
+
+
+def unit_rows(embeddings: npt.NDArray[np.floating]) -> FloatArray:
+    """Scale every row to length 1, zero rows excepted: sources of embeddings differ in scale, directions do not."""
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return (embeddings / np.where(length > 0, length, 1.0)).astype(np.float32)
+
+
+def train_reward_models(
+    prepared: PreparedData,
+    semantic_ids: SemanticIds,
+    item_embeddings: npt.NDArray[np.floating] | None,
+    config: RewardConfig,
+    out_dir: Path,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train reward model and judge, and judge both on the test split; finished models are kept after a kill.
+
+    Returns:
+        Summary: towers, sessions, best epochs, AUCs per tower on users that a model has not seen, agreement.
+
+    Raises:
+        DataError: No usable feedback, or a group of users without train or validation sessions.
+        ConfigError: ``combination.weights`` names no tower, or the accelerator does not exist.
+    """
+    feedback = session_feedback(prepared, config.feedback)
+    groups = split_users(prepared.vocabulary.num_users, config, seed)
+    models, reports = {}, {}
+    for number, (name, shape) in enumerate(((REWARD, config.model), (JUDGE, config.judge))):
+        folder = out_dir / name
+        if not (folder / "training.json").exists():
+            seed_everything(seed + number)  # the judge starts elsewhere as well
+            model = build_reward_model(prepared, semantic_ids, item_embeddings, feedback, shape, config)
+            _fit(model, name, feedback, groups[name], config.train, out_dir, seed + number, progress)
+        models[name] = load_reward_model(folder, semantic_ids.digest)
+        reports[name] = read_json(folder / "training.json")
+    report = judge_reward_models(
+        models, feedback, groups, resamples=config.resamples, bins=config.calibration_bins, seed=seed
+    )
+    report.metrics.write_parquet(out_dir / "reward_metrics.parquet")
+    report.calibration.write_parquet(out_dir / "reward_calibration.parquet")
+    summary = {
+        "towers": list(feedback.names),
+        "left_out": list(feedback.left_out),
+        "sessions": len(feedback),
+        "users": {name: int(users.sum()) for name, users in groups.items()},
+        **{f"{name}_training": {k: v for k, v in reports[name].items() if k != "seconds"} for name in models},
+        **report.summary(),
+    }
+    write_json(out_dir / "reward_report.json", summary)
+    return summary | {"seconds": round(sum(reports[name]["seconds"] for name in models), 1)}
+
+
+def _fit(
+    model: SessionRewardModel,
+    name: str,
+    feedback: SessionFeedback,
+    users: npt.NDArray[np.bool_],
+    config: RewardTrainConfig,
+    out_dir: Path,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Train one model and publish it; ``training.json`` is written last."""
+    train, valid = feedback.of(TRAIN, users), feedback.of(VALID, users)
+    for split, part in (("train", train), ("validation", valid)):
+        if not len(part) or np.isnan(part.labels).all():
+            raise DataError(
+                f"reward model: the {int(users.sum())} users of '{name}' have no {split} session with a label; check the "
+                f"split dates, or raise reward.{name}_share"
+            )
+    scratch = out_dir / ".scratch" / name
+    scratch.mkdir(parents=True, exist_ok=True)
+    shape = (model.spec.max_items, model.spec.model.max_history)
+    rows = FeedbackRows(train, *shape, unexposed_seed=seed if config.unexposed_weight > 0 else None)
+    loader = FeedbackLoader(rows, config.batch_size, seed)
+    module = RewardModule(model, config, total_steps=config.max_epochs * len(loader))
+    best, curves = BestRewardModel(scratch / "best", config.patience), Curves()
+    resume = ResumeCheckpoint(scratch / "resume.ckpt", config.checkpoint_every_s)
+    parameters = sum(p.numel() for p in model.parameters())
+    logger.info("%s: %d train sessions, %d parameters, towers %s", name, len(rows), parameters, model.spec.names)
+    trainer = _trainer(config, [curves, best, resume], progress)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        trainer.fit(
+            module,
+            loader,
+            InOrderLoader(FeedbackRows(valid, *shape)),
+            ckpt_path=str(resume.path) if resume.path.exists() else None,
+            weights_only=True,
+        )
+    if not (best.folder / SPEC_NAME).exists():
+        raise DataError(
+            f"reward model: '{name}' never had a finite validation cross-entropy; lower reward.train.learning_rate"
+        )
+    folder = out_dir / name
+    save_reward_model(folder, load_reward_model(best.folder, model.spec.semantic_id_digest))
+    curves.table().write_parquet(folder / "curves.parquet")
+    facts = {
+        "train_sessions": len(train),
+        "valid_sessions": len(valid),
+        "parameters": parameters,
+        "best_epoch": best.best_epoch,
+        "valid_bce": best.best_value,
+        "seconds": best.seconds,
+    }
+    write_json(folder / "training.json", facts)
+
+
+def _trainer(config: RewardTrainConfig, callbacks: list[lightning.Callback], progress: Progress) -> lightning.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return lightning.Trainer(
+            max_epochs=config.max_epochs,
+            accelerator=config.accelerator,
+            devices=1,
+            gradient_clip_val=config.gradient_clip or None,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=isinstance(progress, RichProgress) and sys.stderr.isatty(),
+            callbacks=callbacks,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"reward.train.accelerator={config.accelerator!r}: {error}") from error

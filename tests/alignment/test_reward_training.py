@@ -1,0 +1,173 @@
+"""Training the reward model and its judge: they learn what is there, from different users, and survive a kill."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recsys.alignment.feedback import session_feedback
+from recsys.alignment.reward_checkpoint import load_reward_model
+from recsys.alignment.reward_config import FeedbackConfig, RewardConfig, RewardModelConfig, RewardSignal
+from recsys.alignment.reward_module import RewardModule
+from recsys.alignment.reward_report import popularity_baseline, user_mean_baseline
+from recsys.alignment.reward_scoring import rank_by_reward
+from recsys.alignment.reward_training import split_users, train_reward_models
+from recsys.config import validate
+from recsys.contracts.columns import TEST, TRAIN
+from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.prepared import PreparedData
+from recsys.data.histories import Histories
+from recsys.runtime import PlainProgress
+from tests.alignment.reward_toy import colour_prepared, event, prepared_from
+from tests.alignment.test_reward_model import ITEMS, SHAPE, colour_ids
+
+SMALL: dict[str, Any] = {
+    "model": {**SHAPE, "width": 16, "init_std": 0.02, "item_embeddings": False, "num_history_layers": 0},
+    "judge": {
+        **SHAPE,
+        "width": 12,
+        "fused_tower": True,
+        "init_std": 0.02,
+        "item_embeddings": False,
+        "num_history_layers": 0,
+    },
+    "train": {"max_epochs": 6, "batch_size": 32, "learning_rate": 0.01, "accelerator": "cpu"},
+    "resamples": 50,
+}
+
+
+def config(**changes: Any) -> RewardConfig:
+    return validate(RewardConfig, {**SMALL, **changes}, "test")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return colour_prepared(tmp_path_factory.mktemp("colours"), users=120, items=ITEMS)
+
+
+def train(prepared: PreparedData, out: Path, settings: RewardConfig) -> dict[str, Any]:
+    return train_reward_models(prepared, colour_ids(), None, settings, out, 5, PlainProgress())
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("reward")
+    return out, train(prepared, out, config())
+
+
+def test_both_models_find_that_users_watch_their_own_colour(trained: tuple[Path, dict[str, Any]]) -> None:
+    """Whether an item has the colour of the history decides watching; popularity and user means know nothing of it."""
+    out, summary = trained
+    metrics = pl.read_parquet(out / "reward_metrics.parquet").filter(pl.col("users") == "new")
+    for model in ("reward", "judge"):
+        assert summary["test"][model]["vtr"]["auc"] > 0.9
+        for baseline in ("popularity", "user_mean"):
+            gain = metrics.filter(
+                (pl.col("model") == model) & (pl.col("tower") == "vtr") & (pl.col("system") == f"model - {baseline}")
+            )
+            assert gain.filter(pl.col("metric") == "auc")["low"].item() > 0.1
+            assert gain.filter(pl.col("metric") == "bce")["high"].item() < 0
+    assert summary["agreement"]["vtr"] > 0.7
+    calibration = pl.read_parquet(out / "reward_calibration.parquet")
+    assert set(calibration.columns) == {"model", "tower", "bin", "sessions", "predicted", "observed"}
+
+
+def test_reward_model_and_judge_share_no_user(prepared: PreparedData) -> None:
+    groups = split_users(120, config(reward_share=0.5, judge_share=0.3), seed=1)
+    assert not (groups["reward"] & groups["judge"]).any()
+    assert [int(users.sum()) for users in groups.values()] == [60, 36]
+
+
+def test_the_second_stage_puts_the_own_colour_first(
+    prepared: PreparedData, trained: tuple[Path, dict[str, Any]]
+) -> None:
+    model = load_reward_model(trained[0] / "reward", colour_ids().digest)
+    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    ranked = rank_by_reward(model, histories, np.broadcast_to(np.arange(ITEMS), (120, ITEMS)))
+    top = np.argsort(-ranked, axis=1)[:, : ITEMS // 4] % 4
+    assert (top == np.arange(120)[:, None] % 4).mean() > 0.9
+
+
+def test_the_same_seed_gives_the_same_models(
+    prepared: PreparedData, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    again = train(prepared, tmp_path, config())
+    assert again["test"] == trained[1]["test"]
+    for name in ("reward", "judge"):
+        assert (tmp_path / name / "model.safetensors").read_bytes() == (
+            trained[0] / name / "model.safetensors"
+        ).read_bytes()
+
+
+def test_killed_and_started_again_it_ends_at_the_same_weights(
+    prepared: PreparedData, trained: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint after every batch; the process dies in the judge's third epoch."""
+    settings = config(train={**SMALL["train"], "checkpoint_every_s": 1e-6})
+    original = RewardModule.training_step
+
+    def dies(module: RewardModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if module.model.spec.model.width == 12 and module.current_epoch == 2 and batch_idx == 3:
+            raise KeyboardInterrupt
+        return original(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RewardModule, "training_step", dies)
+        with pytest.raises(
+            (KeyboardInterrupt, SystemExit, lightning.fabric.utilities.exceptions.MisconfigurationException)
+        ):
+            train(prepared, tmp_path, settings)
+    assert (tmp_path / "reward" / "training.json").exists()
+    assert not (tmp_path / "judge" / "training.json").exists()
+    train(prepared, tmp_path, settings)
+    for name in ("reward", "judge"):
+        found, expected = (load_reward_model(folder / name, None).state_dict() for folder in (tmp_path, trained[0]))
+        for key, tensor in expected.items():
+            torch.testing.assert_close(found[key], tensor)
+
+
+def test_baselines_by_hand(tmp_path: Path) -> None:
+    """Train: item 0 viewed by user 0 and 1, item 1 by nobody (one exposure each user): global mean 1/2, 5 parts of it.
+
+    Item 0: (2 + 5/2) / (2 + 5) = 0.6429, item 1: (0 + 5/2) / 7 = 0.3571. A session of both: vtr 0.5, and a like of
+    either: item 0 liked once in two: (1 + 5/4) / 7 = 0.3214, item 1: (0 + 5/4) / 7 = 0.1786: 1 - 0.6786 * 0.8214 = 0.4426.
+    User means: user 0 has vtr labels 1, 0: (1 + 5/2) / 7 = 1/2; ltr 1, 0, of a mean 1/4: (1 + 5/4) / 7 = 0.3214.
+    """
+    rows = []
+    for user in range(2):
+        rows += [
+            event(user, 0, 1, 4 * user, view=True, like=user == 0, watch=100),
+            event(user, 1, 2, 4 * user + 1),
+            event(user, 0, 3, 4 * user + 2, split=TEST),
+            event(user, 1, 4, 4 * user + 2, split=TEST),
+        ]
+    signals = (
+        RewardSignal(name="vtr", column="long_view", kind="share"),
+        RewardSignal(name="ltr", column="like", kind="any"),
+    )
+    feedback = session_feedback(
+        prepared_from(tmp_path / "p", rows, 2), FeedbackConfig(signals=signals, min_positives=1)
+    )
+    train_part, test = feedback.of(TRAIN), feedback.of(TEST)
+    np.testing.assert_allclose(popularity_baseline(train_part, test), [[0.5, 0.4426]] * 2, atol=1e-4)
+    expected = [[0.5, (1 + 1.25) / 7], [0.5, 1.25 / 7]]
+    np.testing.assert_allclose(user_mean_baseline(train_part, test), expected, atol=1e-4)
+
+
+def test_refusals(prepared: PreparedData, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no user may train both"):
+        config(reward_share=0.7, judge_share=0.5)
+    with pytest.raises(ConfigError, match=r"needs model.fused_tower and judge.fused_tower"):
+        config(combination={"mode": "fused"})
+    with pytest.raises(ConfigError, match=r"must judge users it was not trained on"):
+        validate(RewardModelConfig, {"features": ["item", "user"]}, "test")
+    with pytest.raises(ConfigError, match=r"reward.train.accelerator='abacus'"):
+        train(prepared, tmp_path / "a", config(train={**SMALL["train"], "accelerator": "abacus"}))
+    rows = [event(user, user % 2, 1, user, view=user % 2 == 0, watch=user) for user in range(100)]
+    small = prepared_from(tmp_path / "p", rows, ITEMS)
+    with pytest.raises(DataError, match=r"90 users of 'reward' have no validation session"):
+        train(small, tmp_path / "b", config(reward_share=0.9, judge_share=0.01))
