@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from recsys.alignment.alignment_report import write_alignment_report
-from recsys.alignment.config import AlignConfig, IpaConfig
+from recsys.alignment.config import AlignConfig, IpaConfig, ObjectiveConfig
 from recsys.alignment.guard import Gauge
 from recsys.alignment.ipa import IterativePreferenceAlignment
-from recsys.alignment.learned_reward import RewardPlugs, SessionScorer
+from recsys.alignment.learned_reward import DiverseScorer, RewardPlugs, SessionScorer
 from recsys.alignment.learner import Learner
 from recsys.alignment.rere import RankingRewardLearning
 from recsys.alignment.rollouts import RolloutSampler
@@ -73,6 +73,8 @@ def align_policy(
             f"align.{config.method}.rewards names 'learned', and no reward model is given; run `reward` first"
         )
     seed_everything(seed)
+    if isinstance(settings, IpaConfig) and settings.objective is not None:
+        reward_model, judge = _make_steerable(policy, settings.objective, reward_model, judge)
     plugs = RewardPlugs(settings.rewards, item_vectors, collaborative, reward_model)
     gauge = Gauge(prepared, semantic_ids, policy, config.guard, decode, plugs, judge, seed)
     method, learner = _method(prepared, semantic_ids, policy, config, plugs, seed)
@@ -82,6 +84,30 @@ def align_policy(
     run = RoundLoop(method, learner, gauge, config.guard, store, config.checkpoint_every_steps, progress).run()
     save_policy(work_dir / MODEL_NAME, policy)
     return _report(run, config, work_dir)
+
+
+def _make_steerable(
+    policy: GenerativeRecommender,
+    config: ObjectiveConfig,
+    reward_model: SessionScorer | None,
+    judge: SessionScorer | None,
+) -> tuple[SessionScorer, SessionScorer | None]:
+    """Name the policy's objectives after the reward's towers, and add the diversity tower to both scorers."""
+    if reward_model is None:
+        raise ConfigError(
+            "align.ipa.objective weighs the towers of the learned reward; add 'learned' to align.ipa.rewards"
+        )
+    if config.diversity:
+        category_I = policy.item_tower.side_I[1:, 1].cpu()
+        reward_model = DiverseScorer(reward_model, category_I)
+        judge = DiverseScorer(judge, category_I) if judge is not None else None
+    if policy.spec.model.num_objectives != len(reward_model.towers):
+        raise ConfigError(
+            f"the policy takes {policy.spec.model.num_objectives} objective weights, the reward has the towers "
+            f"{', '.join(reward_model.towers)}: train with model.num_objectives={len(reward_model.towers)}"
+        )
+    policy.spec = policy.spec.model_copy(update={"objectives": reward_model.towers})
+    return reward_model, judge
 
 
 def _method(

@@ -77,6 +77,22 @@ class CurriculumConfig(FrozenConfig):
     softness: float = Field(default=0.0, ge=0, le=1)
 
 
+class ObjectiveConfig(FrozenConfig):
+    """Steering by weights of the reward's towers.
+
+    Every preference request draws weights, which its candidates are judged by and which the policy is told; a served request
+    names its own. The model needs ``model.num_objectives`` inputs, one per tower.
+
+    Attributes:
+        concentration: Of the Dirichlet distribution that the weights are drawn from; 1 is uniform, below 1 prefers the
+            corners, where one tower has nearly everything.
+        diversity: Add a tower for the share of different categories in a session.
+    """
+
+    concentration: float = Field(default=0.5, gt=0)
+    diversity: bool = True
+
+
 class IpaConfig(FrozenConfig):
     """Iterative preference alignment (OneRec, arXiv 2502.18965, Alg. 2).
 
@@ -89,6 +105,7 @@ class IpaConfig(FrozenConfig):
             sample by sample; ``pairs`` by the pairs in the batch, so that their weight does not depend on the share.
         min_reward_gap: A candidate is rejected only if its reward is lower than the best by more than this.
         rewards: Weights of the rewards that order the candidates; ``learned`` is the session reward model.
+        objective: Steer by weights of the reward's towers; ``None``: one policy for the reward's own weights.
         optimiser: OneRec's rate, constant: a decay over the whole run would leave the last rounds with nothing to say.
     """
 
@@ -104,6 +121,7 @@ class IpaConfig(FrozenConfig):
     rewards: dict[RewardName, float] = Field(default={"learned": 1.0}, min_length=1)
     loss: PreferenceLossConfig = PreferenceLossConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    objective: ObjectiveConfig | None = None
     rollouts: RolloutConfig = RolloutConfig(num_generations=128)
     supervised: SupervisedConfig = SupervisedConfig()
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=2e-4, final_learning_rate_share=1.0)

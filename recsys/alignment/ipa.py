@@ -14,7 +14,7 @@ Legend: B samples of a batch, G candidates, N negatives, Q pairs, M items per se
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,6 +134,8 @@ class IterativePreferenceAlignment:
         """Mean preference loss over the pairs of one batch, weighted by the curriculum, and figures for the curve."""
         policy, loss = self.learner.policy, self.config.loss
         histories = self.stream.samples.histories.take(pairs.row_Q.cpu().numpy())
+        if pairs.objective_QO.shape[1]:
+            histories = histories.with_objective(pairs.objective_QO.cpu().numpy())
         history = collate_histories(histories, policy.spec.model.max_history).to(self.learner.device)
         scored = candidate_log_probs(policy, history, pairs.candidates_QGM)
         result = preference_loss(
@@ -175,10 +177,21 @@ class IterativePreferenceAlignment:
         if tensors is None:
             generator = seeded(self.seed, work.number, number)
             rows = stream_rows[positions]
-            pairs = self.make_pairs(self.stream.requests(rows), positions, rows, generator, work.progress)
+            requests = self._steered(
+                self.stream.requests(rows), np.random.default_rng([self.seed, work.number, number])
+            )
+            pairs = self.make_pairs(requests, positions, rows, generator, work.progress)
             tensors = pairs.tensors()
             save_tensors(path, tensors)
         return tensors
+
+    def _steered(self, requests: Requests, generator: np.random.Generator) -> Requests:
+        """Give every request objective weights of its own, where the policy is to be steered by them."""
+        if self.config.objective is None:
+            return requests
+        towers = self.learner.policy.spec.model.num_objectives
+        weights = generator.dirichlet(np.full(towers, self.config.objective.concentration), len(requests))
+        return replace(requests, histories=requests.histories.with_objective(weights))
 
     @torch.no_grad()
     def make_pairs(
@@ -231,10 +244,16 @@ class IterativePreferenceAlignment:
                 reward_rejected_QN=reward[:, 1:].cpu(),
                 ref_chosen_Q=reference[:, 0].cpu(),
                 ref_rejected_QN=reference[:, 1:].cpu(),
+                objective_QO=_objectives(part),
             )
             parts.append(found.take(chosen.has_pair.cpu()))
         together = {name: torch.cat([part.tensors()[name] for part in parts]) for name in parts[0].tensors()}
         return PreferencePairs(**together).take(together["position_Q"].argsort())
+
+
+def _objectives(requests: Requests) -> torch.Tensor:
+    weights = requests.histories.objective
+    return torch.empty(len(requests), 0) if weights is None else torch.from_numpy(weights)
 
 
 def pair_weights(pairs: PreferencePairs, config: CurriculumConfig, progress: float) -> torch.Tensor:

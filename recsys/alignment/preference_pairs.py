@@ -127,6 +127,7 @@ class PreferencePairs:
         rejected_QNM: int64 item_index, -1 for an absent negative.
         reward_chosen_Q, reward_rejected_QN: float32; 0 for an absent negative.
         ref_chosen_Q, ref_rejected_QN: float32 log-probabilities under the snapshot; 0 for an absent negative.
+        objective_QO: float32 objective weights of the request; O = 0 without steering.
     """
 
     position_Q: torch.Tensor
@@ -137,6 +138,7 @@ class PreferencePairs:
     reward_rejected_QN: torch.Tensor
     ref_chosen_Q: torch.Tensor
     ref_rejected_QN: torch.Tensor
+    objective_QO: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.position_Q)

@@ -7,7 +7,7 @@ Rows of the model's tables are ``item_index + 1``; row 0 is padding. A history l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,10 @@ def pad_ragged(
 def collate_histories(histories: Histories, max_history: int) -> HistoryBatch:
     """Pad histories to the longest of them, keeping the most recent ``max_history`` events of each."""
     start = np.maximum(histories.start, histories.end - max_history)
-    return _history_batch(histories.user_index, start, histories.end, histories)
+    batch = _history_batch(histories.user_index, start, histories.end, histories)
+    if histories.objective is None:
+        return batch
+    return replace(batch, objective_BO=torch.from_numpy(np.array(histories.objective)))
 
 
 def _history_batch(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from recsys.contracts.errors import DataError
 from recsys.contracts.prepared import ByteArray, HistoryArrays, IntArray, OffsetArray, Targets
 
 
@@ -19,6 +20,7 @@ class Histories:
         start: ``[N]`` first row of each history in the arrays below.
         end: ``[N]`` row after its last event; ``end == start`` is an empty history and is answered as well.
         item, behaviour, gap, watch: ``[E]`` event arrays, as in :class:`~recsys.contracts.prepared.HistoryArrays`.
+        objective: float32 ``[N, O]`` weight of each of O objectives in each request; ``None`` asks for none in particular.
     """
 
     user_index: IntArray
@@ -28,6 +30,7 @@ class Histories:
     behaviour: ByteArray
     gap: ByteArray
     watch: ByteArray
+    objective: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.user_index)
@@ -52,9 +55,26 @@ class Histories:
 
     def take(self, rows: npt.NDArray[np.integer]) -> Histories:
         """Return the rows given by number; the event arrays stay shared."""
-        return Histories(
-            self.user_index[rows], self.start[rows], self.end[rows], self.item, self.behaviour, self.gap, self.watch
+        return replace(
+            self,
+            user_index=self.user_index[rows],
+            start=self.start[rows],
+            end=self.end[rows],
+            objective=None if self.objective is None else self.objective[rows],
         )
+
+    def with_objective(self, weights: npt.NDArray[np.floating] | None) -> Histories:
+        """Return the same histories with other objective weights, ``[N, O]`` or ``[O]`` for all alike.
+
+        Raises:
+            DataError: Another number of rows.
+        """
+        if weights is None:
+            return replace(self, objective=None)
+        rows = np.broadcast_to(weights, (len(self), weights.shape[-1])) if weights.ndim == 1 else weights
+        if len(rows) != len(self):
+            raise DataError(f"objective weights have {len(rows)} rows, the histories {len(self)}; give one row each")
+        return replace(self, objective=np.ascontiguousarray(rows, np.float32))
 
     def seen_items(self) -> list[IntArray]:
         """Return each row's items, in order, repeats kept."""

@@ -97,5 +97,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply position by position."""
-        gate, value = self.up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * value)
+        return self.down(gated(self.up(x)))
+
+
+def gated(up: torch.Tensor) -> torch.Tensor:
+    """SwiGLU's middle: ``silu`` of the first half of the channels times the second half, ``[..., 2 * F] -> [..., F]``."""
+    gate, value = up.chunk(2, dim=-1)
+    activated = F.silu(gate)
+    # autograd wants both factors afterwards; without it a third of the memory traffic is saved
+    return activated * value if torch.is_grad_enabled() else activated.mul_(value)

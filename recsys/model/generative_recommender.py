@@ -38,6 +38,8 @@ class PolicySpec(BaseModel):
     vocabulary: Vocabulary
     level_sizes: tuple[int, ...]
     semantic_id_digest: str
+    objectives: tuple[str, ...] = ()
+    """Names of the objective weights that the policy was aligned with, in their order; empty: not steerable."""
 
 
 @dataclass

@@ -92,6 +92,7 @@ def test_gathered_candidates_and_the_gap_of_rewards() -> None:
         reward_rejected_QN=torch.tensor([[0.1, 0.0], [0.1, 0.5]]),
         ref_chosen_Q=torch.zeros(2),
         ref_rejected_QN=torch.zeros(2, 2),
+        objective_QO=torch.empty(2, 0),
     )
     torch.testing.assert_close(pairs.reward_gap_Q, torch.tensor([0.8, 0.6]))
     assert pairs.candidates_QGM.squeeze(-1).tolist() == [[10, 11, -1], [10, 11, 12]]
