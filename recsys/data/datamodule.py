@@ -27,6 +27,11 @@ class ValidationRows:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def part(self, rank: int, world: int) -> ValidationRows:
+        """Every ``world``-th row from ``rank`` on; all rows of one process are the rows of the parts of several."""
+        rows = np.arange(rank, len(self), world)
+        return ValidationRows(self.histories.take(rows), self.targets.take(rows))
+
 
 class _OneBatch:
     """A loader of a single batch."""
@@ -47,7 +52,9 @@ class PolicyData(lightning.LightningDataModule):
     Args:
         form: ``all_prefixes`` supervises every train event of a user in one pass (needs a causal encoder and the
             next-item task); ``pairs`` feeds one (history, target) pair per row.
+        batch_size: Rows of a training batch, over all processes.
         validation_users: Rows of the validation split to decode, drawn once from ``seed``.
+        rank, world: This process among those that train together; they share every batch and the validation rows.
 
     Raises:
         DataError: The validation split is empty.
@@ -62,11 +69,14 @@ class PolicyData(lightning.LightningDataModule):
         batch_size: int,
         validation_users: int,
         seed: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__()
         samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).of(prepared, max_history)
-        self.loader = BucketedLoader(samples, batch_size, seed)
-        self.validation = validation_rows(prepared, validation_users, seed)
+        self.loader = BucketedLoader(samples, batch_size, seed, rank=rank, world=world)
+        rows = validation_rows(prepared, validation_users, seed)
+        self.validation = rows if world == 1 else rows.part(rank, world)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -78,7 +88,7 @@ class PolicyData(lightning.LightningDataModule):
         return self.loader
 
     def val_dataloader(self) -> _OneBatch:
-        """All validation rows as one batch; decoding splits them as its memory bound says."""
+        """This process's validation rows as one batch; decoding splits them as its memory bound says."""
         return _OneBatch(self.validation)
 
     def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:

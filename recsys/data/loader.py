@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from recsys.data.batch import TrainingBatch
 from recsys.data.samples import Samples
@@ -20,11 +22,21 @@ class BucketedLoader:
     Rows are shuffled, cut into buckets of :data:`BUCKET_BATCHES` batches, sorted by length inside a bucket, and the batches
     are shuffled again: little padding, and no order by length.
 
+    Several processes share each batch: process ``rank`` of ``world`` takes every ``world``-th of its rows, which are sorted
+    by length. The batches are the same for any number of processes, and so is the position that is saved: a run may be
+    resumed on another number.
+
     Lightning saves :meth:`state_dict` with a checkpoint and restores it before it iterates again.
+
+    Args:
+        batch_size: Rows of a batch, over all processes.
     """
 
-    def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
+    def __init__(self, samples: Samples, batch_size: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} of {world} processes: expected a rank from 0 to {world - 1}")
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.rank, self.world = rank, world
         self.epoch, self.position = 0, 0
 
     def __len__(self) -> int:
@@ -48,8 +60,25 @@ class BucketedLoader:
         batches = self.batches(self.epoch)
         for number in range(self.position, len(batches)):
             self.position = number + 1  # before the yield: a checkpoint made while the batch is out counts it as done
-            yield self.samples.collate(batches[number])
+            yield self._own_part(batches[number])
         self.epoch, self.position = self.epoch + 1, 0
+
+    def _own_part(self, rows: npt.NDArray[np.int64]) -> TrainingBatch:
+        """Collate this process's rows of a batch, as wide as the whole batch.
+
+        The width is kept because the experts' load counts padding too: the processes together must see the tokens that one
+        process would. A batch with fewer rows than processes leaves some without any. They compute a row that asks for
+        nothing, because all processes must take part in every exchange.
+        """
+        if self.world == 1:
+            return self.samples.collate(rows)
+        own = rows[self.rank :: self.world]
+        longest = rows[np.argmax(self.samples.lengths[rows])]
+        wide = self.samples.collate(np.append(own, longest))
+        if len(own) == 0:
+            return replace(wide, target_BPM=torch.zeros_like(wide.target_BPM))
+        kept = torch.arange(len(own))
+        return TrainingBatch(wide.history.take(kept), wide.target_BPM[kept], wide.visible_BP[kept])
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and batches already handed out."""

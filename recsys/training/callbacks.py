@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import polars as pl
 import torch
 
 from recsys.model.checkpoint import save_policy
 from recsys.training.module import PolicyModule
+from recsys.training.sharding import gathered
+from recsys.training.strategies import RANDOM_STATE
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +55,15 @@ class ResumeCheckpoint(lightning.Callback):
             self._rng_to_restore = None
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Save when it is time; not after the last batch, where validation and the end of the epoch are still to come."""
-        if time.monotonic() - self._last >= self.every_s and not trainer.is_last_batch:
+        """Save when it is time.
+
+        Not after the last batch, where validation and the end of the epoch are still to come, and not between the
+        batches of one optimiser step, whose gradients are not saved.
+        """
+        if trainer.is_last_batch or not ends_a_step(trainer):
+            return
+        due = time.monotonic() - self._last >= self.every_s
+        if trainer.strategy.reduce_boolean_decision(due, all=False):  # saving takes all processes, and clocks differ
             self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
@@ -61,6 +72,83 @@ class ResumeCheckpoint(lightning.Callback):
         trainer.save_checkpoint(temporary)
         temporary.replace(self.path)
         self._last = time.monotonic()
+
+
+class ResumeFolder(ResumeCheckpoint):
+    """The same for :class:`~recsys.training.strategies.FolderCheckpoints`, on any number of processes.
+
+    Every checkpoint is a folder ``step-00000120`` of its own; the newest complete one counts, and older ones are removed.
+    The random state is each process's own. On another number of processes there is none to go back to: each then
+    seeds itself from seed, step and rank, and goes on from the same place in the data.
+
+    Args:
+        seed: Seed of the run.
+    """
+
+    def __init__(self, path: Path, every_s: float, seed: int) -> None:
+        super().__init__(path, every_s)
+        self.seed = seed
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return max(self.path.glob("step-*"), default=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; see :meth:`on_save_checkpoint`."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing; see :meth:`on_load_checkpoint`."""
+
+    def on_save_checkpoint(self, trainer: lightning.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
+        """Add this process's random state."""
+        device = trainer.strategy.root_device
+        state = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(device)
+        checkpoint[RANDOM_STATE] = state
+
+    def on_load_checkpoint(self, trainer: lightning.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state for the first batch."""
+        self._states = checkpoint.get(RANDOM_STATE)
+        self._restored = True
+
+    _restored = False
+    _states: dict[str, torch.Tensor] | None = None
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Put the random state back, once."""
+        if not self._restored:
+            return
+        self._restored = False
+        if self._states is None:
+            torch.manual_seed(seed_of_process(self.seed, trainer.global_step, trainer.global_rank))
+            logger.info("resumed on another number of processes: random draws differ from here on")
+            return
+        torch.set_rng_state(self._states["cpu"])
+        if "cuda" in self._states:
+            torch.cuda.set_rng_state(self._states["cuda"], trainer.strategy.root_device)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Save now."""
+        temporary = self.path / "writing"
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            older = sorted(self.path.glob("step-*"))
+            temporary.rename(self.path / f"step-{trainer.global_step:08d}")
+            for folder in older:
+                shutil.rmtree(folder)
+        self._last = time.monotonic()
+
+
+def seed_of_process(seed: int, step: int, rank: int) -> int:
+    """Seed of one process from one step on; no two are alike."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def ends_a_step(trainer: lightning.Trainer) -> bool:
+    """Whether the batch just done completed an optimiser step."""
+    return bool(trainer.is_last_batch) or (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class BestPolicy(lightning.Callback):
@@ -103,11 +191,14 @@ class BestPolicy(lightning.Callback):
         )
         if value > self.best_value:
             self.best_value, self.best_epoch, self.validations_since = value, trainer.current_epoch, 0
-            save_policy(self.folder, pl_module.policy)
+            with gathered(pl_module.policy.tables, pl_module.device):
+                if trainer.is_global_zero:
+                    save_policy(self.folder, pl_module.policy)
         else:
             self.validations_since += 1
         out_of_time = self.max_minutes is not None and self.seconds > 60 * self.max_minutes
-        if self.validations_since >= self.patience or out_of_time:
+        # the first clock to run out decides for all processes
+        if self.validations_since >= self.patience or trainer.strategy.reduce_boolean_decision(out_of_time, all=False):
             trainer.should_stop = True
 
 
@@ -128,7 +219,7 @@ class Curves(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Take a point every few steps."""
-        if trainer.global_step % self.every_steps == 0:
+        if trainer.global_step % self.every_steps == 0 and ends_a_step(trainer):
             self._take(trainer, "train/")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -136,7 +227,7 @@ class Curves(lightning.Callback):
         self._take(trainer, "valid/")
 
     def _take(self, trainer: lightning.Trainer, prefix: str) -> None:
-        epoch = trainer.global_step / max(1, trainer.num_training_batches)
+        epoch = trainer.global_step * trainer.accumulate_grad_batches / max(1, trainer.num_training_batches)
         for name, value in trainer.callback_metrics.items():
             if name.startswith(prefix):
                 self.points.append((trainer.global_step, float(epoch), name, float(value)))

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
 
+Sharding = Literal["none", "row_wise", "table_wise", "column_wise"]
+TableOptimizer = Literal["adamw", "rowwise_adagrad", "adagrad"]
+
 
 class TrainConfig(FrozenConfig):
-    """Optimisation, early stopping, resuming."""
+    """Optimisation, early stopping, resuming, processes.
+
+    ``batch_size`` counts the rows of one batch over all processes, so that their number changes no result but by rounding
+    and random draws (dropout, sampled negatives), which differ from process to process.
+    """
 
     max_epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=128, ge=1)
@@ -20,6 +27,11 @@ class TrainConfig(FrozenConfig):
     weight_decay: float = Field(default=0.01, ge=0)
     table_weight_decay: float = Field(default=0.0, ge=0)
     gradient_clip: float = Field(default=1.0, ge=0)
+    """Largest norm of the gradient of all parameters that AdamW trains. Tables under Adagrad neither count nor are scaled,
+    in one process or many: sharded ones are updated before a norm is known, and an Adagrad step hardly depends on the
+    gradient's size."""
+    accumulate_batches: int = Field(default=1, ge=1)
+    """Batches per optimiser step. Each weighs the same, whatever its number of targets."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     loss_reduction: Literal["sum", "mean"] = "sum"
     """Over the L codes of an item: OneRec v1 sums (arXiv 2508.20900, section 2.3.1), V2 averages."""
@@ -42,3 +54,58 @@ class TrainConfig(FrozenConfig):
     """Refuse to start another epoch after this much training time."""
     accelerator: str = "auto"
     precision: str = "32-true"
+    processes: int = Field(default=1, ge=1)
+    """Processes on this machine, one per GPU; under torchrun its world size counts and this stays 1."""
+    sharding: Sharding = "none"
+    """How several processes hold the id tables: ``none`` keeps a copy in each, the others spread every table's rows, whole
+    tables, or every table's columns. One process holds plain tables whatever is asked here, and trains the same."""
+    table_optimizer: TableOptimizer = "adamw"
+    """``rowwise_adagrad`` keeps one number per row, ``adagrad`` one per entry; AdamW keeps two per entry and touches every
+    row at every step."""
+    table_learning_rate: float | None = Field(default=None, gt=0)
+    """Of the id tables; default ``learning_rate``. Adagrad's steps shrink as it goes on: it wants about ten times more."""
+
+    @property
+    def effective_table_learning_rate(self) -> float:
+        """Peak learning rate of the id tables."""
+        return self.learning_rate if self.table_learning_rate is None else self.table_learning_rate
+
+    @model_validator(mode="after")
+    def _check_tables(self) -> TrainConfig:
+        if self.table_optimizer != "adamw" and self.table_weight_decay > 0:
+            raise ValueError(
+                f"table_weight_decay {self.table_weight_decay} with table_optimizer '{self.table_optimizer}': Adagrad "
+                "touches only the rows of the batch, the rest would not decay; set table_weight_decay to 0 or "
+                "table_optimizer to adamw"
+            )
+        if self.sharding == "none":
+            return self
+        if self.table_optimizer == "adamw":
+            raise ValueError(
+                f"sharding '{self.sharding}' with table_optimizer 'adamw': sharded tables are updated inside the backward "
+                "pass, which on CPUs exists for Adagrad only; set table_optimizer to rowwise_adagrad or adagrad"
+            )
+        if self.sharding == "column_wise" and self.table_optimizer == "rowwise_adagrad":
+            raise ValueError(
+                "sharding 'column_wise' with table_optimizer 'rowwise_adagrad': every process would see a part of the row "
+                "and keep another step size than one process does; set table_optimizer to adagrad or sharding to row_wise"
+            )
+        if self.accumulate_batches > 1:
+            raise ValueError(
+                f"accumulate_batches {self.accumulate_batches} with sharding '{self.sharding}': sharded tables are updated "
+                "at every batch and would run ahead of the rest; set accumulate_batches to 1 or sharding to none"
+            )
+        if self.precision.startswith("16"):
+            raise ValueError(
+                f"precision '{self.precision}' with sharding '{self.sharding}': float16 scales the loss, and sharded tables "
+                "would be updated with scaled gradients; use bf16-mixed or 32-true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> TrainConfig:
+        if self.batch_size < self.processes:
+            raise ValueError(
+                f"batch_size {self.batch_size} is less than processes {self.processes}: some would have no row"
+            )
+        return self

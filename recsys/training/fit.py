@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from recsys.contracts.errors import ConfigError
-from recsys.contracts.manifest import write_json
+from recsys.contracts.manifest import read_json, write_json
 from recsys.contracts.prepared import PreparedData
 from recsys.data.datamodule import PolicyData
 from recsys.data.samples import TrainingForm
@@ -29,9 +29,11 @@ from recsys.model.generative_recommender import GenerativeRecommender, PolicySpe
 from recsys.model.summary import summarise
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.generation import SemanticIds
-from recsys.training.callbacks import BestPolicy, Curves, ResumeCheckpoint
+from recsys.training.callbacks import BestPolicy, Curves, ResumeFolder, seed_of_process
 from recsys.training.config import TrainConfig
 from recsys.training.module import PolicyModule
+from recsys.training.processes import World, start_workers
+from recsys.training.strategies import OneProcessStrategy, TorchRecStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +95,69 @@ def train_policy(
 ) -> dict[str, Any]:
     """Train, keep the best policy by validation NDCG@10 from real beam search, and report.
 
+    With ``train.processes`` above 1 this process starts workers, waits, and reads what the first of them wrote. Under
+    torchrun every process calls this function with the same arguments (:mod:`recsys.training.launch` does); the first
+    one writes, all return the report.
+
     Returns:
         Summary: best epoch and metrics, parameter and FLOP counts, seconds, expert load.
 
     Raises:
         DataError: The train or validation split is empty.
+        ConfigError: An option cannot be honoured with these processes or this device.
     """
+    world = World.from_environment()
+    arguments = (
+        prepared,
+        semantic_ids,
+        item_embeddings,
+        model_config,
+        train_config,
+        decode_config,
+        work_dir,
+        seed,
+        progress,
+    )
+    if world.size > 1 and train_config.processes not in (1, world.local_size):
+        raise ConfigError(
+            f"train.processes={train_config.processes} under torchrun with {world.local_size} processes on this machine; "
+            "leave train.processes at 1 there"
+        )
+    if train_config.batch_size < world.size:
+        raise ConfigError(
+            f"train.batch_size={train_config.batch_size} is shared by {world.size} processes, so some would never have a "
+            "row; raise it or start fewer processes"
+        )
+    if world.size == 1 and train_config.processes > 1:
+        path = None if not isinstance(item_embeddings, np.memmap) else Path(str(item_embeddings.filename))
+        data = (prepared.path, semantic_ids, item_embeddings if path is None else path)
+        start_workers(_train_in_worker, data + arguments[3:], train_config.processes)
+        report = read_json(work_dir / "training_report.json")
+        return report | {"seconds": round(report["seconds"], 1)}
+    return _train(*arguments, world)
+
+
+def _train_in_worker(
+    prepared: Path, semantic_ids: SemanticIds, item_embeddings: Path | npt.NDArray[np.float32] | None, *rest: Any
+) -> None:
+    """What a started worker runs: files are opened here rather than sent."""
+    embeddings = np.load(item_embeddings, mmap_mode="r") if isinstance(item_embeddings, Path) else item_embeddings
+    train_policy(PreparedData.open(prepared), semantic_ids, embeddings, *rest)
+
+
+def _train(
+    prepared: PreparedData,
+    semantic_ids: SemanticIds,
+    item_embeddings: npt.NDArray[np.float32] | None,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    decode_config: DecodeConfig,
+    work_dir: Path,
+    seed: int,
+    progress: Progress,
+    world: World,
+) -> dict[str, Any]:
+    """Train in this process, which is one of ``world``."""
     scratch = work_dir / ".scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     seed_everything(seed)
@@ -111,30 +170,35 @@ def train_policy(
         batch_size=train_config.batch_size,
         validation_users=train_config.validation_users,
         seed=seed,
+        rank=world.rank,
+        world=world.size,
     )
     sizes = summarise(policy)
     samples = data.loader.samples
+    steps_per_epoch = -(-data.steps_per_epoch // train_config.accumulate_batches)
     logger.info("model %s: %s", model_config.preset, sizes)
-    logger.info(
-        "training: %d rows, %d targets, %d steps per epoch", len(samples), samples.num_targets, len(data.loader)
-    )
+    logger.info("training: %d rows, %d targets, %d steps per epoch", len(samples), samples.num_targets, steps_per_epoch)
+    if world.size > 1:
+        logger.info("%d processes, tables: %s sharding", world.size, train_config.sharding.replace("_", "-"))
+        # every process built the same policy; dropout and negatives are to differ
+        torch.manual_seed(seed_of_process(seed, 0, world.rank))
 
     module = PolicyModule(
-        policy, train_config, decode_config, semantic_ids, total_steps=train_config.max_epochs * data.steps_per_epoch
+        policy, train_config, decode_config, semantic_ids, total_steps=train_config.max_epochs * steps_per_epoch
     )
     best = BestPolicy(scratch / "best", train_config.patience, train_config.max_minutes)
     curves = Curves()
-    resume = ResumeCheckpoint(scratch / "resume.ckpt", train_config.checkpoint_every_s)
-    trainer = _trainer(train_config, [curves, best, resume], progress)
+    resume = ResumeFolder(scratch / "resume", train_config.checkpoint_every_s, seed)
+    trainer = _trainer(train_config, [curves, best, resume], progress, world)
+    checkpoint = resume.latest()
+    if checkpoint is not None:
+        logger.info("going on from the checkpoint at %s", checkpoint.name.replace("-", " "))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process writes checkpoints
         warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer.fit(
-            module, datamodule=data, ckpt_path=str(resume.path) if resume.path.exists() else None, weights_only=True
-        )
+        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
 
-    save_policy(work_dir / "model", load_policy(best.folder, semantic_ids.digest))
-    curves.table().write_parquet(work_dir / "curves.parquet")
     report = {
         "best_epoch": best.best_epoch,
         "valid": _best_validation(curves, best.best_value),
@@ -146,31 +210,42 @@ def train_policy(
         "targets_per_epoch": samples.num_targets,
         "steps": trainer.global_step,
     }
-    write_json(work_dir / "training_report.json", report | {"seconds": best.seconds})
+    if world.is_first:
+        save_policy(work_dir / "model", load_policy(best.folder, semantic_ids.digest))
+        curves.table().write_parquet(work_dir / "curves.parquet")
+        write_json(work_dir / "training_report.json", report | {"seconds": best.seconds})
+    trainer.strategy.barrier("the model is written")
     return report | {"seconds": round(best.seconds, 1)}
 
 
-def _trainer(config: TrainConfig, callbacks: list[lightning.Callback], progress: Progress) -> lightning.Trainer:
+def _trainer(
+    config: TrainConfig, callbacks: list[lightning.Callback], progress: Progress, world: World
+) -> lightning.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return lightning.Trainer(
             max_epochs=config.max_epochs,
             accelerator=config.accelerator,
-            devices=1,
+            strategy=OneProcessStrategy() if world.size == 1 else TorchRecStrategy(config),
+            devices=world.local_size,
+            num_nodes=world.num_machines,
+            use_distributed_sampler=False,
             precision=config.precision,  # type: ignore[arg-type]
             gradient_clip_val=config.gradient_clip or None,
+            accumulate_grad_batches=config.accumulate_batches,
             check_val_every_n_epoch=config.validate_every_epochs,
             num_sanity_val_steps=0,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=isinstance(progress, RichProgress) and sys.stderr.isatty(),
+            enable_progress_bar=world.is_first and isinstance(progress, RichProgress) and sys.stderr.isatty(),
             callbacks=callbacks,
         )
     except (ValueError, lightning.fabric.utilities.exceptions.MisconfigurationException) as error:
         raise ConfigError(
-            f"train.accelerator={config.accelerator!r}, train.precision={config.precision!r}: {error}"
+            f"train.accelerator={config.accelerator!r}, train.precision={config.precision!r}, {world.local_size} processes "
+            f"on this machine: {error}"
         ) from error
 
 

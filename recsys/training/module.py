@@ -10,6 +10,7 @@ Legend: B users, P prediction points, M items per session, N supervised targets,
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning
@@ -25,9 +26,13 @@ from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.semantic_ids.generation import SemanticIds
 from recsys.training.config import TrainConfig
 from recsys.training.losses import dense_loss, next_token_loss, sampled_dense_loss
+from recsys.training.processes import means_over_processes, sums_over_processes
 from recsys.training.schedule import adamw, warmup_cosine
+from recsys.training.sharding import gathered, set_learning_rate, step_ids
 
 VALIDATION_K = 10
+RANKINGS = ("beam", "served")
+METRICS = ("ndcg", "hr")
 
 
 class PolicyModule(lightning.LightningModule):
@@ -50,61 +55,145 @@ class PolicyModule(lightning.LightningModule):
         self.policy, self.config, self.decode = policy, config, decode
         self.semantic_ids, self.total_steps = semantic_ids, total_steps
 
+    def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
+        """Let sharded tables, which no optimiser object steps, follow the schedule."""
+        if self.policy.tables.is_sharded:
+            rate = self.config.effective_table_learning_rate * self._rate_factor(self.trainer.global_step)
+            set_learning_rate(self.policy.tables, rate)
+
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> torch.Tensor:
-        """Sum of next-token loss and weighted dense loss."""
+        """Sum of next-token loss and weighted dense loss, both means over the targets of all processes.
+
+        1. where tables are sharded, fetch all rows of the step at once, for which the negatives must be drawn first;
+        2. compute this process's losses;
+        3. weight them by its share of the targets.
+        """
+        negatives_S = self._draw_negatives() if self.policy.tables.is_sharded else None
+        loads = [layer.load_E.clone() for layer in self.policy.moe_layers()]
+        with self._lookups(batch, negatives_S):
+            next_token, dense, num_targets, num_dense = self._losses(batch, negatives_S)
+        if num_targets == 0:  # a row that only keeps this process in step is no load on the experts
+            for layer, load_E in zip(self.policy.moe_layers(), loads, strict=True):
+                layer.load_E.copy_(load_E)
+        (next_token, next_token_log), (dense, dense_log) = means_over_processes(
+            [next_token, dense], [num_targets, num_dense]
+        )
+        loss, loss_log = next_token, next_token_log
+        if self.config.dense_weight > 0:
+            loss = loss + self.config.dense_weight * dense
+            loss_log = loss_log + self.config.dense_weight * dense_log
+            self.log("train/dense", dense_log)
+        self.log("train/next_token", next_token_log, prog_bar=True)
+        self.log("train/loss", loss_log)
+        return loss
+
+    def _losses(
+        self, batch: TrainingBatch, negatives_S: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+        """Next-token and dense mean over this process's targets, and the numbers of targets behind them."""
         hidden, query_BPD = self.policy(batch)
         asked_BPM = batch.target_BPM > 0
         code_losses = self.policy.code_losses(
             hidden[asked_BPM], batch.target_BPM[asked_BPM], self.config.label_smoothing
         )
-        next_token = next_token_loss(code_losses, self.config.loss_reduction)
-        loss = next_token
-        if self.config.dense_weight > 0:
-            dense = self._dense(query_BPD, batch.target_BPM)
-            loss = loss + self.config.dense_weight * dense
-            self.log("train/dense", dense.detach())
-        self.log("train/next_token", next_token.detach(), prog_bar=True)
-        self.log("train/loss", loss.detach())
-        return loss
+        num_targets = len(code_losses)
+        # without targets a mean would be NaN; an empty sum is a zero that still reaches every parameter
+        next_token = next_token_loss(code_losses, self.config.loss_reduction) if num_targets else code_losses.sum()
+        if self.config.dense_weight == 0:
+            return next_token, next_token.detach() * 0, num_targets, 0
+        dense, num_dense = self._dense(query_BPD, batch.target_BPM, negatives_S)
+        return next_token, dense, num_targets, num_dense
 
-    def _dense(self, query_BPD: torch.Tensor, target_BPM: torch.Tensor) -> torch.Tensor:
-        """Dense loss of the first item of each point's target, on a random share of the points."""
+    def _dense(
+        self, query_BPD: torch.Tensor, target_BPM: torch.Tensor, negatives_S: torch.Tensor | None
+    ) -> tuple[torch.Tensor, int]:
+        """Dense loss of the first item of each point's target, on a random share of the points, and how many those are."""
         asked_BP = target_BPM[..., 0] > 0
         query_ND, target_N = query_BPD[asked_BP], target_BPM[..., 0][asked_BP]
+        if len(target_N) == 0:
+            return query_ND.sum(), 0
         if self.config.dense_targets_share < 1:
             keep = torch.rand(len(target_N), device=target_N.device) < self.config.dense_targets_share
             keep[0] = True
             query_ND, target_N = query_ND[keep], target_N[keep]
-        sampled = self.config.dense_sampled_items
-        if sampled is None or sampled >= self.policy.spec.vocabulary.num_items:
-            return dense_loss(query_ND, self.policy.item_vectors(), target_N)
-        negatives_S = torch.randint(1, self.policy.spec.vocabulary.num_items + 1, (sampled,), device=target_N.device)
+        if not self._samples_negatives:
+            return dense_loss(query_ND, self.policy.item_vectors(), target_N), len(target_N)
+        if negatives_S is None:
+            negatives_S = self._draw_negatives()
+        assert negatives_S is not None
         tower = self.policy.item_tower
-        return sampled_dense_loss(query_ND, tower(target_N), tower(negatives_S), target_N[:, None] == negatives_S)
+        loss = sampled_dense_loss(query_ND, tower(target_N), tower(negatives_S), target_N[:, None] == negatives_S)
+        return loss, len(target_N)
+
+    @property
+    def _samples_negatives(self) -> bool:
+        sampled = self.config.dense_sampled_items
+        return sampled is not None and sampled < self.policy.spec.vocabulary.num_items
+
+    def _draw_negatives(self) -> torch.Tensor | None:
+        """Item rows for the sampled softmax; ``None`` where the whole catalogue is scored."""
+        if not self._samples_negatives or self.config.dense_weight == 0:
+            return None
+        count = self.config.dense_sampled_items
+        assert count is not None
+        num_items = self.policy.spec.vocabulary.num_items
+        return torch.randint(1, num_items + 1, (count,), device=self.policy.codes.weight.device)
+
+    def _lookups(self, batch: TrainingBatch, negatives_S: torch.Tensor | None) -> AbstractContextManager[None]:
+        """How tables are read in a step: once for all rows where they are sharded, as asked where they are plain."""
+        tables = self.policy.tables
+        if not tables.is_sharded or not tables.features:
+            return nullcontext()
+        if self.config.dense_weight == 0:
+            dense_rows = batch.target_BPM.new_empty(0)
+        elif negatives_S is None:
+            dense_rows = torch.arange(self.policy.spec.vocabulary.num_items + 1, device=batch.target_BPM.device)
+        else:
+            dense_rows = torch.cat([batch.target_BPM[..., 0].flatten(), negatives_S])
+        return tables.one_lookup(step_ids(self.policy, batch, dense_rows))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Move the balancing biases of the experts; before the step, so that a checkpoint after it holds both."""
         for layer in self.policy.moe_layers():
             layer.update_balance(self.policy.spec.model.balance_rate)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of what AdamW trains; see ``TrainConfig.gradient_clip``."""
+        dense = [group["params"] for group in optimizer.param_groups if "table_rule" not in group]
+        if len(dense) == len(optimizer.param_groups):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_([parameter for group in dense for parameter in group], gradient_clip_val)
+
     def validation_step(self, rows: ValidationRows, batch_idx: int) -> None:
-        """Decode the validation users and judge both rankings."""
-        recommender = Recommender(self.policy, self.semantic_ids, self.decode)
-        beam, served = recommender.both_orders(rows.histories, VALIDATION_K)
-        for name, ranked in (("beam", beam), ("served", served)):
-            metrics = row_metrics(ranked, rows.targets, [VALIDATION_K])
-            for metric in ("ndcg", "hr"):
-                value = float(metrics[f"{metric}@{VALIDATION_K}"].mean())
-                self.log(f"valid/{name}_{metric}_at_{VALIDATION_K}", value, batch_size=len(rows))
-                if name == self.config.monitor:
-                    self.log(f"valid/{metric}_at_{VALIDATION_K}", value, prog_bar=True, batch_size=len(rows))
+        """Decode the validation users, each process its own, and judge both rankings."""
+        figures = {f"{name}_{metric}": 0.0 for name in RANKINGS for metric in METRICS}
+        with gathered(self.policy.tables, self.device):
+            if len(rows) > 0:  # fewer rows than processes leave some without
+                recommender = Recommender(self.policy, self.semantic_ids, self.decode)
+                for name, ranked in zip(RANKINGS, recommender.both_orders(rows.histories, VALIDATION_K), strict=True):
+                    metrics = row_metrics(ranked, rows.targets, [VALIDATION_K])
+                    for metric in METRICS:
+                        figures[f"{name}_{metric}"] = float(metrics[f"{metric}@{VALIDATION_K}"].sum())
+        *sums, count = sums_over_processes([*figures.values(), float(len(rows))], self.device)
+        for figure, total in zip(figures, sums, strict=True):
+            name, metric = figure.split("_")
+            self.log(f"valid/{figure}_at_{VALIDATION_K}", total / count, batch_size=int(count))
+            if name == self.config.monitor:
+                self.log(f"valid/{metric}_at_{VALIDATION_K}", total / count, prog_bar=True, batch_size=int(count))
+
+    def _rate_factor(self, step: int) -> float:
+        """Factor on all learning rates at an optimiser step."""
+        warmup = max(1, int(self.config.warmup_share * self.total_steps))
+        return warmup_cosine(step, self.total_steps, warmup, self.config.final_learning_rate_share)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine decay, stepped every batch."""
+        """AdamW (and Adagrad for tables, if so configured) with warm-up and cosine decay, stepped every optimiser step."""
         optimizer = adamw(self.policy, self.config)
-        warmup = max(1, int(self.config.warmup_share * self.total_steps))
-        schedule = LambdaLR(
-            optimizer,
-            lambda step: warmup_cosine(step, self.total_steps, warmup, self.config.final_learning_rate_share),
-        )
+        schedule = LambdaLR(optimizer, lambda step: self._rate_factor(step))  # a function has no state to save
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

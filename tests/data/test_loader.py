@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
 from recsys.data.batch import collate_all_prefixes, collate_histories
+from recsys.data.datamodule import validation_rows
 from recsys.data.histories import Histories
 from recsys.data.loader import BucketedLoader
 from recsys.data.samples import PrefixWindows
@@ -52,3 +55,49 @@ def test_a_resumed_loader_hands_out_the_rest(tmp_path: Path) -> None:
     resumed.load_state_dict(broken.state_dict())
     rest = [b.target_BPM for b in resumed] + [b.target_BPM for b in resumed]
     assert all(a.equal(b) for a, b in zip(expected, taken + rest, strict=True))
+
+
+def test_processes_share_every_batch_and_pad_like_one(tmp_path: Path) -> None:
+    samples = PrefixWindows.of(ring_prepared(tmp_path), 8)
+    whole = list(BucketedLoader(samples, 7, seed=1))
+    parts = [list(BucketedLoader(samples, 7, seed=1, rank=rank, world=3)) for rank in range(3)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert {share.target_BPM.shape[1] for share in shares} == {batch.target_BPM.shape[1]}
+        asked = [share.target_BPM[(share.target_BPM > 0).any((1, 2))] for share in shares]
+        assert sorted(torch.cat(asked).flatten(1).tolist()) == sorted(batch.target_BPM.flatten(1).tolist())
+
+
+def test_a_process_without_rows_asks_for_nothing(tmp_path: Path) -> None:
+    """60 rows in batches of 59 leave one row over; of two processes the second has none."""
+    samples = PrefixWindows.of(ring_prepared(tmp_path), 8)
+    loaders = [BucketedLoader(samples, 59, seed=1, rank=rank, world=2) for rank in range(2)]
+    (small,) = (number for number, rows in enumerate(loaders[0].batches(0)) if len(rows) == 1)
+    first, second = (list(loader)[small] for loader in loaders)
+    assert (first.target_BPM > 0).any()
+    assert not (second.target_BPM > 0).any()
+    assert len(second) == 1
+
+
+def test_a_position_means_the_same_on_any_number_of_processes(tmp_path: Path) -> None:
+    samples = PrefixWindows.of(ring_prepared(tmp_path), 8)
+    one = BucketedLoader(samples, 16, seed=1)
+    iterator = iter(one)
+    next(iterator)
+    moved = BucketedLoader(samples, 16, seed=1, rank=1, world=2)
+    moved.load_state_dict(one.state_dict())
+    for batch, share in zip(iterator, moved, strict=True):
+        assert torch.equal(batch.history.user_B[1::2], share.history.user_B)
+
+
+def test_a_rank_outside_the_world_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rank 2 of 2 processes"):
+        BucketedLoader(PrefixWindows.of(ring_prepared(tmp_path), 8), 7, seed=1, rank=2, world=2)
+
+
+def test_validation_rows_are_shared_out(tmp_path: Path) -> None:
+    rows = validation_rows(ring_prepared(tmp_path), 20, seed=1)
+    parts = [rows.part(rank, 3) for rank in range(3)]
+    assert [len(part) for part in parts] == [7, 7, 6]
+    assert sorted(np.concatenate([part.targets.user_index for part in parts])) == sorted(rows.targets.user_index)
+    assert len(rows.part(0, 30)) == 1
+    assert len(rows.part(25, 30)) == 0
