@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.stage import Inputs, Stage
 from recsys.runtime import Progress
+from serving.config import RULE_FILES
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -214,10 +215,10 @@ def raw_fingerprints(config: RunConfig) -> dict[str, str]:
 
 
 def rule_fingerprints(config: RunConfig) -> dict[str, str]:
-    """Content hashes of the allow and deny lists."""
+    """Content hashes of the files of business rules."""
     from serving.item_lists import fingerprint
 
-    return fingerprint(config.recommend.allow, config.recommend.deny)
+    return fingerprint(config.recommend)
 
 
 PREPARE: Final = Stage(
@@ -265,7 +266,7 @@ RECOMMEND: Final = Stage(
     recommend,
     ("recommend",),
     parents=("prepare", "export"),
-    ignored=("recommend.allow", "recommend.deny"),
+    ignored=tuple(f"recommend.{name}" for name in RULE_FILES),
     fingerprints=rule_fingerprints,
     resumable=True,
 )

@@ -1,9 +1,10 @@
 """The batch job: candidates for every user as Parquet shards, restartable, in bounded memory.
 
-Reads a bundle and users (:mod:`serving.user_histories`). Writes into ``out_dir``:
-    part-00000-of-000NN.parquet   one row per user and rank, see :data:`CANDIDATE_COLUMNS`
-    job.json                      what was asked, and when: written first, so that a restart continues the same job
-    candidates.json               counts: written last, so that its presence means "complete"
+Reads a bundle, users (:mod:`serving.user_histories`) and business rules (:mod:`serving.item_rules`); writes:
+    part-00000-of-000NN.parquet         one row per user and rank (:mod:`serving.shards`)
+    shortfalls-00000-of-000NN.parquet   users of that shard with fewer rows than asked, and why; missing where there is none
+    job.json                            what was asked, and when: written first, so that a restart continues the same job
+    candidates.json                     counts: written last, so that its presence means "complete"
 
 Each shard appears by rename; a restart keeps finished shards. The moment ``scored_at`` belongs to the job, not to the
 shard, so that a restarted job gives the same table as an undisturbed one.
@@ -14,35 +15,24 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
-import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import digest_of, explain_write_errors, read_json, write_json
 from recsys.runtime import Progress
-from serving.config import RecommendConfig
-from serving.item_lists import fingerprint, read_item_list
-from serving.scorer import NUM_UNKNOWN_ITEMS, Rules, Scorer
+from serving.config import RULE_FILES, RecommendConfig
+from serving.item_lists import fingerprint
+from serving.item_rules import read_rules
+from serving.scorer import Rules, Scorer
+from serving.shards import REASONS, ShardAnswer, count_shards, shard_names, write_shard
 from serving.user_histories import UserHistories
 
 logger = logging.getLogger("recsys.serving")
 
-CANDIDATE_COLUMNS: Final = (
-    Columns.USER_ID,
-    Columns.ITEM_ID,
-    Columns.RANK,
-    Columns.SCORE,
-    Columns.MODEL_NAME,
-    Columns.MODEL_VERSION,
-    Columns.SEMANTIC_ID_DIGEST,
-    Columns.RUN_ID,
-    Columns.SCORED_AT,
-)
 JOB_FILE: Final = "job.json"
 DONE_FILE: Final = "candidates.json"
 
@@ -57,43 +47,50 @@ def write_candidates(
         out_dir: Empty or missing, or the folder of the same job, which is then continued.
 
     Returns:
-        Counts of users, rows, shards, and users per second of the shards that this call scored.
+        Counts of users, rows, shards, users with fewer rows than asked by reason, and users per second of the shards
+        that this call scored.
 
     Raises:
         ArtifactError: ``out_dir`` holds another job, or cannot be written; or the bundle is damaged.
-        DataError: A history or an item list does not keep its form.
+        ConfigError: A rule file is missing, or a rule names something that does not exist.
+        DataError: A history or a rule file does not keep its form.
     """
     scorer = Scorer.open(bundle)
-    rules = _rules(scorer, config)
+    rules = read_rules(config, scorer, users.user_ids)
     with explain_write_errors(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
         job = _open_job(out_dir, scorer, users, config)
         names = shard_names(len(users), config.users_per_shard)
         started, scored = time.monotonic(), 0
-        for number, name in progress.track(list(enumerate(names)), "recommend", len(names)):
-            if (out_dir / name).exists():
-                continue
-            first = number * config.users_per_shard
-            last = min(first + config.users_per_shard, len(users))
-            _write_shard(out_dir / name, _score_shard(scorer, users, first, last, config.k, rules, job))
-            scored += last - first
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            being_written: Future[None] | None = None
+            for number, name in progress.track(list(enumerate(names)), "recommend", len(names)):
+                if (out_dir / name).exists():
+                    continue
+                first = number * config.users_per_shard
+                last = min(first + config.users_per_shard, len(users))
+                answer = _score_shard(scorer, users, first, last, config.k, rules.of_users(first, last))
+                if being_written is not None:  # at most one shard waits, whatever the disk does
+                    being_written.result()
+                being_written = writer.submit(write_shard, out_dir / name, scorer, answer, job)
+                scored += last - first
+            if being_written is not None:
+                being_written.result()
         seconds = time.monotonic() - started
-        counts = _count(out_dir, names, len(users))
+        counts = count_shards(out_dir, names)
         write_json(out_dir / DONE_FILE, counts)
     rate = round(scored / seconds, 1) if scored and seconds > 0 else None
     logger.info("recommend: %d users in %.1f s (%s users/s)", scored, seconds, rate)
+    if counts["users_short"]:
+        reasons = ", ".join(f"{reason} {counts[f'short_by_{reason}']}" for reason in REASONS)
+        logger.warning(
+            "recommend: %d of %d users got fewer than %d items (%s); shortfalls-*.parquet names them",
+            counts["users_short"],
+            counts["users"],
+            config.k,
+            reasons,
+        )
     return {**counts, "users_per_second": rate}
-
-
-def shard_names(num_users: int, users_per_shard: int) -> list[str]:
-    """Return the file names of a job; a job without users still has one (empty) shard.
-
-    Example:
-        >>> shard_names(5, 2)
-        ['part-00000-of-00003.parquet', 'part-00001-of-00003.parquet', 'part-00002-of-00003.parquet']
-    """
-    count = max(-(-num_users // users_per_shard), 1)
-    return [f"part-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
 
 
 def model_version_of(reference: str | None, train_digest: str) -> str:
@@ -112,23 +109,13 @@ def model_version_of(reference: str | None, train_digest: str) -> str:
     return f"unregistered-{train_digest[:12]}"
 
 
-def _rules(scorer: Scorer, config: RecommendConfig) -> Rules:
-    dtype = scorer.catalogue.item_ids.dtype
-    return Rules(
-        exclude_seen=config.exclude_seen,
-        allow=None if config.allow is None else scorer.mask(read_item_list(config.allow, dtype)),
-        deny=None if config.deny is None else scorer.mask(read_item_list(config.deny, dtype)),
-        rescore=config.rescore,
-    )
-
-
 def _open_job(out_dir: Path, scorer: Scorer, users: UserHistories, config: RecommendConfig) -> dict[str, str]:
     """Read the job that is under way here, or start one."""
     asked = {
         "bundle": scorer.info.digests,
         "users": users.digest,
-        "config": config.model_dump(mode="json", exclude={"allow", "deny"}),
-        "lists": fingerprint(config.allow, config.deny),
+        "config": config.model_dump(mode="json", exclude=set(RULE_FILES)),
+        "rules": fingerprint(config),
     }
     path = out_dir / JOB_FILE
     if path.exists():
@@ -154,48 +141,15 @@ def _open_job(out_dir: Path, scorer: Scorer, users: UserHistories, config: Recom
     return job
 
 
-def _score_shard(
-    scorer: Scorer, users: UserHistories, first: int, last: int, k: int, rules: Rules, job: dict[str, str]
-) -> pl.DataFrame:
-    mapped = users.shard(first, last, scorer.info, scorer.catalogue)
-    if mapped.num_unknown.any():
+def _score_shard(scorer: Scorer, users: UserHistories, first: int, last: int, k: int, rules: Rules) -> ShardAnswer:
+    asked = users.shard(first, last, scorer.info, scorer.catalogue)
+    if asked.num_unknown.any():
         logger.warning(
             "users %d to %d: %d history events of %d users name items that the model does not have; they were left out",
             first,
             last - 1,
-            int(mapped.num_unknown.sum()),
-            int((mapped.num_unknown > 0).sum()),
+            int(asked.num_unknown.sum()),
+            int((asked.num_unknown > 0).sum()),
         )
-    rows = scorer.to_frame(mapped.user_ids, scorer.score_histories(mapped.histories, k, rules), mapped.num_unknown)
-    names = (Columns.MODEL_NAME, Columns.MODEL_VERSION, Columns.SEMANTIC_ID_DIGEST, Columns.RUN_ID)
-    scored_at = datetime.fromisoformat(job[Columns.SCORED_AT])
-    return (
-        rows.drop(NUM_UNKNOWN_ITEMS)
-        .with_columns(
-            *(pl.lit(job[name]).alias(name) for name in names),
-            pl.lit(scored_at, dtype=pl.Datetime("us", "UTC")).alias(Columns.SCORED_AT),
-        )
-        .select(CANDIDATE_COLUMNS)
-    )
-
-
-def _write_shard(path: Path, rows: pl.DataFrame) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    rows.write_parquet(temporary)
-    temporary.replace(path)
-
-
-def _count(out_dir: Path, names: list[str], num_users: int) -> dict[str, Any]:
-    """Count rows and users from the shards on disk, and check that no user is in two of them."""
-    rows, answered = 0, 0
-    for name in names:
-        users = pl.read_parquet(out_dir / name, columns=[Columns.USER_ID, Columns.RANK])
-        rows += len(users)
-        answered += int((users[Columns.RANK] == 1).sum())
-    return {
-        "users": num_users,
-        "users_without_items": num_users - answered,
-        "rows": rows,
-        "shards": len(names),
-        "rows_per_user": float(np.round(rows / num_users, 3)) if num_users else 0.0,
-    }
+    ranked = scorer.score_histories(asked.histories, k, rules)
+    return ShardAnswer(asked, ranked, scorer.shortfalls(asked.histories, ranked, rules))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
+
+RULE_FILES: Final = ("allow", "deny", "available", "segments", "segment_rules", "item_categories")
+"""Fields of :class:`RecommendConfig` that name a file of business rules; a job depends on what is in them, not on where."""
 
 
 class ExportConfig(FrozenConfig):
@@ -25,16 +29,30 @@ class ExportConfig(FrozenConfig):
 class RecommendConfig(FrozenConfig):
     """The batch job that writes candidates for all users.
 
+    Rules are files and numbers beside the model: tonight's job may have others than yesterday's with the same bundle. An
+    item is possible for a user when the model knows it, ``allow`` and ``available`` list it, ``deny`` does not, the rules
+    of the user's segment permit it, and the user has not seen it.
+
     Attributes:
         model: ``models:/name@alias``, ``models:/name/version`` or a bundle folder; ``None`` takes the champion of the
             run's registered model.
-        k: Rows per user; fewer only where constraints leave fewer legal items.
+        k: Rows per user; fewer only where rules leave fewer possible items, and then ``shortfalls-*.parquet`` says why.
         exclude_seen: Leave out what the user's history holds.
         rescore: Order the beam's items by the dense head; ``None`` does what the bundle's decode configuration says.
         users_per_shard: Users in one output file, which is also the unit of restart and the bound on memory.
         allow: File with the only items that may be recommended, Parquet or CSV with a column ``item_id``, or plain text
             with one id per line; ``None`` allows the catalogue.
         deny: File with items that must not be recommended, same forms.
+        available: File with the items that can be had today, same forms; like ``allow``, for a list with another owner.
+        segments: File ``user_id, segment`` (Parquet or CSV): the tenant, region or age group of each user.
+        segment_rules: File ``segment, item_id, rule``, with the rules ``allow`` (the segment has only its allowed items),
+            ``deny``, and ``none`` (one row without item_id, for a segment without a list of its own).
+        default_segment: Segment of users that ``segments`` does not list; ``None`` refuses such users.
+        max_per_category: Items of one category in a user's list; ``None`` sets no limit.
+        category_limits: Limits of single categories, which go before ``max_per_category``; 0 bans a category. The names
+            are those of ``item_categories``, or without that file the model's category_index as text.
+        item_categories: File ``item_id, category``; items that it does not list are in no category and have no limit.
+            ``None`` takes the categories that the model was trained with.
     """
 
     model: str | None = None
@@ -44,3 +62,27 @@ class RecommendConfig(FrozenConfig):
     users_per_shard: int = Field(default=8192, ge=1)
     allow: Path | None = None
     deny: Path | None = None
+    available: Path | None = None
+    segments: Path | None = None
+    segment_rules: Path | None = None
+    default_segment: str | None = None
+    max_per_category: int | None = Field(default=None, ge=1)
+    category_limits: dict[str, Annotated[int, Field(ge=0)]] = Field(default={})
+    item_categories: Path | None = None
+
+    @property
+    def limits_categories(self) -> bool:
+        """Whether any category has a limit."""
+        return self.max_per_category is not None or bool(self.category_limits)
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> RecommendConfig:
+        if (self.segments is None) != (self.segment_rules is None):
+            raise ValueError(
+                "segments (whose user) and segment_rules (which items) need each other; give both files, or neither"
+            )
+        if self.default_segment is not None and self.segments is None:
+            raise ValueError(f"default_segment is '{self.default_segment}', but there is no file of segments")
+        if self.item_categories is not None and not self.limits_categories:
+            raise ValueError("item_categories has no effect without a limit; set max_per_category or category_limits")
+        return self

@@ -45,10 +45,16 @@ class MappedHistories:
     num_unknown: npt.NDArray[np.int32]
 
 
-def map_frame(frame: pl.DataFrame, catalogue: Catalogue) -> MappedHistories:
+def map_frame(
+    frame: pl.DataFrame, catalogue: Catalogue, user_index: npt.NDArray[np.int32] | None = None
+) -> MappedHistories:
     """Map a frame of histories.
 
     Items that the catalogue lacks are left out and counted; an empty history stays and is answered as well.
+
+    Args:
+        user_index: What :func:`user_index_of` gave for the rows, if the caller has it already; the look-up costs as much
+            for one row as for a million.
 
     Raises:
         DataError: A column is missing, unknown or of the wrong type; ``user_id`` is null or occurs twice; lists of one
@@ -69,7 +75,7 @@ def map_frame(frame: pl.DataFrame, catalogue: Catalogue) -> MappedHistories:
     counts = np.bincount(row[known], minlength=len(frame)).astype(np.int64)
     ends = np.cumsum(counts)
     histories = Histories(
-        user_index=_user_index(frame[Columns.USER_ID], catalogue),
+        user_index=user_index_of(frame[Columns.USER_ID], catalogue) if user_index is None else user_index,
         start=ends - counts,
         end=ends,
         item=item[known],
@@ -79,6 +85,13 @@ def map_frame(frame: pl.DataFrame, catalogue: Catalogue) -> MappedHistories:
     )
     num_unknown = np.bincount(row[~known], minlength=len(frame)).astype(np.int32)
     return MappedHistories(frame[Columns.USER_ID], histories, num_unknown)
+
+
+def user_index_of(user_ids: pl.Series, catalogue: Catalogue) -> npt.NDArray[np.int32]:
+    """Return user_index of each id, -1 for a user that the model has not met or a model without users."""
+    if catalogue.user_ids is None:
+        return np.full(len(user_ids), -1, np.int32)
+    return index_of(user_ids, catalogue.user_ids, "user_id")
 
 
 def index_of(values: pl.Series, ids: pl.Series, what: str) -> npt.NDArray[np.int32]:
@@ -195,9 +208,3 @@ def _watch(events: pl.DataFrame) -> npt.NDArray[np.uint8]:
     if "watch_ratios" not in events.columns:
         return np.zeros(len(events), np.uint8)
     return watch_buckets(events["watch_ratios"].cast(pl.Float64).fill_null(np.nan).to_numpy())
-
-
-def _user_index(user_ids: pl.Series, catalogue: Catalogue) -> npt.NDArray[np.int32]:
-    if catalogue.user_ids is None:
-        return np.full(len(user_ids), -1, np.int32)
-    return index_of(user_ids, catalogue.user_ids, "user_id")

@@ -15,6 +15,7 @@ import polars as pl
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from serving.history_frame import ITEM_IDS, OPTIONAL_LISTS
+from serving.item_rules import category_quotas
 from serving.scorer import Rules, Scorer
 
 
@@ -32,17 +33,20 @@ class RecommenderModel(PythonModel):
 
         Args:
             model_input: Frame of histories, pandas or polars. (MLflow reads the type hint as a schema and refuses a union.)
-            params: ``k`` rows per user; ``exclude_seen``; ``allow`` and ``deny``, lists of item ids (empty: no rule).
+            params: ``k`` rows per user; ``exclude_seen``; ``allow`` and ``deny``, lists of item ids (empty: no rule);
+                ``max_per_category``, items of one category per user (0: no limit).
         """
         values: dict[str, Any] = params or {}
         frame = model_input if isinstance(model_input, pl.DataFrame) else _to_polars(model_input)
         allow, deny = values.get("allow"), values.get("deny")
+        k, max_per_category = int(values.get("k", 10)), int(values.get("max_per_category", 0))
         rules = Rules(
             exclude_seen=bool(values.get("exclude_seen", True)),
             allow=self._mask(allow) if allow is not None and len(allow) else None,
             deny=self._mask(deny) if deny is not None and len(deny) else None,
+            quotas=category_quotas(self.scorer, k, max_per_category) if max_per_category else None,
         )
-        rows = self.scorer.score_frame(frame, int(values.get("k", 10)), rules)
+        rows = self.scorer.score_frame(frame, k, rules)
         return pd.DataFrame({name: rows[name].to_list() for name in rows.columns})
 
     def _mask(self, item_ids: Any) -> Any:

@@ -18,8 +18,10 @@ from recsys.contracts.manifest import read_json
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
+from recsys.decoding.constraints import Quotas
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import ItemRules, Recommender
+from recsys.decoding.shortfall import Shortfall
 from recsys.model.checkpoint import load_policy
 from recsys.runtime import PlainProgress
 from recsys.semantic_ids.generation import SemanticIds
@@ -41,15 +43,24 @@ class Rules:
 
     Attributes:
         exclude_seen: Leave out items of the history.
-        allow: ``[I]``, the only items that may come; ``None`` allows all.
-        deny: ``[I]``, items that must not come; ``None`` denies none.
+        allow: ``[I]``, the only items that may come, or ``[S, I]`` for S segments of users; ``None`` allows all.
+        deny: Items that must not come, same shapes; ``None`` denies none.
         rescore: Order by the dense head; ``None`` as the bundle's decode configuration says.
+        segments: ``[N]`` segment of each history; needed where a mask has segments.
+        quotas: At most so many items of one group per user.
     """
 
     exclude_seen: bool = True
     allow: BoolMask | None = None
     deny: BoolMask | None = None
     rescore: bool | None = None
+    segments: npt.NDArray[np.int64] | None = None
+    quotas: Quotas | None = None
+
+    @property
+    def of_items(self) -> ItemRules:
+        """The part that names items."""
+        return ItemRules(self.allow, self.deny, self.segments, self.quotas)
 
 
 class Scorer:
@@ -89,10 +100,16 @@ class Scorer:
             histories,
             k,
             exclude_seen=rules.exclude_seen,
-            rules=ItemRules(rules.allow, rules.deny),
+            rules=rules.of_items,
             rescore=rules.rescore,
             progress=_SILENT,
         )
+
+    def shortfalls(self, histories: Histories, ranked: RankedItems, rules: Rules) -> list[Shortfall]:
+        """Say for every row of an answer with fewer items than asked what stood in the way."""
+        if not (ranked.items[:, -1] < 0).any():
+            return []
+        return self.recommender.shortfalls(histories, ranked, exclude_seen=rules.exclude_seen, rules=rules.of_items)
 
     def score_frame(self, frame: pl.DataFrame, k: int, rules: Rules | None = None) -> pl.DataFrame:
         """Rank items for a frame of histories (columns: :mod:`serving.history_frame`).
@@ -127,11 +144,24 @@ class Scorer:
             }
         )
 
-    def mask(self, item_ids: pl.Series) -> BoolMask:
+    @property
+    def category_index(self) -> npt.NDArray[np.int64]:
+        """``[I]`` category of each item as the model was trained with it; 0 is "not known"."""
+        category_I: npt.NDArray[np.int64] = self.recommender.policy.item_tower.side_I[1:, 1].cpu().numpy()
+        return category_I
+
+    def mask(self, item_ids: pl.Series, what: str = "the item list") -> BoolMask:
         """Return ``[I]``: which items of the catalogue are listed; ids the model does not know are counted in the log."""
-        index = index_of(item_ids, self.catalogue.item_ids, "the item list")
-        if (index < 0).any():
-            logger.warning("%d of %d listed items are not in the model's catalogue", int((index < 0).sum()), len(index))
+        index = self.index_of_items(item_ids, what)
         mask = np.zeros(len(self.catalogue.item_ids), bool)
         mask[index[index >= 0]] = True
         return mask
+
+    def index_of_items(self, item_ids: pl.Series, what: str) -> npt.NDArray[np.int32]:
+        """Return item_index of each id, -1 (and a count in the log) for ids that the model does not know."""
+        index = index_of(item_ids, self.catalogue.item_ids, what)
+        if (index < 0).any():
+            logger.warning(
+                "%s: %d of %d listed items are not in the model's catalogue", what, int((index < 0).sum()), len(index)
+            )
+        return index

@@ -16,10 +16,10 @@ import polars as pl
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import sha256_of_file
-from recsys.contracts.prepared import PreparedData, Targets
+from recsys.contracts.prepared import HistoryArrays, PreparedData, Targets
 from recsys.data.histories import Histories
 from serving.bundle import BundleInfo, Catalogue
-from serving.history_frame import MappedHistories, index_of, map_frame
+from serving.history_frame import MappedHistories, index_of, map_frame, user_index_of
 
 
 class UserHistories(Protocol):
@@ -34,6 +34,11 @@ class UserHistories(Protocol):
         """Changes when any history changes."""
         ...
 
+    @property
+    def user_ids(self) -> pl.Series:
+        """All users in their order."""
+        ...
+
     def shard(self, start: int, end: int, info: BundleInfo, catalogue: Catalogue) -> MappedHistories:
         """Histories of users number ``start`` to ``end``, in the indices of the model behind ``catalogue``."""
         ...
@@ -45,11 +50,20 @@ class PreparedUsers:
     def __init__(self, folder: Path, digest: str) -> None:
         self.prepared = PreparedData.open(folder)
         self.digest = digest
+        # as plain arrays: NumPy spends more on slicing a memory-mapped one per user than the search on excluding the items;
+        # the pages stay mapped
+        arrays = {name: np.asarray(array) for name, array in vars(self.prepared.history).items()}
+        self._history = HistoryArrays(**arrays)
         self._targets = self.prepared.all_users()
         self._maps: dict[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]] = {}
 
     def __len__(self) -> int:
         return len(self._targets)
+
+    @property
+    def user_ids(self) -> pl.Series:
+        """Row number = user_index."""
+        return self.prepared.users[Columns.USER_ID]
 
     def shard(self, start: int, end: int, info: BundleInfo, catalogue: Catalogue) -> MappedHistories:
         """Histories of users ``start`` to ``end`` (user_index)."""
@@ -61,7 +75,7 @@ class PreparedUsers:
         Raises:
             DataError: The model reads other feedback signals than this data set declares.
         """
-        histories = Histories.of_targets(self.prepared.history, targets)
+        histories = Histories.of_targets(self._history, targets)
         user_ids = self.prepared.users[Columns.USER_ID].gather(targets.user_index)
         if info.digests.get("data") == self.digest:
             return MappedHistories(user_ids, histories, np.zeros(len(targets), np.int32))
@@ -90,27 +104,47 @@ class PreparedUsers:
 
 
 class FrameUsers:
-    """Users given as a Parquet file in the form of :mod:`serving.history_frame`."""
+    """Users given as a Parquet file in the form of :mod:`serving.history_frame`; rows are read shard by shard."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
-            self.frame = pl.read_parquet(path)
+            self._rows = pl.scan_parquet(path)
+            columns = self._rows.collect_schema().names()
+            if Columns.USER_ID not in columns:
+                raise DataError(f"histories '{path}' lack the column '{Columns.USER_ID}'; they have {columns}")
+            self._user_ids = self._rows.select(Columns.USER_ID).collect()[Columns.USER_ID]
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"histories '{path}' cannot be read: {error}; give a Parquet file with user_id and item_ids"
-            ) from error
+            raise self._unreadable(error) from error
         self.digest = sha256_of_file(path)
-        users = self.frame.get_column(Columns.USER_ID, default=None)
-        if users is not None and users.n_unique() != len(users):  # shards would hide a user that occurs in two of them
-            twice = users.filter(users.is_duplicated())[0]
+        if self._user_ids.n_unique() != len(self._user_ids):  # shards would hide a user that occurs in two of them
+            twice = self._user_ids.filter(self._user_ids.is_duplicated())[0]
             raise DataError(f"histories '{path}': user_id {twice!r} occurs more than once; give one row per user")
+        self._user_index: dict[str, npt.NDArray[np.int32]] = {}
 
     def __len__(self) -> int:
-        return len(self.frame)
+        return len(self._user_ids)
+
+    @property
+    def user_ids(self) -> pl.Series:
+        """In the order of the file."""
+        return self._user_ids
 
     def shard(self, start: int, end: int, info: BundleInfo, catalogue: Catalogue) -> MappedHistories:
         """Rows ``start`` to ``end`` of the file."""
-        return map_frame(self.frame[start:end], catalogue)
+        try:
+            frame = self._rows.slice(start, end - start).collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise self._unreadable(error) from error
+        key = info.digests["train"]
+        if key not in self._user_index:
+            self._user_index[key] = user_index_of(self._user_ids, catalogue)
+        return map_frame(frame, catalogue, self._user_index[key][start:end])
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(
+            f"histories '{self._path}' cannot be read: {error}; give a Parquet file with user_id and item_ids"
+        )
 
 
 def _remap(

@@ -45,7 +45,7 @@ def write_prepared(folder: Path, item_ids: list[int], histories: list[list[int]]
         num_users=num_users,
         num_items=num_items,
         num_authors=2,
-        num_categories=2,
+        num_categories=1 + NUM_ITEMS // 4,
         num_behaviours=3,
         num_gap_buckets=NUM_GAP_BUCKETS,
         num_watch_buckets=NUM_WATCH_BUCKETS,
@@ -61,7 +61,7 @@ def write_prepared(folder: Path, item_ids: list[int], histories: list[list[int]]
             "item_id": item_ids,
             "title": [f"item {item}" for item in item_ids],
             "author_index": np.ones(num_items, np.int32),
-            "category_index": np.ones(num_items, np.int32),
+            "category_index": (1 + np.arange(num_items) // 4 % 3).astype(np.int32),
         }
     ).write_parquet(folder / "items.parquet")
     users = pl.DataFrame(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import polars as pl
@@ -10,10 +11,12 @@ import pytest
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.runtime import PlainProgress
 from serving import candidates
-from serving.candidates import CANDIDATE_COLUMNS, write_candidates
+from serving.candidates import write_candidates
 from serving.config import RecommendConfig
 from serving.export import BundleSources
 from serving.item_lists import read_item_list
+from serving.scorer import Scorer
+from serving.shards import CANDIDATE_COLUMNS
 from serving.user_histories import FrameUsers, PreparedUsers
 
 QUIET = PlainProgress()
@@ -95,7 +98,7 @@ def test_bad_lists_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         read_item_list(tmp_path / "no.txt", pl.Int64())
     (tmp_path / "a.txt").write_text("seven\n")
-    with pytest.raises(DataError, match="item ids are Int64"):
+    with pytest.raises(DataError, match="'item_id' is to hold Int64"):
         read_item_list(tmp_path / "a.txt", pl.Int64())
     (tmp_path / "a.csv").write_text("id\n1\n")
     with pytest.raises(DataError, match="expected 'item_id'"):
@@ -117,6 +120,55 @@ def test_a_truncated_users_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="cannot be read"):
         FrameUsers(path)
+
+
+def test_a_file_is_read_shard_by_shard_with_the_same_answer(bundle: Path, item_ids: list[int], tmp_path: Path) -> None:
+    """Of seven users u3 and u1 are known to the model; a shard must give each row its own user and history."""
+    names = ["x", "u3", "y", "z", "u1", "v", "w"]
+    histories = [[item_ids[(place + step) % len(item_ids)] for step in range(place)] for place in range(len(names))]
+    frame = pl.DataFrame({"user_id": names, "item_ids": histories}, schema_overrides={"item_ids": pl.List(pl.Int64)})
+    frame.write_parquet(tmp_path / "users.parquet", row_group_size=3)
+    for size in (1, 2, 7):
+        config = RecommendConfig(k=4, users_per_shard=size)
+        write_candidates(bundle, FrameUsers(tmp_path / "users.parquet"), config, tmp_path / str(size), QUIET)
+    whole = Scorer.open(bundle).score_frame(frame, 4)
+    for size in (1, 2, 7):
+        rows = all_rows(tmp_path / str(size))
+        assert rows.select("user_id", "item_id", "rank").equals(whole.select("user_id", "item_id", "rank"))
+
+
+def test_a_file_without_users_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"user": [5], "item_ids": [[1]]}).write_parquet(tmp_path / "users.parquet")
+    with pytest.raises(DataError, match="lack the column 'user_id'; they have"):
+        FrameUsers(tmp_path / "users.parquet")
+
+
+def test_a_part_that_another_program_wrote_is_refused(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    """Counts come from the parts' metadata; a part without them was not written by this job."""
+    config = RecommendConfig(k=3, users_per_shard=2)
+    write_candidates(bundle, users, config, tmp_path, QUIET)
+    part = tmp_path / "part-00001-of-00003.parquet"
+    pl.read_parquet(part).write_parquet(part)
+    with pytest.raises(ArtifactError, match=r"part-00001.* is no shard of a batch job"):
+        write_candidates(bundle, users, config, tmp_path, QUIET)
+
+
+def test_a_failing_disk_stops_the_job_and_a_restart_completes_it(
+    bundle: Path, users: PreparedUsers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing happens beside decoding; its error must arrive all the same, and leave no part that is not whole."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = RecommendConfig(k=3, users_per_shard=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.DataFrame, "write_parquet", full)
+        with pytest.raises(ArtifactError, match="no space left"):
+            write_candidates(bundle, users, config, tmp_path, QUIET)
+    assert not list(tmp_path.glob("part-*"))
+    assert not (tmp_path / "candidates.json").exists()
+    assert write_candidates(bundle, users, config, tmp_path, QUIET)["rows"] == 15
 
 
 def test_no_permission_is_explained(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:

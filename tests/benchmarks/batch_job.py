@@ -1,0 +1,315 @@
+"""The batch job against the raw decoder: users per second, memory over the run, legality of every row.
+
+Run: ``python -m tests.benchmarks.batch_job [--users 1000000]`` (about 10 minutes on one thread; ``--users 100000``
+about 2).
+
+The real job runs over simulated users. After every few shards the same process decodes one shard's users with nothing but
+:func:`~recsys.decoding.beam_search.beam_search` on batches that were padded beforehand; the clock of the job stands still
+meanwhile. So job and raw decoder are timed in turns under the same conditions, and each turn gives one ratio. Raw means:
+no histories to read, no list of seen items, no second stage, no table, no file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recsys.data.batch import HistoryBatch, collate_histories
+from recsys.data.histories import Histories
+from recsys.decoding.beam_search import BatchRules, beam_search
+from recsys.decoding.constraints import SharedRules, dead_nodes, leaf_lookups
+from recsys.decoding.search_index import SearchIndex
+from serving.candidates import write_candidates
+from serving.config import RecommendConfig
+from serving.item_rules import JobRules, read_rules
+from serving.scorer import Scorer
+from serving.shards import shard_names
+from serving.user_histories import FrameUsers, PreparedUsers, UserHistories
+from tests.benchmarks.batch_check import illegal_rows
+from tests.benchmarks.batch_world import DATA_DIGEST, World, WorldSize, build_world, write_histories, write_rules
+from tests.benchmarks.paired import write_table
+
+Item = TypeVar("Item")
+SMALL_MODEL = {"width": 32, "num_heads": 2, "ffn_width": 64, "expert_width": 64, "max_history": 10}
+TURN = 4
+"""Shards of the job between two turns of the raw decoder."""
+
+
+@dataclass
+class Turns:
+    """Seconds per user of job and raw decoder, one value per turn: on the wall and of the processor (all threads)."""
+
+    job_wall: list[float] = field(default_factory=list)
+    job_cpu: list[float] = field(default_factory=list)
+    raw_wall: list[float] = field(default_factory=list)
+    raw_cpu: list[float] = field(default_factory=list)
+
+    def ratio(self, clock: str) -> str:
+        """Users per second of the job over those of the raw decoder: median, lowest and highest turn."""
+        pairs = zip(getattr(self, f"raw_{clock}"), getattr(self, f"job_{clock}"), strict=True)
+        ratios = sorted(raw / job for raw, job in pairs)
+        return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})"
+
+    def users_per_second(self, who: str, clock: str) -> float:
+        """Median over the turns."""
+        return 1 / statistics.median(getattr(self, f"{who}_{clock}"))
+
+
+class RawDecoder:
+    """The search alone, for the users of any shard.
+
+    Args:
+        with_rules: Hand the search the job's rules, compiled beforehand; else it runs without any.
+    """
+
+    def __init__(self, world: World, config: RecommendConfig, users: UserHistories, with_rules: bool = False) -> None:
+        self.scorer, self.users, self.config = Scorer.open(world.bundle), users, config
+        recommender = self.scorer.recommender
+        self.width = max(recommender.config.beam_width, config.k)
+        self.per_batch = max(1, recommender.config.rows_per_batch // self.width)
+        self.search_index = SearchIndex.of(recommender.index)
+        self.rules = read_rules(config, self.scorer, users.user_ids) if with_rules else None
+        self.shared = SharedRules.compile(recommender.index, self.rules.rules.allow if self.rules else None)
+        self.lookups = leaf_lookups(recommender.index)
+
+    def prepare(self, first: int, last: int) -> Callable[[], None]:
+        """Pad the batches of users ``first`` to ``last`` in the order of their lengths; the result decodes them."""
+        histories = self.users.shard(first, last, self.scorer.info, self.scorer.catalogue).histories
+        order = np.argsort(histories.lengths, kind="stable")
+        policy = self.scorer.recommender.policy
+        blocks: list[tuple[HistoryBatch, BatchRules | None]] = []
+        for start in range(0, len(order), self.per_batch):
+            block = order[start : start + self.per_batch]
+            batch = collate_histories(histories.take(block), policy.spec.model.max_history)
+            rules = self._compile(self.rules, histories.take(block), first + block) if self.rules else None
+            blocks.append((batch, rules))
+
+        def decode() -> None:
+            for batch, rules in blocks:
+                beam_search(policy, batch, self.search_index, self.width, rules=rules)
+
+        return decode
+
+    def _compile(self, job_rules: JobRules, histories: Histories, users: npt.NDArray[np.int64]) -> BatchRules:
+        quotas, segment_U = job_rules.rules.quotas, job_rules.segment_U
+        segment_B = segment_U[users] if segment_U is not None else None
+        seen = histories.seen_items()
+        return BatchRules(
+            shared=self.shared,
+            segment_B=torch.from_numpy(segment_B) if segment_B is not None else None,
+            closed=dead_nodes(self.scorer.recommender.index, self.shared, *self.lookups, seen, segment_B),
+            quotas=quotas.widened(-(-self.width // self.config.k)) if quotas is not None else None,
+        )
+
+
+class TakeTurns:
+    """The job's progress display, which stops the job's clock now and then to time the raw decoder."""
+
+    def __init__(self, raw: RawDecoder, out: Path, config: RecommendConfig, num_users: int) -> None:
+        self.raw, self.out, self.config, self.num_users = raw, out, config, num_users
+        self.turns = Turns()
+
+    def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+        """Yield shards; only full ones are timed, and the first of all warms up."""
+        size = self.config.users_per_shard
+        names = shard_names(self.num_users, size)
+        wall, cpu, timed = time.perf_counter(), time.process_time(), 0
+        for number, item in enumerate(items):
+            yield item
+            is_full = (number + 1) * size <= self.num_users
+            timed += is_full
+            if not is_full or (number and timed < TURN):
+                continue
+            while not (self.out / names[number]).exists():  # what the job still writes is on its bill
+                time.sleep(0.001)
+            job_wall, job_cpu = time.perf_counter() - wall, time.process_time() - cpu
+            decode = self.raw.prepare(number * size, (number + 1) * size)
+            wall, cpu = time.perf_counter(), time.process_time()
+            decode()
+            if number:
+                self.turns.raw_wall.append((time.perf_counter() - wall) / size)
+                self.turns.raw_cpu.append((time.process_time() - cpu) / size)
+                self.turns.job_wall.append(job_wall / timed / size)
+                self.turns.job_cpu.append(job_cpu / timed / size)
+            wall, cpu, timed = time.perf_counter(), time.process_time(), 0
+
+
+class Memory:
+    """Samples what the process holds, ten times a second: anonymous memory, and pages of mapped files."""
+
+    def __init__(self) -> None:
+        self.samples: list[tuple[float, float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Memory:
+        self.base = sum(_resident_megabytes())
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.1):
+            self.samples.append(_resident_megabytes())
+
+    @property
+    def peak(self) -> float:
+        """MB above what was held at the start."""
+        return max(map(sum, self.samples)) - self.base
+
+    def growth(self) -> tuple[float, float]:
+        """MB between the medians of the first and the last quarter: anonymous, and mapped files."""
+        quarter = len(self.samples) // 4
+        first, last = np.median(self.samples[:quarter], axis=0), np.median(self.samples[-quarter:], axis=0)
+        return float(last[0] - first[0]), float(last[1] - first[1])
+
+
+def _resident_megabytes() -> tuple[float, float]:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return tuple(int(status[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile"))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run of the job showed."""
+
+    counts: dict[str, Any]
+    turns: Turns
+    memory: Memory
+    offences: dict[str, int]
+
+
+def run_job(
+    world: World,
+    config: RecommendConfig,
+    out: Path,
+    *,
+    users: UserHistories | None = None,
+    raw_with_rules: bool = False,
+) -> Outcome:
+    """Run the job once with turns of the raw decoder, then check every row.
+
+    Args:
+        users: ``None`` takes those of the prepared data.
+    """
+    users = users or PreparedUsers(world.prepared, DATA_DIGEST)
+    raw = RawDecoder(world, config, users, raw_with_rules)
+    progress = TakeTurns(raw, out, config, len(users))
+    with Memory() as memory:
+        counts = write_candidates(world.bundle, users, config, out, progress)
+    return Outcome(counts, progress.turns, memory, illegal_rows(world, config, out))
+
+
+def build_elsewhere(folder: Path, size: WorldSize) -> World:
+    """Build in a process of its own, so that its memory is not in the measurement."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(build_world, folder, size).result()
+
+
+def table_row(name: str, outcome: Outcome) -> list[str]:
+    """One line of the result."""
+    anonymous, mapped = outcome.memory.growth()
+    turns, counts = outcome.turns, outcome.counts
+    return [
+        name,
+        f"{counts['users']:,}",
+        f"{counts['rows']:,}",
+        f"{turns.users_per_second('job', 'cpu'):,.0f}",
+        f"{turns.users_per_second('raw', 'cpu'):,.0f}",
+        turns.ratio("cpu"),
+        turns.ratio("wall"),
+        f"{outcome.memory.peak:.0f}",
+        f"{anonymous:+.0f} / {mapped:+.0f}",
+        f"{sum(outcome.offences.values())}",
+        f"{counts['users_short']:,}",
+    ]
+
+
+HEADER = [
+    "job",
+    "users",
+    "rows",
+    "job users/s",
+    "raw users/s",
+    "ratio (processor)",
+    "ratio (wall)",
+    "peak MB",
+    "growth MB",
+    "illegal",
+    "short users",
+]
+NOTES = [
+    "users/s: per second of processor time, median over the turns; ratio: median, lowest and highest turn "
+    f"(a turn is {TURN} shards of the job and one of the raw decoder)",
+    "raw: beam_search on batches padded beforehand, without rules, second stage or output; in 'against its own rules' with "
+    "the job's rules compiled beforehand",
+    "peak MB: above what the process held before the job, with the model loaded; growth: median of the last quarter of the "
+    "run minus that of the first, anonymous memory / pages of mapped files (the histories)",
+    "illegal: rows that break a rule, found by joins over the written files; short: users with fewer than k rows, each in "
+    "a shortfalls file with the reason",
+]
+
+
+def main() -> None:
+    """Run all jobs and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int, default=12_000)
+    parser.add_argument("--rule-users", type=int, default=131_072, help="users of the jobs with every rule on")
+    parser.add_argument("--demo-users", type=int, default=20_480)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    many = WorldSize(arguments.users, arguments.items, 50, 10, (128, 128), SMALL_MODEL, 10)
+    fewer = WorldSize(arguments.rule_users, arguments.items, 50, 10, (128, 128), SMALL_MODEL, 10)
+    demo = WorldSize(arguments.demo_users, arguments.items, 50, 50, (128, 128, 128), {"preset": "tiny"}, 50)
+    rows: list[list[str]] = []
+
+    def report(name: str, outcome: Outcome) -> None:
+        rows.append(table_row(name, outcome))
+        print("  ".join(rows[-1]), outcome.offences, outcome.counts, flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        world = build_elsewhere(root / "demo", demo)
+        config = RecommendConfig(k=20, users_per_shard=1024)
+        report("demo-size model, beam 50", run_job(world, config, root / "out_demo"))
+        world = build_elsewhere(root / "fewer", fewer)
+        every_rule = RecommendConfig(k=10, **write_rules(root, world))
+        report("small model, every rule", run_job(world, every_rule, root / "out_rules"))
+        people = FrameUsers(write_histories(root / "histories.parquet", world))
+        report("small model, histories in one file", run_job(world, RecommendConfig(k=10), root / "file", users=people))
+        same_rules = run_job(world, every_rule, root / "out_same_rules", raw_with_rules=True)
+        report("the same, against its own rules", same_rules)
+        world = build_elsewhere(root / "many", many)
+        report("small model", run_job(world, RecommendConfig(k=10), root / "out_many"))
+    notes = [
+        *NOTES,
+        f"small model: {SMALL_MODEL}, else preset tiny; {arguments.items:,} items, 2 x 128 codes, beam 10, k 10, histories "
+        "of 1 to 10 events, shards of 8192 users",
+        f"demo-size model: preset tiny, {arguments.items:,} items, 3 x 128 codes, beam 50, k 20, histories of 1 to 50 "
+        "events, shards of 1024 users",
+        "every rule: availability, four tenants with allow and deny lists, 3 items per category and 1 of one, seen items "
+        "out; the other jobs leave seen items out and have no other rule",
+    ]
+    print(write_table("batch_job", "The batch job", HEADER, rows, notes))
+
+
+if __name__ == "__main__":
+    main()
