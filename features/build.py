@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from features.events import EventLog, KCoreConfig, build_event_log
-from features.histories import Task, build_histories, build_targets, event_behaviour, event_watch_ratio
+from features.histories import JudgedRows, Task, build_histories, build_targets, event_behaviour, event_watch_ratio
 from features.items import Catalogue, ItemsConfig, build_catalogue
 from features.quarantine import QuarantineConfig, check_share, reasons, refuse_rows
 from features.sessions import SessionConfig, session_index, session_rule, session_table
@@ -47,12 +47,15 @@ class FeaturesConfig(FrozenConfig):
         task: ``next_item``, or ``session`` (OneRec: m items at once).
         session_length: Items per prediction, ``m``; 1 for ``next_item``.
         duplicates: ``drop`` moves rows with the same user, item and time (or position) to the quarantine.
+        judged_rows: Rows of validation and test. ``per_user`` asks once per user for everything in the window, as a nightly
+            job does; ``per_event`` asks before every event of the window, as benchmarks that split samples in time do.
     """
 
     task: Task = "next_item"
     session_length: int = Field(1, ge=1)
     k_core: KCoreConfig = KCoreConfig()
     duplicates: Literal["keep", "drop"] = "drop"
+    judged_rows: JudgedRows = "per_user"
     split: SplitConfig = SplitConfig()
     sessions: SessionConfig = SessionConfig()
     items: ItemsConfig = ItemsConfig()
@@ -66,6 +69,8 @@ class FeaturesConfig(FrozenConfig):
             )
         if self.task == "session" and self.session_length < 2:
             raise ValueError("task session needs session_length >= 2; use task: next_item for one item")
+        if self.task == "session" and self.judged_rows == "per_event":
+            raise ValueError("judged_rows 'per_event' asks for single items; use task: next_item, or per_user")
         if self.task == "session" and self.sessions.min_positive > self.session_length:
             raise ValueError(
                 f"sessions.min_positive {self.sessions.min_positive} exceeds session_length {self.session_length}: "
@@ -165,7 +170,12 @@ def _assemble(source: Source, config: FeaturesConfig, seed: int) -> Assembled:
     behaviour, watch_ratio = event_behaviour(log.frame, raw.signals), event_watch_ratio(log.frame)
     history = build_histories(log, split, behaviour, watch_ratio)
     targets = build_targets(
-        history, config.task, config.session_length, config.sessions.min_positive, sessions[log.positive]
+        history,
+        config.task,
+        config.session_length,
+        config.sessions.min_positive,
+        sessions[log.positive],
+        config.judged_rows,
     )
     vocabulary = Vocabulary(
         num_users=len(log.user_ids),

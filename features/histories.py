@@ -20,6 +20,7 @@ from recsys.contracts.event_features import behaviour_codes, gap_buckets, watch_
 from recsys.contracts.prepared import ByteArray, HistoryArrays, IntArray, OffsetArray
 
 Task = Literal["next_item", "session"]
+JudgedRows = Literal["per_user", "per_event"]
 
 
 def event_behaviour(frame: pl.DataFrame, signals: tuple[str, ...]) -> ByteArray:
@@ -79,13 +80,15 @@ def build_targets(
     session_length: int,
     min_positive: int,
     positive_sessions: npt.NDArray[np.int32],
+    judged_rows: JudgedRows = "per_user",
 ) -> pl.DataFrame:
     """Return ``targets.parquet``.
 
     Validation and test have one row per user with a positive event in the window: the history is everything before the
     window (for test: train and valid events), the targets are his distinct positive items inside, in order. With
-    leave-last-out that is exactly one item. Training rows exist for the session task only; next-item training
-    supervises every position of the arrays and needs none.
+    leave-last-out that is exactly one item. ``per_event`` has one row per positive event of the window instead, whose
+    history ends right before it. Training rows exist for the session task only; next-item training supervises every
+    position of the arrays and needs none.
 
     Args:
         history: The arrays.
@@ -93,12 +96,14 @@ def build_targets(
         session_length: Items per training target, ``m``.
         min_positive: Fewest distinct items of a training target.
         positive_sessions: ``[positive events]`` session_index.
+        judged_rows: Rows of validation and test.
     """
+    window_targets = _event_targets if judged_rows == "per_event" else _window_targets
     tables = []
     if task == "session":
         tables.append(_session_targets(history, session_length, min_positive, positive_sessions))
-    tables.append(_window_targets(history, history.train_end, history.valid_end, VALID))
-    tables.append(_window_targets(history, history.valid_end, history.offsets[1:], TEST))
+    tables.append(window_targets(history, history.train_end, history.valid_end, VALID))
+    tables.append(window_targets(history, history.valid_end, history.offsets[1:], TEST))
     return pl.concat(tables)
 
 
@@ -135,6 +140,15 @@ def _window_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray
     return _target_table(
         users.astype(np.int32), history.offsets[users], start[users], history.item[rows], sizes[users], split
     )
+
+
+def _event_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
+    owner = _owners(history)
+    place = np.arange(len(history.item))
+    rows = np.flatnonzero((place >= start[owner]) & (place < end[owner]))
+    users = owner[rows]
+    ones = np.ones(len(rows), np.int64)
+    return _target_table(users, history.offsets[users], rows, history.item[rows], ones, split)
 
 
 def first_occurrences(groups: npt.NDArray[np.integer], items: IntArray) -> npt.NDArray[np.int64]:

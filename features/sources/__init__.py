@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from features.sources.history_rows import HistoryRowsSource
 from features.sources.recbole import RecBoleSource
 from features.sources.simulated import SimulatedSource
 from features.sources.table import TableSource
 
-SourceConfig = Annotated[TableSource | RecBoleSource | SimulatedSource, Field(discriminator="kind")]
+SourceConfig = Annotated[TableSource | RecBoleSource | HistoryRowsSource | SimulatedSource, Field(discriminator="kind")]
 
-__all__ = ["RecBoleSource", "SimulatedSource", "SourceConfig", "TableSource"]
+__all__ = ["HistoryRowsSource", "RecBoleSource", "SimulatedSource", "SourceConfig", "TableSource"]

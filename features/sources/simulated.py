@@ -21,8 +21,10 @@ from features.sources.simulated_world import (
     after_exposure,
     draw_feedback,
     new_users,
+    plan_request,
     show,
     start_session,
+    utility_now,
 )
 from recsys.contracts.columns import Columns
 from recsys.contracts.manifest import canonical_json
@@ -38,6 +40,8 @@ _DAY_US: Final = 86_400_000_000
 _HOUR_US: Final = 3_600_000_000
 _STATE_CELLS: Final = 60_000_000  # users x items of one chunk, a byte each
 SIGNALS: Final = ("long_view", "like", "follow", "share")
+POSITIVE: Final = ("long_view", "like")
+"""An exposure with any of these counts as liked, and is what the world calls satisfied."""
 
 
 class SimulatedSource(Source):
@@ -51,6 +55,12 @@ class SimulatedSource(Source):
         topics: Topics.
         parts: Items per series.
         session_length: Mean exposures per session.
+        request_length: Exposures that the feed fixes at once, before it knows the feedback on any of them; 1 reacts to
+            everything. Above 1 a visit is a run of whole requests, and ``session_id`` names the request: OneRec's
+            session is what one request returns, and only what was chosen before the feedback tells cause from selection.
+        feed_noise: Factor on the noise in what the feed knows of its users. At 1 it knows their state so well that being
+            shown something says more about a user than his history does, and a reward model that learns from the log
+            takes that for the effect of showing it; more noise is more exploration, and a log to learn causes from.
         days: Length of the log.
     """
 
@@ -61,6 +71,8 @@ class SimulatedSource(Source):
     topics: int = Field(16, ge=2)
     parts: int = Field(6, ge=2)
     session_length: float = Field(10.0, gt=1.0)
+    request_length: int = Field(1, ge=1)
+    feed_noise: float = Field(1.0, ge=0.0)
     days: float = Field(30.0, gt=0.0)
 
     @model_validator(mode="after")
@@ -69,6 +81,11 @@ class SimulatedSource(Source):
             raise ValueError(
                 f"{self.items} items are too few for {self.topics} topics, at least {8 * self.topics} are needed; "
                 "raise items or lower topics"
+            )
+        if self.request_length > self.session_length:
+            raise ValueError(
+                f"request_length {self.request_length} exceeds session_length {self.session_length}, and a session is at "
+                "least one request; raise session_length"
             )
         return self
 
@@ -84,7 +101,7 @@ class SimulatedSource(Source):
             items=item_table(world.items),
             users=None,
             signals=SIGNALS,
-            positive=("long_view", "like"),
+            positive=POSITIVE,
             has_timestamps=True,
             notes={"absent_item_columns": []},
         )
@@ -100,7 +117,7 @@ class SimulatedSource(Source):
             The world, which now answers :meth:`~features.sources.simulated_world.SimulatedWorld.true_utility`, and the
             log in canonical columns.
         """
-        world = SimulatedWorld(self.users, self.items, self.topics, self.parts, self.days, seed)
+        world = SimulatedWorld(self.users, self.items, self.topics, self.parts, self.days, seed, self.feed_noise)
         plan = np.random.default_rng([seed, 2])
         activity = np.exp(plan.normal(0.0, 0.6, self.users))
         sessions = 1 + plan.poisson(
@@ -130,11 +147,21 @@ class SimulatedSource(Source):
             start_session(state, rows, rng)
             # never less than an hour after the last session ended
             clock[rows] = np.maximum(starts[rows, number] * _DAY_US, clock[rows] + _HOUR_US)
-            left = rng.geometric(1.0 / self.session_length, count)
+            left = self.request_length * rng.geometric(self.request_length / self.session_length, count)
+            request = np.empty((count, self.request_length), np.int64)
             for place in range(int(left[rows].max())):
                 now = rows[left[rows] > place]
                 day = (clock[now] / _DAY_US).astype(np.float32)
-                item, value = show(state, world.items, now, day, rng)
+                if self.request_length == 1:
+                    item, value = show(state, world.items, now, day, rng, self.feed_noise)
+                else:
+                    turn = place % self.request_length
+                    if turn == 0:
+                        plan = state.take(now)
+                        length, noise = self.request_length, self.feed_noise
+                        request[now] = plan_request(plan, world.items, length, day, rng, noise)
+                    item = request[now, turn]
+                    value = utility_now(state, world.items, now, item)
                 seen = draw_feedback(value, rng)
                 steps.append(
                     {
@@ -142,6 +169,7 @@ class SimulatedSource(Source):
                         "item": item.astype(np.int32),
                         "clock": clock[now].astype(np.int64),
                         "session": np.full(len(now), number, np.int32),
+                        "request": np.full(len(now), place // self.request_length, np.int32),
                         "feedback": _packed(seen),
                         "watch_ratio": seen.watch_ratio,
                     }
@@ -151,7 +179,8 @@ class SimulatedSource(Source):
                 clock[now] += watched_us + rng.uniform(0.5e6, 3e6, len(now))
         if for_judging:
             world.keep(state, first_user)
-        return _log_table(world, first_user, {name: np.concatenate([s[name] for s in steps]) for name in steps[0]})
+        columns = {name: np.concatenate([s[name] for s in steps]) for name in steps[0]}
+        return _log_table(world, first_user, columns, by_request=self.request_length > 1)
 
 
 def _packed(seen: Feedback) -> npt.NDArray[np.uint8]:
@@ -159,18 +188,23 @@ def _packed(seen: Feedback) -> npt.NDArray[np.uint8]:
     return np.sum([flag.astype(np.uint8) << bit for bit, flag in enumerate(flags)], axis=0, dtype=np.uint8)
 
 
-def _log_table(world: SimulatedWorld, first_user: int, columns: dict[str, npt.NDArray[Any]]) -> pl.DataFrame:
+def _log_table(
+    world: SimulatedWorld, first_user: int, columns: dict[str, npt.NDArray[Any]], *, by_request: bool
+) -> pl.DataFrame:
     """Sort the exposures of a chunk by user and time, and name the columns canonically."""
     order = np.lexsort((columns["clock"], columns["user"]))
     sorted_columns = {name: values[order] for name, values in columns.items()}
     duration = world.items.duration_ms[sorted_columns["item"]]
     user_id = sorted_columns["user"].astype(np.int64) + first_user + FIRST_USER_ID
+    session_id = user_id * 1_000_000 + sorted_columns["session"]
+    if by_request:
+        session_id = session_id * 1_000 + sorted_columns["request"]
     return pl.DataFrame(
         {
             Columns.USER_ID: user_id,
             Columns.ITEM_ID: sorted_columns["item"].astype(np.int64) + FIRST_ITEM_ID,
             Columns.TIMESTAMP: sorted_columns["clock"] + START_US,
-            Columns.SESSION_ID: user_id * 1_000_000 + sorted_columns["session"],
+            Columns.SESSION_ID: session_id,
             Columns.WATCH_TIME_MS: np.round(sorted_columns["watch_ratio"] * duration),
             Columns.DURATION_MS: duration,
             **{name: (sorted_columns["feedback"] >> bit & 1).astype(bool) for bit, name in enumerate(SIGNALS)},

@@ -15,6 +15,7 @@ What makes the log worth modelling:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -89,6 +90,38 @@ class UserState:
 
 
 @dataclass(frozen=True)
+class ExpectedOutcomes:
+    """What N sessions are expected to bring, ``[N]`` each, summed over their places.
+
+    Attributes:
+        utility: ``P(view) + P(like) + 3 P(follow) + 3 P(share)``.
+        watch_ms: Watched time, milliseconds.
+        long_views, likes, follows, shares: Counts.
+    """
+
+    utility: FloatArray
+    watch_ms: FloatArray
+    long_views: FloatArray
+    likes: FloatArray
+    follows: FloatArray
+    shares: FloatArray
+
+    @classmethod
+    def zeros(cls, count: int) -> ExpectedOutcomes:
+        """Return nothing for ``count`` sessions."""
+        return cls(*(np.zeros(count, np.float32) for _ in fields(cls)))
+
+    def add(self, rows: IndexArray, value: FloatArray, duration_ms: FloatArray, weight: float) -> None:
+        """Add one exposure, of this true utility, to some sessions in place; no row twice."""
+        self.utility[rows] += weight * expected_value(value)
+        self.watch_ms[rows] += weight * expected_watch_ratio(value) * duration_ms
+        self.long_views[rows] += weight * sigmoid(value - _LONG_VIEW_BIAS)
+        self.likes[rows] += weight * sigmoid(value - _LIKE_BIAS)
+        self.follows[rows] += weight * sigmoid(value - _FOLLOW_BIAS)
+        self.shares[rows] += weight * sigmoid(value - _SHARE_BIAS)
+
+
+@dataclass(frozen=True)
 class Feedback:
     """Outcomes of exposures, one entry each."""
 
@@ -149,9 +182,24 @@ def item_utility(
     ).astype(np.float32)
 
 
+def utility_now(state: UserState, items: SimulatedItems, rows: IndexArray, item: IndexArray) -> FloatArray:
+    """Return the true utility of showing one item to each user now, ``[N]``."""
+    return item_utility(state, items, rows, item[:, None], subtopic_utility(state, items, rows))[:, 0]
+
+
 def draw_feedback(value: FloatArray, rng: np.random.Generator) -> Feedback:
     """Draw what users do; ``P(long_view) = sigmoid(utility - bias)``, and the other signals likewise."""
-    uniform = rng.random((4, len(value)), dtype=np.float32).clip(1e-6, 1 - 1e-6)
+    return feedback_of(value, rng.random((4, len(value)), dtype=np.float32))
+
+
+def feedback_of(value: FloatArray, uniform: FloatArray) -> Feedback:
+    """Decide what users do.
+
+    Args:
+        value: ``[N]`` true utility.
+        uniform: ``[4, N]`` draws from [0, 1); the same draws and a greater utility never give less.
+    """
+    uniform = uniform.clip(1e-6, 1 - 1e-6)
     excess = value - _LONG_VIEW_BIAS + np.log(uniform[0] / (1 - uniform[0]))
     ratio = np.clip(0.7 * np.exp(0.5 * excess), 0.0, 2.0).astype(np.float32)
     return Feedback(
@@ -161,6 +209,20 @@ def draw_feedback(value: FloatArray, rng: np.random.Generator) -> Feedback:
         follow=uniform[2] < sigmoid(value - _FOLLOW_BIAS),
         share=uniform[3] < sigmoid(value - _SHARE_BIAS),
     )
+
+
+def expected_watch_ratio(value: FloatArray) -> FloatArray:
+    """Return the expected watched share of an exposure of this utility, between 0 and 2.
+
+    The share is ``min(r o, 2)`` with ``r = 0.7 exp((value - bias) / 2)`` and ``o`` the root of the odds of a uniform draw;
+    the integral over the draw is ``r arctan(2 / r)``.
+
+    Example:
+        >>> round(float(expected_watch_ratio(np.array([2.8], np.float32))[0]), 3)  # r = 0.7: 0.7 arctan(2.857)
+        0.864
+    """
+    root = 0.7 * np.exp(0.5 * (value - _LONG_VIEW_BIAS))
+    return (root * np.arctan(2.0 / root)).astype(np.float32)
 
 
 def expected_value(value: FloatArray) -> FloatArray:
@@ -211,7 +273,12 @@ def start_session(state: UserState, rows: IndexArray, rng: np.random.Generator) 
 
 
 def show(
-    state: UserState, items: SimulatedItems, rows: IndexArray, day: FloatArray, rng: np.random.Generator
+    state: UserState,
+    items: SimulatedItems,
+    rows: IndexArray,
+    day: FloatArray,
+    rng: np.random.Generator,
+    noise: float = 1.0,
 ) -> tuple[IndexArray, FloatArray]:
     """Choose one item per user as the logging policy does: noisy preference mixed with popularity.
 
@@ -221,12 +288,13 @@ def show(
     Args:
         rows: ``[N]`` places in ``state``.
         day: ``[N]`` time of the exposure; later items do not exist yet.
+        noise: Factor on the noise in what the policy knows of preferences.
 
     Returns:
         ``[N]`` items and their true utility.
     """
     by_subtopic = subtopic_utility(state, items, rows)
-    noisy = by_subtopic - 0.6 * np.log(rng.exponential(size=by_subtopic.shape).astype(np.float32) + 1e-20)
+    noisy = by_subtopic - 0.6 * noise * np.log(rng.exponential(size=by_subtopic.shape).astype(np.float32) + 1e-20)
     drawn = np.argpartition(-noisy, _BY_INTEREST, axis=1)[:, :_BY_INTEREST]
     sibling = items.popular_in(items.first_item[drawn], items.first_item[drawn + 1], rng.random(drawn.shape))
     last = state.last_item[rows[:, None], drawn].astype(np.int64)
@@ -236,12 +304,41 @@ def show(
     anything = items.popular_in(np.zeros(count, np.int64), np.full(count, items.num_items), rng.random(count))
     item = np.concatenate([sibling, np.where(has_next, following, sibling)[:, :_NEXT_PARTS], anything], axis=1)
     value = item_utility(state, items, rows, item, by_subtopic)
-    noise = rng.gumbel(size=item.shape).astype(np.float32)
+    luck = rng.gumbel(size=item.shape).astype(np.float32)
     # an item that is not out yet is shown only if nothing else is there
-    score = value + 0.2 * items.pull[item] + 0.4 * noise - 1e4 * (items.release_day[item] > day[:, None])
+    score = value + 0.2 * items.pull[item] + 0.4 * noise * luck - 1e4 * (items.release_day[item] > day[:, None])
     choice = score.argmax(1)
     place = np.arange(len(rows))
     return item[place, choice], value[place, choice]
+
+
+def plan_request(
+    state: UserState,
+    items: SimulatedItems,
+    length: int,
+    day: FloatArray,
+    rng: np.random.Generator,
+    noise: float = 1.0,
+) -> IndexArray:
+    """Choose several items per user at once, as the logging policy does before it knows any feedback on them.
+
+    It reckons that what it has planned will be watched and will tire, and no more.
+
+    Args:
+        state: A copy to plan with; changed in place.
+        day: ``[U]`` time of the request.
+        noise: As in :func:`show`.
+
+    Returns:
+        ``[U, length]`` items in order of exposure.
+    """
+    rows = np.arange(len(day))
+    planned = np.empty((len(day), length), np.int64)
+    for place in range(length):
+        planned[:, place], _ = show(state, items, rows, day, rng, noise)
+        watched(state, items, rows, planned[:, place])
+        tire(state, items, rows, planned[:, place])
+    return planned
 
 
 class SimulatedWorld:
@@ -254,11 +351,22 @@ class SimulatedWorld:
         parts: Items per series.
         days: Length of the log.
         seed: Decides everything.
+        feed_noise: Factor on the noise in what the logging policy knows of preferences.
     """
 
-    def __init__(self, num_users: int, num_items: int, num_topics: int, parts: int, days: float, seed: int) -> None:
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        num_topics: int,
+        parts: int,
+        days: float,
+        seed: int,
+        feed_noise: float = 1.0,
+    ) -> None:
         self.num_users = num_users
         self.days = days
+        self.feed_noise = feed_noise
         self.items = make_items(num_items, num_topics, parts, TASTE_DIM, days, seed)
         self._final: list[UserState] = []
         self._starts: list[int] = []
@@ -269,15 +377,17 @@ class SimulatedWorld:
         self._starts.append(first_user)
 
     def true_utility(self, user: IndexArray, sessions: IndexArray) -> FloatArray:
-        """Return the expected worth of sessions shown right after the end of the log. For judging only.
+        """Return the worth of sessions shown right after the end of the log, in closed form. For judging only.
 
         Each place counts ``P(view) + P(like) + 3 P(follow) + 3 P(share)`` given what stands before it in the session:
         topics tire, an item is worth little a second time, and a part that was shown makes the next part worth more.
-        Appetites stay as they were at the end of the log, because feedback inside the session is not known.
+        Appetites stay as they were at the end of the log, as if users did not respond inside the session; what they would
+        do if they did is :meth:`true_outcomes`.
 
         Args:
             user: ``[N]`` places of the users in the world (user_id - ``FIRST_USER_ID``).
-            sessions: ``[N, m]`` places of the items in the world (item_id - ``FIRST_ITEM_ID``), in order of exposure.
+            sessions: ``[N, m]`` places of the items in the world (item_id - ``FIRST_ITEM_ID``), in order of exposure; -1
+                shows nothing, which brings nothing and tires nobody.
 
         Returns:
             ``[N]``, between 0 and ``8 m``.
@@ -285,24 +395,95 @@ class SimulatedWorld:
         Raises:
             ValueError: No log has been simulated.
         """
+        result = np.zeros(len(user), np.float32)
+        for state, some in self._states(user):
+            for place in sessions[some].T:
+                rows = np.flatnonzero(place >= 0)
+                result[some[rows]] += expected_value(utility_now(state, self.items, rows, place[rows]))
+                self._show_next(state, rows, place[rows])
+        return result
+
+    def true_outcomes(self, user: IndexArray, sessions: IndexArray, *, draws: int, seed: int) -> ExpectedOutcomes:
+        """Return what sessions shown right after the end of the log bring when users respond. For judging only.
+
+        The world goes on by its own rules: a like at the first place makes hungry for what stands at the second, a mere
+        view sates, a skip puts off. Along each drawn path the expectations of its places are summed, and paths are
+        averaged. The draws belong to the user and the place, whatever is shown there, so that two policies meet the same
+        luck.
+
+        Args:
+            user: ``[N]`` as in :meth:`true_utility`.
+            sessions: ``[N, m]`` as in :meth:`true_utility`.
+            draws: Paths per session.
+            seed: Of the draws.
+
+        Raises:
+            ValueError: No log has been simulated.
+        """
+        result = ExpectedOutcomes.zeros(len(user))
+        for draw in range(draws):
+            luck = np.random.default_rng([seed, 4, draw]).random((sessions.shape[1], 4, self.num_users), np.float32)
+            for state, some in self._states(user):
+                for uniform, place in zip(luck, sessions[some].T, strict=True):
+                    rows = np.flatnonzero(place >= 0)
+                    value = utility_now(state, self.items, rows, place[rows])
+                    result.add(some[rows], value, self.items.duration_ms[place[rows]], 1.0 / draws)
+                    seen = feedback_of(value, uniform[:, user[some[rows]]])
+                    after_exposure(state, self.items, rows, place[rows], seen)
+        return result
+
+    def logging_sessions(self, user: IndexArray, length: int, rng: np.random.Generator) -> IndexArray:
+        """Return a session per user, ``[N, length]``, as the logging policy would show it right after the end of the log.
+
+        The policy sees the users' true preferences, noise apart (:func:`show`), and like any policy that generates whole
+        sessions it fixes them before any feedback (:func:`plan_request`).
+
+        Raises:
+            ValueError: No log has been simulated.
+        """
+        sessions = np.empty((len(user), length), np.int64)
+        for state, some in self._states(user):
+            day = np.full(len(some), self.days, np.float32)
+            sessions[some] = plan_request(state, self.items, length, day, rng, self.feed_noise)
+        return sessions
+
+    def greedy_sessions(self, user: IndexArray, length: int, allowed: BoolArray) -> IndexArray:
+        """Return a session per user, ``[N, length]``, that takes at each place the new item of the greatest true worth.
+
+        No item comes twice. It is close to the best that any policy could show, and uses what no policy may know.
+
+        Args:
+            allowed: ``[I]`` items to choose from.
+
+        Raises:
+            ValueError: No log has been simulated.
+        """
+        sessions = np.empty((len(user), length), np.int64)
+        choice = np.flatnonzero(allowed)
+        for state, some in self._states(user):
+            rows = np.arange(len(some))
+            everything = np.broadcast_to(choice, (len(some), len(choice)))
+            for place in range(length):
+                value = item_utility(state, self.items, rows, everything, subtopic_utility(state, self.items, rows))
+                used = (everything[..., None] == sessions[some, None, :place]).any(-1)
+                value[used] = -np.inf
+                sessions[some, place] = choice[value.argmax(1)]
+                self._show_next(state, rows, sessions[some, place])
+        return sessions
+
+    def _states(self, user: IndexArray) -> Iterator[tuple[UserState, IndexArray]]:
+        """Yield copies of the users' last states, rested, with the places in ``user`` that they belong to."""
         if not self._final:
             raise ValueError("the world has no log yet; call SimulatedSource.simulate() before asking for the truth")
-        result = np.zeros(len(user), np.float32)
         chunk = np.searchsorted(np.array(self._starts), user, side="right") - 1
         for number in np.unique(chunk):
             rows = np.flatnonzero(chunk == number)
             for some in np.array_split(rows, -(-len(rows) // 4096)):  # copies of the state, so memory is bounded
                 state = self._final[number].take(user[some] - self._starts[number])
-                result[some] = self._session_value(state, sessions[some])
-        return result
+                state.fatigue[:] = 0.0
+                yield state, some
 
-    def _session_value(self, state: UserState, sessions: IndexArray) -> FloatArray:
-        rows = np.arange(len(sessions))
-        state.fatigue[:] = 0.0
-        total = np.zeros(len(sessions), np.float32)
-        for item in sessions.T:
-            by_subtopic = subtopic_utility(state, self.items, rows)
-            total += expected_value(item_utility(state, self.items, rows, item[:, None], by_subtopic)[:, 0])
-            watched(state, self.items, rows, item)
-            tire(state, self.items, rows, item)
-        return total
+    def _show_next(self, state: UserState, rows: IndexArray, item: IndexArray) -> None:
+        """Go on to the next place of a session whose feedback is not known: an item that was shown was watched."""
+        watched(state, self.items, rows, item)
+        tire(state, self.items, rows, item)

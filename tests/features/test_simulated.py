@@ -1,5 +1,7 @@
 """The simulated world: reproducible, with the structure it promises, and a truth that fits the log."""
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
@@ -14,6 +16,7 @@ from features.sources.simulated_world import (
     expected_value,
     item_utility,
     new_users,
+    plan_request,
     show,
     subtopic_utility,
     tire,
@@ -178,3 +181,29 @@ def test_asking_for_the_truth_before_the_log_is_refused() -> None:
 def test_too_small_a_catalogue_is_refused() -> None:
     with pytest.raises(ValidationError, match="40 items are too few for 16 topics, at least 128"):
         SimulatedSource(items=40)
+
+
+def test_a_request_is_fixed_before_its_feedback_and_is_what_session_id_names() -> None:
+    """Every session_id stands for exactly five exposures, and planning them leaves the users as they were."""
+    source = SMALL.model_copy(update={"session_length": 10.0, "request_length": 5})
+    world, log = source.simulate(7)
+    requests = log.group_by("session_id", maintain_order=True).agg(pl.len(), pl.col("user_id").n_unique())
+    assert requests["len"].unique().to_list() == [5]
+    assert requests["user_id"].unique().to_list() == [1]
+    assert len(log) == pytest.approx(15_000, rel=0.1)
+    state = world._final[0].take(np.arange(50))
+    before = state.take(np.arange(50))
+    plan_request(state.take(np.arange(50)), world.items, 5, np.full(50, 30.0, np.float32), np.random.default_rng(0))
+    for field in dataclasses.fields(before):
+        np.testing.assert_array_equal(getattr(before, field.name), getattr(state, field.name))
+
+
+def test_a_feed_that_knows_less_shows_less_that_is_liked() -> None:
+    well, hardly = (SMALL.model_copy(update={"feed_noise": noise}).simulate(7)[1] for noise in (1.0, 20.0))
+    assert well.equals(SMALL.simulate(7)[1])
+    assert hardly["like"].mean() < 0.7 * well["like"].mean()
+
+
+def test_a_request_longer_than_a_session_is_refused() -> None:
+    with pytest.raises(ValidationError, match="request_length 12 exceeds session_length 10"):
+        SimulatedSource(request_length=12)
