@@ -108,12 +108,13 @@ class SessionFeedback:
             event_values=self.event_values[events],
         )
 
-    def of(self, split: int, users: npt.NDArray[np.bool_] | None = None) -> SessionFeedback:
-        """Return the sessions of a split, and of the users marked in ``[num_users]`` if given."""
-        wanted = self.split == split
-        if users is not None:
-            wanted &= users[self.user_index]
-        return self.take(np.flatnonzero(wanted))
+    def of(self, split: int) -> SessionFeedback:
+        """Return the sessions of a split."""
+        return self.take(np.flatnonzero(self.split == split))
+
+    def of_users(self, users: npt.NDArray[np.bool_]) -> SessionFeedback:
+        """Return the sessions of the users marked in ``[num_users]``."""
+        return self.take(np.flatnonzero(users[self.user_index]))
 
     def padded_items(self, width: int) -> IntArray:
         """Return ``[N, width]`` item_index, -1 after a session's end."""

@@ -95,3 +95,50 @@ def rank_among(values: npt.NDArray[np.floating], reference: npt.NDArray[np.float
 def session_sums(values: FloatArray, offsets: OffsetArray) -> npt.NDArray[np.float64]:
     """Sum of each range; NaN if it holds one."""
     return np.add.reduceat(values.astype(np.float64), offsets[:-1])
+
+
+def smoothed_means(
+    owner: npt.NDArray[np.integer], values: FloatArray, count: int, smoothing: float
+) -> npt.NDArray[np.float64]:
+    """Mean of the known values of each owner, ``[count]``, with ``smoothing`` values of the global mean mixed in.
+
+    Example:
+        >>> smoothed_means(np.array([0, 0, 1]), np.array([1.0, 1.0, np.nan], np.float32), 2, 5.0).tolist()
+        [1.0, 1.0]
+    """
+    known = ~np.isnan(values)
+    total = np.bincount(owner[known], values[known].astype(np.float64), count)
+    number = np.bincount(owner[known], minlength=count)
+    overall = float(values[known].mean()) if known.any() else 0.0
+    return (total + smoothing * overall) / (number + smoothing)
+
+
+def relative_rates(
+    signals: Sequence[RewardSignal],
+    items: IntArray,
+    values: FloatArray,
+    num_items: int,
+    smoothing: float,
+) -> FloatArray:
+    """How much more feedback than the average each item gets, ``[num_items, T]``; 0 for one that was never shown.
+
+    The difference of log-odds for yes/no signals, of logarithms for watch time; rates are smoothed first.
+
+    Example:
+        >>> like = RewardSignal(name="ltr", column="like", kind="any")
+        >>> values = np.array([[1.0], [1.0], [0.0], [0.0]], np.float32)  # item 0: (2 + 1) / (2 + 2) = 3/4, mean 1/2
+        >>> relative_rates([like], np.array([0, 0, 1, 1]), values, 3, 2.0).round(4).tolist()  # ln 3, -ln 3, 0
+        [[1.0986], [-1.0986], [0.0]]
+    """
+    rates = np.zeros((num_items, len(signals)), np.float32)
+    for tower, signal in enumerate(signals):
+        column = values[:, tower]
+        overall = float(np.nanmean(column)) if not np.isnan(column).all() else 0.0
+        if overall <= 0.0 or (signal.kind != "watch_time" and overall >= 1.0):
+            continue  # all alike
+        mean = smoothed_means(items, column, num_items, smoothing)
+        if signal.kind == "watch_time":
+            rates[:, tower] = np.log(mean / overall)
+        else:
+            rates[:, tower] = np.log(mean / (1 - mean)) - np.log(overall / (1 - overall))
+    return rates

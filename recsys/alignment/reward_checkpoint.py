@@ -49,7 +49,8 @@ def load_reward_model(folder: Path, semantic_id_digest: str | None) -> SessionRe
         )
     rows = spec.vocabulary.num_items + 1
     embeddings = torch.zeros(rows, spec.embedding_width) if spec.embedding_width else None
-    model = SessionRewardModel(spec, torch.zeros(rows, len(spec.level_sizes) + 2, dtype=torch.int64), embeddings)
+    catalogue = torch.zeros(rows, len(spec.level_sizes) + 2, dtype=torch.int64)
+    model = SessionRewardModel(spec, catalogue, embeddings, torch.zeros(rows, len(spec.signals)))
     own = _unique_state(model)
     wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
     if wrong:

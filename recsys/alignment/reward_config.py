@@ -119,7 +119,7 @@ class RewardModelConfig(FrozenConfig):
 class RewardTrainConfig(FrozenConfig):
     """Optimisation of a reward model."""
 
-    max_epochs: int = Field(default=6, ge=1)
+    max_epochs: int = Field(default=5, ge=1)
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     final_learning_rate_share: float = Field(default=0.05, ge=0, le=1)
@@ -167,7 +167,7 @@ class RewardConfig(FrozenConfig):
     combination: CombinationConfig = CombinationConfig()
     reward_share: float = Field(default=0.5, gt=0, lt=1)
     judge_share: float = Field(default=0.5, gt=0, lt=1)
-    resamples: int = Field(default=500, ge=1)
+    resamples: int = Field(default=200, ge=1)
     calibration_bins: int = Field(default=10, ge=2)
 
     @model_validator(mode="after")

@@ -30,7 +30,8 @@ def auc(scores: npt.NDArray[np.floating], positive: Flags) -> float:
         >>> auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))  # (1 + 1 + 0.5 + 1) / 4
         0.875
     """
-    return float(_weighted_auc(scores, positive, np.ones((1, len(scores))))[0])
+    order = np.argsort(scores, kind="stable")
+    return float(_weighted_auc(scores[order], positive[order], np.ones((1, len(scores)), np.float32))[0])
 
 
 def auc_samples(
@@ -43,22 +44,23 @@ def auc_samples(
         draws: ``[R, U]`` how often each user came up, from :func:`user_draws`.
     """
     step = max(1, BLOCK_ENTRIES // max(1, len(scores)))
-    blocks = [draws[begin : begin + step][:, owner] for begin in range(0, len(draws), step)]
-    return np.concatenate([_weighted_auc(scores, positive, block.astype(np.float64)) for block in blocks])
-
-
-def _weighted_auc(scores: npt.NDArray[np.floating], positive: Flags, weights_RN: Values) -> Values:
     order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
+    ordered, hit, times = scores[order], positive[order], draws.astype(np.float32)
+    blocks = [times[begin : begin + step][:, owner[order]] for begin in range(0, len(draws), step)]
+    return np.concatenate([_weighted_auc(ordered, hit, block) for block in blocks])
+
+
+def _weighted_auc(ordered: npt.NDArray[np.floating], positive: Flags, weights: npt.NDArray[np.float32]) -> Values:
+    """AUC of every row of weights ``[R, N]``; scores ascend."""
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else np.empty(0, np.int64)
     if not len(starts):
-        return np.full(len(weights_RN), np.nan)
-    weights = weights_RN[:, order]
-    positive_RG = np.add.reduceat(weights * positive[order], starts, axis=1)
-    negative_RG = np.add.reduceat(weights * ~positive[order], starts, axis=1)
-    below_RG = np.cumsum(negative_RG, axis=1) - negative_RG
+        return np.full(len(weights), np.nan)
+    # whole numbers below 2**24 are exact in float32; running sums may be larger
+    positive_RG = np.add.reduceat(weights * positive, starts, axis=1)
+    negative_RG = np.add.reduceat(weights * ~positive, starts, axis=1)
+    below_RG = np.cumsum(negative_RG, axis=1, dtype=np.float64) - negative_RG
     wins = (positive_RG * (below_RG + 0.5 * negative_RG)).sum(1)
-    pairs = positive_RG.sum(1) * negative_RG.sum(1)
+    pairs = positive_RG.sum(1, dtype=np.float64) * negative_RG.sum(1, dtype=np.float64)
     return np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
 
 

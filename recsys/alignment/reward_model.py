@@ -122,21 +122,33 @@ class SessionBlock(nn.Module):
 class SessionRewardModel(nn.Module):
     """R(user, session) with one tower per signal.
 
-    1. :meth:`encode` turns a history into memory, once per user: item tower, behaviour, gap and watch embeddings, places
-       counted from the latest event, self-attention;
+    1. :meth:`encode` turns a history into memory, once per user: item tower, frozen embedding and feedback rates of the
+       item, behaviour, gap and watch embeddings, places counted from the latest event, self-attention if configured;
     2. every candidate item attends to the memory: the target-aware item representation e_i;
     3. items of one session attend to each other; the states of its real items are summed;
-    4. one small tower per signal reads the sum and gives a logit; the fused tower reads all towers' hidden states, the
-       user and the sum.
+    4. one small tower per signal reads the sum and gives a logit, which a scale and a shift per tower calibrate; the
+       fused tower reads all towers' hidden states, the user and the sum.
 
     Args:
         spec: Shapes and meaning.
         catalogue: int64 ``[items + 1, L + 2]`` from :func:`recsys.model.checkpoint.catalogue_of`.
         item_embeddings: float32 ``[items + 1, embedding_width]``, rows of length 1 or 0, row 0 padding; ``None`` if the
             spec has none.
+        item_rates: float32 ``[items + 1, T]`` how much more feedback each item got in the train sessions than the average
+            one (:func:`recsys.alignment.feedback_labels.relative_rates`), row 0 padding.
     """
 
-    def __init__(self, spec: RewardSpec, catalogue: torch.Tensor, item_embeddings: torch.Tensor | None) -> None:
+    item_rates_IT: torch.Tensor
+    scale_T: torch.Tensor
+    shift_T: torch.Tensor
+
+    def __init__(
+        self,
+        spec: RewardSpec,
+        catalogue: torch.Tensor,
+        item_embeddings: torch.Tensor | None,
+        item_rates: torch.Tensor,
+    ) -> None:
         super().__init__()
         config, vocabulary = spec.model, spec.vocabulary
         rows = vocabulary.num_items + 1
@@ -149,6 +161,8 @@ class SessionRewardModel(nn.Module):
             raise ValueError(
                 f"item_embeddings is {config.item_embeddings}, but the embedding width is {spec.embedding_width}"
             )
+        if tuple(item_rates.shape) != (rows, len(spec.signals)):
+            raise ValueError(f"item rates have shape {tuple(item_rates.shape)}, expected {(rows, len(spec.signals))}")
         given = (0, 0) if item_embeddings is None else tuple(item_embeddings.shape)
         if given != ((rows, spec.embedding_width) if spec.embedding_width else (0, 0)):
             raise ValueError(f"item embeddings have shape {given}, expected {(rows, spec.embedding_width)}")
@@ -160,6 +174,11 @@ class SessionRewardModel(nn.Module):
         self.relations = ItemRelations(catalogue, item_embeddings)
         if spec.embedding_width:
             self.content = nn.Linear(spec.embedding_width, config.width, bias=False)
+        self.register_buffer("item_rates_IT", item_rates)
+        self.rates = nn.Linear(len(spec.signals), config.width, bias=False)
+        # set once training is over, see recsys.alignment.reward_calibration
+        self.register_buffer("scale_T", torch.ones(len(spec.signals)))
+        self.register_buffer("shift_T", torch.zeros(len(spec.signals)))
         self.start_D = nn.Parameter(torch.empty(config.width).normal_(std=config.init_std))
         self.recency = nn.Embedding(config.max_history, config.width)
         self.place = nn.Embedding(spec.max_items, config.width)
@@ -240,6 +259,7 @@ class SessionRewardModel(nn.Module):
 
         hidden = [F.silu(up(z_BND)) for up in self.tower_up]
         logits = torch.cat([down(x) for down, x in zip(self.tower_down, hidden, strict=True)], dim=-1).float()
+        logits = logits * self.scale_T + self.shift_T
         empty_BN = ~real_KM.any(1).view(b, n)
         fused = None
         if self.spec.model.fused_tower:
@@ -289,7 +309,7 @@ class SessionRewardModel(nn.Module):
         return tower_weights(defaults, self.spec.combination.weights)
 
     def _item_vectors(self, rows: torch.Tensor, extra: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
-        vectors = self.item_tower(rows, extra)
+        vectors = self.item_tower(rows, extra) + self.rates(self.item_rates_IT[rows])
         if self.relations.unit_embeddings is not None:
             vectors = vectors + self.content(self.relations.unit_embeddings[rows])
         return vectors

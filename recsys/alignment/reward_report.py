@@ -17,7 +17,7 @@ import polars as pl
 from scipy.stats import spearmanr
 
 from recsys.alignment.feedback import SessionFeedback
-from recsys.alignment.feedback_labels import FloatArray, rank_among
+from recsys.alignment.feedback_labels import FloatArray, rank_among, smoothed_means
 from recsys.alignment.reward_metrics import Figure, figures, reliability
 from recsys.alignment.reward_model import SessionRewardModel
 from recsys.alignment.reward_scoring import raw_reward, score_sessions
@@ -177,7 +177,7 @@ def popularity_baseline(train: SessionFeedback, sessions: SessionFeedback) -> Fl
     starts = sessions.item_offsets[:-1]
     num_items = 1 + max(int(train.items.max(initial=0)), int(sessions.items.max(initial=0)))
     for tower, signal in enumerate(train.signals):
-        means = _smoothed_means(train.items, train.event_values[:, tower], num_items)[sessions.items]
+        means = smoothed_means(train.items, train.event_values[:, tower], num_items, SMOOTHING)[sessions.items]
         if signal.kind == "watch_time":
             predicted[:, tower] = rank_among(np.add.reduceat(means, starts), train.watch_scale.reference)
         elif signal.kind == "share":
@@ -191,19 +191,10 @@ def user_mean_baseline(train: SessionFeedback, sessions: SessionFeedback) -> Flo
     """Predict ``[N, T]`` from the user's own mean label in the train sessions, smoothed; new users get the global mean."""
     num_users = 1 + max(int(train.user_index.max(initial=0)), int(sessions.user_index.max(initial=0)))
     columns = [
-        _smoothed_means(train.user_index, train.labels[:, tower], num_users)[sessions.user_index]
+        smoothed_means(train.user_index, train.labels[:, tower], num_users, SMOOTHING)[sessions.user_index]
         for tower in range(len(train.signals))
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
 _PREDICTORS = {"popularity": popularity_baseline, "user_mean": user_mean_baseline}
-
-
-def _smoothed_means(owner: npt.NDArray[np.integer], values: FloatArray, count: int) -> npt.NDArray[np.float64]:
-    """Mean of the known values of each owner, ``[count]``, with :data:`SMOOTHING` parts of the global mean mixed in."""
-    known = ~np.isnan(values)
-    total = np.bincount(owner[known], values[known].astype(np.float64), count)
-    number = np.bincount(owner[known], minlength=count)
-    overall = float(values[known].mean()) if known.any() else 0.0
-    return (total + SMOOTHING * overall) / (number + SMOOTHING)

@@ -5,8 +5,8 @@ Reads prepared data, semantic IDs, item embeddings; writes into the work folder
     reward_metrics.parquet       AUC, cross-entropy and calibration on the test split, beside two baselines
     reward_calibration.parquet   reliability tables
     reward_report.json           the summary
-Both models see train sessions of their own users; their validation sessions decide when to stop. The test split is only
-judged. What is needed while training lies in ``.scratch``: a killed stage goes on from there.
+Both models see train sessions of their own users; their validation sessions decide when to stop, and calibrate. The test
+split is only judged. What is needed while training lies in ``.scratch``: a killed stage goes on from there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from recsys.alignment.feedback import SessionFeedback, session_feedback
-from recsys.alignment.feedback_labels import FloatArray
+from recsys.alignment.feedback_labels import FloatArray, relative_rates
+from recsys.alignment.reward_calibration import calibrate
 from recsys.alignment.reward_checkpoint import SPEC_NAME, load_reward_model, save_reward_model
 from recsys.alignment.reward_combination import check_tower_names
 from recsys.alignment.reward_config import RewardConfig, RewardModelConfig, RewardTrainConfig
@@ -50,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 REWARD: Final = "reward"
 JUDGE: Final = "judge"
+RATE_SMOOTHING: Final = 20.0
+"""Exposures of the average item mixed into each item's rates. A train session sees rates that it is part of itself; with
+this many its own share is 1/21 at most, for an item that was shown once."""
 
 
 def split_users(num_users: int, config: RewardConfig, seed: int) -> dict[str, npt.NDArray[np.bool_]]:
@@ -76,7 +80,8 @@ def build_reward_model(
 
     Args:
         item_embeddings: ``[items, any]`` of the `embed` stage; read if ``model.item_embeddings``.
-        feedback: Names the towers; their base rates come from its train sessions.
+        feedback: Sessions of the users it will be trained on. Names the towers; base rates and item rates come from its
+            train sessions.
 
     Raises:
         ConfigError: Embeddings are wanted and not given, or ``combination.weights`` names no tower.
@@ -95,18 +100,21 @@ def build_reward_model(
                 f"{len(item_embeddings)} item embeddings for {prepared.vocabulary.num_items} items; run `embed` again"
             )
         padded = torch.from_numpy(np.pad(unit_rows(item_embeddings), ((1, 0), (0, 0))))
+    train = feedback.of(TRAIN)
+    num_items = prepared.vocabulary.num_items
+    rates = relative_rates(feedback.signals, train.items, train.event_values, num_items, RATE_SMOOTHING)
     spec = RewardSpec(
         model=model,
         vocabulary=prepared.vocabulary,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
         signals=feedback.signals,
-        base_rates=tuple(float(rate) for rate in np.nanmean(feedback.of(TRAIN).labels, axis=0)),
+        base_rates=tuple(float(rate) for rate in np.nanmean(train.labels, axis=0)),
         max_items=config.feedback.max_items or prepared.vocabulary.session_length,
         embedding_width=0 if padded is None else padded.shape[1],
         combination=config.combination,
     )
-    return SessionRewardModel(spec, catalogue, padded)
+    return SessionRewardModel(spec, catalogue, padded, torch.from_numpy(np.pad(rates, ((1, 0), (0, 0)))))
 
 
 def unit_rows(embeddings: npt.NDArray[np.floating]) -> FloatArray:
@@ -140,8 +148,10 @@ def train_reward_models(
         folder = out_dir / name
         if not (folder / "training.json").exists():
             seed_everything(seed + number)  # the judge starts elsewhere as well
-            model = build_reward_model(prepared, semantic_ids, item_embeddings, feedback, shape, config)
-            _fit(model, name, feedback, groups[name], config.train, out_dir, seed + number, progress)
+            own = feedback.of_users(groups[name])
+            _check_labels(own, name)
+            model = build_reward_model(prepared, semantic_ids, item_embeddings, own, shape, config)
+            _fit(model, name, own, config.train, out_dir, seed + number, progress)
         models[name] = load_reward_model(folder, semantic_ids.digest)
         reports[name] = read_json(folder / "training.json")
     report = judge_reward_models(
@@ -161,24 +171,27 @@ def train_reward_models(
     return summary | {"seconds": round(sum(reports[name]["seconds"] for name in models), 1)}
 
 
+def _check_labels(feedback: SessionFeedback, name: str) -> None:
+    for code, split in ((TRAIN, "train"), (VALID, "validation")):
+        part = feedback.of(code)
+        if not len(part) or np.isnan(part.labels).all():
+            raise DataError(
+                f"reward model: the users of '{name}' have no {split} session with a label; check the split dates, or "
+                f"raise reward.{name}_share"
+            )
+
+
 def _fit(
     model: SessionRewardModel,
     name: str,
     feedback: SessionFeedback,
-    users: npt.NDArray[np.bool_],
     config: RewardTrainConfig,
     out_dir: Path,
     seed: int,
     progress: Progress,
 ) -> None:
-    """Train one model and publish it; ``training.json`` is written last."""
-    train, valid = feedback.of(TRAIN, users), feedback.of(VALID, users)
-    for split, part in (("train", train), ("validation", valid)):
-        if not len(part) or np.isnan(part.labels).all():
-            raise DataError(
-                f"reward model: the {int(users.sum())} users of '{name}' have no {split} session with a label; check the "
-                f"split dates, or raise reward.{name}_share"
-            )
+    """Train one model, calibrate it and publish it; ``training.json`` is written last."""
+    train, valid = feedback.of(TRAIN), feedback.of(VALID)
     scratch = out_dir / ".scratch" / name
     scratch.mkdir(parents=True, exist_ok=True)
     shape = (model.spec.max_items, model.spec.model.max_history)
@@ -205,7 +218,9 @@ def _fit(
             f"reward model: '{name}' never had a finite validation cross-entropy; lower reward.train.learning_rate"
         )
     folder = out_dir / name
-    save_reward_model(folder, load_reward_model(best.folder, model.spec.semantic_id_digest))
+    chosen = load_reward_model(best.folder, model.spec.semantic_id_digest)
+    calibrate(chosen, valid)
+    save_reward_model(folder, chosen)
     curves.table().write_parquet(folder / "curves.parquet")
     facts = {
         "train_sessions": len(train),

@@ -1,6 +1,6 @@
 """Sparse mixture of experts in place of the decoder's feed-forward layer.
 
-Legend: N tokens, E experts, J = top-k experts per token, D width, F hidden width of an expert.
+Legend: N tokens, E experts, J = top-k experts per token, R = N * J rows, D width, F hidden width of an expert.
 
 Source: OneRec (arXiv 2502.18965) eq. 2; loss-free balancing as in OneRec's technical report (2506.13695, section 4.2.1)
 and DeepSeek-V3. Departures: experts are SwiGLU (technical report, section 2.3), and the balancing bias is optional.
@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recsys.model.attention import FeedForward, gated
+from recsys.model.config import ModelConfig
+
 
 class MixtureOfExperts(nn.Module):
     """Send every token to its J best experts; no token is ever dropped.
 
     1. score every expert for every token, softmax in float32;
     2. pick J experts by score plus balancing bias; gate by the score alone;
-    3. sort the N * J (token, expert) pairs by expert, so that each expert's tokens are one segment;
+    3. sort the R (token, expert) pairs by expert, so that each expert's tokens are one segment;
     4. two grouped matrix products run all segments;
     5. add the gated results back to their tokens.
 
@@ -29,6 +32,7 @@ class MixtureOfExperts(nn.Module):
 
     bias_E: torch.Tensor
     load_E: torch.Tensor
+    expert_numbers_E: torch.Tensor
 
     def __init__(
         self,
@@ -47,11 +51,12 @@ class MixtureOfExperts(nn.Module):
         self.down_EFD = nn.Parameter(torch.empty(num_experts, hidden, width).normal_(std=init_std))
         self.register_buffer("bias_E", torch.zeros(num_experts))
         self.register_buffer("load_E", torch.zeros(num_experts), persistent=False)
+        self.register_buffer("expert_numbers_E", torch.arange(num_experts), persistent=False)
 
     def route(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``(gates [N, J], experts [N, J])``; gates are softmax scores, never the bias."""
-        # float32: a router saturates in bfloat16
-        scores_NE = F.linear(x_ND.float(), self.centroids_ED.float()).softmax(-1)
+        with torch.autocast(x_ND.device.type, enabled=False):  # float32: a router saturates in bfloat16
+            scores_NE = F.linear(x_ND.float(), self.centroids_ED.float()).softmax(-1)
         experts_NJ = (scores_NE + self.bias_E).topk(self.top_k, dim=-1).indices
         gates_NJ = scores_NE.gather(-1, experts_NJ)
         if self.renormalise:
@@ -62,16 +67,27 @@ class MixtureOfExperts(nn.Module):
         """Apply to tokens of any leading shape, ``[..., D] -> [..., D]``; the caller adds the residual."""
         x_ND = x.reshape(-1, x.shape[-1])
         gates_NJ, experts_NJ = self.route(x_ND)
-        order = experts_NJ.flatten().argsort(stable=True)
-        token = order // self.top_k
-        counts_E = torch.bincount(experts_NJ.flatten(), minlength=self.num_experts)
+        expert_sorted, order = experts_NJ.flatten().sort(stable=True)
+        # ends of the segments by binary search: counting them would read a value back from a GPU
+        ends_E = torch.searchsorted(expert_sorted, self.expert_numbers_E, right=True)
         if self.training:
-            self.load_E += counts_E
-        ends_E = counts_E.cumsum(0).to(torch.int32)
-        gate, value = F.grouped_mm(x_ND[token], self.up_EDF, offs=ends_E).chunk(2, dim=-1)
-        mixed = F.grouped_mm(F.silu(gate) * value, self.down_EFD, offs=ends_E)
-        weighted = mixed * gates_NJ.flatten()[order, None].to(mixed.dtype)
+            self.load_E += ends_E.diff(prepend=ends_E.new_zeros(1))
+        token = order // self.top_k
+        mixed = self._experts(x_ND.index_select(0, token), ends_E.to(torch.int32))
+        gate = gates_NJ.flatten()[order, None].to(mixed.dtype)
+        weighted = mixed * gate if torch.is_grad_enabled() else mixed.mul_(gate)
         return torch.zeros_like(x_ND).index_add(0, token, weighted.to(x_ND.dtype)).view(x.shape)
+
+    def _experts(self, rows_RD: torch.Tensor, ends_E: torch.Tensor) -> torch.Tensor:
+        """Run every expert on its segment of R = N * J rows, ``[R, D] -> [R, D]``.
+
+        Mixed precision does not reach grouped products, so they are cast here. On a GPU bfloat16 runs as one kernel per
+        product; in float32 torch loops over the experts and waits for their counts.
+        """
+        device = rows_RD.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows_RD.dtype
+        up_RF = F.grouped_mm(rows_RD.to(dtype), self.up_EDF.to(dtype), offs=ends_E)
+        return F.grouped_mm(gated(up_RF), self.down_EFD.to(dtype), offs=ends_E)
 
     @torch.no_grad()
     def update_balance(self, rate: float) -> torch.Tensor:
@@ -88,6 +104,20 @@ class MixtureOfExperts(nn.Module):
         self.load_E.zero_()
         self.bias_E -= rate * torch.sign(load_E - load_E.mean())
         return load_E / load_E.sum().clamp(min=1)
+
+
+def feed_forward(config: ModelConfig) -> nn.Module:
+    """The decoder's feed-forward layer: a mixture of experts, or with one expert the plain layer, which needs no router."""
+    if config.num_experts == 1:
+        return FeedForward(config.width, config.expert_width)
+    return MixtureOfExperts(
+        config.width,
+        config.num_experts,
+        config.expert_width,
+        config.experts_per_token,
+        renormalise=config.renormalise_gates,
+        init_std=config.init_std,
+    )
 
 
 def dense_reference(moe: MixtureOfExperts, x_ND: torch.Tensor) -> torch.Tensor:

@@ -60,3 +60,37 @@ def test_balancing_moves_load_towards_uniform() -> None:
         spread.append(moe.update_balance(0.01).std().item())
     assert spread[-1] < 0.3 * spread[0]
     assert moe.load_E.sum() == 0
+
+
+def test_the_load_counts_every_pair_once_and_in_training_alone() -> None:
+    """Scores prefer experts 2 and 1 for all 5 tokens, so the loads are 0, 5, 5 of 10; evaluation counts nothing."""
+    moe = MixtureOfExperts(16, 3, 8, 2)
+    moe.centroids_ED.data = torch.tensor([[1.0], [2.0], [5.0]]).log().expand(3, 16)
+    moe.train()(torch.ones(5, 16))
+    assert moe.load_E.tolist() == [0, 5, 5]
+    moe.eval()(torch.ones(5, 16))
+    assert moe.load_E.tolist() == [0, 5, 5]
+
+
+def test_without_gradients_the_result_is_the_same_and_the_input_untouched() -> None:
+    moe = make()
+    x = torch.randn(50, 16)
+    kept = x.clone()
+    with_gradients = moe(x)
+    with torch.no_grad():
+        without = moe(x)
+    assert torch.equal(with_gradients, without)
+    assert torch.equal(x, kept)
+
+
+def test_mixed_precision_reaches_the_experts_but_not_the_router() -> None:
+    moe = make()
+    x = torch.randn(50, 16)
+    gates, experts = moe.route(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed_gates, mixed_experts = moe.route(x)
+        mixed = moe(x)
+    assert torch.equal(gates, mixed_gates)
+    assert torch.equal(experts, mixed_experts)
+    difference = (mixed - moe(x)).abs().max()
+    assert 0 < difference < 0.05

@@ -1,0 +1,391 @@
+"""Alignment against the truth: variants of the loop from the same policies, judged by the simulator.
+
+For every seed another world is simulated, and policy, reward model and judge are trained by the pipeline's stages with the
+recipe ``simulated_sessions.yaml``. Every variant starts from that policy, changes some keys of the recipe's ``align``
+section, and is judged by what its sessions are truly worth to the same users at the end of the log: their best beam, which
+is what would be served, and sessions drawn from the policy. A finished (seed, variant) is one JSON file and one file of
+values per user, so the run can be stopped and started again; the page is written from all that exist.
+
+The settings were chosen on seed 0 (``--first-seed 0 --seeds 1``) alone, so seeds 1 to 3 are clean.
+
+Run: ``python -m tests.benchmarks.alignment_simulator --seeds 3``; under 30 minutes on two free cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipelines.config import RunConfig, load_run_config
+from pipelines.lock import run_lock
+from pipelines.options import LogLevel, ProgressMode, make_progress, set_up_logging
+from pipelines.run import Runner
+from pipelines.simulated_users import Sessions, SimulatedUsers, best_by
+from pipelines.stages import stages_of
+from recsys.alignment.align import align_policy
+from recsys.alignment.alignment_report import CURVES_NAME, REPORT_NAME
+from recsys.alignment.config import AlignConfig, RolloutConfig
+from recsys.alignment.learned_reward import ModelScorer
+from recsys.alignment.reward_checkpoint import load_reward_model
+from recsys.alignment.rollouts import Requests, RolloutSampler
+from recsys.config import validate
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import ArtifactStore, read_json, write_json
+from recsys.contracts.prepared import PreparedData
+from recsys.decoding.recommender import Recommender
+from recsys.model.checkpoint import load_policy
+from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.runtime import set_threads
+from recsys.semantic_ids.generation import SemanticIds
+from tests.benchmarks.alignment_simulator_page import (
+    ANCHOR,
+    CONTROL,
+    IPA,
+    ONE_SHOT,
+    PUSHED,
+    PUSHED_GUARDED,
+    START,
+    write_page,
+)
+
+logger = logging.getLogger("recsys.benchmarks")
+
+RECIPE: Final = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "simulated_sessions.yaml"
+BASE_STAGES: Final = ("prepare", "embed", "tokenize", "train", "reward")
+BASE_NAME: Final = "base.json"
+JUDGED_USERS: Final = 1000
+DRAWS: Final = 8
+"""Responses of a user that are averaged, per session."""
+SAMPLED_SESSIONS: Final = 4
+MARK_DRAWS: Final = 4
+MARK_BEAMS: Final = 32
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to align.
+
+    Attributes:
+        changes: Keys of the recipe's ``align`` section that are replaced; ``None``: no alignment at all.
+        one_round: Put all samples of the recipe's rounds into one.
+        every_round: Judge the policy of every round, not only the one that is kept.
+    """
+
+    changes: Mapping[str, Any] | None = field(default_factory=dict)
+    one_round: bool = False
+    every_round: bool = False
+
+
+def _loss(loss_type: str, beta: float, **options: float) -> Variant:
+    return Variant({"ipa": {"loss": {"loss_type": loss_type, "beta": beta, **options}}})
+
+
+_PUSH: Final = {
+    "rounds": 6,
+    "preference_share": 0.5,
+    "preference_weight": 1.0,
+    "supervised": {"weight": 0.0},
+    "optimiser": {"learning_rate": 1e-3, "final_learning_rate_share": 1.0},
+    "loss": {"beta": 0.02},
+}
+"""No next-token loss, a weak pull to the reference, large steps: what a careless run would do."""
+
+VARIANTS: Final = {
+    START: Variant(None),
+    IPA: Variant(every_round=True),
+    ONE_SHOT: Variant(one_round=True),
+    CONTROL: Variant({"ipa": {"preference_weight": 1e-12, "preference_share": 0.01}}),
+    ANCHOR: Variant({"ipa": {"rollouts": {"strategy": "beam"}}}),
+    "ipo": _loss("ipo", 0.1),
+    "cdpo": _loss("cdpo", 0.1),
+    "rdpo": _loss("rdpo", 0.1),
+    "cpo": _loss("cpo", 0.1),
+    "simpo": _loss("simpo", 2.0),
+    "sdpo, 4 negatives": Variant(
+        {"ipa": {"loss": {"loss_type": "sdpo"}, "pair_rule": "rank_spaced", "num_negatives": 4}}
+    ),
+    "plackett_luce, 8 of the group": Variant(
+        {"ipa": {"loss": {"loss_type": "plackett_luce"}, "pair_rule": "rank_spaced", "num_negatives": 7}}
+    ),
+    "listwise, 8 of the group": Variant(
+        {"ipa": {"loss": {"loss_type": "listwise"}, "pair_rule": "rank_spaced", "num_negatives": 7}}
+    ),
+    "dpo, easy pairs first": Variant({"ipa": {"curriculum": {"by": "reward"}}}),
+    PUSHED: Variant({"ipa": _PUSH, "guard": {"on_violation": "record"}}, every_round=True),
+    PUSHED_GUARDED: Variant({"ipa": _PUSH}, every_round=True),
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """World, policy, reward model and judge of one seed."""
+
+    folder: Path
+    seed: int
+
+    @property
+    def config(self) -> RunConfig:
+        """The recipe for this seed."""
+        return load_run_config(RECIPE, [f"seed={self.seed}", f"output_dir={self.folder}", "threads=1"])
+
+    @cached_property
+    def artefacts(self) -> dict[str, Path]:
+        """Folder of every stage's artefact; trains what is missing, once and for all.
+
+        What was trained is written down, so that all variants of a seed start from one policy even if the code changes
+        between two calls.
+        """
+        record = self.folder / BASE_NAME
+        if not record.exists():
+            config = self.config
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with run_lock(self.folder):
+                store = ArtifactStore(self.folder / "artifacts")
+                runner = Runner(config, config.seed, store, make_progress(ProgressMode.OFF))
+                runner.run_all(stage for stage in stages_of(config, also=("reward",)) if stage.name in BASE_STAGES)
+            seconds = {name: outcome.seconds for name, outcome in runner.outcomes.items()}
+            paths = {name: str(outcome.artifact.path) for name, outcome in runner.outcomes.items()}
+            write_json(record, {"artefacts": paths, "seconds": seconds})
+        folders = {name: Path(path) for name, path in read_json(record)["artefacts"].items()}
+        missing = [str(folder) for folder in folders.values() if not folder.is_dir()]
+        if missing:
+            raise ArtifactError(f"'{record}' names '{missing[0]}', which is not there; delete '{self.folder}'")
+        return folders
+
+    @cached_property
+    def prepared(self) -> PreparedData:
+        """The log."""
+        return PreparedData.open(self.artefacts["prepare"])
+
+    @cached_property
+    def semantic_ids(self) -> SemanticIds:
+        """The generation of the policy."""
+        return SemanticIds.load(self.artefacts["tokenize"])
+
+    @cached_property
+    def users(self) -> SimulatedUsers:
+        """The users that are judged, spread over all of the world."""
+        config = self.config
+        everybody = SimulatedUsers.open(config.source, self.prepared, config.seed)
+        return everybody.take(np.unique(np.linspace(0, len(everybody) - 1, JUDGED_USERS).astype(np.int64)))
+
+    @cached_property
+    def scorers(self) -> dict[str, ModelScorer]:
+        """Reward model and judge."""
+        folder = self.artefacts["reward"]
+        return {
+            name: ModelScorer(load_reward_model(folder / name, self.semantic_ids.digest))
+            for name in ("reward", "judge")
+        }
+
+    def policy(self, folder: Path | None = None) -> GenerativeRecommender:
+        """A fresh copy of the trained policy, or the policy of another folder."""
+        return load_policy(folder or self.artefacts["train"] / "model", self.semantic_ids.digest)
+
+
+def align_config(base: AlignConfig, variant: Variant) -> AlignConfig:
+    """Apply the changes of a variant to the recipe's section."""
+    values = base.model_dump(mode="json")
+    if variant.one_round:
+        assert base.ipa.samples_per_round is not None
+        values["ipa"] |= {"rounds": 1, "samples_per_round": base.ipa.rounds * base.ipa.samples_per_round}
+    return validate(AlignConfig, _merged(values, variant.changes or {}), "the variant's align section")
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for name, change in changes.items():
+        merged[name] = _merged(merged[name], change) if isinstance(change, Mapping) else change
+    return merged
+
+
+Judged = dict[str, npt.NDArray[np.float64]]
+
+
+def judge(base: Base, policy: GenerativeRecommender) -> Judged:
+    """Values per user of the policy's best session, and the utility of sessions drawn from it.
+
+    Reward and judge are the towers' weighted probabilities, which mean the same for every policy.
+    """
+    users = base.users
+    best = users.policy_sessions(Recommender(policy, base.semantic_ids, base.config.decode))
+    values = judge_sessions(base, best)
+    for name, scorer in base.scorers.items():
+        towers = scorer.values(users.histories, torch.from_numpy(best))[:, 0].nan_to_num(0.0)
+        values[name] = (towers * scorer.weights).sum(-1).double().numpy()
+    values["sampled_utility"] = users.truth(sampled_sessions(base, policy), draws=DRAWS).utility.mean(1)
+    return {name: value.astype(np.float64) for name, value in values.items()}
+
+
+def judge_sessions(base: Base, sessions: Sessions) -> Judged:
+    """True outcomes per user, means over his sessions."""
+    truth = base.users.truth(sessions, draws=DRAWS)
+    values = {name: getattr(truth, name).mean(1) for name in ("utility", "watch_ms", "long_views", "likes")}
+    values["frozen_utility"] = base.users.frozen_utility(sessions).mean(1)
+    return {name: value.astype(np.float64) for name, value in values.items()}
+
+
+def sampled_sessions(base: Base, policy: GenerativeRecommender) -> Sessions:
+    """Sessions drawn from the policy among what the users have not seen."""
+    config = RolloutConfig(strategy="sampling", num_generations=SAMPLED_SESSIONS, exclude_seen=True)
+    sampler = RolloutSampler(base.semantic_ids, config)
+    nothing = torch.full((len(base.users), base.users.session_length), -1)
+    requests = Requests(base.users.histories, nothing)
+    generator = torch.Generator().manual_seed(base.seed)
+    return sampler.all_items(policy, requests, generator, make_progress(ProgressMode.OFF))[0].numpy()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One (seed, variant) and where its result lies."""
+
+    runs: Path
+    seed: int
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Results of its seed."""
+        return self.runs / f"seed_{self.seed}"
+
+    @property
+    def stem(self) -> str:
+        """File name without ending."""
+        return "".join(c if c.isalnum() or c in "+-=" else "_" for c in self.name)
+
+    @property
+    def result(self) -> Path:
+        """Written last."""
+        return self.folder / f"{self.stem}.json"
+
+
+@lru_cache(maxsize=2)
+def open_base(runs: Path, seed: int) -> Base:
+    """One per process and seed, so that a worker simulates a world once."""
+    return Base(runs / f"base_{seed}", seed)
+
+
+def run_job(job: Job) -> str:
+    """Align and judge; the start also measures the marks that any policy can be held against."""
+    set_up_logging(LogLevel.WARNING)
+    set_threads(1)
+    base = open_base(job.runs, job.seed)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    variant = VARIANTS[job.name]
+    facts: dict[str, Any] = {"seed": job.seed, "variant": job.name, "rows": len(base.users)}
+    started = time.process_time()
+    policy = base.policy()
+    if variant.changes is None:
+        facts["marks"] = marks(base)
+        facts["base_seconds"] = read_json(base.folder / BASE_NAME)["seconds"]
+    else:
+        facts |= align(job, base, policy, variant)
+    values = judge(base, policy)
+    facts["mean"] = {name: float(value.mean()) for name, value in values.items()}
+    facts["cpu_seconds"] = time.process_time() - started
+    user = job.seed * 1_000_000 + base.users.histories.user_index.astype(np.int64)  # every seed has people of its own
+    np.savez_compressed(job.result.with_suffix(".npz"), users=user, **values)  # type: ignore[arg-type]
+    write_json(job.result, facts)
+    return f"seed {job.seed}, {job.name}: utility {facts['mean']['utility']:.3f}, {facts['cpu_seconds']:.0f} s"
+
+
+def align(job: Job, base: Base, policy: GenerativeRecommender, variant: Variant) -> dict[str, Any]:
+    """Align the policy in place; return the report's facts, with the truth of every round where it is wanted."""
+    work = job.folder / f".{job.stem}"
+    config = base.config
+    align_policy(
+        base.prepared,
+        base.semantic_ids,
+        policy,
+        align_config(config.align, variant),
+        config.decode,
+        work,
+        job.seed,
+        make_progress(ProgressMode.OFF),
+        reward_model=base.scorers["reward"],
+        judge=base.scorers["judge"],
+    )
+    report = read_json(work / REPORT_NAME)
+    if variant.every_round:
+        for number, one in enumerate(report["rounds"]):
+            rolled = judge(base, base.policy(None if number == 0 else work / "rounds" / f"{number:02d}" / "model"))
+            one["truth"] = {name: float(value.mean()) for name, value in rolled.items()}
+    shutil.copyfile(work / CURVES_NAME, job.folder / f"{job.stem}_curves.parquet")
+    shutil.rmtree(work)
+    return {name: report[name] for name in ("settings", "guard", "kept_round", "stopped", "rounds")}
+
+
+def marks(base: Base) -> dict[str, dict[str, float]]:
+    """Mean outcomes of the sessions that a policy can be held against; the last ones use what no policy may know."""
+    users, seed = base.users, base.seed
+    wide = base.config.decode.model_copy(update={"beam_width": MARK_BEAMS})
+    beams = users.policy_sessions(Recommender(base.policy(), base.semantic_ids, wide), MARK_BEAMS)
+    # picked by other draws than they are judged by, or the luckiest would seem the best
+    lucky = users.truth(beams, draws=DRAWS, seed=1).utility
+    sessions = {
+        "random": users.random_sessions(MARK_DRAWS, seed),
+        "popularity": users.popular_sessions(seed),
+        "logging policy": users.logging_sessions(MARK_DRAWS, seed),
+        f"truly best of the policy's {MARK_BEAMS} beams": best_by(lucky, beams),
+        "greedy on the truth": users.greedy_sessions(),
+    }
+    judged = {name: judge_sessions(base, shown) for name, shown in sessions.items()}
+    return {name: {key: float(value.mean()) for key, value in cells.items()} for name, cells in judged.items()}
+
+
+def train_base(runs: Path, seed: int) -> str:
+    """Train policy, reward model and judge of a seed."""
+    set_up_logging(LogLevel.WARNING)
+    set_threads(1)
+    open_base(runs, seed).artefacts  # noqa: B018
+    return f"seed {seed}: policy and reward models are there"
+
+
+def run_missing(runs: Path, seeds: Sequence[int], names: Sequence[str], workers: int) -> None:
+    """Run what has no result yet in ``workers`` processes of one thread each: first the bases, then all variants."""
+    jobs = [Job(runs, seed, name) for name in names for seed in seeds]
+    jobs = [job for job in jobs if not job.result.exists()]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        _report([pool.submit(train_base, runs, seed) for seed in sorted({job.seed for job in jobs})])
+        _report([pool.submit(run_job, job) for job in jobs])
+
+
+def _report(futures: Sequence[Future[str]]) -> None:
+    for future in as_completed(futures):
+        logger.info(future.result())
+
+
+def main() -> None:
+    """Run what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=1, help="0 is the seed that the settings were chosen on")
+    parser.add_argument("--runs", type=Path, default=Path("runs/alignment_simulator"))
+    parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes of one thread")
+    parser.add_argument("--page", action="store_true", help="run nothing, write the page from what exists")
+    chosen = parser.parse_args()
+    set_up_logging(LogLevel.INFO)
+    seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
+    started = time.monotonic()
+    if not chosen.page:
+        run_missing(chosen.runs, seeds, chosen.variants, chosen.workers)
+    print(write_page(chosen.runs, seeds, [*VARIANTS], (time.monotonic() - started) / 60))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The page of the simulator experiment: everything that :mod:`tests.benchmarks.alignment_simulator` has finished.
+
+Differences are paired: the same users under the variant and under another policy, seed by seed; intervals are bootstrap
+intervals over users, of whom every seed has its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tests.benchmarks.alignment_rere_page import Finished, Results, compare, read_results, table
+from tests.benchmarks.paired import RESULTS, machine
+
+START: Final = "next-token policy"
+IPA: Final = "ipa (dpo)"
+ONE_SHOT: Final = "one-shot dpo"
+CONTROL: Final = "next-token only"
+ANCHOR: Final = "ipa, candidates from a beam"
+PUSHED: Final = "pushed too far, guard off"
+PUSHED_GUARDED: Final = "pushed too far, guard on"
+
+UTILITY: Final = "utility"
+COLUMNS: Final = {
+    UTILITY: "utility, best beam",
+    "sampled_utility": "utility, drawn sessions",
+    "watch_ms": "watch time",
+    "likes": "likes",
+    "judge": "judge",
+}
+
+NOTES: Final = (
+    "utility: P(view) + P(like) + 3 P(follow) + 3 P(share), summed over a session of 5; users respond inside the session",
+    "best beam: the session that would be served; drawn sessions: 4 samples from the policy per user",
+    "judge: weighted probabilities of the held-out reward model for the best beam",
+    "changes are relative to the mean before; 95 % paired bootstrap intervals over users, all seeds pooled",
+    f"'{CONTROL}' takes the same steps on the same samples without a preference loss: what mere training would bring",
+)
+
+
+def changes_table(results: Results, against: str) -> list[str]:
+    """Every variant against one of them."""
+    before = results[against]
+    rows = [[against, *(f"{_mean(one.facts['mean'][name] for one in before.values()):.3f}" for name in COLUMNS)]]
+    for variant, by_seed in results.items():
+        if variant != against and set(by_seed) & set(before):
+            rows.append([variant, *map(str, compare(by_seed, before, list(COLUMNS)))])
+    return table(["variant", *COLUMNS.values()], rows)
+
+
+def seeds_table(results: Results, against: str) -> list[str]:
+    """Utility of the best beam seed by seed: what the interval over users does not contain."""
+    before = results[against]
+    seeds = sorted(before)
+    rows = []
+    for variant, by_seed in results.items():
+        if variant != against:
+            cells = [
+                str(compare({seed: by_seed[seed]}, {seed: before[seed]}, [UTILITY])[0]) if seed in by_seed else ""
+                for seed in seeds
+            ]
+            rows.append([variant, *cells])
+    return table(["variant", *(f"seed {seed}" for seed in seeds)], rows)
+
+
+def marks_table(starts: Mapping[int, Finished]) -> list[str]:
+    """What the policy can be held against."""
+    facts = [one.facts for one in starts.values()]
+    rows = [
+        [
+            name,
+            f"{_mean(f['marks'][name][UTILITY] for f in facts):.3f}",
+            f"{_mean(f['marks'][name]['watch_ms'] for f in facts) / 1e3:.1f}",
+            f"{_mean(f['marks'][name]['likes'] for f in facts):.3f}",
+        ]
+        for name in facts[0]["marks"]
+    ]
+    own = [one.facts["mean"] for one in starts.values()]
+    cells = [_mean(m[UTILITY] for m in own), _mean(m["watch_ms"] for m in own) / 1e3, _mean(m["likes"] for m in own)]
+    rows.append([f"{START}, best beam", f"{cells[0]:.3f}", f"{cells[1]:.1f}", f"{cells[2]:.3f}"])
+    rows.sort(key=lambda row: float(row[1]))
+    return table(["sessions of", "utility", "watch, s", "likes"], rows)
+
+
+def rounds_table(by_seed: Mapping[int, Finished]) -> list[str]:
+    """Reward, judge and truth over the rounds, means over the seeds that ran a round."""
+    facts = [one.facts for one in by_seed.values()]
+    rows = []
+    for number in range(max(len(f["rounds"]) for f in facts)):
+        here = [f["rounds"][number] for f in facts if len(f["rounds"]) > number]
+        measured = [one["measured"] for one in here]
+        rows.append(
+            [
+                str(number),
+                str(len(here)),
+                *(f"{_mean(m[name] for m in measured):.3f}" for name in ("reward", "judge")),
+                *(f"{_mean(one['truth'][name] for one in here):.3f}" for name in (UTILITY, "sampled_utility")),
+                f"{_mean(m['beam_hr@1'] for m in measured):.3f}",
+                f"{_mean(m['beam_recall@50'] for m in measured):.3f}",
+                f"{_mean(m['kl_to_start'] for m in measured):.3f}",
+                str(sum(bool(one.get("verdict", {}).get("broken")) for one in here)),
+            ]
+        )
+    header = ["round", "seeds", "reward", "judge", "utility, best beam", "utility, drawn", "HR@1", "recall@50"]
+    return table([*header, "KL to the start", "guard objects"], rows)
+
+
+def verdicts(by_seed: Mapping[int, Finished]) -> list[str]:
+    """What the guard kept, and why it stopped."""
+    return [
+        f"- seed {seed}: kept round {one.facts['kept_round']}; {one.facts['stopped'] or 'ran to the end'}"
+        for seed, one in sorted(by_seed.items())
+    ] + [""]
+
+
+def cost_table(results: Results) -> list[str]:
+    """Processor seconds and pairs per run."""
+    rows = []
+    for variant, by_seed in results.items():
+        facts = [one.facts for one in by_seed.values()]
+        trained = [r for f in facts for r in f.get("rounds", [])[1:]]
+        pairs = f"{sum(r['pairs'] for r in trained) / len(facts):.0f}" if trained else ""
+        skipped = f"{sum(r['skipped_indistinguishable'] for r in trained) / len(facts):.0f}" if trained else ""
+        kept = ", ".join(str(f["kept_round"]) for f in facts if "kept_round" in f)
+        rows.append([variant, pairs, skipped, kept, f"{_mean(f['cpu_seconds'] for f in facts):.0f}"])
+    return table(["variant", "pairs", "skipped", "rounds kept", "processor seconds, judging included"], rows)
+
+
+def write_page(runs: Path, seeds: Iterable[int], order: Sequence[str], minutes: float) -> str:
+    """Write ``results/alignment_simulator.md`` from the finished jobs of these seeds, and return its text."""
+    wanted = set(seeds)
+    found = {
+        name: {seed: one for seed, one in by_seed.items() if seed in wanted}
+        for name, by_seed in read_results(runs).items()
+    }
+    results: dict[str, dict[int, Finished]] = {name: found[name] for name in order if found.get(name)}
+    command = "python -m tests.benchmarks.alignment_simulator " + " ".join(sys.argv[1:])
+    lines = ["# Alignment against the truth of the simulator", "", f"`{command.strip()}`", "", machine(), ""]
+    lines += [f"- {note}" for note in NOTES]
+    if START not in results:
+        return "\n".join([*lines, "", "nothing is finished yet", ""])
+    users = sum(one.facts["rows"] for one in results[START].values())
+    lines += [f"- {len(results[START])} seeds, {users} users; this call took {minutes:.1f} minutes", ""]
+    lines += [f"## Against the {START}", "", *changes_table(results, START)]
+    for other in (ONE_SHOT, CONTROL):
+        if other in results and IPA in results:
+            lines += [f"## {IPA} against {other}", "", *changes_table({n: results[n] for n in (other, IPA)}, other)]
+    lines += ["## Seed by seed, utility of the best beam", "", *seeds_table(results, START)]
+    lines += ["## What a policy can be held against", "", *marks_table(results[START])]
+    for name in (IPA, PUSHED, PUSHED_GUARDED):
+        if name in results:
+            lines += [f"## Rounds: {name}", "", *rounds_table(results[name]), *verdicts(results[name])]
+    lines += ["## Cost", "", *cost_table(results)]
+    text = "\n".join(lines)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "alignment_simulator.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _mean(values: Iterable[Any]) -> float:
+    return float(np.mean([float(value) for value in values]))

@@ -1,0 +1,211 @@
+"""One pass over a user's sequence against one (history, target) pair per sample: targets per second, and what is learned.
+
+Run: ``python -m tests.benchmarks.all_prefixes [--run runs/beauty] [--epochs 2] [--threads 1]`` after ``recsys run --config
+pipelines/recipes/beauty.yaml`` has prepared and tokenized Beauty in that folder (about 10 minutes; ``--epochs 0`` leaves
+the learning out, 2).
+
+Both forms train the same model on the same 150 thousand targets, with as many targets per optimiser step. Pairs come in
+two orders: bucketed by length, as our own loader does, and shuffled, as is usual. The dense head's softmax over the
+catalogue costs the same per target in both forms, so figures stand with and without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.prepared import PreparedData
+from recsys.data.batch import TrainingBatch
+from recsys.data.datamodule import PolicyData
+from recsys.data.loader import BucketedLoader
+from recsys.data.samples import Samples, TrainingForm
+from recsys.decoding.config import DecodeConfig
+from recsys.model.config import ModelConfig
+from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.runtime import seed_everything
+from recsys.semantic_ids.generation import SemanticIds
+from recsys.training.config import TrainConfig
+from recsys.training.fit import build_policy
+from recsys.training.losses import dense_loss, next_token_loss
+from recsys.training.module import PolicyModule
+from recsys.training.schedule import adamw
+from tests.benchmarks.cpu_time import alternate_cpu
+from tests.benchmarks.paired import Timing, write_table
+
+MODEL = ModelConfig.model_validate(
+    {"preset": "tiny", "width": 96, "max_history": 20, "dropout": 0.2, "embedding_dropout": 0.2}
+)
+"""The recipe's own model; so are the settings of training."""
+TRAIN = TrainConfig(label_smoothing=0.1, dense_targets_share=0.5, validation_users=2000)
+WINDOWS_PER_BATCH = 96
+TIMED_BATCHES = 6
+SEED = 17
+
+
+def open_artifact(run: Path, kind: str) -> Path:
+    """Folder of the only artefact of a kind in a run."""
+    found = sorted((run / "artifacts" / kind).glob("*/manifest.json"))
+    if len(found) != 1:
+        raise ArtifactError(
+            f"{len(found)} artefacts of kind '{kind}' in '{run}', expected 1; run the recipe beauty.yaml there first"
+        )
+    return found[0].parent
+
+
+def loader_of(prepared: PreparedData, form: TrainingForm, batch_size: int) -> BucketedLoader:
+    """The loader that training would use."""
+    data = PolicyData(
+        prepared,
+        form=form,
+        max_history=MODEL.max_history,
+        batch_size=batch_size,
+        validation_users=TRAIN.validation_users,
+        seed=SEED,
+    )
+    return data.loader
+
+
+def timed_batches(samples: Samples, order: Sequence[npt.NDArray[np.int64]]) -> list[TrainingBatch]:
+    """A few batches that stand for an epoch: in order of cost, the middles of equal parts."""
+    by_cost = sorted(order, key=lambda rows: int(samples.lengths[rows].max()))
+    places = ((2 * np.arange(TIMED_BATCHES) + 1) * len(by_cost)) // (2 * TIMED_BATCHES)
+    return [samples.collate(by_cost[place]) for place in places]
+
+
+def train_on(
+    policy: GenerativeRecommender, optimiser: torch.optim.Optimizer, batches: list[TrainingBatch], dense: bool
+) -> None:
+    """One optimiser step per batch."""
+    for batch in batches:
+        hidden, query_BPD = policy(batch)
+        asked_BPM = batch.target_BPM > 0
+        loss = next_token_loss(policy.code_losses(hidden[asked_BPM], batch.target_BPM[asked_BPM], 0.1), "sum")
+        if dense:
+            first_BP = batch.target_BPM[..., 0]
+            asked_BP = first_BP > 0
+            loss = loss + dense_loss(query_BPD[asked_BP], policy.item_vectors(), first_BP[asked_BP])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def speed_rows(prepared: PreparedData, semantic_ids: SemanticIds, rounds: int) -> tuple[list[list[str]], int]:
+    """Targets per second of each form and order, and the number of pairs that hold a batch's targets."""
+    windows = loader_of(prepared, "all_prefixes", WINDOWS_PER_BATCH)
+    per_batch = round(windows.samples.num_targets / len(windows))
+    pairs = loader_of(prepared, "pairs", per_batch)
+    shuffled = np.random.default_rng(SEED).permutation(len(pairs.samples))
+    batches = {
+        "all prefixes": timed_batches(windows.samples, windows.batches(0)),
+        "pairs, bucketed": timed_batches(pairs.samples, pairs.batches(0)),
+        "pairs, shuffled": timed_batches(pairs.samples, np.array_split(shuffled, len(pairs))),
+    }
+    targets = {name: sum(int((b.target_BPM > 0).sum()) for b in some) for name, some in batches.items()}
+    rows = []
+    for dense in (False, True):
+        contestants: dict[str, Callable[[], None]] = {}
+        for name, some in batches.items():
+            policy = fresh_policy(prepared, semantic_ids).train()
+            contestants[name] = partial(train_on, policy, adamw(policy, TRAIN), some, dense)
+        seconds = alternate_cpu(contestants, rounds)
+        timings = {n: Timing(tuple(s / targets[n] for s in timing.seconds)) for n, timing in seconds.items()}
+        for name, timing in timings.items():
+            ratio = "1" if name == "all prefixes" else timings["all prefixes"].faster_than(timing)
+            positions = sum(batch.history.item_BH.numel() + len(batch) for batch in batches[name]) / targets[name]
+            head = "with dense head" if dense else "codes only"
+            rows.append([head, name, f"{positions:.2f}", f"{1 / timing.best:,.0f}", ratio])
+            print("  ".join(rows[-1]), flush=True)
+    return rows, per_batch
+
+
+def fresh_policy(prepared: PreparedData, semantic_ids: SemanticIds) -> GenerativeRecommender:
+    """The same untrained policy every time."""
+    seed_everything(SEED)
+    return build_policy(prepared, semantic_ids, MODEL, None)
+
+
+def learn(
+    prepared: PreparedData, semantic_ids: SemanticIds, form: TrainingForm, batch_size: int, epochs: int
+) -> list[tuple[float, float]]:
+    """Train and validate epoch by epoch; NDCG@10 of beam order and of the served order."""
+    policy = fresh_policy(prepared, semantic_ids)
+    data = PolicyData(
+        prepared,
+        form=form,
+        max_history=MODEL.max_history,
+        batch_size=batch_size,
+        validation_users=TRAIN.validation_users,
+        seed=SEED,
+    )
+    figures: list[tuple[float, float]] = []
+
+    class Note(lightning.Callback):
+        def on_validation_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
+            metrics = trainer.callback_metrics
+            figures.append((float(metrics["valid/beam_ndcg_at_10"]), float(metrics["valid/served_ndcg_at_10"])))
+            print(form, len(figures), figures[-1], flush=True)
+
+    module = PolicyModule(
+        policy, TRAIN, DecodeConfig(beam_width=50), semantic_ids, total_steps=data.steps_per_epoch * epochs
+    )
+    lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        devices=1,
+        gradient_clip_val=TRAIN.gradient_clip,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        callbacks=[Note()],
+    ).fit(module, datamodule=data)
+    return figures
+
+
+def main() -> None:
+    """Time, train both forms, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/beauty"))
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    prepared = PreparedData.open(open_artifact(arguments.run, "prepared"))
+    semantic_ids = SemanticIds.load(open_artifact(arguments.run, "semantic_ids"))
+    rows, per_batch = speed_rows(prepared, semantic_ids, arguments.rounds)
+    notes = [
+        f"Beauty, model {MODEL.preset} with width {MODEL.width} and {MODEL.max_history} events; "
+        f"{WINDOWS_PER_BATCH} windows or {per_batch} pairs a batch: as many targets per step in both forms; AdamW fused",
+        "positions: encoder positions computed per target, padding and user position included",
+        "seconds are the processor's; ratio: minimum over rounds, lowest and highest round in brackets",
+    ]
+    if arguments.epochs:
+        forms: list[tuple[TrainingForm, int]] = [("all_prefixes", WINDOWS_PER_BATCH), ("pairs", per_batch)]
+        for form, batch_size in forms:
+            figures = learn(prepared, semantic_ids, form, batch_size, arguments.epochs)
+            told = ", ".join(f"{beam:.4f} / {served:.4f}" for beam, served in figures)
+            notes.append(
+                f"{form.replace('_', ' ')}: validation NDCG@10 (beam / served order, {TRAIN.validation_users} users) after "
+                f"each of {arguments.epochs} epochs: {told}"
+            )
+    header = "loss | form | positions per target | targets/s | all prefixes are faster by"
+    print(
+        write_table(
+            "all_prefixes", "All-prefix training against one target per sample", header.split(" | "), rows, notes
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
