@@ -227,7 +227,13 @@ PREPARE: Final = Stage(
 EMBED: Final = Stage("embed", "embeddings", embed, ("embed",), parents=("prepare",))
 TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), parents=("prepare", "embed"))
 TRAIN: Final = Stage(
-    "train", "policy", train, ("model", "train", "decode"), parents=("prepare", "embed", "tokenize"), resumable=True
+    "train",
+    "policy",
+    train,
+    ("model", "train", "decode"),
+    parents=("prepare", "embed", "tokenize"),
+    ignored=("train.processes",),  # as many processes as there are give the same policy, up to rounding
+    resumable=True,
 )
 REWARD: Final = Stage(
     "reward", "reward_model", reward, ("reward",), parents=("prepare", "embed", "tokenize"), resumable=True

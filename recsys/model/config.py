@@ -150,6 +150,9 @@ class ModelConfig(FrozenConfig):
     num_dense_blocks: int = Field(default=0, ge=0)  # the first blocks of the lazy decoder have a dense FFN of ffn_width
     num_shared_experts: int = Field(default=0, ge=0)  # experts that every token of the lazy decoder's MoE meets
     features: tuple[Feature, ...] = ("item", "codes", "author", "category", "behaviour", "gap", "watch")
+    unseen_user_rows: int = Field(default=0, ge=0)  # rows that users outside the vocabulary are hashed to
+    unseen_author_rows: int = Field(default=0, ge=0)
+    unseen_share: float = Field(default=0.02, gt=0.0, lt=1.0)  # known ids that training lends to those rows
     num_objectives: int = Field(default=0, ge=0)  # weights per request that steer the policy, one per feedback signal
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     embedding_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
@@ -172,6 +175,12 @@ class ModelConfig(FrozenConfig):
             raise ValueError(
                 f"width {self.width} and expert_width {self.expert_width} must be multiples of 4: grouped matrix products "
                 "need rows of whole 16 bytes"
+            )
+        if self.unseen_user_rows and "user" not in self.features:
+            raise ValueError("unseen_user_rows are rows of the user table: add 'user' to features, or leave them out")
+        if self.unseen_author_rows and "author" not in self.features:
+            raise ValueError(
+                "unseen_author_rows are rows of the author table: add 'author' to features, or leave them out"
             )
         if "item" not in self.features and "codes" not in self.features:
             raise ValueError("features must name 'item' or 'codes': without both the model cannot tell items apart")

@@ -26,7 +26,7 @@ from recsys.model.encoder import CodeEmbedding, HistoryEncoder, ItemTower
 from recsys.model.lazy_decoder import LazyDecoder
 from recsys.model.moe import MixtureOfExperts
 from recsys.model.pathways import PathwayEncoder
-from recsys.model.tables import FeatureTables
+from recsys.model.tables import FeatureTables, ReservedRows
 
 
 class PolicySpec(BaseModel):
@@ -84,7 +84,8 @@ class GenerativeRecommender(nn.Module):
                 f"catalogue has shape {tuple(catalogue.shape)}, expected {expected}: one row per item and padding"
             )
         self.spec = spec
-        self.tables = FeatureTables(_table_rows(config, vocabulary), config.width, config.init_std)
+        rows = _table_rows(config, vocabulary)
+        self.tables = FeatureTables(rows, config.width, config.init_std, _reserved_rows(config))
         self.codes = CodeEmbedding(spec.level_sizes, config.width, config.init_std)
         self.item_tower = ItemTower(config, self.tables, self.codes, catalogue)
         encoder_class = PathwayEncoder if config.encoder == "pathways" else HistoryEncoder
@@ -194,6 +195,11 @@ class GenerativeRecommender(nn.Module):
     def item_vectors(self) -> torch.Tensor:
         """Item tower of the whole catalogue, ``[I, D]``, row 0 padding."""
         return self.item_tower(torch.arange(self.spec.vocabulary.num_items + 1, device=self.codes.weight.device))
+
+
+def _reserved_rows(config: ModelConfig) -> dict[str, ReservedRows]:
+    counts = {"user": config.unseen_user_rows, "author": config.unseen_author_rows}
+    return {name: ReservedRows(count, config.unseen_share) for name, count in counts.items() if count}
 
 
 def _table_rows(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, int]:

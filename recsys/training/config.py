@@ -63,7 +63,7 @@ class TrainConfig(FrozenConfig):
     """``rowwise_adagrad`` keeps one number per row, ``adagrad`` one per entry; AdamW keeps two per entry and touches every
     row at every step."""
     table_learning_rate: float | None = Field(default=None, gt=0)
-    """Of the id tables; default ``learning_rate``. Adagrad's steps shrink as it goes on: it wants about ten times more."""
+    """Of the id tables; default ``learning_rate``. Adagrad's steps shrink as training goes on."""
 
     @property
     def effective_table_learning_rate(self) -> float:
