@@ -1,5 +1,6 @@
 """The policy: causality, equality of its training forms, and of stepwise and whole decoding."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,14 @@ def test_summary_counts_by_hand(prepared) -> None:
     sizes = summarise(policy)
     assert sizes.total == sum(p.numel() for p in policy.parameters())
     assert sizes.total - sizes.tables - sizes.active == 2 * 2 * 3 * 16 * 16
+
+
+def test_unseen_users_have_rows_of_their_own(prepared) -> None:
+    """4 reserved rows stand behind the known users; two users that were never met get different states."""
+    policy = policy_for(prepared, features=("item", "user"), unseen_user_rows=4).eval()
+    users = prepared.vocabulary.num_users
+    assert policy.tables.weight("user").shape[0] == users + 1 + 4
+    history = TargetRows.of(prepared, 6).collate(np.array([5, 5])).history
+    history = dataclasses.replace(history, user_B=torch.tensor([users + 1, users + 3]))
+    first, second = policy.start(history).dense_query_BD
+    assert not torch.allclose(first, second)
