@@ -7,7 +7,7 @@ Both give shards of histories in the *model's* indices. The model may have been 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from recsys.contracts.prepared import HistoryArrays, PreparedData, Targets
 from recsys.data.histories import Histories
 from serving.bundle import BundleInfo, Catalogue
 from serving.history_frame import MappedHistories, index_of, map_frame, user_index_of
+
+READ_AHEAD: Final = 32_768
+"""Rows read from a file at once: getting to a row inside a row group costs several times what reading it does."""
 
 
 class UserHistories(Protocol):
@@ -104,12 +107,12 @@ class PreparedUsers:
 
 
 class FrameUsers:
-    """Users given as a Parquet file in the form of :mod:`serving.history_frame`; rows are read shard by shard."""
+    """Users given as a Parquet file in the form of :mod:`serving.history_frame`; rows are read when they are needed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._rows = pl.scan_parquet(path)
+            self._rows = pl.scan_parquet(path, glob=False)  # a bracket in a file name is a bracket
             columns = self._rows.collect_schema().names()
             if Columns.USER_ID not in columns:
                 raise DataError(f"histories '{path}' lack the column '{Columns.USER_ID}'; they have {columns}")
@@ -121,6 +124,7 @@ class FrameUsers:
             twice = self._user_ids.filter(self._user_ids.is_duplicated())[0]
             raise DataError(f"histories '{path}': user_id {twice!r} occurs more than once; give one row per user")
         self._user_index: dict[str, npt.NDArray[np.int32]] = {}
+        self._first, self._block = 0, pl.DataFrame()
 
     def __len__(self) -> int:
         return len(self._user_ids)
@@ -132,14 +136,19 @@ class FrameUsers:
 
     def shard(self, start: int, end: int, info: BundleInfo, catalogue: Catalogue) -> MappedHistories:
         """Rows ``start`` to ``end`` of the file."""
-        try:
-            frame = self._rows.slice(start, end - start).collect()
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise self._unreadable(error) from error
         key = info.digests["train"]
         if key not in self._user_index:
             self._user_index[key] = user_index_of(self._user_ids, catalogue)
-        return map_frame(frame, catalogue, self._user_index[key][start:end])
+        return map_frame(self._read(start, end), catalogue, self._user_index[key][start:end])
+
+    def _read(self, start: int, end: int) -> pl.DataFrame:
+        if start < self._first or end > self._first + len(self._block):
+            try:
+                self._block = self._rows.slice(start, max(end - start, READ_AHEAD)).collect()
+            except (OSError, pl.exceptions.PolarsError) as error:
+                raise self._unreadable(error) from error
+            self._first = start
+        return self._block.slice(start - self._first, end - start)
 
     def _unreadable(self, error: Exception) -> DataError:
         return DataError(

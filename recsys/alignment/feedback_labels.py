@@ -127,13 +127,14 @@ def relative_rates(
     Example:
         >>> like = RewardSignal(name="ltr", column="like", kind="any")
         >>> values = np.array([[1.0], [1.0], [0.0], [0.0]], np.float32)  # item 0: (2 + 1) / (2 + 2) = 3/4, mean 1/2
-        >>> relative_rates([like], np.array([0, 0, 1, 1]), values, 3, 2.0).round(4).tolist()  # ln 3, -ln 3, 0
-        [[1.0986], [-1.0986], [0.0]]
+        >>> rates = relative_rates([like], np.array([0, 0, 1, 1]), values, 3, 2.0)
+        >>> [round(rate, 3) for rate in rates[:, 0].tolist()]  # ln 3, -ln 3, 0
+        [1.099, -1.099, 0.0]
     """
     rates = np.zeros((num_items, len(signals)), np.float32)
     for tower, signal in enumerate(signals):
         column = values[:, tower]
-        overall = float(np.nanmean(column)) if not np.isnan(column).all() else 0.0
+        overall = 0.0 if np.isnan(column).all() else float(np.nanmean(column))
         if overall <= 0.0 or (signal.kind != "watch_time" and overall >= 1.0):
             continue  # all alike
         mean = smoothed_means(items, column, num_items, smoothing)

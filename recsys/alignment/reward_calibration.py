@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from recsys.alignment.feedback import SessionFeedback
 from recsys.alignment.reward_model import SessionRewardModel

@@ -68,6 +68,8 @@ class RewardModelConfig(FrozenConfig):
     """Widths and depths; OneRec's are unpublished.
 
     Attributes:
+        features: Inputs, as in the policy. ``item`` is left out by default: labels are few, and a vector per item learns
+            them by heart; codes, frozen embeddings and feedback rates tell items apart as well, new ones too.
         item_embeddings: Add a projection of the frozen embeddings of the `embed` stage to every item vector.
         fused_tower: Add a head that reads the towers' hidden states, the user and the session, and is trained against
             all labels at once (P-Score, arXiv 2506.13695, section 2.4.1).
@@ -80,10 +82,10 @@ class RewardModelConfig(FrozenConfig):
     ffn_width: int = Field(default=128, gt=0)
     tower_width: int = Field(default=32, gt=0)
     max_history: int = Field(default=50, gt=0)
-    features: tuple[Feature, ...] = ("item", "codes", "author", "category", "behaviour", "gap", "watch")
+    features: tuple[Feature, ...] = ("codes", "author", "category", "behaviour", "gap", "watch")
     item_embeddings: bool = True
     fused_tower: bool = False
-    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     init_std: float = Field(default=0.02, gt=0.0)
 
     @model_validator(mode="after")
@@ -128,7 +130,8 @@ class RewardTrainConfig(FrozenConfig):
     table_weight_decay: float = Field(default=0.05, ge=0)
     gradient_clip: float = Field(default=1.0, ge=0)
     unexposed_weight: float = Field(default=0.5, ge=0)
-    """Weight of the loss on sessions with unexposed items beside the loss on real ones; 0 switches them off."""
+    """Weight of the loss on sessions with unexposed items beside the loss on real ones; 0 switches them off. Less of it
+    predicts shown sessions better, more of it judges generated ones better."""
     patience: int = Field(default=2, ge=1)
     """Epochs without a better validation BCE before training stops."""
     checkpoint_every_s: float = Field(default=60.0, gt=0)

@@ -52,8 +52,7 @@ logger = logging.getLogger(__name__)
 REWARD: Final = "reward"
 JUDGE: Final = "judge"
 RATE_SMOOTHING: Final = 20.0
-"""Exposures of the average item mixed into each item's rates. A train session sees rates that it is part of itself; with
-this many its own share is 1/21 at most, for an item that was shown once."""
+"""Exposures of the average item mixed into each item's rates."""
 
 
 def split_users(num_users: int, config: RewardConfig, seed: int) -> dict[str, npt.NDArray[np.bool_]]:
@@ -72,7 +71,8 @@ def build_reward_model(
     prepared: PreparedData,
     semantic_ids: SemanticIds,
     item_embeddings: npt.NDArray[np.floating] | None,
-    feedback: SessionFeedback,
+    own: SessionFeedback,
+    others: SessionFeedback,
     model: RewardModelConfig,
     config: RewardConfig,
 ) -> SessionRewardModel:
@@ -80,14 +80,15 @@ def build_reward_model(
 
     Args:
         item_embeddings: ``[items, any]`` of the `embed` stage; read if ``model.item_embeddings``.
-        feedback: Sessions of the users it will be trained on. Names the towers; base rates and item rates come from its
-            train sessions.
+        own: Sessions of the users it will be trained on. Names the towers; base rates come from its train sessions.
+        others: Sessions of all other users; how much feedback an item gets is taken from their train sessions, because
+            rates that a session is part of would tell its label.
 
     Raises:
         ConfigError: Embeddings are wanted and not given, or ``combination.weights`` names no tower.
         ArtifactError: The embeddings are not of this catalogue.
     """
-    check_tower_names(list(config.combination.weights), feedback.names, "reward.combination.weights")
+    check_tower_names(list(config.combination.weights), own.names, "reward.combination.weights")
     catalogue = catalogue_of(prepared.items, semantic_ids.codes)
     padded = None
     if model.item_embeddings:
@@ -100,16 +101,16 @@ def build_reward_model(
                 f"{len(item_embeddings)} item embeddings for {prepared.vocabulary.num_items} items; run `embed` again"
             )
         padded = torch.from_numpy(np.pad(unit_rows(item_embeddings), ((1, 0), (0, 0))))
-    train = feedback.of(TRAIN)
+    shown = others.of(TRAIN)
     num_items = prepared.vocabulary.num_items
-    rates = relative_rates(feedback.signals, train.items, train.event_values, num_items, RATE_SMOOTHING)
+    rates = relative_rates(shown.signals, shown.items, shown.event_values, num_items, RATE_SMOOTHING)
     spec = RewardSpec(
         model=model,
         vocabulary=prepared.vocabulary,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
-        signals=feedback.signals,
-        base_rates=tuple(float(rate) for rate in np.nanmean(train.labels, axis=0)),
+        signals=own.signals,
+        base_rates=tuple(float(rate) for rate in np.nanmean(own.of(TRAIN).labels, axis=0)),
         max_items=config.feedback.max_items or prepared.vocabulary.session_length,
         embedding_width=0 if padded is None else padded.shape[1],
         combination=config.combination,
@@ -148,9 +149,9 @@ def train_reward_models(
         folder = out_dir / name
         if not (folder / "training.json").exists():
             seed_everything(seed + number)  # the judge starts elsewhere as well
-            own = feedback.of_users(groups[name])
+            own, others = feedback.of_users(groups[name]), feedback.of_users(~groups[name])
             _check_labels(own, name)
-            model = build_reward_model(prepared, semantic_ids, item_embeddings, own, shape, config)
+            model = build_reward_model(prepared, semantic_ids, item_embeddings, own, others, shape, config)
             _fit(model, name, own, config.train, out_dir, seed + number, progress)
         models[name] = load_reward_model(folder, semantic_ids.digest)
         reports[name] = read_json(folder / "training.json")

@@ -47,7 +47,7 @@ def test_sessions_labels_and_histories_by_hand(small: PreparedData) -> None:
     # the positive events are 0 2 4 | 1 2: a row sees those before its first item
     assert [seen.tolist() for seen in feedback.histories.seen_items()] == [[], [0], [0, 2], [], [], [1]]
     assert feedback.split.tolist() == [TRAIN] * 4 + [VALID, TEST]
-    assert feedback.of(TRAIN, np.array([False, True])).padded_items(2).tolist() == [[0, -1]]
+    assert feedback.of(TRAIN).of_users(np.array([False, True])).padded_items(2).tolist() == [[0, -1]]
 
 
 def test_ranks_count_ties_half() -> None:

@@ -48,7 +48,8 @@ def model_of(prepared: PreparedData, mode: str = "zscore") -> SessionRewardModel
         embedding_width=0,
         combination=CombinationConfig(mode=mode),
     )
-    model = SessionRewardModel(spec, catalogue_of(prepared.items, ring_ids().codes), None)
+    rates = torch.zeros(prepared.vocabulary.num_items + 1, len(SIGNALS))
+    model = SessionRewardModel(spec, catalogue_of(prepared.items, ring_ids().codes), None, rates)
     for down in [*model.tower_down, model.fused_down]:
         torch.nn.init.normal_(down.weight)
     return model.eval().requires_grad_(False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.alignment.feedback import session_feedback
+from recsys.alignment.feedback import SessionFeedback, session_feedback
 from recsys.alignment.match_attention import ItemRelations, Likeness, MatchAttention
 from recsys.alignment.reward_checkpoint import load_reward_model, save_reward_model
 from recsys.alignment.reward_config import CombinationConfig, FeedbackConfig, RewardConfig, RewardModelConfig
@@ -14,6 +14,7 @@ from recsys.alignment.reward_loss import reward_loss
 from recsys.alignment.reward_model import RewardScores, SessionRewardModel
 from recsys.alignment.reward_scoring import rank_by_reward, reward_sessions, score_sessions
 from recsys.alignment.reward_training import build_reward_model
+from recsys.contracts.columns import TRAIN
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.contracts.prepared import PreparedData
 from recsys.data.batch import collate_histories
@@ -44,7 +45,7 @@ def random_model(prepared: PreparedData, *, max_items: int = 4, **shape: object)
     )
     feedback = session_feedback(prepared, config.feedback)
     embeddings = np.random.default_rng(0).normal(size=(ITEMS, 5))
-    model = build_reward_model(prepared, colour_ids(), embeddings, feedback, config.model, config)
+    model = build_reward_model(prepared, colour_ids(), embeddings, feedback, feedback, config.model, config)
     for name, parameter in model.named_parameters():  # what starts at zero would hide mistakes
         if "relation" in name or "cosine" in name or "down" in name:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -168,7 +169,7 @@ def test_an_untrained_model_predicts_the_base_rates(prepared: PreparedData) -> N
     torch.manual_seed(0)
     config = RewardConfig(model=RewardModelConfig(**SHAPE, item_embeddings=False))
     feedback = session_feedback(prepared, config.feedback)
-    model = build_reward_model(prepared, colour_ids(), None, feedback, config.model, config).eval()
+    model = build_reward_model(prepared, colour_ids(), None, feedback, feedback, config.model, config).eval()
     found = score_sessions(model, histories_of(prepared), np.zeros((8, 1, 2), np.int64)).probabilities
     np.testing.assert_allclose(found, np.broadcast_to(np.array(model.spec.base_rates), found.shape), atol=1e-5)
 
@@ -227,6 +228,24 @@ def test_refusals(prepared: PreparedData, tmp_path: Path) -> None:
     feedback = session_feedback(prepared, FeedbackConfig())
     config = RewardConfig(combination=CombinationConfig(weights={"wtr": 1.0}))
     with pytest.raises(ConfigError, match=r"reward.combination.weights: wtr is no tower"):
-        build_reward_model(prepared, colour_ids(), None, feedback, config.model, config)
+        build_reward_model(prepared, colour_ids(), None, feedback, feedback, config.model, config)
     with pytest.raises(ConfigError, match="no item embeddings were given"):
-        build_reward_model(prepared, colour_ids(), None, feedback, RewardModelConfig(), RewardConfig())
+        build_reward_model(prepared, colour_ids(), None, feedback, feedback, RewardModelConfig(), RewardConfig())
+
+
+def test_item_rates_come_from_train_sessions_of_other_users_alone(prepared: PreparedData) -> None:
+    """Rates that a session is part of would tell its label: the model would learn to read them and nothing else."""
+    config = RewardConfig(model=RewardModelConfig(**SHAPE, item_embeddings=False))
+    feedback = session_feedback(prepared, config.feedback)
+    first = np.arange(40) < 20
+
+    def rates(own: SessionFeedback, others: SessionFeedback) -> torch.Tensor:
+        return build_reward_model(prepared, colour_ids(), None, own, others, config.model, config).item_rates_IT
+
+    own, others = feedback.of_users(first), feedback.of_users(~first)
+    expected = rates(own, others)
+    assert expected[1:].abs().max() > 0.1
+    assert (expected[0] == 0).all()
+    torch.testing.assert_close(rates(others, others), expected)
+    torch.testing.assert_close(rates(own, others.of(TRAIN)), expected)
+    assert (rates(own, own) - expected).abs().max() > 0.1

@@ -169,5 +169,5 @@ def test_refusals(prepared: PreparedData, tmp_path: Path) -> None:
         train(prepared, tmp_path / "a", config(train={**SMALL["train"], "accelerator": "abacus"}))
     rows = [event(user, user % 2, 1, user, view=user % 2 == 0, watch=user) for user in range(100)]
     small = prepared_from(tmp_path / "p", rows, ITEMS)
-    with pytest.raises(DataError, match=r"90 users of 'reward' have no validation session"):
+    with pytest.raises(DataError, match="users of 'reward' have no validation session"):
         train(small, tmp_path / "b", config(reward_share=0.9, judge_share=0.01))

@@ -6,7 +6,6 @@ bootstrap intervals over users, who are drawn with their rows under all seeds.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -239,13 +238,11 @@ def dataset_page(folder: Path, duels: Sequence[tuple[str, str]]) -> list[str]:
     return [*lines, "### Training", "", *training_table(results)]
 
 
-def write_page(
-    out: Path, title: str, datasets: Sequence[str], duels: Sequence[tuple[str, str]], notes: Sequence[str]
-) -> str:
+def write_page(out: Path, title: str, datasets: Sequence[str], duels: Sequence[tuple[str, str]], notes: str) -> str:
     """Write ``results/alignment_rere.md`` from everything below ``out`` and return its text."""
-    command = "python -m tests.benchmarks.alignment_rere " + " ".join(sys.argv[1:])
-    lines = [f"# {title}", "", f"`{command.strip()}`", "", machine(), ""]
-    lines += [f"- {note}" for note in notes] + [""]
+    commands = [f"`python -m tests.benchmarks.alignment_rere --dataset {name}`" for name in datasets]
+    lines = [f"# {title}", "", ", ".join(commands) + "; `--tune` before, for the settings", "", machine(), ""]
+    lines += [notes]
     for dataset in datasets:
         lines += dataset_page(out / dataset, duels)
     for dataset in datasets:

@@ -1,17 +1,18 @@
 """The batch job against the raw decoder: users per second, memory over the run, legality of every row.
 
-Run: ``python -m tests.benchmarks.batch_job [--users 1000000]`` (about 10 minutes on one thread; ``--users 100000``
-about 2).
+Run: ``python -m tests.benchmarks.batch_job [--users 1000000]`` (about 6 minutes of one quiet core;
+``--users 100000`` about 2).
 
 The real job runs over simulated users. After every few shards the same process decodes one shard's users with nothing but
 :func:`~recsys.decoding.beam_search.beam_search` on batches that were padded beforehand; the clock of the job stands still
 meanwhile. So job and raw decoder are timed in turns under the same conditions, and each turn gives one ratio. Raw means:
-no histories to read, no list of seen items, no second stage, no table, no file.
+no histories to read, no list of seen items, no second stage, no table, no file. Every job has a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import threading
@@ -43,6 +44,7 @@ from tests.benchmarks.batch_world import DATA_DIGEST, World, WorldSize, build_wo
 from tests.benchmarks.paired import write_table
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 SMALL_MODEL = {"width": 32, "num_heads": 2, "ffn_width": 64, "expert_width": 64, "max_history": 10}
 TURN = 4
 """Shards of the job between two turns of the raw decoder."""
@@ -148,7 +150,7 @@ class TakeTurns:
 
 
 class Memory:
-    """Samples what the process holds, ten times a second: anonymous memory, and pages of mapped files."""
+    """Samples what the process holds, twice a second: anonymous memory, and pages of mapped files."""
 
     def __init__(self) -> None:
         self.samples: list[tuple[float, float]] = []
@@ -165,7 +167,7 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.5):
             self.samples.append(_resident_megabytes())
 
     @property
@@ -195,20 +197,8 @@ class Outcome:
     offences: dict[str, int]
 
 
-def run_job(
-    world: World,
-    config: RecommendConfig,
-    out: Path,
-    *,
-    users: UserHistories | None = None,
-    raw_with_rules: bool = False,
-) -> Outcome:
-    """Run the job once with turns of the raw decoder, then check every row.
-
-    Args:
-        users: ``None`` takes those of the prepared data.
-    """
-    users = users or PreparedUsers(world.prepared, DATA_DIGEST)
+def run_job(world: World, config: RecommendConfig, out: Path, users: UserHistories, raw_with_rules: bool) -> Outcome:
+    """Run the job once with turns of the raw decoder, then check every row."""
     raw = RawDecoder(world, config, users, raw_with_rules)
     progress = TakeTurns(raw, out, config, len(users))
     with Memory() as memory:
@@ -216,10 +206,27 @@ def run_job(
     return Outcome(counts, progress.turns, memory, illegal_rows(world, config, out))
 
 
-def build_elsewhere(folder: Path, size: WorldSize) -> World:
-    """Build in a process of its own, so that its memory is not in the measurement."""
+def elsewhere(work: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a process of its own, so that what it holds is in nobody else's measurement."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(build_world, folder, size).result()
+        return pool.submit(work, *arguments).result()
+
+
+def measure(
+    name: str, world: World, config: RecommendConfig, out: Path, file: Path | None = None, raw_with_rules: bool = False
+) -> list[str]:
+    """Run one job and return its line of the table.
+
+    Args:
+        file: Histories as one Parquet file; ``None`` takes the prepared data.
+    """
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    users = FrameUsers(file) if file is not None else PreparedUsers(world.prepared, DATA_DIGEST)
+    outcome = run_job(world, config, out, users, raw_with_rules)
+    row = table_row(name, outcome)
+    print("  ".join(row), outcome.offences, outcome.counts, flush=True)
+    return row
 
 
 def table_row(name: str, outcome: Outcome) -> list[str]:
@@ -274,31 +281,30 @@ def main() -> None:
     parser.add_argument("--rule-users", type=int, default=131_072, help="users of the jobs with every rule on")
     parser.add_argument("--demo-users", type=int, default=20_480)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
+    for option, size in (("users", 8192), ("rule_users", 8192), ("demo_users", 1024)):
+        if getattr(arguments, option) < (1 + TURN) * size:
+            parser.error(
+                f"--{option.replace('_', '-')} must be at least {(1 + TURN) * size}: one turn after the warm-up"
+            )
     many = WorldSize(arguments.users, arguments.items, 50, 10, (128, 128), SMALL_MODEL, 10)
-    fewer = WorldSize(arguments.rule_users, arguments.items, 50, 10, (128, 128), SMALL_MODEL, 10)
+    fewer = dataclasses.replace(many, users=arguments.rule_users)
     demo = WorldSize(arguments.demo_users, arguments.items, 50, 50, (128, 128, 128), {"preset": "tiny"}, 50)
-    rows: list[list[str]] = []
-
-    def report(name: str, outcome: Outcome) -> None:
-        rows.append(table_row(name, outcome))
-        print("  ".join(rows[-1]), outcome.offences, outcome.counts, flush=True)
-
+    plain = RecommendConfig(k=10)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        world = build_elsewhere(root / "demo", demo)
+        world = elsewhere(build_world, root / "many", many)
+        rows.append(elsewhere(measure, "small model", world, plain, root / "out_many"))
+        world = elsewhere(build_world, root / "fewer", fewer)
+        file = elsewhere(write_histories, root / "histories.parquet", world)
+        rows.append(elsewhere(measure, "small model, histories in one file", world, plain, root / "out_file", file))
+        rules = RecommendConfig(k=10, **write_rules(root, world))
+        rows.append(elsewhere(measure, "small model, every rule", world, rules, root / "out_rules"))
+        name = "the same, against its own rules"
+        rows.append(elsewhere(measure, name, world, rules, root / "out_own", None, True))
+        world = elsewhere(build_world, root / "demo", demo)
         config = RecommendConfig(k=20, users_per_shard=1024)
-        report("demo-size model, beam 50", run_job(world, config, root / "out_demo"))
-        world = build_elsewhere(root / "fewer", fewer)
-        every_rule = RecommendConfig(k=10, **write_rules(root, world))
-        report("small model, every rule", run_job(world, every_rule, root / "out_rules"))
-        people = FrameUsers(write_histories(root / "histories.parquet", world))
-        report("small model, histories in one file", run_job(world, RecommendConfig(k=10), root / "file", users=people))
-        same_rules = run_job(world, every_rule, root / "out_same_rules", raw_with_rules=True)
-        report("the same, against its own rules", same_rules)
-        world = build_elsewhere(root / "many", many)
-        report("small model", run_job(world, RecommendConfig(k=10), root / "out_many"))
+        rows.append(elsewhere(measure, "demo-size model, beam 50", world, config, root / "out_demo"))
     notes = [
         *NOTES,
         f"small model: {SMALL_MODEL}, else preset tiny; {arguments.items:,} items, 2 x 128 codes, beam 10, k 10, histories "

@@ -10,7 +10,7 @@ import pytest
 
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.runtime import PlainProgress
-from serving import candidates
+from serving import candidates, user_histories
 from serving.candidates import write_candidates
 from serving.config import RecommendConfig
 from serving.export import BundleSources
@@ -122,8 +122,12 @@ def test_a_truncated_users_file_is_refused(tmp_path: Path) -> None:
         FrameUsers(path)
 
 
-def test_a_file_is_read_shard_by_shard_with_the_same_answer(bundle: Path, item_ids: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("read_ahead", [1, 3, 100])
+def test_a_file_is_read_in_pieces_with_the_same_answer(
+    bundle: Path, item_ids: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_ahead: int
+) -> None:
     """Of seven users u3 and u1 are known to the model; a shard must give each row its own user and history."""
+    monkeypatch.setattr(user_histories, "READ_AHEAD", read_ahead)
     names = ["x", "u3", "y", "z", "u1", "v", "w"]
     histories = [[item_ids[(place + step) % len(item_ids)] for step in range(place)] for place in range(len(names))]
     frame = pl.DataFrame({"user_id": names, "item_ids": histories}, schema_overrides={"item_ids": pl.List(pl.Int64)})
