@@ -52,7 +52,7 @@ class FeedbackConfig(FrozenConfig):
     span: Literal["session", "timeline"] = "session"
     watch_scale: Literal["global_rank", "user_rank"] = "global_rank"
     min_user_sessions: int = Field(default=5, ge=1)
-    min_positives: int = Field(default=30, ge=1)
+    min_positives: int = Field(default=50, ge=1)
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
