@@ -29,7 +29,7 @@ from recsys.contracts.prepared import PreparedData, Targets
 from recsys.data.batch import HistoryBatch, collate_histories, pad_ragged
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import BatchRules, beam_search
-from recsys.decoding.constraints import SharedRules, dead_nodes, leaf_lookups
+from recsys.decoding.constraints import SharedRules, dead_nodes, denied_below, leaf_lookups
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.generative_recommender import GenerativeRecommender
@@ -146,16 +146,18 @@ class RolloutSampler:
     def _beam(
         self, policy: GenerativeRecommender, histories: Histories, history: HistoryBatch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        closed = None
+        closed, denied = None, None
         if self.config.exclude_seen:
-            closed = dead_nodes(self._index, self._rules, self._leaf_of_item, self._ancestors, histories.seen_items())
+            tables = (self._index, self._rules, self._leaf_of_item, self._ancestors, histories.seen_items())
+            closed = dead_nodes(*tables)
+            denied = denied_below(*tables) if policy.spec.vocabulary.session_length > 1 else None
         width = self.config.num_generations
         beams = beam_search(
             policy,
             history,
             self._search_index,
             width,
-            rules=BatchRules(self._rules, closed=closed),
+            rules=BatchRules(self._rules, closed=closed, denied=denied),
             num_items=policy.spec.vocabulary.session_length,
         )
         # the search runs in inference mode, whose tensors autograd refuses: copies do not

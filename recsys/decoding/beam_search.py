@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from recsys.contracts.errors import ConfigError
-from recsys.decoding.constraints import NO_NODE, Quotas, SharedRules
+from recsys.decoding.constraints import NO_NODE, Denied, Quotas, SharedRules
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.beam_cache import BeamCache
 
@@ -73,13 +73,28 @@ class BatchRules:
         segment_B: Segment of each user in ``shared``; ``None`` puts all into the first.
         closed: Per level, int64 ``[B, R]`` nodes closed by personal rules, from
             :func:`~recsys.decoding.constraints.dead_nodes`.
+        denied: Per level, what personal rules take away below nodes, from
+            :func:`~recsys.decoding.constraints.denied_below`; sessions need it.
         quotas: Limits per group: on the W items of a next-item search, on the M items of each session.
     """
 
     shared: SharedRules | None = None
     segment_B: torch.Tensor | None = None
     closed: list[torch.Tensor] | None = None
+    denied: list[Denied] | None = None
     quotas: Quotas | None = None
+
+    def possible_below(self, index: SearchIndex, level: int, node_BWC: torch.Tensor) -> torch.Tensor:
+        """How many items below each node the shared and personal rules leave to its user, ``[B, W, C]``."""
+        if self.shared is None or self.shared.alive is None:
+            possible = index.items_below[level][node_BWC]
+        else:
+            below_SV = torch.from_numpy(self.shared.allowed_below[level]).to(node_BWC.device)
+            segment = 0 if self.segment_B is None else self.segment_B[:, None, None] * below_SV.shape[1]
+            possible = below_SV.flatten()[node_BWC + segment]
+        if self.denied is None:
+            return possible
+        return possible - self.denied[level].to(node_BWC.device).below(node_BWC.flatten(1)).view(node_BWC.shape)
 
 
 @dataclass
@@ -107,8 +122,8 @@ def beam_search(
 
     Exact in the sense of beam search: at every level the best ``width`` allowed prefixes survive; with ``width`` at
     least the number of items (next-item form) it is exhaustive search. A prefix survives only if an allowed item lies
-    below it, so no beam is lost to a shared or personal rule. (In a session a prefix can still die when all that lies
-    below it is in the session already.) Fewer than ``width`` allowed items give fewer rows, never an illegal one.
+    below it that is not in the session yet, so no beam is lost to a rule (quotas excepted). Fewer than ``width`` allowed
+    items give fewer rows, never an illegal one.
 
     Args:
         num_items: M; an item already in the session is not repeated.
@@ -201,6 +216,10 @@ def _extend(
     if rules.shared is not None and rules.shared.alive is not None:
         allowed_BWC = allowed_BWC & _alive(rules.shared.alive[level], rules.segment_B, child_BWC)
     last = level == index.num_levels - 1
+    if not last and frontier.items.shape[2]:  # the session's own items may be all that is left below a prefix
+        chosen_BWm = index.node_of_item[level][frontier.items.clamp(min=0)]
+        used_BWC = (chosen_BWm[:, :, None] == child_BWC[..., None]).sum(-1)
+        allowed_BWC = allowed_BWC & (rules.possible_below(index, level, child_BWC) > used_BWC)
     if last and frontier.items.shape[2]:
         item_BWC = index.leaf_item[child_BWC]
         allowed_BWC = allowed_BWC & (item_BWC[..., None] != frontier.items[:, :, None]).all(-1)

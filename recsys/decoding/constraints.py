@@ -133,6 +133,31 @@ class Quotas:
         return (used >= self.limit_G[group_BWC]) & (group_BWC > 0)
 
 
+@dataclass(frozen=True)
+class Denied:
+    """What personal deny lists take away below the nodes of one level.
+
+    Attributes:
+        node_BR: int64 ``[B, R]`` nodes with a denied item below them, ascending, then :data:`NO_NODE`.
+        count_BR: int64 ``[B, R]`` how many allowed items the user's list takes away below each.
+    """
+
+    node_BR: torch.Tensor
+    count_BR: torch.Tensor
+
+    def below(self, node_BN: torch.Tensor) -> torch.Tensor:
+        """Denied items below any nodes, ``[B, N]``."""
+        if self.node_BR.shape[1] == 0:
+            return torch.zeros_like(node_BN)
+        ordered_BR = self.node_BR.masked_fill(self.node_BR == NO_NODE, torch.iinfo(torch.int64).max)
+        place = torch.searchsorted(ordered_BR, node_BN.contiguous()).clamp(max=ordered_BR.shape[1] - 1)
+        return self.count_BR.gather(1, place).masked_fill(ordered_BR.gather(1, place) != node_BN, 0)
+
+    def to(self, device: torch.device | str) -> Denied:
+        """Move both tensors."""
+        return Denied(self.node_BR.to(device), self.count_BR.to(device))
+
+
 def dead_nodes(
     index: PrefixIndex,
     rules: SharedRules,
@@ -141,7 +166,7 @@ def dead_nodes(
     personal: Sequence[npt.NDArray[np.integer]],
     segments: npt.NDArray[np.int64] | None = None,
 ) -> list[torch.Tensor]:
-    """Per level, the nodes that each user's personal deny list closes.
+    """Per level, the nodes that each user's personal deny list closes: :func:`denied_below` says the rest.
 
     A node is closed for a user when every item below it that the user's segment allows is on the list.
 
@@ -154,14 +179,50 @@ def dead_nodes(
     Returns:
         Per level, int64 ``[B, R_l]``, padded with :data:`NO_NODE`; ``R_l`` is the longest list of the level.
     """
+    segment = segments if segments is not None else np.zeros(len(personal), np.int64)
+    result = []
+    for level, (owner, node, count) in enumerate(_denied(index, rules, leaf_of_item, ancestors, personal, segment)):
+        closed = count == rules.allowed_below[level][segment[owner], node]
+        result.append(_pad_lists(owner[closed], node[closed], len(personal)))
+    return result
+
+
+def denied_below(
+    index: PrefixIndex,
+    rules: SharedRules,
+    leaf_of_item: npt.NDArray[np.int64],
+    ancestors: tuple[npt.NDArray[np.int64], ...],
+    personal: Sequence[npt.NDArray[np.integer]],
+    segments: npt.NDArray[np.int64] | None = None,
+) -> list[Denied]:
+    """Per level, how many items each user's list takes away below which nodes; arguments as for :func:`dead_nodes`.
+
+    Sessions need the counts: an item already in the session may be the last one that the list left below a node.
+    """
+    segment = segments if segments is not None else np.zeros(len(personal), np.int64)
+    return [
+        Denied(_pad_lists(owner, node, len(personal)), _pad_lists(owner, count, len(personal)))
+        for owner, node, count in _denied(index, rules, leaf_of_item, ancestors, personal, segment)
+    ]
+
+
+def _denied(
+    index: PrefixIndex,
+    rules: SharedRules,
+    leaf_of_item: npt.NDArray[np.int64],
+    ancestors: tuple[npt.NDArray[np.int64], ...],
+    personal: Sequence[npt.NDArray[np.integer]],
+    segment: npt.NDArray[np.int64],
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Per level ``(user, node, number of denied items below it)``, sorted by user and node."""
     lengths = np.array([len(items) for items in personal])
     if lengths.sum() == 0:
-        return [torch.full((len(personal), 0), NO_NODE) for _ in range(index.num_levels)]
+        nothing = np.empty(0, np.int64)
+        return [(nothing, nothing, nothing)] * index.num_levels
     user = np.repeat(np.arange(len(personal)), lengths)
     leaf = leaf_of_item[np.concatenate(personal).astype(np.int64)]
     pairs = np.unique(user * index.num_items + leaf)  # a repeated item counts once
     user, leaf = pairs // index.num_items, pairs % index.num_items
-    segment = segments if segments is not None else np.zeros(len(personal), np.int64)
     if rules.alive is not None:  # what is not allowed anyway closes nothing more
         keep = rules.allowed_below[-1][segment[user], leaf] > 0
         user, leaf = user[keep], leaf[keep]
@@ -169,9 +230,7 @@ def dead_nodes(
     for level in range(index.num_levels):
         nodes_at_level = len(index.codes[level])
         keys, counts = np.unique(user * nodes_at_level + ancestors[level][leaf], return_counts=True)
-        owner, node = keys // nodes_at_level, keys % nodes_at_level
-        closed = counts == rules.allowed_below[level][segment[owner], node]
-        result.append(_pad_lists(owner[closed], node[closed], len(personal)))
+        result.append((keys // nodes_at_level, keys % nodes_at_level, counts))
     return result
 
 

@@ -59,7 +59,7 @@ class _Inputs:
             shared,
             self.segment[0] if self.segment else None,
             self.closed or None,
-            Quotas(*self.quotas) if self.quotas else None,
+            quotas=Quotas(*self.quotas) if self.quotas else None,
         )
 
 

@@ -14,7 +14,7 @@ from recsys.data.batch import HistoryBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import BatchRules, Beams, beam_search
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.constraints import Quotas, SharedRules, dead_nodes, leaf_lookups
+from recsys.decoding.constraints import Quotas, SharedRules, dead_nodes, denied_below, leaf_lookups
 from recsys.decoding.graphed_search import GraphedSearch
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.search_index import SearchIndex
@@ -230,14 +230,16 @@ class Recommender:
         num_items: int = 1,
     ) -> Beams:
         segments = call.segments[block] if call.segments is not None else None
-        closed = None
+        closed, denied = None, None
         if call.exclude_seen:
-            seen = histories.seen_items()
-            closed = dead_nodes(self.index, call.shared, self._leaf_of_item, self._ancestors, seen, segments)
+            tables = (self.index, call.shared, self._leaf_of_item, self._ancestors, histories.seen_items(), segments)
+            closed = dead_nodes(*tables)
+            denied = denied_below(*tables) if num_items > 1 else None
         rules = BatchRules(
             shared=call.shared,
             segment_B=torch.from_numpy(segments).to(self.device) if segments is not None else None,
             closed=closed,
+            denied=denied,
             quotas=call.quotas.widened(quota_factor) if call.quotas is not None else None,
         )
         batch = collate_histories(histories, self.policy.spec.model.max_history).to(self.device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,28 @@ class SearchIndex:
     def num_levels(self) -> int:
         """L."""
         return len(self.codes)
+
+    @cached_property
+    def node_of_item(self) -> tuple[torch.Tensor, ...]:
+        """Per level, the node above each item_index, int64 ``[I]``."""
+        leaf_item = self.leaf_item[torch.arange(len(self.leaf_item.bits), device=self.leaf_item.bits.device)]
+        above = torch.empty_like(leaf_item)
+        above[leaf_item] = torch.arange(len(leaf_item), device=leaf_item.device)
+        nodes = [above]
+        for pointers in reversed(self.first_child):
+            full = pointers[torch.arange(len(pointers.offset.bits), device=above.device)]
+            parent = torch.repeat_interleave(torch.arange(len(full) - 1, device=above.device), full.diff())
+            above = parent[above]
+            nodes.insert(0, above)
+        return tuple(nodes)
+
+    @cached_property
+    def items_below(self) -> tuple[torch.Tensor, ...]:
+        """Per level, how many items are below each node, int64."""
+        return tuple(
+            torch.bincount(nodes, minlength=len(codes.bits))
+            for nodes, codes in zip(self.node_of_item, self.codes, strict=True)
+        )
 
     def children(self, node_BW: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Child nodes at ``level`` of every beam's node, ``[B, W, C]`` int64, and which of them exist."""

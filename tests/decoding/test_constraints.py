@@ -168,3 +168,18 @@ def test_refusals(prepared: PreparedData, sessions: Recommender) -> None:
         Quotas.of(np.array([2]), np.array([4]))
     with pytest.raises(ConfigError, match="diversity_groups is 3, expected a divisor"):
         with_config(sessions, diversity_groups=3).recommend_sessions(sessions.histories, 8)  # type: ignore[attr-defined]
+
+
+def test_no_session_beam_dies_of_its_own_items(sessions: Recommender) -> None:
+    """With seen items out, few items are left below a prefix; a beam must not be spent on one the session used up.
+
+    Every user has at least 11 unseen items, so 8 beams of 3 different items always exist.
+    """
+    histories = sessions.histories  # type: ignore[attr-defined]
+    for shape in ({}, {"diversity_groups": 4}):
+        items, scores = with_config(sessions, **shape).recommend_sessions(histories, 8)
+        assert np.isfinite(scores).all()
+        for row, seen in enumerate(histories.seen_items()):
+            for session in items[row].tolist():
+                assert len(set(session)) == 3
+                assert not set(session) & set(seen.tolist())
