@@ -249,13 +249,10 @@ def _select(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pick the best open candidates; return scores and places in the flattened ``[W * C]``, ``[B, W']`` each."""
     score_BN, child_BN = score_BWC.flatten(1), child_BWC.flatten(1)
-    if quotas is not None:  # a quota looks at the whole order, so everything is sorted
+    if quotas is not None:
         if closed_BR is not None:
             score_BN = score_BN.masked_fill(_is_in(child_BN, closed_BR), -torch.inf)
-        score_BN, order = score_BN.sort(dim=1, descending=True)
-        item_BN = index.leaf_item[child_BN.gather(1, order)].masked_fill(score_BN == -torch.inf, -1)
-        score, best = score_BN.masked_fill(quotas.over(item_BN), -torch.inf).topk(min(width, score_BN.shape[1]), dim=1)
-        return score, order.gather(1, best)
+        return _select_within_quotas(score_BN, child_BN, width, quotas, index)
     if groups > 1:
         if closed_BR is not None:
             score_BN = score_BN.masked_fill(_is_in(child_BN, closed_BR), -torch.inf)
@@ -273,6 +270,27 @@ def _select(
     score_BN = score_BN.masked_fill(_is_in(child_BN.gather(1, order), closed_BR), -torch.inf)
     score, best = score_BN.topk(min(width, reach), dim=1)
     return score, order.gather(1, best)
+
+
+def _select_within_quotas(
+    score_BN: torch.Tensor, child_BN: torch.Tensor, width: int, quotas: Quotas, index: SearchIndex
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Walk down the order of scores and take what its group's quota still admits, as :func:`_select`.
+
+    Usually a few times ``width`` candidates hold enough; where they do not, all are sorted. The look whether they do
+    waits for the device, so a GPU sorts all at once.
+    """
+    candidates = score_BN.shape[1]
+    reach = candidates if score_BN.is_cuda else min(4 * width, candidates)
+    while True:
+        best_BR, order = score_BN.topk(reach, dim=1)
+        item_BR = index.leaf_item[child_BN.gather(1, order)].masked_fill(best_BR == -torch.inf, -1)
+        open_BR = best_BR.masked_fill(quotas.over(item_BR), -torch.inf)
+        enough = ((open_BR > -torch.inf).sum(1) >= width) | (best_BR[:, -1] == -torch.inf)
+        if reach == candidates or bool(enough.all()):
+            score, best = open_BR.topk(min(width, reach), dim=1)
+            return score, order.gather(1, best)
+        reach = candidates
 
 
 def _alive(alive_SV: torch.Tensor, segment_B: torch.Tensor | None, child_BWC: torch.Tensor) -> torch.Tensor:

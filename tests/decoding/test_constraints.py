@@ -183,3 +183,17 @@ def test_no_session_beam_dies_of_its_own_items(sessions: Recommender) -> None:
             for session in items[row].tolist():
                 assert len(set(session)) == 3
                 assert not set(session) & set(seen.tolist())
+
+
+def test_a_quota_that_the_first_candidates_cannot_fill(prepared: PreparedData) -> None:
+    """The best 15 of 20 items share a group of which one may come: the second item is the 16th best, not among 4 * 2."""
+    codes = np.stack([np.zeros(20, np.int64), np.arange(20)], 1)
+    ids = toy_ids(codes, (1, 20))
+    policy = random_policy(prepared, ids)
+    one = everyone(prepared).take(np.array([3]))
+    order = np.argsort(-all_item_scores(policy, one)[0])
+    group = np.zeros(20, np.int64)
+    group[order[:15]] = 1
+    recommender = Recommender(policy, ids, DecodeConfig(beam_width=2, rescore="none"))
+    found = recommender.recommend(one, 2, exclude_seen=False, rules=ItemRules(quotas=Quotas.of(group, 1)))
+    assert found.items[0].tolist() == [order[0], order[15]]
