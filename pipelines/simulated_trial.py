@@ -138,7 +138,7 @@ class Trial:
         """
         if not self.scorers:
             return []
-        drawn = self._drawn_sessions(candidates)
+        drawn = self.drawn_sessions(candidates)
         truth = self.users.truth(drawn, seed=self.seed).utility
         exists: npt.NDArray[np.bool_] = np.any(drawn >= 0, axis=2)
         lines = []
@@ -161,7 +161,8 @@ class Trial:
         level: npt.NDArray[np.float64] = (towers * scorer.weights).sum(-1).double().numpy()
         return level
 
-    def _drawn_sessions(self, count: int) -> Sessions:
+    def drawn_sessions(self, count: int) -> Sessions:
+        """Draw ``count`` sessions per user from the un-aligned policy, ``[N, count, M]``."""
         sampler = RolloutSampler(
             self.semantic_ids, RolloutConfig(strategy="sampling", num_generations=count, exclude_seen=True)
         )
