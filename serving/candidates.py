@@ -23,6 +23,8 @@ from typing import Any, Final
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import digest_of, explain_write_errors, read_json, write_json
+from recsys.model.summary import summarise
+from recsys.model.utilisation import Precision, describe
 from recsys.runtime import Progress
 from serving.config import RULE_FILES, RecommendConfig
 from serving.item_lists import fingerprint
@@ -81,6 +83,14 @@ def write_candidates(
         write_json(out_dir / DONE_FILE, counts)
     rate = round(scored / seconds, 1) if scored and seconds > 0 else None
     logger.info("recommend: %d users in %.1f s (%s users/s)", scored, seconds, rate)
+    if rate:
+        recommender = scorer.recommender
+        cost = summarise(recommender.policy, beam_width=max(recommender.config.beam_width, config.k))
+        precision: Precision = "bfloat16" if recommender.config.precision == "bfloat16" else "float32"
+        logger.info(
+            "recommend, were every history the longest: %s",
+            describe(scored, "users", cost.decode_mflops_per_user, seconds, recommender.device, precision),
+        )
     if counts["users_short"]:
         reasons = ", ".join(f"{reason} {counts[f'short_by_{reason}']}" for reason in REASONS)
         logger.warning(

@@ -27,6 +27,7 @@ from recsys.model.checkpoint import catalogue_of, load_policy, save_policy
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from recsys.model.summary import summarise
+from recsys.model.utilisation import Precision, describe
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.generation import SemanticIds
 from recsys.training.callbacks import BestPolicy, Curves, ResumeFolder, seed_of_process
@@ -210,6 +211,14 @@ def _train(
         "targets_per_epoch": samples.num_targets,
         "steps": trainer.global_step,
     }
+    if world.is_first and best.seconds > 0:
+        seen = round(trainer.global_step / steps_per_epoch * samples.num_targets)
+        precision: Precision = "bfloat16" if "bf16" in train_config.precision else "float32"
+        device = next(policy.parameters()).device
+        logger.info(
+            "training: %s",
+            describe(seen, "targets", sizes.train_mflops_per_target, best.seconds, device, precision),
+        )
     if world.is_first:
         save_policy(work_dir / "model", load_policy(best.folder, semantic_ids.digest))
         curves.table().write_parquet(work_dir / "curves.parquet")
