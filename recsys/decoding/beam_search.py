@@ -211,8 +211,8 @@ def _extend(
 ) -> tuple[_Frontier, torch.Tensor, torch.Tensor]:
     """Advance all beams by one code; return the new frontier, its codes and its parents, ``[B, W']`` each."""
     child_BWC, allowed_BWC = index.children(frontier.node, level)
-    code_BWC = index.codes[level][child_BWC]
-    score_BWC = frontier.score[..., None] + log_probs_BWK.gather(2, code_BWC)
+    code_BWC = index.child_codes(frontier.node, child_BWC, level)
+    score_BWC = log_probs_BWK.gather(2, code_BWC).add_(frontier.score[..., None])
     if rules.shared is not None and rules.shared.alive is not None:
         allowed_BWC = allowed_BWC & _alive(rules.shared.alive[level], rules.segment_B, child_BWC)
     last = level == index.num_levels - 1
@@ -225,16 +225,17 @@ def _extend(
         allowed_BWC = allowed_BWC & (item_BWC[..., None] != frontier.items[:, :, None]).all(-1)
         if rules.quotas is not None:
             allowed_BWC = allowed_BWC & ~rules.quotas.full(frontier.items, item_BWC)
-    score_BWC = score_BWC.masked_fill(~allowed_BWC, -torch.inf)
+    score_BWC.masked_fill_(~allowed_BWC, -torch.inf)
 
     closed_BR = rules.closed[level].to(child_BWC.device) if rules.closed is not None else None
     list_quotas = rules.quotas if last and not frontier.items.shape[2] else None
     in_session = frontier.items.shape[2] > 0
     score, picked = _select(score_BWC, child_BWC, width, groups, in_session, closed_BR, list_quotas, index)
     parent = picked // score_BWC.shape[2]
-    node = child_BWC.flatten(1).gather(1, picked)
+    users, candidates = len(picked), score_BWC.shape[1] * score_BWC.shape[2]
+    place = picked + candidates * torch.arange(users, device=picked.device)[:, None]  # far cheaper than gather on a CPU
     items = frontier.items.gather(1, parent[..., None].expand(-1, -1, frontier.items.shape[2]))
-    return _Frontier(node, score, items), code_BWC.flatten(1).gather(1, picked), parent
+    return _Frontier(child_BWC.flatten()[place], score, items), code_BWC.flatten()[place], parent
 
 
 def _select(

@@ -16,6 +16,9 @@ import torch
 
 from recsys.decoding.prefix_index import BLOCK, Pointers, PrefixIndex
 
+DENSE_ENTRIES = 1 << 18
+"""Most entries of a level's table of child codes: 2 MB."""
+
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
 
 
@@ -108,13 +111,38 @@ class SearchIndex:
             for nodes, codes in zip(self.node_of_item, self.codes, strict=True)
         )
 
+    @cached_property
+    def _dense_codes(self) -> tuple[torch.Tensor | None, ...]:
+        """Per level a table of child codes, int64 ``[nodes above, C]``, or ``None`` where it would be large.
+
+        The upper levels have few nodes with many children each: a row of a table is read much faster than its codes one
+        by one.
+        """
+        return tuple(self._dense_level(level) for level in range(self.num_levels))
+
+    def _dense_level(self, level: int) -> torch.Tensor | None:
+        nodes = len(self.first_child[level - 1].offset.bits) - 1 if level else 1
+        if nodes * self.max_children[level] > DENSE_ENTRIES:
+            return None
+        child, exists = self.children(torch.arange(nodes, device=self.codes[level].bits.device), level)
+        return self.codes[level][child].masked_fill(~exists, 0)
+
+    def child_codes(self, node_BW: torch.Tensor, child_BWC: torch.Tensor, level: int) -> torch.Tensor:
+        """Code of every child from :meth:`children`, int64 ``[B, W, C]``; any code where there is no child."""
+        dense = self._dense_codes[level]
+        return self.codes[level][child_BWC] if dense is None else dense[node_BW]
+
     def children(self, node_BW: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Child nodes at ``level`` of every beam's node, ``[B, W, C]`` int64, and which of them exist."""
+        """Child nodes at ``level`` of every beam's node, ``[B, W, C]`` int64, and which of them exist.
+
+        Those that do not exist name some other node of the level.
+        """
         fan_out = torch.arange(self.max_children[level], device=node_BW.device)
         if level == 0:
             child = fan_out.expand(*node_BW.shape, -1)
             return child, torch.ones_like(child, dtype=torch.bool)
         pointers = self.first_child[level - 1]
-        child = pointers[node_BW][..., None] + fan_out
-        exists = child < pointers[node_BW + 1][..., None]
-        return child.masked_fill(~exists, 0), exists
+        first_BW = pointers[node_BW]
+        exists = fan_out < (pointers[node_BW + 1] - first_BW)[..., None]
+        child = (first_BW[..., None] + fan_out).clamp_(max=len(self.codes[level].bits) - 1)
+        return child, exists
