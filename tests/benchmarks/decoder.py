@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -165,7 +166,11 @@ def compare_answers(
 
 
 class Replay:
-    """Answer with recorded log-probabilities, so that what remains of the search is constraint, top-k and bookkeeping."""
+    """Answer with recorded log-probabilities, so that what remains of the search is constraint, top-k and bookkeeping.
+
+    Attributes:
+        seconds: ``[searches][LEVELS]`` processor seconds from each answer to the next question, or to the end.
+    """
 
     def __init__(self, policy: T5Policy, tokens: torch.Tensor, index: SearchIndex, width: int) -> None:
         self.recorded: list[torch.Tensor] = []
@@ -181,6 +186,16 @@ class Replay:
         policy.next_codes = record  # type: ignore[method-assign]
         beam_search(policy, tokens, index, width)
         policy.next_codes = next_codes  # type: ignore[method-assign]
+        self.search = partial(beam_search, self, tokens, index, width)
+        self.seconds: list[list[float]] = []
+
+    def __call__(self) -> None:
+        """Search once, and note how long each step took."""
+        self.asked: list[float] = []
+        self.answered: list[float] = []
+        self.search()
+        ends = [*self.asked[1:], time.process_time()]
+        self.seconds.append([end - start for start, end in zip(self.answered, ends, strict=True)])
 
     def start(self, _: object) -> T5State:
         """Hand out a fresh state over the recorded encoder pass."""
@@ -188,7 +203,9 @@ class Replay:
 
     def next_codes(self, state: T5State, _: torch.Tensor | None) -> torch.Tensor:
         """Return what was recorded for this step."""
+        self.asked.append(time.process_time())
         state.position += 1
+        self.answered.append(time.process_time())
         return self.recorded[state.position - 1]
 
 
@@ -259,7 +276,7 @@ def speed_rows(cells: list[tuple[int, int, int]], rounds: int) -> list[list[str]
                 "own_moe": partial(beam_search, own["own_moe"], histories, index, width),
             }
             wrong, difference = compare_answers(search(), codes, generate(model, tokens, width, table))
-            timings = alternate(contestants, rounds, warmup=batch == 1)
+            timings = alternate_cpu(contestants, max(rounds, 9) if batch == 1 else rounds, warmup=batch == 1)
             roof = matmul_roof()
             share = useful_flops(batch, width) / timings["ours"].best / roof
             rows.append(
@@ -293,13 +310,8 @@ def constraint_rows(catalogues: list[int], width: int, batch: int) -> list[list[
         drawn = np.random.default_rng(1).integers(0, items, (batch, INPUT_ITEMS))
         tokens = torch.from_numpy((codes[drawn] + FIRST_CODE + CODES * np.arange(LEVELS)).reshape(batch, -1))
         replay = Replay(policy, tokens, index, width)
-        timings = alternate(
-            {
-                "all": partial(beam_search, policy, tokens, index, width),
-                "constraint": partial(beam_search, replay, tokens, index, width),
-            },
-            5,
-        )
+        timings = alternate_cpu({"all": partial(beam_search, policy, tokens, index, width), "constraint": replay}, 7)
+        steps = np.min(replay.seconds, axis=0)
         per_step = "not run"
         if items <= 1_000_000:
             processor = PrefixConstrainedLogitsProcessor(PrefixTable(codes), num_beams=width)
@@ -308,18 +320,17 @@ def constraint_rows(catalogues: list[int], width: int, batch: int) -> list[list[
             scores = torch.randn(batch * width, VOCABULARY).log_softmax(-1)
 
             seconds = [
-                alternate({"step": partial(hf_step, processor, prefix[:, :level], scores, batch)}, 3)["step"].best
+                alternate_cpu({"step": partial(hf_step, processor, prefix[:, :level], scores, batch)})["step"].best
                 for level in range(1, LEVELS)
             ]
-            ours = timings["constraint"].best / LEVELS
-            per_step = " / ".join(f"{second / ours:.0f}" for second in seconds)
+            per_step = " / ".join(f"{theirs / ours:.0f}" for theirs, ours in zip(seconds, steps[1:], strict=True))
         rows.append(
             [
                 f"{items:,}",
                 f"{built:.3f}",
                 f"{flat.num_bytes / items:.1f}",
                 f"{timings['constraint'].best / timings['all'].best:.1%}",
-                f"{1e3 * timings['constraint'].best / LEVELS:.2f}",
+                " / ".join(f"{1e3 * seconds:.2f}" for seconds in steps),
                 per_step,
             ]
         )
@@ -366,7 +377,7 @@ def main() -> None:
     constraint = constraint_rows([12_000] if arguments.quick else [12_000, 1_000_000, 10_000_000], 50, 32)
     notes = [
         f"native kernels: {'compiled' if native.available() else 'not compiled (pure PyTorch)'}",
-        "ratios: minimum over rounds, lowest and highest round in brackets; users/s are of this busy machine",
+        "ratios and users/s by processor seconds of one thread: minimum over rounds, lowest and highest round in brackets",
         "wrong: ranks with another item than transformers where no neighbour's score is within 1e-4, and the largest "
         "difference of scores",
         "roof: useful FLOPs of the search per second over those of a 2048 x 2048 float32 product in the same process",
@@ -379,7 +390,7 @@ def main() -> None:
         "own MoE users/s | wrong"
     )
     table = write_table("decoder", "Constrained decoding", header.split(" | "), rows, notes)
-    header = "items | build s | bytes/item | share of decoding | ms per step | HF prefix fn / ours, steps 1 / 2 / 3"
+    header = "items | build s | bytes/item | share of decoding | ms, steps 0 / 1 / 2 / 3 | HF prefix fn / ours, steps 1 / 2 / 3"
     table += write_table(
         "constraint",
         "Prefix index and constraint (32 users, beam 50)",
@@ -387,7 +398,8 @@ def main() -> None:
         constraint,
         [
             "written by tests.benchmarks.decoder",
-            "constraint: the search with recorded log-probabilities, so everything but the model",
+            "constraint: the search with recorded log-probabilities, so everything but the model; processor seconds",
+            "HF: transformers' PrefixConstrainedLogitsProcessor over a dictionary, and its top-k over twice the beams",
         ],
     )
     print(table)

@@ -48,6 +48,7 @@ class T5Policy:
             torch.cat([a.q.weight, a.k.weight, a.v.weight])
             for a in (block.layer[0].SelfAttention for block in model.decoder.block)
         ]
+        self.keys_values = torch.cat([w for layer in self.cross for w in (layer.k.weight, layer.v.weight)])
         steps = len(level_sizes)
         bias = model.decoder.block[0].layer[0].SelfAttention.compute_bias(steps, steps)
         self.bias_ATT = bias[0].detach()
@@ -56,9 +57,8 @@ class T5Policy:
         """Encode with T5's own encoder and project all layers' keys and values by one matrix product."""
         memory_BSD = self.model.encoder(tokens_BS).last_hidden_state
         users, length, _ = memory_BSD.shape
-        weight = torch.cat([w for layer in self.cross for w in (layer.k.weight, layer.v.weight)])
         heads = self.model.config.num_heads
-        projected = F.linear(memory_BSD, weight).view(users, length, len(self.cross), 2, heads, -1)
+        projected = F.linear(memory_BSD, self.keys_values).view(users, length, len(self.cross), 2, heads, -1)
         keys_values = [(kv[0].contiguous(), kv[1].contiguous()) for kv in projected.permute(2, 3, 0, 4, 1, 5)]
         visible = torch.ones(users, 1, 1, length, dtype=torch.bool)
         return T5State(keys_values, visible, BeamCache.empty(len(self.cross)), memory_BSD[:, 0])
