@@ -21,7 +21,6 @@ from features.sources.simulated_world import (
     after_exposure,
     draw_feedback,
     new_users,
-    plan_request,
     show,
     start_session,
     utility_now,
@@ -61,6 +60,10 @@ class SimulatedSource(Source):
         feed_noise: Factor on the noise in what the feed knows of its users. At 1 it knows their state so well that being
             shown something says more about a user than his history does, and a reward model that learns from the log
             takes that for the effect of showing it; more noise is more exploration, and a log to learn causes from.
+        exploration: Share of requests answered by a recommender that knows the log and nothing else: one to three
+            sub-topics that the user took warmly, popular items from them. Without it a session of one sub-topic is
+            shown only to those who adore it, and a reward model learns that such sessions are good for everybody. Needs
+            ``request_length`` above 1.
         days: Length of the log.
     """
 
@@ -73,6 +76,7 @@ class SimulatedSource(Source):
     session_length: float = Field(10.0, gt=1.0)
     request_length: int = Field(1, ge=1)
     feed_noise: float = Field(1.0, ge=0.0)
+    exploration: float = Field(0.0, ge=0.0, le=1.0)
     days: float = Field(30.0, gt=0.0)
 
     @model_validator(mode="after")
@@ -86,6 +90,10 @@ class SimulatedSource(Source):
             raise ValueError(
                 f"request_length {self.request_length} exceeds session_length {self.session_length}, and a session is at "
                 "least one request; raise session_length"
+            )
+        if self.exploration and self.request_length == 1:
+            raise ValueError(
+                f"exploration {self.exploration} is a share of requests of several items, and request_length is 1; raise it"
             )
         return self
 
@@ -117,7 +125,9 @@ class SimulatedSource(Source):
             The world, which now answers :meth:`~features.sources.simulated_world.SimulatedWorld.true_utility`, and the
             log in canonical columns.
         """
-        world = SimulatedWorld(self.users, self.items, self.topics, self.parts, self.days, seed, self.feed_noise)
+        world = SimulatedWorld(
+            self.users, self.items, self.topics, self.parts, self.days, seed, self.feed_noise, self.exploration
+        )
         plan = np.random.default_rng([seed, 2])
         activity = np.exp(plan.normal(0.0, 0.6, self.users))
         sessions = 1 + plan.poisson(
@@ -157,9 +167,7 @@ class SimulatedSource(Source):
                 else:
                     turn = place % self.request_length
                     if turn == 0:
-                        plan = state.take(now)
-                        length, noise = self.request_length, self.feed_noise
-                        request[now] = plan_request(plan, world.items, length, day, rng, noise)
+                        request[now] = world.plan(state.take(now), self.request_length, day, rng)
                     item = request[now, turn]
                     value = utility_now(state, world.items, now, item)
                 seen = draw_feedback(value, rng)

@@ -36,6 +36,8 @@ TASTE_DIM: Final = 8
 _BY_INTEREST: Final = 6  # sub-topics the feed draws for a user, with a popular item from each
 _NEXT_PARTS: Final = 1  # of them, sub-topics whose next part is offered too
 _POPULAR: Final = 2  # candidates by popularity alone
+_MOST_EXPLORED: Final = 3  # sub-topics of an exploring request
+_FIRST: Final = np.float32(100.0)  # outweighs every popularity and luck
 
 # Weights of the utility, chosen by trial so that about half of the exposures are watched to the end, a fifth liked, and
 # recent context explains much more of what comes next than the last item does.
@@ -341,6 +343,33 @@ def plan_request(
     return planned
 
 
+def plan_exploration(
+    state: UserState, items: SimulatedItems, length: int, day: FloatArray, rng: np.random.Generator
+) -> IndexArray:
+    """Choose several items per user at once as a recommender does that knows the log and nothing else.
+
+    It draws one to three sub-topics by how warmly the user took them lately (appetite follows from logged feedback alone;
+    interests and tastes stay hidden), and from them popular items that are new to him. So what it shows says nothing about
+    the user that his history does not say, and what follows is caused by showing it.
+
+    Args:
+        state: Of the users, not changed.
+        day: ``[U]`` time of the request; later items do not exist yet.
+
+    Returns:
+        ``[U, length]`` different items in order of exposure.
+    """
+    users = len(day)
+    warmth = 0.5 * state.appetite + rng.gumbel(size=state.appetite.shape).astype(np.float32)
+    place_of_subtopic = np.argsort(np.argsort(-warmth, axis=1), axis=1)
+    wanted = rng.integers(1, _MOST_EXPLORED + 1, users)
+    explored = place_of_subtopic < wanted[:, None]
+    score = items.pull + rng.gumbel(size=(users, items.num_items)).astype(np.float32)
+    score += _FIRST * explored[:, items.subtopic]
+    score -= 10 * _FIRST * (items.release_day > day[:, None]) + 2 * _FIRST * state.seen
+    return np.argsort(-score, axis=1)[:, :length]
+
+
 class SimulatedWorld:
     """A world that can be asked for the truth, once its log has been simulated.
 
@@ -352,6 +381,7 @@ class SimulatedWorld:
         days: Length of the log.
         seed: Decides everything.
         feed_noise: Factor on the noise in what the logging policy knows of preferences.
+        exploration: Share of requests answered by :func:`plan_exploration`.
     """
 
     def __init__(
@@ -363,10 +393,12 @@ class SimulatedWorld:
         days: float,
         seed: int,
         feed_noise: float = 1.0,
+        exploration: float = 0.0,
     ) -> None:
         self.num_users = num_users
         self.days = days
         self.feed_noise = feed_noise
+        self.exploration = exploration
         self.items = make_items(num_items, num_topics, parts, TASTE_DIM, days, seed)
         self._final: list[UserState] = []
         self._starts: list[int] = []
@@ -444,8 +476,27 @@ class SimulatedWorld:
         sessions = np.empty((len(user), length), np.int64)
         for state, some in self._states(user):
             day = np.full(len(some), self.days, np.float32)
-            sessions[some] = plan_request(state, self.items, length, day, rng, self.feed_noise)
+            sessions[some] = self.plan(state, length, day, rng)
         return sessions
+
+    def plan(self, state: UserState, length: int, day: FloatArray, rng: np.random.Generator) -> IndexArray:
+        """Let the logging policy fix whole requests, ``[U, length]``: most by the feed, some by exploration.
+
+        Args:
+            state: A copy to plan with; changed in place.
+            day: ``[U]`` time of the request.
+        """
+        if not self.exploration:
+            return plan_request(state, self.items, length, day, rng, self.feed_noise)
+        explores = rng.random(len(day)) < self.exploration
+        planned = np.empty((len(day), length), np.int64)
+        for rows, chooses in ((np.flatnonzero(explores), True), (np.flatnonzero(~explores), False)):
+            some = state.take(rows)
+            if chooses:
+                planned[rows] = plan_exploration(some, self.items, length, day[rows], rng)
+            else:
+                planned[rows] = plan_request(some, self.items, length, day[rows], rng, self.feed_noise)
+        return planned
 
     def greedy_sessions(self, user: IndexArray, length: int, allowed: BoolArray) -> IndexArray:
         """Return a session per user, ``[N, length]``, that takes at each place the new item of the greatest true worth.

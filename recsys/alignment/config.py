@@ -173,7 +173,10 @@ class GuardConfig(FrozenConfig):
         recall_at: Cut-off of the recall that must not fall.
         recall_falls: A fall of that recall against the start, beyond its paired interval, breaks the rule
             ``while_hr1_rises`` (the alignment tax), ``always``, or never (``ignore``).
-        judge_falls: The same for the held-out judge's reward: ``while_reward_rises`` is over-optimisation.
+        judge_falls: The same for the held-out judge's reward: ``while_reward_rises`` is over-optimisation. Unless it is
+            ``ignore``, the judge may not fall against the round kept last either.
+        max_kl: Largest divergence from the start, nats per item; rewards are over-optimised by distance (Gao et al., arXiv
+            2210.10760). ``None``: any.
         on_violation: ``stop`` keeps the last good round and ends; ``back_off`` goes back to it and tries again, gentler;
             ``record`` only writes it down.
         num_generations: Candidates per request whose rewards are measured.
@@ -186,6 +189,7 @@ class GuardConfig(FrozenConfig):
     recall_at: int = Field(default=50, ge=2)
     recall_falls: Literal["while_hr1_rises", "always", "ignore"] = "while_hr1_rises"
     judge_falls: Literal["while_reward_rises", "always", "ignore"] = "while_reward_rises"
+    max_kl: float | None = Field(default=None, gt=0)
     on_violation: Literal["stop", "back_off", "record"] = "stop"
     num_generations: int = Field(default=16, ge=2)
     exclude_seen: bool = False

@@ -2,8 +2,9 @@
 
 Two bargains are looked for. The *alignment tax*: the first place gets better while recall at depth falls. And
 *over-optimisation*: the reward that is trained on rises while a judge that was trained on other users, with another seed,
-says that sessions got worse. Both are decided on the same validation rows as before the first round, by paired bootstrap
-intervals over users, so a fall inside the noise stops nobody.
+says that sessions got worse. A bound on the divergence from the start can stop both before they show. All are decided on
+the same validation rows as before the first round, by paired bootstrap intervals over users, so a fall inside the noise
+stops nobody.
 
 Legend: N validation rows, G candidates per row, M items per session, L levels, K codes, T towers.
 """
@@ -42,6 +43,7 @@ ROWS_NAME: Final = "rows.npz"
 HR1: Final = "beam_hr@1"
 REWARD: Final = "reward"
 JUDGE: Final = "judge"
+KL_TO_START: Final = "kl_to_start"
 COVERAGE_AT: Final = 10
 _ROWS_PER_PASS: Final = 512
 _TINY: Final = 1e-9
@@ -81,7 +83,7 @@ class Measurement:
     def headline(self) -> str:
         """The few figures that go into a log line."""
         shown = [HR1, "beam_ndcg@10", *[n for n in self.values if n.startswith("beam_recall")][-1:]]
-        shown += ["kl_to_start", REWARD, JUDGE]
+        shown += [KL_TO_START, REWARD, JUDGE]
         return ", ".join(f"{name} {self.values[name]:.4f}" for name in shown if name in self.values)
 
 
@@ -187,7 +189,7 @@ class Gauge:
                 entropy[level] -= float((p * log_p).sum())
                 kl += float((p * (log_p - log_q)).sum())
         values = {f"entropy_level_{level + 1}": float(e) / len(self.requests) for level, e in enumerate(entropy)}
-        return {**values, "kl_to_start": kl / len(self.requests)}
+        return {**values, KL_TO_START: kl / len(self.requests)}
 
     def _rewards(
         self, policy: GenerativeRecommender, start: Mapping[str, float], progress: Progress
@@ -271,12 +273,21 @@ class Verdict:
 
 
 def judge_round(
-    start: Measurement, now: Measurement, users: npt.NDArray[np.integer], config: GuardConfig, seed: int
+    start: Measurement,
+    now: Measurement,
+    users: npt.NDArray[np.integer],
+    config: GuardConfig,
+    seed: int,
+    kept: Measurement | None = None,
 ) -> Verdict:
-    """Hold a round against the start, by paired bootstrap over users.
+    """Hold a round against the start, and the judge also against the round that was kept last; paired bootstrap over users.
+
+    A policy that is pushed too far rises first and falls later: by the time it is below the start, most of what was gained
+    is lost. So the judge may not fall from where it has been, whatever the reward does.
 
     Args:
         users: ``[N]`` whose row it is.
+        kept: What the last kept round measured; ``None``: the start.
 
     Example:
         >>> before = Measurement({}, {"beam_hr@1": np.zeros(40), "beam_recall@50": np.ones(40), "reward": np.zeros(40)})
@@ -284,15 +295,7 @@ def judge_round(
         >>> judge_round(before, after, np.arange(40), GuardConfig(), seed=0).broken
         ('beam_recall@50 fell by 1.0000 [-1.0000, -1.0000] while beam_hr@1 rose by 1.0000',)
     """
-    names = sorted(now.rows)
-    differences = np.stack([now.rows[name] - start.rows[name] for name in names], axis=1)
-    everyone = np.ones((len(differences), 1), bool)
-    means = resample_means(differences, everyone, users, resamples=config.resamples, seed=seed)
-    low, high = means.interval(config.confidence)
-    changes = {
-        name: {"difference": float(means.mean[0, i]), "low": float(low[0, i]), "high": float(high[0, i])}
-        for i, name in enumerate(names)
-    }
+    changes = _changes(start, now, users, config, seed)
     broken = []
     recall = f"beam_recall@{config.recall_at}"
     if _fell(changes[recall]):
@@ -303,7 +306,28 @@ def judge_round(
         rose = changes[REWARD]["difference"] > 0
         if config.judge_falls == "always" or (config.judge_falls == "while_reward_rises" and rose):
             broken.append(_fall(JUDGE, changes[JUDGE]) + (_rise(REWARD, changes[REWARD]) if rose else ""))
+    elif JUDGE in changes and kept is not None and config.judge_falls != "ignore":
+        since = _changes(kept, now, users, config, seed)[JUDGE]
+        if _fell(since):
+            broken.append(_fall(JUDGE, since) + " since the last kept round")
+    kl = now.values.get(KL_TO_START, 0.0)
+    if config.max_kl is not None and kl > config.max_kl:
+        broken.append(f"{KL_TO_START} is {kl:.4f}, more than max_kl {config.max_kl:g}")
     return Verdict(tuple(broken), changes)
+
+
+def _changes(
+    before: Measurement, now: Measurement, users: npt.NDArray[np.integer], config: GuardConfig, seed: int
+) -> dict[str, dict[str, float]]:
+    names = sorted(now.rows)
+    differences = np.stack([now.rows[name] - before.rows[name] for name in names], axis=1)
+    everyone = np.ones((len(differences), 1), bool)
+    means = resample_means(differences, everyone, users, resamples=config.resamples, seed=seed)
+    low, high = means.interval(config.confidence)
+    return {
+        name: {"difference": float(means.mean[0, i]), "low": float(low[0, i]), "high": float(high[0, i])}
+        for i, name in enumerate(names)
+    }
 
 
 def _fell(change: Mapping[str, float]) -> bool:

@@ -164,7 +164,8 @@ class RoundLoop:
         facts = self.method.train(work)
         measured = self.gauge.measure(self.learner.policy, start, self.progress)
         logger.info("round %d: %s", number, measured.headline())
-        verdict = judge_round(start, measured, self.gauge.users, self.guard, self.store.seed)
+        kept = Measurement.load(parent.path)
+        verdict = judge_round(start, measured, self.gauge.users, self.guard, self.store.seed, kept)
 
         folder = self.store.work_folder(number)
         save_policy(folder / MODEL_NAME, self.learner.policy)

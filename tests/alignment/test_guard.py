@@ -103,6 +103,27 @@ def test_rules_of_the_guard(after: Measurement, broken: list[str]) -> None:
         assert said.startswith(expected)
 
 
+def test_the_judge_may_not_fall_from_where_it_has_been() -> None:
+    """Still far above the start, but below the round kept last."""
+    start, kept, now = fake(0.2, 0.5, 0.0, 0.0), fake(0.2, 0.5, 1.0, 1.0), fake(0.2, 0.5, 1.5, 0.8)
+    everyone = np.arange(200)
+    assert judge_round(start, now, everyone, GUARD, 0).broken == ()
+    assert judge_round(start, now, everyone, GUARD, 0, kept).broken == (
+        "judge fell by 0.2000 [-0.2000, -0.2000] since the last kept round",
+    )
+    assert len(judge_round(start, fake(0.2, 0.5, 1.5, -0.2), everyone, GUARD, 0, kept).broken) == 1
+    assert judge_round(start, now, everyone, GUARD.model_copy(update={"judge_falls": "ignore"}), 0, kept).broken == ()
+
+
+def test_a_bound_on_the_divergence_from_the_start() -> None:
+    start, now = fake(0.2, 0.5, 0.0, 0.0), fake(0.3, 0.6, 1.0, 1.0)
+    far = Measurement({"kl_to_start": 1.25}, now.rows)
+    bounded = GUARD.model_copy(update={"max_kl": 1.0})
+    assert judge_round(start, far, np.arange(200), bounded, 0).broken == ("kl_to_start is 1.2500, more than max_kl 1",)
+    near = Measurement({"kl_to_start": 0.75}, now.rows)
+    assert judge_round(start, near, np.arange(200), bounded, 0).broken == ()
+
+
 def test_a_fall_inside_its_interval_breaks_nothing() -> None:
     """Paired differences of mean -0.01 and deviation 1 over 50 users: the interval holds 0."""
     generator = np.random.default_rng(1)

@@ -52,9 +52,9 @@ from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import set_threads
 from recsys.semantic_ids.generation import SemanticIds
 from tests.benchmarks.alignment_simulator_page import (
-    ANCHOR,
     CONTROL,
     IPA,
+    LOSS,
     ONE_SHOT,
     PUSHED,
     PUSHED_GUARDED,
@@ -67,7 +67,9 @@ logger = logging.getLogger("recsys.benchmarks")
 RECIPE: Final = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "simulated_sessions.yaml"
 BASE_STAGES: Final = ("prepare", "embed", "tokenize", "train", "reward")
 BASE_NAME: Final = "base.json"
-JUDGED_USERS: Final = 1000
+JUDGED_USERS: Final = 2000
+ROUND_USERS: Final = 500
+"""Of the judged ones, for the policy of every round."""
 DRAWS: Final = 8
 """Responses of a user that are averaged, per session."""
 SAMPLED_SESSIONS: Final = 4
@@ -90,13 +92,15 @@ class Variant:
     every_round: bool = False
 
 
-def _loss(loss_type: str, beta: float, **options: float) -> Variant:
-    return Variant({"ipa": {"loss": {"loss_type": loss_type, "beta": beta, **options}}})
+def _loss(loss_type: str, beta: float, **options: Any) -> Variant:
+    """A loss on a smaller budget, so that there can be many."""
+    loss = {"loss_type": loss_type, "beta": beta}
+    return Variant({"ipa": {"rounds": 2, "samples_per_round": 2500, "loss": loss, **options}})
 
 
 _PUSH: Final = {
     "rounds": 6,
-    "preference_share": 0.5,
+    "samples_per_round": 2000,
     "preference_weight": 1.0,
     "supervised": {"weight": 0.0},
     "optimiser": {"learning_rate": 1e-3, "final_learning_rate_share": 1.0},
@@ -104,29 +108,25 @@ _PUSH: Final = {
 }
 """No next-token loss, a weak pull to the reference, large steps: what a careless run would do."""
 
+_SPACED: Final = {"pair_rule": "rank_spaced"}
+
 VARIANTS: Final = {
     START: Variant(None),
     IPA: Variant(every_round=True),
     ONE_SHOT: Variant(one_round=True),
     CONTROL: Variant({"ipa": {"preference_weight": 1e-12, "preference_share": 0.01}}),
-    ANCHOR: Variant({"ipa": {"rollouts": {"strategy": "beam"}}}),
-    "ipo": _loss("ipo", 0.1),
-    "cdpo": _loss("cdpo", 0.1),
-    "rdpo": _loss("rdpo", 0.1),
-    "cpo": _loss("cpo", 0.1),
-    "simpo": _loss("simpo", 2.0),
-    "sdpo, 4 negatives": Variant(
-        {"ipa": {"loss": {"loss_type": "sdpo"}, "pair_rule": "rank_spaced", "num_negatives": 4}}
-    ),
-    "plackett_luce, 8 of the group": Variant(
-        {"ipa": {"loss": {"loss_type": "plackett_luce"}, "pair_rule": "rank_spaced", "num_negatives": 7}}
-    ),
-    "listwise, 8 of the group": Variant(
-        {"ipa": {"loss": {"loss_type": "listwise"}, "pair_rule": "rank_spaced", "num_negatives": 7}}
-    ),
-    "dpo, easy pairs first": Variant({"ipa": {"curriculum": {"by": "reward"}}}),
     PUSHED: Variant({"ipa": _PUSH, "guard": {"on_violation": "record"}}, every_round=True),
-    PUSHED_GUARDED: Variant({"ipa": _PUSH}, every_round=True),
+    PUSHED_GUARDED: Variant({"ipa": _PUSH, "guard": {"on_violation": "back_off"}}, every_round=True),
+    f"{LOSS}dpo": _loss("dpo", 0.2),
+    f"{LOSS}ipo": _loss("ipo", 0.2),
+    f"{LOSS}cdpo": _loss("cdpo", 0.2),
+    f"{LOSS}rdpo": _loss("rdpo", 0.2),
+    f"{LOSS}cpo": _loss("cpo", 0.2),
+    f"{LOSS}simpo": _loss("simpo", 2.0),
+    f"{LOSS}sdpo, 4 negatives": _loss("sdpo", 0.2, **_SPACED, num_negatives=4),
+    f"{LOSS}plackett_luce, 8 of the group": _loss("plackett_luce", 0.2, **_SPACED, num_negatives=7),
+    f"{LOSS}listwise, 8 of the group": _loss("listwise", 0.2, **_SPACED, num_negatives=7),
+    f"{LOSS}dpo, easy pairs first": _loss("dpo", 0.2, curriculum={"by": "reward"}),
 }
 
 
@@ -216,35 +216,34 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 Judged = dict[str, npt.NDArray[np.float64]]
 
 
-def judge(base: Base, policy: GenerativeRecommender) -> Judged:
+def judge(base: Base, policy: GenerativeRecommender, users: SimulatedUsers) -> Judged:
     """Values per user of the policy's best session, and the utility of sessions drawn from it.
 
     Reward and judge are the towers' weighted probabilities, which mean the same for every policy.
     """
-    users = base.users
     best = users.policy_sessions(Recommender(policy, base.semantic_ids, base.config.decode))
-    values = judge_sessions(base, best)
+    values = judge_sessions(users, best)
     for name, scorer in base.scorers.items():
         towers = scorer.values(users.histories, torch.from_numpy(best))[:, 0].nan_to_num(0.0)
         values[name] = (towers * scorer.weights).sum(-1).double().numpy()
-    values["sampled_utility"] = users.truth(sampled_sessions(base, policy), draws=DRAWS).utility.mean(1)
+    values["sampled_utility"] = users.truth(sampled_sessions(base, policy, users), draws=DRAWS).utility.mean(1)
     return {name: value.astype(np.float64) for name, value in values.items()}
 
 
-def judge_sessions(base: Base, sessions: Sessions) -> Judged:
+def judge_sessions(users: SimulatedUsers, sessions: Sessions) -> Judged:
     """True outcomes per user, means over his sessions."""
-    truth = base.users.truth(sessions, draws=DRAWS)
+    truth = users.truth(sessions, draws=DRAWS)
     values = {name: getattr(truth, name).mean(1) for name in ("utility", "watch_ms", "long_views", "likes")}
-    values["frozen_utility"] = base.users.frozen_utility(sessions).mean(1)
+    values["frozen_utility"] = users.frozen_utility(sessions).mean(1)
     return {name: value.astype(np.float64) for name, value in values.items()}
 
 
-def sampled_sessions(base: Base, policy: GenerativeRecommender) -> Sessions:
+def sampled_sessions(base: Base, policy: GenerativeRecommender, users: SimulatedUsers) -> Sessions:
     """Sessions drawn from the policy among what the users have not seen."""
     config = RolloutConfig(strategy="sampling", num_generations=SAMPLED_SESSIONS, exclude_seen=True)
     sampler = RolloutSampler(base.semantic_ids, config)
-    nothing = torch.full((len(base.users), base.users.session_length), -1)
-    requests = Requests(base.users.histories, nothing)
+    nothing = torch.full((len(users), users.session_length), -1)
+    requests = Requests(users.histories, nothing)
     generator = torch.Generator().manual_seed(base.seed)
     return sampler.all_items(policy, requests, generator, make_progress(ProgressMode.OFF))[0].numpy()
 
@@ -294,7 +293,7 @@ def run_job(job: Job) -> str:
         facts["base_seconds"] = read_json(base.folder / BASE_NAME)["seconds"]
     else:
         facts |= align(job, base, policy, variant)
-    values = judge(base, policy)
+    values = judge(base, policy, base.users)
     facts["mean"] = {name: float(value.mean()) for name, value in values.items()}
     facts["cpu_seconds"] = time.process_time() - started
     user = job.seed * 1_000_000 + base.users.histories.user_index.astype(np.int64)  # every seed has people of its own
@@ -321,8 +320,10 @@ def align(job: Job, base: Base, policy: GenerativeRecommender, variant: Variant)
     )
     report = read_json(work / REPORT_NAME)
     if variant.every_round:
+        some = base.users.take(np.arange(0, len(base.users), len(base.users) // ROUND_USERS))
         for number, one in enumerate(report["rounds"]):
-            rolled = judge(base, base.policy(None if number == 0 else work / "rounds" / f"{number:02d}" / "model"))
+            folder = None if number == 0 else work / "rounds" / f"{number:02d}" / "model"
+            rolled = judge(base, base.policy(folder), some)
             one["truth"] = {name: float(value.mean()) for name, value in rolled.items()}
     shutil.copyfile(work / CURVES_NAME, job.folder / f"{job.stem}_curves.parquet")
     shutil.rmtree(work)
@@ -343,7 +344,7 @@ def marks(base: Base) -> dict[str, dict[str, float]]:
         f"truly best of the policy's {MARK_BEAMS} beams": best_by(lucky, beams),
         "greedy on the truth": users.greedy_sessions(),
     }
-    judged = {name: judge_sessions(base, shown) for name, shown in sessions.items()}
+    judged = {name: judge_sessions(users, shown) for name, shown in sessions.items()}
     return {name: {key: float(value.mean()) for key, value in cells.items()} for name, cells in judged.items()}
 
 

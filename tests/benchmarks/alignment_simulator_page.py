@@ -20,7 +20,8 @@ START: Final = "next-token policy"
 IPA: Final = "ipa (dpo)"
 ONE_SHOT: Final = "one-shot dpo"
 CONTROL: Final = "next-token only"
-ANCHOR: Final = "ipa, candidates from a beam"
+LOSS: Final = "loss: "
+"""Prefix of the variants that compare losses, on a smaller budget."""
 PUSHED: Final = "pushed too far, guard off"
 PUSHED_GUARDED: Final = "pushed too far, guard on"
 
@@ -145,16 +146,21 @@ def write_page(runs: Path, seeds: Iterable[int], order: Sequence[str], minutes: 
         return "\n".join([*lines, "", "nothing is finished yet", ""])
     users = sum(one.facts["rows"] for one in results[START].values())
     lines += [f"- {len(results[START])} seeds, {users} users; this call took {minutes:.1f} minutes", ""]
+    losses = {name.removeprefix(LOSS): one for name, one in results.items() if name.startswith(LOSS)}
+    results = {name: one for name, one in results.items() if not name.startswith(LOSS)}
     lines += [f"## Against the {START}", "", *changes_table(results, START)]
     for other in (ONE_SHOT, CONTROL):
         if other in results and IPA in results:
             lines += [f"## {IPA} against {other}", "", *changes_table({n: results[n] for n in (other, IPA)}, other)]
-    lines += ["## Seed by seed, utility of the best beam", "", *seeds_table(results, START)]
+    if losses:
+        lines += ["## Losses", "", "Two rounds of 2,500 samples each, everything else as above.", ""]
+        lines += changes_table({START: results[START], **losses}, START)
+    lines += ["## Seed by seed, utility of the best beam", "", *seeds_table({**results, **losses}, START)]
     lines += ["## What a policy can be held against", "", *marks_table(results[START])]
     for name in (IPA, PUSHED, PUSHED_GUARDED):
         if name in results:
             lines += [f"## Rounds: {name}", "", *rounds_table(results[name]), *verdicts(results[name])]
-    lines += ["## Cost", "", *cost_table(results)]
+    lines += ["## Cost", "", *cost_table({**results, **losses})]
     text = "\n".join(lines)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "alignment_simulator.md").write_text(text, encoding="utf-8")

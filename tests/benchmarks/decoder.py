@@ -390,7 +390,7 @@ def main() -> None:
         "own MoE users/s | wrong"
     )
     table = write_table("decoder", "Constrained decoding", header.split(" | "), rows, notes)
-    header = "items | build s | bytes/item | share of decoding | ms, steps 0 / 1 / 2 / 3 | HF prefix fn / ours, steps 1 / 2 / 3"
+    header = "items | build s | bytes/item | share of decoding | ms, steps 0-3 | HF prefix fn / ours, steps 1-3"
     table += write_table(
         "constraint",
         "Prefix index and constraint (32 users, beam 50)",

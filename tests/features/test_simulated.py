@@ -16,6 +16,7 @@ from features.sources.simulated_world import (
     expected_value,
     item_utility,
     new_users,
+    plan_exploration,
     plan_request,
     show,
     subtopic_utility,
@@ -207,3 +208,39 @@ def test_a_feed_that_knows_less_shows_less_that_is_liked() -> None:
 def test_a_request_longer_than_a_session_is_refused() -> None:
     with pytest.raises(ValidationError, match="request_length 12 exceeds session_length 10"):
         SimulatedSource(request_length=12)
+
+
+def test_exploration_shows_new_items_of_few_warm_subtopics_and_knows_no_preference() -> None:
+    """Users who differ in hidden interest and taste alone are shown the same; a sub-topic that was liked comes first."""
+    items = make_items(200, 6, 6, 8, 30.0, seed=7)
+    state = new_users(400, items, np.random.default_rng(0))
+    state.appetite[:] = -4.0
+    state.appetite[:, 3] = 40.0
+    state.seen[:, items.first_item[3]] = True
+    day = np.full(400, 30.0, np.float32)
+    shown = plan_exploration(state, items, 4, day, np.random.default_rng(1))
+    other = dataclasses.replace(state, home=-state.home, interest=-state.interest, taste=-state.taste)
+    np.testing.assert_array_equal(plan_exploration(other, items, 4, day, np.random.default_rng(1)), shown)
+    subtopics = items.subtopic[shown]
+    assert max(len(np.unique(row)) for row in subtopics) == 3
+    assert (subtopics == 3).any(axis=1).mean() > 0.7  # of up to three it need not be the one that is drawn from most
+    assert not (shown == items.first_item[3]).any()
+    assert all(len(np.unique(row)) == 4 for row in shown)
+
+
+def test_exploration_makes_its_share_of_the_requests() -> None:
+    source = SMALL.model_copy(update={"request_length": 5})
+    with_it = source.model_copy(update={"exploration": 0.5})
+    subtopic = source.simulate(7)[0].items.subtopic
+
+    def narrow(log: pl.DataFrame) -> float:
+        """Share of requests of one sub-topic, which the feed hardly ever makes."""
+        groups = pl.Series("group", subtopic[log["item_id"].to_numpy() - FIRST_ITEM_ID])
+        return float(
+            (log.with_columns(groups).group_by("session_id").agg(pl.col("group").n_unique())["group"] == 1).mean()
+        )
+
+    assert narrow(source.simulate(7)[1]) < 0.05
+    assert 0.12 < narrow(with_it.simulate(7)[1]) < 0.3  # a third of the explored half, and more by chance
+    with pytest.raises(ValidationError, match=r"exploration 0\.5 is a share of requests of several items"):
+        SimulatedSource(exploration=0.5)
