@@ -20,12 +20,12 @@ from features.sources import SourceConfig
 from pipelines.promote import PromoteConfig
 from pipelines.tracking import TrackingConfig
 from recsys.alignment.config import AlignConfig
-from recsys.alignment.reward_config import RewardConfig
 from recsys.config import FrozenConfig, apply_overrides, read_yaml, validate
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig
 from recsys.evaluation.evaluate import EvaluateConfig
 from recsys.model.config import ModelConfig
+from recsys.reward.config import RewardConfig
 from recsys.semantic_ids.config import TokenizeConfig
 from recsys.training.config import TrainConfig
 from serving.config import ExportConfig, RecommendConfig

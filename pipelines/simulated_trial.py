@@ -22,8 +22,6 @@ from pipelines.run import Runner
 from pipelines.simulated_users import Sessions, SimulatedUsers, best_by
 from pipelines.stages import ALIGN, PREPARE, REWARD, TOKENIZE, TRAIN, stages_of
 from recsys.alignment.config import RolloutConfig
-from recsys.alignment.learned_reward import ModelScorer
-from recsys.alignment.reward_checkpoint import load_reward_model
 from recsys.alignment.rollouts import Requests, RolloutSampler
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import ArtifactStore
@@ -32,6 +30,8 @@ from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.reward.checkpoint import load_reward_model
+from recsys.reward.scorers import ModelScorer
 from recsys.runtime import PlainProgress, Progress, set_threads
 from recsys.semantic_ids.generation import SemanticIds
 

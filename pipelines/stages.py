@@ -92,8 +92,8 @@ def reward(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress)
     """Train the session reward model, and on other users the judge; goes on after a kill."""
     import numpy as np
 
-    from recsys.alignment.reward_training import train_reward_models
     from recsys.contracts.prepared import PreparedData
+    from recsys.reward.training import train_reward_models
     from recsys.semantic_ids.generation import SemanticIds
 
     return train_reward_models(
@@ -114,10 +114,10 @@ def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
 
     from pipelines.aligning import write_alignment_page
     from recsys.alignment.align import align_policy
-    from recsys.alignment.learned_reward import ModelScorer
-    from recsys.alignment.reward_checkpoint import load_reward_model
     from recsys.contracts.prepared import PreparedData
     from recsys.model.checkpoint import load_policy
+    from recsys.reward.checkpoint import load_reward_model
+    from recsys.reward.scorers import ModelScorer
     from recsys.semantic_ids.generation import SemanticIds
 
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)

@@ -17,9 +17,9 @@ from recsys.alignment.alignment_report import write_alignment_report
 from recsys.alignment.config import AlignConfig, IpaConfig, ObjectiveConfig
 from recsys.alignment.guard import Gauge
 from recsys.alignment.ipa import IterativePreferenceAlignment
-from recsys.alignment.learned_reward import DiverseScorer, RewardPlugs, SessionScorer
 from recsys.alignment.learner import Learner
 from recsys.alignment.rere import RankingRewardLearning
+from recsys.alignment.reward_plugs import RewardPlugs
 from recsys.alignment.rollouts import RolloutSampler
 from recsys.alignment.round_state import MODEL_NAME, RoundStore
 from recsys.alignment.rounds import AlignmentRun, Method, RoundLoop
@@ -30,6 +30,7 @@ from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import save_policy
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.reward.scorers import DiverseScorer, SessionScorer
 from recsys.runtime import Progress, seed_everything
 from recsys.semantic_ids.generation import SemanticIds
 
@@ -53,7 +54,7 @@ def align_policy(
     """Run the configured method under the guard; ``policy`` is changed in place and ends as the kept round's.
 
     Args:
-        reward_model: For the reward ``learned``; see :class:`~recsys.alignment.learned_reward.ModelScorer`.
+        reward_model: For the reward ``learned``; see :class:`~recsys.reward.scorers.ModelScorer`.
         judge: Held-out model that nothing is trained on.
         item_vectors: ``[items, any]`` for the reward ``semantic``.
         collaborative: Histories to logits ``[B, items]`` for the reward ``collaborative``.

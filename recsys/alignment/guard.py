@@ -23,7 +23,7 @@ import torch
 
 from recsys.alignment.config import GuardConfig, RolloutConfig
 from recsys.alignment.group_log_probs import level_distributions
-from recsys.alignment.learned_reward import RewardPlugs, SessionScorer
+from recsys.alignment.reward_plugs import RewardPlugs
 from recsys.alignment.rollouts import Requests, RolloutSampler
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import read_json, write_json
@@ -35,6 +35,7 @@ from recsys.decoding.recommender import Recommender
 from recsys.intervals import resample_means
 from recsys.metrics import coverage, row_metrics
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.reward.scorers import SessionScorer
 from recsys.runtime import Progress
 from recsys.semantic_ids.generation import SemanticIds
 

@@ -25,10 +25,10 @@ import torch
 from recsys.alignment.config import CurriculumConfig, IpaConfig
 from recsys.alignment.curriculum import curriculum_weights, pair_gap
 from recsys.alignment.group_log_probs import candidate_log_probs
-from recsys.alignment.learned_reward import RewardPlugs
 from recsys.alignment.learner import Learner, supervised_loss
 from recsys.alignment.preference_losses import PreferenceLogProbs, preference_loss
 from recsys.alignment.preference_pairs import PreferencePairs, choose_pairs, gather_candidates
+from recsys.alignment.reward_plugs import RewardPlugs
 from recsys.alignment.rollouts import Requests, RolloutSampler
 from recsys.alignment.round_state import load_tensors, save_tensors
 from recsys.alignment.rounds import RoundWork

@@ -26,9 +26,9 @@ import torch
 from recsys.alignment.advantages import informative_groups
 from recsys.alignment.config import RereConfig
 from recsys.alignment.group_log_probs import candidate_log_probs
-from recsys.alignment.learned_reward import RewardPlugs
 from recsys.alignment.learner import Learner, supervised_loss
 from recsys.alignment.policy_gradient import PolicyGradientConfig, advantages_of, policy_gradient_loss
+from recsys.alignment.reward_plugs import RewardPlugs
 from recsys.alignment.rewards import RolloutGroup, first_difference_mask, target_share
 from recsys.alignment.rollouts import RolloutSampler
 from recsys.alignment.rounds import RoundWork

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from recsys.alignment.config import GuardConfig
 from recsys.alignment.guard import Gauge, Measurement, judge_round
-from recsys.alignment.learned_reward import RewardPlugs
+from recsys.alignment.reward_plugs import RewardPlugs
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig
 from tests.alignment.toy_alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring

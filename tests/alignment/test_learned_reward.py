@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from recsys.alignment.config import RolloutConfig
-from recsys.alignment.learned_reward import ModelScorer, RewardPlugs
-from recsys.alignment.reward_config import CombinationConfig, RewardModelConfig, RewardSignal
-from recsys.alignment.reward_model import RewardSpec, SessionRewardModel
+from recsys.alignment.reward_plugs import RewardPlugs
 from recsys.alignment.rollouts import RolloutSampler
 from recsys.alignment.sample_stream import SampleStream, seeded
 from recsys.contracts.errors import ConfigError
 from recsys.contracts.prepared import PreparedData
 from recsys.model.checkpoint import catalogue_of
+from recsys.reward.config import CombinationConfig, RewardModelConfig, RewardSignal
+from recsys.reward.model import RewardSpec, SessionRewardModel
+from recsys.reward.scorers import ModelScorer
 from tests.alignment.toy_alignment import ring_policy, session_ring
 from tests.toy import ring_ids
 

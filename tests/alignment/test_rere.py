@@ -19,10 +19,10 @@ from recsys.alignment.config import (
     RolloutConfig,
     SupervisedConfig,
 )
-from recsys.alignment.learned_reward import RewardPlugs
 from recsys.alignment.learner import Learner, RoundCurve
 from recsys.alignment.policy_gradient import PolicyGradientConfig
 from recsys.alignment.rere import RankingRewardLearning
+from recsys.alignment.reward_plugs import RewardPlugs
 from recsys.alignment.rollouts import RolloutSampler
 from recsys.alignment.rounds import RoundWork
 from recsys.alignment.sample_stream import SampleStream

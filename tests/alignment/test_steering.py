@@ -18,13 +18,13 @@ from recsys.alignment.config import (
     RolloutConfig,
     SupervisedConfig,
 )
-from recsys.alignment.learned_reward import DiverseScorer
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.model.config import ModelConfig
+from recsys.reward.scorers import DiverseScorer
 from recsys.training.fit import build_policy
 from tests.alignment.toy_alignment import MODEL, QUIET, EvenTaste, next_item_ring
 from tests.toy import ring_ids

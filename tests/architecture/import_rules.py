@@ -35,10 +35,11 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.decoding": _MODEL,
     "recsys.training": _TRAINING,
     "recsys.evaluation": _TRAINING,
-    "recsys.alignment": _TRAINING,
+    "recsys.reward": _TRAINING,
+    "recsys.alignment": _TRAINING | {"recsys.reward"},
     "features": _BASE,
-    "serving": _DECODING,
-    "pipelines": _TRAINING | {"recsys.evaluation", "recsys.alignment", "features", "serving"},
+    "serving": _DECODING | {"recsys.reward"},
+    "pipelines": _TRAINING | {"recsys.evaluation", "recsys.reward", "recsys.alignment", "features", "serving"},
 }
 FOREIGN: dict[str, set[str]] = {"recsys": {"mlflow"}, "features": {"mlflow", "torchrec", "lightning"}}
 """Libraries that a package must not import."""

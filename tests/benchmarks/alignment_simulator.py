@@ -39,8 +39,6 @@ from pipelines.stages import stages_of
 from recsys.alignment.align import align_policy
 from recsys.alignment.alignment_report import CURVES_NAME, REPORT_NAME
 from recsys.alignment.config import AlignConfig, RolloutConfig
-from recsys.alignment.learned_reward import ModelScorer
-from recsys.alignment.reward_checkpoint import load_reward_model
 from recsys.alignment.rollouts import Requests, RolloutSampler
 from recsys.config import validate
 from recsys.contracts.errors import ArtifactError
@@ -49,6 +47,8 @@ from recsys.contracts.prepared import PreparedData
 from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.reward.checkpoint import load_reward_model
+from recsys.reward.scorers import ModelScorer
 from recsys.runtime import set_threads
 from recsys.semantic_ids.generation import SemanticIds
 from tests.benchmarks.alignment_simulator_page import (

@@ -72,7 +72,7 @@ def test_every_stage_reaches_its_own_package() -> None:
         "embed": "features.item_embeddings",
         "tokenize": "recsys.semantic_ids.tokenize",
         "train": "recsys.model.generative_recommender",
-        "reward": "recsys.alignment.reward_training",
+        "reward": "recsys.reward.training",
         "align": "recsys.alignment.policy_gradient",
         "baselines": "recsys.evaluation.baselines.registry",
         "evaluate": "recsys.metrics",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.alignment.reward_calibration import platt_scaling
+from recsys.reward.calibration import platt_scaling
 
 
 def test_scale_and_shift_by_hand() -> None:

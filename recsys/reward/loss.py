@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from recsys.alignment.reward_model import RewardScores
+from recsys.reward.model import RewardScores
 
 
 def reward_loss(scores: RewardScores, labels_BNT: torch.Tensor, weights_T: torch.Tensor) -> torch.Tensor:

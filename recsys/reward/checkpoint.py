@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from recsys.alignment.reward_model import RewardSpec, SessionRewardModel
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import read_json, write_json
+from recsys.reward.model import RewardSpec, SessionRewardModel
 
 WEIGHTS_NAME: Final = "model.safetensors"
 SPEC_NAME: Final = "reward_model.json"

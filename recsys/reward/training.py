@@ -23,26 +23,26 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from recsys.alignment.feedback import SessionFeedback, session_feedback
-from recsys.alignment.feedback_labels import FloatArray, relative_rates
-from recsys.alignment.reward_calibration import calibrate
-from recsys.alignment.reward_checkpoint import SPEC_NAME, load_reward_model, save_reward_model
-from recsys.alignment.reward_combination import check_tower_names
-from recsys.alignment.reward_config import RewardConfig, RewardModelConfig, RewardTrainConfig
-from recsys.alignment.reward_model import RewardSpec, SessionRewardModel
-from recsys.alignment.reward_module import (
+from recsys.contracts.columns import TRAIN, VALID
+from recsys.contracts.errors import ArtifactError, ConfigError, DataError
+from recsys.contracts.manifest import read_json, write_json
+from recsys.contracts.prepared import PreparedData
+from recsys.model.checkpoint import catalogue_of
+from recsys.reward.calibration import calibrate
+from recsys.reward.checkpoint import SPEC_NAME, load_reward_model, save_reward_model
+from recsys.reward.combination import check_tower_names
+from recsys.reward.config import RewardConfig, RewardModelConfig, RewardTrainConfig
+from recsys.reward.feedback import SessionFeedback, session_feedback
+from recsys.reward.feedback_labels import FloatArray, relative_rates
+from recsys.reward.model import RewardSpec, SessionRewardModel
+from recsys.reward.module import (
     BestRewardModel,
     FeedbackLoader,
     FeedbackRows,
     InOrderLoader,
     RewardModule,
 )
-from recsys.alignment.reward_report import judge_reward_models
-from recsys.contracts.columns import TRAIN, VALID
-from recsys.contracts.errors import ArtifactError, ConfigError, DataError
-from recsys.contracts.manifest import read_json, write_json
-from recsys.contracts.prepared import PreparedData
-from recsys.model.checkpoint import catalogue_of
+from recsys.reward.report import judge_reward_models
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.generation import SemanticIds
 from recsys.training.callbacks import Curves, ResumeCheckpoint

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.alignment.reward_metrics import auc, auc_samples, figures, reliability, user_aucs, user_draws
+from recsys.reward.metrics import auc, auc_samples, figures, reliability, user_aucs, user_draws
 
 
 def pairs_auc(scores: np.ndarray, positive: np.ndarray) -> float:

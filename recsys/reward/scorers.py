@@ -8,18 +8,15 @@ Legend: B users, G candidates, M items per session, T towers.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
 
-from recsys.alignment.reward_combination import combine_rewards
-from recsys.alignment.reward_model import SessionRewardModel
-from recsys.alignment.reward_scoring import reward_sessions, score_sessions
-from recsys.alignment.rewards import RewardName, RolloutGroup, WeightedSum, build_reward
 from recsys.data.histories import Histories
+from recsys.reward.combination import combine_rewards
+from recsys.reward.model import SessionRewardModel
+from recsys.reward.scoring import reward_sessions, score_sessions
 
 DIVERSITY: Final = "diversity"
 
@@ -48,7 +45,7 @@ class SessionScorer(Protocol):
 
 @dataclass(frozen=True)
 class ModelScorer:
-    """A :class:`~recsys.alignment.reward_model.SessionRewardModel` as a scorer, with the model's own combination."""
+    """A :class:`~recsys.reward.model.SessionRewardModel` as a scorer, with the model's own combination."""
 
     model: SessionRewardModel
 
@@ -129,48 +126,3 @@ class DiverseScorer:
         same = (group[..., None] == group[..., None, :]) & exists[..., None] & exists[..., None, :]
         first = exists & ~same.tril(-1).any(-1)
         return first.sum(-1) / exists.sum(-1).clamp(min=1)
-
-
-@dataclass(frozen=True)
-class RewardPlugs:
-    """What the rewards of a run are made of.
-
-    Attributes:
-        weights: Weight by reward name.
-        item_vectors: ``[I, D]`` for ``semantic``.
-        collaborative: Histories to finite logits ``[B, I]``, for ``collaborative``.
-        learned: For ``learned``.
-    """
-
-    weights: Mapping[RewardName, float]
-    item_vectors: torch.Tensor | None = None
-    collaborative: Callable[[Histories], torch.Tensor] | None = None
-    learned: SessionScorer | None = None
-
-    def of(self, histories: Histories) -> WeightedSum:
-        """Build the reward for groups that were generated for these histories.
-
-        Raises:
-            ConfigError: A configured reward lacks what it needs.
-        """
-        learned, scorer = self.learned, self.collaborative
-
-        def from_model(group: RolloutGroup) -> torch.Tensor:
-            assert learned is not None
-            return learned.reward(histories, group.items)
-
-        def from_scorer(group: RolloutGroup) -> torch.Tensor:
-            assert scorer is not None
-            return scorer(histories).to(group.items.device)
-
-        return build_reward(
-            {str(name): weight for name, weight in self.weights.items()},
-            item_vectors=self.item_vectors,
-            scorer=None if scorer is None else from_scorer,
-            learned=None if learned is None else from_model,
-        )
-
-    def without_learned(self) -> RewardPlugs | None:
-        """The other rewards, or ``None`` if there are none."""
-        weights: dict[RewardName, float] = {name: w for name, w in self.weights.items() if name != "learned"}
-        return dataclasses.replace(self, weights=weights) if weights else None

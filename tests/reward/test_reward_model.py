@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.alignment.feedback import SessionFeedback, session_feedback
-from recsys.alignment.match_attention import ItemRelations, Likeness, MatchAttention
-from recsys.alignment.reward_checkpoint import load_reward_model, save_reward_model
-from recsys.alignment.reward_config import CombinationConfig, FeedbackConfig, RewardConfig, RewardModelConfig
-from recsys.alignment.reward_loss import reward_loss
-from recsys.alignment.reward_model import RewardScores, SessionRewardModel
-from recsys.alignment.reward_scoring import rank_by_reward, reward_sessions, score_sessions
-from recsys.alignment.reward_training import build_reward_model
 from recsys.contracts.columns import TRAIN
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.contracts.prepared import PreparedData
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
+from recsys.reward.checkpoint import load_reward_model, save_reward_model
+from recsys.reward.config import CombinationConfig, FeedbackConfig, RewardConfig, RewardModelConfig
+from recsys.reward.feedback import SessionFeedback, session_feedback
+from recsys.reward.loss import reward_loss
+from recsys.reward.match_attention import ItemRelations, Likeness, MatchAttention
+from recsys.reward.model import RewardScores, SessionRewardModel
+from recsys.reward.scoring import rank_by_reward, reward_sessions, score_sessions
+from recsys.reward.training import build_reward_model
 from recsys.semantic_ids.generation import SemanticIds
-from tests.alignment.reward_toy import colour_prepared
+from tests.reward.reward_toy import colour_prepared
 from tests.toy import toy_ids
 
 ITEMS = 24

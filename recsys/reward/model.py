@@ -5,7 +5,7 @@ T towers, L levels, D width.
 
 Source: OneRec (arXiv 2502.18965), section 3.3.1, eq. 5-7; fused tower: P-Score of the technical report (2506.13695,
 section 2.4.1). Sizes and the form of the "target-aware operation" are unpublished. Ours is multi-head target attention, and
-attention of both kinds knows how alike two items are (:mod:`recsys.alignment.match_attention`). Departures: pre-norm with
+attention of both kinds knows how alike two items are (:mod:`recsys.reward.match_attention`). Departures: pre-norm with
 residuals and feed-forward layers, and a place embedding inside the session, because worth depends on the order.
 """
 
@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from recsys.alignment.match_attention import ItemRelations, Likeness, MatchAttention
-from recsys.alignment.reward_combination import combine_rewards, tower_weights
-from recsys.alignment.reward_config import CombinationConfig, CombinationMode, RewardModelConfig, RewardSignal
 from recsys.contracts.errors import ConfigError
 from recsys.contracts.prepared import Vocabulary
 from recsys.data.batch import HistoryBatch
 from recsys.model.attention import FeedForward
 from recsys.model.encoder import EVENT_FEATURES, CodeEmbedding, EncoderBlock, ItemTower
 from recsys.model.tables import FeatureTables
+from recsys.reward.combination import combine_rewards, tower_weights
+from recsys.reward.config import CombinationConfig, CombinationMode, RewardModelConfig, RewardSignal
+from recsys.reward.match_attention import ItemRelations, Likeness, MatchAttention
 
 
 class RewardSpec(BaseModel):
@@ -135,7 +135,7 @@ class SessionRewardModel(nn.Module):
         item_embeddings: float32 ``[items + 1, embedding_width]``, rows of length 1 or 0, row 0 padding; ``None`` if the
             spec has none.
         item_rates: float32 ``[items + 1, T]`` how much more feedback each item got in the train sessions than the average
-            one (:func:`recsys.alignment.feedback_labels.relative_rates`), row 0 padding.
+            one (:func:`recsys.reward.feedback_labels.relative_rates`), row 0 padding.
     """
 
     item_rates_IT: torch.Tensor
@@ -176,7 +176,7 @@ class SessionRewardModel(nn.Module):
             self.content = nn.Linear(spec.embedding_width, config.width, bias=False)
         self.register_buffer("item_rates_IT", item_rates)
         self.rates = nn.Linear(len(spec.signals), config.width, bias=False)
-        # set once training is over, see recsys.alignment.reward_calibration
+        # set once training is over, see recsys.reward.calibration
         self.register_buffer("scale_T", torch.ones(len(spec.signals)))
         self.register_buffer("shift_T", torch.zeros(len(spec.signals)))
         self.start_D = nn.Parameter(torch.empty(config.width).normal_(std=config.init_std))

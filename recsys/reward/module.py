@@ -15,13 +15,13 @@ import numpy.typing as npt
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from recsys.alignment.feedback import SessionFeedback
-from recsys.alignment.reward_checkpoint import save_reward_model
-from recsys.alignment.reward_config import RewardTrainConfig
-from recsys.alignment.reward_loss import reward_loss, tower_losses
-from recsys.alignment.reward_model import SessionRewardModel
 from recsys.data.batch import HistoryBatch, collate_histories
 from recsys.data.loader import BucketedLoader
+from recsys.reward.checkpoint import save_reward_model
+from recsys.reward.config import RewardTrainConfig
+from recsys.reward.feedback import SessionFeedback
+from recsys.reward.loss import reward_loss, tower_losses
+from recsys.reward.model import SessionRewardModel
 from recsys.training.config import TrainConfig
 from recsys.training.schedule import adamw, warmup_cosine
 

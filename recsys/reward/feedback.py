@@ -9,7 +9,7 @@ User 7 with exposures ``a+ b- c+ | d- e+`` (+ positive, | session border) and M 
 Legend: N sessions, M items of a session, T towers, E exposures of all sessions.
 
 Source: OneRec (arXiv 2502.18965), section 3.3.1 names the targets swt, vtr, wtr, ltr; their definitions, given in
-:class:`~recsys.alignment.reward_config.RewardSignal`, are ours, because the paper publishes none.
+:class:`~recsys.reward.config.RewardSignal`, are ours, because the paper publishes none.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recsys.alignment.feedback_labels import (
+from recsys.contracts.columns import TRAIN, Columns
+from recsys.contracts.errors import ArtifactError, DataError
+from recsys.contracts.prepared import HistoryArrays, IntArray, OffsetArray, PreparedData, Targets
+from recsys.data.histories import Histories
+from recsys.reward.config import FeedbackConfig, RewardSignal
+from recsys.reward.feedback_labels import (
     FloatArray,
     WatchScale,
     event_values,
     session_labels,
     session_sums,
 )
-from recsys.alignment.reward_config import FeedbackConfig, RewardSignal
-from recsys.contracts.columns import TRAIN, Columns
-from recsys.contracts.errors import ArtifactError, DataError
-from recsys.contracts.prepared import HistoryArrays, IntArray, OffsetArray, PreparedData, Targets
-from recsys.data.histories import Histories
 
 logger = logging.getLogger(__name__)
 

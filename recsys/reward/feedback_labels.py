@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recsys.alignment.reward_config import FeedbackConfig, RewardSignal
 from recsys.contracts.prepared import IntArray, OffsetArray
+from recsys.reward.config import FeedbackConfig, RewardSignal
 
 FloatArray = npt.NDArray[np.float32]
 

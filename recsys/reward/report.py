@@ -1,6 +1,6 @@
 """The reward models judged on sessions of the test split, beside what a popularity or a user mean would say.
 
-Reads models and :class:`~recsys.alignment.feedback.SessionFeedback`; produces two tables and a summary.
+Reads models and :class:`~recsys.reward.feedback.SessionFeedback`; produces two tables and a summary.
 Baselines know all train sessions, of every user; a model knows those of its own users only.
 
 Legend: N sessions, T towers, I items, U users.
@@ -16,13 +16,13 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import spearmanr
 
-from recsys.alignment.feedback import SessionFeedback
-from recsys.alignment.feedback_labels import FloatArray, rank_among, smoothed_means
-from recsys.alignment.reward_metrics import Figure, figures, reliability
-from recsys.alignment.reward_model import SessionRewardModel
-from recsys.alignment.reward_scoring import raw_reward, score_sessions
 from recsys.contracts.columns import TEST, TRAIN
 from recsys.contracts.errors import DataError
+from recsys.reward.feedback import SessionFeedback
+from recsys.reward.feedback_labels import FloatArray, rank_among, smoothed_means
+from recsys.reward.metrics import Figure, figures, reliability
+from recsys.reward.model import SessionRewardModel
+from recsys.reward.scoring import raw_reward, score_sessions
 
 SMOOTHING = 5.0
 """Exposures (sessions) of the global mean that are added to every item's (user's) own."""

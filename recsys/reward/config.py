@@ -144,7 +144,7 @@ class CombinationConfig(FrozenConfig):
 
     Attributes:
         mode: ``zscore`` standardises each tower inside the candidate group, because raw scales differ by a factor of a
-            hundred; ``raw`` and ``rank`` see :func:`~recsys.alignment.reward_combination.combine_rewards`; ``fused`` takes
+            hundred; ``raw`` and ``rank`` see :func:`~recsys.reward.combination.combine_rewards`; ``fused`` takes
             the fused tower and needs no weights.
         weights: Tower name -> weight; towers left out keep the weight of their signal.
     """

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.alignment.reward_combination import combine_rewards, tower_weights
 from recsys.contracts.errors import ConfigError
+from recsys.reward.combination import combine_rewards, tower_weights
 
 INF = float("inf")
 

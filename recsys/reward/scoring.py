@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.alignment.reward_combination import combine_rewards, tower_weights
-from recsys.alignment.reward_config import CombinationMode
-from recsys.alignment.reward_model import RewardScores, SessionRewardModel
 from recsys.contracts.errors import DataError
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
+from recsys.reward.combination import combine_rewards, tower_weights
+from recsys.reward.config import CombinationMode
+from recsys.reward.model import RewardScores, SessionRewardModel
 
 FloatArray = npt.NDArray[np.float32]
 ITEMS_PER_BATCH = 16_384

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.alignment.feedback import session_feedback
-from recsys.alignment.feedback_labels import rank_among
-from recsys.alignment.reward_config import FeedbackConfig, RewardSignal
 from recsys.contracts.columns import TEST, TRAIN, VALID
 from recsys.contracts.errors import DataError
 from recsys.contracts.prepared import PreparedData
-from tests.alignment.reward_toy import colour_prepared, event, prepared_from
+from recsys.reward.config import FeedbackConfig, RewardSignal
+from recsys.reward.feedback import session_feedback
+from recsys.reward.feedback_labels import rank_among
+from tests.reward.reward_toy import colour_prepared, event, prepared_from
 
 LENIENT = FeedbackConfig(min_positives=1)
 

@@ -8,22 +8,22 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from tests.reward.test_reward_model import ITEMS, SHAPE, colour_ids
 
-from recsys.alignment.feedback import session_feedback
-from recsys.alignment.reward_checkpoint import load_reward_model
-from recsys.alignment.reward_config import FeedbackConfig, RewardConfig, RewardModelConfig, RewardSignal
-from recsys.alignment.reward_module import RewardModule
-from recsys.alignment.reward_report import popularity_baseline, user_mean_baseline
-from recsys.alignment.reward_scoring import rank_by_reward
-from recsys.alignment.reward_training import split_users, train_reward_models
 from recsys.config import validate
 from recsys.contracts.columns import TEST, TRAIN
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.prepared import PreparedData
 from recsys.data.histories import Histories
+from recsys.reward.checkpoint import load_reward_model
+from recsys.reward.config import FeedbackConfig, RewardConfig, RewardModelConfig, RewardSignal
+from recsys.reward.feedback import session_feedback
+from recsys.reward.module import RewardModule
+from recsys.reward.report import popularity_baseline, user_mean_baseline
+from recsys.reward.scoring import rank_by_reward
+from recsys.reward.training import split_users, train_reward_models
 from recsys.runtime import PlainProgress
-from tests.alignment.reward_toy import colour_prepared, event, prepared_from
-from tests.alignment.test_reward_model import ITEMS, SHAPE, colour_ids
+from tests.reward.reward_toy import colour_prepared, event, prepared_from
 
 SMALL: dict[str, Any] = {
     "model": {**SHAPE, "width": 16, "init_std": 0.02, "item_embeddings": False, "num_history_layers": 0},

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.alignment.feedback import SessionFeedback
-from recsys.alignment.reward_model import SessionRewardModel
-from recsys.alignment.reward_scoring import score_sessions
+from recsys.reward.feedback import SessionFeedback
+from recsys.reward.model import SessionRewardModel
+from recsys.reward.scoring import score_sessions
 
 RIDGE = 1e-5
 """Keeps the fit finite where all labels are alike or the logits separate them; far below what data of any size say."""

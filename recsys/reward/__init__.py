@@ -1,0 +1,1 @@
+"""The session reward model: labels from feedback, target-aware towers, calibration, scorers."""
