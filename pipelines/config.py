@@ -68,6 +68,14 @@ class RunConfig(FrozenConfig):
         return self.export.registered_name or self.name
 
     @property
+    def bundles_reward_model(self) -> bool:
+        """Whether the reward model goes into the serving bundle, as ``export.reward_model`` says or leaves open."""
+        if self.export.reward_model is not None:
+            return self.export.reward_model
+        asked = self.recommend.second_stage == "reward" and self.recommend.model is None
+        return self.align.needs_reward_model or asked
+
+    @property
     def num_threads(self) -> int:
         """Compute threads, decided."""
         return self.threads or min(len(os.sched_getaffinity(0)), 4)

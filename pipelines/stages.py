@@ -4,7 +4,7 @@
     embed      items, train events -> item embeddings
     tokenize   embeddings         -> semantic IDs
     train      histories, IDs     -> the policy
-    reward     sessions with feedback -> reward model and held-out judge (only where alignment asks for them)
+    reward     sessions with feedback -> reward model and held-out judge (only where alignment or the bundle asks for them)
     align      policy, rewards    -> the aligned policy, round by round (only with align.method ipa or rere)
     baselines  histories          -> rankings of every baseline, kept apart so that a new model does not refit them
     evaluate   policy, baselines  -> metrics with intervals, report
@@ -188,11 +188,14 @@ def export(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress)
     if "align" in inputs:
         policy = inputs["align"]
         digests["align"] = policy.digest
+    if "reward" in inputs:
+        digests["reward"] = inputs["reward"].digest
     sources = BundleSources(
         prepared=inputs["prepare"].path,
         semantic_ids=inputs["tokenize"].path,
         model=policy.path / "model",
         digests=digests,
+        reward_model=inputs["reward"].path / "reward" if "reward" in inputs else None,
     )
     summary = export_bundle(sources, config.registered_name, config.decode, out_dir)
     prepared = PreparedData.open(inputs["prepare"].path)
@@ -287,7 +290,7 @@ def stages_of(config: RunConfig, also: Collection[str] = ()) -> tuple[Stage, ...
     """Return the stages that a configuration runs, with the parents that they have there.
 
     Without alignment `reward` and `align` are left out, and `evaluate` and `export` read the result of `train`; with it they
-    read the aligned policy, and `reward` runs if a reward asks for the reward model.
+    read the aligned policy. `reward` runs if a reward asks for the reward model, or the bundle is to have it.
 
     Args:
         also: Stages that are asked for by name, whatever the configuration says.
@@ -295,7 +298,7 @@ def stages_of(config: RunConfig, also: Collection[str] = ()) -> tuple[Stage, ...
     wanted = {stage.name for stage in STAGES} - {REWARD.name, ALIGN.name} | set(also)
     if config.align.method != "none":
         wanted.add(ALIGN.name)
-    if config.align.needs_reward_model:
+    if config.align.needs_reward_model or config.bundles_reward_model:
         wanted.add(REWARD.name)
     return tuple(_with_parents(stage, config) for stage in STAGES if stage.name in wanted)
 
@@ -306,6 +309,9 @@ def _with_parents(stage: Stage, config: RunConfig) -> Stage:
         reward_model = (REWARD.name,) if config.align.needs_reward_model else ()
         idle = tuple(f"align.{name}" for name in ("ipa", "rere") if name != method)
         return replace(stage, parents=(*stage.parents, *reward_model), ignored=(*stage.ignored, *idle))
+    parents = stage.parents
+    if stage is EXPORT and config.bundles_reward_model:
+        parents = (*parents, REWARD.name)
     if method != "none" and stage in (EVALUATE, EXPORT):
-        return replace(stage, parents=(*stage.parents, ALIGN.name))
-    return stage
+        parents = (*parents, ALIGN.name)
+    return stage if parents == stage.parents else replace(stage, parents=parents)

@@ -9,6 +9,7 @@ Files:
     users.parquet       user_index, user_id; only where the policy has a table of users
     vocab.json          sizes and signals of the data it was trained on
     decode.json         how it decodes
+    reward_model/       the session reward model, safetensors + JSON; only where ``bundle.json`` names its digest
 
 There is no pickle anywhere. A bundle made by the pipeline also holds ``manifest.json``, so that a copy can be verified.
 """
@@ -38,7 +39,8 @@ class BundleInfo(BaseModel):
     Attributes:
         format: Version of the folder layout.
         name: Registered name of the model.
-        digests: ``data``, ``train`` (artefact digests) and ``semantic_ids`` (of the codes themselves).
+        digests: ``data``, ``train`` (artefact digests) and ``semantic_ids`` (of the codes themselves); ``align`` and
+            ``reward`` (artefact digests) where the policy was aligned, and where the bundle has a reward model.
         uses_users: The policy looks up users it has met in training.
     """
 
@@ -58,11 +60,13 @@ class Catalogue:
         item_ids: ``[I]``, position = item_index.
         user_ids: ``[U]``, position = user_index; ``None`` where the policy knows no users.
         vocabulary: Sizes and signals of the training data.
+        unseen_user_rows: Rows of the policy's user table for users it has not met.
     """
 
     item_ids: pl.Series
     user_ids: pl.Series | None
     vocabulary: Vocabulary
+    unseen_user_rows: int = 0
 
 
 def read_info(folder: Path) -> BundleInfo:
@@ -91,8 +95,11 @@ def read_info(folder: Path) -> BundleInfo:
     return info
 
 
-def read_catalogue(folder: Path, info: BundleInfo) -> Catalogue:
+def read_catalogue(folder: Path, info: BundleInfo, unseen_user_rows: int = 0) -> Catalogue:
     """Read the id maps of a bundle.
+
+    Args:
+        unseen_user_rows: As the policy's own configuration says.
 
     Raises:
         ArtifactError: A table is missing or damaged.
@@ -104,4 +111,4 @@ def read_catalogue(folder: Path, info: BundleInfo) -> Catalogue:
     except (OSError, pl.exceptions.PolarsError, ValidationError) as error:
         raise ArtifactError(f"bundle '{folder}' cannot be read: {error}; export the model again") from error
     user_ids = None if users is None else users[Columns.USER_ID]
-    return Catalogue(items[Columns.ITEM_ID], user_ids, vocabulary)
+    return Catalogue(items[Columns.ITEM_ID], user_ids, vocabulary, unseen_user_rows)

@@ -1,8 +1,8 @@
 """The batch job: candidates for every user as Parquet shards, restartable, in bounded memory.
 
 Reads a bundle, users (:mod:`serving.user_histories`) and business rules (:mod:`serving.item_rules`); writes:
-    part-00000-of-000NN.parquet         one row per user and rank (:mod:`serving.shards`)
-    shortfalls-00000-of-000NN.parquet   users of that shard with fewer rows than asked, and why; missing where there is none
+    part-00000-of-000NN.parquet         one row per user and rank, or per place of a session (:mod:`serving.shards`)
+    shortfalls-00000-of-000NN.parquet   users of that shard with fewer answers than asked, and why; only where there are any
     job.json                            what was asked, and when: written first, so that a restart continues the same job
     candidates.json                     counts: written last, so that its presence means "complete"
 
@@ -29,8 +29,8 @@ from recsys.runtime import Progress
 from serving.config import RULE_FILES, RecommendConfig
 from serving.item_lists import fingerprint
 from serving.item_rules import read_rules
-from serving.scorer import Rules, Scorer
-from serving.shards import REASONS, ShardAnswer, count_shards, shard_names, write_shard
+from serving.scorer import Manner, Rules, Scorer
+from serving.shards import ShardAnswer, count_shards, shard_names, write_shard
 from serving.user_histories import UserHistories
 
 logger = logging.getLogger("recsys.serving")
@@ -54,10 +54,13 @@ def write_candidates(
 
     Raises:
         ArtifactError: ``out_dir`` holds another job, or cannot be written; or the bundle is damaged.
-        ConfigError: A rule file is missing, or a rule names something that does not exist.
+        ConfigError: A rule file is missing, a rule names something that does not exist, or the bundle cannot generate
+            sessions, select by reward or be steered as asked.
         DataError: A history or a rule file does not keep its form.
     """
     scorer = Scorer.open(bundle)
+    manner = Manner(config.answer, config.second_stage, config.objective)
+    scorer.check(manner, users.objectives)
     rules = read_rules(config, scorer, users.user_ids)
     with explain_write_errors(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,7 @@ def write_candidates(
                     continue
                 first = number * config.users_per_shard
                 last = min(first + config.users_per_shard, len(users))
-                answer = _score_shard(scorer, users, first, last, config.k, rules.of_users(first, last))
+                answer = _score_shard(scorer, users, first, last, config.k, rules.of_users(first, last), manner)
                 if being_written is not None:  # at most one shard waits, whatever the disk does
                     being_written.result()
                 being_written = writer.submit(write_shard, out_dir / name, scorer, answer, job)
@@ -83,7 +86,7 @@ def write_candidates(
         write_json(out_dir / DONE_FILE, counts)
     rate = round(scored / seconds, 1) if scored and seconds > 0 else None
     logger.info("recommend: %d users in %.1f s (%s users/s)", scored, seconds, rate)
-    if rate:
+    if rate and config.answer == "items" and config.second_stage == "none":  # the figures below are of that work alone
         recommender = scorer.recommender
         cost = summarise(recommender.policy, beam_width=max(recommender.config.beam_width, config.k))
         precision: Precision = "bfloat16" if recommender.config.precision == "bfloat16" else "float32"
@@ -92,13 +95,14 @@ def write_candidates(
             describe(scored, "users", cost.decode_mflops_per_user, seconds, recommender.device, precision),
         )
     if counts["users_short"]:
-        reasons = ", ".join(f"{reason} {counts[f'short_by_{reason}']}" for reason in REASONS)
+        counted = {name: counts[name] for name in counts if name.startswith("short_by_")}
         logger.warning(
-            "recommend: %d of %d users got fewer than %d items (%s); shortfalls-*.parquet names them",
+            "recommend: %d of %d users got fewer than %d %s (%s); shortfalls-*.parquet names them",
             counts["users_short"],
             counts["users"],
             config.k,
-            reasons,
+            config.answer,
+            ", ".join(f"{name.removeprefix('short_by_')} {count}" for name, count in counted.items()),
         )
     return {**counts, "users_per_second": rate}
 
@@ -132,7 +136,8 @@ def _open_job(out_dir: Path, scorer: Scorer, users: UserHistories, config: Recom
         job: dict[str, str] = read_json(path)
         if job.get("asked") != digest_of(asked):
             raise ArtifactError(
-                f"'{out_dir}' holds another job (other model, users, rules or k); choose another folder, or delete this one"
+                f"'{out_dir}' holds another job (other model, users, rules or settings); choose another folder, or delete "
+                "this one"
             )
         return job
     if any(out_dir.glob("part-*.parquet")):
@@ -151,7 +156,9 @@ def _open_job(out_dir: Path, scorer: Scorer, users: UserHistories, config: Recom
     return job
 
 
-def _score_shard(scorer: Scorer, users: UserHistories, first: int, last: int, k: int, rules: Rules) -> ShardAnswer:
+def _score_shard(
+    scorer: Scorer, users: UserHistories, first: int, last: int, k: int, rules: Rules, manner: Manner
+) -> ShardAnswer:
     asked = users.shard(first, last, scorer.info, scorer.catalogue)
     if asked.num_unknown.any():
         logger.warning(
@@ -161,5 +168,5 @@ def _score_shard(scorer: Scorer, users: UserHistories, first: int, last: int, k:
             int(asked.num_unknown.sum()),
             int((asked.num_unknown > 0).sum()),
         )
-    ranked = scorer.score_histories(asked.histories, k, rules)
+    ranked = scorer.answer(asked, k, rules, manner)
     return ShardAnswer(asked, ranked, scorer.shortfalls(asked.histories, ranked, rules))

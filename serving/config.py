@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from recsys.config import FrozenConfig
 
 RULE_FILES: Final = ("allow", "deny", "available", "segments", "segment_rules", "item_categories")
 """Fields of :class:`RecommendConfig` that name a file of business rules; a job depends on what is in them, not on where."""
+
+AnswerKind = Literal["items", "sessions"]
+SecondStage = Literal["none", "reward"]
 
 
 class ExportConfig(FrozenConfig):
@@ -20,9 +23,12 @@ class ExportConfig(FrozenConfig):
         registered_name: Name in the MLflow registry; ``None`` takes the name of the run.
         parity_users: Users whose recommendations from the bundle are compared with those of the trained policy; a
             difference refuses the export.
+        reward_model: Put the reward model into the bundle, for the second stage: ``true`` (the stage `reward` then runs,
+            whatever alignment asks for), ``false``, or ``None``: where alignment or ``recommend.second_stage`` needs it.
     """
 
     registered_name: str | None = None
+    reward_model: bool | None = None
     parity_users: int = Field(default=64, ge=1)
 
 
@@ -36,7 +42,15 @@ class RecommendConfig(FrozenConfig):
     Attributes:
         model: ``models:/name@alias``, ``models:/name/version`` or a bundle folder; ``None`` takes the champion of the
             run's registered model.
-        k: Rows per user; fewer only where rules leave fewer possible items, and then ``shortfalls-*.parquet`` says why.
+        k: Items, or with ``answer: sessions`` sessions, per user; fewer only where rules leave fewer possible ones, and then
+            ``shortfalls-*.parquet`` says why.
+        answer: ``items``: a ranked list of single items; ``sessions``: whole sessions of the policy's session length, for
+            models of a session task. Limits per category then hold for each session.
+        second_stage: ``reward``: the bundle's reward model orders the whole beam, of which the best ``k`` are kept; single
+            items are judged as sessions of one. ``none``: the first stage's order.
+        objective: Weights of the towers that a steerable policy was aligned with, for users whose row names none; they
+            steer the policy and the second stage. Only their proportions count; ``None`` asks for nothing in particular.
+            (A session of one item is always diverse, so ``diversity`` changes no second stage over items.)
         exclude_seen: Leave out what the user's history holds.
         rescore: Order the beam's items by the dense head; ``None`` does what the bundle's decode configuration says.
         users_per_shard: Users in one output file, which is also the unit of restart and the bound on memory.
@@ -57,6 +71,9 @@ class RecommendConfig(FrozenConfig):
 
     model: str | None = None
     k: int = Field(default=20, ge=1, le=1000)
+    answer: AnswerKind = "items"
+    second_stage: SecondStage = "none"
+    objective: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     exclude_seen: bool = True
     rescore: bool | None = None
     users_per_shard: int = Field(default=8192, ge=1)
@@ -85,4 +102,9 @@ class RecommendConfig(FrozenConfig):
             raise ValueError(f"default_segment is '{self.default_segment}', but there is no file of segments")
         if self.item_categories is not None and not self.limits_categories:
             raise ValueError("item_categories has no effect without a limit; set max_per_category or category_limits")
+        if self.rescore is not None and (self.answer == "sessions" or self.second_stage != "none"):
+            raise ValueError(
+                f"rescore is {self.rescore}, but the dense head decides no order with answer: {self.answer} and "
+                f"second_stage: {self.second_stage}; leave it out"
+            )
         return self

@@ -1,4 +1,7 @@
-"""Builds the serving bundle from the artefacts of `prepare`, `tokenize` and `train` (layout: :mod:`serving.bundle`)."""
+"""Builds the serving bundle from the artefacts of `prepare`, `tokenize` and `train` (layout: :mod:`serving.bundle`).
+
+An aligned policy comes from `align`, and the reward model of the second stage from `reward`; the judge stays behind.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.manifest import write_json
@@ -15,8 +18,12 @@ from recsys.contracts.prepared import PreparedData
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.model.checkpoint import load_policy
+from recsys.reward.checkpoint import SPEC_NAME, WEIGHTS_NAME
 from recsys.semantic_ids.generation import SemanticIds
 from serving.bundle import BUNDLE_FILE, BUNDLE_FORMAT, SEMANTIC_ID_FILES, BundleInfo
+from serving.second_stage import REWARD_FOLDER, open_reward_model
+
+REWARD_FILES: Final = (WEIGHTS_NAME, SPEC_NAME)
 
 
 @dataclass(frozen=True)
@@ -27,13 +34,15 @@ class BundleSources:
         prepared: Folder of the prepared data.
         semantic_ids: Folder of the tokenizer's artefact.
         model: Folder that ``save_policy`` wrote.
-        digests: Artefact digests of ``data`` and ``train``.
+        digests: Artefact digests of ``data`` and ``train``, and where they are there of ``align`` and ``reward``.
+        reward_model: Folder that ``save_reward_model`` wrote, for the second stage; ``None`` leaves it out.
     """
 
     prepared: Path
     semantic_ids: Path
     model: Path
     digests: Mapping[str, str]
+    reward_model: Path | None = None
 
 
 def export_bundle(sources: BundleSources, name: str, decode: DecodeConfig, out_dir: Path) -> dict[str, Any]:
@@ -46,15 +55,23 @@ def export_bundle(sources: BundleSources, name: str, decode: DecodeConfig, out_d
         Summary: sizes and digests.
 
     Raises:
-        ArtifactError: The model was trained with other semantic IDs than those given.
+        ArtifactError: Policy or reward model was trained with other semantic IDs than those given, or the two do not
+            belong together.
     """
     semantic_ids = SemanticIds.load(sources.semantic_ids)
     policy = load_policy(sources.model, semantic_ids.digest)
     prepared = PreparedData.open(sources.prepared)
     uses_users = "user" in policy.spec.model.features
+    if (sources.reward_model is None) != ("reward" not in sources.digests):
+        raise ValueError(f"reward_model is {sources.reward_model}, the digests are of {', '.join(sources.digests)}")
+    judge = None if sources.reward_model is None else open_reward_model(sources.reward_model, policy)
 
     out_dir.mkdir(parents=True, exist_ok=True)
     shutil.copytree(sources.model, out_dir / "model", dirs_exist_ok=True)
+    if sources.reward_model is not None:
+        (out_dir / REWARD_FOLDER).mkdir(exist_ok=True)
+        for file in REWARD_FILES:
+            shutil.copyfile(sources.reward_model / file, out_dir / REWARD_FOLDER / file)
     for file in SEMANTIC_ID_FILES:
         shutil.copyfile(sources.semantic_ids / file, out_dir / file)
     (out_dir / "prefix_index").mkdir(exist_ok=True)
@@ -77,4 +94,6 @@ def export_bundle(sources: BundleSources, name: str, decode: DecodeConfig, out_d
         "num_items": prepared.vocabulary.num_items,
         "megabytes": round(size / 1e6, 3),
         "semantic_id_digest": semantic_ids.digest,
+        "objectives": list(policy.spec.objectives),
+        "reward_towers": [] if judge is None else list(judge.towers),
     }

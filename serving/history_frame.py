@@ -4,7 +4,8 @@ Reads a frame of item ids; produces :class:`~recsys.data.histories.Histories` in
 
 The frame has one row per user: ``user_id``, ``item_ids`` (list, oldest first) and, where known, lists of the same
 length ``timestamps`` (UTC microseconds, or Datetime), ``behaviours`` (codes as in
-:func:`~recsys.contracts.event_features.behaviour_codes`) and ``watch_ratios``.
+:func:`~recsys.contracts.event_features.behaviour_codes`) and ``watch_ratios``. A column ``objective`` (JSON text, see
+:mod:`serving.objectives`) says what a row's request wants more of.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_features import behaviour_codes, gap_buckets, watch_buckets
 from recsys.data.histories import Histories
+from recsys.model.tables import unseen_row_numbers
 from serving.bundle import Catalogue
+from serving.objectives import OBJECTIVE
 
 logger = logging.getLogger("recsys.serving")
 
@@ -38,11 +41,13 @@ class MappedHistories:
         user_ids: ``[N]`` as given.
         histories: N rows.
         num_unknown: ``[N]`` events left out because the model has no such item.
+        objectives: ``[N]`` JSON text of each row's objective weights, as given; ``None`` where the rows name none.
     """
 
     user_ids: pl.Series
     histories: Histories
     num_unknown: npt.NDArray[np.int32]
+    objectives: pl.Series | None = None
 
 
 def map_frame(
@@ -84,14 +89,26 @@ def map_frame(
         watch=_watch(events)[known],
     )
     num_unknown = np.bincount(row[~known], minlength=len(frame)).astype(np.int32)
-    return MappedHistories(frame[Columns.USER_ID], histories, num_unknown)
+    objectives = frame[OBJECTIVE] if OBJECTIVE in frame.columns else None
+    return MappedHistories(frame[Columns.USER_ID], histories, num_unknown, objectives)
 
 
-def user_index_of(user_ids: pl.Series, catalogue: Catalogue) -> npt.NDArray[np.int32]:
-    """Return user_index of each id, -1 for a user that the model has not met or a model without users."""
+def user_index_of(user_ids: pl.Series, catalogue: Catalogue, what: str = Columns.USER_ID) -> npt.NDArray[np.int32]:
+    """Return user_index of each id.
+
+    A user that the model has not met gets one of its rows for such users, behind the known ones: the same one in every
+    process and on every day. -1 where the model has no such rows, or knows no users.
+    """
     if catalogue.user_ids is None:
         return np.full(len(user_ids), -1, np.int32)
-    return index_of(user_ids, catalogue.user_ids, "user_id")
+    index = index_of(user_ids, catalogue.user_ids, what)
+    unseen = np.flatnonzero(index < 0)
+    if not (catalogue.unseen_user_rows and len(unseen)):
+        return index
+    index = index.copy()
+    numbers = unseen_row_numbers(user_ids.gather(unseen).to_list(), catalogue.unseen_user_rows)
+    index[unseen] = len(catalogue.user_ids) + numbers
+    return index
 
 
 def index_of(values: pl.Series, ids: pl.Series, what: str) -> npt.NDArray[np.int32]:
@@ -116,7 +133,7 @@ def index_of(values: pl.Series, ids: pl.Series, what: str) -> npt.NDArray[np.int
 
 
 def _check_columns(frame: pl.DataFrame, catalogue: Catalogue) -> None:
-    known = (Columns.USER_ID, ITEM_IDS, *OPTIONAL_LISTS)
+    known = (Columns.USER_ID, ITEM_IDS, *OPTIONAL_LISTS, OBJECTIVE)
     missing = [name for name in known[:2] if name not in frame.columns]
     if missing:
         raise DataError(f"histories lack the column '{missing[0]}'; they have {frame.columns}, expected {list(known)}")
@@ -126,7 +143,7 @@ def _check_columns(frame: pl.DataFrame, catalogue: Catalogue) -> None:
             f"histories have the column '{extra[0]}', which the model would not read; allowed are {list(known)}"
         )
     for name in frame.columns:
-        if name != Columns.USER_ID and not isinstance(frame.schema[name], pl.List | pl.Array):
+        if name not in (Columns.USER_ID, OBJECTIVE) and not isinstance(frame.schema[name], pl.List | pl.Array):
             raise DataError(f"histories: column '{name}' is {frame.schema[name]}, expected a list per user")
     users = frame[Columns.USER_ID]
     if users.null_count():

@@ -76,8 +76,9 @@ def read_rules(config: RecommendConfig, scorer: Scorer, user_ids: pl.Series) -> 
     _check_any_left(allowed)
     quotas = None
     if config.limits_categories:
+        length = config.k if config.answer == "items" else scorer.session_length
         quotas = category_quotas(
-            scorer, config.k, config.max_per_category, config.category_limits, config.item_categories
+            scorer, length, config.max_per_category, config.category_limits, config.item_categories
         )
     rules = Rules(config.exclude_seen, allowed, None, config.rescore, quotas=quotas)
     _log(allowed, segment_U, names, rules.quotas)
@@ -153,26 +154,29 @@ def _segments_of(
 
 def category_quotas(
     scorer: Scorer,
-    k: int,
+    length: int,
     max_per_category: int | None,
     limits: Mapping[str, int] | None = None,
     item_categories: Path | None = None,
 ) -> Quotas:
-    """Limit how many items of a category stand in a list of ``k``; arguments as in :class:`~serving.config.RecommendConfig`.
+    """Limit how many items of a category stand in one list or session.
+
+    Args:
+        length: Items of a list or session; the others are as in :class:`~serving.config.RecommendConfig`.
 
     Raises:
         ConfigError: A limit names a category that no item has, or the model knows no categories and no file is given.
         DataError: The file does not keep its form.
     """
     group_I, names = _categories(item_categories, scorer)
-    # no list is longer than k, so k is "no limit"
-    limit_G = np.full(len(names), min(max_per_category or k, k), np.int64)
+    # no list is longer than this, so this is "no limit"
+    limit_G = np.full(len(names), min(max_per_category or length, length), np.int64)
     for name, limit in (limits or {}).items():
         if name not in names[1:]:
             close = difflib.get_close_matches(name, names[1:], n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"there are {_shorten(names[1:])}"
             raise ConfigError(f"category_limits: no item is of category '{name}'; {hint}")
-        limit_G[names.index(name)] = min(limit, k)
+        limit_G[names.index(name)] = min(limit, length)
     return Quotas.of(group_I, limit_G)
 
 

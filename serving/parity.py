@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
@@ -17,6 +18,7 @@ from recsys.model.checkpoint import load_policy
 from recsys.semantic_ids.generation import SemanticIds
 from serving.export import BundleSources
 from serving.scorer import Rules, Scorer
+from serving.second_stage import open_reward_model
 
 
 def check_parity(
@@ -24,18 +26,21 @@ def check_parity(
 ) -> dict[str, Any]:
     """Compare recommendations of bundle and trained policy for users spread over the data set.
 
-    Scores are compared as well: equal items with other scores would be luck.
+    Scores are compared as well: equal items with other scores would be luck. So are the rewards of these items where the
+    bundle has a reward model.
 
     Raises:
         ArtifactError: Any item or score differs; the first such user is named.
     """
     semantic_ids = SemanticIds.load(sources.semantic_ids)
-    trained = Recommender(load_policy(sources.model, semantic_ids.digest), semantic_ids, decode)
+    policy = load_policy(sources.model, semantic_ids.digest)
+    trained = Recommender(policy, semantic_ids, decode)
     everyone = prepared.all_users()
     rows = np.unique(np.linspace(0, len(everyone) - 1, num=min(num_users, len(everyone))).astype(np.int64))
     histories = Histories.of_targets(prepared.history, everyone.take(rows))
     expected = trained.recommend(histories, k, exclude_seen=True)
-    found = Scorer.open(bundle).score_histories(histories, k, Rules(exclude_seen=True))
+    exported = Scorer.open(bundle)
+    found = exported.score_histories(histories, k, Rules(exclude_seen=True))
     same = (expected.items == found.items).all(axis=1) & np.isclose(expected.scores, found.scores, rtol=1e-5).all(
         axis=1
     )
@@ -46,4 +51,13 @@ def check_parity(
             f"the bundle '{bundle}' answers user {user!r} with {found.items[row].tolist()}, the trained policy with "
             f"{expected.items[row].tolist()} (item_index); {int((~same).sum())} of {len(rows)} users differ; not published"
         )
+    if sources.reward_model is not None:
+        items_NC1 = torch.from_numpy(found.items.astype(np.int64))[..., None]
+        rewards = open_reward_model(sources.reward_model, policy).reward(histories, items_NC1)
+        judge = exported.reward_model
+        if judge is None or not torch.allclose(judge.reward(histories, items_NC1), rewards, rtol=1e-5):
+            raise ArtifactError(
+                f"the reward model in bundle '{bundle}' does not judge like the one in '{sources.reward_model}'; not "
+                "published, export again"
+            )
     return {"parity_users": len(rows)}

@@ -237,6 +237,9 @@ def _signature(catalogue: Catalogue) -> ModelSignature:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
+    from serving.objectives import OBJECTIVE
+    from serving.sessions import PLACE, SESSION_RANK
+
     item = DataType.long if catalogue.item_ids.dtype.is_integer() else DataType.string
     inputs = Schema(
         [
@@ -245,13 +248,16 @@ def _signature(catalogue: Catalogue) -> ModelSignature:
             ColSpec(Array(DataType.long), "timestamps", required=False),
             ColSpec(Array(DataType.long), "behaviours", required=False),
             ColSpec(Array(DataType.double), "watch_ratios", required=False),
+            ColSpec(DataType.string, OBJECTIVE, required=False),
         ]
     )
     outputs = Schema(
         [
             ColSpec(AnyType(), Columns.USER_ID),
             ColSpec(item, Columns.ITEM_ID),
-            ColSpec(DataType.long, Columns.RANK),
+            ColSpec(DataType.long, Columns.RANK, required=False),  # of items
+            ColSpec(DataType.long, SESSION_RANK, required=False),  # of sessions
+            ColSpec(DataType.long, PLACE, required=False),
             ColSpec(DataType.double, Columns.SCORE),
             ColSpec(DataType.long, "num_unknown_items"),
         ]
@@ -262,6 +268,10 @@ def _signature(catalogue: Catalogue) -> ModelSignature:
             ParamSpec("exclude_seen", DataType.boolean, True),
             ParamSpec("allow", item, [], shape=(-1,)),
             ParamSpec("deny", item, [], shape=(-1,)),
+            ParamSpec("max_per_category", DataType.long, 0),
+            ParamSpec("answer", DataType.string, "items"),
+            ParamSpec("second_stage", DataType.string, "none"),
+            ParamSpec(OBJECTIVE, DataType.string, ""),
         ]
     )
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ import polars as pl
 
 from recsys.config import validate
 from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import read_json
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
@@ -23,10 +25,15 @@ from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import ItemRules, Recommender
 from recsys.decoding.shortfall import Shortfall
 from recsys.model.checkpoint import load_policy
+from recsys.reward.scorers import SessionScorer
 from recsys.runtime import PlainProgress
 from recsys.semantic_ids.generation import SemanticIds
 from serving.bundle import BundleInfo, Catalogue, read_catalogue, read_info
-from serving.history_frame import index_of, map_frame
+from serving.config import AnswerKind, SecondStage
+from serving.history_frame import MappedHistories, index_of, map_frame
+from serving.objectives import objective_weights, row_objectives
+from serving.second_stage import REWARD_FOLDER, best_items, best_sessions, open_reward_model
+from serving.sessions import RankedSessions, SessionShortfall, explain_short_sessions, session_rows
 
 logger = logging.getLogger("recsys.serving")
 
@@ -63,6 +70,21 @@ class Rules:
         return ItemRules(self.allow, self.deny, self.segments, self.quotas)
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a call is answered, beside its rules.
+
+    Attributes:
+        answer: Ranked items, or whole sessions.
+        second_stage: Who orders what was generated: ``none`` the policy, ``reward`` the bundle's reward model.
+        objective: Weights by tower for rows that name none themselves; ``None`` asks for nothing in particular.
+    """
+
+    answer: AnswerKind = "items"
+    second_stage: SecondStage = "none"
+    objective: Mapping[str, float] | None = None
+
+
 class Scorer:
     """A bundle, opened.
 
@@ -70,19 +92,28 @@ class Scorer:
         info: What the bundle says about itself.
         catalogue: Outside ids of the model's indices.
         recommender: Policy, prefix index and beam search.
+        reward_model: Judge of the second stage; ``None`` where the bundle has none.
     """
 
-    def __init__(self, info: BundleInfo, catalogue: Catalogue, recommender: Recommender) -> None:
+    def __init__(
+        self,
+        info: BundleInfo,
+        catalogue: Catalogue,
+        recommender: Recommender,
+        reward_model: SessionScorer | None = None,
+    ) -> None:
         self.info = info
         self.catalogue = catalogue
         self.recommender = recommender
+        self.reward_model = reward_model
 
     @classmethod
     def open(cls, folder: Path) -> Scorer:
         """Open a bundle folder.
 
         Raises:
-            ArtifactError: The folder is no bundle, is damaged, or mixes a model with other semantic IDs.
+            ArtifactError: The folder is no bundle, is damaged, or mixes a model with other semantic IDs or another reward
+                model.
         """
         info = read_info(folder)
         semantic_ids = SemanticIds.load(folder)
@@ -91,33 +122,123 @@ class Scorer:
             DecodeConfig, json.loads(json.dumps(read_json(folder / "decode.json"))), str(folder / "decode.json")
         )
         index = PrefixIndex.open(folder / "prefix_index")
-        return cls(info, read_catalogue(folder, info), Recommender(policy, semantic_ids, decode, index))
+        named, found = "reward" in info.digests, (folder / REWARD_FOLDER).exists()
+        if named != found:
+            says = ("names a", "holds none") if named else ("names no", "holds one")
+            raise ArtifactError(
+                f"bundle '{folder}' {says[0]} reward model in its digests and {says[1]} in '{REWARD_FOLDER}'; export again"
+            )
+        reward_model = open_reward_model(folder / REWARD_FOLDER, policy) if found else None
+        catalogue = read_catalogue(folder, info, policy.spec.model.unseen_user_rows)
+        return cls(info, catalogue, Recommender(policy, semantic_ids, decode, index), reward_model)
 
-    def score_histories(self, histories: Histories, k: int, rules: Rules | None = None) -> RankedItems:
+    @property
+    def session_length(self) -> int:
+        """Items of a generated session, M."""
+        return self.recommender.policy.spec.vocabulary.session_length
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Names of the objective weights that the policy takes; empty: it cannot be steered."""
+        return self.recommender.policy.spec.objectives
+
+    def check(self, manner: Manner, objectives: pl.Series | None = None) -> None:
+        """Refuse what this bundle cannot do, before the first user is scored.
+
+        Args:
+            objectives: JSON texts that rows give; each different one is enough.
+
+        Raises:
+            ConfigError: Sessions of a model of single items, a second stage without a reward model, or weights that the
+                policy does not take.
+            DataError: The texts are no weights, or lack some.
+        """
+        vocabulary = self.recommender.policy.spec.vocabulary
+        if manner.answer == "sessions" and vocabulary.task != "session":
+            raise ConfigError(
+                f"answer is 'sessions', but model '{self.info.name}' was trained for the task '{vocabulary.task}' and "
+                "generates single items; ask for items, or train with the task 'session'"
+            )
+        if manner.second_stage == "reward" and self.reward_model is None:
+            raise ConfigError(
+                f"second_stage is 'reward', but the bundle of '{self.info.name}' has no reward model; export it with "
+                "export.reward_model=true, or set second_stage to none"
+            )
+        default = self._default_weights(manner)
+        if objectives is not None:
+            row_objectives(objectives, self.towers, default)
+
+    def answer(
+        self, mapped: MappedHistories, k: int, rules: Rules | None = None, manner: Manner | None = None
+    ) -> RankedItems | RankedSessions:
+        """Answer mapped histories: items or sessions, steered and selected as ``manner`` says.
+
+        Raises:
+            ConfigError, DataError: As in :meth:`check`.
+        """
+        rules, manner = rules or Rules(), manner or Manner()
+        self.check(manner)
+        histories = self._steered(mapped, manner)
+        if manner.answer == "sessions":
+            return self.generate_sessions(histories, k, rules, manner.second_stage)
+        return self.score_histories(histories, k, rules, manner.second_stage)
+
+    def score_histories(
+        self, histories: Histories, k: int, rules: Rules | None = None, second_stage: SecondStage = "none"
+    ) -> RankedItems:
         """Rank items for histories that are in the model's indices already."""
         rules = rules or Rules()
-        return self.recommender.recommend(
+        # the reward model chooses from all that the beam holds, which may have proportionally more of each group
+        pool = k if second_stage == "none" else max(self.recommender.config.beam_width, k)
+        of_items = rules.of_items
+        if rules.quotas is not None:
+            of_items = replace(of_items, quotas=rules.quotas.widened(-(-pool // k)))
+        ranked = self.recommender.recommend(
             histories,
-            k,
+            pool,
             exclude_seen=rules.exclude_seen,
-            rules=rules.of_items,
+            rules=of_items,
             rescore=rules.rescore,
             progress=_SILENT,
         )
+        if second_stage == "none":
+            return ranked
+        return best_items(self._judge(), histories, ranked, k, rules.quotas)
 
-    def shortfalls(self, histories: Histories, ranked: RankedItems, rules: Rules) -> list[Shortfall]:
-        """Say for every row of an answer with fewer items than asked what stood in the way."""
+    def generate_sessions(
+        self, histories: Histories, k: int, rules: Rules | None = None, second_stage: SecondStage = "none"
+    ) -> RankedSessions:
+        """Generate ``k`` whole sessions for histories that are in the model's indices already."""
+        rules = rules or Rules()
+        pool = k if second_stage == "none" else max(self.recommender.config.beam_width, k)
+        items, scores = self.recommender.recommend_sessions(
+            histories, pool, exclude_seen=rules.exclude_seen, rules=rules.of_items
+        )
+        if second_stage == "none":
+            return RankedSessions(items, scores)
+        return best_sessions(self._judge(), histories, items, k)
+
+    def shortfalls(
+        self, histories: Histories, ranked: RankedItems | RankedSessions, rules: Rules
+    ) -> list[Shortfall] | list[SessionShortfall]:
+        """Say for every row of an answer with fewer items or sessions than asked what stood in the way."""
+        if isinstance(ranked, RankedSessions):
+            num_items = len(self.catalogue.item_ids)
+            return explain_short_sessions(histories, ranked, rules.of_items, rules.exclude_seen, num_items)
         if not (ranked.items[:, -1] < 0).any():
             return []
         return self.recommender.shortfalls(histories, ranked, exclude_seen=rules.exclude_seen, rules=rules.of_items)
 
-    def score_frame(self, frame: pl.DataFrame, k: int, rules: Rules | None = None) -> pl.DataFrame:
-        """Rank items for a frame of histories (columns: :mod:`serving.history_frame`).
+    def score_frame(
+        self, frame: pl.DataFrame, k: int, rules: Rules | None = None, manner: Manner | None = None
+    ) -> pl.DataFrame:
+        """Answer a frame of histories (columns: :mod:`serving.history_frame`).
 
         Returns:
-            Rows ``user_id, item_id, rank, score, num_unknown_items``, users in the order given, at most ``k`` each.
+            Rows of :meth:`to_frame`, users in the order given, at most ``k`` items or sessions each.
 
         Raises:
+            ConfigError: The bundle cannot do what ``manner`` asks.
             DataError: The frame does not keep the form.
         """
         mapped = map_frame(frame, self.catalogue)
@@ -128,11 +249,20 @@ class Scorer:
                 unknown,
                 int((mapped.num_unknown > 0).sum()),
             )
-        ranked = self.score_histories(mapped.histories, k, rules)
-        return self.to_frame(mapped.user_ids, ranked, mapped.num_unknown)
+        return self.to_frame(mapped.user_ids, self.answer(mapped, k, rules, manner), mapped.num_unknown)
 
-    def to_frame(self, user_ids: pl.Series, ranked: RankedItems, num_unknown: npt.NDArray[np.int32]) -> pl.DataFrame:
-        """Turn a ranking into rows with outside ids; ranks count from 1."""
+    def to_frame(
+        self, user_ids: pl.Series, ranked: RankedItems | RankedSessions, num_unknown: npt.NDArray[np.int32]
+    ) -> pl.DataFrame:
+        """Turn an answer into rows with outside ids; ranks count from 1.
+
+        Returns:
+            ``user_id, item_id, rank, score, num_unknown_items``; of sessions ``user_id, session_rank, place, item_id,
+            score, num_unknown_items``, one row per place, where the score is the session's.
+        """
+        if isinstance(ranked, RankedSessions):
+            rows = session_rows(user_ids, ranked, self.catalogue.item_ids)
+            return rows.with_columns(pl.Series(NUM_UNKNOWN_ITEMS, num_unknown[rows["row"].to_numpy()])).drop("row")
         row, place = np.nonzero(ranked.items >= 0)
         return pl.DataFrame(
             {
@@ -165,3 +295,16 @@ class Scorer:
                 "%s: %d of %d listed items are not in the model's catalogue", what, int((index < 0).sum()), len(index)
             )
         return index
+
+    def _judge(self) -> SessionScorer:
+        assert self.reward_model is not None, "check() refuses a second stage without a reward model"
+        return self.reward_model
+
+    def _default_weights(self, manner: Manner) -> npt.NDArray[np.float32] | None:
+        return None if manner.objective is None else objective_weights(manner.objective, self.towers)
+
+    def _steered(self, mapped: MappedHistories, manner: Manner) -> Histories:
+        default = self._default_weights(manner)
+        if mapped.objectives is None:
+            return mapped.histories.with_objective(default)
+        return mapped.histories.with_objective(row_objectives(mapped.objectives, self.towers, default))

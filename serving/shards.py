@@ -1,9 +1,10 @@
 """One shard of a batch job on disk: the candidates of some users, and why some of them got fewer than asked.
 
 Files:
-    part-00000-of-000NN.parquet         one row per user and rank, see :data:`CANDIDATE_COLUMNS`; its counts travel in the
-                                        file's own metadata, so that nobody has to read the rows again to count them
-    shortfalls-00000-of-000NN.parquet   one row per user with fewer items than asked; missing where there is none
+    part-00000-of-000NN.parquet         one row per user and rank, see :data:`CANDIDATE_COLUMNS`, or of a job that asks for
+                                        sessions one per user, session and place, see :data:`SESSION_COLUMNS`; its counts
+                                        travel in the file's own metadata, so that nobody has to read the rows again
+    shortfalls-00000-of-000NN.parquet   one row per user with fewer answers than asked; missing where there is none
 
 Both appear by rename, the second before the first: a part that is there is complete, and so is what belongs to it.
 """
@@ -27,6 +28,7 @@ from recsys.contracts.ranking import RankedItems
 from recsys.decoding.shortfall import Shortfall
 from serving.history_frame import MappedHistories
 from serving.scorer import NUM_UNKNOWN_ITEMS, Scorer
+from serving.sessions import PLACE, SESSION_RANK, RankedSessions, SessionShortfall
 
 CANDIDATE_COLUMNS: Final = (
     Columns.USER_ID,
@@ -39,6 +41,14 @@ CANDIDATE_COLUMNS: Final = (
     Columns.RUN_ID,
     Columns.SCORED_AT,
 )
+SESSION_COLUMNS: Final = (
+    Columns.USER_ID,
+    SESSION_RANK,
+    PLACE,
+    *(name for name in CANDIDATE_COLUMNS if name not in (Columns.USER_ID, Columns.RANK)),
+)
+"""``session_rank`` counts a user's sessions, ``place`` the items in one; a column ``rank``, which means something else in a
+list of items, is not among them. ``score`` is the session's and the same in all its rows."""
 LABELS: Final = (Columns.MODEL_NAME, Columns.MODEL_VERSION, Columns.SEMANTIC_ID_DIGEST, Columns.RUN_ID)
 SHORTFALL_COLUMNS: Final = {
     Columns.USER_ID: None,
@@ -49,6 +59,7 @@ SHORTFALL_COLUMNS: Final = {
     Columns.REASON: pl.String,
 }
 REASONS: Final = ("rules", "seen", "quotas")
+SESSION_REASONS: Final = (*REASONS, "beam")
 _COUNTS_KEY: Final = "recsys.counts"
 
 
@@ -59,12 +70,12 @@ class ShardAnswer:
     Attributes:
         asked: Users and histories, N rows.
         ranked: N rows.
-        short: The rows with fewer items than asked.
+        short: The rows with fewer items or sessions than asked.
     """
 
     asked: MappedHistories
-    ranked: RankedItems
-    short: list[Shortfall]
+    ranked: RankedItems | RankedSessions
+    short: Sequence[Shortfall | SessionShortfall]
 
 
 def shard_names(num_users: int, users_per_shard: int) -> list[str]:
@@ -97,6 +108,7 @@ def write_shard(path: Path, scorer: Scorer, answer: ShardAnswer, job: Mapping[st
     """
     user_ids = answer.asked.user_ids
     scored_at = datetime.fromisoformat(job[Columns.SCORED_AT])
+    sessions = isinstance(answer.ranked, RankedSessions)
     rows = (
         scorer.to_frame(user_ids, answer.ranked, answer.asked.num_unknown)
         .drop(NUM_UNKNOWN_ITEMS)
@@ -104,14 +116,14 @@ def write_shard(path: Path, scorer: Scorer, answer: ShardAnswer, job: Mapping[st
             *(pl.lit(job[name]).alias(name) for name in LABELS),
             pl.lit(scored_at, dtype=pl.Datetime("us", "UTC")).alias(Columns.SCORED_AT),
         )
-        .select(CANDIDATE_COLUMNS)
+        .select(SESSION_COLUMNS if sessions else CANDIDATE_COLUMNS)
     )
     reasons = Counter(shortfall.reason for shortfall in answer.short)
     counts = {
         "users": len(user_ids),
-        "users_without_items": int((answer.ranked.items[:, 0] < 0).sum()),
+        "users_without_items": int(np.isneginf(answer.ranked.scores[:, 0]).sum()),
         "users_short": len(answer.short),
-        **{f"short_by_{reason}": reasons[reason] for reason in REASONS},
+        **{f"short_by_{reason}": reasons[reason] for reason in (SESSION_REASONS if sessions else REASONS)},
         "rows": len(rows),
     }
     shortfalls = path.with_name(shortfall_name(path.name))
@@ -145,7 +157,7 @@ def count_shards(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _shortfall_rows(user_ids: pl.Series, short: list[Shortfall]) -> pl.DataFrame:
+def _shortfall_rows(user_ids: pl.Series, short: Sequence[Shortfall | SessionShortfall]) -> pl.DataFrame:
     columns = {name: [getattr(each, name) for each in short] for name in list(SHORTFALL_COLUMNS)[1:]}
     rows = pl.DataFrame(columns, schema={name: SHORTFALL_COLUMNS[name] for name in columns})
     return rows.insert_column(0, user_ids.gather([each.row for each in short]).alias(Columns.USER_ID))

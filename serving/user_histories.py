@@ -20,6 +20,7 @@ from recsys.contracts.prepared import HistoryArrays, PreparedData, Targets
 from recsys.data.histories import Histories
 from serving.bundle import BundleInfo, Catalogue
 from serving.history_frame import MappedHistories, index_of, map_frame, user_index_of
+from serving.objectives import OBJECTIVE
 
 READ_AHEAD: Final = 32_768
 """Rows read from a file at once: getting to a row inside a row group costs several times what reading it does."""
@@ -42,6 +43,11 @@ class UserHistories(Protocol):
         """All users in their order."""
         ...
 
+    @property
+    def objectives(self) -> pl.Series | None:
+        """The different texts of the column ``objective``; ``None`` where there is no such column."""
+        ...
+
     def shard(self, start: int, end: int, info: BundleInfo, catalogue: Catalogue) -> MappedHistories:
         """Histories of users number ``start`` to ``end``, in the indices of the model behind ``catalogue``."""
         ...
@@ -49,6 +55,8 @@ class UserHistories(Protocol):
 
 class PreparedUsers:
     """All users of a prepared data set, each with the whole history."""
+
+    objectives: pl.Series | None = None
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.prepared = PreparedData.open(folder)
@@ -97,11 +105,7 @@ class PreparedUsers:
         key = info.digests["train"]
         if key not in self._maps:
             item_map = index_of(self.prepared.items[Columns.ITEM_ID], catalogue.item_ids, "item ids of the data")
-            users = self.prepared.users[Columns.USER_ID]
-            if catalogue.user_ids is None:
-                user_map = np.full(len(users), -1, np.int32)
-            else:
-                user_map = index_of(users, catalogue.user_ids, "user ids of the data")
+            user_map = user_index_of(self.prepared.users[Columns.USER_ID], catalogue, "user ids of the data")
             self._maps[key] = (item_map, user_map)
         return self._maps[key]
 
@@ -117,6 +121,10 @@ class FrameUsers:
             if Columns.USER_ID not in columns:
                 raise DataError(f"histories '{path}' lack the column '{Columns.USER_ID}'; they have {columns}")
             self._user_ids = self._rows.select(Columns.USER_ID).collect()[Columns.USER_ID]
+            self.objectives: pl.Series | None = None
+            if OBJECTIVE in columns:
+                different = self._rows.select(pl.col(OBJECTIVE).unique(maintain_order=True))
+                self.objectives = different.collect()[OBJECTIVE]
         except (OSError, pl.exceptions.PolarsError) as error:
             raise self._unreadable(error) from error
         self.digest = sha256_of_file(path)

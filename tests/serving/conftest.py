@@ -1,4 +1,8 @@
-"""A toy catalogue of twelve items and five users, an untrained policy on it, and its bundle."""
+"""A toy catalogue of twelve items and five users, untrained policies on it, and their bundles.
+
+``bundle`` answers with single items. ``steered_bundle`` generates sessions of two, takes three objective weights, has rows
+for unseen users, and brings a reward model.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import catalogue_of, save_policy
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
+from recsys.reward.checkpoint import save_reward_model
+from recsys.reward.config import CombinationConfig, RewardModelConfig, RewardSignal
+from recsys.reward.model import RewardSpec, SessionRewardModel
 from recsys.semantic_ids.generation import SemanticIds
 from serving.export import BundleSources, export_bundle
 
@@ -24,7 +31,13 @@ HISTORIES = [[0, 1, 2], [3, 4], [5], [6, 7, 8, 9], []]
 """item_index per user_index; the fifth user has no event."""
 
 
-def write_prepared(folder: Path, item_ids: list[int], histories: list[list[int]]) -> PreparedData:
+TOWERS = ("like", "watch_time", "diversity")
+"""What the steered policy was aligned with; the first two are the reward model's own."""
+
+
+def write_prepared(
+    folder: Path, item_ids: list[int], histories: list[list[int]], session_length: int = 1
+) -> PreparedData:
     folder.mkdir(parents=True)
     num_items, num_users = len(item_ids), len(histories)
     flat = [item for history in histories for item in history]
@@ -49,8 +62,8 @@ def write_prepared(folder: Path, item_ids: list[int], histories: list[list[int]]
         num_behaviours=3,
         num_gap_buckets=NUM_GAP_BUCKETS,
         num_watch_buckets=NUM_WATCH_BUCKETS,
-        task="next_item",
-        session_length=1,
+        task="session" if session_length > 1 else "next_item",
+        session_length=session_length,
         signals=("like",),
         has_timestamps=True,
     )
@@ -71,22 +84,60 @@ def write_prepared(folder: Path, item_ids: list[int], histories: list[list[int]]
     return PreparedData.open(folder)
 
 
-def write_model(folder: Path, prepared: PreparedData, semantic_ids: SemanticIds, features: tuple[str, ...]) -> None:
+def write_model(
+    folder: Path,
+    prepared: PreparedData,
+    semantic_ids: SemanticIds,
+    features: tuple[str, ...],
+    objectives: tuple[str, ...] = (),
+    unseen_user_rows: int = 0,
+) -> None:
     torch.manual_seed(3)
-    model = ModelConfig.model_validate(
-        {"width": 16, "num_heads": 2, "ffn_width": 16, "expert_width": 16, "features": features}
-    )
+    widths = {"width": 16, "num_heads": 2, "ffn_width": 16, "expert_width": 16}
+    inputs = {"features": features, "num_objectives": len(objectives), "unseen_user_rows": unseen_user_rows}
+    model = ModelConfig.model_validate(widths | inputs)
     spec = PolicySpec(
         model=model,
         vocabulary=prepared.vocabulary,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
+        objectives=objectives,
     )
     policy = GenerativeRecommender(spec, catalogue_of(prepared.items, semantic_ids.codes))
     with torch.no_grad():  # the initial weights are tiny; larger ones make answers differ between users
         for parameter in policy.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.3)
     save_policy(folder, policy)
+
+
+def write_reward_model(
+    folder: Path,
+    prepared: PreparedData,
+    semantic_ids: SemanticIds,
+    towers: tuple[str, ...] = TOWERS[:2],
+    max_items: int = 2,
+    seed: int = 5,
+) -> None:
+    """An untrained reward model with weights large enough to have opinions."""
+    torch.manual_seed(seed)
+    widths = {"width": 16, "num_heads": 2, "ffn_width": 16, "tower_width": 8}
+    spec = RewardSpec(
+        model=RewardModelConfig.model_validate({**widths, "item_embeddings": False}),
+        vocabulary=prepared.vocabulary,
+        level_sizes=semantic_ids.level_sizes,
+        semantic_id_digest=semantic_ids.digest,
+        signals=tuple(RewardSignal(name=name, column=name, kind="any") for name in towers),
+        base_rates=(0.5,) * len(towers),
+        max_items=max_items,
+        embedding_width=0,
+        combination=CombinationConfig(),
+    )
+    rates = torch.zeros(prepared.vocabulary.num_items + 1, len(towers))
+    model = SessionRewardModel(spec, catalogue_of(prepared.items, semantic_ids.codes), None, rates)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    save_reward_model(folder, model)
 
 
 def write_semantic_ids(folder: Path, item_ids: list[int], order: list[int] | None = None) -> SemanticIds:
@@ -117,4 +168,23 @@ def sources(tmp_path_factory: pytest.TempPathFactory, item_ids: list[int]) -> Bu
 def bundle(tmp_path_factory: pytest.TempPathFactory, sources: BundleSources) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "toy"
     export_bundle(sources, "toy", DecodeConfig(beam_width=12), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def steered_sources(tmp_path_factory: pytest.TempPathFactory, item_ids: list[int]) -> BundleSources:
+    root = tmp_path_factory.mktemp("steered")
+    prepared = write_prepared(root / "prepared", item_ids, HISTORIES, session_length=2)
+    (root / "ids").mkdir()
+    semantic_ids = write_semantic_ids(root / "ids", item_ids)
+    write_model(root / "model", prepared, semantic_ids, ("item", "codes", "behaviour", "user"), TOWERS, 4)
+    write_reward_model(root / "reward", prepared, semantic_ids)
+    digests = {"data": "d" * 64, "train": "t" * 64, "align": "a" * 64, "reward": "r" * 64}
+    return BundleSources(root / "prepared", root / "ids", root / "model", digests, root / "reward")
+
+
+@pytest.fixture(scope="session")
+def steered_bundle(tmp_path_factory: pytest.TempPathFactory, steered_sources: BundleSources) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "steered"
+    export_bundle(steered_sources, "steered", DecodeConfig(beam_width=24), folder)
     return folder

@@ -12,6 +12,7 @@ import pytest
 from recsys.contracts.errors import DataError
 from serving.bundle import Catalogue, read_catalogue, read_info
 from serving.history_frame import map_frame
+from serving.scorer import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,18 @@ def test_hand_worked_frame(catalogue: Catalogue) -> None:
     assert histories.behaviour.tolist() == [2, 0]
     assert histories.watch.tolist() == [6, 0]
     assert mapped.num_unknown.tolist() == [1, 0, 0]
+
+
+def test_unseen_users_get_rows_of_their_own(catalogue: Catalogue, steered_bundle: Path) -> None:
+    """Five known users and 16 rows for others: "ada" hashes to 5 and 7 to 7, so they are 5 + 5 and 5 + 7; u1 stays 1.
+
+    The steered toy has 4 such rows, where they are 5 + 5 % 4 and 5 + 7 % 4; without any, a stranger is -1.
+    """
+    frame = pl.DataFrame({"user_id": ["ada", "u1", "7"], "item_ids": [[107], [107], [107]]})
+    with_rows = dataclasses.replace(catalogue, unseen_user_rows=16)
+    assert map_frame(frame, with_rows).histories.user_index.tolist() == [10, 1, 12]
+    assert map_frame(frame, Scorer.open(steered_bundle).catalogue).histories.user_index.tolist() == [6, 1, 8]
+    assert map_frame(frame, catalogue).histories.user_index.tolist() == [-1, 1, -1]
 
 
 def test_datetimes_and_microseconds_mean_the_same(catalogue: Catalogue) -> None:
