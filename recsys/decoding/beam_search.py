@@ -165,7 +165,9 @@ def search_from(
         for level in range(index.num_levels):
             log_probs_BWK = policy.next_codes(state, codes)
             assert log_probs_BWK is not None
-            frontier, codes, parent = _extend(log_probs_BWK, frontier, index, level, item_width, groups, rules)
+            frontier, codes, parent = _extend(
+                log_probs_BWK, frontier, index, level, item_width, groups, rules, sessions=len(widths) > 1
+            )
             state.cache.reorder(parent)
         found = index.leaf_item[frontier.node].masked_fill(frontier.score == -torch.inf, -1)
         frontier.items = torch.cat([frontier.items, found[..., None]], dim=2)
@@ -208,8 +210,14 @@ def _extend(
     width: int,
     groups: int,
     rules: BatchRules,
+    *,
+    sessions: bool,
 ) -> tuple[_Frontier, torch.Tensor, torch.Tensor]:
-    """Advance all beams by one code; return the new frontier, its codes and its parents, ``[B, W']`` each."""
+    """Advance all beams by one code; return the new frontier, its codes and its parents, ``[B, W']`` each.
+
+    Args:
+        sessions: Each beam grows to a session of its own, so quotas count inside a beam and not across the beams.
+    """
     child_BWC, allowed_BWC = index.children(frontier.node, level)
     code_BWC = index.child_codes(frontier.node, child_BWC, level)
     score_BWC = log_probs_BWK.gather(2, code_BWC).add_(frontier.score[..., None])
@@ -220,15 +228,15 @@ def _extend(
         chosen_BWm = index.node_of_item[level][frontier.items.clamp(min=0)]
         used_BWC = (chosen_BWm[:, :, None] == child_BWC[..., None]).sum(-1)
         allowed_BWC = allowed_BWC & (rules.possible_below(index, level, child_BWC) > used_BWC)
-    if last and frontier.items.shape[2]:
+    if last and sessions:
         item_BWC = index.leaf_item[child_BWC]
         allowed_BWC = allowed_BWC & (item_BWC[..., None] != frontier.items[:, :, None]).all(-1)
-        if rules.quotas is not None:
+        if rules.quotas is not None:  # a limit of 0 bans first items too
             allowed_BWC = allowed_BWC & ~rules.quotas.full(frontier.items, item_BWC)
     score_BWC.masked_fill_(~allowed_BWC, -torch.inf)
 
     closed_BR = rules.closed[level].to(child_BWC.device) if rules.closed is not None else None
-    list_quotas = rules.quotas if last and not frontier.items.shape[2] else None
+    list_quotas = rules.quotas if last and not sessions else None
     in_session = frontier.items.shape[2] > 0
     score, picked = _select(score_BWC, child_BWC, width, groups, in_session, closed_BR, list_quotas, index)
     parent = picked // score_BWC.shape[2]
