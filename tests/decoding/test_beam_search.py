@@ -18,6 +18,7 @@ from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.semantic_ids.generation import SemanticIds
 from recsys.training.fit import build_policy
+from tests.decoding.reference import reference_beam
 from tests.toy import ring_prepared, toy_ids
 
 MODEL = {"width": 16, "num_heads": 2, "ffn_width": 32, "expert_width": 16, "max_history": 6, "init_std": 0.5}
@@ -76,31 +77,6 @@ def test_full_width_equals_exhaustive_search(prepared, catalogue, seed, filtered
     rows = np.broadcast_to(np.arange(len(histories))[:, None], finite.shape)
     np.testing.assert_allclose(expected[rows[finite], found.items[finite]], found.scores[finite], atol=1e-4)
     assert (found.items[~finite] == -1).all()
-
-
-def reference_beam(
-    policy: GenerativeRecommender, histories: Histories, codes: np.ndarray, width: int, denied: list[set[int]]
-):
-    """Beam search in plain Python: prefixes as tuples, every step recomputed by teacher forcing."""
-    results = []
-    for row in range(len(histories)):
-        batch = collate_histories(histories.take(np.array([row])), 6)
-        items = [i for i in range(len(codes)) if i not in denied[row]]
-        beams: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
-        for level in range(codes.shape[1]):
-            candidates = []
-            for prefix, _ in beams:
-                nexts = {tuple(codes[i][: level + 1]) for i in items if tuple(codes[i][:level]) == prefix}
-                for path in nexts:
-                    example = next(i for i in range(len(codes)) if tuple(codes[i][: level + 1]) == path)
-                    target = torch.tensor([[[example + 1]]])
-                    hidden, _ = policy(TrainingBatch(batch, target, batch.lengths_B[:, None]))
-                    log_probs = policy.code_log_probs(hidden, target)[0, 0, 0]
-                    candidates.append((path, log_probs[: level + 1].sum().item()))
-            beams = sorted(candidates, key=lambda c: -c[1])[:width]
-        by_code = {tuple(c): i for i, c in enumerate(codes)}
-        results.append([(by_code[path], score) for path, score in beams])
-    return results
 
 
 @pytest.mark.parametrize("width", [1, 3, 7])
