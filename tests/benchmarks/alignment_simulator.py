@@ -6,7 +6,7 @@ section, and is judged by what its sessions are truly worth to the same users at
 is what would be served, and sessions drawn from the policy. A finished (seed, variant) is one JSON file and one file of
 values per user, so the run can be stopped and started again; the page is written from all that exist.
 
-The settings were chosen on seed 0 (``--first-seed 0 --seeds 1``) alone, so seeds 1 to 3 are clean.
+The settings were chosen in worlds of seeds 0 and 17, so seeds 1 to 3 are clean.
 
 Run: ``python -m tests.benchmarks.alignment_simulator --seeds 3``; under 30 minutes on two free cores.
 """
@@ -67,7 +67,7 @@ logger = logging.getLogger("recsys.benchmarks")
 RECIPE: Final = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "simulated_sessions.yaml"
 BASE_STAGES: Final = ("prepare", "embed", "tokenize", "train", "reward")
 BASE_NAME: Final = "base.json"
-JUDGED_USERS: Final = 2000
+JUDGED_USERS: Final = 1500
 ROUND_USERS: Final = 500
 """Of the judged ones, for the policy of every round."""
 DRAWS: Final = 8
@@ -95,12 +95,12 @@ class Variant:
 def _loss(loss_type: str, beta: float, **options: Any) -> Variant:
     """A loss on a smaller budget, so that there can be many."""
     loss = {"loss_type": loss_type, "beta": beta}
-    return Variant({"ipa": {"rounds": 2, "samples_per_round": 2500, "loss": loss, **options}})
+    return Variant({"ipa": {"rounds": 2, "samples_per_round": 2000, "loss": loss, **options}})
 
 
 _PUSH: Final = {
-    "rounds": 6,
-    "samples_per_round": 2000,
+    "rounds": 5,
+    "samples_per_round": 1500,
     "preference_weight": 1.0,
     "supervised": {"weight": 0.0},
     "optimiser": {"learning_rate": 1e-3, "final_learning_rate_share": 1.0},
@@ -272,7 +272,7 @@ class Job:
         return self.folder / f"{self.stem}.json"
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def open_base(runs: Path, seed: int) -> Base:
     """One per process and seed, so that a worker simulates a world once."""
     return Base(runs / f"base_{seed}", seed)
@@ -374,7 +374,7 @@ def main() -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--first-seed", type=int, default=1, help="0 is the seed that the settings were chosen on")
+    parser.add_argument("--first-seed", type=int, default=1, help="the settings were chosen on 0 and 17")
     parser.add_argument("--runs", type=Path, default=Path("runs/alignment_simulator"))
     parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes of one thread")

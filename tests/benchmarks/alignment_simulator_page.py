@@ -153,7 +153,7 @@ def write_page(runs: Path, seeds: Iterable[int], order: Sequence[str], minutes: 
         if other in results and IPA in results:
             lines += [f"## {IPA} against {other}", "", *changes_table({n: results[n] for n in (other, IPA)}, other)]
     if losses:
-        lines += ["## Losses", "", "Two rounds of 2,500 samples each, everything else as above.", ""]
+        lines += ["## Losses", "", "Two rounds of 2,000 samples each, everything else as above.", ""]
         lines += changes_table({START: results[START], **losses}, START)
     lines += ["## Seed by seed, utility of the best beam", "", *seeds_table({**results, **losses}, START)]
     lines += ["## What a policy can be held against", "", *marks_table(results[START])]

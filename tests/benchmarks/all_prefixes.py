@@ -1,8 +1,8 @@
 """One pass over a user's sequence against one (history, target) pair per sample: targets per second, and what is learned.
 
-Run: ``python -m tests.benchmarks.all_prefixes [--run runs/beauty] [--epochs 2] [--threads 1]`` after ``recsys run --config
-pipelines/recipes/beauty.yaml`` has prepared and tokenized Beauty in that folder (about 10 minutes; ``--epochs 0`` leaves
-the learning out, 2).
+Run: ``python -m tests.benchmarks.all_prefixes [--run runs/beauty] [--epochs 2] [--seeds 1 2 3] [--threads 1]`` after
+``recsys run --config pipelines/recipes/beauty.yaml`` has prepared and tokenized Beauty in that folder (about 6 minutes per
+seed; ``--epochs 0`` leaves the learning out, 2).
 
 Both forms train the same model on the same 150 thousand targets, with as many targets per optimiser step. Pairs come in
 two orders: bucketed by length, as our own loader does, and shuffled, as is usual. The dense head's softmax over the
@@ -126,17 +126,20 @@ def speed_rows(prepared: PreparedData, semantic_ids: SemanticIds, rounds: int) -
     return rows, per_batch
 
 
-def fresh_policy(prepared: PreparedData, semantic_ids: SemanticIds) -> GenerativeRecommender:
+def fresh_policy(prepared: PreparedData, semantic_ids: SemanticIds, seed: int = SEED) -> GenerativeRecommender:
     """The same untrained policy every time."""
-    seed_everything(SEED)
+    seed_everything(seed)
     return build_policy(prepared, semantic_ids, MODEL, None)
 
 
 def learn(
-    prepared: PreparedData, semantic_ids: SemanticIds, form: TrainingForm, batch_size: int, epochs: int
+    prepared: PreparedData, semantic_ids: SemanticIds, form: TrainingForm, batch_size: int, epochs: int, seed: int
 ) -> list[tuple[float, float]]:
-    """Train and validate epoch by epoch; NDCG@10 of beam order and of the served order."""
-    policy = fresh_policy(prepared, semantic_ids)
+    """Train and validate epoch by epoch; NDCG@10 of beam order and of the served order.
+
+    The validation users are the same under every seed.
+    """
+    policy = fresh_policy(prepared, semantic_ids, seed)
     data = PolicyData(
         prepared,
         form=form,
@@ -151,7 +154,7 @@ def learn(
         def on_validation_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
             metrics = trainer.callback_metrics
             figures.append((float(metrics["valid/beam_ndcg_at_10"]), float(metrics["valid/served_ndcg_at_10"])))
-            print(form, len(figures), figures[-1], flush=True)
+            print(form, seed, len(figures), figures[-1], flush=True)
 
     module = PolicyModule(
         policy, TRAIN, DecodeConfig(beam_width=50), semantic_ids, total_steps=data.steps_per_epoch * epochs
@@ -172,11 +175,38 @@ def learn(
     return figures
 
 
+def learning_notes(
+    prepared: PreparedData, semantic_ids: SemanticIds, per_batch: int, epochs: int, seeds: Sequence[int]
+) -> list[str]:
+    """Train both forms from the same weights under every seed; one line per form and one of differences."""
+    forms: list[tuple[TrainingForm, int]] = [("all_prefixes", WINDOWS_PER_BATCH), ("pairs", per_batch)]
+    found = {
+        form: np.array([learn(prepared, semantic_ids, form, size, epochs, seed) for seed in seeds])
+        for form, size in forms
+    }  # [seeds, epochs, 2]
+    notes = [
+        f"{form.replace('_', ' ')}: validation NDCG@10 (beam / served order, {TRAIN.validation_users} users, mean of "
+        f"{len(seeds)} seeds) after each of {epochs} epochs: "
+        + ", ".join(f"{beam:.4f} / {served:.4f}" for beam, served in values.mean(0))
+        for form, values in found.items()
+    ]
+    gain = found["all_prefixes"] - found["pairs"]
+    told = ", ".join(
+        " / ".join(
+            f"{gain[:, epoch, order].mean():+.4f} ({' '.join(f'{g:+.4f}' for g in gain[:, epoch, order])})"
+            for order in (0, 1)
+        )
+        for epoch in range(epochs)
+    )
+    return [*notes, f"all prefixes minus pairs, mean and seed by seed: {told}"]
+
+
 def main() -> None:
     """Time, train both forms, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/beauty"))
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -191,14 +221,7 @@ def main() -> None:
         "seconds are the processor's; ratio: minimum over rounds, lowest and highest round in brackets",
     ]
     if arguments.epochs:
-        forms: list[tuple[TrainingForm, int]] = [("all_prefixes", WINDOWS_PER_BATCH), ("pairs", per_batch)]
-        for form, batch_size in forms:
-            figures = learn(prepared, semantic_ids, form, batch_size, arguments.epochs)
-            told = ", ".join(f"{beam:.4f} / {served:.4f}" for beam, served in figures)
-            notes.append(
-                f"{form.replace('_', ' ')}: validation NDCG@10 (beam / served order, {TRAIN.validation_users} users) after "
-                f"each of {arguments.epochs} epochs: {told}"
-            )
+        notes += learning_notes(prepared, semantic_ids, per_batch, arguments.epochs, arguments.seeds)
     header = "loss | form | positions per target | targets/s | all prefixes are faster by"
     print(
         write_table(

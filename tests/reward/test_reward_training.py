@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.reward.test_reward_model import ITEMS, SHAPE, colour_ids
 
 from recsys.config import validate
 from recsys.contracts.columns import TEST, TRAIN
@@ -24,6 +23,7 @@ from recsys.reward.scoring import rank_by_reward
 from recsys.reward.training import split_users, train_reward_models
 from recsys.runtime import PlainProgress
 from tests.reward.reward_toy import colour_prepared, event, prepared_from
+from tests.reward.test_reward_model import ITEMS, SHAPE, colour_ids
 
 SMALL: dict[str, Any] = {
     "model": {**SHAPE, "width": 16, "init_std": 0.02, "item_embeddings": False, "num_history_layers": 0},
