@@ -173,6 +173,8 @@ class GuardConfig(FrozenConfig):
         recall_at: Cut-off of the recall that must not fall.
         recall_falls: A fall of that recall against the start, beyond its paired interval, breaks the rule
             ``while_hr1_rises`` (the alignment tax), ``always``, or never (``ignore``).
+        reward_falls: A fall of the reward that is trained on, beyond its interval: then everything may fall together, and no
+            bargain shows it.
         judge_falls: The same for the held-out judge's reward: ``while_reward_rises`` is over-optimisation. Unless it is
             ``ignore``, the judge may not fall against the round kept last either.
         max_kl: Largest divergence from the start, nats per item; rewards are over-optimised by distance (Gao et al., arXiv
@@ -188,6 +190,7 @@ class GuardConfig(FrozenConfig):
     ks: tuple[int, ...] = (1, 5, 10, 50, 100, 500)
     recall_at: int = Field(default=50, ge=2)
     recall_falls: Literal["while_hr1_rises", "always", "ignore"] = "while_hr1_rises"
+    reward_falls: Literal["always", "ignore"] = "always"
     judge_falls: Literal["while_reward_rises", "always", "ignore"] = "while_reward_rises"
     max_kl: float | None = Field(default=None, gt=0)
     on_violation: Literal["stop", "back_off", "record"] = "stop"

@@ -2,9 +2,9 @@
 
 Two bargains are looked for. The *alignment tax*: the first place gets better while recall at depth falls. And
 *over-optimisation*: the reward that is trained on rises while a judge that was trained on other users, with another seed,
-says that sessions got worse. A bound on the divergence from the start can stop both before they show. All are decided on
-the same validation rows as before the first round, by paired bootstrap intervals over users, so a fall inside the noise
-stops nobody.
+says that sessions got worse. A round that loses even the reward it is trained on fails, too, and a bound on the divergence
+from the start can stop a run before any of it shows. All are decided on the same validation rows as before the first round,
+by paired bootstrap intervals over users, so a fall inside the noise stops nobody.
 
 Legend: N validation rows, G candidates per row, M items per session, L levels, K codes, T towers.
 """
@@ -303,6 +303,8 @@ def judge_round(
         rose = changes[HR1]["difference"] > 0
         if config.recall_falls == "always" or (config.recall_falls == "while_hr1_rises" and rose):
             broken.append(_fall(recall, changes[recall]) + (_rise(HR1, changes[HR1]) if rose else ""))
+    if config.reward_falls == "always" and _fell(changes[REWARD]):
+        broken.append(_fall(REWARD, changes[REWARD]))
     if JUDGE in changes and _fell(changes[JUDGE]):
         rose = changes[REWARD]["difference"] > 0
         if config.judge_falls == "always" or (config.judge_falls == "while_reward_rises" and rose):

@@ -92,7 +92,7 @@ def fake(hr1: float, recall: float, reward: float, judge: float, rows: int = 200
         (fake(0.3, 0.4, 0.0, 0.0), ["beam_recall@5 fell by 0.1000"]),  # the alignment tax
         (fake(0.1, 0.4, 0.0, 0.0), []),  # recall falls, and nothing was bought with it
         (fake(0.2, 0.5, 1.0, -1.0), ["judge fell by 1.0000"]),  # over-optimisation
-        (fake(0.2, 0.5, -1.0, -1.0), []),
+        (fake(0.1, 0.4, -1.0, -1.0), ["reward fell by 1.0000"]),  # everything falls together
         (fake(0.3, 0.4, 1.0, -1.0), ["beam_recall@5 fell by", "judge fell by"]),
     ],
 )
@@ -138,7 +138,11 @@ def test_a_fall_inside_its_interval_breaks_nothing() -> None:
 def test_rules_can_be_stricter_or_off() -> None:
     start, worse = fake(0.2, 0.5, 0.0, 0.0), fake(0.1, 0.4, -1.0, -1.0)
     strict = GUARD.model_copy(update={"recall_falls": "always", "judge_falls": "always"})
-    assert len(judge_round(start, worse, np.arange(200), strict, 0).broken) == 2
+    assert len(judge_round(start, worse, np.arange(200), strict, 0).broken) == 3
+    assert (
+        len(judge_round(start, worse, np.arange(200), strict.model_copy(update={"reward_falls": "ignore"}), 0).broken)
+        == 2
+    )
     taxed = fake(0.3, 0.4, 1.0, -1.0)
     off = GUARD.model_copy(update={"recall_falls": "ignore", "judge_falls": "ignore"})
     assert judge_round(start, taxed, np.arange(200), off, 0).broken == ()

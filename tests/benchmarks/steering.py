@@ -1,0 +1,148 @@
+"""One policy steered between objectives: what each mixture of weights truly brings on the simulator.
+
+A policy with inputs for objective weights is trained and aligned by the recipe ``simulated_sessions.yaml``, every preference
+request with weights of its own. Then the same users are served along lines between two objectives, and the simulator says
+what they would do. Steering is worth shipping if along each line the one outcome falls and the other rises at every step.
+
+Run: ``python -m tests.benchmarks.steering [--seeds 1] [--runs runs/steering]``; about 8 minutes per seed on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipelines.config import RunConfig, load_run_config
+from pipelines.lock import run_lock
+from pipelines.options import LogLevel, ProgressMode, make_progress, set_up_logging
+from pipelines.run import Runner
+from pipelines.simulated_users import SimulatedUsers
+from pipelines.stages import stages_of
+from recsys.contracts.manifest import ArtifactStore
+from recsys.contracts.prepared import PreparedData
+from recsys.decoding.recommender import Recommender
+from recsys.intervals import resample_means
+from recsys.model.checkpoint import load_policy
+from recsys.reward.scorers import DIVERSITY, DiverseScorer
+from recsys.runtime import set_threads
+from recsys.semantic_ids.generation import SemanticIds
+from serving.objectives import objective_weights
+from tests.benchmarks.paired import write_table
+
+RECIPE: Final = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "simulated_sessions.yaml"
+STAGES: Final = ("prepare", "embed", "tokenize", "train", "reward", "align")
+OVERRIDES: Final = (
+    "threads=1",
+    "model.num_objectives=6",
+    "align.ipa.objective.concentration=0.5",
+    "align.ipa.optimiser.learning_rate=6e-4",
+)
+USERS: Final = 1500
+DRAWS: Final = 8
+STEPS: Final = 5
+OUTCOME_OF: Final = {"swt": "watch", "ltr": "likes", DIVERSITY: DIVERSITY}
+"""Tower -> the outcome it should raise."""
+LINES: Final = (("swt", DIVERSITY), ("ltr", DIVERSITY), ("swt", "ltr"))
+
+Outcomes = dict[str, npt.NDArray[np.float64]]
+
+
+def run_stages(config: RunConfig) -> dict[str, Path]:
+    """Run what is missing up to `align`; return each stage's folder."""
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    with run_lock(config.output_dir):
+        store = ArtifactStore(config.output_dir / "artifacts")
+        runner = Runner(config, config.seed, store, make_progress(ProgressMode.OFF))
+        runner.run_all(stage for stage in stages_of(config) if stage.name in STAGES)
+    return {name: outcome.artifact.path for name, outcome in runner.outcomes.items()}
+
+
+class Steered:
+    """A steerable policy and the users it is judged by."""
+
+    def __init__(self, runs: Path, seed: int) -> None:
+        self.config = load_run_config(RECIPE, [*OVERRIDES, f"seed={seed}", f"output_dir={runs / f'seed_{seed}'}"])
+        folder = run_stages(self.config)
+        prepared = PreparedData.open(folder["prepare"])
+        ids = SemanticIds.load(folder["tokenize"])
+        self.policy = load_policy(folder["align"] / "model", ids.digest)
+        self.recommender = Recommender(self.policy, ids, self.config.decode)
+        everybody = SimulatedUsers.open(self.config.source, prepared, seed)
+        self.users = everybody.take(np.unique(np.linspace(0, len(everybody) - 1, USERS).astype(np.int64)))
+        self.groups = self.policy.item_tower.side_I[1:, 1]
+
+    def serve(self, wish: Mapping[str, float]) -> Outcomes:
+        """Serve everybody's best session under a wish; return true outcomes per user."""
+        weights = objective_weights(wish, self.policy.spec.objectives)
+        histories = self.users.histories.with_objective(weights)
+        sessions = self.recommender.recommend_sessions(histories, 1, exclude_seen=True)[0]
+        truth = self.users.truth(sessions, draws=DRAWS)
+        scorer = DiverseScorer(inner=None, group_I=self.groups)  # type: ignore[arg-type]  # its own tower needs no other
+        return {
+            "watch": truth.watch_ms[:, 0].astype(np.float64) / 1e3,
+            "likes": truth.likes[:, 0].astype(np.float64),
+            DIVERSITY: scorer.diversity(torch.from_numpy(sessions))[:, 0].double().numpy(),
+            "utility": truth.utility[:, 0].astype(np.float64),
+        }
+
+
+def along(policies: Sequence[Steered], towers: tuple[str, str]) -> list[Outcomes]:
+    """Serve at equal steps from the first tower alone to the second alone; users of all seeds side by side."""
+    served = []
+    for share in np.linspace(0.0, 1.0, STEPS):
+        wish = {towers[0]: 1.0 - share, towers[1]: float(share)}
+        parts = [policy.serve(wish) for policy in policies]
+        served.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        print(towers, round(float(share), 2), {n: round(float(v.mean()), 3) for n, v in served[-1].items()}, flush=True)
+    return served
+
+
+def interval(difference: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean and 95 % bootstrap interval over users."""
+    rows = np.arange(len(difference))
+    means = resample_means(difference[:, None], np.ones((len(rows), 1), bool), rows, resamples=1000, seed=0)
+    low, high = means.interval(0.95)
+    return float(means.mean[0, 0]), float(low[0, 0]), float(high[0, 0])
+
+
+def verdict(served: Sequence[Outcomes], outcome: str, sign: int) -> str:
+    """Change from end to end with its interval, and how many of the steps go the wrong way."""
+    mean, low, high = interval(served[-1][outcome] - served[0][outcome])
+    steps = [sign * float((after[outcome] - before[outcome]).mean()) for before, after in itertools.pairwise(served)]
+    wrong = sum(step < 0 for step in steps)
+    return f"{outcome}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] end to end, {wrong} of {len(steps)} steps the wrong way"
+
+
+def main() -> None:
+    """Train, serve along every line, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--runs", type=Path, default=Path("runs/steering"))
+    arguments = parser.parse_args()
+    set_up_logging(LogLevel.INFO)
+    set_threads(1)
+    policies = [Steered(arguments.runs, seed) for seed in arguments.seeds]
+    rows, notes = (
+        [],
+        [f"{len(policies)} seed(s), {len(policies) * USERS} users, best session of five; truth of the simulator"],
+    )
+    for first, second in LINES:
+        served = along(policies, (first, second))
+        for share, outcomes in zip(np.linspace(0.0, 1.0, STEPS), served, strict=True):
+            figures = [f"{outcomes[name].mean():.3f}" for name in ("watch", "likes", DIVERSITY, "utility")]
+            rows.append([f"{first} to {second}", f"{1 - share:.2f} / {share:.2f}", *figures])
+        told = [verdict(served, OUTCOME_OF[first], -1), verdict(served, OUTCOME_OF[second], +1)]
+        notes.append(f"{first} to {second}: " + "; ".join(told))
+    header = ["line", "weights", "watch, s", "likes", DIVERSITY, "utility"]
+    print(write_table("steering", "Steering one policy by objective weights", header, rows, notes))
+
+
+if __name__ == "__main__":
+    main()
