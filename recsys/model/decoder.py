@@ -1,6 +1,6 @@
 """Decoder over semantic-ID codes: causal self-attention, cross-attention to the history, sparse MoE.
 
-Legend: N rows (a user, or a user's prediction point), P prediction points per user, T decoder positions, S memory
+Legend: N rows (prediction points that are decoded), B users, P prediction points per user, T decoder positions, S memory
 positions, L levels, K codes per level, M items per session, A heads, C channels per head, W beams, D width.
 
 Layout (OneRec v1, eq. 3): ``[BOS] c1 … cL`` for every item, a BOS before each. Position BOS predicts c1, c1 predicts c2,
@@ -17,6 +17,7 @@ from recsys.model.beam_cache import BeamCache
 from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
 from recsys.model.moe import feed_forward
+from recsys.model.points import Points
 
 
 class DecoderBlock(nn.Module):
@@ -33,13 +34,11 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x_NTD: torch.Tensor, keys_values: KeysValues, causal_TT: torch.Tensor, visible: torch.Tensor, points: int
+        self, x_NTD: torch.Tensor, keys_values: KeysValues, causal_TT: torch.Tensor, points: Points
     ) -> torch.Tensor:
-        """Apply to ``N = B * P`` rows; the P points of a user share the user's keys and values."""
+        """Apply to N rows, one per decoded point; the points of a user share the user's keys and values."""
         x_NTD = x_NTD + self.dropout(self.self_attention(self.self_norm(x_NTD), causal_TT))
-        n, t, d = x_NTD.shape
-        queries = self.cross_norm(x_NTD).view(n // points, points * t, d)
-        x_NTD = x_NTD + self.dropout(self.cross_attention(queries, keys_values, visible)).view(n, t, d)
+        x_NTD = x_NTD + self.dropout(points.attend(self.cross_attention, self.cross_norm(x_NTD), keys_values))
         return x_NTD + self.dropout(self.moe(self.moe_norm(x_NTD)))
 
     def step(
@@ -79,7 +78,11 @@ class SessionDecoder(nn.Module):
         return project_memory([block.cross_attention for block in self.layers()], memory_BSD)
 
     def forward(
-        self, codes_BPML: torch.Tensor, keys_values: list[KeysValues], visible_BP: torch.Tensor
+        self,
+        codes_BPML: torch.Tensor,
+        keys_values: list[KeysValues],
+        visible_BP: torch.Tensor,
+        asked_BP: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Teacher forcing.
 
@@ -87,22 +90,21 @@ class SessionDecoder(nn.Module):
             codes_BPML: int64 codes of the target items, level by level (any code where there is no target).
             keys_values: From :meth:`keys_values`.
             visible_BP: Memory positions that a point may look at: ``memory[: visible + 1]`` (user and events).
+            asked_BP: Points with at least one target; others may be left out. ``None``: all.
 
         Returns:
             Hidden states that predict code ``l`` of item ``m``, ``[B, P, M, L, D]``.
         """
         b, p, m, levels = codes_BPML.shape
-        x_NTD = self._embed(codes_BPML.view(b * p, m, levels))
-        t = x_NTD.shape[1]
-        causal_TT = torch.ones(t, t, dtype=torch.bool, device=x_NTD.device).tril()
-        memory_size = keys_values[0][0].shape[2]
-        visible = torch.arange(memory_size, device=x_NTD.device) <= visible_BP[..., None]  # [B, P, S]
-        visible = visible[:, :, None].expand(b, p, t, memory_size).reshape(b, 1, p * t, memory_size)
+        positions, memory_size = m * (levels + 1) - 1, keys_values[0][0].shape[2]
+        points = Points.of(visible_BP, asked_BP, positions, memory_size)
+        x_NTD = self._embed(points.pick(codes_BPML.view(b * p, m, levels)))
+        causal_TT = torch.ones(positions, positions, dtype=torch.bool, device=x_NTD.device).tril()
         for block, layer_keys_values in zip(self.blocks, keys_values, strict=True):
-            x_NTD = block(x_NTD, layer_keys_values, causal_TT, visible, p)
+            x_NTD = block(x_NTD, layer_keys_values, causal_TT, points)
         # the position of cL predicts nothing; the very last one was never fed
-        x_NTD = nn.functional.pad(self.norm(x_NTD), (0, 0, 0, 1)).view(b, p, m, levels + 1, -1)
-        return x_NTD[..., :levels, :]
+        hidden = nn.functional.pad(points.spread(self.norm(x_NTD)), (0, 0, 0, 1)).view(b, p, m, levels + 1, -1)
+        return hidden[..., :levels, :]
 
     def _embed(self, codes_NML: torch.Tensor) -> torch.Tensor:
         """Embed ``[BOS] c1 … cL`` per item, without the last code: ``[N, M * (L + 1) - 1, D]``."""

@@ -129,7 +129,8 @@ class GenerativeRecommender(nn.Module):
         memory_BSD = self.encoder(batch.history)
         codes_BPML = self.item_tower.codes_IL[batch.target_BPM]
         visible_BP = self.encoder.visible(batch)
-        hidden = self.decoder(codes_BPML, self.decoder.keys_values(memory_BSD), visible_BP)
+        asked_BP = (batch.target_BPM > 0).any(-1)
+        hidden = self.decoder(codes_BPML, self.decoder.keys_values(memory_BSD), visible_BP, asked_BP)
         index = visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
         return hidden, self.dense_query(memory_BSD.gather(1, index))
 

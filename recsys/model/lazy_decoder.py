@@ -27,6 +27,7 @@ from recsys.model.beam_cache import BeamCache
 from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
 from recsys.model.moe import feed_forward
+from recsys.model.points import Points
 
 
 class ContextProcessor(nn.Module):
@@ -109,12 +110,10 @@ class LazyBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x_NTD: torch.Tensor, keys_values: KeysValues, causal_TT: torch.Tensor, visible: torch.Tensor, points: int
+        self, x_NTD: torch.Tensor, keys_values: KeysValues, causal_TT: torch.Tensor, points: Points
     ) -> torch.Tensor:
-        """Apply to ``N = B * P`` rows; the P points of a user share the user's keys and values."""
-        n, t, d = x_NTD.shape
-        queries = self.cross_norm(x_NTD).view(n // points, points * t, d)
-        x_NTD = x_NTD + self.dropout(self.cross_attention(queries, keys_values, visible)).view(n, t, d)
+        """Apply to N rows, one per decoded point; the points of a user share the user's keys and values."""
+        x_NTD = x_NTD + self.dropout(points.attend(self.cross_attention, self.cross_norm(x_NTD), keys_values))
         x_NTD = x_NTD + self.dropout(self.self_attention(self.self_norm(x_NTD), causal_TT))
         return x_NTD + self.dropout(self.ffn(self.ffn_norm(x_NTD)))
 
@@ -160,20 +159,22 @@ class LazyDecoder(nn.Module):
         return self.context(memory_BSD)
 
     def forward(
-        self, codes_BPML: torch.Tensor, keys_values: list[KeysValues], visible_BP: torch.Tensor
+        self,
+        codes_BPML: torch.Tensor,
+        keys_values: list[KeysValues],
+        visible_BP: torch.Tensor,
+        asked_BP: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Teacher forcing; arguments and result as in :meth:`recsys.model.decoder.SessionDecoder.forward`."""
         b, p, m, levels = codes_BPML.shape
-        x_NTD = self._embed(codes_BPML.view(b * p, m, levels))
-        t = x_NTD.shape[1]
-        causal_TT = torch.ones(t, t, dtype=torch.bool, device=x_NTD.device).tril()
-        memory_size = keys_values[0][0].shape[2]
-        visible = torch.arange(memory_size, device=x_NTD.device) <= visible_BP[..., None]  # [B, P, S]
-        visible = visible[:, :, None].expand(b, p, t, memory_size).reshape(b, 1, p * t, memory_size)
+        positions, memory_size = m * (levels + 1) - 1, keys_values[0][0].shape[2]
+        points = Points.of(visible_BP, asked_BP, positions, memory_size)
+        x_NTD = self._embed(points.pick(codes_BPML.view(b * p, m, levels)))
+        causal_TT = torch.ones(positions, positions, dtype=torch.bool, device=x_NTD.device).tril()
         for block, place in zip(self.layers(), self.kv_layer, strict=True):
-            x_NTD = block(x_NTD, keys_values[place], causal_TT, visible, p)
+            x_NTD = block(x_NTD, keys_values[place], causal_TT, points)
         # the position of cL predicts nothing; the very last one was never fed
-        x_BPMTD = nn.functional.pad(x_NTD, (0, 0, 0, 1)).view(b, p, m, levels + 1, -1)
+        x_BPMTD = nn.functional.pad(points.spread(x_NTD), (0, 0, 0, 1)).view(b, p, m, levels + 1, -1)
         return torch.stack([norm(x_BPMTD[..., level, :]) for level, norm in enumerate(self.norms)], dim=-2)
 
     def _embed(self, codes_NML: torch.Tensor) -> torch.Tensor:
