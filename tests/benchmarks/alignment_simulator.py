@@ -59,6 +59,7 @@ from tests.benchmarks.alignment_simulator_page import (
     PUSHED,
     PUSHED_GUARDED,
     START,
+    TIME_NAME,
     write_page,
 )
 
@@ -385,7 +386,10 @@ def main() -> None:
     started = time.monotonic()
     if not chosen.page:
         run_missing(chosen.runs, seeds, chosen.variants, chosen.workers)
-    print(write_page(chosen.runs, seeds, [*VARIANTS], (time.monotonic() - started) / 60))
+        path = chosen.runs / TIME_NAME
+        before = read_json(path)["minutes"] if path.exists() else 0.0
+        write_json(path, {"minutes": before + (time.monotonic() - started) / 60, "workers": chosen.workers})
+    print(write_page(chosen.runs, seeds, [*VARIANTS]))
 
 
 if __name__ == "__main__":

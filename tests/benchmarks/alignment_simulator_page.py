@@ -6,15 +6,20 @@ intervals over users, of whom every seed has its own.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 
+from recsys.contracts.manifest import read_json
 from tests.benchmarks.alignment_rere_page import Finished, Results, compare, read_results, table
 from tests.benchmarks.paired import RESULTS, machine
+
+mpl.use("agg")
+mpl.rcParams["svg.hashsalt"] = "alignment_simulator"  # the same picture from the same results
 
 START: Final = "next-token policy"
 IPA: Final = "ipa (dpo)"
@@ -25,6 +30,7 @@ LOSS: Final = "loss: "
 PUSHED: Final = "pushed too far, guard off"
 PUSHED_GUARDED: Final = "pushed too far, guard on"
 
+TIME_NAME: Final = "time.json"
 UTILITY: Final = "utility"
 COLUMNS: Final = {
     UTILITY: "utility, best beam",
@@ -110,6 +116,31 @@ def rounds_table(by_seed: Mapping[int, Finished]) -> list[str]:
     return table([*header, "KL to the start", "guard objects"], rows)
 
 
+def draw_rounds(results: Results, path: Path) -> None:
+    """Draw reward, judge and truth over the rounds, means over the seeds that ran a round; truth in units of the start."""
+    shown = [name for name in (IPA, PUSHED, PUSHED_GUARDED) if name in results]
+    figure, axes = plt.subplots(1, len(shown), figsize=(4 * len(shown), 3), squeeze=False, sharey="row")
+    for axis, name in zip(axes[0], shown, strict=True):
+        curves: dict[str, list[float]] = {"reward": [], "judge": [], "truth, best beam": [], "truth, drawn": []}
+        facts = [one.facts["rounds"] for one in results[name].values()]
+        for number in range(max(map(len, facts))):
+            here = [rounds for rounds in facts if len(rounds) > number]
+            for scorer in ("reward", "judge"):
+                curves[scorer].append(_mean(rounds[number]["measured"][scorer] for rounds in here))
+            for label, key in (("truth, best beam", UTILITY), ("truth, drawn", "sampled_utility")):
+                gains = [rounds[number]["truth"][key] / rounds[0]["truth"][key] - 1 for rounds in here]
+                curves[label].append(_mean(gains))
+        for label, values in curves.items():
+            axis.plot(values, marker="o", label=label, linestyle="-" if "truth" in label else "--")
+        axis.axhline(0, color="grey", linewidth=0.5)
+        axis.set(title=name, xlabel="round")
+    axes[0][0].set(ylabel="deviations of the start (dashed)\nshare gained (solid)")
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def verdicts(by_seed: Mapping[int, Finished]) -> list[str]:
     """What the guard kept, and why it stopped."""
     return [
@@ -131,7 +162,7 @@ def cost_table(results: Results) -> list[str]:
     return table(["variant", "pairs", "skipped", "rounds kept", "processor seconds, judging included"], rows)
 
 
-def write_page(runs: Path, seeds: Iterable[int], order: Sequence[str], minutes: float) -> str:
+def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str]) -> str:
     """Write ``results/alignment_simulator.md`` from the finished jobs of these seeds, and return its text."""
     wanted = set(seeds)
     found = {
@@ -139,13 +170,13 @@ def write_page(runs: Path, seeds: Iterable[int], order: Sequence[str], minutes: 
         for name, by_seed in read_results(runs).items()
     }
     results: dict[str, dict[int, Finished]] = {name: found[name] for name in order if found.get(name)}
-    command = "python -m tests.benchmarks.alignment_simulator " + " ".join(sys.argv[1:])
-    lines = ["# Alignment against the truth of the simulator", "", f"`{command.strip()}`", "", machine(), ""]
+    command = f"python -m tests.benchmarks.alignment_simulator --first-seed {seeds[0]} --seeds {len(seeds)}"
+    lines = ["# Alignment against the truth of the simulator", "", f"`{command}`", "", machine(), ""]
     lines += [f"- {note}" for note in NOTES]
     if START not in results:
         return "\n".join([*lines, "", "nothing is finished yet", ""])
     users = sum(one.facts["rows"] for one in results[START].values())
-    lines += [f"- {len(results[START])} seeds, {users} users; this call took {minutes:.1f} minutes", ""]
+    lines += [f"- {len(results[START])} seeds, {users} users{_time_taken(runs)}", ""]
     losses = {name.removeprefix(LOSS): one for name, one in results.items() if name.startswith(LOSS)}
     results = {name: one for name, one in results.items() if not name.startswith(LOSS)}
     lines += [f"## Against the {START}", "", *changes_table(results, START)]
@@ -157,6 +188,8 @@ def write_page(runs: Path, seeds: Iterable[int], order: Sequence[str], minutes: 
         lines += changes_table({START: results[START], **losses}, START)
     lines += ["## Seed by seed, utility of the best beam", "", *seeds_table({**results, **losses}, START)]
     lines += ["## What a policy can be held against", "", *marks_table(results[START])]
+    draw_rounds(results, RESULTS / "alignment_simulator.svg")
+    lines += ["![Reward, judge and truth over the rounds](alignment_simulator.svg)", ""]
     for name in (IPA, PUSHED, PUSHED_GUARDED):
         if name in results:
             lines += [f"## Rounds: {name}", "", *rounds_table(results[name]), *verdicts(results[name])]
@@ -165,6 +198,15 @@ def write_page(runs: Path, seeds: Iterable[int], order: Sequence[str], minutes: 
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "alignment_simulator.md").write_text(text, encoding="utf-8")
     return text
+
+
+def _time_taken(runs: Path) -> str:
+    """What the calls that ran something took together."""
+    path = runs / TIME_NAME
+    if not path.exists():
+        return ""
+    spent = read_json(path)
+    return f"; all of it took {spent['minutes']:.1f} minutes with {spent['workers']} processes of one thread"
 
 
 def _mean(values: Iterable[Any]) -> float:
