@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from recsys.reward.config import RewardTrainConfig
 from recsys.reward.feedback import SessionFeedback
 from recsys.reward.loss import reward_loss, tower_losses
 from recsys.reward.model import SessionRewardModel
+from recsys.training.best_so_far import BestSoFar
 from recsys.training.config import TrainConfig
 from recsys.training.schedule import adamw, warmup_cosine
 
@@ -177,42 +177,20 @@ class RewardModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class BestRewardModel(lightning.Callback):
+class BestRewardModel(BestSoFar):
     """Keep the model with the least validation cross-entropy, and stop after ``patience`` validations without a better."""
 
     def __init__(self, folder: Path, patience: int) -> None:
-        self.folder, self.patience = folder, patience
-        self.best_value, self.best_epoch, self.validations_since = float("inf"), -1, 0
-        self.seconds_before, self._started = 0.0, time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Training time, earlier processes included."""
-        return self.seconds_before + time.monotonic() - self._started
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the decision to stop rests on."""
-        return {
-            "best_value": self.best_value,
-            "best_epoch": self.best_epoch,
-            "validations_since": self.validations_since,
-            "seconds_before": self.seconds,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue counting."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        super().__init__(folder, patience, worst=float("inf"))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare, keep, decide."""
         assert isinstance(pl_module, RewardModule)
         value = float(trainer.callback_metrics[MONITOR])
         logger.info("epoch %d: validation cross-entropy %.4f, %.0f s", trainer.current_epoch + 1, value, self.seconds)
-        if value < self.best_value:
-            self.best_value, self.best_epoch, self.validations_since = value, trainer.current_epoch, 0
+        better = value < self.best_value
+        self.note(value, trainer.current_epoch, better=better)
+        if better:
             save_reward_model(self.folder, pl_module.model)
-        else:
-            self.validations_since += 1
-        if self.validations_since >= self.patience:
+        if self.out_of_patience:
             trainer.should_stop = True

@@ -14,6 +14,7 @@ import polars as pl
 import torch
 
 from recsys.model.checkpoint import save_policy
+from recsys.training.best_so_far import BestSoFar
 from recsys.training.module import PolicyModule
 from recsys.training.sharding import gathered
 from recsys.training.strategies import RANDOM_STATE
@@ -151,32 +152,12 @@ def ends_a_step(trainer: lightning.Trainer) -> bool:
     return bool(trainer.is_last_batch) or (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
-class BestPolicy(lightning.Callback):
+class BestPolicy(BestSoFar):
     """Keep the policy with the best validation metric, and stop after ``patience`` validations without a better one."""
 
     def __init__(self, folder: Path, patience: int, max_minutes: float | None) -> None:
-        self.folder, self.patience, self.max_minutes = folder, patience, max_minutes
-        self.best_value, self.best_epoch, self.validations_since = -1.0, -1, 0
-        self.seconds_before, self._started = 0.0, time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Training time, earlier processes included."""
-        return self.seconds_before + time.monotonic() - self._started
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the decision to stop rests on."""
-        return {
-            "best_value": self.best_value,
-            "best_epoch": self.best_epoch,
-            "validations_since": self.validations_since,
-            "seconds_before": self.seconds,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue counting."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        super().__init__(folder, patience, worst=-1.0)
+        self.max_minutes = max_minutes
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare, keep, decide."""
@@ -189,16 +170,15 @@ class BestPolicy(lightning.Callback):
             ", ".join(f"{k.removeprefix('valid/')} {float(v):.4f}" for k, v in _validation_figures(trainer)),
             self.seconds,
         )
-        if value > self.best_value:
-            self.best_value, self.best_epoch, self.validations_since = value, trainer.current_epoch, 0
+        better = value > self.best_value
+        self.note(value, trainer.current_epoch, better=better)
+        if better:
             with gathered(pl_module.policy.tables, pl_module.device):
                 if trainer.is_global_zero:
                     save_policy(self.folder, pl_module.policy)
-        else:
-            self.validations_since += 1
         out_of_time = self.max_minutes is not None and self.seconds > 60 * self.max_minutes
         # the first clock to run out decides for all processes
-        if self.validations_since >= self.patience or trainer.strategy.reduce_boolean_decision(out_of_time, all=False):
+        if self.out_of_patience or trainer.strategy.reduce_boolean_decision(out_of_time, all=False):
             trainer.should_stop = True
 
 
