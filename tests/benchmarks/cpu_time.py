@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+import torch
+
 from tests.benchmarks.paired import Timing, alternate
 
 
@@ -29,3 +31,10 @@ def alternate_cpu(
 
     alternate({name: watched(name, run) for name, run in contestants.items()}, rounds, warmup)
     return {name: Timing(tuple(values[-rounds:])) for name, values in seconds.items()}
+
+
+def matmul_roof(size: int = 2048, rounds: int = 5) -> float:
+    """Float32 FLOP per processor second of a large matrix product in this process, best of ``rounds``."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    best = alternate_cpu({"matmul": lambda: left @ right}, rounds)["matmul"].best
+    return 2 * size**3 / best

@@ -34,8 +34,8 @@ from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
-from tests.benchmarks.cpu_time import alternate_cpu
-from tests.benchmarks.paired import alternate, machine, matmul_roof, write_table
+from tests.benchmarks.cpu_time import alternate_cpu, matmul_roof
+from tests.benchmarks.paired import alternate, machine, write_table
 from tests.benchmarks.t5_policy import FIRST_CODE, T5Policy, T5State
 
 LEVELS, CODES, INPUT_ITEMS = 4, 256, 20
@@ -380,7 +380,7 @@ def main() -> None:
         "ratios and users/s by processor seconds of one thread: minimum over rounds, lowest and highest round in brackets",
         "wrong: ranks with another item than transformers where no neighbour's score is within 1e-4, and the largest "
         "difference of scores",
-        "roof: useful FLOPs of the search per second over those of a 2048 x 2048 float32 product in the same process",
+        "roof: useful FLOPs of the search per processor second over those of a 2048 x 2048 float32 product in the same process",
     ]
     if not arguments.quick:
         ratio = size_ratio((12_000, 1_000_000), 32, 50)

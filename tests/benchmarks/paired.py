@@ -52,13 +52,6 @@ def alternate(
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def matmul_roof(size: int = 2048, rounds: int = 5) -> float:
-    """Float32 FLOP/s of a large matrix product in this process, best of ``rounds``."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    best = alternate({"matmul": lambda: left @ right}, rounds)["matmul"].best
-    return 2 * size**3 / best
-
-
 def machine() -> str:
     """One line about where the numbers come from; no host name."""
     model = platform.processor() or platform.machine()
