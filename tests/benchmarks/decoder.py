@@ -380,7 +380,7 @@ def main() -> None:
         "ratios and users/s by processor seconds of one thread: minimum over rounds, lowest and highest round in brackets",
         "wrong: ranks with another item than transformers where no neighbour's score is within 1e-4, and the largest "
         "difference of scores",
-        "roof: useful FLOPs of the search per processor second over those of a 2048 x 2048 float32 product in the same process",
+        "roof: useful FLOPs of the search per processor second over those of a 2048 x 2048 float32 product in this process",
     ]
     if not arguments.quick:
         ratio = size_ratio((12_000, 1_000_000), 32, 50)
