@@ -182,6 +182,23 @@ class BestPolicy(BestSoFar):
             trainer.should_stop = True
 
 
+class ValidateLastEpoch(lightning.Callback):
+    """Validate after the last epoch, whatever ``validate_every_epochs`` says: an epoch that nothing judges is never kept.
+
+    The trainer looks up its interval at the end of every epoch. A run that goes on inside its last epoch does not begin it
+    again, hence two hooks.
+    """
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Where the run goes on in its last epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Where the last epoch begins."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+
 class Curves(lightning.Callback):
     """Collect training and validation figures; they travel with the checkpoint, so a resumed run has one curve."""
 

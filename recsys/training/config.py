@@ -43,6 +43,7 @@ class TrainConfig(FrozenConfig):
     init_items_from_embeddings: bool = True
     """Start the item table from the leading directions of the item embeddings."""
     validate_every_epochs: int = Field(default=1, ge=1)
+    """The last epoch is always validated."""
     validation_users: int = Field(default=2000, ge=1)
     monitor: Literal["served", "beam"] = "served"
     """Which ranking's valid/ndcg_at_10 picks the checkpoint: after re-scoring, or pure beam order."""

@@ -30,7 +30,7 @@ from recsys.model.summary import summarise
 from recsys.model.utilisation import Precision, describe
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.generation import SemanticIds
-from recsys.training.callbacks import BestPolicy, Curves, ResumeFolder, seed_of_process
+from recsys.training.callbacks import BestPolicy, Curves, ResumeFolder, ValidateLastEpoch, seed_of_process
 from recsys.training.config import TrainConfig
 from recsys.training.module import PolicyModule
 from recsys.training.processes import World, start_workers
@@ -190,7 +190,7 @@ def _train(
     best = BestPolicy(scratch / "best", train_config.patience, train_config.max_minutes)
     curves = Curves()
     resume = ResumeFolder(scratch / "resume", train_config.checkpoint_every_s, seed)
-    trainer = _trainer(train_config, [curves, best, resume], progress, world)
+    trainer = _trainer(train_config, [curves, best, resume, ValidateLastEpoch()], progress, world)
     checkpoint = resume.latest()
     if checkpoint is not None:
         logger.info("going on from the checkpoint at %s", checkpoint.name.replace("-", " "))

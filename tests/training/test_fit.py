@@ -74,12 +74,12 @@ class Killed(Exception):
     """Stands for a SIGKILL: nothing after it runs."""
 
 
-@pytest.mark.parametrize("steps", [[3], [1, 6, 11, 12, 17]])
+@pytest.mark.parametrize("steps", [[3], [1, 6, 11, 12, 17], [18, 21]])
 def test_killed_and_resumed_training_equals_undisturbed_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]
 ) -> None:
     prepared = ring_prepared(tmp_path / "data")
-    config = TRAIN.model_copy(update={"max_epochs": 4, "checkpoint_every_s": 1e-6})
+    config = TRAIN.model_copy(update={"max_epochs": 4, "checkpoint_every_s": 1e-6, "validate_every_epochs": 3})
     train(prepared, tmp_path / "undisturbed", config)
     original = PolicyModule.on_before_zero_grad if hasattr(PolicyModule, "on_before_zero_grad") else None
     for step in steps:
@@ -99,6 +99,15 @@ def test_killed_and_resumed_training_equals_undisturbed_training(
         assert torch.equal(tensor, actual[name]), name
     a, b = (pl.read_parquet(tmp_path / run / "curves.parquet") for run in ("undisturbed", "killed"))
     assert a.equals(b)
+
+
+@pytest.mark.parametrize(("epochs", "validations"), [(1, 1), (3, 2), (4, 2)])
+def test_the_last_epoch_is_always_validated(tmp_path: Path, epochs: int, validations: int) -> None:
+    """Every second epoch and the last: 1; 2 and 3; 2 and 4."""
+    config = TRAIN.model_copy(update={"max_epochs": epochs, "validate_every_epochs": 2})
+    train(ring_prepared(tmp_path / "data"), tmp_path, config)
+    curves = pl.read_parquet(tmp_path / "curves.parquet")
+    assert curves.filter(pl.col("name") == "valid/ndcg_at_10").height == validations
 
 
 def test_an_empty_validation_split_is_refused(tmp_path: Path) -> None:
