@@ -48,20 +48,41 @@ class T5Policy:
             torch.cat([a.q.weight, a.k.weight, a.v.weight])
             for a in (block.layer[0].SelfAttention for block in model.decoder.block)
         ]
+        self.encoder_qkv = [
+            torch.cat([a.q.weight, a.k.weight, a.v.weight])
+            for a in (block.layer[0].SelfAttention for block in model.encoder.block)
+        ]
         self.keys_values = torch.cat([w for layer in self.cross for w in (layer.k.weight, layer.v.weight)])
         steps = len(level_sizes)
         bias = model.decoder.block[0].layer[0].SelfAttention.compute_bias(steps, steps)
         self.bias_ATT = bias[0].detach()
 
     def start(self, tokens_BS: torch.Tensor) -> T5State:
-        """Encode with T5's own encoder and project all layers' keys and values by one matrix product."""
-        memory_BSD = self.model.encoder(tokens_BS).last_hidden_state
+        """Encode, and project all layers' keys and values by one matrix product."""
+        memory_BSD = self.encode(tokens_BS)
         users, length, _ = memory_BSD.shape
         heads = self.model.config.num_heads
         projected = F.linear(memory_BSD, self.keys_values).view(users, length, len(self.cross), 2, heads, -1)
         keys_values = [(kv[0].contiguous(), kv[1].contiguous()) for kv in projected.permute(2, 3, 0, 4, 1, 5)]
         visible = torch.ones(users, 1, 1, length, dtype=torch.bool)
         return T5State(keys_values, visible, BeamCache.empty(len(self.cross)), memory_BSD[:, 0])
+
+    def encode(self, tokens_BS: torch.Tensor) -> torch.Tensor:
+        """T5's encoder with one projection for queries, keys and values, and fused attention: ``[B, S, D]``."""
+        encoder, heads = self.model.encoder, self.model.config.num_heads
+        x_BSD = self.model.shared(tokens_BS)
+        users, length, _ = x_BSD.shape
+        bias = encoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
+        for number, block in enumerate(encoder.block):
+            own, feed_forward = block.layer
+            qkv = F.linear(own.layer_norm(x_BSD), self.encoder_qkv[number]).view(users, length, 3, heads, -1)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+            x_BSD = x_BSD + own.SelfAttention.o(mixed.transpose(1, 2).flatten(2))
+            dense = feed_forward.DenseReluDense
+            x_BSD = x_BSD + dense.wo(torch.relu_(dense.wi(feed_forward.layer_norm(x_BSD))))
+        memory_BSD: torch.Tensor = encoder.final_layer_norm(x_BSD)
+        return memory_BSD
 
     def next_codes(self, state: T5State, codes_BW: torch.Tensor | None) -> torch.Tensor | None:
         """Feed the codes chosen last and return log-probabilities of the next level's codes, ``[B, W, K]``."""
