@@ -43,6 +43,9 @@ class OptimiserConfig(FrozenConfig):
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
+    objective_rate: float = Field(default=30.0, gt=0)
+    """Factor on the rate of the input for objective weights, which begins at zero: at the policy's own rate it would never
+    be heard."""
     final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
     warmup_share: float = Field(default=0.03, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -40,6 +40,8 @@ class Learner:
             table_weight_decay=config.table_weight_decay,
         )
         self._optimiser = adamw(policy, settings)
+        if policy.encoder.objective is not None:
+            _set_apart(self._optimiser, policy.encoder.objective.weight, config.objective_rate)
         self._parameters = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
         self.step, self.learning_rate_scale = 0, 1.0
 
@@ -70,7 +72,7 @@ class Learner:
                 f"optimiser.learning_rate (now {self.config.learning_rate:g}) or raise loss.beta"
             )
         for group in self._optimiser.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * group.get("rate_factor", 1.0)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self.step += 1
@@ -136,3 +138,10 @@ class RoundCurve:
         """Continue the curve."""
         self.points = [(int(step), str(name), float(value)) for step, name, value in state["points"]]
         self.counts = dict(state["counts"])
+
+
+def _set_apart(optimiser: torch.optim.Optimizer, parameter: torch.Tensor, rate_factor: float) -> None:
+    """Give one parameter a group of its own, with a factor on the learning rate and no weight decay."""
+    for group in optimiser.param_groups:
+        group["params"] = [other for other in group["params"] if other is not parameter]
+    optimiser.add_param_group({"params": [parameter], "weight_decay": 0.0, "rate_factor": rate_factor})

@@ -18,6 +18,7 @@ from recsys.alignment.config import (
     RolloutConfig,
     SupervisedConfig,
 )
+from recsys.alignment.learner import Learner
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
@@ -95,6 +96,19 @@ def test_a_request_gets_what_it_weighs(tmp_path: Path) -> None:
     assert shares[0] < 0.2
     assert shares[0] <= shares[1] <= shares[2]
     assert shares[2] > 0.8
+
+
+def test_the_input_for_weights_learns_at_a_rate_of_its_own(tmp_path: Path) -> None:
+    """One step of Adam moves each of its entries by its rate: 20 times the rate of all others, which move by theirs."""
+    policy = steerable_policy(next_item_ring(tmp_path))
+    objective = policy.encoder.objective.weight
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    config = OptimiserConfig(learning_rate=1e-3, objective_rate=20.0, warmup_share=0.0, gradient_clip=0.0)
+    learner = Learner(policy, config, total_steps=10)
+    learner.update(sum(p.sum() for p in policy.parameters()))
+    for name, parameter in policy.named_parameters():
+        rate = 2e-2 if parameter is objective else 1e-3
+        torch.testing.assert_close(parameter.detach(), before[name] - rate, atol=1e-6, rtol=1e-4)
 
 
 def test_diversity_is_a_tower_of_its_own() -> None:

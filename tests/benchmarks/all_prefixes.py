@@ -4,15 +4,16 @@ Run: ``python -m tests.benchmarks.all_prefixes [--run runs/beauty] [--epochs 2] 
 ``recsys run --config pipelines/recipes/beauty.yaml`` has prepared and tokenized Beauty in that folder (about 6 minutes per
 seed; ``--epochs 0`` leaves the learning out, 2).
 
-Both forms train the same model on the same 150 thousand targets, with as many targets per optimiser step. Pairs come in
-two orders: bucketed by length, as our own loader does, and shuffled, as is usual. The dense head's softmax over the
-catalogue costs the same per target in both forms, so figures stand with and without it.
+Both forms train the same model on the same 150 thousand targets, with as many targets per optimiser step; the targets of a
+step then come from fewer users where all prefixes are trained, so half the batch stands beside it. Pairs come in two
+orders: bucketed by length, as our own loader does, and shuffled, as is usual. The dense head's softmax over the catalogue
+costs the same per target in both forms, so figures stand with and without it.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -103,8 +104,10 @@ def speed_rows(prepared: PreparedData, semantic_ids: SemanticIds, rounds: int) -
     per_batch = round(windows.samples.num_targets / len(windows))
     pairs = loader_of(prepared, "pairs", per_batch)
     shuffled = np.random.default_rng(SEED).permutation(len(pairs.samples))
+    half = loader_of(prepared, "all_prefixes", WINDOWS_PER_BATCH // 2)
     batches = {
         "all prefixes": timed_batches(windows.samples, windows.batches(0)),
+        "all prefixes, half the batch": timed_batches(half.samples, half.batches(0)),
         "pairs, bucketed": timed_batches(pairs.samples, pairs.batches(0)),
         "pairs, shuffled": timed_batches(pairs.samples, np.array_split(shuffled, len(pairs))),
     }
@@ -179,26 +182,37 @@ def learning_notes(
     prepared: PreparedData, semantic_ids: SemanticIds, per_batch: int, epochs: int, seeds: Sequence[int]
 ) -> list[str]:
     """Train both forms from the same weights under every seed; one line per form and one of differences."""
-    forms: list[tuple[TrainingForm, int]] = [("all_prefixes", WINDOWS_PER_BATCH), ("pairs", per_batch)]
+    forms: dict[str, tuple[TrainingForm, int]] = {
+        "all prefixes": ("all_prefixes", WINDOWS_PER_BATCH),
+        "all prefixes, half the batch": ("all_prefixes", WINDOWS_PER_BATCH // 2),
+        "pairs": ("pairs", per_batch),
+    }
     found = {
-        form: np.array([learn(prepared, semantic_ids, form, size, epochs, seed) for seed in seeds])
-        for form, size in forms
+        name: np.array([learn(prepared, semantic_ids, form, size, epochs, seed) for seed in seeds])
+        for name, (form, size) in forms.items()
     }  # [seeds, epochs, 2]
+    return notes_of(found, epochs)
+
+
+def notes_of(found: Mapping[str, npt.NDArray[np.float64]], epochs: int) -> list[str]:
+    """Means after every epoch, and differences from pairs seed by seed; values are ``[seeds, epochs, 2]``."""
+    seeds = len(found["pairs"])
     notes = [
-        f"{form.replace('_', ' ')}: validation NDCG@10 (beam / served order, {TRAIN.validation_users} users, mean of "
-        f"{len(seeds)} seeds) after each of {epochs} epochs: "
-        + ", ".join(f"{beam:.4f} / {served:.4f}" for beam, served in values.mean(0))
-        for form, values in found.items()
+        f"{name}: validation NDCG@10 (beam / served order, {TRAIN.validation_users} users, mean of {seeds} seeds) after each "
+        f"of {epochs} epochs: " + ", ".join(f"{beam:.4f} / {served:.4f}" for beam, served in values.mean(0))
+        for name, values in found.items()
     ]
-    gain = found["all_prefixes"] - found["pairs"]
-    told = ", ".join(
-        " / ".join(
-            f"{gain[:, epoch, order].mean():+.4f} ({' '.join(f'{g:+.4f}' for g in gain[:, epoch, order])})"
-            for order in (0, 1)
-        )
-        for epoch in range(epochs)
-    )
-    return [*notes, f"all prefixes minus pairs, mean and seed by seed: {told}"]
+    for name, values in found.items():
+        if name != "pairs":
+            gain = values - found["pairs"]
+            told = ", ".join(
+                f"epoch {epoch + 1} {order} {gain[:, epoch, place].mean():+.4f} "
+                f"({' '.join(f'{g:+.4f}' for g in gain[:, epoch, place])})"
+                for epoch in range(epochs)
+                for place, order in enumerate(("beam", "served"))
+            )
+            notes.append(f"{name} minus pairs, mean (seed by seed): {told}")
+    return notes
 
 
 def main() -> None:
