@@ -198,7 +198,7 @@ def notes_of(found: Mapping[str, npt.NDArray[np.float64]], epochs: int) -> list[
     """Means after every epoch, and differences from pairs seed by seed; values are ``[seeds, epochs, 2]``."""
     seeds = len(found["pairs"])
     notes = [
-        f"{name}: validation NDCG@10 (beam / served order, {TRAIN.validation_users} users, mean of {seeds} seeds) after each "
+        f"{name}: validation NDCG@10 (beam / served order, {TRAIN.validation_users} users, {seeds} seeds) after each "
         f"of {epochs} epochs: " + ", ".join(f"{beam:.4f} / {served:.4f}" for beam, served in values.mean(0))
         for name, values in found.items()
     ]
