@@ -397,10 +397,10 @@ def main() -> None:
         header.split(" | "),
         constraint,
         [
-            "written by tests.benchmarks.decoder",
             "constraint: the search with recorded log-probabilities, so everything but the model; processor seconds",
             "HF: transformers' PrefixConstrainedLogitsProcessor over a dictionary, and its top-k over twice the beams",
         ],
+        module="decoder",
     )
     print(table)
 

@@ -66,9 +66,11 @@ def machine() -> str:
     )
 
 
-def write_table(name: str, title: str, header: list[str], rows: list[list[str]], notes: list[str]) -> str:
+def write_table(
+    name: str, title: str, header: list[str], rows: list[list[str]], notes: list[str], module: str | None = None
+) -> str:
     """Write ``results/<name>.md`` and return its text; the command that was run stands in it."""
-    command = "python -m tests.benchmarks." + " ".join([name, *sys.argv[1:]])
+    command = "python -m tests.benchmarks." + " ".join([module or name, *sys.argv[1:]])
     lines = [f"# {title}", "", f"`{command}`", "", machine(), ""]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
