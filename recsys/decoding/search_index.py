@@ -16,8 +16,8 @@ import torch
 
 from recsys.decoding.prefix_index import BLOCK, Pointers, PrefixIndex
 
-DENSE_ENTRIES = 1 << 18
-"""Most entries of a level's table of child codes: 2 MB."""
+DENSE_BYTES = 4 << 20
+"""Largest table of a level's child codes."""
 
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}
 
@@ -113,24 +113,26 @@ class SearchIndex:
 
     @cached_property
     def _dense_codes(self) -> tuple[torch.Tensor | None, ...]:
-        """Per level a table of child codes, int64 ``[nodes above, C]``, or ``None`` where it would be large.
+        """Per level a table of child codes, ``[nodes above, C]``, or ``None`` where it would be large.
 
         The upper levels have few nodes with many children each: a row of a table is read much faster than its codes one
-        by one.
+        by one. Entries have the smallest type that holds them.
         """
         return tuple(self._dense_level(level) for level in range(self.num_levels))
 
     def _dense_level(self, level: int) -> torch.Tensor | None:
         nodes = len(self.first_child[level - 1].offset.bits) - 1 if level else 1
-        if nodes * self.max_children[level] > DENSE_ENTRIES:
+        packed = self.codes[level].bits.dtype
+        dtype = packed if packed == torch.uint8 else torch.int32
+        if nodes * self.max_children[level] * dtype.itemsize > DENSE_BYTES:
             return None
         child, exists = self.children(torch.arange(nodes, device=self.codes[level].bits.device), level)
-        return self.codes[level][child].masked_fill(~exists, 0)
+        return self.codes[level][child].masked_fill_(~exists, 0).to(dtype)
 
     def child_codes(self, node_BW: torch.Tensor, child_BWC: torch.Tensor, level: int) -> torch.Tensor:
         """Code of every child from :meth:`children`, int64 ``[B, W, C]``; any code where there is no child."""
         dense = self._dense_codes[level]
-        return self.codes[level][child_BWC] if dense is None else dense[node_BW]
+        return self.codes[level][child_BWC] if dense is None else dense[node_BW].long()
 
     def children(self, node_BW: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Child nodes at ``level`` of every beam's node, ``[B, W, C]`` int64, and which of them exist.
