@@ -489,13 +489,10 @@ class SimulatedWorld:
         if not self.exploration:
             return plan_request(state, self.items, length, day, rng, self.feed_noise)
         explores = rng.random(len(day)) < self.exploration
+        exploring, fed = np.flatnonzero(explores), np.flatnonzero(~explores)
         planned = np.empty((len(day), length), np.int64)
-        for rows, chooses in ((np.flatnonzero(explores), True), (np.flatnonzero(~explores), False)):
-            some = state.take(rows)
-            if chooses:
-                planned[rows] = plan_exploration(some, self.items, length, day[rows], rng)
-            else:
-                planned[rows] = plan_request(some, self.items, length, day[rows], rng, self.feed_noise)
+        planned[exploring] = plan_exploration(state.take(exploring), self.items, length, day[exploring], rng)
+        planned[fed] = plan_request(state.take(fed), self.items, length, day[fed], rng, self.feed_noise)
         return planned
 
     def greedy_sessions(self, user: IndexArray, length: int, allowed: BoolArray) -> IndexArray:

@@ -176,10 +176,10 @@ class GuardConfig(FrozenConfig):
         recall_at: Cut-off of the recall that must not fall.
         recall_falls: A fall of that recall against the start, beyond its paired interval, breaks the rule
             ``while_hr1_rises`` (the alignment tax), ``always``, or never (``ignore``).
-        reward_falls: A fall of the reward that is trained on, beyond its interval: then everything may fall together, and no
-            bargain shows it.
         judge_falls: The same for the held-out judge's reward: ``while_reward_rises`` is over-optimisation. Unless it is
             ``ignore``, the judge may not fall against the round kept last either.
+        reward_falls: A fall of the reward that is trained on, beyond its interval: then everything may fall together, and no
+            bargain shows it.
         max_kl: Largest divergence from the start, nats per item; rewards are over-optimised by distance (Gao et al., arXiv
             2210.10760). ``None``: any.
         on_violation: ``stop`` keeps the last good round and ends; ``back_off`` goes back to it and tries again, gentler;
