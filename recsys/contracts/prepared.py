@@ -18,6 +18,7 @@ Files:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +102,19 @@ class Vocabulary(BaseModel):
     session_length: int
     signals: tuple[str, ...]
     has_timestamps: bool
+
+    def table_rows(self, features: Collection[str]) -> dict[str, int]:
+        """Rows of the embedding table of each feature that a model uses, at least 1."""
+        rows = {
+            "item": self.num_items + 1,
+            "author": self.num_authors,
+            "category": self.num_categories,
+            "behaviour": self.num_behaviours,
+            "gap": self.num_gap_buckets,
+            "watch": self.num_watch_buckets,
+            "user": self.num_users + 1,
+        }
+        return {name: max(count, 1) for name, count in rows.items() if name in features}
 
 
 @dataclass(frozen=True)

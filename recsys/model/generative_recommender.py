@@ -84,7 +84,7 @@ class GenerativeRecommender(nn.Module):
                 f"catalogue has shape {tuple(catalogue.shape)}, expected {expected}: one row per item and padding"
             )
         self.spec = spec
-        rows = _table_rows(config, vocabulary)
+        rows = vocabulary.table_rows(config.features)
         self.tables = FeatureTables(rows, config.width, config.init_std, _reserved_rows(config))
         self.codes = CodeEmbedding(spec.level_sizes, config.width, config.init_std)
         self.item_tower = ItemTower(config, self.tables, self.codes, catalogue)
@@ -201,16 +201,3 @@ class GenerativeRecommender(nn.Module):
 def _reserved_rows(config: ModelConfig) -> dict[str, ReservedRows]:
     counts = {"user": config.unseen_user_rows, "author": config.unseen_author_rows}
     return {name: ReservedRows(count, config.unseen_share) for name, count in counts.items() if count}
-
-
-def _table_rows(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, int]:
-    rows = {
-        "item": vocabulary.num_items + 1,
-        "author": vocabulary.num_authors,
-        "category": vocabulary.num_categories,
-        "behaviour": vocabulary.num_behaviours,
-        "gap": vocabulary.num_gap_buckets,
-        "watch": vocabulary.num_watch_buckets,
-        "user": vocabulary.num_users + 1,
-    }
-    return {name: max(count, 1) for name, count in rows.items() if name in config.features}

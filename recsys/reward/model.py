@@ -168,7 +168,7 @@ class SessionRewardModel(nn.Module):
             raise ValueError(f"item embeddings have shape {given}, expected {(rows, spec.embedding_width)}")
         self.spec = spec
         parts = config.shared_parts()
-        self.tables = FeatureTables(_table_rows(config, vocabulary), config.width, config.init_std)
+        self.tables = FeatureTables(vocabulary.table_rows(config.features), config.width, config.init_std)
         self.codes = CodeEmbedding(spec.level_sizes, config.width, config.init_std)
         self.item_tower = ItemTower(parts, self.tables, self.codes, catalogue)
         self.relations = ItemRelations(catalogue, item_embeddings)
@@ -325,15 +325,3 @@ class SessionRewardModel(nn.Module):
 def _logit(rate: float) -> float:
     rate = min(max(rate, 1e-6), 1 - 1e-6)
     return float(torch.logit(torch.tensor(rate, dtype=torch.float64)))
-
-
-def _table_rows(config: RewardModelConfig, vocabulary: Vocabulary) -> dict[str, int]:
-    rows = {
-        "item": vocabulary.num_items + 1,
-        "author": vocabulary.num_authors,
-        "category": vocabulary.num_categories,
-        "behaviour": vocabulary.num_behaviours,
-        "gap": vocabulary.num_gap_buckets,
-        "watch": vocabulary.num_watch_buckets,
-    }
-    return {name: max(count, 1) for name, count in rows.items() if name in config.features}

@@ -26,11 +26,6 @@ QUIET = PlainProgress()
 LIKES, WATCH = '{"like": 1}', '{"watch_time": 3, "diversity": 1}'
 
 
-@pytest.fixture(scope="module")
-def scorer(steered_bundle: Path) -> Scorer:
-    return Scorer.open(steered_bundle)
-
-
 def frame_of(item_ids: list[int], objectives: list[str | None] | None = None) -> pl.DataFrame:
     frame = pl.DataFrame(
         {

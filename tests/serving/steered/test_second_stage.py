@@ -51,22 +51,6 @@ class Prices:
         return torch.where(items_BGM >= 0, self.prices[items_BGM.clamp(min=0)], 0.0).sum(-1)
 
 
-@pytest.fixture(scope="module")
-def scorer(steered_bundle: Path) -> Scorer:
-    return Scorer.open(steered_bundle)
-
-
-@pytest.fixture
-def users(steered_sources: BundleSources) -> PreparedUsers:
-    return PreparedUsers(steered_sources.prepared, "d" * 64)
-
-
-@pytest.fixture(scope="module")
-def histories(steered_sources: BundleSources) -> Histories:
-    prepared = PreparedData.open(steered_sources.prepared)
-    return Histories.of_targets(prepared.history, prepared.all_users())
-
-
 def frame_of(item_ids: list[int]) -> pl.DataFrame:
     return pl.DataFrame(
         {

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 
 from recsys.contracts.errors import ConfigError
-from recsys.contracts.prepared import PreparedData
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.constraints import Quotas
@@ -29,22 +28,6 @@ from tests.serving.conftest import HISTORIES
 
 QUIET = PlainProgress()
 SESSIONS = Manner(answer="sessions")
-
-
-@pytest.fixture(scope="module")
-def scorer(steered_bundle: Path) -> Scorer:
-    return Scorer.open(steered_bundle)
-
-
-@pytest.fixture
-def users(steered_sources: BundleSources) -> PreparedUsers:
-    return PreparedUsers(steered_sources.prepared, "d" * 64)
-
-
-@pytest.fixture(scope="module")
-def histories(steered_sources: BundleSources) -> Histories:
-    prepared = PreparedData.open(steered_sources.prepared)
-    return Histories.of_targets(prepared.history, prepared.all_users())
 
 
 def rows_of(folder: Path, pattern: str = "part-*.parquet") -> pl.DataFrame:
