@@ -43,9 +43,8 @@ class OptimiserConfig(FrozenConfig):
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
-    objective_rate: float = Field(default=30.0, gt=0)
-    """Factor on the rate of the input for objective weights, which begins at zero: at the policy's own rate it would never
-    be heard."""
+    objective_rate: float = Field(default=20.0, gt=0)
+    """Factor on the rate of the input for objective weights, which begins at zero while the policy does not."""
     final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
     warmup_share: float = Field(default=0.03, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -92,7 +91,7 @@ class ObjectiveConfig(FrozenConfig):
         diversity: Add a tower for the share of different categories in a session.
     """
 
-    concentration: float = Field(default=0.5, gt=0)
+    concentration: float = Field(default=0.2, gt=0)
     diversity: bool = True
 
 

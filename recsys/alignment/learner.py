@@ -40,8 +40,8 @@ class Learner:
             table_weight_decay=config.table_weight_decay,
         )
         self._optimiser = adamw(policy, settings)
-        if policy.encoder.objective is not None:
-            _set_apart(self._optimiser, policy.encoder.objective.weight, config.objective_rate)
+        if policy.objective is not None:
+            _set_apart(self._optimiser, policy.objective.projection.weight, config.objective_rate)
         self._parameters = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
         self.step, self.learning_rate_scale = 0, 1.0
 

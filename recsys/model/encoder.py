@@ -1,6 +1,6 @@
 """Items and events to vectors, histories to memory.
 
-Legend: B users, O objectives, H history events, S = H + 1 memory positions, N ids, L levels, D width.
+Legend: B users, H history events, S = H + 1 memory positions, N ids, L levels, D width.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recsys.contracts.errors import ConfigError
 from recsys.data.batch import HistoryBatch, TrainingBatch
 from recsys.model.attention import FeedForward, SelfAttention
 from recsys.model.config import ModelConfig
@@ -80,34 +79,14 @@ class ItemTower(nn.Module):
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
 
-def objective_projection(config: ModelConfig) -> nn.Linear | None:
-    """Where a request's objective weights enter; starts at zero, so that an untrained one changes nothing."""
-    return nn.Linear(config.num_objectives, config.width, bias=False) if config.num_objectives else None
-
-
 def user_position(
-    batch: HistoryBatch,
-    start_D: torch.Tensor,
-    tables: FeatureTables,
-    config: ModelConfig,
-    objective: nn.Linear | None,
+    batch: HistoryBatch, start_D: torch.Tensor, tables: FeatureTables, config: ModelConfig
 ) -> torch.Tensor:
-    """What is known of a request besides its events, ``[B, D]``: start vector, user embedding, objective weights.
-
-    Raises:
-        ConfigError: The batch carries objective weights that the model has no input for, or another number of them.
-    """
+    """What is known of a request besides its events, ``[B, D]``: start vector, user embedding."""
     user_BD = start_D.expand(len(batch), -1)
-    if "user" in config.features:
-        user_BD = user_BD + tables({"user": batch.user_B})["user"]
-    if batch.objective_BO is None:
+    if "user" not in config.features:
         return user_BD
-    if objective is None or batch.objective_BO.shape[1] != config.num_objectives:
-        raise ConfigError(
-            f"requests carry {batch.objective_BO.shape[1]} objective weights, the model takes {config.num_objectives}; "
-            "train with model.num_objectives, or leave the weights out"
-        )
-    return user_BD + objective(batch.objective_BO)
+    return user_BD + tables({"user": batch.user_B})["user"]
 
 
 class EncoderBlock(nn.Module):
@@ -139,7 +118,6 @@ class HistoryEncoder(nn.Module):
         self.config = config
         self.tables, self.item_tower = tables, item_tower
         self.start_D = nn.Parameter(torch.empty(config.width).normal_(std=config.init_std))
-        self.objective = objective_projection(config)
         self.position = nn.Embedding(config.max_history + 1, config.width)
         nn.init.normal_(self.position.weight, std=config.init_std)
         self.dropout = nn.Dropout(config.embedding_dropout)
@@ -150,7 +128,7 @@ class HistoryEncoder(nn.Module):
         """Return memory ``[B, H + 1, D]``; positions after ``lengths + 1`` are padding and must be masked by readers."""
         event_ids = {name: getattr(batch, f"{name}_BH") for name in EVENT_FEATURES if name in self.config.features}
         events_BHD = self.item_tower(batch.item_BH, event_ids)
-        user_BD = user_position(batch, self.start_D, self.tables, self.config, self.objective)
+        user_BD = user_position(batch, self.start_D, self.tables, self.config)
         x_BSD = torch.cat([user_BD[:, None], events_BHD], dim=1)
         x_BSD = self.dropout(x_BSD + self.position.weight[: x_BSD.shape[1]])
         mask = self.mask(batch.lengths_B, x_BSD.shape[1])

@@ -26,6 +26,7 @@ from recsys.model.encoder import CodeEmbedding, HistoryEncoder, ItemTower
 from recsys.model.lazy_decoder import LazyDecoder
 from recsys.model.moe import MixtureOfExperts
 from recsys.model.pathways import PathwayEncoder
+from recsys.model.steering import ObjectiveInput, steer
 from recsys.model.tables import FeatureTables, ReservedRows
 
 
@@ -92,6 +93,7 @@ class GenerativeRecommender(nn.Module):
         self.encoder = encoder_class(config, self.tables, self.item_tower)
         decoder_class = LazyDecoder if config.decoder == "lazy" else SessionDecoder
         self.decoder = decoder_class(config, self.codes, vocabulary.session_length)
+        self.objective = ObjectiveInput(config.num_objectives, config.width) if config.num_objectives else None
         self.dense_query = nn.Linear(config.width, config.width, bias=False)
         self._init_linear_layers(config)
 
@@ -108,8 +110,8 @@ class GenerativeRecommender(nn.Module):
             elif name.endswith("down_EFD"):
                 nn.init.normal_(parameter, std=config.expert_width**-0.5 * residual_scale)
         nn.init.eye_(self.dense_query.weight)
-        if self.encoder.objective is not None:
-            nn.init.zeros_(self.encoder.objective.weight)
+        if self.objective is not None:
+            self.objective.reset()
 
     @property
     def num_levels(self) -> int:
@@ -130,7 +132,8 @@ class GenerativeRecommender(nn.Module):
         codes_BPML = self.item_tower.codes_IL[batch.target_BPM]
         visible_BP = self.encoder.visible(batch)
         asked_BP = (batch.target_BPM > 0).any(-1)
-        hidden = self.decoder(codes_BPML, self.decoder.keys_values(memory_BSD), visible_BP, asked_BP)
+        keys_values = self.decoder.keys_values(steer(memory_BSD, batch.history, self.objective))
+        hidden = self.decoder(codes_BPML, keys_values, visible_BP, asked_BP)
         index = visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
         return hidden, self.dense_query(memory_BSD.gather(1, index))
 
@@ -174,7 +177,7 @@ class GenerativeRecommender(nn.Module):
         visible = torch.arange(memory_BSD.shape[1], device=memory_BSD.device) <= last_B1
         last = last_B1[..., None].expand(-1, 1, memory_BSD.shape[-1])
         return DecodingState(
-            keys_values=self.decoder.keys_values(memory_BSD),
+            keys_values=self.decoder.keys_values(steer(memory_BSD, history, self.objective)),
             visible=visible[:, None, None],
             dense_query_BD=self.dense_query(memory_BSD.gather(1, last)[:, 0]),
             cache=self.decoder.start(),

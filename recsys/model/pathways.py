@@ -35,7 +35,7 @@ from recsys.contracts.event_features import MAX_SIGNALS, NUM_WATCH_BUCKETS
 from recsys.data.batch import HistoryBatch, TrainingBatch
 from recsys.model.attention import CrossAttention, FeedForward, KeysValues, project_memory
 from recsys.model.config import ModelConfig
-from recsys.model.encoder import EVENT_FEATURES, EncoderBlock, ItemTower, objective_projection, user_position
+from recsys.model.encoder import EVENT_FEATURES, EncoderBlock, ItemTower, user_position
 from recsys.model.tables import FeatureTables
 
 
@@ -104,7 +104,6 @@ class PathwayEncoder(nn.Module):
         self.config = config
         self.tables, self.item_tower = tables, item_tower
         self.start_D = nn.Parameter(torch.empty(config.width).normal_(std=config.init_std))
-        self.objective = objective_projection(config)
         self.age_position = nn.Embedding(config.max_history, config.width)
         slots = config.lifelong_queries + config.positive_events + 1 + config.short_events
         self.position = nn.Embedding(slots, config.width)
@@ -133,7 +132,7 @@ class PathwayEncoder(nn.Module):
     def lay_out(self, batch: HistoryBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The pathways side by side, real positions first, and which positions are real: ``([B, S, D], [B, S])``."""
         events_BHD = self._embed_events(batch)
-        user_BD = user_position(batch, self.start_D, self.tables, self.config, self.objective)
+        user_BD = user_position(batch, self.start_D, self.tables, self.config)
         user_B1D = self.user_pathway(user_BD)[:, None]
         recent_BN = recent_events(batch.lengths_B, min(self.config.short_events, batch.item_BH.shape[1]))
         engaged_BN = engaged_events(batch, min(self.config.positive_events, batch.item_BH.shape[1]))

@@ -76,7 +76,7 @@ class Dataset:
 
 DATASETS: Final = {
     "beauty": Dataset("beauty.yaml", "amazon14_beauty", 8000, 1500),
-    "industrial": Dataset("industrial.yaml", "minionerec_industrial", 4533, 2000),
+    "industrial": Dataset("industrial.yaml", "minionerec_industrial", 4533, 1_000_000),
 }
 
 
@@ -116,7 +116,7 @@ class Variant:
         strategy: Of the roll-outs.
         all_groups: softmax-DPO on every group, the target as chosen; otherwise only on groups that hold it, which are those
             that teach the policy gradient something.
-        guard_rows: Validation rows that the guard looks at; ``None``: as many as the data set says.
+        learning_rate: Instead of the data set's setting.
     """
 
     kind: Kind = "rere"
@@ -124,12 +124,12 @@ class Variant:
     group: int = 16
     strategy: Literal["beam", "sampling", "dynamic"] = "beam"
     all_groups: bool = False
-    guard_rows: int | None = None
+    learning_rate: float | None = None
 
 
 VARIANTS: Final = {
     "rule+ranking": Variant(),
-    "rule+ranking, wide guard": Variant(guard_rows=1_000_000),
+    "rule+ranking, lr 1e-4": Variant(learning_rate=1e-4),
     "rule": Variant(rewards=("rule",)),
     "sdpo, same groups": Variant("sdpo"),
     "sdpo, all groups": Variant("sdpo", all_groups=True),
@@ -152,10 +152,14 @@ DUELS: Final = (
 )
 """Variants compared with each other, row by row."""
 
-CHOSEN: Final = {"beauty": Settings(), "industrial": Settings()}
+CHOSEN: Final = {"beauty": Settings(), "industrial": Settings(learning_rate=3e-5)}
 _ONE = Settings(rounds=1, steps_per_round=300)
 CANDIDATES: Final = {
     "lr 3e-5": ("rule+ranking", replace(_ONE, learning_rate=3e-5)),
+    "lr 3e-5, next-token 0.3": ("rule+ranking", replace(_ONE, learning_rate=3e-5, supervised=0.3)),
+    "lr 6e-5": ("rule+ranking", replace(_ONE, learning_rate=6e-5)),
+    "lr 6e-5, next-token 0.3": ("rule+ranking", replace(_ONE, learning_rate=6e-5, supervised=0.3)),
+    "lr 1e-4, KL 0.1": ("rule+ranking", replace(_ONE, beta=0.1)),
     "lr 1e-4": ("rule+ranking", _ONE),
     "lr 3e-4": ("rule+ranking", replace(_ONE, learning_rate=3e-4)),
     "lr 3e-4, next-token 1": ("rule+ranking", replace(_ONE, learning_rate=3e-4, supervised=1.0)),
@@ -436,8 +440,9 @@ def main() -> None:
             base, config = open_base(arguments.runs, dataset, job.seed), None
             if job.name != START:
                 variant = VARIANTS[job.name]
-                guard = GuardConfig(users=variant.guard_rows or DATASETS[dataset].guard_rows, ks=KS, recall_at=KS[-1])
-                config = align_config(variant, settings, guard)
+                guard = GuardConfig(users=DATASETS[dataset].guard_rows, ks=KS, recall_at=KS[-1])
+                used = replace(settings, learning_rate=variant.learning_rate or settings.learning_rate)
+                config = align_config(variant, used, guard)
             run_job(job, base, config, TEST)
     print(write_page(arguments.out, "ReRe on real data", list(DATASETS), DUELS, settings_note(settings) + NOTES))
 

@@ -4,7 +4,7 @@ A policy with inputs for objective weights is trained and aligned by the recipe 
 request with weights of its own. Then the same users are served along lines between two objectives, and the simulator says
 what they would do. Steering is worth shipping if along each line the one outcome falls and the other rises at every step.
 
-Run: ``python -m tests.benchmarks.steering [--seeds 1] [--runs runs/steering]``; about 8 minutes per seed on one thread.
+Run: ``python -m tests.benchmarks.steering [--seeds 1 2 3] [--runs runs/steering]``; about 8 minutes per seed on one thread.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from recsys.reward.scorers import DIVERSITY, DiverseScorer
 from recsys.runtime import set_threads
 from recsys.semantic_ids.generation import SemanticIds
 from serving.objectives import objective_weights
+from serving.second_stage import best_sessions, open_reward_model
 from tests.benchmarks.paired import write_table
 
 RECIPE: Final = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "simulated_sessions.yaml"
@@ -41,8 +42,7 @@ STAGES: Final = ("prepare", "embed", "tokenize", "train", "reward", "align")
 OVERRIDES: Final = (
     "threads=1",
     "model.num_objectives=6",
-    "align.ipa.objective.concentration=0.5",
-    "align.ipa.optimiser.learning_rate=6e-4",
+    "align.ipa.objective={}",
 )
 USERS: Final = 1500
 DRAWS: Final = 8
@@ -50,6 +50,8 @@ STEPS: Final = 5
 OUTCOME_OF: Final = {"swt": "watch", "ltr": "likes", DIVERSITY: DIVERSITY}
 """Tower -> the outcome it should raise."""
 LINES: Final = (("swt", DIVERSITY), ("ltr", DIVERSITY), ("swt", "ltr"))
+STAGES_OF_SERVING: Final = ("policy", "policy and second stage")
+"""The policy's best session, or of its whole beam the one that the reward model weighs highest under the same wish."""
 
 Outcomes = dict[str, npt.NDArray[np.float64]]
 
@@ -73,34 +75,42 @@ class Steered:
         prepared = PreparedData.open(folder["prepare"])
         ids = SemanticIds.load(folder["tokenize"])
         self.policy = load_policy(folder["align"] / "model", ids.digest)
+        self.reward = open_reward_model(folder["reward"] / "reward", self.policy)
         self.recommender = Recommender(self.policy, ids, self.config.decode)
         everybody = SimulatedUsers.open(self.config.source, prepared, seed)
         self.users = everybody.take(np.unique(np.linspace(0, len(everybody) - 1, USERS).astype(np.int64)))
-        self.groups = self.policy.item_tower.side_I[1:, 1]
 
-    def serve(self, wish: Mapping[str, float]) -> Outcomes:
-        """Serve everybody's best session under a wish; return true outcomes per user."""
+    def serve(self, wish: Mapping[str, float]) -> list[Outcomes]:
+        """Serve everybody's best session under a wish; true outcomes per user, for each of ``STAGES_OF_SERVING``."""
         weights = objective_weights(wish, self.policy.spec.objectives)
         histories = self.users.histories.with_objective(weights)
-        sessions = self.recommender.recommend_sessions(histories, 1, exclude_seen=True)[0]
-        truth = self.users.truth(sessions, draws=DRAWS)
-        scorer = DiverseScorer(inner=None, group_I=self.groups)  # type: ignore[arg-type]  # its own tower needs no other
+        beam = self.recommender.recommend_sessions(histories, self.config.decode.beam_width, exclude_seen=True)[0]
+        chosen = best_sessions(self.reward, histories, beam, 1).items
+        return [self._outcomes(sessions) for sessions in (beam[:, :1], chosen)]
+
+    def _outcomes(self, sessions: npt.NDArray[np.integer]) -> Outcomes:
+        truth = self.users.truth(sessions.astype(np.int64), draws=DRAWS)
+        assert isinstance(self.reward, DiverseScorer)
         return {
             "watch": truth.watch_ms[:, 0].astype(np.float64) / 1e3,
             "likes": truth.likes[:, 0].astype(np.float64),
-            DIVERSITY: scorer.diversity(torch.from_numpy(sessions))[:, 0].double().numpy(),
+            DIVERSITY: self.reward.diversity(torch.from_numpy(sessions))[:, 0].double().numpy(),
             "utility": truth.utility[:, 0].astype(np.float64),
         }
 
 
-def along(policies: Sequence[Steered], towers: tuple[str, str]) -> list[Outcomes]:
-    """Serve at equal steps from the first tower alone to the second alone; users of all seeds side by side."""
-    served = []
+def along(policies: Sequence[Steered], towers: tuple[str, str]) -> list[list[Outcomes]]:
+    """Serve at equal steps from the first tower alone to the second alone; users of all seeds side by side.
+
+    Returns:
+        Outcomes of every step, for each of ``STAGES_OF_SERVING``.
+    """
+    served: list[list[Outcomes]] = [[] for _ in STAGES_OF_SERVING]
     for share in np.linspace(0.0, 1.0, STEPS):
         wish = {towers[0]: 1.0 - share, towers[1]: float(share)}
         parts = [policy.serve(wish) for policy in policies]
-        served.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-        print(towers, round(float(share), 2), {n: round(float(v.mean()), 3) for n, v in served[-1].items()}, flush=True)
+        for stage, line in enumerate(served):
+            line.append({name: np.concatenate([part[stage][name] for part in parts]) for name in parts[0][stage]})
     return served
 
 
@@ -123,24 +133,24 @@ def verdict(served: Sequence[Outcomes], outcome: str, sign: int) -> str:
 def main() -> None:
     """Train, serve along every line, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--runs", type=Path, default=Path("runs/steering"))
     arguments = parser.parse_args()
     set_up_logging(LogLevel.INFO)
     set_threads(1)
     policies = [Steered(arguments.runs, seed) for seed in arguments.seeds]
-    rows, notes = (
-        [],
-        [f"{len(policies)} seed(s), {len(policies) * USERS} users, best session of five; truth of the simulator"],
-    )
+    rows: list[list[str]] = []
+    notes = [
+        f"{len(policies)} seed(s), {len(policies) * USERS} users, one session of five items; truth of the simulator"
+    ]
     for first, second in LINES:
-        served = along(policies, (first, second))
-        for share, outcomes in zip(np.linspace(0.0, 1.0, STEPS), served, strict=True):
-            figures = [f"{outcomes[name].mean():.3f}" for name in ("watch", "likes", DIVERSITY, "utility")]
-            rows.append([f"{first} to {second}", f"{1 - share:.2f} / {share:.2f}", *figures])
-        told = [verdict(served, OUTCOME_OF[first], -1), verdict(served, OUTCOME_OF[second], +1)]
-        notes.append(f"{first} to {second}: " + "; ".join(told))
-    header = ["line", "weights", "watch, s", "likes", DIVERSITY, "utility"]
+        for stage, served in zip(STAGES_OF_SERVING, along(policies, (first, second)), strict=True):
+            for share, outcomes in zip(np.linspace(0.0, 1.0, STEPS), served, strict=True):
+                figures = [f"{outcomes[name].mean():.3f}" for name in ("watch", "likes", DIVERSITY, "utility")]
+                rows.append([f"{first} to {second}", stage, f"{1 - share:.2f} / {share:.2f}", *figures])
+            told = [verdict(served, OUTCOME_OF[first], -1), verdict(served, OUTCOME_OF[second], +1)]
+            notes.append(f"{first} to {second}, {stage}: " + "; ".join(told))
+    header = ["line", "served by", "weights", "watch, s", "likes", DIVERSITY, "utility"]
     print(write_table("steering", "Steering one policy by objective weights", header, rows, notes))
 
 
