@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.sources.simulated_world import ExpectedOutcomes
+from features.sources.simulated.behaviour import ExpectedOutcomes
 from pipelines.config import load_run_config
 from pipelines.options import LogLevel, set_up_logging
 from pipelines.reward_agreement import Estimate

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import polars as pl
 
 from features.sources.base import Source
-from features.sources.simulated import FIRST_USER_ID, POSITIVE, SimulatedSource
-from features.sources.simulated_catalogue import FIRST_ITEM_ID
-from features.sources.simulated_world import ExpectedOutcomes, SimulatedWorld
+from features.sources.simulated.behaviour import ExpectedOutcomes
+from features.sources.simulated.catalogue import FIRST_ITEM_ID
+from features.sources.simulated.source import FIRST_USER_ID, POSITIVE, SimulatedSource
+from features.sources.simulated.world import SimulatedWorld
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.prepared import PreparedData

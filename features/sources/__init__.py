@@ -8,7 +8,7 @@ from pydantic import Field
 
 from features.sources.history_rows import HistoryRowsSource
 from features.sources.recbole import RecBoleSource
-from features.sources.simulated import SimulatedSource
+from features.sources.simulated.source import SimulatedSource
 from features.sources.table import TableSource
 
 SourceConfig = Annotated[TableSource | RecBoleSource | HistoryRowsSource | SimulatedSource, Field(discriminator="kind")]

@@ -8,21 +8,19 @@ import pytest
 from pydantic import ValidationError
 
 from features.sources import SimulatedSource
-from features.sources.simulated import FIRST_USER_ID, START_US
-from features.sources.simulated_catalogue import FIRST_ITEM_ID, item_table, make_items
-from features.sources.simulated_world import (
-    SimulatedWorld,
+from features.sources.simulated.behaviour import (
     draw_feedback,
     expected_value,
     item_utility,
     new_users,
-    plan_exploration,
-    plan_request,
-    show,
     subtopic_utility,
     tire,
     watched,
 )
+from features.sources.simulated.catalogue import FIRST_ITEM_ID, item_table, make_items
+from features.sources.simulated.feed import plan_exploration, plan_request, show
+from features.sources.simulated.source import FIRST_USER_ID, START_US
+from features.sources.simulated.world import SimulatedWorld
 
 SMALL = SimulatedSource(users=300, items=200, events=15_000, topics=6)
 

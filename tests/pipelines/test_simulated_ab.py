@@ -9,9 +9,7 @@ import pytest
 
 from features.build import FeaturesConfig, prepare
 from features.sources import SimulatedSource, TableSource
-from features.sources.simulated import FIRST_USER_ID
-from features.sources.simulated_catalogue import FIRST_ITEM_ID
-from features.sources.simulated_world import (
+from features.sources.simulated.behaviour import (
     Feedback,
     after_exposure,
     expected_value,
@@ -22,6 +20,8 @@ from features.sources.simulated_world import (
     sigmoid,
     subtopic_utility,
 )
+from features.sources.simulated.catalogue import FIRST_ITEM_ID
+from features.sources.simulated.source import FIRST_USER_ID
 from pipelines.reward_agreement import Estimate, Gaming, is_gamed, reward_agreement
 from pipelines.simulated_ab import OUTCOMES, run_test
 from pipelines.simulated_users import SimulatedUsers, best_by

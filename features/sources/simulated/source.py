@@ -14,17 +14,17 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from features.sources.base import PREHISTORY, ROW, RawTables, Source, text_sha256
-from features.sources.simulated_catalogue import FIRST_ITEM_ID, IndexArray, item_table
-from features.sources.simulated_world import (
+from features.sources.simulated.behaviour import (
     Feedback,
-    SimulatedWorld,
     after_exposure,
     draw_feedback,
     new_users,
-    show,
     start_session,
     utility_now,
 )
+from features.sources.simulated.catalogue import FIRST_ITEM_ID, IndexArray, item_table
+from features.sources.simulated.feed import show
+from features.sources.simulated.world import SimulatedWorld
 from recsys.contracts.columns import Columns
 from recsys.contracts.manifest import canonical_json
 
@@ -122,7 +122,7 @@ class SimulatedSource(Source):
             for_judging: Keep how every user ended, about ``items + 800`` bytes each, so that the world can be asked.
 
         Returns:
-            The world, which now answers :meth:`~features.sources.simulated_world.SimulatedWorld.true_utility`, and the
+            The world, which now answers :meth:`~features.sources.simulated.world.SimulatedWorld.true_utility`, and the
             log in canonical columns.
         """
         world = SimulatedWorld(
