@@ -18,7 +18,8 @@ from recsys.contracts.prepared import PreparedData
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.model.checkpoint import load_policy
-from recsys.reward.checkpoint import SPEC_NAME, WEIGHTS_NAME
+from recsys.model.weights import WEIGHTS_NAME
+from recsys.reward.checkpoint import SPEC_NAME
 from recsys.semantic_ids.generation import SemanticIds
 from serving.bundle import BUNDLE_FILE, BUNDLE_FORMAT, SEMANTIC_ID_FILES, BundleInfo
 from serving.second_stage import REWARD_FOLDER, open_reward_model

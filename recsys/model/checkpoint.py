@@ -11,16 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import read_json, write_json
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
+from recsys.model.weights import check_semantic_ids, load_weights, read_module, save_module
 
-WEIGHTS_NAME = "model.safetensors"
 SPEC_NAME = "policy.json"
 
 
@@ -41,13 +37,7 @@ def catalogue_of(items: pl.DataFrame, codes_IL: npt.NDArray[np.integer]) -> torc
 
 def save_policy(folder: Path, policy: GenerativeRecommender) -> None:
     """Write weights and specification; the specification last, so that a folder with one is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # tables, codes and tower are shared by several modules: one name each is kept
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _unique_state(policy).items()}
-    temporary = folder / f".{WEIGHTS_NAME}.tmp"
-    save_file(tensors, temporary)
-    temporary.replace(folder / WEIGHTS_NAME)
-    write_json(folder / SPEC_NAME, policy.spec.model_dump(mode="json"))
+    save_module(folder, policy, policy.spec, SPEC_NAME)
 
 
 def load_policy(folder: Path, expected_semantic_id_digest: str | None = None) -> GenerativeRecommender:
@@ -59,45 +49,10 @@ def load_policy(folder: Path, expected_semantic_id_digest: str | None = None) ->
     Raises:
         ArtifactError: Files are missing or damaged, or the policy was trained with other semantic IDs.
     """
-    try:
-        spec = PolicySpec.model_validate(read_json(folder / SPEC_NAME))
-        tensors = load_file(folder / WEIGHTS_NAME)
-    except (ValidationError, SafetensorError, OSError) as error:
-        raise ArtifactError(f"policy in '{folder}' cannot be read: {error}; train again") from error
-    if expected_semantic_id_digest is not None and spec.semantic_id_digest != expected_semantic_id_digest:
-        raise ArtifactError(
-            f"policy in '{folder}' was trained with semantic IDs {spec.semantic_id_digest[:16]}, "
-            f"given are {expected_semantic_id_digest[:16]}; its codes would mean other items: train again, "
-            "or use the generation it was trained with"
-        )
+    spec, tensors = read_module(folder, PolicySpec, SPEC_NAME, what="policy", remedy="train again")
+    remedy = "train again, or use the generation it was trained with"
+    check_semantic_ids(spec, expected_semantic_id_digest, folder, what="policy", remedy=remedy)
     catalogue = torch.zeros(spec.vocabulary.num_items + 1, len(spec.level_sizes) + 2, dtype=torch.int64)
     policy = GenerativeRecommender(spec, catalogue)
-    load_tensors(policy, tensors, str(folder))
+    load_weights(policy, tensors, folder, remedy="train again")
     return policy.eval()
-
-
-def load_tensors(policy: GenerativeRecommender, tensors: dict[str, torch.Tensor], where: str) -> None:
-    """Copy saved tensors into a policy.
-
-    Raises:
-        ArtifactError: Names or shapes differ from the policy's.
-    """
-    own = _unique_state(policy)
-    wrong = sorted(set(own) ^ set(tensors)) or [n for n in own if own[n].shape != tensors[n].shape]
-    if wrong:
-        raise ArtifactError(f"weights in '{where}' do not fit the specification: {', '.join(wrong[:5])}; train again")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-
-
-def _unique_state(policy: GenerativeRecommender) -> dict[str, torch.Tensor]:
-    """State without the second and third names of shared modules."""
-    state = policy.state_dict(keep_vars=True)
-    seen: set[int] = set()
-    unique = {}
-    for name, tensor in state.items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            unique[name] = tensor.data
-    return unique

@@ -18,6 +18,7 @@ from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
 from recsys.model.moe import feed_forward
 from recsys.model.points import Points
+from recsys.model.precision import float32_linear
 
 
 class DecoderBlock(nn.Module):
@@ -118,8 +119,7 @@ class SessionDecoder(nn.Module):
         """Logits over the K codes of one level, in float32, ``[..., D] -> [..., K]``."""
         first = self.codes.offsets[level]
         bias = self.code_bias[first : first + self.codes.level_sizes[level]]
-        with torch.autocast(hidden.device.type, enabled=False):  # mixed precision ends here
-            return nn.functional.linear(hidden.float(), self.codes.level(level).float(), bias.float())
+        return float32_linear(hidden, self.codes.level(level), bias)
 
     def start(self) -> BeamCache:
         """Return an empty cache for :meth:`step`."""

@@ -28,6 +28,7 @@ from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
 from recsys.model.moe import feed_forward
 from recsys.model.points import Points
+from recsys.model.precision import float32_linear
 
 
 class ContextProcessor(nn.Module):
@@ -189,7 +190,7 @@ class LazyDecoder(nn.Module):
         """Logits over the K codes of one level, in float32, ``[..., D] -> [..., K]``; every level has its own head."""
         first = self.codes.offsets[level]
         rows = slice(first, first + self.codes.level_sizes[level])
-        return nn.functional.linear(hidden.float(), self.head_KD[rows].float(), self.code_bias[rows].float())
+        return float32_linear(hidden, self.head_KD[rows], self.code_bias[rows])
 
     def start(self) -> BeamCache:
         """Return an empty cache for :meth:`step`."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from recsys.model.attention import FeedForward, gated
 from recsys.model.config import ModelConfig
+from recsys.model.precision import float32_linear
 
 
 class MixtureOfExperts(nn.Module):
@@ -55,8 +56,7 @@ class MixtureOfExperts(nn.Module):
 
     def route(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``(gates [N, J], experts [N, J])``; gates are softmax scores, never the bias."""
-        with torch.autocast(x_ND.device.type, enabled=False):  # float32: a router saturates in bfloat16
-            scores_NE = F.linear(x_ND.float(), self.centroids_ED.float()).softmax(-1)
+        scores_NE = float32_linear(x_ND, self.centroids_ED).softmax(-1)  # a router saturates in bfloat16
         experts_NJ = (scores_NE + self.bias_E).topk(self.top_k, dim=-1).indices
         gates_NJ = scores_NE.gather(-1, experts_NJ)
         if self.renormalise:

@@ -6,26 +6,18 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import read_json, write_json
+from recsys.model.weights import check_semantic_ids, load_weights, read_module, save_module
 from recsys.reward.model import RewardSpec, SessionRewardModel
 
-WEIGHTS_NAME: Final = "model.safetensors"
 SPEC_NAME: Final = "reward_model.json"
+_WHAT: Final = "reward model"
+_REMEDY: Final = "run `reward` again"
 
 
 def save_reward_model(folder: Path, model: SessionRewardModel) -> None:
     """Write weights and specification; the specification last, so that a folder with one is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in _unique_state(model).items()}
-    temporary = folder / f".{WEIGHTS_NAME}.tmp"
-    save_file(tensors, temporary)
-    temporary.replace(folder / WEIGHTS_NAME)
-    write_json(folder / SPEC_NAME, model.spec.model_dump(mode="json"))
+    save_module(folder, model, model.spec, SPEC_NAME)
 
 
 def load_reward_model(folder: Path, semantic_id_digest: str | None) -> SessionRewardModel:
@@ -37,38 +29,11 @@ def load_reward_model(folder: Path, semantic_id_digest: str | None) -> SessionRe
     Raises:
         ArtifactError: Files are missing or damaged, or the model was trained with other semantic IDs.
     """
-    try:
-        spec = RewardSpec.model_validate(read_json(folder / SPEC_NAME))
-        tensors = load_file(folder / WEIGHTS_NAME)
-    except (ValidationError, SafetensorError, OSError) as error:
-        raise ArtifactError(f"reward model in '{folder}' cannot be read: {error}; run `reward` again") from error
-    if semantic_id_digest is not None and spec.semantic_id_digest != semantic_id_digest:
-        raise ArtifactError(
-            f"reward model in '{folder}' was trained with semantic IDs {spec.semantic_id_digest[:16]}, "
-            f"given are {semantic_id_digest[:16]}; its codes would mean other items: run `reward` again"
-        )
+    spec, tensors = read_module(folder, RewardSpec, SPEC_NAME, what=_WHAT, remedy=_REMEDY)
+    check_semantic_ids(spec, semantic_id_digest, folder, what=_WHAT, remedy=_REMEDY)
     rows = spec.vocabulary.num_items + 1
     embeddings = torch.zeros(rows, spec.embedding_width) if spec.embedding_width else None
     catalogue = torch.zeros(rows, len(spec.level_sizes) + 2, dtype=torch.int64)
     model = SessionRewardModel(spec, catalogue, embeddings, torch.zeros(rows, len(spec.signals)))
-    own = _unique_state(model)
-    wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
-    if wrong:
-        raise ArtifactError(
-            f"weights in '{folder}' do not fit the specification: {', '.join(wrong[:5])}; run `reward` again"
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+    load_weights(model, tensors, folder, remedy=_REMEDY)
     return model.eval().requires_grad_(False)
-
-
-def _unique_state(model: SessionRewardModel) -> dict[str, torch.Tensor]:
-    """State without the second names of shared modules."""
-    seen: set[int] = set()
-    unique = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            unique[name] = tensor.data
-    return unique

@@ -1,0 +1,49 @@
+"""Mixed precision: the network may compute in bfloat16, log-probabilities are float32 all the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from recsys.data.batch import TrainingBatch, collate_histories
+from recsys.data.histories import Histories
+from recsys.model.config import ModelConfig
+from recsys.model.precision import float32_linear
+from recsys.training.fit import build_policy
+from tests.toy import ring_ids, ring_prepared
+
+
+def test_a_float32_product_inside_autocast_keeps_what_bfloat16_loses() -> None:
+    """1 + 2^-9 has more bits than bfloat16: its double is 2.00390625 in float32 and 2 or 2.015625 in bfloat16."""
+    x, weight = torch.tensor([[1 + 2.0**-9]]), torch.tensor([[2.0]])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float32_linear(x, weight).item() == 2.00390625
+        assert torch.nn.functional.linear(x, weight).item() != 2.00390625
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny_lazy", "tiny_pathways"])
+def test_a_network_in_bfloat16_gives_float32_log_probabilities(tmp_path: Path, preset: str) -> None:
+    prepared = ring_prepared(tmp_path)
+    torch.manual_seed(0)
+    policy = build_policy(prepared, ring_ids(), ModelConfig.model_validate({"preset": preset}), None).eval()
+    history = collate_histories(Histories.of_targets(prepared.history, prepared.all_users()), 50)
+
+    batch = TrainingBatch(history, torch.ones(len(history), 1, 1, dtype=torch.long), history.lengths_B[:, None])
+
+    def log_probabilities() -> tuple[torch.Tensor, torch.Tensor]:
+        first_codes = policy.next_codes(policy.start(history), None)
+        assert first_codes is not None
+        return first_codes, policy.log_prob(batch)
+
+    with torch.no_grad():
+        exact = log_probabilities()
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = log_probabilities()
+    for plain, low in zip(exact, mixed, strict=True):
+        assert low.dtype == torch.float32
+        assert 0 < (low - plain).abs().max() < 0.2
+    torch.testing.assert_close(mixed[0].exp().sum(-1), torch.ones(len(history), 1), atol=1e-5, rtol=0)
+    hidden = torch.randn(5, policy.spec.model.width)
+    outside = policy.decoder.code_logits(hidden, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(policy.decoder.code_logits(hidden, 0), outside)
