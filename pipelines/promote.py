@@ -94,11 +94,12 @@ def decide(
         >>> decide(worse, better, np.arange(50), PromoteConfig(), seed=1).promoted
         False
     """
-    from recsys.intervals import resample_means
+    from recsys.intervals import estimate_means
 
-    everyone = np.ones((len(challenger), 1), bool)
-    means = resample_means((challenger - champion)[:, None], everyone, users, resamples=config.resamples, seed=seed)
-    low, high = (float(end[0, 0]) for end in means.interval(config.confidence))
+    (gain,) = estimate_means(
+        challenger - champion, users, resamples=config.resamples, seed=seed, confidence=config.confidence
+    )
+    low, high = gain.low, gain.high
     difference = float((challenger - champion).mean())
     if config.rule == "better":
         promoted, rule = low > 0, "a proven gain is asked for"

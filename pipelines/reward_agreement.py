@@ -16,26 +16,9 @@ import numpy.typing as npt
 from scipy import stats
 
 from recsys.contracts.errors import DataError
-from recsys.intervals import resample_means
+from recsys.intervals import Estimate, estimate_means
 
 Values = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over users and its bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-    @property
-    def sign(self) -> int:
-        """1 when the whole interval is above 0, -1 when it is below, else 0."""
-        return int(self.low > 0) - int(self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -101,13 +84,8 @@ def reward_agreement(
         raise DataError(
             "no user has two candidate sessions that differ in reward and in truth; roll out more sessions per user"
         )
-    values = np.array(rows)
-    means = resample_means(
-        values, np.ones((len(values), 1), bool), np.arange(len(values)), resamples=resamples, seed=seed
-    )
-    low, high = means.interval(confidence)
-    estimates = [Estimate(float(means.mean[0, c]), float(low[0, c]), float(high[0, c])) for c in range(values.shape[1])]
-    return RewardAgreement(len(values), *estimates)
+    estimates = estimate_means(np.array(rows), resamples=resamples, seed=seed, confidence=confidence)
+    return RewardAgreement(len(rows), *estimates)
 
 
 Verdict = Literal["agrees", "gamed", "no gain", "undecided"]
@@ -161,8 +139,4 @@ def is_gamed(
     if len({value.shape for value in values}) != 1 or values[0].ndim != 1:
         raise ValueError(f"expected four arrays [N], got shapes {[value.shape for value in values]}")
     gains = np.stack([values[1] - values[0], values[3] - values[2]], axis=1)
-    count = len(gains)
-    means = resample_means(gains, np.ones((count, 1), bool), np.arange(count), resamples=resamples, seed=seed)
-    low, high = means.interval(confidence)
-    reward, truth = (Estimate(float(means.mean[0, c]), float(low[0, c]), float(high[0, c])) for c in range(2))
-    return Gaming(reward, truth)
+    return Gaming(*estimate_means(gains, resamples=resamples, seed=seed, confidence=confidence))

@@ -27,13 +27,12 @@ import polars as pl
 from features.sources.simulated.behaviour import ExpectedOutcomes
 from pipelines.config import load_run_config
 from pipelines.options import LogLevel, set_up_logging
-from pipelines.reward_agreement import Estimate
 from pipelines.simulated_trial import UNALIGNED, Trial
 from pipelines.simulated_users import Sessions, SimulatedUsers
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ConfigError, RecsysError
 from recsys.contracts.manifest import write_json
-from recsys.intervals import resample_means
+from recsys.intervals import Estimate, resample_means
 from recsys.runtime import default_progress
 
 Values = npt.NDArray[np.float64]

@@ -22,6 +22,23 @@ Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A mean over users and its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def sign(self) -> int:
+        """1 when the whole interval is above 0, -1 when it is below, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+@dataclass(frozen=True)
 class ResampledMeans:
     """Means of every slice and metric, observed and resampled.
 
@@ -101,6 +118,32 @@ def resample_means(
         samples = sums[:, num_slices:].reshape(resamples, num_slices, num_metrics) / sums[:, :num_slices, None]
         observed = (masks.T.astype(np.float64) @ values) / masks.sum(axis=0)[:, None]
     return ResampledMeans(mean=observed, samples=samples)
+
+
+def estimate_means(
+    values: npt.NDArray[np.floating],
+    users: npt.NDArray[np.integer] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[Estimate]:
+    """Estimate the mean of each column over all rows, from the same draws of users.
+
+    Args:
+        values: ``[N, M]``, or ``[N]`` for one column.
+        users: ``[N]`` whose row it is; ``None``: every row is a user of its own.
+
+    Example:
+        >>> str(estimate_means(np.ones(5))[0])
+        '1.000 [1.000, 1.000]'
+    """
+    columns = np.asarray(values, np.float64).reshape(len(values), -1)
+    everybody = np.ones((len(columns), 1), bool)
+    owners = np.arange(len(columns)) if users is None else users
+    means = resample_means(columns, everybody, owners, resamples=resamples, seed=seed)
+    low, high = means.interval(confidence)
+    return [Estimate(*map(float, column)) for column in zip(means.mean[0], low[0], high[0], strict=True)]
 
 
 def bootstrap_sums(columns: npt.NDArray[np.float32], *, resamples: int, seed: int) -> Values:

@@ -15,7 +15,7 @@ import torch
 
 from recsys.alignment.alignment_report import write_alignment_report
 from recsys.alignment.config import AlignConfig, IpaConfig, ObjectiveConfig
-from recsys.alignment.guard import Gauge
+from recsys.alignment.gauge import Gauge
 from recsys.alignment.ipa import IterativePreferenceAlignment
 from recsys.alignment.learner import Learner
 from recsys.alignment.rere import RankingRewardLearning

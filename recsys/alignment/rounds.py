@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import polars as pl
 
 from recsys.alignment.config import GuardConfig
-from recsys.alignment.guard import Gauge, Measurement, Verdict, judge_round
+from recsys.alignment.gauge import Gauge, Measurement
+from recsys.alignment.guard import Verdict, judge_round
 from recsys.alignment.learner import Learner, RoundCurve
 from recsys.alignment.round_state import MODEL_NAME, STATE_NAME, Round, RoundStore, load_state, save_state
 from recsys.contracts.errors import ArtifactError

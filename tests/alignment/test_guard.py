@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 
 from recsys.alignment.config import GuardConfig
-from recsys.alignment.guard import Gauge, Measurement, judge_round
+from recsys.alignment.gauge import Gauge, Measurement
+from recsys.alignment.guard import judge_round
 from recsys.alignment.reward_plugs import RewardPlugs
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import read_json
-from recsys.intervals import resample_means
+from recsys.intervals import estimate_means
 from tests.benchmarks.paired import RESULTS, machine
 
 START: Final = "next-token policy"
@@ -104,15 +104,15 @@ def compare(after: Mapping[int, Finished], before: Mapping[int, Finished], names
         users.append(one["users"])
         starts.append(np.stack([other[name] for name in names], axis=1).astype(np.float64))
         differences.append(np.stack([one[name] for name in names], axis=1) - starts[-1])
-    stacked = np.concatenate(differences)
-    everyone = np.ones((len(stacked), 1), bool)
-    means = resample_means(stacked, everyone, np.concatenate(users), resamples=RESAMPLES, seed=BOOTSTRAP_SEED)
-    low, high = means.interval(CONFIDENCE)
+    estimates = estimate_means(
+        np.concatenate(differences),
+        np.concatenate(users),
+        resamples=RESAMPLES,
+        seed=BOOTSTRAP_SEED,
+        confidence=CONFIDENCE,
+    )
     start = np.concatenate(starts).mean(0)
-    return [
-        Difference(float(start[i]), float(means.mean[0, i]), float(low[0, i]), float(high[0, i]))
-        for i in range(len(names))
-    ]
+    return [Difference(float(s), one.mean, one.low, one.high) for s, one in zip(start, estimates, strict=True)]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -27,7 +27,7 @@ from pipelines.simulated_users import best_by
 from recsys.alignment.align import align_policy
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.intervals import resample_means
+from recsys.intervals import estimate_means
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import set_threads
 from tests.benchmarks.alignment_simulator import Base
@@ -77,11 +77,8 @@ def utilities(base: Base, policy: GenerativeRecommender) -> dict[str, npt.NDArra
 
 def change(now: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> str:
     """Relative change of the mean with a 95 % paired bootstrap interval over users."""
-    rows = np.arange(len(now))
-    means = resample_means((now - before)[:, None], np.ones((len(rows), 1), bool), rows, resamples=1000, seed=0)
-    low, high = means.interval(0.95)
-    unit = before.mean()
-    return f"{means.mean[0, 0] / unit:+.1%} [{low[0, 0] / unit:+.1%}, {high[0, 0] / unit:+.1%}]"
+    (gain,) = estimate_means((now - before) / before.mean())
+    return f"{gain.mean:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}]"
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from pipelines.stages import stages_of
 from recsys.contracts.manifest import ArtifactStore
 from recsys.contracts.prepared import PreparedData
 from recsys.decoding.recommender import Recommender
-from recsys.intervals import resample_means
+from recsys.intervals import estimate_means
 from recsys.model.checkpoint import load_policy
 from recsys.reward.scorers import DIVERSITY, DiverseScorer
 from recsys.runtime import set_threads
@@ -114,20 +114,13 @@ def along(policies: Sequence[Steered], towers: tuple[str, str]) -> list[list[Out
     return served
 
 
-def interval(difference: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval over users."""
-    rows = np.arange(len(difference))
-    means = resample_means(difference[:, None], np.ones((len(rows), 1), bool), rows, resamples=1000, seed=0)
-    low, high = means.interval(0.95)
-    return float(means.mean[0, 0]), float(low[0, 0]), float(high[0, 0])
-
-
 def verdict(served: Sequence[Outcomes], outcome: str, sign: int) -> str:
     """Change from end to end with its interval, and how many of the steps go the wrong way."""
-    mean, low, high = interval(served[-1][outcome] - served[0][outcome])
+    (change,) = estimate_means(served[-1][outcome] - served[0][outcome])
     steps = [sign * float((after[outcome] - before[outcome]).mean()) for before, after in itertools.pairwise(served)]
     wrong = sum(step < 0 for step in steps)
-    return f"{outcome}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] end to end, {wrong} of {len(steps)} steps the wrong way"
+    told = f"{outcome}: {change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}] end to end"
+    return f"{told}, {wrong} of {len(steps)} steps the wrong way"
 
 
 def main() -> None:

@@ -22,11 +22,12 @@ from features.sources.simulated.behaviour import (
 )
 from features.sources.simulated.catalogue import FIRST_ITEM_ID
 from features.sources.simulated.source import FIRST_USER_ID
-from pipelines.reward_agreement import Estimate, Gaming, is_gamed, reward_agreement
+from pipelines.reward_agreement import Gaming, is_gamed, reward_agreement
 from pipelines.simulated_ab import OUTCOMES, run_test
 from pipelines.simulated_users import SimulatedUsers, best_by
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.contracts.prepared import PreparedData
+from recsys.intervals import Estimate
 
 SOURCE = SimulatedSource(users=120, items=200, events=6_000, topics=6)
 FEATURES = FeaturesConfig(task="session", session_length=3)
