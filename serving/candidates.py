@@ -60,7 +60,7 @@ def write_candidates(
     """
     scorer = Scorer.open(bundle)
     manner = Manner(config.answer, config.second_stage, config.objective)
-    scorer.check(manner, users.objectives)
+    scorer.check(manner, users.objectives, config.rescore)
     rules = read_rules(config, scorer, users.user_ids)
     with explain_write_errors(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)

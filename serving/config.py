@@ -52,7 +52,8 @@ class RecommendConfig(FrozenConfig):
             steer the policy and the second stage. Only their proportions count; ``None`` asks for nothing in particular.
             (A session of one item is always diverse, so ``diversity`` changes no second stage over items.)
         exclude_seen: Leave out what the user's history holds.
-        rescore: Order the beam's items by the dense head; ``None`` does what the bundle's decode configuration says.
+        rescore: Order the beam's items by the dense head; ``None`` does what the bundle's decode configuration says, and
+            takes the policy's own order for users with objective weights, which the dense head does not hear.
         users_per_shard: Users in one output file, which is also the unit of restart and the bound on memory.
         allow: File with the only items that may be recommended, Parquet or CSV with a column ``item_id``, or plain text
             with one id per line; ``None`` allows the catalogue.
@@ -107,4 +108,6 @@ class RecommendConfig(FrozenConfig):
                 f"rescore is {self.rescore}, but the dense head decides no order with answer: {self.answer} and "
                 f"second_stage: {self.second_stage}; leave it out"
             )
+        if self.rescore and self.objective is not None:
+            raise ValueError("rescore is true, but the dense head takes no objective; leave rescore out")
         return self

@@ -52,7 +52,8 @@ class Rules:
         exclude_seen: Leave out items of the history.
         allow: ``[I]``, the only items that may come, or ``[S, I]`` for S segments of users; ``None`` allows all.
         deny: Items that must not come, same shapes; ``None`` denies none.
-        rescore: Order by the dense head; ``None`` as the bundle's decode configuration says.
+        rescore: Order by the dense head; ``None`` as the bundle's decode configuration says, and not by it where a call is
+            steered by objective weights, which it does not hear.
         segments: ``[N]`` segment of each history; needed where a mask has segments.
         quotas: At most so many items of one group per user.
     """
@@ -142,15 +143,16 @@ class Scorer:
         """Names of the objective weights that the policy takes; empty: it cannot be steered."""
         return self.recommender.policy.spec.objectives
 
-    def check(self, manner: Manner, objectives: pl.Series | None = None) -> None:
+    def check(self, manner: Manner, objectives: pl.Series | None = None, rescore: bool | None = None) -> None:
         """Refuse what this bundle cannot do, before the first user is scored.
 
         Args:
             objectives: JSON texts that rows give; each different one is enough.
+            rescore: As in :class:`Rules`.
 
         Raises:
-            ConfigError: Sessions of a model of single items, a second stage without a reward model, or weights that the
-                policy does not take.
+            ConfigError: Sessions of a model of single items, a second stage without a reward model, weights that the
+                policy does not take, or the dense head's order, which hears none, of a call with weights.
             DataError: The texts are no weights, or lack some.
         """
         vocabulary = self.recommender.policy.spec.vocabulary
@@ -167,6 +169,15 @@ class Scorer:
         default = self._default_weights(manner)
         if objectives is not None:
             row_objectives(objectives, self.towers, default)
+        if _is_steered(manner, objectives):
+            self._check_order(rescore)
+
+    def _check_order(self, rescore: bool | None) -> None:
+        if rescore:
+            raise ConfigError(
+                f"rescore is true, but an objective is asked of '{self.info.name}': the dense head takes none and would put "
+                "items back into the order that nobody asked for; leave rescore out"
+            )
 
     def answer(
         self, mapped: MappedHistories, k: int, rules: Rules | None = None, manner: Manner | None = None
@@ -179,6 +190,9 @@ class Scorer:
         rules, manner = rules or Rules(), manner or Manner()
         self.check(manner)
         histories = self._steered(mapped, manner)
+        if histories.objective is not None:
+            self._check_order(rules.rescore)
+            rules = replace(rules, rescore=False)
         if manner.answer == "sessions":
             return self.generate_sessions(histories, k, rules, manner.second_stage)
         return self.score_histories(histories, k, rules, manner.second_stage)
@@ -308,3 +322,7 @@ class Scorer:
         if mapped.objectives is None:
             return mapped.histories.with_objective(default)
         return mapped.histories.with_objective(row_objectives(mapped.objectives, self.towers, default))
+
+
+def _is_steered(manner: Manner, objectives: pl.Series | None) -> bool:
+    return manner.objective is not None or (objectives is not None and bool(objectives.fill_null("").ne("").any()))

@@ -115,12 +115,12 @@ def along(policies: Sequence[Steered], towers: tuple[str, str]) -> list[list[Out
 
 
 def verdict(served: Sequence[Outcomes], outcome: str, sign: int) -> str:
-    """Change from end to end with its interval, and how many of the steps go the wrong way."""
+    """Change from end to end with its interval, how many steps go the wrong way, and how many of these beyond theirs."""
     (change,) = estimate_means(served[-1][outcome] - served[0][outcome])
-    steps = [sign * float((after[outcome] - before[outcome]).mean()) for before, after in itertools.pairwise(served)]
-    wrong = sum(step < 0 for step in steps)
+    steps = [estimate_means(sign * (now[outcome] - before[outcome]))[0] for before, now in itertools.pairwise(served)]
+    wrong, proven = sum(step.mean < 0 for step in steps), sum(step.sign < 0 for step in steps)
     told = f"{outcome}: {change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}] end to end"
-    return f"{told}, {wrong} of {len(steps)} steps the wrong way"
+    return f"{told}, {wrong} of {len(steps)} steps the wrong way, {proven} of them beyond their interval"
 
 
 def main() -> None:

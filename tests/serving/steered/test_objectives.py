@@ -18,7 +18,7 @@ from serving.config import RecommendConfig
 from serving.export import BundleSources
 from serving.objectives import objective_weights, row_objectives
 from serving.pyfunc_model import RecommenderModel
-from serving.scorer import Manner, Scorer
+from serving.scorer import Manner, Rules, Scorer
 from serving.user_histories import FrameUsers, PreparedUsers
 from tests.serving.conftest import HISTORIES, TOWERS
 
@@ -75,12 +75,33 @@ def test_every_row_is_answered_as_if_it_were_alone(
 
 
 def test_wishes_change_the_answer(scorer: Scorer, item_ids: list[int]) -> None:
-    """Of an untrained but not empty policy; without a wish it gets none, which is the vector of zeros to it."""
-    answers = [
-        scorer.score_frame(frame_of(item_ids), 12, manner=Manner(objective=wish))["item_id"].to_list()
-        for wish in (None, {"like": 1.0}, {"watch_time": 1.0})
-    ]
-    assert answers[0] != answers[1] != answers[2]
+    """Of an untrained but not empty policy. Equal weights are no weights, but for who puts the items into order."""
+
+    def answer(wish: dict[str, float] | None, rescore: bool | None = None) -> list[int]:
+        rows = scorer.score_frame(frame_of(item_ids), 12, Rules(rescore=rescore), Manner(objective=wish))
+        return rows["item_id"].to_list()
+
+    likes, watch = answer({"like": 1.0}), answer({"watch_time": 1.0})
+    assert likes != watch
+    assert answer({"like": 1.0, "watch_time": 1.0, "diversity": 1.0}) == answer(None, rescore=False)
+    assert answer(None, rescore=False) not in (likes, watch, answer(None))
+
+
+def test_the_dense_head_orders_nothing_that_is_wished_for(
+    scorer: Scorer, steered_bundle: Path, item_ids: list[int], tmp_path: Path
+) -> None:
+    for frame, manner in (
+        (frame_of(item_ids), Manner(objective={"like": 1.0})),
+        (frame_of(item_ids, [LIKES] * 5), Manner()),
+    ):
+        with pytest.raises(ConfigError, match="the dense head takes none"):
+            scorer.score_frame(frame, 3, Rules(rescore=True), manner)
+    with pytest.raises(ValidationError, match="the dense head takes no objective"):
+        RecommendConfig(rescore=True, objective={"like": 1.0})
+    frame_of(item_ids, [LIKES] * 5).write_parquet(tmp_path / "users.parquet")
+    people, config = FrameUsers(tmp_path / "users.parquet"), RecommendConfig(k=2, rescore=True)
+    with pytest.raises(ConfigError, match="leave rescore out"):
+        write_candidates(steered_bundle, people, config, tmp_path / "out", QUIET)
 
 
 def test_the_registered_model_takes_wishes_as_text(scorer: Scorer, item_ids: list[int]) -> None:
