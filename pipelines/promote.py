@@ -99,26 +99,24 @@ def decide(
     (gain,) = estimate_means(
         challenger - champion, users, resamples=config.resamples, seed=seed, confidence=config.confidence
     )
-    low, high = gain.low, gain.high
-    difference = float((challenger - champion).mean())
     if config.rule == "better":
-        promoted, rule = low > 0, "a proven gain is asked for"
+        promoted, rule = gain.low > 0, "a proven gain is asked for"
     else:
         limit = -config.tolerance * float(champion.mean())
         promoted, rule = (
-            high >= 0 and difference >= limit,
+            gain.high >= 0 and gain.mean >= limit,
             f"no proven loss, and none beyond {limit:+.4f}, is asked for",
         )
     numbers = {
         "challenger": float(challenger.mean()),
         "champion": float(champion.mean()),
-        "difference": difference,
-        "low": low,
-        "high": high,
+        "difference": gain.mean,
+        "low": gain.low,
+        "high": gain.high,
     }
     reason = (
         f"{config.metric} {numbers['challenger']:.4f} against {numbers['champion']:.4f}, difference "
-        f"{difference:+.4f} [{low:+.4f}, {high:+.4f}] on {len(users)} rows; {rule}"
+        f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] on {len(users)} rows; {rule}"
     )
     return Verdict(promoted, reason, "", None, moved=False, numbers=numbers)
 

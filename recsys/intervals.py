@@ -138,7 +138,9 @@ def estimate_means(
         >>> str(estimate_means(np.ones(5))[0])
         '1.000 [1.000, 1.000]'
     """
-    columns = np.asarray(values, np.float64).reshape(len(values), -1)
+    columns = np.asarray(values, np.float64)
+    if columns.ndim == 1:
+        columns = columns[:, None]
     everybody = np.ones((len(columns), 1), bool)
     owners = np.arange(len(columns)) if users is None else users
     means = resample_means(columns, everybody, owners, resamples=resamples, seed=seed)

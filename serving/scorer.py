@@ -192,7 +192,6 @@ class Scorer:
         histories = self._steered(mapped, manner)
         if histories.objective is not None:
             self._check_order(rules.rescore)
-            rules = replace(rules, rescore=False)
         if manner.answer == "sessions":
             return self.generate_sessions(histories, k, rules, manner.second_stage)
         return self.score_histories(histories, k, rules, manner.second_stage)
@@ -202,6 +201,9 @@ class Scorer:
     ) -> RankedItems:
         """Rank items for histories that are in the model's indices already."""
         rules = rules or Rules()
+        if histories.objective is not None:
+            self._check_order(rules.rescore)
+            rules = replace(rules, rescore=False)
         # the reward model chooses from all that the beam holds, which may have proportionally more of each group
         pool = k if second_stage == "none" else max(self.recommender.config.beam_width, k)
         of_items = rules.of_items

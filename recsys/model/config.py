@@ -153,7 +153,9 @@ class ModelConfig(FrozenConfig):
     unseen_user_rows: int = Field(default=0, ge=0)  # rows that users outside the vocabulary are hashed to
     unseen_author_rows: int = Field(default=0, ge=0)
     unseen_share: float = Field(default=0.02, gt=0.0, lt=1.0)  # known ids that training lends to those rows
-    num_objectives: int = Field(default=0, ge=0)  # weights per request that steer the policy, one per feedback signal
+    num_objectives: int = Field(
+        default=0, ge=0
+    )  # weights per request that steer the policy: one per tower of the reward
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     embedding_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     init_std: float = Field(default=0.02, gt=0.0)
@@ -176,6 +178,8 @@ class ModelConfig(FrozenConfig):
                 f"width {self.width} and expert_width {self.expert_width} must be multiples of 4: grouped matrix products "
                 "need rows of whole 16 bytes"
             )
+        if self.num_objectives == 1:
+            raise ValueError("num_objectives is 1: one weight has nothing to be weighed against; take at least 2, or 0")
         if self.unseen_user_rows and "user" not in self.features:
             raise ValueError("unseen_user_rows are rows of the user table: add 'user' to features, or leave them out")
         if self.unseen_author_rows and "author" not in self.features:

@@ -26,6 +26,7 @@ from recsys.model.encoder import CodeEmbedding, HistoryEncoder, ItemTower
 from recsys.model.lazy_decoder import LazyDecoder
 from recsys.model.moe import MixtureOfExperts
 from recsys.model.pathways import PathwayEncoder
+from recsys.model.precision import float32_linear
 from recsys.model.steering import ObjectiveInput, steer
 from recsys.model.tables import FeatureTables, ReservedRows
 
@@ -135,7 +136,11 @@ class GenerativeRecommender(nn.Module):
         keys_values = self.decoder.keys_values(steer(memory_BSD, batch.history, self.objective))
         hidden = self.decoder(codes_BPML, keys_values, visible_BP, asked_BP)
         index = visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
-        return hidden, self.dense_query(memory_BSD.gather(1, index))
+        return hidden, self._dense_query(memory_BSD.gather(1, index))
+
+    def _dense_query(self, states: torch.Tensor) -> torch.Tensor:
+        """Query of the dense head, float32; item vectors are, too."""
+        return float32_linear(states, self.dense_query.weight)
 
     def code_losses(
         self, hidden: torch.Tensor, target_rows: torch.Tensor, label_smoothing: float = 0.0
@@ -179,7 +184,7 @@ class GenerativeRecommender(nn.Module):
         return DecodingState(
             keys_values=self.decoder.keys_values(steer(memory_BSD, history, self.objective)),
             visible=visible[:, None, None],
-            dense_query_BD=self.dense_query(memory_BSD.gather(1, last)[:, 0]),
+            dense_query_BD=self._dense_query(memory_BSD.gather(1, last)[:, 0]),
             cache=self.decoder.start(),
         )
 

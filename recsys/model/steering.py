@@ -1,10 +1,11 @@
 """Where a request's objective weights enter the policy: on every memory position, after the encoder.
 
-Adding one vector to all memory positions moves the keys of a cross-attention alike, which leaves its attention unchanged
-(exactly, where keys are linear in the memory), and the values alike, so that every decoder position receives the vector in
-every layer, however long the history is. Weights on the user's position alone have to win attention against the events
-first, and what alignment taught such an input was noise. The encoder does not see the weights: one history asked for under
-several wishes has the same memory but for this vector.
+Adding one vector to all memory positions moves the keys of a cross-attention alike, which leaves its attention unchanged,
+and the values alike, so that every decoder position receives the vector in every layer, however long the history is. (The
+lazy decoder normalises its context position by position, so there both moves differ a little between positions.) Weights
+on the user's position alone have to win attention against the events first, and what alignment taught such an input was
+noise. The encoder does not see the weights: one history asked for under several wishes has the same memory but for this
+vector.
 
 Legend: B users, O objectives, S memory positions, D width.
 """
@@ -21,10 +22,10 @@ from recsys.data.batch import HistoryBatch
 class ObjectiveInput(nn.Module):
     """Steer memory by objective weights.
 
-    Weights are centred and multiplied by O before they are projected: equal weights are 0, hence the same as asking for
-    nothing in particular, all weight on one objective is O - 1 there and -1 elsewhere. Without the centring, what all
-    wishes have in common would be learned here instead of in the policy. The projection starts at zero, so that a policy
-    that was never aligned for it does not listen.
+    Weights are centred and multiplied by O before they are projected: equal weights are 0, to the policy the same as no
+    weights (a reward model in a second stage still weighs by them), all weight on one objective is O - 1 there and -1
+    elsewhere. Without the centring, what all wishes have in common would be learned here instead of in the policy. The
+    projection starts at zero, so that a policy that was never aligned for it does not listen.
     """
 
     def __init__(self, num_objectives: int, width: int) -> None:

@@ -6,7 +6,7 @@ bootstrap intervals over users, who are drawn with their rows under all seeds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,11 +80,17 @@ Results = Mapping[str, Mapping[int, Finished]]
 """By variant, then by seed."""
 
 
-def read_results(folder: Path) -> Results:
-    """Everything finished below the folder of a data set."""
+def read_results(folder: Path, known: Collection[str]) -> Results:
+    """Everything finished below the folder of a data set.
+
+    Raises:
+        ArtifactError: A result of a variant that is not ``known``.
+    """
     found: dict[str, dict[int, Finished]] = {}
     for path in sorted(folder.glob("seed_*/*.json")):
         finished = Finished(path)
+        if finished.name not in known:
+            raise ArtifactError(f"'{path}' is of the variant '{finished.name}', which no longer exists; delete it")
         found.setdefault(finished.name, {})[finished.seed] = finished
     return found
 
@@ -210,20 +216,20 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def tuning_table(folder: Path) -> list[str]:
+def tuning_table(folder: Path, known: Collection[str]) -> list[str]:
     """Candidates for the settings, on validation rows of one seed."""
-    results = read_results(folder)
+    results = read_results(folder, known)
     if START not in results:
         return []
     lines = changes_table(results, "beam/unfiltered/")
     return [*lines, *changes_table(results, "served/filtered/", ("hr@10", "ndcg@10"))]
 
 
-def dataset_page(folder: Path, duels: Sequence[tuple[str, str]]) -> list[str]:
+def dataset_page(folder: Path, known: Collection[str], duels: Sequence[tuple[str, str]]) -> list[str]:
     """All tables of one data set."""
-    results = read_results(folder)
+    results = read_results(folder, known)
     if START not in results:
-        return []
+        return [f"## {folder.name}", "", "Not run.", ""]
     some = next(iter(results[START].values())).facts
     lines = [f"## {some['dataset']}", "", f"{some['rows']:,} test rows per seed, the same for all.", ""]
     for filtered, text in (("unfiltered", "with seen items"), ("filtered", "seen items filtered")):
@@ -238,15 +244,22 @@ def dataset_page(folder: Path, duels: Sequence[tuple[str, str]]) -> list[str]:
     return [*lines, "### Training", "", *training_table(results)]
 
 
-def write_page(out: Path, title: str, datasets: Sequence[str], duels: Sequence[tuple[str, str]], notes: str) -> str:
+def write_page(
+    out: Path,
+    title: str,
+    datasets: Sequence[str],
+    known: Collection[str],
+    duels: Sequence[tuple[str, str]],
+    notes: str,
+) -> str:
     """Write ``results/alignment_rere.md`` from everything below ``out`` and return its text."""
     commands = [f"`python -m tests.benchmarks.alignment_rere --dataset {name}`" for name in datasets]
     lines = [f"# {title}", "", ", ".join(commands) + "; `--tune` before, for the settings", "", machine(), ""]
     lines += [notes]
     for dataset in datasets:
-        lines += dataset_page(out / dataset, duels)
+        lines += dataset_page(out / dataset, known, duels)
     for dataset in datasets:
-        if tuned := tuning_table(out / "tune" / dataset):
+        if tuned := tuning_table(out / "tune" / dataset, known):
             lines += [f"## Choice of the settings: {dataset}, validation rows of seed 1", ""]
             lines += ["Beam order with seen items, then served order with seen items filtered.", "", *tuned]
     text = "\n".join(lines)

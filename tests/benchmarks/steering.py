@@ -50,7 +50,7 @@ STEPS: Final = 5
 OUTCOME_OF: Final = {"swt": "watch", "ltr": "likes", DIVERSITY: DIVERSITY}
 """Tower -> the outcome it should raise."""
 LINES: Final = (("swt", DIVERSITY), ("ltr", DIVERSITY), ("swt", "ltr"))
-STAGES_OF_SERVING: Final = ("policy", "policy and second stage")
+SERVED_BY: Final = ("policy", "policy and second stage")
 """The policy's best session, or of its whole beam the one that the reward model weighs highest under the same wish."""
 
 Outcomes = dict[str, npt.NDArray[np.float64]]
@@ -81,7 +81,7 @@ class Steered:
         self.users = everybody.take(np.unique(np.linspace(0, len(everybody) - 1, USERS).astype(np.int64)))
 
     def serve(self, wish: Mapping[str, float]) -> list[Outcomes]:
-        """Serve everybody's best session under a wish; true outcomes per user, for each of ``STAGES_OF_SERVING``."""
+        """Serve everybody's best session under a wish; true outcomes per user, for each of ``SERVED_BY``."""
         weights = objective_weights(wish, self.policy.spec.objectives)
         histories = self.users.histories.with_objective(weights)
         beam = self.recommender.recommend_sessions(histories, self.config.decode.beam_width, exclude_seen=True)[0]
@@ -103,14 +103,14 @@ def along(policies: Sequence[Steered], towers: tuple[str, str]) -> list[list[Out
     """Serve at equal steps from the first tower alone to the second alone; users of all seeds side by side.
 
     Returns:
-        Outcomes of every step, for each of ``STAGES_OF_SERVING``.
+        Outcomes of every step, for each of ``SERVED_BY``.
     """
-    served: list[list[Outcomes]] = [[] for _ in STAGES_OF_SERVING]
+    served: list[list[Outcomes]] = [[] for _ in SERVED_BY]
     for share in np.linspace(0.0, 1.0, STEPS):
         wish = {towers[0]: 1.0 - share, towers[1]: float(share)}
         parts = [policy.serve(wish) for policy in policies]
-        for stage, line in enumerate(served):
-            line.append({name: np.concatenate([part[stage][name] for part in parts]) for name in parts[0][stage]})
+        for way, line in enumerate(served):
+            line.append({name: np.concatenate([part[way][name] for part in parts]) for name in parts[0][way]})
     return served
 
 
@@ -137,12 +137,12 @@ def main() -> None:
         f"{len(policies)} seed(s), {len(policies) * USERS} users, one session of five items; truth of the simulator"
     ]
     for first, second in LINES:
-        for stage, served in zip(STAGES_OF_SERVING, along(policies, (first, second)), strict=True):
+        for way, served in zip(SERVED_BY, along(policies, (first, second)), strict=True):
             for share, outcomes in zip(np.linspace(0.0, 1.0, STEPS), served, strict=True):
                 figures = [f"{outcomes[name].mean():.3f}" for name in ("watch", "likes", DIVERSITY, "utility")]
-                rows.append([f"{first} to {second}", stage, f"{1 - share:.2f} / {share:.2f}", *figures])
+                rows.append([f"{first} to {second}", way, f"{1 - share:.2f} / {share:.2f}", *figures])
             told = [verdict(served, OUTCOME_OF[first], -1), verdict(served, OUTCOME_OF[second], +1)]
-            notes.append(f"{first} to {second}, {stage}: " + "; ".join(told))
+            notes.append(f"{first} to {second}, {way}: " + "; ".join(told))
     header = ["line", "served by", "weights", "watch, s", "likes", DIVERSITY, "utility"]
     print(write_table("steering", "Steering one policy by objective weights", header, rows, notes))
 

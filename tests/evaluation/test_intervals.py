@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from recsys.contracts.errors import DataError
-from recsys.intervals import bootstrap_sums, resample_means
+from recsys.intervals import bootstrap_sums, estimate_means, resample_means
 
 EVERYBODY = np.ones((500, 1), bool)
 
@@ -91,3 +91,16 @@ def test_refuses_no_rows_and_unequal_rows() -> None:
         resample_means(np.empty((0, 1)), np.empty((0, 1), bool), np.empty(0, int), resamples=100, seed=0)
     with pytest.raises(DataError, match="2 rows of values, 3 of slices"):
         resample_means(np.ones((2, 1)), np.ones((3, 1), bool), np.arange(2), resamples=100, seed=0)
+
+
+def test_one_column_by_hand_and_nothing_refused() -> None:
+    """Two users, 0 and 1: a quarter of the draws is all 0, a quarter all 1; so the mean is 1/2, its interval 0 to 1."""
+    (alone,) = estimate_means(np.array([0.0, 1.0]), resamples=400)
+    assert (alone.mean, alone.low, alone.high, alone.sign) == (0.5, 0.0, 1.0, 0)
+    twice = estimate_means(np.array([[0.0, 2.0], [1.0, 4.0]]), resamples=400)
+    assert twice[0] == alone
+    assert (twice[1].mean, twice[1].low, twice[1].high, twice[1].sign) == (3.0, 2.0, 4.0, 1)
+    (same_user,) = estimate_means(np.array([0.0, 1.0]), np.array([7, 7]), resamples=50)
+    assert (same_user.low, same_user.high) == (0.5, 0.5)
+    with pytest.raises(DataError, match="no rows to judge"):
+        estimate_means(np.empty(0))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from recsys.alignment.group_log_probs import candidate_log_probs
 from recsys.contracts.errors import ConfigError
@@ -64,3 +65,8 @@ def test_a_model_without_the_input_refuses_weights(tmp_path) -> None:
     batch = collate_histories(Histories.of_targets(prepared.history, prepared.all_users()), 6)
     with pytest.raises(ConfigError, match="carry 2 objective weights, the model takes 0"):
         policy.start(replace(batch, objective_BO=torch.ones(len(batch), 2)))
+
+
+def test_one_objective_is_refused() -> None:
+    with pytest.raises(ValidationError, match="num_objectives is 1: one weight has nothing to be weighed against"):
+        ModelConfig(num_objectives=1)

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.recommender import Recommender
 from recsys.model.config import ModelConfig
 from recsys.model.precision import float32_linear
 from recsys.training.fit import build_policy
@@ -47,3 +50,24 @@ def test_a_network_in_bfloat16_gives_float32_log_probabilities(tmp_path: Path, p
     outside = policy.decoder.code_logits(hidden, 0)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(policy.decoder.code_logits(hidden, 0), outside)
+        with torch.no_grad():
+            assert policy.start(history).dense_query_BD.dtype == torch.float32  # item vectors are, too
+
+
+@pytest.mark.parametrize("rescore", ["dense", "none"])
+@pytest.mark.parametrize("preset", ["tiny", "tiny_lazy", "tiny_pathways"])
+def test_a_whole_search_runs_in_bfloat16(tmp_path: Path, preset: str, rescore: str) -> None:
+    """On a CPU the recommender refuses it, for it is slower there; what a GPU would compute is checked all the same."""
+    prepared, ids = ring_prepared(tmp_path), ring_ids()
+    torch.manual_seed(0)
+    policy = build_policy(prepared, ids, ModelConfig.model_validate({"preset": preset}), None).eval()
+    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    recommender = Recommender(policy, ids, DecodeConfig(beam_width=12, rescore=rescore))
+    exact = recommender.recommend(histories, 12, exclude_seen=False)
+    recommender.config = recommender.config.model_copy(update={"precision": "bfloat16"})
+    mixed = recommender.recommend(histories, 12, exclude_seen=False)
+    assert mixed.scores.dtype == np.float32
+    assert (np.sort(mixed.items) == np.sort(exact.items)).all()  # the beam holds the whole catalogue
+    difference = np.abs(np.sort(mixed.scores) - np.sort(exact.scores)).max()
+    assert difference < 0.2
+    assert difference > 0 or (preset == "tiny_lazy" and rescore == "dense")  # no encoder: its query is exact

@@ -3,6 +3,8 @@
 Users respond as :mod:`~features.sources.simulated.behaviour` says, to what :mod:`~features.sources.simulated.feed` shows
 them. The true utility of any session is to be used only for judging. Vectorised over users: the loop is over sessions and
 places in a session.
+
+Legend: N users of one call, U users of one request, I items, m places of a session.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from recsys.contracts.errors import ConfigError, DataError
+from recsys.data.histories import Histories
 from recsys.runtime import PlainProgress
 from serving.candidates import write_candidates
 from serving.config import RecommendConfig
@@ -85,6 +86,14 @@ def test_wishes_change_the_answer(scorer: Scorer, item_ids: list[int]) -> None:
     assert likes != watch
     assert answer({"like": 1.0, "watch_time": 1.0, "diversity": 1.0}) == answer(None, rescore=False)
     assert answer(None, rescore=False) not in (likes, watch, answer(None))
+
+
+def test_histories_that_carry_weights_are_in_the_policy_s_order(scorer: Scorer, histories: Histories) -> None:
+    wished = [histories.with_objective(np.eye(3)[tower]) for tower in range(2)]
+    first, second = (scorer.score_histories(some, 6).items for some in wished)
+    assert (first != second).any()
+    with pytest.raises(ConfigError, match="the dense head takes none"):
+        scorer.score_histories(wished[0], 6, Rules(rescore=True))
 
 
 def test_the_dense_head_orders_nothing_that_is_wished_for(
