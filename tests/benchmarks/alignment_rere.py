@@ -189,6 +189,7 @@ NOTES: Final = """\
 - next-token only: as many updates on the same requests with the next-token loss and the dense head's, as a control
 - guard: after each round, on 1,500 (beauty) or all 4,532 (industrial) validation rows; it stops if HR@50 falls
   beyond its interval while HR@1 rises, or the reward falls beyond its own
+- sdpo, all groups (beauty): run before the guard had its rule about the reward, which stops it after the first round
 - rule+ranking, lr 1e-4 (industrial): the rate that Beauty takes
 - industrial: validation and test are the official rows of ReRe and MiniOneRec, the train file is rebuilt (30,213
   rows for 36,259, 83 %): a lower bound of what the official file gives; its published metric is the unfiltered one
