@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from recsys.data.batch import TrainingBatch, collate_histories
+from recsys.data.datamodule import PolicyData
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.config import ModelConfig
 from recsys.model.precision import float32_linear
 from recsys.training.fit import build_policy
+from recsys.training.losses import dense_loss
 from tests.toy import ring_ids, ring_prepared
 
 
@@ -71,3 +73,27 @@ def test_a_whole_search_runs_in_bfloat16(tmp_path: Path, preset: str, rescore: s
     difference = np.abs(np.sort(mixed.scores) - np.sort(exact.scores)).max()
     assert difference < 0.2
     assert difference > 0 or (preset == "tiny_lazy" and rescore == "dense")  # no encoder: its query is exact
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny_lazy", "tiny_pathways"])
+def test_a_training_step_in_bfloat16_points_the_same_way(tmp_path: Path, preset: str) -> None:
+    prepared, ids = ring_prepared(tmp_path), ring_ids()
+    torch.manual_seed(0)
+    policy = build_policy(prepared, ids, ModelConfig.model_validate({"preset": preset}), None).eval()
+    data = PolicyData(prepared, form="pairs", max_history=6, batch_size=8, validation_users=5, seed=1)
+    batch = data.loader.samples.collate(data.loader.batches(0)[0])
+
+    def loss_and_gradient(enabled: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        policy.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            hidden, query = policy(batch)
+            loss = policy.code_losses(hidden, batch.target_BPM).mean()
+            loss = loss + dense_loss(query.flatten(0, 1), policy.item_vectors(), batch.target_BPM[..., 0].flatten())
+        loss.backward()
+        return loss, torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+    exact, gradient = loss_and_gradient(enabled=False)
+    mixed, mixed_gradient = loss_and_gradient(enabled=True)
+    assert mixed.dtype == torch.float32
+    assert 0 < (mixed - exact).abs() < 0.01 * exact
+    assert torch.cosine_similarity(gradient, mixed_gradient, dim=0) > 0.999
