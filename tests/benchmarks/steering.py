@@ -80,9 +80,9 @@ class Steered:
         everybody = SimulatedUsers.open(self.config.source, prepared, seed)
         self.users = everybody.take(np.unique(np.linspace(0, len(everybody) - 1, USERS).astype(np.int64)))
 
-    def serve(self, wish: Mapping[str, float]) -> list[Outcomes]:
-        """Serve everybody's best session under a wish; true outcomes per user, for each of ``SERVED_BY``."""
-        weights = objective_weights(wish, self.policy.spec.objectives)
+    def serve(self, wish: Mapping[str, float] | None) -> list[Outcomes]:
+        """Serve everybody's best session under a wish, or under none; true outcomes per user, by ``SERVED_BY``."""
+        weights = None if wish is None else objective_weights(wish, self.policy.spec.objectives)
         histories = self.users.histories.with_objective(weights)
         beam = self.recommender.recommend_sessions(histories, self.config.decode.beam_width, exclude_seen=True)[0]
         chosen = best_sessions(self.reward, histories, beam, 1).items
@@ -99,19 +99,25 @@ class Steered:
         }
 
 
+def serve_all(policies: Sequence[Steered], wish: Mapping[str, float] | None) -> list[Outcomes]:
+    """Outcomes for each of ``SERVED_BY``, users of all seeds side by side."""
+    parts = [policy.serve(wish) for policy in policies]
+    return [
+        {name: np.concatenate([part[way][name] for part in parts]) for name in parts[0][way]}
+        for way in range(len(SERVED_BY))
+    ]
+
+
 def along(policies: Sequence[Steered], towers: tuple[str, str]) -> list[list[Outcomes]]:
-    """Serve at equal steps from the first tower alone to the second alone; users of all seeds side by side.
+    """Serve at equal steps from the first tower alone to the second alone.
 
     Returns:
         Outcomes of every step, for each of ``SERVED_BY``.
     """
-    served: list[list[Outcomes]] = [[] for _ in SERVED_BY]
-    for share in np.linspace(0.0, 1.0, STEPS):
-        wish = {towers[0]: 1.0 - share, towers[1]: float(share)}
-        parts = [policy.serve(wish) for policy in policies]
-        for way, line in enumerate(served):
-            line.append({name: np.concatenate([part[way][name] for part in parts]) for name in parts[0][way]})
-    return served
+    steps = [
+        serve_all(policies, {towers[0]: 1.0 - share, towers[1]: float(share)}) for share in np.linspace(0.0, 1.0, STEPS)
+    ]
+    return [list(line) for line in zip(*steps, strict=True)]
 
 
 def verdict(served: Sequence[Outcomes], outcome: str, sign: int) -> str:
@@ -136,11 +142,17 @@ def main() -> None:
     notes = [
         f"{len(policies)} seed(s), {len(policies) * USERS} users, one session of five items; truth of the simulator"
     ]
+
+    def add_row(line: str, way: str, weights: str, outcomes: Outcomes) -> None:
+        figures = [f"{outcomes[name].mean():.3f}" for name in ("watch", "likes", DIVERSITY, "utility")]
+        rows.append([line, way, weights, *figures])
+
+    for way, outcomes in zip(SERVED_BY, serve_all(policies, None), strict=True):
+        add_row("no wish", way, "", outcomes)
     for first, second in LINES:
         for way, served in zip(SERVED_BY, along(policies, (first, second)), strict=True):
             for share, outcomes in zip(np.linspace(0.0, 1.0, STEPS), served, strict=True):
-                figures = [f"{outcomes[name].mean():.3f}" for name in ("watch", "likes", DIVERSITY, "utility")]
-                rows.append([f"{first} to {second}", way, f"{1 - share:.2f} / {share:.2f}", *figures])
+                add_row(f"{first} to {second}", way, f"{1 - share:.2f} / {share:.2f}", outcomes)
             told = [verdict(served, OUTCOME_OF[first], -1), verdict(served, OUTCOME_OF[second], +1)]
             notes.append(f"{first} to {second}, {way}: " + "; ".join(told))
     header = ["line", "served by", "weights", "watch, s", "likes", DIVERSITY, "utility"]
