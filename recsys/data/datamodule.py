@@ -13,7 +13,7 @@ from recsys.contracts.errors import DataError
 from recsys.contracts.prepared import PreparedData, Targets
 from recsys.data.batch import TrainingBatch
 from recsys.data.histories import Histories
-from recsys.data.loader import BucketedLoader
+from recsys.data.loader import BatchBy, BucketedLoader
 from recsys.data.samples import PrefixWindows, Samples, TargetRows, TrainingForm
 
 
@@ -53,6 +53,7 @@ class PolicyData(lightning.LightningDataModule):
         form: ``all_prefixes`` supervises every train event of a user in one pass (needs a causal encoder and the
             next-item task); ``pairs`` feeds one (history, target) pair per row.
         batch_size: Rows of a training batch, over all processes.
+        batch_by: Cut batches of equal rows, or of equal targets (:class:`~recsys.data.loader.BucketedLoader`).
         validation_users: Rows of the validation split to decode, drawn once from ``seed``.
         rank, world: This process among those that train together; they share every batch and the validation rows.
 
@@ -69,12 +70,13 @@ class PolicyData(lightning.LightningDataModule):
         batch_size: int,
         validation_users: int,
         seed: int,
+        batch_by: BatchBy = "rows",
         rank: int = 0,
         world: int = 1,
     ) -> None:
         super().__init__()
         samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).of(prepared, max_history)
-        self.loader = BucketedLoader(samples, batch_size, seed, rank=rank, world=world)
+        self.loader = BucketedLoader(samples, batch_size, seed, batch_by=batch_by, rank=rank, world=world)
         rows = validation_rows(prepared, validation_users, seed)
         self.validation = rows if world == 1 else rows.part(rank, world)
 

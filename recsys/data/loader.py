@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from recsys.data.batch import TrainingBatch
 from recsys.data.samples import Samples
 
 BUCKET_BATCHES = 32
+
+BatchBy = Literal["rows", "targets"]
 
 
 class BucketedLoader:
@@ -30,12 +32,24 @@ class BucketedLoader:
 
     Args:
         batch_size: Rows of a batch, over all processes.
+        batch_by: ``rows`` cuts a bucket into batches of as many rows; ``targets`` into as many batches of nearly as many
+            targets. Windows of long histories hold many times the targets of short ones, and sorted by length their batches
+            do, too, while every batch is one step.
     """
 
-    def __init__(self, samples: Samples, batch_size: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        batch_size: int,
+        seed: int,
+        *,
+        batch_by: BatchBy = "rows",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world} processes: expected a rank from 0 to {world - 1}")
-        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.samples, self.batch_size, self.seed, self.batch_by = samples, batch_size, seed, batch_by
         self.rank, self.world = rank, world
         self.epoch, self.position = 0, 0
 
@@ -52,8 +66,20 @@ class BucketedLoader:
         for start in range(0, len(order), step):
             bucket = order[start : start + step]
             bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
-            batches += [bucket[i : i + self.batch_size] for i in range(0, len(bucket), self.batch_size)]
+            batches += np.split(bucket, self._cuts(bucket))
         return [batches[i] for i in generator.permutation(len(batches))]
+
+    def _cuts(self, bucket: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where a bucket's batches but the first begin."""
+        by_rows = np.arange(self.batch_size, len(bucket), self.batch_size)
+        if self.batch_by == "rows":
+            return by_rows
+        number = np.arange(1, len(by_rows) + 1)
+        targets = np.cumsum(self.samples.targets_per_row[bucket])
+        by_targets = np.searchsorted(targets, targets[-1] * number / (len(by_rows) + 1)) + 1
+        # no batch is empty: each begins at least a row after the one before it, and leaves a row to each one behind it
+        by_targets = number + np.maximum.accumulate(by_targets - number)
+        return np.minimum(by_targets, len(bucket) - number[::-1])
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         self.load_state_dict(self.state_dict())  # moves to the next epoch when all batches of this one were handed out

@@ -38,9 +38,14 @@ class PrefixWindows:
         return self.end - self.start
 
     @property
+    def targets_per_row(self) -> npt.NDArray[np.int64]:
+        """Supervised items of each window."""
+        return self.end - self.first_target
+
+    @property
     def num_targets(self) -> int:
         """Supervised items in one pass."""
-        return int((self.end - self.first_target).sum())
+        return int(self.targets_per_row.sum())
 
     def collate(self, rows: npt.NDArray[np.int64]) -> TrainingBatch:
         """Build the batch of the given windows."""
@@ -88,6 +93,11 @@ class TargetRows:
     def lengths(self) -> npt.NDArray[np.int64]:
         """History events per row, as the model sees them."""
         return np.minimum(self.histories.lengths, self.max_history)
+
+    @property
+    def targets_per_row(self) -> npt.NDArray[np.int64]:
+        """Supervised items of each pair."""
+        return np.diff(self.targets.item_offsets)
 
     @property
     def num_targets(self) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
+from recsys.data.loader import BatchBy
 
 Sharding = Literal["none", "row_wise", "table_wise", "column_wise"]
 TableOptimizer = Literal["adamw", "rowwise_adagrad", "adagrad"]
@@ -21,6 +22,9 @@ class TrainConfig(FrozenConfig):
 
     max_epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=128, ge=1)
+    batch_by: BatchBy = "rows"
+    """``targets`` cuts an epoch into as many batches of nearly as many targets each. In all-prefix training a batch of long
+    histories otherwise holds several times the targets of a batch of short ones, and both are one step."""
     learning_rate: float = Field(default=2e-3, gt=0)
     final_learning_rate_share: float = Field(default=0.05, ge=0, le=1)
     warmup_share: float = Field(default=0.05, ge=0, le=1)

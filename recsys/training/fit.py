@@ -169,6 +169,7 @@ def _train(
         form=training_form(prepared, model_config),
         max_history=model_config.max_history,
         batch_size=train_config.batch_size,
+        batch_by=train_config.batch_by,
         validation_users=train_config.validation_users,
         seed=seed,
         rank=world.rank,

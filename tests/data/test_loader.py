@@ -1,15 +1,18 @@
 """Batches: padding by hand, every row once per epoch, and the same order after a resume."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.data.batch import collate_all_prefixes, collate_histories
 from recsys.data.datamodule import validation_rows
 from recsys.data.histories import Histories
-from recsys.data.loader import BucketedLoader
+from recsys.data.loader import BatchBy, BucketedLoader
 from recsys.data.samples import PrefixWindows
 from tests.toy import ring_prepared
 
@@ -42,6 +45,45 @@ def test_an_epoch_is_every_row_once_and_depends_on_seed_and_epoch_alone(tmp_path
     again = BucketedLoader(loader.samples, 7, seed=1).batches(0)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(np.concatenate(first), np.concatenate(loader.batches(1)))
+
+
+@dataclass
+class Counted:
+    """Rows of which only the numbers of targets are known; as long as they have targets."""
+
+    targets_per_row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets_per_row)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.targets_per_row
+
+
+def test_batches_of_equal_targets_by_hand() -> None:
+    """Six rows of 1 target, one of 2, one of 4: by rows 4 and 8 targets, by targets 6 and 6. Rows are sorted by length."""
+    samples = Counted(np.array([4, 1, 1, 1, 2, 1, 1, 1]))
+
+    def targets(batch_by: BatchBy) -> list[int]:
+        batches = BucketedLoader(samples, 4, seed=0, batch_by=batch_by).batches(0)  # type: ignore[arg-type]
+        return sorted(int(samples.targets_per_row[rows].sum()) for rows in batches)
+
+    assert targets("rows") == [4, 8]
+    assert targets("targets") == [6, 6]
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=300), st.integers(1, 9))
+def test_batches_of_equal_targets_hold_every_row_once_and_none_is_empty(targets: list[int], batch_size: int) -> None:
+    samples = Counted(np.array(targets))
+    by_targets = BucketedLoader(samples, batch_size, seed=3, batch_by="targets")  # type: ignore[arg-type]
+    batches = by_targets.batches(0)
+    assert sorted(np.concatenate(batches)) == list(range(len(targets)))
+    assert len(batches) == len(by_targets)
+    assert min(map(len, batches)) > 0
+    even = BucketedLoader(Counted(np.ones(len(targets), int)), batch_size, seed=3, batch_by="targets")  # type: ignore[arg-type]
+    sizes = [len(rows) for rows in even.batches(0)]
+    assert max(sizes) <= batch_size
 
 
 def test_a_resumed_loader_hands_out_the_rest(tmp_path: Path) -> None:
