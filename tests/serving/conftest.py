@@ -188,3 +188,15 @@ def steered_bundle(tmp_path_factory: pytest.TempPathFactory, steered_sources: Bu
     folder = tmp_path_factory.mktemp("bundle") / "steered"
     export_bundle(steered_sources, "steered", DecodeConfig(beam_width=24), folder)
     return folder
+
+
+def frame_of(item_ids: list[int]) -> pl.DataFrame:
+    """The toy histories as a caller would write them."""
+    return pl.DataFrame(
+        {
+            "user_id": [f"u{user}" for user in range(len(HISTORIES))],
+            "item_ids": [[item_ids[item] for item in history] for history in HISTORIES],
+            "behaviours": [[1] * len(history) for history in HISTORIES],
+        },
+        schema_overrides={"item_ids": pl.List(pl.Int64), "behaviours": pl.List(pl.Int64)},
+    )

@@ -17,24 +17,12 @@ from serving.export import BundleSources, export_bundle
 from serving.parity import check_parity
 from serving.scorer import Rules, Scorer
 from serving.user_histories import PreparedUsers
-from tests.serving.conftest import HISTORIES, write_prepared, write_semantic_ids
+from tests.serving.conftest import HISTORIES, frame_of, write_prepared, write_semantic_ids
 
 
 @pytest.fixture(scope="module")
 def scorer(bundle: Path) -> Scorer:
     return Scorer.open(bundle)
-
-
-def frame_of(item_ids: list[int]) -> pl.DataFrame:
-    """The toy histories as a caller would write them."""
-    return pl.DataFrame(
-        {
-            "user_id": [f"u{user}" for user in range(len(HISTORIES))],
-            "item_ids": [[item_ids[item] for item in history] for history in HISTORIES],
-            "behaviours": [[1] * len(history) for history in HISTORIES],
-        },
-        schema_overrides={"item_ids": pl.List(pl.Int64), "behaviours": pl.List(pl.Int64)},
-    )
 
 
 def test_every_user_gets_k_legal_unseen_items(scorer: Scorer, item_ids: list[int]) -> None:

@@ -31,7 +31,7 @@ from serving.pyfunc_model import RecommenderModel
 from serving.scorer import Manner, Rules, Scorer
 from serving.second_stage import best_items, best_sessions
 from serving.user_histories import PreparedUsers
-from tests.serving.conftest import HISTORIES, write_model, write_reward_model
+from tests.serving.conftest import HISTORIES, frame_of, write_model, write_reward_model
 
 QUIET = PlainProgress()
 BY_REWARD = Manner(second_stage="reward")
@@ -49,17 +49,6 @@ class Prices:
 
     def reward(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
         return torch.where(items_BGM >= 0, self.prices[items_BGM.clamp(min=0)], 0.0).sum(-1)
-
-
-def frame_of(item_ids: list[int]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "user_id": [f"u{user}" for user in range(len(HISTORIES))],
-            "item_ids": [[item_ids[item] for item in history] for history in HISTORIES],
-            "behaviours": [[1] * len(history) for history in HISTORIES],
-        },
-        schema_overrides={"item_ids": pl.List(pl.Int64), "behaviours": pl.List(pl.Int64)},
-    )
 
 
 def rows_of(folder: Path) -> pl.DataFrame:
