@@ -1,1 +1,1 @@
-"""Raw logs in, a prepared data set out (:mod:`recsys.contracts.prepared`), and embeddings of its items."""
+"""Raw logs in, a prepared data set out (:mod:`recsys.contracts.dataset`), and embeddings of its items."""

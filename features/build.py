@@ -1,4 +1,4 @@
-"""Prepare a data set: raw logs in, the files of :mod:`recsys.contracts.prepared` out.
+"""Prepare a data set: raw logs in, the files of :mod:`recsys.contracts.dataset` out.
 
 Order: read -> quarantine -> encode, sort, repeats, k-core -> split -> sessions -> catalogue -> histories and targets ->
 write. Counts are kept at every step, and rows in = quarantined + k-core removed + kept.
@@ -7,9 +7,10 @@ write. Counts are kept at every step, and rows in = quarantined + k-core removed
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,25 +18,25 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from features.events import EventLog, KCoreConfig, build_event_log
-from features.histories import JudgedRows, Task, build_histories, build_targets, event_behaviour, event_watch_ratio
-from features.items import Catalogue, ItemsConfig, build_catalogue
+from features.histories import EvalRows, Task, build_histories, build_targets, event_behaviour, event_watch_ratio
+from features.items import ItemsConfig, ItemTable, build_catalogue
 from features.quarantine import QuarantineConfig, check_share, reasons, refuse_rows
 from features.sessions import SessionConfig, session_index, session_rule, session_table
 from features.sources.base import RawTables, Source
 from features.splits import SplitArray, SplitConfig, check_not_empty, split_events
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, TRAIN, Columns
+from recsys.contracts.dataset import (
+    EVENT_COLUMNS,
+    ITEM_COLUMNS,
+    DatasetSpec,
+    HistoryArrays,
+    write_dataset_spec,
+    write_history_arrays,
+)
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_features import NUM_GAP_BUCKETS, NUM_WATCH_BUCKETS
 from recsys.contracts.manifest import write_json
-from recsys.contracts.prepared import (
-    EVENT_COLUMNS,
-    ITEM_COLUMNS,
-    HistoryArrays,
-    Vocabulary,
-    write_history_arrays,
-    write_vocabulary,
-)
 
 logger = logging.getLogger("recsys.features")
 
@@ -47,15 +48,17 @@ class FeaturesConfig(FrozenConfig):
         task: ``next_item``, or ``session`` (OneRec: m items at once).
         session_length: Items per prediction, ``m``; 1 for ``next_item``.
         duplicates: ``drop`` moves rows with the same user, item and time (or position) to the quarantine.
-        judged_rows: Rows of validation and test. ``per_user`` asks once per user for everything in the window, as a nightly
+        eval_rows: Rows of validation and test. ``per_user`` asks once per user for everything in the window, as a nightly
             job does; ``per_event`` asks before every event of the window, as benchmarks that split samples in time do.
     """
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"judged_rows": "eval_rows"}
 
     task: Task = "next_item"
     session_length: int = Field(1, ge=1)
     k_core: KCoreConfig = KCoreConfig()
     duplicates: Literal["keep", "drop"] = "drop"
-    judged_rows: JudgedRows = "per_user"
+    eval_rows: EvalRows = "per_user"
     split: SplitConfig = SplitConfig()
     sessions: SessionConfig = SessionConfig()
     items: ItemsConfig = ItemsConfig()
@@ -69,8 +72,8 @@ class FeaturesConfig(FrozenConfig):
             )
         if self.task == "session" and self.session_length < 2:
             raise ValueError("task session needs session_length >= 2; use task: next_item for one item")
-        if self.task == "session" and self.judged_rows == "per_event":
-            raise ValueError("judged_rows 'per_event' asks for single items; use task: next_item, or per_user")
+        if self.task == "session" and self.eval_rows == "per_event":
+            raise ValueError("eval_rows 'per_event' asks for single items; use task: next_item, or per_user")
         if self.task == "session" and self.sessions.min_positive > self.session_length:
             raise ValueError(
                 f"sessions.min_positive {self.sessions.min_positive} exceeds session_length {self.session_length}: "
@@ -89,16 +92,16 @@ class Assembled:
     behaviour: npt.NDArray[np.uint8]
     watch_ratio: npt.NDArray[np.float32]
     history: HistoryArrays
-    catalogue: Catalogue
+    catalogue: ItemTable
     targets: pl.DataFrame
     quarantine: pl.DataFrame
-    vocabulary: Vocabulary
+    spec: DatasetSpec
     raw: RawTables
     report: dict[str, Any]
 
 
 def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) -> dict[str, Any]:
-    """Write a prepared data set that :meth:`recsys.contracts.prepared.PreparedData.open` opens.
+    """Write a prepared data set that :meth:`recsys.contracts.dataset.Dataset.open` opens.
 
     Args:
         source: Where the logs come from.
@@ -122,12 +125,12 @@ def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) ->
     data.targets.write_parquet(out_dir / "targets.parquet")
     data.quarantine.write_parquet(out_dir / "quarantine.parquet")
     write_history_arrays(out_dir / "history", data.history)
-    write_vocabulary(out_dir, data.vocabulary)
+    write_dataset_spec(out_dir, data.spec)
     write_json(out_dir / "data_report.json", data.report)
     logger.info(
         "prepared %d users, %d items, %d events (%d positive)",
-        data.vocabulary.num_users,
-        data.vocabulary.num_items,
+        data.spec.num_users,
+        data.spec.num_items,
         len(data.log),
         len(data.history.item),
     )
@@ -175,9 +178,9 @@ def _assemble(source: Source, config: FeaturesConfig, seed: int) -> Assembled:
         config.session_length,
         config.sessions.min_positive,
         sessions[log.positive],
-        config.judged_rows,
+        config.eval_rows,
     )
-    vocabulary = Vocabulary(
+    spec = DatasetSpec(
         num_users=len(log.user_ids),
         num_items=len(catalogue.table),
         num_authors=catalogue.num_authors,
@@ -203,11 +206,11 @@ def _assemble(source: Source, config: FeaturesConfig, seed: int) -> Assembled:
     }
     check_not_empty(report["target_rows"])
     return Assembled(
-        log, split, sessions, behaviour, watch_ratio, history, catalogue, targets, quarantine, vocabulary, raw, report
+        log, split, sessions, behaviour, watch_ratio, history, catalogue, targets, quarantine, spec, raw, report
     )
 
 
-def _with_items(log: EventLog, catalogue: Catalogue) -> EventLog:
+def _with_items(log: EventLog, catalogue: ItemTable) -> EventLog:
     """Renumber the log's items when the catalogue has more of them."""
     if len(catalogue.table) == len(log.item_ids):
         return log

@@ -1,6 +1,6 @@
 """Histories as offsets into one array of positive events, and the predictions to make from them.
 
-Reads the event log, split and sessions; produces :class:`~recsys.contracts.prepared.HistoryArrays` and the table
+Reads the event log, split and sessions; produces :class:`~recsys.contracts.dataset.HistoryArrays` and the table
 ``targets.parquet``. Windows are never materialised: a history is a pair of row numbers.
 """
 
@@ -16,11 +16,11 @@ import pyarrow as pa
 from features.events import BoolArray, EventLog
 from features.splits import SplitArray
 from recsys.contracts.columns import TEST, TRAIN, VALID, Columns
+from recsys.contracts.dataset import ByteArray, HistoryArrays, IntArray, OffsetArray
 from recsys.contracts.event_features import behaviour_codes, gap_buckets, watch_buckets
-from recsys.contracts.prepared import ByteArray, HistoryArrays, IntArray, OffsetArray
 
 Task = Literal["next_item", "session"]
-JudgedRows = Literal["per_user", "per_event"]
+EvalRows = Literal["per_user", "per_event"]
 
 
 def event_behaviour(frame: pl.DataFrame, signals: tuple[str, ...]) -> ByteArray:
@@ -80,7 +80,7 @@ def build_targets(
     session_length: int,
     min_positive: int,
     positive_sessions: npt.NDArray[np.int32],
-    judged_rows: JudgedRows = "per_user",
+    eval_rows: EvalRows = "per_user",
 ) -> pl.DataFrame:
     """Return ``targets.parquet``.
 
@@ -96,9 +96,9 @@ def build_targets(
         session_length: Items per training target, ``m``.
         min_positive: Fewest distinct items of a training target.
         positive_sessions: ``[positive events]`` session_index.
-        judged_rows: Rows of validation and test.
+        eval_rows: Rows of validation and test.
     """
-    window_targets = _event_targets if judged_rows == "per_event" else _window_targets
+    window_targets = _event_targets if eval_rows == "per_event" else _window_targets
     tables = []
     if task == "session":
         tables.append(_session_targets(history, session_length, min_positive, positive_sessions))

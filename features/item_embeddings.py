@@ -21,9 +21,9 @@ from features.embeddings.fusion import FusionConfig, fuse
 from features.embeddings.text import TextConfig, text_embedding
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import write_json
-from recsys.contracts.prepared import PreparedData
 from recsys.runtime import Progress
 
 REPORT_NAME: Final = "embedding_report.json"
@@ -38,7 +38,7 @@ class EmbedConfig(FrozenConfig):
     fusion: FusionConfig = FusionConfig()
 
 
-def embed(prepared: PreparedData, config: EmbedConfig, out_dir: Path, seed: int, progress: Progress) -> dict[str, Any]:
+def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, progress: Progress) -> dict[str, Any]:
     """Write the item embeddings.
 
     Args:
@@ -56,7 +56,7 @@ def embed(prepared: PreparedData, config: EmbedConfig, out_dir: Path, seed: int,
         DataError: No enabled source of positive weight finds anything in the data.
     """
     items = prepared.items
-    _check_items(items, prepared.vocabulary.num_items)
+    _check_items(items, prepared.spec.num_items)
     found = _sources(prepared, config, seed, progress)
     weights = {name: float(getattr(config.fusion, name)) for name in found}
     usable = {name: source for name, source in found.items() if source.any()}
@@ -89,12 +89,12 @@ def embed(prepared: PreparedData, config: EmbedConfig, out_dir: Path, seed: int,
     return report
 
 
-def _sources(prepared: PreparedData, config: EmbedConfig, seed: int, progress: Progress) -> dict[str, FloatArray]:
+def _sources(prepared: Dataset, config: EmbedConfig, seed: int, progress: Progress) -> dict[str, FloatArray]:
     found: dict[str, FloatArray] = {}
     if config.text.model is not None:
         found["text"] = text_embedding(_texts(prepared.items), config.text, progress)
     if config.collaborative is not None:
-        num_items = prepared.vocabulary.num_items
+        num_items = prepared.spec.num_items
         found["collaborative"] = collaborative_embedding(prepared.history, num_items, config.collaborative, seed)
     if config.attributes is not None:
         found["attributes"] = attribute_embedding(prepared.items, config.attributes, seed)

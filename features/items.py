@@ -30,7 +30,7 @@ class ItemsConfig(FrozenConfig):
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class ItemTable:
     """Items, numbered.
 
     Attributes:
@@ -48,7 +48,7 @@ class Catalogue:
     facts: dict[str, int]
 
 
-def build_catalogue(event_item_ids: pl.Series, items: pl.DataFrame | None, config: ItemsConfig) -> Catalogue:
+def build_catalogue(event_item_ids: pl.Series, items: pl.DataFrame | None, config: ItemsConfig) -> ItemTable:
     """Join metadata to the items of the event log.
 
     Args:
@@ -91,7 +91,7 @@ def build_catalogue(event_item_ids: pl.Series, items: pl.DataFrame | None, confi
         "catalogue_rows_repeated": len(known) - without_id - len(distinct),
         "catalogue_rows_without_id": without_id,
     }
-    return Catalogue(table, index, num_authors, num_categories, facts)
+    return ItemTable(table, index, num_authors, num_categories, facts)
 
 
 def frequency_index(values: pl.Series) -> tuple[npt.NDArray[np.int32], int]:

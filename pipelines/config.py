@@ -17,8 +17,8 @@ from pydantic import Field
 from features.build import FeaturesConfig
 from features.item_embeddings import EmbedConfig
 from features.sources import SourceConfig
-from pipelines.promote import PromoteConfig
-from pipelines.tracking import TrackingConfig
+from pipelines.release.gate import PromoteConfig
+from pipelines.release.tracking import TrackingConfig
 from recsys.alignment.config import AlignConfig
 from recsys.config import FrozenConfig, apply_overrides, read_yaml, validate
 from recsys.contracts.errors import ConfigError

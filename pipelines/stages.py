@@ -4,8 +4,8 @@
     embed      items, train events -> item embeddings
     tokenize   embeddings         -> semantic IDs
     train      histories, IDs     -> the policy
-    reward     sessions with feedback -> reward model and held-out judge (only where alignment or the bundle asks for them)
-    align      policy, rewards    -> the aligned policy, round by round (only with align.method ipa or rere)
+    reward     sessions with feedback -> reward model and held-out reward model (only where alignment or the bundle asks
+    for them) align      policy, rewards    -> the aligned policy, round by round (only with align.method ipa or rere)
     baselines  histories          -> rankings of every baseline, kept apart so that a new model does not refit them
     evaluate   policy, baselines  -> metrics with intervals, report
     export     policy             -> serving bundle
@@ -14,9 +14,9 @@
 Registration and promotion stand between ``export`` and ``recommend`` (:mod:`pipelines.workflow`): they move names in a
 registry, and files only follow.
 
-Every function has the form of :data:`~pipelines.stage.StageFunction` and imports what it needs inside, for two reasons:
-the command line starts without torch, and the imports *are* the list of source files that the stage's digest depends on
-(:mod:`pipelines.code_version`).
+Every function has the form of :data:`~pipelines.engine.stage.StageFunction` and imports what it needs inside, for two
+reasons: the command line starts without torch, and the imports *are* the list of source files that the stage's digest
+depends on (:mod:`pipelines.engine.code_version`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.stage import Inputs, Stage
+from pipelines.engine.stage import Inputs, Stage
 from recsys.runtime import Progress
 from serving.config import RULE_FILES
 
@@ -46,9 +46,9 @@ def prepare(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress
 def embed(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Give every item a vector."""
     from features.item_embeddings import embed as embed_items
-    from recsys.contracts.prepared import PreparedData
+    from recsys.contracts.dataset import Dataset
 
-    return embed_items(PreparedData.open(inputs["prepare"].path), config.embed, out_dir, config.seed, progress)
+    return embed_items(Dataset.open(inputs["prepare"].path), config.embed, out_dir, config.seed, progress)
 
 
 def tokenize(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
@@ -56,11 +56,11 @@ def tokenize(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     import numpy as np
 
     from recsys.contracts.columns import Columns
-    from recsys.contracts.prepared import PreparedData
-    from recsys.semantic_ids.generation import SemanticIds
+    from recsys.contracts.dataset import Dataset
     from recsys.semantic_ids.tokenize import tokenize as fit_semantic_ids
+    from recsys.semantic_ids.versions import SemanticIds
 
-    items = PreparedData.open(inputs["prepare"].path).items
+    items = Dataset.open(inputs["prepare"].path).items
     embeddings = np.load(inputs["embed"].path / "fused.npy", mmap_mode="r")
     traffic = items[Columns.TRAIN_COUNT].to_numpy()
     report = fit_semantic_ids(embeddings, items[Columns.ITEM_ID], traffic, config.tokenize, out_dir, config.seed)
@@ -71,12 +71,12 @@ def train(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
     """Fit the policy; goes on from its last checkpoint after a kill."""
     import numpy as np
 
-    from recsys.contracts.prepared import PreparedData
-    from recsys.semantic_ids.generation import SemanticIds
+    from recsys.contracts.dataset import Dataset
+    from recsys.semantic_ids.versions import SemanticIds
     from recsys.training.fit import train_policy
 
     return train_policy(
-        PreparedData.open(inputs["prepare"].path),
+        Dataset.open(inputs["prepare"].path),
         SemanticIds.load(inputs["tokenize"].path),
         np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
         config.model,
@@ -89,15 +89,15 @@ def train(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
 
 
 def reward(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
-    """Train the session reward model, and on other users the judge; goes on after a kill."""
+    """Train the session reward model, and on other users the held-out reward model; goes on after a kill."""
     import numpy as np
 
-    from recsys.contracts.prepared import PreparedData
+    from recsys.contracts.dataset import Dataset
     from recsys.reward.training import train_reward_models
-    from recsys.semantic_ids.generation import SemanticIds
+    from recsys.semantic_ids.versions import SemanticIds
 
     return train_reward_models(
-        PreparedData.open(inputs["prepare"].path),
+        Dataset.open(inputs["prepare"].path),
         SemanticIds.load(inputs["tokenize"].path),
         np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
         config.reward,
@@ -112,22 +112,22 @@ def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
     import numpy as np
     import torch
 
-    from pipelines.aligning import write_alignment_page
     from recsys.alignment.align import align_policy
-    from recsys.contracts.prepared import PreparedData
+    from recsys.contracts.dataset import Dataset
     from recsys.model.checkpoint import load_policy
+    from recsys.reports.alignment import write_alignment_page
     from recsys.reward.checkpoint import load_reward_model
-    from recsys.reward.scorers import ModelScorer
-    from recsys.semantic_ids.generation import SemanticIds
+    from recsys.reward.scoring import ModelScorer
+    from recsys.semantic_ids.versions import SemanticIds
 
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)
-    scorers: dict[str, ModelScorer | None] = {"reward": None, "judge": None}
+    scorers: dict[str, ModelScorer | None] = {"reward": None, "held_out": None}
     if "reward" in inputs:
         folder = inputs["reward"].path
         scorers = {name: ModelScorer(load_reward_model(folder / name, semantic_ids.digest)) for name in scorers}
     digests = {name: artifact.digest for name, artifact in inputs.items()}
     summary = align_policy(
-        PreparedData.open(inputs["prepare"].path),
+        Dataset.open(inputs["prepare"].path),
         semantic_ids,
         load_policy(inputs["train"].path / "model", semantic_ids.digest),
         config.align,
@@ -136,7 +136,7 @@ def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
         config.seed,
         progress,
         reward_model=scorers["reward"],
-        judge=scorers["judge"],
+        held_out_reward_model=scorers["held_out"],
         item_vectors=torch.from_numpy(np.load(inputs["embed"].path / "fused.npy")),
         parents=digests,
     )
@@ -146,23 +146,22 @@ def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
 
 def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Fit every baseline and keep what it answers; a killed stage keeps the finished ones."""
-    from pipelines.judging import rank_with_baselines
-    from recsys.contracts.prepared import PreparedData
+    from recsys.contracts.dataset import Dataset
+    from recsys.evaluation.rank import rank_with_baselines
 
-    return rank_with_baselines(
-        PreparedData.open(inputs["prepare"].path), config.evaluate, out_dir, config.seed, progress
-    )
+    return rank_with_baselines(Dataset.open(inputs["prepare"].path), config.evaluate, out_dir, config.seed, progress)
 
 
 def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
-    """Judge the policy beside the baselines on the same rows, and write the report."""
-    from pipelines.judging import judge, rank_with_policy, report_on
-    from pipelines.rankings import UNALIGNED_BEAM, UNALIGNED_SERVED
-    from recsys.contracts.prepared import PreparedData
+    """Evaluate the policy beside the baselines on the same rows, and write the report."""
+    from recsys.contracts.dataset import Dataset
+    from recsys.evaluation.rank import compare_systems, rank_with_policy
+    from recsys.evaluation.rankings import UNALIGNED_BEAM, UNALIGNED_SERVED
     from recsys.model.checkpoint import load_policy
-    from recsys.semantic_ids.generation import SemanticIds
+    from recsys.reports.evaluation import report_on
+    from recsys.semantic_ids.versions import SemanticIds
 
-    prepared = PreparedData.open(inputs["prepare"].path)
+    prepared = Dataset.open(inputs["prepare"].path)
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)
     settings = (semantic_ids, config.decode, config.evaluate, out_dir, progress)
     trained = load_policy(inputs["train"].path / "model", semantic_ids.digest)
@@ -172,16 +171,16 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
         generative |= rank_with_policy(prepared, trained, *settings, names=(UNALIGNED_BEAM, UNALIGNED_SERVED))
     else:
         generative = rank_with_policy(prepared, trained, *settings)
-    summary = judge(prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
+    summary = compare_systems(prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
     report_on(out_dir / "report.html", "Offline evaluation", out_dir, inputs)
     return summary
 
 
 def export(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Write the self-contained serving bundle of the policy, aligned if it was, and prove that it answers like it."""
-    from recsys.contracts.prepared import PreparedData
-    from serving.export import BundleSources, export_bundle
-    from serving.parity import check_parity
+    from recsys.contracts.dataset import Dataset
+    from serving.export.export import BundleSources, export_bundle
+    from serving.export.parity import check_parity
 
     digests = {"data": inputs["prepare"].digest, "train": inputs["train"].digest}
     policy = inputs["train"]
@@ -198,14 +197,14 @@ def export(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress)
         reward_model=inputs["reward"].path / "reward" if "reward" in inputs else None,
     )
     summary = export_bundle(sources, config.registered_name, config.decode, out_dir)
-    prepared = PreparedData.open(inputs["prepare"].path)
+    prepared = Dataset.open(inputs["prepare"].path)
     return {**summary, **check_parity(out_dir, sources, prepared, config.decode, config.export.parity_users)}
 
 
 def recommend(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Write candidates for every user of the prepared data, shard by shard; finished shards are kept after a kill."""
-    from serving.candidates import write_candidates
-    from serving.user_histories import PreparedUsers
+    from serving.batch.candidates import write_candidates
+    from serving.inputs.user_histories import PreparedUsers
 
     bundle = inputs["export"]
     users = PreparedUsers(inputs["prepare"].path, inputs["prepare"].digest)
@@ -219,7 +218,7 @@ def raw_fingerprints(config: RunConfig) -> dict[str, str]:
 
 def rule_fingerprints(config: RunConfig) -> dict[str, str]:
     """Content hashes of the files of business rules."""
-    from serving.item_lists import fingerprint
+    from serving.inputs.item_lists import fingerprint
 
     return fingerprint(config.recommend)
 

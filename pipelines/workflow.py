@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.code_version import PROJECT_ROOT
 from pipelines.config import RunConfig, to_yaml
-from pipelines.promote import Gate, Verdict
-from pipelines.run import Outcome, Runner
-from pipelines.stage import Step, explain, make_plan
+from pipelines.engine.code_version import PROJECT_ROOT
+from pipelines.engine.runner import Outcome, Runner
+from pipelines.engine.stage import PlannedStage, explain, make_plan
+from pipelines.release.gate import Gate, GateDecision
+from pipelines.release.tracking import Tracker, git_sha, tracked
 from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAGES, stages_of
-from pipelines.tracking import Tracker, git_sha, tracked
 from recsys.contracts.errors import ArtifactError, GateRefused
 from recsys.contracts.manifest import Artifact, ArtifactStore, digest_of, explain_write_errors, open_artifact
 from recsys.runtime import Progress, set_threads
-from serving.mlflow_client import shown
+from serving.registry.mlflow_client import shown
 
 if TYPE_CHECKING:
-    from serving.registry import Registry, Version
+    from serving.registry.model_registry import Registry, Version
 
 logger = logging.getLogger("recsys.pipelines")
 
@@ -47,7 +47,7 @@ class RunReport:
 
     outcomes: dict[str, Outcome]
     version: Version
-    verdict: Verdict
+    verdict: GateDecision
     candidates: Path
     served_by: str
     registered: bool
@@ -88,7 +88,7 @@ class Workflow:
         with tracked(self.tracker):
             self.runner.run_all(stage for stage in stages_of(self.config) if stage is not RECOMMEND)
             version, registered = self._register(self.runner.outcomes[EXPORT.name].artifact)
-            verdict = self._judge(version)
+            verdict = self._decide(version)
             if not verdict.promoted and self.config.promote.on_refusal == "fail":
                 raise GateRefused(_refusal(version, verdict))
             outcome, served_by = self._recommend(self.runner.outcomes[PREPARE.name].artifact)
@@ -115,8 +115,8 @@ class Workflow:
         outcome = self.run_verb(EXPORT.name)
         return outcome, self._register(outcome.artifact)[0]
 
-    def promote(self) -> tuple[Version, Verdict]:
-        """Judge the version made of this configuration's bundle.
+    def promote(self) -> tuple[Version, GateDecision]:
+        """Evaluate the version made of this configuration's bundle.
 
         Raises:
             ArtifactError: It has not been exported and registered, or not evaluated.
@@ -134,12 +134,12 @@ class Workflow:
             raise ArtifactError(
                 f"the bundle '{bundle.path}' is not registered at '{shown(self.tracker.uri)}'; run `recsys export` first"
             )
-        verdict = self._judge(version)
+        verdict = self._decide(version)
         if not verdict.promoted:
             raise GateRefused(_refusal(version, verdict))
         return version, verdict
 
-    def steps(self, verb: str | None = None) -> dict[str, Step]:
+    def steps(self, verb: str | None = None) -> dict[str, PlannedStage]:
         """The plan, by stage name; the stages of ``verb`` are in it whatever the configuration says."""
         stages = stages_of(self.config, VERB_STAGES[verb] if verb else ())
         return {step.stage.name: step for step in make_plan(stages, self.config, self.config.seed)}
@@ -150,7 +150,7 @@ class Workflow:
         Raises:
             TrackingUnreachable: The server does not answer.
         """
-        from serving.registry import Registry
+        from serving.registry.model_registry import Registry
 
         return Registry(self.tracker.uri, self.config.output_dir / "registry", self.config.tracking.timeout_s)
 
@@ -164,7 +164,7 @@ class Workflow:
         if outcome.ran:
             self.tracker.flush()
 
-    def _existing(self, steps: dict[str, Step], name: str, verb: str) -> Artifact:
+    def _existing(self, steps: dict[str, PlannedStage], name: str, verb: str) -> Artifact:
         step = steps[name]
         artifact = self.store.find(step.stage.kind, step.digest)
         if artifact is None:
@@ -192,7 +192,7 @@ class Workflow:
         return version, True
 
     def _version_tags(self, bundle: Artifact) -> dict[str, str]:
-        from serving.registry import BUNDLE_TAG
+        from serving.registry.model_registry import BUNDLE_TAG
 
         parents = bundle.manifest.parents
         tags = {
@@ -207,10 +207,10 @@ class Workflow:
             tags["evaluation_digest"] = step.digest
         return tags
 
-    def _judge(self, version: Version) -> Verdict:
+    def _decide(self, version: Version) -> GateDecision:
         outcomes = self.runner.outcomes
         gate = Gate(self.registry(), self.store, self.config.output_dir, self.config.promote, self.config.seed)
-        verdict = gate.judge(version, outcomes[EVALUATE.name].artifact, outcomes[PREPARE.name].artifact)
+        verdict = gate.decide(version, outcomes[EVALUATE.name].artifact, outcomes[PREPARE.name].artifact)
         log = logger.info if verdict.promoted else logger.warning
         log(
             "promote: version %s %s: %s", version.number, "passes" if verdict.promoted else "is refused", verdict.reason
@@ -219,7 +219,7 @@ class Workflow:
 
     def _recommend(self, prepared: Artifact) -> tuple[Outcome, str]:
         """Write candidates with the champion, or the model that the configuration names."""
-        from serving.registry import CHAMPION
+        from serving.registry.model_registry import CHAMPION
 
         reference = self.config.recommend.model or f"models:/{self.config.registered_name}@{CHAMPION}"
         bundle, pinned = self.open_model(reference)
@@ -231,7 +231,7 @@ class Workflow:
         """Open the bundle behind a reference or folder, and pin aliases to the version they mean now."""
         if not reference.startswith("models:/"):
             return open_artifact(Path(reference), EXPORT.kind), reference
-        from serving.registry import BUNDLE_TAG
+        from serving.registry.model_registry import BUNDLE_TAG
 
         registry = self.registry()
         version = registry.resolve(reference)
@@ -267,7 +267,7 @@ def describe_plan(config: RunConfig, verb: str | None = None) -> list[dict[str, 
     return rows
 
 
-def _refusal(version: Version, verdict: Verdict) -> str:
+def _refusal(version: Version, verdict: GateDecision) -> str:
     return (
         f"version {version.number} of '{version.name}' does not become champion: {verdict.reason}; version "
         f"{verdict.champion} stays. Loosen promote.tolerance or promote.rule, or move the alias yourself if you know better"

@@ -7,9 +7,9 @@ class sits beside what it configures; only ``pipelines.config`` composes them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +21,9 @@ class FrozenConfig(BaseModel):
     """Base class: immutable, and an unknown key is an error rather than a silent no-op."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {}
+    """Keys that had another name once: old name to new. An old one is refused with the new one in the message."""
 
 
 ConfigType = TypeVar("ConfigType", bound=FrozenConfig)
@@ -109,9 +112,12 @@ def _explain(config_class: type[FrozenConfig], error: ValidationError, where: st
         location = tuple(str(part) for part in problem["loc"])
         key = ".".join(location)
         if problem["type"] == "extra_forbidden":
-            known = _known_keys(config_class, location[:-1])
+            classes = _classes_at(config_class, location[:-1])
+            known = {name for current in classes for name in current.model_fields}
+            renamed = [new for current in classes for old, new in current.renamed_keys.items() if old == location[-1]]
             close = difflib.get_close_matches(location[-1], known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(sorted(known)) or 'none'}"
+            hint = f"it is called '{renamed[0]}' now" if renamed else hint
             lines.append(f"unknown key '{key}' (value {problem['input']!r}); {hint}")
         elif problem["type"] == "missing":
             lines.append(f"key '{key}' is missing; it has no default")
@@ -120,11 +126,11 @@ def _explain(config_class: type[FrozenConfig], error: ValidationError, where: st
     return f"config {where}: " + "\n  ".join(lines)
 
 
-def _known_keys(config_class: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """Names of the fields at ``location``; unions (as in ``source``) contribute the fields of the member that is named."""
-    classes: list[type[BaseModel]] = [config_class]
+def _classes_at(config_class: type[FrozenConfig], location: Sequence[str]) -> list[type[FrozenConfig]]:
+    """Configurations that may stand at ``location``; unions (as in ``source``) contribute all their members."""
+    classes: list[type[FrozenConfig]] = [config_class]
     for part in location:
-        found: list[type[BaseModel]] = []
+        found: list[type[FrozenConfig]] = []
         for current in classes:
             field = current.model_fields.get(part)
             if field is not None:
@@ -132,10 +138,10 @@ def _known_keys(config_class: type[BaseModel], location: Sequence[str]) -> list[
         if not found:  # a discriminator tag of a union is a location part, but no field
             continue
         classes = found
-    return sorted({name for current in classes for name in current.model_fields})
+    return classes
 
 
-def _model_classes(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _model_classes(annotation: Any) -> list[type[FrozenConfig]]:
+    if isinstance(annotation, type) and issubclass(annotation, FrozenConfig):
         return [annotation]
     return [found for part in getattr(annotation, "__args__", ()) for found in _model_classes(part)]

@@ -47,13 +47,13 @@ class RecommendConfig(FrozenConfig):
         answer: ``items``: a ranked list of single items; ``sessions``: whole sessions of the policy's session length, for
             models of a session task. Limits per category then hold for each session.
         second_stage: ``reward``: the bundle's reward model orders the whole beam, of which the best ``k`` are kept; single
-            items are judged as sessions of one. ``none``: the first stage's order.
+            items are evaluated as sessions of one. ``none``: the first stage's order.
         objective: Weights of the towers that a steerable policy was aligned with, for users whose row names none; they
             steer the policy and the second stage. Only their proportions count; ``None`` asks for nothing in particular.
             (A session of one item is always diverse, so ``diversity`` changes no second stage over items.)
         exclude_seen: Leave out what the user's history holds.
         rescore: Order the beam's items by the dense head; ``None`` does what the bundle's decode configuration says, and
-            takes the policy's own order for users with objective weights, which the dense head does not hear.
+            takes the policy's own order for users with objective weights, which the dense head is not conditioned on.
         users_per_shard: Users in one output file, which is also the unit of restart and the bound on memory.
         allow: File with the only items that may be recommended, Parquet or CSV with a column ``item_id``, or plain text
             with one id per line; ``None`` allows the catalogue.

@@ -18,8 +18,8 @@ from scipy import sparse
 
 from features.embeddings.factorise import FloatArray, truncated_svd
 from recsys.config import FrozenConfig
+from recsys.contracts.dataset import HistoryArrays
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import HistoryArrays
 
 
 class CollaborativeConfig(FrozenConfig):

@@ -35,7 +35,7 @@ RESERVED_COLUMNS: Final = frozenset(
 
 @dataclass(frozen=True)
 class RawTables:
-    """A source, read but not yet judged.
+    """A source, read but not yet evaluated.
 
     Attributes:
         interactions: One row per raw event: ``row``, ``prehistory``, ``user_id``, ``item_id``, and where the source has

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from recsys.alignment.policy_gradient import PolicyGradientConfig
-from recsys.alignment.preference_losses import PreferenceLossConfig
-from recsys.alignment.preference_pairs import PairRule
-from recsys.alignment.rewards import RewardName
+from recsys.alignment.losses.policy_gradient import PolicyGradientConfig
+from recsys.alignment.losses.preference import PreferenceLossConfig
+from recsys.alignment.losses.preference_pairs import PairRule
+from recsys.alignment.rewards.functions import RewardName
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
 
@@ -68,7 +69,7 @@ class SupervisedConfig(FrozenConfig):
 
 
 class CurriculumConfig(FrozenConfig):
-    """Easy pairs first: see :func:`~recsys.alignment.curriculum.curriculum_weights`.
+    """Easy pairs first: see :func:`~recsys.alignment.losses.curriculum.curriculum_weights`.
 
     Attributes:
         by: What makes a pair easy: a large gap of rewards, or of the reference's log-probabilities; ``none``: no curriculum.
@@ -82,8 +83,8 @@ class CurriculumConfig(FrozenConfig):
 class ObjectiveConfig(FrozenConfig):
     """Steering by weights of the reward's towers.
 
-    Every preference request draws weights, which its candidates are judged by and which the policy is told; a served request
-    names its own. The model needs ``model.num_objectives`` inputs, one per tower.
+    Every preference request draws weights, which its candidates are evaluated by and which the policy is told; a served
+    request names its own. The model needs ``model.num_objectives`` inputs, one per tower.
 
     Attributes:
         concentration: Of the Dirichlet distribution that the weights are drawn from; 1 is uniform, below 1 prefers the
@@ -175,8 +176,8 @@ class GuardConfig(FrozenConfig):
         recall_at: Cut-off of the recall that must not fall.
         recall_falls: A fall of that recall against the start, beyond its paired interval, breaks the rule
             ``while_hr1_rises`` (the alignment tax), ``always``, or never (``ignore``).
-        judge_falls: The same for the held-out judge's reward: ``while_reward_rises`` is over-optimisation. Unless it is
-            ``ignore``, the judge may not fall against the round kept last either.
+        held_out_falls: The same for the held-out reward: ``while_reward_rises`` is over-optimisation. Unless it is
+            ``ignore``, the held-out reward may not fall against the round kept last either.
         reward_falls: A fall of the reward that is trained on, beyond its interval: then everything may fall together, and no
             bargain shows it.
         max_kl: Largest divergence from the start, nats per item; rewards are over-optimised by distance (Gao et al., arXiv
@@ -188,12 +189,14 @@ class GuardConfig(FrozenConfig):
         max_back_offs: After so many the run ends.
     """
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {"judge_falls": "held_out_falls"}
+
     users: int = Field(default=1000, ge=1)
     ks: tuple[int, ...] = (1, 5, 10, 50, 100, 500)
     recall_at: int = Field(default=50, ge=2)
     recall_falls: Literal["while_hr1_rises", "always", "ignore"] = "while_hr1_rises"
     reward_falls: Literal["always", "ignore"] = "always"
-    judge_falls: Literal["while_reward_rises", "always", "ignore"] = "while_reward_rises"
+    held_out_falls: Literal["while_reward_rises", "always", "ignore"] = "while_reward_rises"
     max_kl: float | None = Field(default=None, gt=0)
     on_violation: Literal["stop", "back_off", "record"] = "stop"
     num_generations: int = Field(default=16, ge=2)

@@ -1,7 +1,7 @@
 """Iterative preference alignment: OneRec's loop of snapshot, pairs and joint training.
 
 A round takes the policy as it is for its snapshot M_t, lets it answer a share of the round's requests with a beam, has the
-candidates judged, and keeps pairs together with the snapshot's log-probabilities. Then every sample of the round trains
+candidates evaluated, and keeps pairs together with the snapshot's log-probabilities. Then every sample of the round trains
 the next-token loss, and those with a pair the preference loss too. The snapshot is sampler and reference of its round, and
 is needed no more once the pairs are written.
 
@@ -23,16 +23,16 @@ import numpy.typing as npt
 import torch
 
 from recsys.alignment.config import CurriculumConfig, IpaConfig
-from recsys.alignment.curriculum import curriculum_weights, pair_gap
-from recsys.alignment.group_log_probs import candidate_log_probs
-from recsys.alignment.learner import Learner, supervised_loss
-from recsys.alignment.preference_losses import PreferenceLogProbs, preference_loss
-from recsys.alignment.preference_pairs import PreferencePairs, choose_pairs, gather_candidates
-from recsys.alignment.reward_plugs import RewardPlugs
-from recsys.alignment.rollouts import Requests, RolloutSampler
-from recsys.alignment.round_state import load_tensors, save_tensors
-from recsys.alignment.rounds import RoundWork
-from recsys.alignment.sample_stream import SampleStream, seeded
+from recsys.alignment.losses.curriculum import curriculum_weights, pair_gap
+from recsys.alignment.losses.preference import PreferenceLogProbs, preference_loss
+from recsys.alignment.losses.preference_pairs import PreferencePairs, choose_pairs, gather_candidates
+from recsys.alignment.rewards.reward_set import RewardSet
+from recsys.alignment.rollouts.log_probs import candidate_log_probs
+from recsys.alignment.rollouts.request_stream import RequestStream, seeded
+from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
+from recsys.alignment.rounds.learner import Learner, supervised_loss
+from recsys.alignment.rounds.loop import RoundWork
+from recsys.alignment.rounds.store import load_tensors, save_tensors
 from recsys.contracts.errors import ConfigError
 from recsys.data.batch import collate_histories
 from recsys.runtime import Progress
@@ -44,20 +44,20 @@ REQUESTS_PER_FILE: Final = 2048
 
 @dataclass
 class IterativePreferenceAlignment:
-    """OneRec's loop as a method of :mod:`recsys.alignment.rounds`.
+    """OneRec's loop as a method of :mod:`recsys.alignment.rounds.loop`.
 
     Attributes:
         stream: Training samples, by step.
         sampler: Generates the candidates.
-        plugs: Judges them.
+        reward_set: Evaluates them.
         seed: Of the choice of requests and of random negatives.
     """
 
     config: IpaConfig
     learner: Learner
-    stream: SampleStream
+    stream: RequestStream
     sampler: RolloutSampler
-    plugs: RewardPlugs
+    reward_set: RewardSet
     seed: int
 
     @property
@@ -202,7 +202,7 @@ class IterativePreferenceAlignment:
         generator: torch.Generator,
         progress: Progress,
     ) -> PreferencePairs:
-        """Roll out, judge, choose, and score with the snapshot, which is the learner's policy as it is now.
+        """Roll out, score, choose, and score with the snapshot, which is the learner's policy as it is now.
 
         Args:
             positions, rows: ``[N]`` what the pairs carry as their ``position_Q`` and ``row_Q``, ascending positions.
@@ -213,7 +213,7 @@ class IterativePreferenceAlignment:
         for block in progress.track(blocks, "preference pairs", len(blocks)):
             part = requests.take(block)
             group = self.sampler.roll_out(policy, part, generator)
-            total = self.plugs.of(part.histories)(group)
+            total = self.reward_set.for_histories(part.histories)(group)
             rewards_BG = total.mean(-1) if total.ndim == 3 else total
             is_target_BG = (group.items == group.target[:, None]).all(-1)
             chosen = choose_pairs(

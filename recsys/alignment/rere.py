@@ -1,13 +1,14 @@
 """ReRe: policy gradient on constrained roll-outs with rule and ranking rewards.
 
-A step rolls the current policy out once per request (one beam of G by default), judges the groups, turns rewards into
+A step rolls the current policy out once per request (one beam of G by default), evaluates the groups, turns rewards into
 advantages inside each group, and updates once, or several times against the clipped ratio. Groups whose rewards are all
 equal say nothing; they are filtered or down-weighted, and counted. The reference of the divergence is the start, moved
 towards the policy now and then.
 
-Source: ReRe (arXiv 2510.12211) and its public code (`spec` of losses and rewards: :mod:`recsys.alignment.policy_gradient`,
-:mod:`recsys.alignment.rewards`); reference synchronisation as in TRL. Departures: targets travel with their requests;
-filtered groups are left out of the gradient pass instead of being multiplied by 0.
+Source: ReRe (arXiv 2510.12211) and its public code (`spec` of losses and rewards:
+:mod:`recsys.alignment.losses.policy_gradient`, :mod:`recsys.alignment.rewards.functions`); reference synchronisation as
+in TRL. Departures: targets travel with their requests; filtered groups are left out of the gradient pass instead of
+being multiplied by 0.
 
 Legend: B requests, G candidates, M items per session, L levels, C = M * L codes of a candidate.
 """
@@ -23,36 +24,36 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.alignment.advantages import informative_groups
 from recsys.alignment.config import RereConfig
-from recsys.alignment.group_log_probs import candidate_log_probs
-from recsys.alignment.learner import Learner, supervised_loss
-from recsys.alignment.policy_gradient import PolicyGradientConfig, advantages_of, policy_gradient_loss
-from recsys.alignment.reward_plugs import RewardPlugs
-from recsys.alignment.rewards import RolloutGroup, first_difference_mask, target_share
-from recsys.alignment.rollouts import RolloutSampler
-from recsys.alignment.rounds import RoundWork
-from recsys.alignment.sample_stream import SampleStream, seeded
+from recsys.alignment.losses.advantages import informative_groups
+from recsys.alignment.losses.policy_gradient import PolicyGradientConfig, advantages_of, policy_gradient_loss
+from recsys.alignment.rewards.functions import RolloutGroup, first_difference_mask, target_share
+from recsys.alignment.rewards.reward_set import RewardSet
+from recsys.alignment.rollouts.log_probs import candidate_log_probs
+from recsys.alignment.rollouts.request_stream import RequestStream, seeded
+from recsys.alignment.rollouts.sampler import RolloutSampler
+from recsys.alignment.rounds.learner import Learner, supervised_loss
+from recsys.alignment.rounds.loop import RoundWork
 from recsys.model.generative_recommender import GenerativeRecommender
 
 
 @dataclass
 class RankingRewardLearning:
-    """ReRe's loop as a method of :mod:`recsys.alignment.rounds`.
+    """ReRe's loop as a method of :mod:`recsys.alignment.rounds.loop`.
 
     Attributes:
         stream: Requests with their targets, by step.
         sampler: Generates the groups with the policy in training.
-        plugs: The rewards.
+        reward_set: The rewards.
         seed: Of the sampling strategies.
         reference: What the divergence is measured from; no gradient reaches it. ``None`` with ``beta`` 0.
     """
 
     config: RereConfig
     learner: Learner
-    stream: SampleStream
+    stream: RequestStream
     sampler: RolloutSampler
-    plugs: RewardPlugs
+    reward_set: RewardSet
     seed: int
     reference: GenerativeRecommender | None = field(init=False, default=None)
 
@@ -82,7 +83,7 @@ class RankingRewardLearning:
             self.reference.load_state_dict(state["reference"])
 
     def train(self, work: RoundWork) -> dict[str, Any]:
-        """Roll out, judge, update, step by step."""
+        """Roll out, score, update, step by step."""
         first = (work.number - 1) * self.steps_per_round
         steps = range(work.first_step, self.steps_per_round)
         for step in work.progress.track(steps, f"round {work.number}", len(steps)):
@@ -102,7 +103,7 @@ class RankingRewardLearning:
         config = self.config
         requests = self.stream.requests(rows)
         group = self.sampler.roll_out(self.learner.policy, requests, generator)
-        reward = self.plugs.of(requests.histories)
+        reward = self.reward_set.for_histories(requests.histories)
         parts = reward.components(group)
         total = reward.total(parts, group)
         mask = group.valid if total.ndim == 2 else first_difference_mask(group)

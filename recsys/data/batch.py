@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.contracts.prepared import HistoryArrays
+from recsys.contracts.dataset import HistoryArrays
 from recsys.data.histories import Histories
 
 

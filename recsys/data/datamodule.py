@@ -9,8 +9,8 @@ import lightning
 import numpy as np
 
 from recsys.contracts.columns import SPLIT_NAMES, VALID
+from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import PreparedData, Targets
 from recsys.data.batch import TrainingBatch
 from recsys.data.histories import Histories
 from recsys.data.loader import BatchBy, BucketedLoader
@@ -63,7 +63,7 @@ class PolicyData(lightning.LightningDataModule):
 
     def __init__(
         self,
-        prepared: PreparedData,
+        prepared: Dataset,
         *,
         form: TrainingForm,
         max_history: int,
@@ -75,7 +75,7 @@ class PolicyData(lightning.LightningDataModule):
         world: int = 1,
     ) -> None:
         super().__init__()
-        samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).of(prepared, max_history)
+        samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).from_dataset(prepared, max_history)
         self.loader = BucketedLoader(samples, batch_size, seed, batch_by=batch_by, rank=rank, world=world)
         rows = validation_rows(prepared, validation_users, seed)
         self.validation = rows if world == 1 else rows.part(rank, world)
@@ -98,7 +98,7 @@ class PolicyData(lightning.LightningDataModule):
         return batch.to(device) if isinstance(batch, TrainingBatch) else batch  # type: ignore[arg-type]
 
 
-def validation_rows(prepared: PreparedData, count: int, seed: int) -> ValidationRows:
+def validation_rows(prepared: Dataset, count: int, seed: int) -> ValidationRows:
     """Draw validation rows, in row order."""
     targets = prepared.targets(VALID)
     if len(targets) == 0:
@@ -106,4 +106,4 @@ def validation_rows(prepared: PreparedData, count: int, seed: int) -> Validation
     if len(targets) > count:
         rows = np.random.default_rng([seed, 1]).choice(len(targets), count, replace=False)
         targets = targets.take(np.sort(rows))
-    return ValidationRows(Histories.of_targets(prepared.history, targets), targets)
+    return ValidationRows(Histories.from_targets(prepared.history, targets), targets)

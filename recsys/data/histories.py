@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from recsys.contracts.dataset import ByteArray, HistoryArrays, IntArray, OffsetArray, Targets
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import ByteArray, HistoryArrays, IntArray, OffsetArray, Targets
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Histories:
         user_index: ``[N]`` user_index, -1 for a user the model has not met.
         start: ``[N]`` first row of each history in the arrays below.
         end: ``[N]`` row after its last event; ``end == start`` is an empty history and is answered as well.
-        item, behaviour, gap, watch: ``[E]`` event arrays, as in :class:`~recsys.contracts.prepared.HistoryArrays`.
+        item, behaviour, gap, watch: ``[E]`` event arrays, as in :class:`~recsys.contracts.dataset.HistoryArrays`.
         objective: float32 ``[N, O]`` weight of each of O objectives in each request; ``None`` asks for none in particular.
     """
 
@@ -41,7 +41,7 @@ class Histories:
         return self.end - self.start
 
     @classmethod
-    def of_targets(cls, history: HistoryArrays, targets: Targets) -> Histories:
+    def from_targets(cls, history: HistoryArrays, targets: Targets) -> Histories:
         """Histories that the rows of ``targets`` may look at; nothing is copied."""
         return cls(
             targets.user_index,

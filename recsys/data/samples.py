@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.contracts.columns import TRAIN
+from recsys.contracts.dataset import Dataset, HistoryArrays, Targets
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import HistoryArrays, PreparedData, Targets
 from recsys.data.batch import TrainingBatch, collate_all_prefixes, collate_targets
 from recsys.data.histories import Histories
 
@@ -54,7 +54,7 @@ class PrefixWindows:
         )
 
     @classmethod
-    def of(cls, prepared: PreparedData, max_history: int) -> PrefixWindows:
+    def from_dataset(cls, prepared: Dataset, max_history: int) -> PrefixWindows:
         """Cut all users' train events into windows of ``max_history + 1`` events.
 
         Raises:
@@ -112,18 +112,18 @@ class TargetRows:
         )
 
     @classmethod
-    def of(cls, prepared: PreparedData, max_history: int) -> TargetRows:
+    def from_dataset(cls, prepared: Dataset, max_history: int) -> TargetRows:
         """Read the session targets of the train split, or expand next-item targets from the arrays.
 
         Raises:
             DataError: There is no training target.
         """
-        session = prepared.vocabulary.task == "session"
+        session = prepared.spec.task == "session"
         targets = prepared.targets(TRAIN) if session else next_item_targets(prepared.history)
         if len(targets) == 0:
             raise DataError("training: the train split holds no target; check split dates, sessions and signals")
-        histories = Histories.of_targets(prepared.history, targets)
-        return cls(histories, targets, prepared.vocabulary.session_length, max_history)
+        histories = Histories.from_targets(prepared.history, targets)
+        return cls(histories, targets, prepared.spec.session_length, max_history)
 
 
 def next_item_targets(history: HistoryArrays) -> Targets:

@@ -20,7 +20,7 @@ import torch
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.constraints import NO_NODE, Denied, Quotas, SharedRules
 from recsys.decoding.search_index import SearchIndex
-from recsys.model.beam_cache import BeamCache
+from recsys.model.layers.beam_cache import BeamCache
 
 History = TypeVar("History", contravariant=True)
 
@@ -72,7 +72,7 @@ class BatchRules:
         shared: Rules of the call.
         segment_B: Segment of each user in ``shared``; ``None`` puts all into the first.
         closed: Per level, int64 ``[B, R]`` nodes closed by personal rules, from
-            :func:`~recsys.decoding.constraints.dead_nodes`.
+            :func:`~recsys.decoding.constraints.closed_nodes`.
         denied: Per level, what personal rules take away below nodes, from
             :func:`~recsys.decoding.constraints.denied_below`; sessions need it.
         quotas: Limits per group: on the W items of a next-item search, on the M items of each session.

@@ -86,7 +86,7 @@ class Quotas:
     limit_G: torch.Tensor
 
     @classmethod
-    def of(cls, group_I: npt.NDArray[np.integer], limits: int | npt.NDArray[np.integer]) -> Quotas:
+    def from_groups(cls, group_I: npt.NDArray[np.integer], limits: int | npt.NDArray[np.integer]) -> Quotas:
         """Build from arrays; one number limits every group alike.
 
         Raises:
@@ -112,7 +112,7 @@ class Quotas:
         """Mark items that exceed their group's quota, going from left to right; items below 0 are never marked.
 
         Example:
-            >>> quotas = Quotas.of(np.array([1, 1, 2, 0]), 1)
+            >>> quotas = Quotas.from_groups(np.array([1, 1, 2, 0]), 1)
             >>> quotas.over(torch.tensor([[0, 2, 1, 3, 3]])).tolist()
             [[False, False, True, False, False]]
         """
@@ -158,7 +158,7 @@ class Denied:
         return Denied(self.node_BR.to(device), self.count_BR.to(device))
 
 
-def dead_nodes(
+def closed_nodes(
     index: PrefixIndex,
     rules: SharedRules,
     leaf_of_item: npt.NDArray[np.int64],
@@ -195,7 +195,7 @@ def denied_below(
     personal: Sequence[npt.NDArray[np.integer]],
     segments: npt.NDArray[np.int64] | None = None,
 ) -> list[Denied]:
-    """Per level, how many items each user's list takes away below which nodes; arguments as for :func:`dead_nodes`.
+    """Per level, how many items each user's list takes away below which nodes; arguments as for :func:`closed_nodes`.
 
     Sessions need the counts: an item already in the session may be the last one that the list left below a node.
     """

@@ -21,8 +21,8 @@ from recsys.data.batch import HistoryBatch
 from recsys.decoding.beam_search import BatchRules, Beams, search_from
 from recsys.decoding.constraints import NO_NODE, Quotas, SharedRules
 from recsys.decoding.search_index import SearchIndex
-from recsys.model.beam_cache import BeamCache
 from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
+from recsys.model.layers.beam_cache import BeamCache
 
 LENGTH_STEP: Final = 16
 CLOSED_STEP: Final = 64

@@ -14,7 +14,7 @@ from recsys.data.batch import HistoryBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import BatchRules, Beams, beam_search
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.constraints import Quotas, SharedRules, dead_nodes, denied_below, leaf_lookups
+from recsys.decoding.constraints import Quotas, SharedRules, closed_nodes, denied_below, leaf_lookups
 from recsys.decoding.graphed_search import GraphedSearch
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.search_index import SearchIndex
@@ -22,7 +22,7 @@ from recsys.decoding.shortfall import Shortfall, explain_shortfalls
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.int8 import int8_policy
 from recsys.runtime import PlainProgress, Progress
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Recommender:
         self.policy = _prepared_for(config, policy.eval())
         self.index = index if index is not None else PrefixIndex.build(semantic_ids.codes, semantic_ids.level_sizes)
         self.device = policy.codes.weight.device
-        self._search_index = SearchIndex.of(self.index, self.device)
+        self._search_index = SearchIndex.from_index(self.index, self.device)
         self._leaf_of_item, self._ancestors = leaf_lookups(self.index)
         self._item_vectors: torch.Tensor | None = None
         self._graphed_searches: dict[int, GraphedSearch] = {}
@@ -187,7 +187,7 @@ class Recommender:
             ``(items [N, sessions, M] item_index, log-probabilities [N, sessions])``, best session first; a session that
             does not exist holds -1 and ``-inf``.
         """
-        length = self.policy.spec.vocabulary.session_length
+        length = self.policy.spec.dataset.session_length
         call = self._compile(exclude_seen, rules, len(histories))
         width = max(self.config.beam_width, num_sessions)
         items = np.full((len(histories), num_sessions, length), -1, np.int64)
@@ -233,7 +233,7 @@ class Recommender:
         closed, denied = None, None
         if call.exclude_seen:
             tables = (self.index, call.shared, self._leaf_of_item, self._ancestors, histories.seen_items(), segments)
-            closed = dead_nodes(*tables)
+            closed = closed_nodes(*tables)
             denied = denied_below(*tables) if num_items > 1 else None
         rules = BatchRules(
             shared=call.shared,

@@ -34,7 +34,7 @@ class PackedTensor:
     mask: int
 
     @classmethod
-    def of(cls, array: npt.NDArray[np.unsignedinteger[Any]], device: torch.device | str) -> PackedTensor:
+    def from_array(cls, array: npt.NDArray[np.unsignedinteger[Any]], device: torch.device | str) -> PackedTensor:
         """Share the array's memory on a CPU; copy it to any other device."""
         signed = _SIGNED.get(array.dtype)
         with warnings.catch_warnings():
@@ -57,9 +57,9 @@ class PackedPointers:
     offset: PackedTensor
 
     @classmethod
-    def of(cls, pointers: Pointers, device: torch.device | str) -> PackedPointers:
+    def from_pointers(cls, pointers: Pointers, device: torch.device | str) -> PackedPointers:
         """Take over both arrays."""
-        return cls(PackedTensor.of(pointers.base, device), PackedTensor.of(pointers.offset, device))
+        return cls(PackedTensor.from_array(pointers.base, device), PackedTensor.from_array(pointers.offset, device))
 
     def __getitem__(self, node: torch.Tensor) -> torch.Tensor:
         return self.base[node // BLOCK] + self.offset[node]
@@ -75,12 +75,12 @@ class SearchIndex:
     max_children: tuple[int, ...]
 
     @classmethod
-    def of(cls, index: PrefixIndex, device: torch.device | str = "cpu") -> SearchIndex:
+    def from_index(cls, index: PrefixIndex, device: torch.device | str = "cpu") -> SearchIndex:
         """Take over the flat arrays."""
         return cls(
-            tuple(PackedTensor.of(codes, device) for codes in index.codes),
-            tuple(PackedPointers.of(pointers, device) for pointers in index.first_child),
-            PackedTensor.of(index.leaf_item, device),
+            tuple(PackedTensor.from_array(codes, device) for codes in index.codes),
+            tuple(PackedPointers.from_pointers(pointers, device) for pointers in index.first_child),
+            PackedTensor.from_array(index.leaf_item, device),
             index.max_children,
         )
 

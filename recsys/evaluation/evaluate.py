@@ -1,4 +1,4 @@
-"""Judge any number of systems on the same rows: per-user results, means with intervals, paired comparisons.
+"""Evaluate any number of systems on the same rows: per-user results, means with intervals, paired comparisons.
 
 Reads a prepared data set and one ranking per system, with and without the items already seen. Steps:
 
@@ -20,15 +20,15 @@ from pydantic import Field, field_validator
 
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, Columns
+from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.manifest import write_json
-from recsys.contracts.prepared import PreparedData, Targets
 from recsys.contracts.ranking import RankedItems
 from recsys.evaluation.baselines.base import Until
 from recsys.evaluation.baselines.registry import BASELINE_NAMES, BaselineName, BaselinesConfig
 from recsys.evaluation.slices import ALL_ROWS, Mask, SlicesConfig, row_slices
-from recsys.intervals import ResampledMeans, resample_means
-from recsys.metrics import Values, coverage, gini, row_metrics
+from recsys.metrics.bootstrap import ResampledMeans, resample_means
+from recsys.metrics.ranking import Values, coverage, gini, row_metrics
 
 FilterSeen = Literal["both", "filtered", "unfiltered"]
 Rankings = Mapping[str, Mapping[bool, RankedItems]]
@@ -41,12 +41,12 @@ SUMMARY_FILE: Final = "metrics.json"
 
 
 class EvaluateConfig(FrozenConfig):
-    """What is judged, and against what.
+    """What is evaluated, and against what.
 
     Attributes:
-        split: Rows to judge.
+        split: Rows to evaluate.
         ks: Cut-offs of all metrics.
-        filter_seen: Judge rankings without the history's items, with them, or both side by side.
+        filter_seen: Evaluate rankings without the history's items, with them, or both side by side.
         baselines: Systems printed beside the model.
         baseline_settings: Their settings.
         count_until: Events that baselines may count or train on. ``"train"`` is the rule for the generative model too:
@@ -77,7 +77,7 @@ class EvaluateConfig(FrozenConfig):
 
     @property
     def filters(self) -> tuple[bool, ...]:
-        """The values of ``exclude_seen`` to judge, filtered first."""
+        """The values of ``exclude_seen`` to evaluate, filtered first."""
         return {"both": (True, False), "filtered": (True,), "unfiltered": (False,)}[self.filter_seen]
 
     @property
@@ -87,15 +87,13 @@ class EvaluateConfig(FrozenConfig):
 
     @property
     def headline(self) -> tuple[str, str]:
-        """The two metrics of the short table: hit rate and NDCG at 10, or at the largest k when 10 is not judged."""
+        """The two metrics of the short table: hit rate and NDCG at 10, or at the largest k when 10 is not evaluated."""
         k = 10 if 10 in self.ks else self.ks[-1]
         return f"hr@{k}", f"ndcg@{k}"
 
 
-def evaluate(
-    prepared: PreparedData, rankings: Rankings, config: EvaluateConfig, out_dir: Path, seed: int
-) -> dict[str, Any]:
-    """Judge all rankings and write the four files of the module docstring into ``out_dir``.
+def evaluate(prepared: Dataset, rankings: Rankings, config: EvaluateConfig, out_dir: Path, seed: int) -> dict[str, Any]:
+    """Evaluate all rankings and write the four files of the module docstring into ``out_dir``.
 
     Args:
         rankings: ``{system: {exclude_seen: ranking}}`` of the rows of ``prepared.targets(config.split_code)``, in that
@@ -115,20 +113,20 @@ def evaluate(
     out_dir.mkdir(parents=True, exist_ok=True)
     counts = prepared.items[Columns.TRAIN_COUNT].to_numpy()
     slices = row_slices(targets, counts, config.slices)
-    judged = {
+    evaluated = {
         (system, exclude): row_metrics(rankings[system][exclude], targets, config.ks)
         for system in rankings
         for exclude in config.filters
     }
-    _per_user_table(prepared, targets, judged).write_parquet(out_dir / PER_USER_FILE)
+    _per_user_table(prepared, targets, evaluated).write_parquet(out_dir / PER_USER_FILE)
     rows: list[dict[str, Any]] = []
-    for (system, exclude), values in judged.items():
+    for (system, exclude), values in evaluated.items():
         resampled = _resample(values, slices, targets, config, seed)
         rows += _metric_rows(system, exclude, list(values), slices, resampled, config)
-        rows += _catalogue_rows(system, exclude, rankings[system][exclude], prepared.vocabulary.num_items, config)
+        rows += _catalogue_rows(system, exclude, rankings[system][exclude], prepared.spec.num_items, config)
     metrics = pl.DataFrame(rows, schema=_METRICS_SCHEMA)
     metrics.write_parquet(out_dir / METRICS_FILE)
-    comparisons = _compare(judged, slices[ALL_ROWS], targets, config, seed)
+    comparisons = _compare(evaluated, slices[ALL_ROWS], targets, config, seed)
     comparisons.write_parquet(out_dir / COMPARISONS_FILE)
     summary = _summary(metrics, comparisons, slices, targets, config)
     write_json(out_dir / SUMMARY_FILE, {**summary, "metrics": metrics.to_dicts()})
@@ -160,10 +158,10 @@ _COMPARISONS_SCHEMA = {
 def _check(targets: Targets, rankings: Rankings, config: EvaluateConfig) -> None:
     if not len(targets):
         raise DataError(
-            f"the {config.split} split has no rows to judge; check the dates or shares of the split in `prepare`"
+            f"the {config.split} split has no rows to evaluate; check the dates or shares of the split in `prepare`"
         )
     if config.reference is not None and config.reference not in rankings:
-        raise ConfigError(f"reference '{config.reference}' is none of the systems judged: {', '.join(rankings)}")
+        raise ConfigError(f"reference '{config.reference}' is none of the systems evaluated: {', '.join(rankings)}")
     for system, by_filter in rankings.items():
         for exclude in config.filters:
             if exclude not in by_filter:
@@ -174,7 +172,7 @@ def _check(targets: Targets, rankings: Rankings, config: EvaluateConfig) -> None
 
 
 def _per_user_table(
-    prepared: PreparedData, targets: Targets, judged: Mapping[tuple[str, bool], Mapping[str, Values]]
+    prepared: Dataset, targets: Targets, evaluated: Mapping[tuple[str, bool], Mapping[str, Values]]
 ) -> pl.DataFrame:
     user_ids = prepared.users[Columns.USER_ID].gather(targets.user_index)
     parts = [
@@ -182,7 +180,7 @@ def _per_user_table(
             pl.DataFrame({Columns.USER_ID: user_ids, **{name: v.astype(np.float32) for name, v in values.items()}}),
             how="cross",
         )
-        for (system, exclude), values in judged.items()
+        for (system, exclude), values in evaluated.items()
     ]
     return pl.concat(parts)
 
@@ -239,17 +237,17 @@ _CATALOGUE = {"coverage": coverage, "gini": gini}
 
 
 def _compare(
-    judged: Mapping[tuple[str, bool], Mapping[str, Values]],
+    evaluated: Mapping[tuple[str, bool], Mapping[str, Values]],
     everybody: Mask,
     targets: Targets,
     config: EvaluateConfig,
     seed: int,
 ) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
-    for (system, exclude), values in judged.items():
+    for (system, exclude), values in evaluated.items():
         if config.reference is None or system == config.reference:
             continue
-        reference = judged[config.reference, exclude]
+        reference = evaluated[config.reference, exclude]
         differences = {metric: reference[metric] - value for metric, value in values.items()}
         resampled = _resample(differences, {ALL_ROWS: everybody}, targets, config, seed)
         (low, high), p_value = resampled.interval(config.confidence), resampled.p_value()

@@ -1,7 +1,7 @@
 """Slices: which rows ask for cold, head or tail items, and which users are new or long known.
 
 Reads train counts per item and the targets; produces one boolean per row and slice. Traffic is counted on the train
-split only, so a slice does not depend on the answers it judges.
+split only, so a slice does not depend on the answers it measures.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from recsys.config import FrozenConfig
+from recsys.contracts.dataset import Targets
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import Targets
 
 Mask = npt.NDArray[np.bool_]
 

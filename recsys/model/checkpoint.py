@@ -52,7 +52,7 @@ def load_policy(folder: Path, expected_semantic_id_digest: str | None = None) ->
     spec, tensors = read_module(folder, PolicySpec, SPEC_NAME, what="policy", remedy="train again")
     remedy = "train again, or use the generation it was trained with"
     check_semantic_ids(spec, expected_semantic_id_digest, folder, what="policy", remedy=remedy)
-    catalogue = torch.zeros(spec.vocabulary.num_items + 1, len(spec.level_sizes) + 2, dtype=torch.int64)
+    catalogue = torch.zeros(spec.dataset.num_items + 1, len(spec.level_sizes) + 2, dtype=torch.int64)
     policy = GenerativeRecommender(spec, catalogue)
     load_weights(policy, tensors, folder, remedy="train again")
     return policy.eval()

@@ -121,8 +121,8 @@ class ModelConfig(FrozenConfig):
     ``bidirectional`` is the published form and is trained on one (history, target) pair per row.
 
     ``encoder: pathways`` reads a history of any length as a fixed number of positions
-    (:class:`~recsys.model.pathways.PathwayEncoder`); ``decoder: lazy`` attends to the context without projecting it in
-    every layer (:class:`~recsys.model.lazy_decoder.LazyDecoder`). Either goes with either.
+    (:class:`~recsys.model.variants.pathways.PathwayEncoder`); ``decoder: lazy`` attends to the context without
+    projecting it in every layer (:class:`~recsys.model.variants.lazy_decoder.LazyDecoder`). Either goes with either.
     """
 
     preset: Literal["tiny", "small", "paper_v1", "tr_0.9b", "v2_1b", "tiny_pathways", "tiny_lazy"] = "tiny"

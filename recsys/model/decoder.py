@@ -12,13 +12,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recsys.model.attention import CrossAttention, KeysValues, SelfAttention, project_memory
-from recsys.model.beam_cache import BeamCache
 from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
-from recsys.model.moe import feed_forward
-from recsys.model.points import Points
-from recsys.model.precision import float32_linear
+from recsys.model.layers.attention import CrossAttention, KeysValues, SelfAttention, project_memory
+from recsys.model.layers.beam_cache import BeamCache
+from recsys.model.layers.moe import feed_forward
+from recsys.model.layers.precision import float32_linear
+from recsys.model.layers.prediction_points import PredictionPoints
 
 
 class DecoderBlock(nn.Module):
@@ -35,7 +35,7 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x_NTD: torch.Tensor, keys_values: KeysValues, causal_TT: torch.Tensor, points: Points
+        self, x_NTD: torch.Tensor, keys_values: KeysValues, causal_TT: torch.Tensor, points: PredictionPoints
     ) -> torch.Tensor:
         """Apply to N rows, one per decoded point; the points of a user share the user's keys and values."""
         x_NTD = x_NTD + self.dropout(self.self_attention(self.self_norm(x_NTD), causal_TT))
@@ -91,14 +91,14 @@ class SessionDecoder(nn.Module):
             codes_BPML: int64 codes of the target items, level by level (any code where there is no target).
             keys_values: From :meth:`keys_values`.
             visible_BP: Memory positions that a point may look at: ``memory[: visible + 1]`` (user and events).
-            asked_BP: Points with at least one target; others may be left out. ``None``: all.
+            asked_BP: PredictionPoints with at least one target; others may be left out. ``None``: all.
 
         Returns:
             Hidden states that predict code ``l`` of item ``m``, ``[B, P, M, L, D]``.
         """
         b, p, m, levels = codes_BPML.shape
         positions, memory_size = m * (levels + 1) - 1, keys_values[0][0].shape[2]
-        points = Points.of(visible_BP, asked_BP, positions, memory_size)
+        points = PredictionPoints.from_masks(visible_BP, asked_BP, positions, memory_size)
         x_NTD = self._embed(points.pick(codes_BPML.view(b * p, m, levels)))
         causal_TT = torch.ones(positions, positions, dtype=torch.bool, device=x_NTD.device).tril()
         for block, layer_keys_values in zip(self.blocks, keys_values, strict=True):

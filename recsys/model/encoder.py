@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from recsys.data.batch import HistoryBatch, TrainingBatch
-from recsys.model.attention import FeedForward, SelfAttention
 from recsys.model.config import ModelConfig
-from recsys.model.tables import FeatureTables
+from recsys.model.layers.attention import FeedForward, SelfAttention
+from recsys.model.layers.tables import FeatureTables
 
 ITEM_FEATURES = ("item", "author", "category")
 EVENT_FEATURES = ("behaviour", "gap", "watch")

@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from recsys.contracts.prepared import Vocabulary
+from recsys.contracts.dataset import DatasetSpec
 from recsys.data.batch import HistoryBatch, TrainingBatch
-from recsys.model.attention import KeysValues
-from recsys.model.beam_cache import BeamCache
 from recsys.model.config import ModelConfig
 from recsys.model.decoder import SessionDecoder
 from recsys.model.encoder import CodeEmbedding, HistoryEncoder, ItemTower
-from recsys.model.lazy_decoder import LazyDecoder
-from recsys.model.moe import MixtureOfExperts
-from recsys.model.pathways import PathwayEncoder
-from recsys.model.precision import float32_linear
-from recsys.model.steering import ObjectiveInput, steer
-from recsys.model.tables import FeatureTables, ReservedRows
+from recsys.model.layers.attention import KeysValues
+from recsys.model.layers.beam_cache import BeamCache
+from recsys.model.layers.moe import MixtureOfExperts
+from recsys.model.layers.precision import float32_linear
+from recsys.model.layers.steering import ObjectiveInput, steer
+from recsys.model.layers.tables import FeatureTables, ReservedRows
+from recsys.model.variants.lazy_decoder import LazyDecoder
+from recsys.model.variants.pathways import PathwayEncoder
 
 
 class PolicySpec(BaseModel):
@@ -37,7 +37,7 @@ class PolicySpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: ModelConfig
-    vocabulary: Vocabulary
+    dataset: DatasetSpec
     level_sizes: tuple[int, ...]
     semantic_id_digest: str
     objectives: tuple[str, ...] = ()
@@ -79,21 +79,21 @@ class GenerativeRecommender(nn.Module):
 
     def __init__(self, spec: PolicySpec, catalogue: torch.Tensor) -> None:
         super().__init__()
-        config, vocabulary = spec.model, spec.vocabulary
-        expected = (vocabulary.num_items + 1, len(spec.level_sizes) + 2)
+        config, dataset = spec.model, spec.dataset
+        expected = (dataset.num_items + 1, len(spec.level_sizes) + 2)
         if tuple(catalogue.shape) != expected:
             raise ValueError(
                 f"catalogue has shape {tuple(catalogue.shape)}, expected {expected}: one row per item and padding"
             )
         self.spec = spec
-        rows = vocabulary.table_rows(config.features)
+        rows = dataset.table_rows(config.features)
         self.tables = FeatureTables(rows, config.width, config.init_std, _reserved_rows(config))
         self.codes = CodeEmbedding(spec.level_sizes, config.width, config.init_std)
         self.item_tower = ItemTower(config, self.tables, self.codes, catalogue)
         encoder_class = PathwayEncoder if config.encoder == "pathways" else HistoryEncoder
         self.encoder = encoder_class(config, self.tables, self.item_tower)
         decoder_class = LazyDecoder if config.decoder == "lazy" else SessionDecoder
-        self.decoder = decoder_class(config, self.codes, vocabulary.session_length)
+        self.decoder = decoder_class(config, self.codes, dataset.session_length)
         self.objective = ObjectiveInput(config.num_objectives, config.width) if config.num_objectives else None
         self.dense_query = nn.Linear(config.width, config.width, bias=False)
         self._init_linear_layers(config)
@@ -203,7 +203,7 @@ class GenerativeRecommender(nn.Module):
 
     def item_vectors(self) -> torch.Tensor:
         """Item tower of the whole catalogue, ``[I, D]``, row 0 padding."""
-        return self.item_tower(torch.arange(self.spec.vocabulary.num_items + 1, device=self.codes.weight.device))
+        return self.item_tower(torch.arange(self.spec.dataset.num_items + 1, device=self.codes.weight.device))
 
 
 def _reserved_rows(config: ModelConfig) -> dict[str, ReservedRows]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from recsys import native
 from recsys.model.generative_recommender import GenerativeRecommender
-from recsys.model.moe import MixtureOfExperts
+from recsys.model.layers.moe import MixtureOfExperts
 
 SMALLEST_PRODUCT = 2048
 """Weights with fewer entries than this stay float32: rounding the activations would cost more than it saves."""

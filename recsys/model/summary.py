@@ -58,9 +58,9 @@ def summarise(policy: GenerativeRecommender, *, history: int | None = None, beam
         history: Events per user; default the longest the model takes.
         beam_width: Beams of the decoding figures.
     """
-    config, vocabulary = policy.spec.model, policy.spec.vocabulary
+    config, dataset = policy.spec.model, policy.spec.dataset
     events = config.max_history if history is None else history
-    d, levels, session = config.width, policy.num_levels, vocabulary.session_length
+    d, levels, session = config.width, policy.num_levels, dataset.session_length
     total = sum(p.numel() for p in policy.parameters())
     tables = sum(p.numel() for p in policy.tables.parameters())
     idle = config.num_moe_layers * (config.num_experts - config.experts_per_token) * 3 * d * config.expert_width
@@ -68,7 +68,7 @@ def summarise(policy: GenerativeRecommender, *, history: int | None = None, beam
     memory = memory_positions(config, events)
     encode = encoder_products(config, events) + key_value_products(config, memory)
     head = d * sum(policy.spec.level_sizes)
-    dense = d * d + d * vocabulary.num_items
+    dense = d * d + d * dataset.num_items
     if config.encoder_attention == "causal":
         # one pass supervises every event and the first: its encoding is shared by as many targets as it has positions
         per_target = encode / memory + levels * token_products(config, memory, levels) + head + dense

@@ -101,7 +101,7 @@ def prefix_attention(
     scale: float,
     bias_AT: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attend from every beam to its own prefix; the fast twin of :func:`recsys.model.beam_cache.attend_to_prefix`.
+    """Attend from every beam to its own prefix; the fast twin of :func:`recsys.model.layers.beam_cache.attend_to_prefix`.
 
     Args:
         blocks: Per step, contiguous float32 ``[B, W_t, 3 * A * C]`` (query, key, value); the last is the newest.

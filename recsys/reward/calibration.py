@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.reward.feedback import SessionFeedback
+from recsys.reward.feedback.dataset import SessionFeedback
 from recsys.reward.model import SessionRewardModel
 from recsys.reward.scoring import score_sessions
 

@@ -31,7 +31,7 @@ def load_reward_model(folder: Path, semantic_id_digest: str | None) -> SessionRe
     """
     spec, tensors = read_module(folder, RewardSpec, SPEC_NAME, what=_WHAT, remedy=_REMEDY)
     check_semantic_ids(spec, semantic_id_digest, folder, what=_WHAT, remedy=_REMEDY)
-    rows = spec.vocabulary.num_items + 1
+    rows = spec.dataset.num_items + 1
     embeddings = torch.zeros(rows, spec.embedding_width) if spec.embedding_width else None
     catalogue = torch.zeros(rows, len(spec.level_sizes) + 2, dtype=torch.int64)
     model = SessionRewardModel(spec, catalogue, embeddings, torch.zeros(rows, len(spec.signals)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -95,7 +96,7 @@ class RewardModelConfig(FrozenConfig):
         if "item" not in self.features and "codes" not in self.features:
             raise ValueError("features must name 'item' or 'codes': without both the model cannot tell items apart")
         if "user" in self.features:
-            raise ValueError("feature 'user' is not offered: a reward model must judge users it was not trained on")
+            raise ValueError("feature 'user' is not offered: a reward model must score users it was not trained on")
         return self
 
     def shared_parts(self) -> ModelConfig:
@@ -131,7 +132,7 @@ class RewardTrainConfig(FrozenConfig):
     gradient_clip: float = Field(default=1.0, ge=0)
     unexposed_weight: float = Field(default=0.5, ge=0)
     """Weight of the loss on sessions with unexposed items beside the loss on real ones; 0 switches them off. Less of it
-    predicts shown sessions better, more of it judges generated ones better."""
+    predicts shown sessions better, more of it scores generated ones better."""
     patience: int = Field(default=2, ge=1)
     """Epochs without a better validation BCE before training stops."""
     checkpoint_every_s: float = Field(default=60.0, gt=0)
@@ -157,28 +158,30 @@ class RewardConfig(FrozenConfig):
     """The `reward` stage.
 
     Attributes:
-        judge: Shape of the held-out judge; another width than the reward model's, so that the two do not err alike.
-        reward_share: Share of the users that the reward model is trained on.
-        judge_share: Share of the users that the judge is trained on; nobody is in both, and the rest trains neither.
-        resamples: Bootstrap draws of users for the report's 95 % intervals.
+        held_out_model: Shape of the held-out reward model; another width than the reward model's, so that the two do not
+        err alike. reward_share: Share of the users that the reward model is trained on.
+        held_out_share: Share of the users that the held-out reward model is trained on; nobody is in both, and the rest
+        trains neither. resamples: Bootstrap draws of users for the report's 95 % intervals.
     """
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"judge": "held_out_model", "judge_share": "held_out_share"}
 
     feedback: FeedbackConfig = FeedbackConfig()
     model: RewardModelConfig = RewardModelConfig()
-    judge: RewardModelConfig = RewardModelConfig(width=48, ffn_width=96, tower_width=24)
+    held_out_model: RewardModelConfig = RewardModelConfig(width=48, ffn_width=96, tower_width=24)
     train: RewardTrainConfig = RewardTrainConfig()
     combination: CombinationConfig = CombinationConfig()
     reward_share: float = Field(default=0.5, gt=0, lt=1)
-    judge_share: float = Field(default=0.5, gt=0, lt=1)
+    held_out_share: float = Field(default=0.5, gt=0, lt=1)
     resamples: int = Field(default=200, ge=1)
     calibration_bins: int = Field(default=10, ge=2)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.reward_share + self.judge_share > 1.0:
+        if self.reward_share + self.held_out_share > 1.0:
             raise ValueError(
-                f"reward_share {self.reward_share} and judge_share {self.judge_share} exceed 1; no user may train both"
+                f"reward_share {self.reward_share} and held_out_share {self.held_out_share} exceed 1; no user may train both"
             )
-        if self.combination.mode == "fused" and not (self.model.fused_tower and self.judge.fused_tower):
-            raise ValueError("combination.mode 'fused' needs model.fused_tower and judge.fused_tower")
+        if self.combination.mode == "fused" and not (self.model.fused_tower and self.held_out_model.fused_tower):
+            raise ValueError("combination.mode 'fused' needs model.fused_tower and held_out_model.fused_tower")
         return self

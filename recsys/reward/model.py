@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from recsys.contracts.dataset import DatasetSpec
 from recsys.contracts.errors import ConfigError
-from recsys.contracts.prepared import Vocabulary
 from recsys.data.batch import HistoryBatch
-from recsys.model.attention import FeedForward
 from recsys.model.encoder import EVENT_FEATURES, CodeEmbedding, EncoderBlock, ItemTower
-from recsys.model.tables import FeatureTables
+from recsys.model.layers.attention import FeedForward
+from recsys.model.layers.tables import FeatureTables
 from recsys.reward.combination import combine_rewards, tower_weights
 from recsys.reward.config import CombinationConfig, CombinationMode, RewardModelConfig, RewardSignal
 from recsys.reward.match_attention import ItemRelations, Likeness, MatchAttention
@@ -43,7 +43,7 @@ class RewardSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: RewardModelConfig
-    vocabulary: Vocabulary
+    dataset: DatasetSpec
     level_sizes: tuple[int, ...]
     semantic_id_digest: str
     signals: tuple[RewardSignal, ...]
@@ -135,7 +135,7 @@ class SessionRewardModel(nn.Module):
         item_embeddings: float32 ``[items + 1, embedding_width]``, rows of length 1 or 0, row 0 padding; ``None`` if the
             spec has none.
         item_rates: float32 ``[items + 1, T]`` how much more feedback each item got in the train sessions than the average
-            one (:func:`recsys.reward.feedback_labels.relative_rates`), row 0 padding.
+            one (:func:`recsys.reward.feedback.labels.relative_rates`), row 0 padding.
     """
 
     item_rates_IT: torch.Tensor
@@ -150,8 +150,8 @@ class SessionRewardModel(nn.Module):
         item_rates: torch.Tensor,
     ) -> None:
         super().__init__()
-        config, vocabulary = spec.model, spec.vocabulary
-        rows = vocabulary.num_items + 1
+        config, dataset = spec.model, spec.dataset
+        rows = dataset.num_items + 1
         if tuple(catalogue.shape) != (rows, len(spec.level_sizes) + 2):
             raise ValueError(
                 f"catalogue has shape {tuple(catalogue.shape)}, expected {(rows, len(spec.level_sizes) + 2)}: "
@@ -168,7 +168,7 @@ class SessionRewardModel(nn.Module):
             raise ValueError(f"item embeddings have shape {given}, expected {(rows, spec.embedding_width)}")
         self.spec = spec
         parts = config.shared_parts()
-        self.tables = FeatureTables(vocabulary.table_rows(config.features), config.width, config.init_std)
+        self.tables = FeatureTables(dataset.table_rows(config.features), config.width, config.init_std)
         self.codes = CodeEmbedding(spec.level_sizes, config.width, config.init_std)
         self.item_tower = ItemTower(parts, self.tables, self.codes, catalogue)
         self.relations = ItemRelations(catalogue, item_embeddings)

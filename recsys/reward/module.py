@@ -18,7 +18,7 @@ from recsys.data.batch import HistoryBatch, collate_histories
 from recsys.data.loader import BucketedLoader
 from recsys.reward.checkpoint import save_reward_model
 from recsys.reward.config import RewardTrainConfig
-from recsys.reward.feedback import SessionFeedback
+from recsys.reward.feedback.dataset import SessionFeedback
 from recsys.reward.loss import reward_loss, tower_losses
 from recsys.reward.model import SessionRewardModel
 from recsys.training.best_so_far import BestSoFar
@@ -53,7 +53,7 @@ class FeedbackBatch:
         return FeedbackBatch(self.history.to(device), self.items_BNM.to(device), self.labels_BNT.to(device))
 
 
-class FeedbackRows:
+class FeedbackDataset:
     """Sessions as rows of the bucketed loader.
 
     Args:
@@ -95,7 +95,7 @@ class FeedbackRows:
 class FeedbackLoader(BucketedLoader):
     """The bucketed loader over sessions, which tells its rows the epoch."""
 
-    def __init__(self, rows: FeedbackRows, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: FeedbackDataset, batch_size: int, seed: int) -> None:
         super().__init__(rows, batch_size, seed)  # type: ignore[arg-type]  # it asks for lengths and collate alone
         self.rows = rows
 
@@ -111,7 +111,7 @@ class FeedbackLoader(BucketedLoader):
 class InOrderLoader:
     """Validation batches, always the same."""
 
-    def __init__(self, rows: FeedbackRows) -> None:
+    def __init__(self, rows: FeedbackDataset) -> None:
         order = np.argsort(rows.lengths, kind="stable")
         self.rows = rows
         self.batches = [order[i : i + _VALIDATION_BATCH] for i in range(0, len(order), _VALIDATION_BATCH)]

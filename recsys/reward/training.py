@@ -1,12 +1,12 @@
-"""Train a reward model and, on other users, a second one that serves only as judge.
+"""Train a reward model and, on other users, a second one that serves only as a check.
 
 Reads prepared data, semantic IDs, item embeddings; writes into the work folder
-    reward/, judge/              model.safetensors, reward_model.json, training.json, curves.parquet
+    reward/, held_out/             model.safetensors, reward_model.json, training.json, curves.parquet
     reward_metrics.parquet       AUC, cross-entropy and calibration on the test split, beside two baselines
     reward_calibration.parquet   reliability tables
     reward_report.json           the summary
 Both models see train sessions of their own users; their validation sessions decide when to stop, and calibrate. The test
-split is only judged. What is needed while training lies in ``.scratch``: a killed stage goes on from there.
+split is only evaluated. What is needed while training lies in ``.scratch``: a killed stage goes on from there.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from recsys.contracts.columns import TRAIN, VALID
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.contracts.manifest import read_json, write_json
-from recsys.contracts.prepared import PreparedData
 from recsys.model.checkpoint import catalogue_of
 from recsys.reward.calibration import calibrate
 from recsys.reward.checkpoint import SPEC_NAME, load_reward_model, save_reward_model
 from recsys.reward.combination import check_tower_names
 from recsys.reward.config import RewardConfig, RewardModelConfig, RewardTrainConfig
-from recsys.reward.feedback import SessionFeedback, session_feedback
-from recsys.reward.feedback_labels import FloatArray, relative_rates
+from recsys.reward.evaluate import evaluate_reward_models
+from recsys.reward.feedback.dataset import SessionFeedback, session_feedback
+from recsys.reward.feedback.labels import FloatArray, relative_rates
 from recsys.reward.model import RewardSpec, SessionRewardModel
 from recsys.reward.module import (
     BestRewardModel,
+    FeedbackDataset,
     FeedbackLoader,
-    FeedbackRows,
     InOrderLoader,
     RewardModule,
 )
-from recsys.reward.report import judge_reward_models
 from recsys.runtime import Progress, RichProgress, seed_everything
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.callbacks import Curves, ResumeCheckpoint
 
 logger = logging.getLogger(__name__)
 
 REWARD: Final = "reward"
-JUDGE: Final = "judge"
+HELD_OUT: Final = "held_out"
 RATE_SMOOTHING: Final = 20.0
 """Exposures of the average item mixed into each item's rates."""
 
 
 def split_users(num_users: int, config: RewardConfig, seed: int) -> dict[str, npt.NDArray[np.bool_]]:
-    """Draw who trains the reward model and who the judge, ``[U]`` each; nobody trains both."""
+    """Draw who trains the reward model and who the held-out reward model, ``[U]`` each; nobody trains both."""
     order = np.random.default_rng([seed, 11]).permutation(num_users)
     first = round(config.reward_share * num_users)
-    second = first + round(config.judge_share * num_users)
+    second = first + round(config.held_out_share * num_users)
     groups = {}
-    for name, users in ((REWARD, order[:first]), (JUDGE, order[first:second])):
+    for name, users in ((REWARD, order[:first]), (HELD_OUT, order[first:second])):
         groups[name] = np.zeros(num_users, bool)
         groups[name][users] = True
     return groups
 
 
 def build_reward_model(
-    prepared: PreparedData,
+    prepared: Dataset,
     semantic_ids: SemanticIds,
     item_embeddings: npt.NDArray[np.floating] | None,
     own: SessionFeedback,
@@ -96,22 +96,22 @@ def build_reward_model(
             raise ConfigError(
                 "reward.model.item_embeddings is true, but no item embeddings were given; set it to false"
             )
-        if len(item_embeddings) != prepared.vocabulary.num_items:
+        if len(item_embeddings) != prepared.spec.num_items:
             raise ArtifactError(
-                f"{len(item_embeddings)} item embeddings for {prepared.vocabulary.num_items} items; run `embed` again"
+                f"{len(item_embeddings)} item embeddings for {prepared.spec.num_items} items; run `embed` again"
             )
         padded = torch.from_numpy(np.pad(unit_rows(item_embeddings), ((1, 0), (0, 0))))
     shown = others.of(TRAIN)
-    num_items = prepared.vocabulary.num_items
+    num_items = prepared.spec.num_items
     rates = relative_rates(shown.signals, shown.items, shown.event_values, num_items, RATE_SMOOTHING)
     spec = RewardSpec(
         model=model,
-        vocabulary=prepared.vocabulary,
+        dataset=prepared.spec,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
         signals=own.signals,
         base_rates=tuple(float(rate) for rate in np.nanmean(own.of(TRAIN).labels, axis=0)),
-        max_items=config.feedback.max_items or prepared.vocabulary.session_length,
+        max_items=config.feedback.max_items or prepared.spec.session_length,
         embedding_width=0 if padded is None else padded.shape[1],
         combination=config.combination,
     )
@@ -125,7 +125,7 @@ def unit_rows(embeddings: npt.NDArray[np.floating]) -> FloatArray:
 
 
 def train_reward_models(
-    prepared: PreparedData,
+    prepared: Dataset,
     semantic_ids: SemanticIds,
     item_embeddings: npt.NDArray[np.floating] | None,
     config: RewardConfig,
@@ -133,7 +133,7 @@ def train_reward_models(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Train reward model and judge, and judge both on the test split; finished models are kept after a kill.
+    """Train the reward model and the held-out one, evaluate both on the test split; a finished model survives a kill.
 
     Returns:
         Summary: towers, sessions, best epochs, AUCs per tower on users that a model has not seen, agreement.
@@ -143,19 +143,19 @@ def train_reward_models(
         ConfigError: ``combination.weights`` names no tower, or the accelerator does not exist.
     """
     feedback = session_feedback(prepared, config.feedback)
-    groups = split_users(prepared.vocabulary.num_users, config, seed)
+    groups = split_users(prepared.spec.num_users, config, seed)
     models, reports = {}, {}
-    for number, (name, shape) in enumerate(((REWARD, config.model), (JUDGE, config.judge))):
+    for number, (name, shape) in enumerate(((REWARD, config.model), (HELD_OUT, config.held_out_model))):
         folder = out_dir / name
         if not (folder / "training.json").exists():
-            seed_everything(seed + number)  # the judge starts elsewhere as well
+            seed_everything(seed + number)  # the held-out reward model starts elsewhere as well
             own, others = feedback.of_users(groups[name]), feedback.of_users(~groups[name])
             _check_labels(own, name)
             model = build_reward_model(prepared, semantic_ids, item_embeddings, own, others, shape, config)
             _fit(model, name, own, config.train, out_dir, seed + number, progress)
         models[name] = load_reward_model(folder, semantic_ids.digest)
         reports[name] = read_json(folder / "training.json")
-    report = judge_reward_models(
+    report = evaluate_reward_models(
         models, feedback, groups, resamples=config.resamples, bins=config.calibration_bins, seed=seed
     )
     report.metrics.write_parquet(out_dir / "reward_metrics.parquet")
@@ -196,7 +196,7 @@ def _fit(
     scratch = out_dir / ".scratch" / name
     scratch.mkdir(parents=True, exist_ok=True)
     shape = (model.spec.max_items, model.spec.model.max_history)
-    rows = FeedbackRows(train, *shape, unexposed_seed=seed if config.unexposed_weight > 0 else None)
+    rows = FeedbackDataset(train, *shape, unexposed_seed=seed if config.unexposed_weight > 0 else None)
     loader = FeedbackLoader(rows, config.batch_size, seed)
     module = RewardModule(model, config, total_steps=config.max_epochs * len(loader))
     best, curves = BestRewardModel(scratch / "best", config.patience), Curves()
@@ -210,7 +210,7 @@ def _fit(
         trainer.fit(
             module,
             loader,
-            InOrderLoader(FeedbackRows(valid, *shape)),
+            InOrderLoader(FeedbackDataset(valid, *shape)),
             ckpt_path=str(resume.path) if resume.path.exists() else None,
             weights_only=True,
         )

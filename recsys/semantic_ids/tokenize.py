@@ -19,7 +19,6 @@ from recsys.semantic_ids.balanced_kmeans import BalancedResidualKMeans
 from recsys.semantic_ids.collisions import Repair, make_unique
 from recsys.semantic_ids.config import TokenizeConfig, advised_codebook_size, check_codebook_size
 from recsys.semantic_ids.diagnostics import collision_statistics, level_statistics
-from recsys.semantic_ids.generation import SemanticIds
 from recsys.semantic_ids.quantizer import (
     CodeArray,
     FloatArray,
@@ -28,6 +27,7 @@ from recsys.semantic_ids.quantizer import (
     relative_residual_errors,
 )
 from recsys.semantic_ids.residual_kmeans import ResidualKMeans
+from recsys.semantic_ids.versions import SemanticIds
 
 REPORT_NAME: Final = "tokenizer_report.json"
 
@@ -70,7 +70,7 @@ def tokenize(
         item_ids: ``[I]`` ids as the source gives them.
         traffic: ``[I]`` train events per item: who keeps a contested ID, and the weight of collisions in the report.
         config: The stage's settings.
-        out_dir: Receives the files of :class:`~recsys.semantic_ids.generation.SemanticIds` and ``tokenizer_report.json``.
+        out_dir: Receives the files of :class:`~recsys.semantic_ids.versions.SemanticIds` and ``tokenizer_report.json``.
         seed: Decides samples, first centroids and orders.
 
     Returns:

@@ -15,9 +15,9 @@ import torch
 
 from recsys.model.checkpoint import save_policy
 from recsys.training.best_so_far import BestSoFar
+from recsys.training.distributed.sharding import gathered
+from recsys.training.distributed.strategies import RANDOM_STATE
 from recsys.training.module import PolicyModule
-from recsys.training.sharding import gathered
-from recsys.training.strategies import RANDOM_STATE
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class ResumeCheckpoint(lightning.Callback):
 
 
 class ResumeFolder(ResumeCheckpoint):
-    """The same for :class:`~recsys.training.strategies.FolderCheckpoints`, on any number of processes.
+    """The same for :class:`~recsys.training.distributed.strategies.FolderCheckpoints`, on any number of processes.
 
     Every checkpoint is a folder ``step-00000120`` of its own; the newest complete one counts, and older ones are removed.
     The random state is each process's own. On another number of processes there is none to go back to: each then
@@ -183,7 +183,7 @@ class BestPolicy(BestSoFar):
 
 
 class ValidateLastEpoch(lightning.Callback):
-    """Validate after the last epoch, whatever ``validate_every_epochs`` says: an epoch that nothing judges is never kept.
+    """Validate after the last epoch, whatever ``validate_every_epochs`` says: an epoch that nothing measures is never kept.
 
     The trainer looks up its interval at the end of every epoch. A run that goes on inside its last epoch does not begin it
     again, hence two hooks.

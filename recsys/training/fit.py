@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError
 from recsys.contracts.manifest import read_json, write_json
-from recsys.contracts.prepared import PreparedData
 from recsys.data.datamodule import PolicyData
 from recsys.data.samples import TrainingForm
 from recsys.decoding.config import DecodeConfig
@@ -29,18 +29,18 @@ from recsys.model.generative_recommender import GenerativeRecommender, PolicySpe
 from recsys.model.summary import summarise
 from recsys.model.utilisation import Precision, describe
 from recsys.runtime import Progress, RichProgress, seed_everything
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.callbacks import BestPolicy, Curves, ResumeFolder, ValidateLastEpoch, seed_of_process
 from recsys.training.config import TrainConfig
+from recsys.training.distributed.processes import World, start_workers
+from recsys.training.distributed.strategies import OneProcessStrategy, TorchRecStrategy
 from recsys.training.module import PolicyModule
-from recsys.training.processes import World, start_workers
-from recsys.training.strategies import OneProcessStrategy, TorchRecStrategy
 
 logger = logging.getLogger(__name__)
 
 
 def build_policy(
-    prepared: PreparedData,
+    prepared: Dataset,
     semantic_ids: SemanticIds,
     model: ModelConfig,
     item_embeddings: npt.NDArray[np.float32] | None,
@@ -52,7 +52,7 @@ def build_policy(
     """
     spec = PolicySpec(
         model=model,
-        vocabulary=prepared.vocabulary,
+        dataset=prepared.spec,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
     )
@@ -77,14 +77,14 @@ def leading_directions(embeddings: npt.NDArray[np.float32], width: int) -> npt.N
     return result
 
 
-def training_form(prepared: PreparedData, model: ModelConfig) -> TrainingForm:
+def training_form(prepared: Dataset, model: ModelConfig) -> TrainingForm:
     """All-prefix training where it is exact: next item and a causal encoder."""
     causal = model.encoder_attention == "causal"
-    return "all_prefixes" if causal and prepared.vocabulary.task == "next_item" else "pairs"
+    return "all_prefixes" if causal and prepared.spec.task == "next_item" else "pairs"
 
 
 def train_policy(
-    prepared: PreparedData,
+    prepared: Dataset,
     semantic_ids: SemanticIds,
     item_embeddings: npt.NDArray[np.float32] | None,
     model_config: ModelConfig,
@@ -97,8 +97,8 @@ def train_policy(
     """Train, keep the best policy by validation NDCG@10 from real beam search, and report.
 
     With ``train.processes`` above 1 this process starts workers, waits, and reads what the first of them wrote. Under
-    torchrun every process calls this function with the same arguments (:mod:`recsys.training.launch` does); the first
-    one writes, all return the report.
+    torchrun every process calls this function with the same arguments (:mod:`recsys.training.distributed.launch` does);
+    the first one writes, all return the report.
 
     Returns:
         Summary: best epoch and metrics, parameter and FLOP counts, seconds, expert load.
@@ -143,11 +143,11 @@ def _train_in_worker(
 ) -> None:
     """What a started worker runs: files are opened here rather than sent."""
     embeddings = np.load(item_embeddings, mmap_mode="r") if isinstance(item_embeddings, Path) else item_embeddings
-    train_policy(PreparedData.open(prepared), semantic_ids, embeddings, *rest)
+    train_policy(Dataset.open(prepared), semantic_ids, embeddings, *rest)
 
 
 def _train(
-    prepared: PreparedData,
+    prepared: Dataset,
     semantic_ids: SemanticIds,
     item_embeddings: npt.NDArray[np.float32] | None,
     model_config: ModelConfig,

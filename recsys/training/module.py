@@ -21,14 +21,14 @@ from recsys.data.batch import TrainingBatch
 from recsys.data.datamodule import ValidationRows
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.metrics import row_metrics
+from recsys.metrics.ranking import row_metrics
 from recsys.model.generative_recommender import GenerativeRecommender
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.config import TrainConfig
+from recsys.training.distributed.processes import means_over_processes, sums_over_processes
+from recsys.training.distributed.sharding import gathered, set_learning_rate, step_ids
 from recsys.training.losses import dense_loss, next_token_loss, sampled_dense_loss
-from recsys.training.processes import means_over_processes, sums_over_processes
 from recsys.training.schedule import adamw, warmup_cosine
-from recsys.training.sharding import gathered, set_learning_rate, step_ids
 
 VALIDATION_K = 10
 RANKINGS = ("beam", "served")
@@ -128,7 +128,7 @@ class PolicyModule(lightning.LightningModule):
     @property
     def _samples_negatives(self) -> bool:
         sampled = self.config.dense_sampled_items
-        return sampled is not None and sampled < self.policy.spec.vocabulary.num_items
+        return sampled is not None and sampled < self.policy.spec.dataset.num_items
 
     def _draw_negatives(self) -> torch.Tensor | None:
         """Item rows for the sampled softmax; ``None`` where the whole catalogue is scored."""
@@ -136,7 +136,7 @@ class PolicyModule(lightning.LightningModule):
             return None
         count = self.config.dense_sampled_items
         assert count is not None
-        num_items = self.policy.spec.vocabulary.num_items
+        num_items = self.policy.spec.dataset.num_items
         return torch.randint(1, num_items + 1, (count,), device=self.policy.codes.weight.device)
 
     def _lookups(self, batch: TrainingBatch, negatives_S: torch.Tensor | None) -> AbstractContextManager[None]:
@@ -147,7 +147,7 @@ class PolicyModule(lightning.LightningModule):
         if self.config.dense_weight == 0:
             dense_rows = batch.target_BPM.new_empty(0)
         elif negatives_S is None:
-            dense_rows = torch.arange(self.policy.spec.vocabulary.num_items + 1, device=batch.target_BPM.device)
+            dense_rows = torch.arange(self.policy.spec.dataset.num_items + 1, device=batch.target_BPM.device)
         else:
             dense_rows = torch.cat([batch.target_BPM[..., 0].flatten(), negatives_S])
         return tables.one_lookup(step_ids(self.policy, batch, dense_rows))
@@ -171,7 +171,7 @@ class PolicyModule(lightning.LightningModule):
             torch.nn.utils.clip_grad_norm_([parameter for group in dense for parameter in group], gradient_clip_val)
 
     def validation_step(self, rows: ValidationRows, batch_idx: int) -> None:
-        """Decode the validation users, each process its own, and judge both rankings."""
+        """Decode the validation users, each process its own, and measure both rankings."""
         figures = {f"{name}_{metric}": 0.0 for name in RANKINGS for metric in METRICS}
         with gathered(self.policy.tables, self.device):
             if len(rows) > 0:  # fewer rows than processes leave some without

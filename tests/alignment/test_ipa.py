@@ -1,4 +1,5 @@
-"""Iterative preference alignment on the ring: a judge that likes even items gets more of them, and the books are right."""
+"""Iterative preference alignment on the ring: a reward model that likes even items gets more of them, and the books are
+right."""
 
 from __future__ import annotations
 
@@ -20,17 +21,23 @@ from recsys.alignment.config import (
     RolloutConfig,
     SupervisedConfig,
 )
-from recsys.alignment.preference_losses import PreferenceLossConfig
+from recsys.alignment.losses.preference import PreferenceLossConfig
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import open_artifact
-from recsys.contracts.prepared import PreparedData
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import load_policy
-from tests.alignment.toy_alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
-from tests.toy import ring_ids
+from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
+from tests.toy.dataset import ring_ids
 
 GUARD = GuardConfig(
-    ks=(1, 5, 10), recall_at=10, num_generations=4, users=40, resamples=100, recall_falls="ignore", judge_falls="ignore"
+    ks=(1, 5, 10),
+    recall_at=10,
+    num_generations=4,
+    users=40,
+    resamples=100,
+    recall_falls="ignore",
+    held_out_falls="ignore",
 )
 
 
@@ -48,21 +55,21 @@ def ipa(**changes: object) -> AlignConfig:
     return AlignConfig(method="ipa", ipa=IpaConfig(**settings), guard=GUARD)
 
 
-def run(prepared: PreparedData, folder: Path, config: AlignConfig, **options):
+def run(prepared: Dataset, folder: Path, config: AlignConfig, **options):
     policy = ring_policy(prepared)
-    options = {"reward_model": EvenTaste(), "judge": EvenTaste(), **options}
+    options = {"reward_model": EvenTaste(), "held_out_reward_model": EvenTaste(), **options}
     return policy, align_policy(
         prepared, ring_ids(), policy, config, DecodeConfig(), folder, 5, QUIET, parents={"train": "abc"}, **options
     )
 
 
 @pytest.mark.parametrize("task", ["next_item", "session"])
-def test_a_judge_of_even_items_gets_more_of_them(tmp_path: Path, task: str) -> None:
+def test_a_reward_of_even_items_gets_more_of_them(tmp_path: Path, task: str) -> None:
     prepared = (next_item_ring if task == "next_item" else session_ring)(tmp_path / "data")
     _, summary = run(prepared, tmp_path / "align", ipa(preference_reduction="pairs"))
     assert summary["kept_round"] == 2
     report = json.loads((tmp_path / "align" / "alignment_report.json").read_text())
-    even = [finished["measured"]["judge_even"] for finished in report["rounds"]]
+    even = [finished["measured"]["held_out_reward_even"] for finished in report["rounds"]]
     assert even[0] < even[1] < even[2]
     assert even[2] > even[0] + 0.15
     assert summary["after"]["kl_to_start"] > 0.01
@@ -77,7 +84,7 @@ def test_every_kind_of_loss_trains(tmp_path: Path, loss_type: str) -> None:
     config = ipa(rounds=1, loss=PreferenceLossConfig(loss_type=loss_type), pair_rule=rule, num_negatives=negatives)
     config = config.model_copy(update={"ipa": config.ipa.model_copy(update={"preference_reduction": "pairs"})})
     _, summary = run(prepared, tmp_path / "align", config)
-    assert summary["after"]["judge"] > 0
+    assert summary["after"]["held_out_reward"] > 0
 
 
 def test_the_books_of_a_round(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_pairs_of_what_users_took_need_no_reward_model(tmp_path: Path) -> None:
         supervised=SupervisedConfig(weight=0.0),
         optimiser=OptimiserConfig(learning_rate=1e-2),
     )
-    _, summary = run(prepared, tmp_path / "align", config, reward_model=None, judge=None)
+    _, summary = run(prepared, tmp_path / "align", config, reward_model=None, held_out_reward_model=None)
     assert summary["after"]["beam_ndcg@10"] > summary["before"]["beam_ndcg@10"] + 0.05
 
 
@@ -130,15 +137,16 @@ def test_a_curriculum_starts_with_easy_pairs(tmp_path: Path) -> None:
 
 
 def test_the_guard_stops_and_keeps_the_last_good_round(tmp_path: Path) -> None:
-    """The judge dislikes what the reward likes: the first round is over-optimisation, and the start is kept."""
+    """The held-out reward model dislikes what the reward likes: the first round is over-optimisation, and the start is
+    kept."""
     prepared = next_item_ring(tmp_path / "data")
-    guard = GUARD.model_copy(update={"judge_falls": "while_reward_rises"})
+    guard = GUARD.model_copy(update={"held_out_falls": "while_reward_rises"})
     config = ipa(rounds=3, preference_reduction="pairs").model_copy(update={"guard": guard})
     start = weights_of(ring_policy(prepared))
-    policy, summary = run(prepared, tmp_path / "align", config, judge=EvenTaste(-1.0))
+    policy, summary = run(prepared, tmp_path / "align", config, held_out_reward_model=EvenTaste(-1.0))
     assert summary["kept_round"] == 0
     assert summary["rounds"] == 1
-    assert "judge fell by" in summary["stopped"]
+    assert "held_out_reward fell by" in summary["stopped"]
     assert "while reward rose" in summary["stopped"]
     assert all(torch.equal(tensor, start[name]) for name, tensor in policy.state_dict().items())
 
@@ -146,10 +154,10 @@ def test_the_guard_stops_and_keeps_the_last_good_round(tmp_path: Path) -> None:
 def test_the_guard_backs_off_with_smaller_steps_and_a_stronger_pull(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
     guard = GUARD.model_copy(
-        update={"judge_falls": "while_reward_rises", "on_violation": "back_off", "max_back_offs": 2}
+        update={"held_out_falls": "while_reward_rises", "on_violation": "back_off", "max_back_offs": 2}
     )
     config = ipa(rounds=5, samples_per_round=96, preference_reduction="pairs").model_copy(update={"guard": guard})
-    _, summary = run(prepared, tmp_path / "align", config, judge=EvenTaste(-1.0))
+    _, summary = run(prepared, tmp_path / "align", config, held_out_reward_model=EvenTaste(-1.0))
     report = json.loads((tmp_path / "align" / "alignment_report.json").read_text())
     scales = [(finished["learning_rate_scale"], finished["beta_scale"]) for finished in report["rounds"][1:]]
     assert scales[:3] == [(1.0, 1.0), (0.5, 2.0), (0.25, 4.0)]
@@ -158,9 +166,9 @@ def test_the_guard_backs_off_with_smaller_steps_and_a_stronger_pull(tmp_path: Pa
 
 def test_recording_goes_on_whatever_happens(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
-    guard = GUARD.model_copy(update={"judge_falls": "always", "on_violation": "record"})
+    guard = GUARD.model_copy(update={"held_out_falls": "always", "on_violation": "record"})
     config = ipa(preference_reduction="pairs").model_copy(update={"guard": guard})
-    _, summary = run(prepared, tmp_path / "align", config, judge=EvenTaste(-1.0))
+    _, summary = run(prepared, tmp_path / "align", config, held_out_reward_model=EvenTaste(-1.0))
     assert summary["kept_round"] == 2
     assert summary["stopped"] == ""
 

@@ -19,18 +19,18 @@ from recsys.alignment.config import (
     RolloutConfig,
     SupervisedConfig,
 )
-from recsys.alignment.learner import Learner, RoundCurve
-from recsys.alignment.policy_gradient import PolicyGradientConfig
+from recsys.alignment.losses.policy_gradient import PolicyGradientConfig
 from recsys.alignment.rere import RankingRewardLearning
-from recsys.alignment.reward_plugs import RewardPlugs
-from recsys.alignment.rollouts import RolloutSampler
-from recsys.alignment.rounds import RoundWork
-from recsys.alignment.sample_stream import SampleStream
+from recsys.alignment.rewards.reward_set import RewardSet
+from recsys.alignment.rollouts.request_stream import RequestStream
+from recsys.alignment.rollouts.sampler import RolloutSampler
+from recsys.alignment.rounds.learner import Learner, RoundCurve
+from recsys.alignment.rounds.loop import RoundWork
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError
-from recsys.contracts.prepared import PreparedData
 from recsys.decoding.config import DecodeConfig
-from tests.alignment.toy_alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
-from tests.toy import ring_ids
+from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
+from tests.toy.dataset import ring_ids
 
 GUARD = GuardConfig(ks=(1, 5, 10), recall_at=10, num_generations=4, users=60, resamples=100, recall_falls="ignore")
 
@@ -47,19 +47,19 @@ def settings(**changes: object) -> RereConfig:
     return RereConfig(**values)
 
 
-def run(prepared: PreparedData, folder: Path, config: RereConfig, **options):
+def run(prepared: Dataset, folder: Path, config: RereConfig, **options):
     align = AlignConfig(method="rere", rere=config, guard=GUARD)
     return align_policy(prepared, ring_ids(), ring_policy(prepared), align, DecodeConfig(), folder, 5, QUIET, **options)
 
 
-def learning(prepared: PreparedData, config: RereConfig, plugs: RewardPlugs | None = None) -> RankingRewardLearning:
+def learning(prepared: Dataset, config: RereConfig, reward_set: RewardSet | None = None) -> RankingRewardLearning:
     policy = ring_policy(prepared)
     method = RankingRewardLearning(
         config,
         Learner(policy, config.optimiser, total_steps=50),
-        SampleStream(prepared, 6, config.requests_per_step, seed=0),
+        RequestStream(prepared, 6, config.requests_per_step, seed=0),
         RolloutSampler(ring_ids(), config.rollouts),
-        plugs or RewardPlugs(config.rewards),
+        reward_set or RewardSet(config.rewards),
         seed=0,
     )
     method.begin(None)
@@ -133,7 +133,7 @@ def test_one_step_by_hand(tmp_path: Path) -> None:
 
 
 def test_equal_rewards_move_nothing_and_are_counted(tmp_path: Path) -> None:
-    """A judge that gives everybody 1: every group is without signal; filtered, no update is made."""
+    """A reward model that gives everybody 1: every group is without signal; filtered, no update is made."""
 
     class Content(EvenTaste):
         def values(self, histories, items_BGM):
@@ -141,7 +141,7 @@ def test_equal_rewards_move_nothing_and_are_counted(tmp_path: Path) -> None:
 
     prepared = next_item_ring(tmp_path)
     config = settings(rewards={"learned": 1.0})
-    method = learning(prepared, config, RewardPlugs({"learned": 1.0}, learned=Content()))
+    method = learning(prepared, config, RewardSet({"learned": 1.0}, learned=Content()))
     before = weights_of(method.learner.policy)
     work = work_of(tmp_path)
     method._step(work, method.stream.rows(0), torch.Generator())
@@ -150,7 +150,7 @@ def test_equal_rewards_move_nothing_and_are_counted(tmp_path: Path) -> None:
     assert method.learner.step == 0
     assert all(torch.equal(t, before[name]) for name, t in method.learner.policy.state_dict().items())
 
-    kept = learning(prepared, config.model_copy(update={"zero_signal_weight": 1.0}), method.plugs)
+    kept = learning(prepared, config.model_copy(update={"zero_signal_weight": 1.0}), method.reward_set)
     work = work_of(tmp_path)
     kept._step(work, kept.stream.rows(0), torch.Generator())
     assert kept.learner.step == 1  # advantages are 0, and at the reference the divergence has no gradient either

@@ -18,17 +18,17 @@ from recsys.alignment.config import (
     RolloutConfig,
     SupervisedConfig,
 )
-from recsys.alignment.learner import Learner
+from recsys.alignment.rounds.learner import Learner
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.model.config import ModelConfig
-from recsys.reward.scorers import DiverseScorer
+from recsys.reward.scoring import DiverseScorer
 from recsys.training.fit import build_policy
-from tests.alignment.toy_alignment import MODEL, QUIET, EvenTaste, next_item_ring
-from tests.toy import ring_ids
+from tests.toy.alignment import MODEL, QUIET, EvenTaste, next_item_ring
+from tests.toy.dataset import ring_ids
 
 
 class EvenOrOdd:
@@ -86,7 +86,7 @@ def test_a_request_gets_what_it_weighs(tmp_path: Path) -> None:
     kept = load_policy(tmp_path / "align" / "model", ring_ids().digest)
     assert kept.spec.objectives == ("even", "odd")
     recommender = Recommender(kept, ring_ids(), DecodeConfig(beam_width=12, rescore="none"))
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     shares = [
         (
             recommender.recommend(histories.with_objective(np.array(weights)), 3, exclude_seen=False).items % 2 == 0
@@ -144,6 +144,6 @@ def test_refusals(tmp_path: Path) -> None:
             QUIET,
             reward_model=EvenOrOdd(),
         )
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     with pytest.raises(DataError, match="2 rows, the histories 60"):
         histories.with_objective(np.ones((2, 3)))

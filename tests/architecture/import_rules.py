@@ -1,7 +1,7 @@
 """Who may import whom, checked by reading the import statements.
 
 ``python tests/architecture/import_rules.py`` lists what breaks the rules below and exits with 1 if anything does.
-An area is a package or, inside ``recsys``, one of its parts; each names the areas it may import beside itself.
+An area is a package or a folder of it; each names the areas it may import beside itself.
 """
 
 from __future__ import annotations
@@ -15,31 +15,61 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("recsys", "features", "serving", "pipelines")
 
 _CONTRACTS = {"recsys.contracts"}
-_BASE = _CONTRACTS | {"recsys.config", "recsys.runtime"}
+_BASE = _CONTRACTS | {"recsys.config", "recsys.runtime", "recsys.metrics"}
 _IDS = _BASE | {"recsys.semantic_ids"}
 _DATA = _IDS | {"recsys.data"}
-_MODEL = _DATA | {"recsys.native", "recsys.model"}
+_LAYERS = _DATA | {"recsys.native", "recsys.model.config", "recsys.model.layers"}
+_MODEL = _LAYERS | {"recsys.model", "recsys.model.variants"}
 _DECODING = _MODEL | {"recsys.decoding"}
-_TRAINING = _DECODING | {"recsys.metrics", "recsys.intervals", "recsys.training"}
+_TRAINING = _DECODING | {"recsys.training", "recsys.training.distributed"}
+_REWARD = _TRAINING | {"recsys.reward", "recsys.reward.feedback"}
+_REWARDS = _REWARD | {"recsys.alignment.losses", "recsys.alignment.rewards"}
+_ROLLOUTS = _REWARDS | {"recsys.alignment.config", "recsys.alignment.rollouts"}
+_ALIGNMENT = _ROLLOUTS | {"recsys.alignment.rounds", "recsys.alignment"}
+_INPUTS = _DECODING | {"serving.config", "serving.bundle", "serving.inputs"}
+_ANSWERS = _INPUTS | _REWARD | {"serving.answers"}
+_SERVING = _ANSWERS | {"serving.registry", "serving.export", "serving.batch"}
+_EVERYTHING = _ALIGNMENT | _SERVING | {"recsys.evaluation", "recsys.reports", "features"}
+_ENGINE = {"pipelines.engine"}
 
 ALLOWED: dict[str, set[str]] = {
     "recsys.contracts": set(),
     "recsys.config": _CONTRACTS,
     "recsys.runtime": _CONTRACTS,
-    "recsys.metrics": _BASE,
-    "recsys.intervals": _BASE,
+    "recsys.metrics": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "recsys.semantic_ids": _BASE,
     "recsys.data": _IDS,
     "recsys.native": set(),
-    "recsys.model": _DATA | {"recsys.native"},
+    "recsys.model.config": _DATA,
+    "recsys.model.layers": _DATA | {"recsys.native", "recsys.model.config"},
+    "recsys.model.variants": _LAYERS | {"recsys.model"},
+    "recsys.model": _LAYERS | {"recsys.model.variants"},
     "recsys.decoding": _MODEL,
+    "recsys.training.distributed": _TRAINING,
     "recsys.training": _TRAINING,
     "recsys.evaluation": _TRAINING,
-    "recsys.reward": _TRAINING,
-    "recsys.alignment": _TRAINING | {"recsys.reward"},
+    "recsys.reward.feedback": _BASE | {"recsys.data", "recsys.reward"},
+    "recsys.reward": _REWARD,
+    "recsys.alignment.losses": _BASE,
+    "recsys.alignment.rewards": _REWARD,
+    "recsys.alignment.config": _REWARDS,
+    "recsys.alignment.rollouts": _REWARDS | {"recsys.alignment.config"},
+    "recsys.alignment.rounds": _ROLLOUTS,
+    "recsys.alignment": _ALIGNMENT,
+    "recsys.reports": _ALIGNMENT | {"recsys.evaluation"},
     "features": _BASE,
-    "serving": _DECODING | {"recsys.reward"},
-    "pipelines": _TRAINING | {"recsys.evaluation", "recsys.reward", "recsys.alignment", "features", "serving"},
+    "serving.config": _BASE,
+    "serving.bundle": _DATA,
+    "serving.inputs": _DECODING | {"serving.config", "serving.bundle"},
+    "serving.answers": _INPUTS | _REWARD,
+    "serving.export": _ANSWERS,
+    "serving.batch": _ANSWERS | {"serving.registry"},
+    "serving.registry": _ANSWERS,
+    "pipelines.engine": _CONTRACTS | {"recsys.config", "recsys.runtime"},
+    "pipelines.release": _EVERYTHING | _ENGINE,
+    "pipelines.simulation": _EVERYTHING | _ENGINE | {"pipelines"},
+    "pipelines.cli": _EVERYTHING | _ENGINE | {"pipelines", "pipelines.release", "pipelines.simulation"},
+    "pipelines": _EVERYTHING | _ENGINE | {"pipelines.release"},
 }
 FOREIGN: dict[str, set[str]] = {"recsys": {"mlflow"}, "features": {"mlflow", "torchrec", "lightning"}}
 """Libraries that a package must not import."""
@@ -91,14 +121,17 @@ def imports(tree: ast.Module, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def area_of(module: str) -> str:
-    """Return the area a module belongs to.
+    """Return the area a module belongs to: the longest name in :data:`ALLOWED` that it starts with.
 
     Example:
         >>> area_of("recsys.data.batch"), area_of("features.sources.table")
         ('recsys.data', 'features')
     """
     parts = module.split(".")
-    return ".".join(parts[:2]) if parts[0] == "recsys" else parts[0]
+    for depth in range(len(parts), 0, -1):
+        if ".".join(parts[:depth]) in ALLOWED:
+            return ".".join(parts[:depth])
+    return ".".join(parts[:2]) if len(parts) > 1 else parts[0]
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""ReRe on real data: variants of the method, each from the same policies, judged on the same test rows.
+"""ReRe on real data: variants of the method, each from the same policies, evaluated on the same test rows.
 
 For every seed a policy is trained by the pipeline (stages prepare to train of the data set's recipe) unless its folder is
 there. Every variant then starts from it: roll-outs and rewards come from train targets alone, whose histories end before
@@ -26,25 +26,25 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.cli.options import LogLevel, ProgressMode, make_progress, set_up_logging
 from pipelines.config import RunConfig, load_run_config
-from pipelines.lock import run_lock
-from pipelines.options import LogLevel, ProgressMode, make_progress, set_up_logging
+from pipelines.engine.lock import run_lock
 from pipelines.workflow import Workflow
 from recsys.alignment.align import align_policy
-from recsys.alignment.alignment_report import CURVES_NAME, REPORT_NAME
 from recsys.alignment.config import AlignConfig, GuardConfig
+from recsys.alignment.rounds.report import CURVES_NAME, REPORT_NAME
 from recsys.contracts.columns import SPLIT_NAMES, TEST, VALID
+from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, open_artifact, read_json, write_json
-from recsys.contracts.prepared import PreparedData, Targets
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.metrics import coverage, row_metrics
+from recsys.metrics.ranking import coverage, row_metrics
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import set_threads
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 from tests.benchmarks.alignment_rere_page import START, write_page
 from tests.benchmarks.alignment_rere_variants import (
     CANDIDATES,
@@ -62,7 +62,7 @@ logger = logging.getLogger("recsys.benchmarks")
 RECIPES: Final = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
 KS: Final = (1, 5, 10, 20, 50)
 BEAM_WIDTH: Final = 50
-"""Of every judged beam, as in ReRe's evaluation."""
+"""Of every evaluated beam, as in ReRe's evaluation."""
 SAMPLE_SEED: Final = 0
 TRAINED_STAGES: Final = ("prepare", "embed", "tokenize", "train")
 
@@ -91,9 +91,9 @@ class Base:
         return self.artefacts / kind / digest[:16]
 
     @cached_property
-    def prepared(self) -> PreparedData:
+    def prepared(self) -> Dataset:
         """The data."""
-        return PreparedData.open(self.parent("prepare", "prepared"))
+        return Dataset.open(self.parent("prepare", "prepared"))
 
     @cached_property
     def semantic_ids(self) -> SemanticIds:
@@ -104,9 +104,9 @@ class Base:
         """A fresh copy of the policy."""
         return load_policy(self.policy_path / "model", self.semantic_ids.digest)
 
-    def rows_to_judge(self, split: int) -> Targets:
-        """The rows to judge: the same users for every seed, because the data do not depend on it."""
-        targets, wanted = self.prepared.targets(split), DATASETS[self.dataset].judged_rows
+    def rows_to_measure(self, split: int) -> Targets:
+        """The rows to evaluate: the same users for every seed, because the data do not depend on it."""
+        targets, wanted = self.prepared.targets(split), DATASETS[self.dataset].eval_rows
         if len(targets) <= wanted:
             return targets
         rows = np.random.default_rng(SAMPLE_SEED).choice(len(targets), wanted, replace=False)
@@ -177,7 +177,7 @@ class Job:
 
 
 def run_job(job: Job, base: Base, config: AlignConfig | None, split: int) -> None:
-    """Align (``None``: do not) and judge; nothing is done where the result exists.
+    """Align (``None``: do not) and measure; nothing is done where the result exists.
 
     Raises:
         ArtifactError: The result that exists was made with other settings.
@@ -194,9 +194,9 @@ def run_job(job: Job, base: Base, config: AlignConfig | None, split: int) -> Non
     if config is not None:
         facts |= align(job, base, policy, config)
     aligned = time.monotonic()
-    targets = base.rows_to_judge(split)
-    values, facts["mean"] = judge(base, policy, targets)
-    facts |= {"rows": len(targets), "align_seconds": aligned - started, "judge_seconds": time.monotonic() - aligned}
+    targets = base.rows_to_measure(split)
+    values, facts["mean"] = measure(base, policy, targets)
+    facts |= {"rows": len(targets), "align_seconds": aligned - started, "measure_seconds": time.monotonic() - aligned}
     np.savez_compressed(job.rows, users=targets.user_index, **values)  # type: ignore[arg-type]
     write_json(job.result, facts)
 
@@ -236,14 +236,14 @@ def align(job: Job, base: Base, policy: GenerativeRecommender, config: AlignConf
     return {name: report[name] for name in ("settings", "guard", "kept_round", "stopped", "rounds")}
 
 
-def judge(
+def measure(
     base: Base, policy: GenerativeRecommender, targets: Targets
 ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, float]]:
     """Rank the rows with and without seen items, in both orders; return values per row and their means.
 
     Names are ``<beam|served>/<filtered|unfiltered>/<metric>``; recall and mrr say nothing more for a single target.
     """
-    histories = Histories.of_targets(base.prepared.history, targets)
+    histories = Histories.from_targets(base.prepared.history, targets)
     recommender = Recommender(policy, base.semantic_ids, DecodeConfig(beam_width=BEAM_WIDTH))
     values: dict[str, npt.NDArray[np.float32]] = {}
     means: dict[str, float] = {}
@@ -257,12 +257,12 @@ def judge(
                 if metric.startswith(("hr", "ndcg")):
                     values[prefix + metric] = per_row.astype(np.float32)
                     means[prefix + metric] = float(per_row.mean())
-            means[prefix + "coverage@10"] = coverage(ranked, 10, base.prepared.vocabulary.num_items)
+            means[prefix + "coverage@10"] = coverage(ranked, 10, base.prepared.spec.num_items)
     return values, means
 
 
 def tune(base: Base, out: Path) -> None:
-    """Run every candidate for the settings in one round that nothing stops, and judge it on validation rows."""
+    """Run every candidate for the settings in one round that nothing stops, and measure it on validation rows."""
     guard = GuardConfig(users=500, ks=KS, recall_at=KS[-1], on_violation="record")
     run_job(Job(base.dataset, base.seed, START, out / "tune"), base, None, VALID)
     for name, (variant, settings) in CANDIDATES.items():

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import read_json
-from recsys.intervals import estimate_means
+from recsys.metrics.bootstrap import estimate_means
 from tests.benchmarks.paired import RESULTS, machine
 
 START: Final = "next-token policy"
@@ -99,14 +99,14 @@ def compare(after: Mapping[int, Finished], before: Mapping[int, Finished], names
     """Paired differences of metrics over the seeds that both have.
 
     Raises:
-        ArtifactError: The two judged other rows.
+        ArtifactError: The two evaluated other rows.
     """
     seeds = sorted(set(after) & set(before))
     users, differences, starts = [], [], []
     for seed in seeds:
         one, other = after[seed].rows, before[seed].rows
         if not np.array_equal(one["users"], other["users"]):
-            raise ArtifactError(f"'{after[seed].path}' and '{before[seed].path}' judged other rows; delete both")
+            raise ArtifactError(f"'{after[seed].path}' and '{before[seed].path}' evaluated other rows; delete both")
         users.append(one["users"])
         starts.append(np.stack([other[name] for name in names], axis=1).astype(np.float64))
         differences.append(np.stack([one[name] for name in names], axis=1) - starts[-1])

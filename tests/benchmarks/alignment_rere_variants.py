@@ -15,13 +15,13 @@ class Dataset:
     Attributes:
         recipe: Name of the pipeline's recipe that trains the policies.
         folder: Below ``RECSYS_DATA``.
-        judged_rows: Rows judged; of more, so many are drawn, once for all seeds and variants.
+        eval_rows: Rows evaluated; of more, so many are drawn, once for all seeds and variants.
         guard_rows: Validation rows that the guard looks at.
     """
 
     recipe: str
     folder: str
-    judged_rows: int
+    eval_rows: int
     guard_rows: int
 
 
@@ -127,7 +127,7 @@ CANDIDATES: Final = {
 NOTES: Final = """\
 - policies: the recipe of the data set, stages prepare to train, one per seed; every variant of a seed starts from
   the same policy, and sees the same train targets in the same order; no validation or test item is ever a reward
-- judged: item level, whole catalogue, constrained beam of 50 (ReRe's width; the recipe serves from 100); filtered
+- evaluated: item level, whole catalogue, constrained beam of 50 (ReRe's width; the recipe serves from 100); filtered
   means that items of the history are left out; served is the dense head's order of the same 50 candidates, so its
   HR@50 is the beam's
 - first row of a table: means over the seeds that are there; other rows: relative change, in brackets a 95 % paired

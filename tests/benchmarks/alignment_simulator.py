@@ -1,10 +1,11 @@
-"""Alignment against the truth: variants of the loop from the same policies, judged by the simulator.
+"""Alignment against the truth: variants of the loop from the same policies, evaluated by the simulator.
 
-For every seed another world is simulated, and policy, reward model and judge are trained by the pipeline's stages with the
-recipe ``simulated_sessions.yaml``. Every variant starts from that policy, changes some keys of the recipe's ``align``
-section, and is judged by what its sessions are truly worth to the same users at the end of the log: their best beam, which
-is what would be served, and sessions drawn from the policy. A finished (seed, variant) is one JSON file and one file of
-values per user, so the run can be stopped and started again; the page is written from all that exist.
+For every seed another world is simulated, and policy, reward model and held-out reward model are trained by the
+pipeline's stages with the recipe ``simulated_sessions.yaml``. Every variant starts from that policy, changes some keys
+of the recipe's ``align`` section, and is evaluated by what its sessions are truly worth to the same users at the end of
+the log: their best beam, which is what would be served, and sessions drawn from the policy. A finished (seed, variant)
+is one JSON file and one file of values per user, so the run can be stopped and started again; the page is written from
+all that exist.
 
 The settings were chosen in worlds of seeds 0 and 17, so seeds 1 to 3 are clean.
 
@@ -30,27 +31,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.cli.options import LogLevel, ProgressMode, make_progress, set_up_logging
 from pipelines.config import RunConfig, load_run_config
-from pipelines.lock import run_lock
-from pipelines.options import LogLevel, ProgressMode, make_progress, set_up_logging
-from pipelines.run import Runner
-from pipelines.simulated_users import Sessions, SimulatedUsers, best_by
+from pipelines.engine.lock import run_lock
+from pipelines.engine.runner import Runner
+from pipelines.simulation.users import Sessions, SimulatedUsers, best_by
 from pipelines.stages import stages_of
 from recsys.alignment.align import align_policy
-from recsys.alignment.alignment_report import CURVES_NAME, REPORT_NAME
 from recsys.alignment.config import AlignConfig, RolloutConfig
-from recsys.alignment.rollouts import Requests, RolloutSampler
+from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
+from recsys.alignment.rounds.report import CURVES_NAME, REPORT_NAME
 from recsys.config import validate
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import ArtifactStore, read_json, write_json
-from recsys.contracts.prepared import PreparedData
 from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.reward.checkpoint import load_reward_model
-from recsys.reward.scorers import ModelScorer
+from recsys.reward.scoring import ModelScorer
 from recsys.runtime import set_threads
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 from tests.benchmarks.alignment_simulator_page import (
     CONTROL,
     IPA,
@@ -68,9 +69,9 @@ logger = logging.getLogger("recsys.benchmarks")
 RECIPE: Final = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "simulated_sessions.yaml"
 BASE_STAGES: Final = ("prepare", "embed", "tokenize", "train", "reward")
 BASE_NAME: Final = "base.json"
-JUDGED_USERS: Final = 1500
+MEASURED_USERS: Final = 1500
 ROUND_USERS: Final = 500
-"""Of the judged ones, for the policy of every round."""
+"""Of the evaluated ones, for the policy of every round."""
 DRAWS: Final = 8
 """Responses of a user that are averaged, per session."""
 SAMPLED_SESSIONS: Final = 4
@@ -85,7 +86,7 @@ class Variant:
     Attributes:
         changes: Keys of the recipe's ``align`` section that are replaced; ``None``: no alignment at all.
         one_round: Put all samples of the recipe's rounds into one.
-        every_round: Judge the policy of every round, not only the one that is kept.
+        every_round: Evaluate the policy of every round, not only the one that is kept.
     """
 
     changes: Mapping[str, Any] | None = field(default_factory=dict)
@@ -133,7 +134,7 @@ VARIANTS: Final = {
 
 @dataclass(frozen=True)
 class Base:
-    """World, policy, reward model and judge of one seed."""
+    """World, policy, reward model and evaluate of one seed."""
 
     folder: Path
     seed: int
@@ -168,9 +169,9 @@ class Base:
         return folders
 
     @cached_property
-    def prepared(self) -> PreparedData:
+    def prepared(self) -> Dataset:
         """The log."""
-        return PreparedData.open(self.artefacts["prepare"])
+        return Dataset.open(self.artefacts["prepare"])
 
     @cached_property
     def semantic_ids(self) -> SemanticIds:
@@ -179,18 +180,18 @@ class Base:
 
     @cached_property
     def users(self) -> SimulatedUsers:
-        """The users that are judged, spread over all of the world."""
+        """The users that are evaluated, spread over all of the world."""
         config = self.config
         everybody = SimulatedUsers.open(config.source, self.prepared, config.seed)
-        return everybody.take(np.unique(np.linspace(0, len(everybody) - 1, JUDGED_USERS).astype(np.int64)))
+        return everybody.take(np.unique(np.linspace(0, len(everybody) - 1, MEASURED_USERS).astype(np.int64)))
 
     @cached_property
     def scorers(self) -> dict[str, ModelScorer]:
-        """Reward model and judge."""
+        """Reward model and held-out reward model."""
         folder = self.artefacts["reward"]
         return {
             name: ModelScorer(load_reward_model(folder / name, self.semantic_ids.digest))
-            for name in ("reward", "judge")
+            for name in ("reward", "held_out_reward")
         }
 
     def policy(self, folder: Path | None = None) -> GenerativeRecommender:
@@ -214,16 +215,16 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-Judged = dict[str, npt.NDArray[np.float64]]
+Evaluated = dict[str, npt.NDArray[np.float64]]
 
 
-def judge(base: Base, policy: GenerativeRecommender, users: SimulatedUsers) -> Judged:
+def measure(base: Base, policy: GenerativeRecommender, users: SimulatedUsers) -> Evaluated:
     """Values per user of the policy's best session, and the utility of sessions drawn from it.
 
-    Reward and judge are the towers' weighted probabilities, which mean the same for every policy.
+    Reward and held-out reward are the towers' weighted probabilities, which mean the same for every policy.
     """
     best = users.policy_sessions(Recommender(policy, base.semantic_ids, base.config.decode))
-    values = judge_sessions(users, best)
+    values = measure_sessions(users, best)
     for name, scorer in base.scorers.items():
         towers = scorer.values(users.histories, torch.from_numpy(best))[:, 0].nan_to_num(0.0)
         values[name] = (towers * scorer.weights).sum(-1).double().numpy()
@@ -231,7 +232,7 @@ def judge(base: Base, policy: GenerativeRecommender, users: SimulatedUsers) -> J
     return {name: value.astype(np.float64) for name, value in values.items()}
 
 
-def judge_sessions(users: SimulatedUsers, sessions: Sessions) -> Judged:
+def measure_sessions(users: SimulatedUsers, sessions: Sessions) -> Evaluated:
     """True outcomes per user, means over his sessions."""
     truth = users.truth(sessions, draws=DRAWS)
     values = {name: getattr(truth, name).mean(1) for name in ("utility", "watch_ms", "long_views", "likes")}
@@ -280,7 +281,7 @@ def open_base(runs: Path, seed: int) -> Base:
 
 
 def run_job(job: Job) -> str:
-    """Align and judge; the start also measures the marks that any policy can be held against."""
+    """Align and measure; the start also measures the marks that any policy can be held against."""
     set_up_logging(LogLevel.WARNING)
     set_threads(1)
     base = open_base(job.runs, job.seed)
@@ -294,7 +295,7 @@ def run_job(job: Job) -> str:
         facts["base_seconds"] = read_json(base.folder / BASE_NAME)["seconds"]
     else:
         facts |= align(job, base, policy, variant)
-    values = judge(base, policy, base.users)
+    values = measure(base, policy, base.users)
     facts["mean"] = {name: float(value.mean()) for name, value in values.items()}
     facts["cpu_seconds"] = time.process_time() - started
     user = job.seed * 1_000_000 + base.users.histories.user_index.astype(np.int64)  # every seed has people of its own
@@ -317,14 +318,14 @@ def align(job: Job, base: Base, policy: GenerativeRecommender, variant: Variant)
         job.seed,
         make_progress(ProgressMode.OFF),
         reward_model=base.scorers["reward"],
-        judge=base.scorers["judge"],
+        held_out_reward_model=base.scorers["held_out_reward"],
     )
     report = read_json(work / REPORT_NAME)
     if variant.every_round:
         some = base.users.take(np.arange(0, len(base.users), len(base.users) // ROUND_USERS))
         for number, one in enumerate(report["rounds"]):
             folder = None if number == 0 else work / "rounds" / f"{number:02d}" / "model"
-            rolled = judge(base, base.policy(folder), some)
+            rolled = measure(base, base.policy(folder), some)
             one["truth"] = {name: float(value.mean()) for name, value in rolled.items()}
     shutil.copyfile(work / CURVES_NAME, job.folder / f"{job.stem}_curves.parquet")
     shutil.rmtree(work)
@@ -336,7 +337,7 @@ def marks(base: Base) -> dict[str, dict[str, float]]:
     users, seed = base.users, base.seed
     wide = base.config.decode.model_copy(update={"beam_width": MARK_BEAMS})
     beams = users.policy_sessions(Recommender(base.policy(), base.semantic_ids, wide), MARK_BEAMS)
-    # picked by other draws than they are judged by, or the luckiest would seem the best
+    # picked by other draws than they are evaluated by, or the luckiest would seem the best
     lucky = users.truth(beams, draws=DRAWS, seed=1).utility
     sessions = {
         "random": users.random_sessions(MARK_DRAWS, seed),
@@ -345,12 +346,12 @@ def marks(base: Base) -> dict[str, dict[str, float]]:
         f"truly best of the policy's {MARK_BEAMS} beams": best_by(lucky, beams),
         "greedy on the truth": users.greedy_sessions(),
     }
-    judged = {name: judge_sessions(users, shown) for name, shown in sessions.items()}
-    return {name: {key: float(value.mean()) for key, value in cells.items()} for name, cells in judged.items()}
+    evaluated = {name: measure_sessions(users, shown) for name, shown in sessions.items()}
+    return {name: {key: float(value.mean()) for key, value in cells.items()} for name, cells in evaluated.items()}
 
 
 def train_base(runs: Path, seed: int) -> str:
-    """Train policy, reward model and judge of a seed."""
+    """Train policy, reward model and evaluate of a seed."""
     set_up_logging(LogLevel.WARNING)
     set_threads(1)
     open_base(runs, seed).artefacts  # noqa: B018

@@ -37,13 +37,13 @@ COLUMNS: Final = {
     "sampled_utility": "utility, drawn sessions",
     "watch_ms": "watch time",
     "likes": "likes",
-    "judge": "judge",
+    "held_out_reward": "held_out_reward",
 }
 
 NOTES: Final = (
     "utility: P(view) + P(like) + 3 P(follow) + 3 P(share), summed over a session of 5; users respond inside the session",
     "best beam: the session that would be served; drawn sessions: 4 samples from the policy per user",
-    "judge: weighted probabilities of the held-out reward model for the best beam",
+    "held-out reward: weighted probabilities of the held-out reward model for the best beam",
     "changes are relative to the mean before; 95 % paired bootstrap intervals over users, all seeds pooled",
     f"'{CONTROL}' takes the same steps on the same samples without a preference loss: what mere training would bring",
 )
@@ -94,7 +94,7 @@ def marks_table(starts: Mapping[int, Finished]) -> list[str]:
 
 
 def rounds_table(by_seed: Mapping[int, Finished]) -> list[str]:
-    """Reward, judge and truth over the rounds, means over the seeds that ran a round."""
+    """Reward, held-out reward and truth over the rounds, means over the seeds that ran a round."""
     facts = [one.facts for one in by_seed.values()]
     rows = []
     for number in range(max(len(f["rounds"]) for f in facts)):
@@ -104,7 +104,7 @@ def rounds_table(by_seed: Mapping[int, Finished]) -> list[str]:
             [
                 str(number),
                 str(len(here)),
-                *(f"{_mean(m[name] for m in measured):.3f}" for name in ("reward", "judge")),
+                *(f"{_mean(m[name] for m in measured):.3f}" for name in ("reward", "held_out_reward")),
                 *(f"{_mean(one['truth'][name] for one in here):.3f}" for name in (UTILITY, "sampled_utility")),
                 f"{_mean(m['beam_hr@1'] for m in measured):.3f}",
                 f"{_mean(m['beam_recall@50'] for m in measured):.3f}",
@@ -112,20 +112,35 @@ def rounds_table(by_seed: Mapping[int, Finished]) -> list[str]:
                 str(sum(bool(one.get("verdict", {}).get("broken")) for one in here)),
             ]
         )
-    header = ["round", "seeds", "reward", "judge", "utility, best beam", "utility, drawn", "HR@1", "recall@50"]
+    header = [
+        "round",
+        "seeds",
+        "reward",
+        "held_out_reward",
+        "utility, best beam",
+        "utility, drawn",
+        "HR@1",
+        "recall@50",
+    ]
     return table([*header, "KL to the start", "guard objects"], rows)
 
 
 def draw_rounds(results: Results, path: Path) -> None:
-    """Draw reward, judge and truth over the rounds, means over the seeds that ran a round; truth in units of the start."""
+    """Draw reward, held-out reward and truth over the rounds, means over the seeds that ran a round; truth in units of
+    the start."""
     shown = [name for name in (IPA, PUSHED, PUSHED_GUARDED) if name in results]
     figure, axes = plt.subplots(1, len(shown), figsize=(4 * len(shown), 3), squeeze=False, sharey="row")
     for axis, name in zip(axes[0], shown, strict=True):
-        curves: dict[str, list[float]] = {"reward": [], "judge": [], "truth, best beam": [], "truth, drawn": []}
+        curves: dict[str, list[float]] = {
+            "reward": [],
+            "held_out_reward": [],
+            "truth, best beam": [],
+            "truth, drawn": [],
+        }
         facts = [one.facts["rounds"] for one in results[name].values()]
         for number in range(max(map(len, facts))):
             here = [rounds for rounds in facts if len(rounds) > number]
-            for scorer in ("reward", "judge"):
+            for scorer in ("reward", "held_out_reward"):
                 curves[scorer].append(_mean(rounds[number]["measured"][scorer] for rounds in here))
             for label, key in (("truth, best beam", UTILITY), ("truth, drawn", "sampled_utility")):
                 gains = [rounds[number]["truth"][key] / rounds[0]["truth"][key] - 1 for rounds in here]
@@ -159,7 +174,7 @@ def cost_table(results: Results) -> list[str]:
         skipped = f"{sum(r['skipped_indistinguishable'] for r in trained) / len(facts):.0f}" if trained else ""
         kept = ", ".join(str(f["kept_round"]) for f in facts if "kept_round" in f)
         rows.append([variant, pairs, skipped, kept, f"{_mean(f['cpu_seconds'] for f in facts):.0f}"])
-    return table(["variant", "pairs", "skipped", "rounds kept", "processor seconds, judging included"], rows)
+    return table(["variant", "pairs", "skipped", "rounds kept", "processor seconds, measuring included"], rows)
 
 
 def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str]) -> str:
@@ -189,7 +204,7 @@ def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str]) -> str:
     lines += ["## Seed by seed, utility of the best beam", "", *seeds_table({**results, **losses}, START)]
     lines += ["## What a policy can be held against", "", *marks_table(results[START])]
     draw_rounds(results, RESULTS / "alignment_simulator.svg")
-    lines += ["![Reward, judge and truth over the rounds](alignment_simulator.svg)", ""]
+    lines += ["![Reward, held-out reward and truth over the rounds](alignment_simulator.svg)", ""]
     for name in (IPA, PUSHED, PUSHED_GUARDED):
         if name in results:
             lines += [f"## Rounds: {name}", "", *rounds_table(results[name]), *verdicts(results[name])]

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.prepared import PreparedData
 from recsys.data.batch import TrainingBatch
 from recsys.data.datamodule import PolicyData
 from recsys.data.loader import BucketedLoader
@@ -32,7 +32,7 @@ from recsys.decoding.config import DecodeConfig
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import seed_everything
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.config import TrainConfig
 from recsys.training.fit import build_policy
 from recsys.training.losses import dense_loss, next_token_loss
@@ -61,7 +61,7 @@ def open_artifact(run: Path, kind: str) -> Path:
     return found[0].parent
 
 
-def loader_of(prepared: PreparedData, form: TrainingForm, batch_size: int) -> BucketedLoader:
+def loader_of(prepared: Dataset, form: TrainingForm, batch_size: int) -> BucketedLoader:
     """The loader that training would use."""
     data = PolicyData(
         prepared,
@@ -98,7 +98,7 @@ def train_on(
         optimiser.step()
 
 
-def speed_rows(prepared: PreparedData, semantic_ids: SemanticIds, rounds: int) -> tuple[list[list[str]], int]:
+def speed_rows(prepared: Dataset, semantic_ids: SemanticIds, rounds: int) -> tuple[list[list[str]], int]:
     """Targets per second of each form and order, and the number of pairs that hold a batch's targets."""
     windows = loader_of(prepared, "all_prefixes", WINDOWS_PER_BATCH)
     per_batch = round(windows.samples.num_targets / len(windows))
@@ -129,14 +129,14 @@ def speed_rows(prepared: PreparedData, semantic_ids: SemanticIds, rounds: int) -
     return rows, per_batch
 
 
-def fresh_policy(prepared: PreparedData, semantic_ids: SemanticIds, seed: int = SEED) -> GenerativeRecommender:
+def fresh_policy(prepared: Dataset, semantic_ids: SemanticIds, seed: int = SEED) -> GenerativeRecommender:
     """The same untrained policy every time."""
     seed_everything(seed)
     return build_policy(prepared, semantic_ids, MODEL, None)
 
 
 def learn(
-    prepared: PreparedData, semantic_ids: SemanticIds, form: TrainingForm, batch_size: int, epochs: int, seed: int
+    prepared: Dataset, semantic_ids: SemanticIds, form: TrainingForm, batch_size: int, epochs: int, seed: int
 ) -> list[tuple[float, float]]:
     """Train and validate epoch by epoch; NDCG@10 of beam order and of the served order.
 
@@ -179,7 +179,7 @@ def learn(
 
 
 def learning_notes(
-    prepared: PreparedData, semantic_ids: SemanticIds, per_batch: int, epochs: int, seeds: Sequence[int]
+    prepared: Dataset, semantic_ids: SemanticIds, per_batch: int, epochs: int, seeds: Sequence[int]
 ) -> list[str]:
     """Train both forms from the same weights under every seed; one line per form and one of differences."""
     forms: dict[str, tuple[TrainingForm, int]] = {
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    prepared = PreparedData.open(open_artifact(arguments.run, "prepared"))
+    prepared = Dataset.open(open_artifact(arguments.run, "prepared"))
     semantic_ids = SemanticIds.load(open_artifact(arguments.run, "semantic_ids"))
     rows, per_batch = speed_rows(prepared, semantic_ids, arguments.rounds)
     notes = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from recsys.contracts.columns import Columns
-from recsys.contracts.prepared import PreparedData
+from recsys.contracts.dataset import Dataset
 from serving.config import RecommendConfig
 from tests.benchmarks.batch_world import World
 
@@ -21,7 +21,7 @@ def illegal_rows(world: World, config: RecommendConfig, out: Path) -> dict[str, 
     Args:
         config: Rules of :func:`~tests.benchmarks.batch_world.write_rules`; ``allow`` and ``deny`` are not read.
     """
-    prepared = PreparedData.open(world.prepared)
+    prepared = Dataset.open(world.prepared)
     items = prepared.items.select(Columns.ITEM_ID, Columns.ITEM_INDEX, Columns.CATEGORY_INDEX)
     total: dict[str, int] = {}
     for path in sorted(out.glob("part-*.parquet")):
@@ -31,9 +31,7 @@ def illegal_rows(world: World, config: RecommendConfig, out: Path) -> dict[str, 
     return total
 
 
-def _offences(
-    rows: pl.DataFrame, prepared: PreparedData, items: pl.DataFrame, config: RecommendConfig
-) -> dict[str, int]:
+def _offences(rows: pl.DataFrame, prepared: Dataset, items: pl.DataFrame, config: RecommendConfig) -> dict[str, int]:
     counts = {
         "not in the catalogue": len(rows.join(items, on=Columns.ITEM_ID, how="anti")),
         "repeated": len(rows) - rows.n_unique(),
@@ -68,7 +66,7 @@ def _against_segments(placed: pl.DataFrame, rules: pl.DataFrame) -> int:
     return len(limited.join(allow, on=keys, how="anti")) + len(placed.join(deny, on=keys, how="semi"))
 
 
-def _seen(rows: pl.DataFrame, prepared: PreparedData, items: pl.DataFrame) -> pl.DataFrame:
+def _seen(rows: pl.DataFrame, prepared: Dataset, items: pl.DataFrame) -> pl.DataFrame:
     """Pairs of user_id and item_id in the histories of the users of ``rows``."""
     users = prepared.users.join(rows, on=Columns.USER_ID, how="semi")
     offsets, item = prepared.history.offsets, prepared.history.item

@@ -31,14 +31,14 @@ import torch
 from recsys.data.batch import HistoryBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import BatchRules, beam_search
-from recsys.decoding.constraints import SharedRules, dead_nodes, leaf_lookups
+from recsys.decoding.constraints import SharedRules, closed_nodes, leaf_lookups
 from recsys.decoding.search_index import SearchIndex
-from serving.candidates import write_candidates
+from serving.answers.item_rules import JobRules, read_rules
+from serving.answers.scorer import Scorer
+from serving.batch.candidates import write_candidates
+from serving.batch.shards import shard_names
 from serving.config import RecommendConfig
-from serving.item_rules import JobRules, read_rules
-from serving.scorer import Scorer
-from serving.shards import shard_names
-from serving.user_histories import FrameUsers, PreparedUsers, UserHistories
+from serving.inputs.user_histories import FrameUsers, PreparedUsers, UserHistories
 from tests.benchmarks.batch_check import illegal_rows
 from tests.benchmarks.batch_world import DATA_DIGEST, World, WorldSize, build_world, write_histories, write_rules
 from tests.benchmarks.paired import write_table
@@ -82,7 +82,7 @@ class RawDecoder:
         recommender = self.scorer.recommender
         self.width = max(recommender.config.beam_width, config.k)
         self.per_batch = max(1, recommender.config.rows_per_batch // self.width)
-        self.search_index = SearchIndex.of(recommender.index)
+        self.search_index = SearchIndex.from_index(recommender.index)
         self.rules = read_rules(config, self.scorer, users.user_ids) if with_rules else None
         self.shared = SharedRules.compile(recommender.index, self.rules.rules.allow if self.rules else None)
         self.lookups = leaf_lookups(recommender.index)
@@ -112,7 +112,7 @@ class RawDecoder:
         return BatchRules(
             shared=self.shared,
             segment_B=torch.from_numpy(segment_B) if segment_B is not None else None,
-            closed=dead_nodes(self.scorer.recommender.index, self.shared, *self.lookups, seen, segment_B),
+            closed=closed_nodes(self.scorer.recommender.index, self.shared, *self.lookups, seen, segment_B),
             quotas=quotas.widened(-(-self.width // self.config.k)) if quotas is not None else None,
         )
 

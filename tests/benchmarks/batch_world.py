@@ -15,14 +15,14 @@ import polars as pl
 import torch
 
 from recsys.contracts.columns import Columns
-from recsys.contracts.prepared import HistoryArrays, PreparedData, Vocabulary, write_history_arrays, write_vocabulary
+from recsys.contracts.dataset import Dataset, DatasetSpec, HistoryArrays, write_dataset_spec, write_history_arrays
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import catalogue_of, save_policy
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
-from recsys.semantic_ids.generation import SemanticIds
-from serving.export import BundleSources, export_bundle
-from serving.history_frame import ITEM_IDS
+from recsys.semantic_ids.versions import SemanticIds
+from serving.export.export import BundleSources, export_bundle
+from serving.inputs.history_frame import ITEM_IDS
 
 DATA_DIGEST = "d" * 64
 FIRST_ITEM_ID, FIRST_USER_ID = 1_000_000, 5_000_000
@@ -74,7 +74,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> World:
     torch.manual_seed(seed)
     spec = PolicySpec(
         model=ModelConfig.model_validate(size.model),
-        vocabulary=prepared.vocabulary,
+        dataset=prepared.spec,
         level_sizes=size.level_sizes,
         semantic_id_digest=semantic_ids.digest,
     )
@@ -89,7 +89,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> World:
     return World(folder / "prepared", folder / "bundle", size)
 
 
-def _write_prepared(folder: Path, size: WorldSize, rng: np.random.Generator) -> PreparedData:
+def _write_prepared(folder: Path, size: WorldSize, rng: np.random.Generator) -> Dataset:
     folder.mkdir(parents=True)
     lengths = rng.integers(1, size.max_events + 1, size.users)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -108,7 +108,7 @@ def _write_prepared(folder: Path, size: WorldSize, rng: np.random.Generator) -> 
         valid_end=offsets[1:],
     )
     write_history_arrays(folder / "history", history)
-    vocabulary = Vocabulary(
+    spec = DatasetSpec(
         num_users=size.users,
         num_items=size.items,
         num_authors=2,
@@ -121,7 +121,7 @@ def _write_prepared(folder: Path, size: WorldSize, rng: np.random.Generator) -> 
         signals=(),
         has_timestamps=False,
     )
-    write_vocabulary(folder, vocabulary)
+    write_dataset_spec(folder, spec)
     index = np.arange(size.items)
     pl.DataFrame(
         {
@@ -136,7 +136,7 @@ def _write_prepared(folder: Path, size: WorldSize, rng: np.random.Generator) -> 
     pl.DataFrame({Columns.USER_INDEX: user.astype(np.int32), Columns.USER_ID: user + FIRST_USER_ID}).write_parquet(
         folder / "users.parquet"
     )
-    return PreparedData.open(folder)
+    return Dataset.open(folder)
 
 
 def _distinct_codes(size: WorldSize, rng: np.random.Generator) -> npt.NDArray[np.int32]:
@@ -147,8 +147,8 @@ def _distinct_codes(size: WorldSize, rng: np.random.Generator) -> npt.NDArray[np
 
 
 def write_histories(path: Path, world: World) -> Path:
-    """Write the users as one Parquet file in the form of :mod:`serving.history_frame`."""
-    prepared = PreparedData.open(world.prepared)
+    """Write the users as one Parquet file in the form of :mod:`serving.inputs.history_frame`."""
+    prepared = Dataset.open(world.prepared)
     offsets = prepared.history.offsets
     events = pl.DataFrame(
         {

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from recsys import native
-from recsys.contracts.prepared import Vocabulary
+from recsys.contracts.dataset import DatasetSpec
 from recsys.data.batch import HistoryBatch
 from recsys.decoding.beam_search import Beams, beam_search
 from recsys.decoding.prefix_index import PrefixIndex
@@ -226,7 +226,7 @@ def own_policy(items: int, dense: bool) -> GenerativeRecommender:
             "features": ("codes",),
         }
     )
-    vocabulary = Vocabulary(
+    spec = DatasetSpec(
         num_users=1,
         num_items=items,
         num_authors=1,
@@ -239,7 +239,7 @@ def own_policy(items: int, dense: bool) -> GenerativeRecommender:
         signals=(),
         has_timestamps=False,
     )
-    spec = PolicySpec(model=config, vocabulary=vocabulary, level_sizes=(CODES,) * LEVELS, semantic_id_digest="0" * 64)
+    spec = PolicySpec(model=config, dataset=spec, level_sizes=(CODES,) * LEVELS, semantic_id_digest="0" * 64)
     torch.manual_seed(0)
     catalogue = torch.from_numpy(np.pad(random_catalogue(items), ((1, 0), (0, 2))))
     return GenerativeRecommender(spec, catalogue).eval()
@@ -260,7 +260,7 @@ def speed_rows(cells: list[tuple[int, int, int]], rounds: int) -> list[list[str]
     rows = []
     for items in sorted({cell[0] for cell in cells}):
         codes = random_catalogue(items)
-        index = SearchIndex.of(PrefixIndex.build(codes, (CODES,) * LEVELS))
+        index = SearchIndex.from_index(PrefixIndex.build(codes, (CODES,) * LEVELS))
         table, mask = PrefixTable(codes), VectorisedMask(codes)
         own = {name: own_policy(items, dense) for name, dense in (("own_dense", True), ("own_moe", False))}
         for _, batch, width in (cell for cell in cells if cell[0] == items):
@@ -306,7 +306,7 @@ def constraint_rows(catalogues: list[int], width: int, batch: int) -> list[list[
         codes = random_catalogue(items)
         built = alternate({"build": lambda codes=codes: PrefixIndex.build(codes, (CODES,) * LEVELS)}, 3)["build"].best
         flat = PrefixIndex.build(codes, (CODES,) * LEVELS)
-        index = SearchIndex.of(flat)
+        index = SearchIndex.from_index(flat)
         drawn = np.random.default_rng(1).integers(0, items, (batch, INPUT_ITEMS))
         tokens = torch.from_numpy((codes[drawn] + FIRST_CODE + CODES * np.arange(LEVELS)).reshape(batch, -1))
         replay = Replay(policy, tokens, index, width)
@@ -344,7 +344,7 @@ def size_ratio(sizes: tuple[int, int], batch: int, width: int, rounds: int = 7) 
     searches = {}
     for items in sizes:
         codes = random_catalogue(items)
-        index = SearchIndex.of(PrefixIndex.build(codes, (CODES,) * LEVELS))
+        index = SearchIndex.from_index(PrefixIndex.build(codes, (CODES,) * LEVELS))
         drawn = np.random.default_rng(1).integers(0, items, (batch, INPUT_ITEMS))
         tokens = torch.from_numpy((codes[drawn] + FIRST_CODE + CODES * np.arange(LEVELS)).reshape(batch, -1))
         searches[str(items)] = partial(beam_search, policy, tokens, index, width)

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from recsys.contracts.columns import TEST
-from recsys.contracts.prepared import PreparedData
+from recsys.contracts.dataset import Dataset
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.metrics import row_metrics
+from recsys.metrics.ranking import row_metrics
 from recsys.model.checkpoint import load_policy
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 from tests.benchmarks.paired import alternate, write_table
 
 KS = (10, 50)
@@ -38,12 +38,12 @@ def main() -> None:
     parser.add_argument("--beam", type=int, default=100)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    prepared = PreparedData.open(newest(arguments.run, "prepared"))
+    prepared = Dataset.open(newest(arguments.run, "prepared"))
     ids = SemanticIds.load(newest(arguments.run, "semantic_ids"))
     policy = load_policy(newest(arguments.run, "policy") / "model", ids.digest)
     targets = prepared.targets(TEST)
     targets = targets.take(np.random.default_rng(0).permutation(len(targets))[: arguments.users])
-    histories = Histories.of_targets(prepared.history, targets)
+    histories = Histories.from_targets(prepared.history, targets)
     config = DecodeConfig(beam_width=arguments.beam, rescore="none")
     recommenders = {
         "float32": Recommender(policy, ids, config),

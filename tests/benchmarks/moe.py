@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from recsys.model.attention import FeedForward
-from recsys.model.moe import MixtureOfExperts
+from recsys.model.layers.attention import FeedForward
+from recsys.model.layers.moe import MixtureOfExperts
 from tests.benchmarks.cpu_time import alternate_cpu
 from tests.benchmarks.paired import write_table
 

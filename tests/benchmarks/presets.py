@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from recsys.contracts.prepared import Vocabulary
+from recsys.contracts.dataset import DatasetSpec
 from recsys.model.config import PRESETS, ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from recsys.model.summary import summarise
@@ -26,7 +26,7 @@ COMPARED_EVENTS = {"paper_v1": (512,), "tr_0.9b": (512,), "v2_1b": (3000,)}
 
 def build(config: ModelConfig, codebook_size: int = 256, session_length: int = 1) -> GenerativeRecommender:
     """A policy whose parameters have shapes and no memory."""
-    vocabulary = Vocabulary(
+    spec = DatasetSpec(
         num_users=22_363,
         num_items=NUM_ITEMS,
         num_authors=445,
@@ -39,9 +39,7 @@ def build(config: ModelConfig, codebook_size: int = 256, session_length: int = 1
         signals=(),
         has_timestamps=False,
     )
-    spec = PolicySpec(
-        model=config, vocabulary=vocabulary, level_sizes=(codebook_size,) * 3, semantic_id_digest="0" * 64
-    )
+    spec = PolicySpec(model=config, dataset=spec, level_sizes=(codebook_size,) * 3, semantic_id_digest="0" * 64)
     with torch.device("meta"):
         return GenerativeRecommender(spec, torch.zeros(NUM_ITEMS + 1, 5, dtype=torch.int64))
 

@@ -3,8 +3,8 @@
 Run: ``python -m tests.benchmarks.rollouts [--users 256] [--generations 16] [--threads 1]`` (about 3 minutes).
 
 A step of ReRe: one constrained beam of G candidates per user, one update on all of them. The update scores the G candidates
-as G prediction points of one history (:mod:`recsys.alignment.group_log_probs`); the usual way repeats the history G times.
-The model is that of the decoder's benchmark, with 80 history positions.
+as G prediction points of one history (:mod:`recsys.alignment.rollouts.log_probs`); the usual way repeats the history G
+times. The model is that of the decoder's benchmark, with 80 history positions.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recsys.alignment.group_log_probs import candidate_log_probs
-from recsys.alignment.policy_gradient import PolicyGradientConfig, policy_gradient_loss
+from recsys.alignment.losses.policy_gradient import PolicyGradientConfig, policy_gradient_loss
+from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.data.batch import HistoryBatch
 from recsys.decoding.beam_search import beam_search
 from recsys.decoding.prefix_index import PrefixIndex
@@ -104,7 +104,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     users, size = arguments.users, arguments.generations
     few = min(users, ROWS_TOGETHER)
-    index = SearchIndex.of(PrefixIndex.build(random_catalogue(ITEMS), (CODES,) * LEVELS))
+    index = SearchIndex.from_index(PrefixIndex.build(random_catalogue(ITEMS), (CODES,) * LEVELS))
     history = own_history(users, ITEMS)
     rows = []
     for name, dense in (("dense", True), ("8 experts, top-2", False)):

@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.options import LogLevel, ProgressMode, make_progress, set_up_logging
-from pipelines.simulated_users import best_by
+from pipelines.cli.options import LogLevel, ProgressMode, make_progress, set_up_logging
+from pipelines.simulation.users import best_by
 from recsys.alignment.align import align_policy
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.intervals import estimate_means
+from recsys.metrics.bootstrap import estimate_means
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import set_threads
 from tests.benchmarks.alignment_simulator import Base
@@ -54,7 +54,7 @@ def aligned(base: Base, scratch: Path) -> GenerativeRecommender:
         base.seed,
         make_progress(ProgressMode.OFF),
         reward_model=base.scorers["reward"],
-        judge=base.scorers["judge"],
+        held_out_reward_model=base.scorers["held_out_reward"],
     )
     shutil.rmtree(scratch)
     return policy

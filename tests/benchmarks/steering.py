@@ -19,22 +19,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.cli.options import LogLevel, ProgressMode, make_progress, set_up_logging
 from pipelines.config import RunConfig, load_run_config
-from pipelines.lock import run_lock
-from pipelines.options import LogLevel, ProgressMode, make_progress, set_up_logging
-from pipelines.run import Runner
-from pipelines.simulated_users import SimulatedUsers
+from pipelines.engine.lock import run_lock
+from pipelines.engine.runner import Runner
+from pipelines.simulation.users import SimulatedUsers
 from pipelines.stages import stages_of
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.manifest import ArtifactStore
-from recsys.contracts.prepared import PreparedData
 from recsys.decoding.recommender import Recommender
-from recsys.intervals import estimate_means
+from recsys.metrics.bootstrap import estimate_means
 from recsys.model.checkpoint import load_policy
-from recsys.reward.scorers import DIVERSITY, DiverseScorer
+from recsys.reward.scoring import DIVERSITY, DiverseScorer
 from recsys.runtime import set_threads
-from recsys.semantic_ids.generation import SemanticIds
-from serving.objectives import objective_weights
-from serving.second_stage import best_sessions, open_reward_model
+from recsys.semantic_ids.versions import SemanticIds
+from serving.answers.second_stage import best_sessions, open_reward_model
+from serving.inputs.objectives import objective_weights
 from tests.benchmarks.paired import write_table
 
 RECIPE: Final = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "simulated_sessions.yaml"
@@ -51,7 +51,7 @@ OUTCOME_OF: Final = {"swt": "watch", "ltr": "likes", DIVERSITY: DIVERSITY}
 """Tower -> the outcome it should raise."""
 LINES: Final = (("swt", DIVERSITY), ("ltr", DIVERSITY), ("swt", "ltr"))
 SERVED_BY: Final = ("policy", "policy and second stage")
-"""The policy's best session, or of its whole beam the one that the reward model weighs highest under the same wish."""
+"""The policy's best session, or of its whole beam the one that the reward model weighs highest under the same weights."""
 
 Outcomes = dict[str, npt.NDArray[np.float64]]
 
@@ -67,12 +67,12 @@ def run_stages(config: RunConfig) -> dict[str, Path]:
 
 
 class Steered:
-    """A steerable policy and the users it is judged by."""
+    """A steerable policy and the users it is evaluated by."""
 
     def __init__(self, runs: Path, seed: int) -> None:
         self.config = load_run_config(RECIPE, [*OVERRIDES, f"seed={seed}", f"output_dir={runs / f'seed_{seed}'}"])
         folder = run_stages(self.config)
-        prepared = PreparedData.open(folder["prepare"])
+        prepared = Dataset.open(folder["prepare"])
         ids = SemanticIds.load(folder["tokenize"])
         self.policy = load_policy(folder["align"] / "model", ids.digest)
         self.reward = open_reward_model(folder["reward"] / "reward", self.policy)
@@ -80,9 +80,10 @@ class Steered:
         everybody = SimulatedUsers.open(self.config.source, prepared, seed)
         self.users = everybody.take(np.unique(np.linspace(0, len(everybody) - 1, USERS).astype(np.int64)))
 
-    def serve(self, wish: Mapping[str, float] | None) -> list[Outcomes]:
-        """Serve everybody's best session under a wish, or under none; true outcomes per user, by ``SERVED_BY``."""
-        weights = None if wish is None else objective_weights(wish, self.policy.spec.objectives)
+    def serve(self, objective: Mapping[str, float] | None) -> list[Outcomes]:
+        """Serve everybody's best session under objective weights, or under none; true outcomes per user, by
+        ``SERVED_BY``."""
+        weights = None if objective is None else objective_weights(objective, self.policy.spec.objectives)
         histories = self.users.histories.with_objective(weights)
         beam = self.recommender.recommend_sessions(histories, self.config.decode.beam_width, exclude_seen=True)[0]
         chosen = best_sessions(self.reward, histories, beam, 1).items
@@ -99,9 +100,9 @@ class Steered:
         }
 
 
-def serve_all(policies: Sequence[Steered], wish: Mapping[str, float] | None) -> list[Outcomes]:
+def serve_all(policies: Sequence[Steered], objective: Mapping[str, float] | None) -> list[Outcomes]:
     """Outcomes for each of ``SERVED_BY``, users of all seeds side by side."""
-    parts = [policy.serve(wish) for policy in policies]
+    parts = [policy.serve(objective) for policy in policies]
     return [
         {name: np.concatenate([part[way][name] for part in parts]) for name in parts[0][way]}
         for way in range(len(SERVED_BY))
@@ -149,7 +150,7 @@ def main() -> None:
         rows.append([line, way, weights, *figures])
 
     for way, outcomes in zip(SERVED_BY, serve_all(policies, None), strict=True):
-        add_row("no wish", way, "", outcomes)
+        add_row("no objective", way, "", outcomes)
     for first, second in LINES:
         for way, served in zip(SERVED_BY, along(policies, (first, second)), strict=True):
             for share, outcomes in zip(np.linspace(0.0, 1.0, STEPS), served, strict=True):

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from transformers import T5ForConditionalGeneration
 
-from recsys.model.attention import KeysValues
-from recsys.model.beam_cache import BeamCache
+from recsys.model.layers.attention import KeysValues
+from recsys.model.layers.beam_cache import BeamCache
 
 FIRST_CODE = 2
-"""Vocabulary: 0 padding and decoder start, 1 end, then the codes of all levels."""
+"""DatasetSpec: 0 padding and decoder start, 1 end, then the codes of all levels."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ from recsys.data.datamodule import validation_rows
 from recsys.data.histories import Histories
 from recsys.data.loader import BatchBy, BucketedLoader
 from recsys.data.samples import PrefixWindows
-from tests.toy import ring_prepared
+from tests.toy.dataset import ring_prepared
 
 
 def test_all_prefix_batch_by_hand(tmp_path: Path) -> None:
@@ -31,14 +31,14 @@ def test_all_prefix_batch_by_hand(tmp_path: Path) -> None:
 
 def test_the_most_recent_events_are_kept(tmp_path: Path) -> None:
     prepared = ring_prepared(tmp_path)
-    histories = Histories.of_targets(prepared.history, prepared.all_users()).take(np.array([0]))
+    histories = Histories.from_targets(prepared.history, prepared.all_users()).take(np.array([0]))
     batch = collate_histories(histories, 3)
     assert batch.item_BH.tolist() == [(prepared.history.item[6:9] + 1).tolist()]
     assert batch.lengths_B.tolist() == [3]
 
 
 def test_an_epoch_is_every_row_once_and_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
-    loader = BucketedLoader(PrefixWindows.of(ring_prepared(tmp_path), 8), 7, seed=1)
+    loader = BucketedLoader(PrefixWindows.from_dataset(ring_prepared(tmp_path), 8), 7, seed=1)
     first = loader.batches(0)
     assert sorted(np.concatenate(first)) == list(range(60))
     assert len(first) == len(loader)
@@ -87,7 +87,7 @@ def test_batches_of_equal_targets_hold_every_row_once_and_none_is_empty(targets:
 
 
 def test_a_resumed_loader_hands_out_the_rest(tmp_path: Path) -> None:
-    samples = PrefixWindows.of(ring_prepared(tmp_path), 8)
+    samples = PrefixWindows.from_dataset(ring_prepared(tmp_path), 8)
     whole = BucketedLoader(samples, 16, seed=1)
     expected = [b.target_BPM for b in whole] + [b.target_BPM for b in whole]
     broken = BucketedLoader(samples, 16, seed=1)
@@ -100,7 +100,7 @@ def test_a_resumed_loader_hands_out_the_rest(tmp_path: Path) -> None:
 
 
 def test_processes_share_every_batch_and_pad_like_one(tmp_path: Path) -> None:
-    samples = PrefixWindows.of(ring_prepared(tmp_path), 8)
+    samples = PrefixWindows.from_dataset(ring_prepared(tmp_path), 8)
     whole = list(BucketedLoader(samples, 7, seed=1))
     parts = [list(BucketedLoader(samples, 7, seed=1, rank=rank, world=3)) for rank in range(3)]
     for batch, *shares in zip(whole, *parts, strict=True):
@@ -111,7 +111,7 @@ def test_processes_share_every_batch_and_pad_like_one(tmp_path: Path) -> None:
 
 def test_a_process_without_rows_asks_for_nothing(tmp_path: Path) -> None:
     """60 rows in batches of 59 leave one row over; of two processes the second has none."""
-    samples = PrefixWindows.of(ring_prepared(tmp_path), 8)
+    samples = PrefixWindows.from_dataset(ring_prepared(tmp_path), 8)
     loaders = [BucketedLoader(samples, 59, seed=1, rank=rank, world=2) for rank in range(2)]
     (small,) = (number for number, rows in enumerate(loaders[0].batches(0)) if len(rows) == 1)
     first, second = (list(loader)[small] for loader in loaders)
@@ -121,7 +121,7 @@ def test_a_process_without_rows_asks_for_nothing(tmp_path: Path) -> None:
 
 
 def test_a_position_means_the_same_on_any_number_of_processes(tmp_path: Path) -> None:
-    samples = PrefixWindows.of(ring_prepared(tmp_path), 8)
+    samples = PrefixWindows.from_dataset(ring_prepared(tmp_path), 8)
     one = BucketedLoader(samples, 16, seed=1)
     iterator = iter(one)
     next(iterator)
@@ -133,7 +133,7 @@ def test_a_position_means_the_same_on_any_number_of_processes(tmp_path: Path) ->
 
 def test_a_rank_outside_the_world_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rank 2 of 2 processes"):
-        BucketedLoader(PrefixWindows.of(ring_prepared(tmp_path), 8), 7, seed=1, rank=2, world=2)
+        BucketedLoader(PrefixWindows.from_dataset(ring_prepared(tmp_path), 8), 7, seed=1, rank=2, world=2)
 
 
 def test_validation_rows_are_shared_out(tmp_path: Path) -> None:

@@ -8,28 +8,28 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, DataError
-from recsys.contracts.prepared import PreparedData
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import ItemRules, Recommender
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.fit import build_policy
-from tests.decoding.reference import reference_beam
-from tests.toy import ring_prepared, toy_ids
+from tests.toy.dataset import ring_prepared, toy_ids
+from tests.toy.reference_search import reference_beam
 
 MODEL = {"width": 16, "num_heads": 2, "ffn_width": 32, "expert_width": 16, "max_history": 6, "init_std": 0.5}
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> PreparedData:
+def prepared(tmp_path_factory) -> Dataset:
     return ring_prepared(tmp_path_factory.mktemp("ring"), users=10, items=20)
 
 
-def random_policy(prepared: PreparedData, ids: SemanticIds, seed: int = 0) -> GenerativeRecommender:
+def random_policy(prepared: Dataset, ids: SemanticIds, seed: int = 0) -> GenerativeRecommender:
     torch.manual_seed(seed)
     return build_policy(prepared, ids, ModelConfig(**MODEL), None).eval()
 
@@ -38,7 +38,7 @@ def all_item_scores(policy: GenerativeRecommender, histories: Histories) -> np.n
     """Log-probability of every item by teacher forcing, no cache, no index: ``[N, I]``."""
     batch = collate_histories(histories, 6)
     rows = []
-    for item in range(policy.spec.vocabulary.num_items):
+    for item in range(policy.spec.dataset.num_items):
         target = torch.full((len(histories), 1, 1), item + 1)
         rows.append(policy.log_prob(TrainingBatch(batch, target, batch.lengths_B[:, None]))[:, 0, 0])
     return torch.stack(rows, 1).detach().numpy()
@@ -59,7 +59,7 @@ def test_full_width_equals_exhaustive_search(prepared, catalogue, seed, filtered
     codes, sizes = catalogue
     ids = toy_ids(codes, sizes)
     policy = random_policy(prepared, ids, seed)
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     allow = np.random.default_rng(mask_seed).random(20) < 0.7 if mask_seed else None
     expected = all_item_scores(policy, histories)
     for row, seen in enumerate(histories.seen_items()):
@@ -80,11 +80,11 @@ def test_full_width_equals_exhaustive_search(prepared, catalogue, seed, filtered
 
 
 @pytest.mark.parametrize("width", [1, 3, 7])
-def test_narrow_beams_equal_a_cache_free_reference(prepared: PreparedData, width: int) -> None:
+def test_narrow_beams_equal_a_cache_free_reference(prepared: Dataset, width: int) -> None:
     codes = np.stack([np.arange(20) // 7, np.arange(20) % 7 // 2, np.arange(20) % 2 + np.arange(20) % 7 // 6], 1)
     ids = toy_ids(codes, (3, 4, 3))
     policy = random_policy(prepared, ids)
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=width, rescore="none", rows_per_batch=3 * width))
     for filtered in (False, True):
         denied = [set(seen.tolist()) if filtered else set() for seen in histories.seen_items()]
@@ -96,10 +96,10 @@ def test_narrow_beams_equal_a_cache_free_reference(prepared: PreparedData, width
             assert (found.items[row, n:] == -1).all()
 
 
-def test_batch_result_equals_single_user_result(prepared: PreparedData) -> None:
+def test_batch_result_equals_single_user_result(prepared: Dataset) -> None:
     ids = toy_ids(np.stack([np.arange(20) // 5, np.arange(20) % 5], 1), (4, 5))
     policy = random_policy(prepared, ids)
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=8))
     together = recommender.recommend(histories, 5)
     for row in range(len(histories)):
@@ -108,10 +108,10 @@ def test_batch_result_equals_single_user_result(prepared: PreparedData) -> None:
         assert alone.items[0].tolist() == together.items[row].tolist()
 
 
-def test_served_order_is_the_dense_order_of_the_beam(prepared: PreparedData) -> None:
+def test_served_order_is_the_dense_order_of_the_beam(prepared: Dataset) -> None:
     ids = toy_ids(np.stack([np.arange(20) // 5, np.arange(20) % 5], 1), (4, 5))
     policy = random_policy(prepared, ids)
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=20))
     served = recommender.recommend(histories, 20, exclude_seen=False, rescore=True)
     query = policy.start(collate_histories(histories, 6)).dense_query_BD
@@ -124,7 +124,7 @@ def test_sessions_hold_different_allowed_items_and_their_probabilities(tmp_path:
     ids = toy_ids(np.stack([np.arange(20) // 5, np.arange(20) % 5], 1), (4, 5))
     torch.manual_seed(1)
     policy = build_policy(prepared, ids, ModelConfig(**MODEL, encoder_attention="bidirectional"), None).eval()
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     items, scores = Recommender(policy, ids, DecodeConfig(beam_width=12)).recommend_sessions(histories, 4)
     batch = collate_histories(histories, 6)
     for beam in range(4):
@@ -138,9 +138,9 @@ def test_sessions_hold_different_allowed_items_and_their_probabilities(tmp_path:
     assert (np.diff(scores, axis=1) <= 1e-6).all()
 
 
-def test_an_empty_history_is_answered(prepared: PreparedData) -> None:
+def test_an_empty_history_is_answered(prepared: Dataset) -> None:
     ids = toy_ids(np.stack([np.arange(20) // 5, np.arange(20) % 5], 1), (4, 5))
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     nothing = histories.start[:1]
     events = (histories.item, histories.behaviour, histories.gap, histories.watch)
     empty = Histories(np.array([-1], np.int32), nothing, nothing, *events)
@@ -148,10 +148,10 @@ def test_an_empty_history_is_answered(prepared: PreparedData) -> None:
     assert (ranked.items >= 0).all()
 
 
-def test_refusals(prepared: PreparedData) -> None:
+def test_refusals(prepared: Dataset) -> None:
     ids = toy_ids(np.stack([np.arange(20) // 5, np.arange(20) % 5], 1), (4, 5))
     policy = random_policy(prepared, ids)
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=4))
     with pytest.raises(DataError, match="leave no item"):
         recommender.recommend(histories, 3, rules=ItemRules(deny=np.ones(20, bool)))

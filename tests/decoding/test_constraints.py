@@ -6,8 +6,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
-from recsys.contracts.prepared import PreparedData
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.constraints import Quotas
@@ -15,24 +15,24 @@ from recsys.decoding.recommender import ItemRules, Recommender
 from recsys.model.config import ModelConfig
 from recsys.training.fit import build_policy
 from tests.decoding.test_beam_search import MODEL, all_item_scores, random_policy
-from tests.toy import ring_prepared, toy_ids
+from tests.toy.dataset import ring_prepared, toy_ids
 
 CODES = np.stack([np.arange(20) // 5, np.arange(20) % 5], 1)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> PreparedData:
+def prepared(tmp_path_factory) -> Dataset:
     return ring_prepared(tmp_path_factory.mktemp("ring"), users=10, items=20)
 
 
-def everyone(prepared: PreparedData) -> Histories:
-    return Histories.of_targets(prepared.history, prepared.all_users())
+def everyone(prepared: Dataset) -> Histories:
+    return Histories.from_targets(prepared.history, prepared.all_users())
 
 
 def test_quota_marks_what_exceeds_it() -> None:
     """Groups of items 0..5: 1 1 1 2 2 0; limits 2 and 1. Order 1 3 0 4 2 5: item 4 is the second of group 2, item 2 the
     third of group 1; item 5 has no group."""
-    quotas = Quotas.of(np.array([1, 1, 1, 2, 2, 0]), np.array([0, 2, 1]))
+    quotas = Quotas.from_groups(np.array([1, 1, 1, 2, 2, 0]), np.array([0, 2, 1]))
     assert quotas.over(torch.tensor([[1, 3, 0, 4, 2, 5]])).tolist() == [[False, False, False, True, True, False]]
 
 
@@ -49,7 +49,7 @@ def test_every_rule_together_equals_greedy_choice_over_all_items(prepared, data,
         allow[0, 3] = True
     segments = np.array(data.draw(st.lists(st.integers(0, 1), min_size=10, max_size=10)))
     group = np.array(data.draw(st.lists(st.integers(0, 3), min_size=20, max_size=20)))
-    rules = ItemRules(allow=allow, segments=segments, quotas=Quotas.of(group, limit))
+    rules = ItemRules(allow=allow, segments=segments, quotas=Quotas.from_groups(group, limit))
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=20, rescore="none", rows_per_batch=60))
     found = recommender.recommend(histories, 20, exclude_seen=filtered, rules=rules)
     scores = all_item_scores(policy, histories)
@@ -68,7 +68,7 @@ def test_every_rule_together_equals_greedy_choice_over_all_items(prepared, data,
         assert shortfalls[row].unseen == len(legal)
 
 
-def test_reasons_for_short_answers(prepared: PreparedData) -> None:
+def test_reasons_for_short_answers(prepared: Dataset) -> None:
     """User 0 has seen items 0..8 (9 events). Segment 0 allows 0..9, segment 1 allows 0..2."""
     ids = toy_ids(CODES, (4, 5))
     histories = everyone(prepared).take(np.array([0, 0, 0]))
@@ -82,13 +82,13 @@ def test_reasons_for_short_answers(prepared: PreparedData) -> None:
     assert (first.row, first.reason, first.allowed, first.unseen, first.found) == (0, "seen", 10, 10 - seen, 10 - seen)
     assert (second.row, second.reason, second.allowed, second.unseen) == (1, "rules", 3, 3 - allowed)
     assert nothing < 15  # the third user gets five items
-    quotas = ItemRules(quotas=Quotas.of(np.ones(20, np.int64), 2))
+    quotas = ItemRules(quotas=Quotas.from_groups(np.ones(20, np.int64), 2))
     found = recommender.recommend(histories, 5, rules=quotas)
     assert [s.reason for s in recommender.shortfalls(histories, found, rules=quotas)] == ["quotas"] * 3
     assert ((found.items >= 0).sum(1) == 2).all()
 
 
-def test_rules_change_between_calls_without_touching_the_index(prepared: PreparedData) -> None:
+def test_rules_change_between_calls_without_touching_the_index(prepared: Dataset) -> None:
     ids = toy_ids(CODES, (4, 5))
     recommender = Recommender(random_policy(prepared, ids), ids, DecodeConfig(beam_width=20))
     histories, index = everyone(prepared), recommender.index
@@ -146,13 +146,13 @@ def test_narrow_later_items_keep_the_form(sessions: Recommender) -> None:
 def test_session_quotas_hold_inside_each_session(sessions: Recommender) -> None:
     histories = sessions.histories  # type: ignore[attr-defined]
     group = np.arange(20) % 2 + 1
-    items, scores = sessions.recommend_sessions(histories, 8, rules=ItemRules(quotas=Quotas.of(group, 2)))
+    items, scores = sessions.recommend_sessions(histories, 8, rules=ItemRules(quotas=Quotas.from_groups(group, 2)))
     chosen = group[items[np.isfinite(scores)]]
     assert ((chosen == 1).sum(1) <= 2).all()
     assert ((chosen == 2).sum(1) <= 2).all()
 
 
-def test_refusals(prepared: PreparedData, sessions: Recommender) -> None:
+def test_refusals(prepared: Dataset, sessions: Recommender) -> None:
     ids = toy_ids(CODES, (4, 5))
     recommender = Recommender(random_policy(prepared, ids), ids, DecodeConfig(beam_width=4))
     histories, two = everyone(prepared), np.ones((2, 20), bool)
@@ -163,9 +163,9 @@ def test_refusals(prepared: PreparedData, sessions: Recommender) -> None:
     with pytest.raises(DataError, match="expected \\(10,\\)"):
         recommender.recommend(histories, 3, rules=ItemRules(two, segments=np.zeros(3, np.int64)))
     with pytest.raises(DataError, match="a quota is -1"):
-        Quotas.of(np.array([1]), -1)
+        Quotas.from_groups(np.array([1]), -1)
     with pytest.raises(DataError, match="name 1 groups, the items belong to 3"):
-        Quotas.of(np.array([2]), np.array([4]))
+        Quotas.from_groups(np.array([2]), np.array([4]))
     with pytest.raises(ConfigError, match="diversity_groups is 3, expected a divisor"):
         with_config(sessions, diversity_groups=3).recommend_sessions(sessions.histories, 8)  # type: ignore[attr-defined]
 
@@ -185,7 +185,7 @@ def test_no_session_beam_dies_of_its_own_items(sessions: Recommender) -> None:
                 assert not set(session) & set(seen.tolist())
 
 
-def test_a_quota_that_the_first_candidates_cannot_fill(prepared: PreparedData) -> None:
+def test_a_quota_that_the_first_candidates_cannot_fill(prepared: Dataset) -> None:
     """The best 15 of 20 items share a group of which one may come: the second item is the 16th best, not among 4 * 2."""
     codes = np.stack([np.zeros(20, np.int64), np.arange(20)], 1)
     ids = toy_ids(codes, (1, 20))
@@ -195,5 +195,5 @@ def test_a_quota_that_the_first_candidates_cannot_fill(prepared: PreparedData) -
     group = np.zeros(20, np.int64)
     group[order[:15]] = 1
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=2, rescore="none"))
-    found = recommender.recommend(one, 2, exclude_seen=False, rules=ItemRules(quotas=Quotas.of(group, 1)))
+    found = recommender.recommend(one, 2, exclude_seen=False, rules=ItemRules(quotas=Quotas.from_groups(group, 1)))
     assert found.items[0].tolist() == [order[0], order[15]]

@@ -8,26 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.cli.options import ProgressMode, make_progress
 from pipelines.config import load_run_config
-from pipelines.lock import run_lock
-from pipelines.options import ProgressMode, make_progress
+from pipelines.engine.lock import run_lock
 from pipelines.workflow import Workflow
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.manifest import MANIFEST_NAME
-from recsys.contracts.prepared import PreparedData
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
-from recsys.semantic_ids.generation import SemanticIds
-from tests.decoding.reference import disagreements, reference_beam
-from tests.journey.tiny_run import write_recipe
+from recsys.semantic_ids.versions import SemanticIds
+from tests.toy.reference_search import disagreements, reference_beam
+from tests.toy.tiny_run import write_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
 USERS = 12
 NEEDS_DATA = pytest.mark.skipif("RECSYS_DATA" not in os.environ, reason="RECSYS_DATA does not point to the data sets")
 
 
-def trained(recipe: Path, overrides: list[str]) -> tuple[PreparedData, SemanticIds, Path]:
+def trained(recipe: Path, overrides: list[str]) -> tuple[Dataset, SemanticIds, Path]:
     """Run the stages up to `train`; return what decoding needs."""
     config = load_run_config(recipe, [*overrides, "threads=1"])
     config.output_dir.mkdir(parents=True)
@@ -39,7 +39,7 @@ def trained(recipe: Path, overrides: list[str]) -> tuple[PreparedData, SemanticI
         next((config.output_dir / "artifacts" / kind).glob(f"[!.]*/{MANIFEST_NAME}")).parent
         for kind in ("prepared", "semantic_ids", "policy")
     )
-    return PreparedData.open(prepared), SemanticIds.load(ids), policy / "model"
+    return Dataset.open(prepared), SemanticIds.load(ids), policy / "model"
 
 
 @pytest.mark.slow
@@ -65,7 +65,7 @@ def test_a_trained_model_is_decoded_as_by_the_reference(
     given = [text.format(data=data) for text in overrides]
     prepared, ids, model = trained(path, [*given, f"output_dir={tmp_path / 'run'}"])
     policy = load_policy(model, ids.digest).eval()
-    everybody = Histories.of_targets(prepared.history, prepared.all_users())
+    everybody = Histories.from_targets(prepared.history, prepared.all_users())
     histories = everybody.take(np.linspace(0, len(everybody) - 1, USERS).astype(np.int64))
     codes = np.asarray(ids.codes)
     for width in widths:

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys.contracts.prepared import HistoryArrays, PreparedData, Targets, Vocabulary
+from recsys.contracts.dataset import Dataset, DatasetSpec, HistoryArrays, Targets
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.registry import BaselinesConfig, build_baselines
-from recsys.metrics import row_metrics
+from recsys.metrics.ranking import row_metrics
 
 FOLDER = Path(os.environ.get("RECSYS_DATA", "")) / "amazon14_beauty"
 
@@ -24,7 +24,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def beauty() -> tuple[PreparedData, Targets]:
+def beauty() -> tuple[Dataset, Targets]:
     """Histories and test targets by position alone: last event test, last but one valid."""
     events = pl.read_parquet(FOLDER / "interactions.parquet").sort("user_id", "position")
     item = (events["item_id"] - 1).to_numpy().astype(np.int32)
@@ -32,7 +32,7 @@ def beauty() -> tuple[PreparedData, Targets]:
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     blank, end = np.zeros(len(item), np.uint8), offsets[1:]
     history = HistoryArrays(item, blank, blank, blank, np.full(len(item), -1, np.int64), offsets, end - 2, end - 1)
-    vocabulary = Vocabulary(
+    spec = DatasetSpec(
         num_users=len(counts),
         num_items=int(item.max()) + 1,
         num_authors=1,
@@ -47,7 +47,7 @@ def beauty() -> tuple[PreparedData, Targets]:
     )
     users = np.arange(len(counts), dtype=np.int32)
     targets = Targets(users, offsets[:-1], end - 1, item[end - 1], np.arange(len(counts) + 1, dtype=np.int64))
-    return PreparedData(Path("not-on-disk"), vocabulary, history), targets
+    return Dataset(Path("not-on-disk"), spec, history), targets
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def beauty() -> tuple[PreparedData, Targets]:
     ],
 )
 def test_reaches_the_published_strength(
-    beauty: tuple[PreparedData, Targets], name: str, hit_rate: float, ndcg: float
+    beauty: tuple[Dataset, Targets], name: str, hit_rate: float, ndcg: float
 ) -> None:
     """HR@10 and NDCG@10 on all test users, seen items filtered, fitted on train events only; half a unit of slack
     in the last digit given."""
     prepared, targets = beauty
     (ranker,) = build_baselines([name], BaselinesConfig())
     ranker.fit(prepared, 0, "train")
-    ranked = ranker.rank(Histories.of_targets(prepared.history, targets), 10, exclude_seen=True)
+    ranked = ranker.rank(Histories.from_targets(prepared.history, targets), 10, exclude_seen=True)
     values = row_metrics(ranked, targets, [10])
     found = {metric: float(value.mean()) for metric, value in values.items()}
     assert found["hr@10"] >= hit_rate - 5e-5, found

@@ -11,28 +11,28 @@ import pytest
 from pydantic import ValidationError
 
 from recsys.contracts.columns import TEST
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
-from recsys.contracts.prepared import PreparedData
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.registry import BaselinesConfig, build_baselines
 from recsys.evaluation.evaluate import EvaluateConfig, evaluate
 from recsys.evaluation.table import format_table, ranked_systems, verdict
-from recsys.metrics import row_metrics
-from tests.toy import ring_prepared
+from recsys.metrics.ranking import row_metrics
+from tests.toy.dataset import ring_prepared
 
 CONFIG = EvaluateConfig(ks=(1, 5, 10), baselines=("popularity", "markov"), reference="markov", resamples=200)
 Rankings = dict[str, dict[bool, RankedItems]]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return ring_prepared(tmp_path_factory.mktemp("ring"))
 
 
 @pytest.fixture(scope="module")
-def rankings(prepared: PreparedData) -> Rankings:
-    histories = Histories.of_targets(prepared.history, prepared.targets(TEST))
+def rankings(prepared: Dataset) -> Rankings:
+    histories = Histories.from_targets(prepared.history, prepared.targets(TEST))
     result: Rankings = {}
     for ranker in build_baselines(["popularity", "markov"], BaselinesConfig()):
         ranker.fit(prepared, 0, "train")
@@ -40,7 +40,7 @@ def rankings(prepared: PreparedData) -> Rankings:
     return result
 
 
-def test_writes_what_the_metrics_say(prepared: PreparedData, rankings: Rankings, tmp_path: Path) -> None:
+def test_writes_what_the_metrics_say(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None:
     summary = evaluate(prepared, rankings, CONFIG, tmp_path, seed=0)
     targets = prepared.targets(TEST)
     direct = row_metrics(rankings["popularity"][True], targets, CONFIG.ks)
@@ -63,7 +63,7 @@ def test_writes_what_the_metrics_say(prepared: PreparedData, rankings: Rankings,
     assert empty["mean"].null_count() == len(empty)
 
 
-def test_comparison_is_paired(prepared: PreparedData, rankings: Rankings, tmp_path: Path) -> None:
+def test_comparison_is_paired(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None:
     """Reference minus system, row by row; a system equal to the reference differs by exactly 0 with p = 1."""
     twin = {**rankings, "twin": rankings["markov"]}
     summary = evaluate(prepared, twin, CONFIG, tmp_path, seed=0)
@@ -80,7 +80,7 @@ def test_comparison_is_paired(prepared: PreparedData, rankings: Rankings, tmp_pa
     assert other["p_value"] == pytest.approx(2 / 201)
 
 
-def test_same_seed_same_bytes(prepared: PreparedData, rankings: Rankings, tmp_path: Path) -> None:
+def test_same_seed_same_bytes(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None:
     for name in ("a", "b"):
         evaluate(prepared, rankings, CONFIG, tmp_path / name, seed=7)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -89,7 +89,7 @@ def test_same_seed_same_bytes(prepared: PreparedData, rankings: Rankings, tmp_pa
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
-def test_one_filter_and_no_reference(prepared: PreparedData, rankings: Rankings, tmp_path: Path) -> None:
+def test_one_filter_and_no_reference(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"filter_seen": "unfiltered", "reference": None})
     summary = evaluate(prepared, {"popularity": {False: rankings["popularity"][False]}}, config, tmp_path, seed=0)
     assert list(summary["systems"]["popularity"]) == ["unfiltered"]
@@ -99,7 +99,7 @@ def test_one_filter_and_no_reference(prepared: PreparedData, rankings: Rankings,
     assert "filtered" not in text
 
 
-def test_table_shows_both_filters_and_the_verdict(prepared: PreparedData, rankings: Rankings, tmp_path: Path) -> None:
+def test_table_shows_both_filters_and_the_verdict(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None:
     summary = evaluate(prepared, rankings, CONFIG, tmp_path, seed=0)
     assert ranked_systems(summary) == ["markov", "popularity"]
     lines = format_table(summary).splitlines()
@@ -118,8 +118,8 @@ def test_headline_without_ten() -> None:
     assert EvaluateConfig().headline == ("hr@10", "ndcg@10")
 
 
-def test_refusals(prepared: PreparedData, rankings: Rankings, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="reference 'sasrec' is none of the systems judged: popularity, markov"):
+def test_refusals(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="reference 'sasrec' is none of the systems evaluated: popularity, markov"):
         evaluate(prepared, rankings, CONFIG.model_copy(update={"reference": "sasrec"}), tmp_path, seed=0)
     with pytest.raises(DataError, match="system 'markov' has no unfiltered ranking"):
         evaluate(prepared, {"markov": {True: rankings["markov"][True]}}, CONFIG, tmp_path, seed=0)
@@ -129,11 +129,11 @@ def test_refusals(prepared: PreparedData, rankings: Rankings, tmp_path: Path) ->
         EvaluateConfig.model_validate({"baselines": ["sasrek"]})
 
 
-def test_refuses_an_empty_split(prepared: PreparedData, rankings: Rankings, tmp_path: Path) -> None:
+def test_refuses_an_empty_split(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     empty = ring_prepared(folder)
     pl.read_parquet(folder / "targets.parquet").filter(pl.col("split") != TEST).write_parquet(
         folder / "targets.parquet"
     )
-    with pytest.raises(DataError, match="the test split has no rows to judge"):
-        evaluate(PreparedData.open(empty.path), rankings, CONFIG, tmp_path / "out", seed=0)
+    with pytest.raises(DataError, match="the test split has no rows to evaluate"):
+        evaluate(Dataset.open(empty.path), rankings, CONFIG, tmp_path / "out", seed=0)

@@ -13,20 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.contracts.columns import VALID
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import PreparedData
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.sasrec import PooledDropout, SASRecConfig, SASRecNetwork
 from recsys.evaluation.baselines.sasrec_training import SASRec, SequenceBatches, rank_with_network
-from recsys.metrics import row_metrics
+from recsys.metrics.ranking import row_metrics
 from recsys.training.losses import full_softmax_loss
-from tests.toy import ring_prepared
+from tests.toy.dataset import ring_prepared
 
 SMALL = SASRecConfig(width=16, num_heads=2, num_blocks=2, max_len=6, batch_size=16, max_epochs=3, dropout=0.1)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return ring_prepared(tmp_path_factory.mktemp("ring"))
 
 
@@ -79,7 +79,7 @@ def test_pooled_dropout_keeps_the_expectation_and_rests_in_evaluation() -> None:
     assert torch.equal(dropout.eval()(ones), ones)
 
 
-def test_every_transition_is_supervised_once_per_epoch(prepared: PreparedData) -> None:
+def test_every_transition_is_supervised_once_per_epoch(prepared: Dataset) -> None:
     """Also those of sequences longer than ``max_len``, which are cut into chunks."""
     config = SMALL.model_copy(update={"max_len": 3})
     batches = SequenceBatches(prepared, "train", config, seed=0)
@@ -99,26 +99,26 @@ def test_every_transition_is_supervised_once_per_epoch(prepared: PreparedData) -
     assert len(batches) == math.ceil(len(batches.last) / config.batch_size)
 
 
-def test_epochs_differ_and_the_seed_repeats_them(prepared: PreparedData) -> None:
+def test_epochs_differ_and_the_seed_repeats_them(prepared: Dataset) -> None:
     first, second = (SequenceBatches(prepared, "train", SMALL, seed=3) for _ in range(2))
     epochs = [[items for items, _ in batches] for batches in (first, second, first)]
     assert all(torch.equal(a, b) for a, b in zip(epochs[0], epochs[1], strict=True))
     assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(epochs[0], epochs[2], strict=True))
 
 
-def test_training_keeps_the_best_epoch(prepared: PreparedData) -> None:
+def test_training_keeps_the_best_epoch(prepared: Dataset) -> None:
     ranker = SASRec(SMALL.model_copy(update={"max_epochs": 6, "learning_rate": 0.02, "patience": 2}))
     ranker.fit(prepared, 0, "train")
-    judged = [point.value for point in ranker.curves if point.name == "ndcg@10"]
+    evaluated = [point.value for point in ranker.curves if point.name == "ndcg@10"]
     losses = [point.value for point in ranker.curves if point.name == "train_loss"]
     assert losses[-1] < losses[0]
     targets = prepared.targets(VALID)
-    ranked = ranker.rank(Histories.of_targets(prepared.history, targets), 10, exclude_seen=True)
-    assert row_metrics(ranked, targets, [10])["ndcg@10"].mean() == pytest.approx(max(judged))
-    assert len(judged) < 6 or judged[-1] > max(judged[:-2])
+    ranked = ranker.rank(Histories.from_targets(prepared.history, targets), 10, exclude_seen=True)
+    assert row_metrics(ranked, targets, [10])["ndcg@10"].mean() == pytest.approx(max(evaluated))
+    assert len(evaluated) < 6 or evaluated[-1] > max(evaluated[:-2])
 
 
-def test_training_leaves_the_global_generator_alone(prepared: PreparedData) -> None:
+def test_training_leaves_the_global_generator_alone(prepared: Dataset) -> None:
     torch.manual_seed(123)
     expected = torch.rand(3)
     torch.manual_seed(123)
@@ -126,25 +126,25 @@ def test_training_leaves_the_global_generator_alone(prepared: PreparedData) -> N
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_time_limit_ends_training_after_an_epoch(prepared: PreparedData) -> None:
+def test_time_limit_ends_training_after_an_epoch(prepared: Dataset) -> None:
     ranker = SASRec(SMALL.model_copy(update={"max_epochs": 50, "max_minutes": 1e-6, "patience": 50}))
     ranker.fit(prepared, 0, "train")
     assert {point.epoch for point in ranker.curves} == {0}
 
 
-def test_ranking_does_not_leave_training_mode(prepared: PreparedData, network: SASRecNetwork) -> None:
+def test_ranking_does_not_leave_training_mode(prepared: Dataset, network: SASRecNetwork) -> None:
     network.train()
-    histories = Histories.of_targets(prepared.history, prepared.targets(VALID))
+    histories = Histories.from_targets(prepared.history, prepared.targets(VALID))
     rank_with_network(network, histories, 3, exclude_seen=True)
     assert network.training
 
 
-def test_refusals(prepared: PreparedData, tmp_path: Path) -> None:
+def test_refusals(prepared: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="width 10 cannot be split into 4 heads"):
         SASRecConfig(width=10, num_heads=4)
     short = ring_prepared(tmp_path, users=4, events=5)
-    lonely = PreparedData(short.path, short.vocabulary, short.history)
+    lonely = Dataset(short.path, short.spec, short.history)
     ends = np.asarray(lonely.history.offsets[:-1]) + 1
     history = type(lonely.history)(**{**vars(lonely.history), "train_end": ends})
     with pytest.raises(DataError, match="no user has two events"):
-        SASRec(SMALL).fit(PreparedData(short.path, short.vocabulary, history), 0, "train")
+        SASRec(SMALL).fit(Dataset(short.path, short.spec, history), 0, "train")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recsys.contracts.dataset import Targets
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import Targets
 from recsys.evaluation.slices import SlicesConfig, head_items, row_slices
 
 COUNTS = np.array([10, 5, 4, 1, 0])

@@ -13,8 +13,8 @@ from features.sources import HistoryRowsSource
 from features.sources.history_rows import HistoryRowsFile, RowFilter, join_histories
 from features.splits import SplitConfig
 from recsys.contracts.columns import TEST, VALID
+from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import PreparedData, Targets
 
 SEQUENCES = {7: [3, 5, 8, 3, 9, 4], 8: [5, 3, 3, 8, 4, 9]}
 """User 7 and user 8, six events each; the last but one is validation, the last is test."""
@@ -130,7 +130,7 @@ def test_missing_file_and_history_of_another_type_are_refused(tmp_path: Path) ->
         source.read(0)
 
 
-def read_rows(prepared: PreparedData, targets: Targets, longest: int) -> Counter:
+def read_rows(prepared: Dataset, targets: Targets, longest: int) -> Counter:
     """``(user_id, history, item)`` of every row, in ids of the source."""
     users, items = prepared.users["user_id"].to_list(), prepared.items["item_id"].to_list()
     history = np.asarray(prepared.history.item)
@@ -155,19 +155,19 @@ def test_every_event_of_the_window_is_a_row_of_its_own(tmp_path: Path) -> None:
     files = tuple(HistoryRowsFile(file=f"{name}.parquet", split=name) for name in ("train", "valid", "test"))
     source = HistoryRowsSource(path=tmp_path, files=files)
 
-    def judged(rows: str) -> Counter:
-        config = FeaturesConfig(split=SplitConfig(kind="given"), judged_rows=rows)
+    def evaluated(rows: str) -> Counter:
+        config = FeaturesConfig(split=SplitConfig(kind="given"), eval_rows=rows)
         prepare(source, config, tmp_path / rows, seed=0)
-        prepared = PreparedData.open(tmp_path / rows)
+        prepared = Dataset.open(tmp_path / rows)
         return read_rows(prepared, prepared.targets(TEST), longest=2)
 
-    assert judged("per_event") == Counter({(7, (8, 6), 3): 1, (7, (6, 3), 3): 1})
-    assert judged("per_user") == Counter({(7, (8, 6), 3): 1})
+    assert evaluated("per_event") == Counter({(7, (8, 6), 3): 1, (7, (6, 3), 3): 1})
+    assert evaluated("per_user") == Counter({(7, (8, 6), 3): 1})
 
 
 def test_sessions_are_not_asked_for_event_by_event() -> None:
-    with pytest.raises(ValueError, match="judged_rows 'per_event' asks for single items"):
-        FeaturesConfig(task="session", session_length=2, judged_rows="per_event")
+    with pytest.raises(ValueError, match="eval_rows 'per_event' asks for single items"):
+        FeaturesConfig(task="session", session_length=2, eval_rows="per_event")
 
 
 @pytest.mark.data
@@ -182,8 +182,8 @@ def test_official_valid_and_test_rows_of_industrial_come_back_exactly(tmp_path: 
     recipe = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "industrial.yaml"
     config = load_run_config(recipe, [f"source.path={folder}"])
     prepare(config.source, config.features, tmp_path, seed=0)
-    prepared = PreparedData.open(tmp_path)
-    assert prepared.vocabulary.num_items == 3686
+    prepared = Dataset.open(tmp_path)
+    assert prepared.spec.num_items == 3686
     for split, name in ((VALID, "valid"), (TEST, "test")):
         table = pl.read_parquet(folder / f"{name}.parquet", columns=["user_id", "history_item_id", "item_id"])
         official = Counter((f"A{user}", tuple(history), item) for user, history, item in table.iter_rows())

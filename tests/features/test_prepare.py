@@ -15,8 +15,8 @@ from features.histories import event_behaviour, event_watch_ratio
 from features.items import ItemsConfig, build_catalogue, frequency_index
 from features.sources import SimulatedSource, TableSource
 from recsys.contracts.columns import TEST, TRAIN, VALID
+from recsys.contracts.dataset import EVENT_COLUMNS, ITEM_COLUMNS, SESSION_COLUMNS, Dataset
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import EVENT_COLUMNS, ITEM_COLUMNS, SESSION_COLUMNS, PreparedData
 
 DAY = 86_400
 START = 1_650_000_000
@@ -44,7 +44,7 @@ def test_user_7_by_hand(tmp_path: Path) -> None:
     """Leave-last-out: history 10 20 30 -> 40 (valid), history 10 20 30 40 -> 30 (test); user 8 has too few."""
     config = FeaturesConfig(split={"kind": "leave_last_out"})
     report = prepare(five_events(tmp_path), config, tmp_path / "out", seed=0)
-    data = PreparedData.open(tmp_path / "out")
+    data = Dataset.open(tmp_path / "out")
     item_id = data.items["item_id"].to_numpy()
     assert item_id.tolist() == [10, 20, 30, 40]
     assert data.users["user_id"].to_list() == [7, 8]
@@ -78,7 +78,7 @@ def test_session_rows_by_hand(tmp_path: Path) -> None:
         split={"valid_from": "2022-04-20", "test_from": "2022-04-30"},
     )
     prepare(table_source(tmp_path, rows), config, tmp_path / "out", seed=0)
-    data = PreparedData.open(tmp_path / "out")
+    data = Dataset.open(tmp_path / "out")
     train = data.targets(TRAIN)
     item_id = data.items["item_id"].to_numpy()
     pieces = [item_id[p].tolist() for p in np.split(train.items, train.item_offsets[1:-1])]
@@ -86,7 +86,7 @@ def test_session_rows_by_hand(tmp_path: Path) -> None:
     assert train.history_end.tolist() == [0, 2, 5]
     strict = FeaturesConfig(**{**config.model_dump(), "sessions": {"min_positive": 2}})
     prepare(table_source(tmp_path, rows), strict, tmp_path / "out2", seed=0)
-    assert len(PreparedData.open(tmp_path / "out2").targets(TRAIN)) == 2
+    assert len(Dataset.open(tmp_path / "out2").targets(TRAIN)) == 2
 
 
 def test_everything_adds_up_and_keeps_the_schema(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_everything_adds_up_and_keeps_the_schema(tmp_path: Path) -> None:
     assert report["quarantined"] == {"duplicate": 20, "null user_id": 15}
     assert report["k_core_removed"] > 0
     assert report["rows_in"] == 35 + report["k_core_removed"] + report["kept"]
-    data = PreparedData.open(tmp_path / "out")
+    data = Dataset.open(tmp_path / "out")
     assert len(data.events) == report["kept"] == sum(report["events_per_split"].values())
     assert len(pl.read_parquet(tmp_path / "out" / "quarantine.parquet")) == 35
     assert json.loads((tmp_path / "out" / "data_report.json").read_text())["kept"] == report["kept"]
@@ -135,12 +135,12 @@ def test_no_history_reaches_its_targets(tmp_path: Path, task: str, kind: str) ->
     """Targets are exactly the distinct items after the history and inside the window, and train is the prefix."""
     config = FeaturesConfig(task=task, session_length=1 if task == "next_item" else 4, split={"kind": kind})
     prepare(SMALL, config, tmp_path, seed=5)
-    data = PreparedData.open(tmp_path)
+    data = Dataset.open(tmp_path)
     history = data.history
     positive = data.events.filter("positive")
     assert np.array_equal(positive["item_index"].to_numpy(), history.item)
     split = positive["split"].to_numpy()
-    for user in range(data.vocabulary.num_users):
+    for user in range(data.spec.num_users):
         start, train_end, valid_end, end = (
             int(a)
             for a in (
@@ -196,7 +196,7 @@ def test_prehistory_is_train_and_its_unknown_signals_count_as_no(tmp_path: Path)
         task="session", session_length=2, split={"valid_from": "2022-04-16", "test_from": "2022-04-17"}
     )
     report = prepare(source, config, tmp_path / "out", seed=0)
-    data = PreparedData.open(tmp_path / "out")
+    data = Dataset.open(tmp_path / "out")
     assert data.items["item_id"].to_numpy()[data.history.item].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert data.history.behaviour.tolist() == [2] * 5 + [4, 3, 2]
     assert data.history.gap.tolist()[:7] == [0, 0, 0, 0, 0, 0, 18]

@@ -31,8 +31,8 @@ def simulated() -> tuple[SimulatedWorld, pl.DataFrame]:
 
 
 def test_the_seed_decides_everything(simulated: tuple[SimulatedWorld, pl.DataFrame]) -> None:
-    assert SMALL.simulate(7, for_judging=False)[1].equals(simulated[1])
-    assert not SMALL.simulate(8, for_judging=False)[1].equals(simulated[1])
+    assert SMALL.simulate(7, keep_state=False)[1].equals(simulated[1])
+    assert not SMALL.simulate(8, keep_state=False)[1].equals(simulated[1])
     assert SMALL.fingerprint() != SimulatedSource(users=301, items=200, events=15_000, topics=6).fingerprint()
 
 
@@ -132,7 +132,8 @@ def test_a_batch_of_sessions_is_worth_what_each_is_alone_and_asking_changes_noth
 
 
 def test_the_feed_shows_what_the_truth_prefers_over_chance(simulated: tuple[SimulatedWorld, pl.DataFrame]) -> None:
-    """Sessions the user chose to like are worth more than random ones: the judge and the log speak of one world."""
+    """Sessions the user chose to like are worth more than random ones: the held-out reward model and the log speak of
+    one world."""
     world, log = simulated
     rng = np.random.default_rng(3)
     rows = np.arange(300)

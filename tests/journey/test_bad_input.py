@@ -1,8 +1,8 @@
 """Bad input, from end to end through the command line: the right exit code, a message with the way out, nothing lost.
 
-The rest of the list is tested where it belongs, through the same entry point, in ``tests/pipelines/test_cli.py``: unknown
-configuration key, truncated interactions, an output folder that cannot be written, an artefact that was truncated, an
-unreachable MLflow server.
+The rest of the list is tested where it belongs, through the same entry point, in ``tests/pipelines/cli/test_cli.py``:
+unknown configuration key, truncated interactions, an output folder that cannot be written, an artefact that was
+truncated, an unreachable MLflow server.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import polars as pl
 import pytest
 import yaml
 
-from pipelines.cli import main
-from recsys.semantic_ids.generation import SemanticIds
-from serving.scorer import NUM_UNKNOWN_ITEMS, Scorer
-from tests.journey.three_topics import TOPICS, USER, USERS, VIDEOS, WATCHED, recipe, write_raw
+from pipelines.cli.app import main
+from recsys.semantic_ids.versions import SemanticIds
+from serving.answers.scorer import NUM_UNKNOWN_ITEMS, Scorer
+from tests.toy.three_topics import TOPICS, USER, USERS, VIDEOS, WATCHED, recipe, write_raw
 
 LOG, CATALOGUE = "interactions.parquet", "items.parquet"
 BARE = "cake 0"

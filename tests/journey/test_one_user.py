@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from pipelines.config import RunConfig
-from pipelines.run import Runner
+from pipelines.engine.runner import Runner
 from pipelines.stages import stages_of
 from recsys.contracts.columns import TEST, TRAIN, VALID
+from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.manifest import Artifact, ArtifactStore
-from recsys.contracts.prepared import PreparedData, Targets
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import beam_search
@@ -29,12 +29,12 @@ from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.search_index import SearchIndex
-from recsys.metrics import row_metrics
+from recsys.metrics.ranking import row_metrics
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import PlainProgress
-from recsys.semantic_ids.generation import SemanticIds
-from tests.journey.three_topics import (
+from recsys.semantic_ids.versions import SemanticIds
+from tests.toy.three_topics import (
     EVENTS,
     MINUTE,
     NEXT,
@@ -60,8 +60,8 @@ class Journey:
         return self.artifacts[stage].path
 
     @property
-    def prepared(self) -> PreparedData:
-        return PreparedData.open(self.path("prepare"))
+    def prepared(self) -> Dataset:
+        return Dataset.open(self.path("prepare"))
 
     @property
     def titles(self) -> list[str]:
@@ -166,7 +166,7 @@ def test_05_semantic_ids(journey: Journey) -> None:
 
 def test_06_batch(journey: Journey) -> None:
     """The encoder reads table rows, which are item_index + 1: four events, because the fifth is the question."""
-    batch = collate_histories(Histories.of_targets(journey.prepared.history, journey.question), max_history=8)
+    batch = collate_histories(Histories.from_targets(journey.prepared.history, journey.question), max_history=8)
     show("batch", f"item_BH {batch.item_BH.tolist()}", f"gap_BH  {batch.gap_BH.tolist()}")
     assert [journey.titles[row - 1] for row in batch.item_BH[0].tolist()] == WATCHED[:4]
     assert batch.lengths_B.tolist() == [4]
@@ -177,7 +177,7 @@ def test_07_policy(journey: Journey) -> None:
     """The first code of the next video is the bikes' code, almost surely; probabilities of the codes sum to one."""
     policy, batch = (
         journey.policy,
-        collate_histories(Histories.of_targets(journey.prepared.history, journey.question), 8),
+        collate_histories(Histories.from_targets(journey.prepared.history, journey.question), 8),
     )
     with torch.inference_mode():
         log_probs = policy.next_codes(policy.start(batch), None)
@@ -191,8 +191,8 @@ def test_07_policy(journey: Journey) -> None:
 def test_08_beam_search(journey: Journey) -> None:
     """At full width the beams are all 24 videos in the order of their exact probability; bike 6 comes first."""
     policy, ids = journey.policy, journey.semantic_ids
-    batch = collate_histories(Histories.of_targets(journey.prepared.history, journey.question), 8)
-    index = SearchIndex.of(PrefixIndex.build(ids.codes, ids.level_sizes))
+    batch = collate_histories(Histories.from_targets(journey.prepared.history, journey.question), 8)
+    index = SearchIndex.from_index(PrefixIndex.build(ids.codes, ids.level_sizes))
     beams = beam_search(policy, batch, index, width=ids.num_items)
     found = beams.items[0, :, 0].tolist()
     scores = [
@@ -212,7 +212,7 @@ def test_08_beam_search(journey: Journey) -> None:
 def test_09_metrics(journey: Journey) -> None:
     """Rank r gives ``1 / log2(r + 1)``; the file of per-user results holds the number that one computes from his list."""
     recommender = Recommender(journey.policy, journey.semantic_ids, DecodeConfig(beam_width=24))
-    answer = recommender.recommend(Histories.of_targets(journey.prepared.history, journey.question), 5)
+    answer = recommender.recommend(Histories.from_targets(journey.prepared.history, journey.question), 5)
     listed = [journey.titles[item] for item in answer.items[0]]
     rank = listed.index(WATCHED[4]) + 1
     results = pl.read_parquet(journey.path("evaluate") / "per_user.parquet").filter(pl.col("user_id") == USER)

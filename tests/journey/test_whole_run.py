@@ -1,8 +1,8 @@
 """Whole runs as a scheduler sees them: one at a time, killed at any instant, started again, one key changed.
 
 What a finished run says, that a second one has nothing to do, and that the registered model answers like the batch job in
-a process without our command line: ``tests/pipelines/test_cli.py``, class ``TestWholeRun``. ``RECSYS_KILLS=10`` kills more
-often than the three times of an ordinary test run.
+a process without our command line: ``tests/pipelines/cli/test_cli.py``, class ``TestWholeRun``. ``RECSYS_KILLS=10``
+kills more often than the three times of an ordinary test run.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipelines.cli import main
+from pipelines.cli.app import main
 from recsys.contracts.manifest import Artifact, open_artifact
-from tests.journey import tiny_run
+from tests.toy import tiny_run
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +160,7 @@ def test_killed_at_random_instants_it_ends_like_an_undisturbed_run(finished: Fin
 
 CONNECT = """
 import sys
-from serving.mlflow_client import connect
+from serving.registry.mlflow_client import connect
 print(len(connect(sys.argv[1]).search_experiments()))
 """
 

@@ -11,9 +11,9 @@ from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.config import ModelConfig
 from recsys.model.int8 import Int8Experts, Int8Weight, int8_policy, quantise_rows
-from recsys.model.moe import MixtureOfExperts
+from recsys.model.layers.moe import MixtureOfExperts
 from recsys.training.fit import build_policy
-from tests.toy import ring_prepared, toy_ids
+from tests.toy.dataset import ring_prepared, toy_ids
 
 
 def test_a_product_by_hand() -> None:
@@ -72,7 +72,7 @@ def test_the_recommender_decodes_in_int8(tmp_path) -> None:
     config = ModelConfig(width=64, num_heads=2, ffn_width=64, expert_width=64, max_history=6, init_std=0.5)
     policy = build_policy(prepared, ids, config, None).eval()
     before = {name: value.clone() for name, value in policy.state_dict().items()}
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     exact = Recommender(policy, ids, DecodeConfig(beam_width=20, rescore="none")).recommend(histories, 5)
     rounded = Recommender(policy, ids, DecodeConfig(beam_width=20, rescore="none", precision="int8"))
     answer = rounded.recommend(histories, 5)
@@ -90,5 +90,5 @@ def test_bfloat16_without_a_gpu_is_refused(tmp_path) -> None:
         Recommender(policy, ids, DecodeConfig(precision="bfloat16"))
     with pytest.raises(ConfigError, match="cuda_graph needs a GPU"):
         Recommender(policy, ids, DecodeConfig(cuda_graph=True)).recommend(
-            Histories.of_targets(prepared.history, prepared.all_users()), 3
+            Histories.from_targets(prepared.history, prepared.all_users()), 3
         )

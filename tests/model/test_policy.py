@@ -18,7 +18,7 @@ from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.summary import summarise
 from recsys.training.fit import build_policy
 from recsys.training.losses import dense_loss, next_token_loss
-from tests.toy import ring_ids, ring_prepared
+from tests.toy.dataset import ring_ids, ring_prepared
 
 SMALL = {
     "width": 16,
@@ -55,8 +55,8 @@ def losses(policy: GenerativeRecommender, batch: TrainingBatch) -> tuple[torch.T
 def test_all_prefix_training_equals_one_pair_per_target_in_loss_and_gradients(prepared) -> None:
     """One pass over a user's sequence is the sum over its (history, target) pairs, to rounding."""
     policy = policy_for(prepared, max_history=20)
-    windows = PrefixWindows.of(prepared, 20)
-    pairs = TargetRows.of(prepared, 20)
+    windows = PrefixWindows.from_dataset(prepared, 20)
+    pairs = TargetRows.from_dataset(prepared, 20)
     together, count = losses(policy, windows.collate(np.arange(len(windows))))
     grads = torch.autograd.grad(together, list(policy.parameters()), allow_unused=True)
     apart, expanded = losses(policy, pairs.collate(np.arange(len(pairs))))
@@ -69,7 +69,7 @@ def test_all_prefix_training_equals_one_pair_per_target_in_loss_and_gradients(pr
 
 
 def test_long_users_are_cut_into_windows_that_supervise_every_event_once(prepared) -> None:
-    windows = PrefixWindows.of(prepared, 3)
+    windows = PrefixWindows.from_dataset(prepared, 3)
     targets = np.concatenate([np.arange(a, b) for a, b in zip(windows.first_target, windows.end, strict=True)])
     expected = np.concatenate(
         [np.arange(a, b) for a, b in zip(prepared.history.offsets[:-1], prepared.history.train_end, strict=True)]
@@ -80,7 +80,7 @@ def test_long_users_are_cut_into_windows_that_supervise_every_event_once(prepare
 
 def test_a_prediction_never_sees_its_target_or_anything_later(prepared) -> None:
     policy = policy_for(prepared)
-    batch = PrefixWindows.of(prepared, 6).collate(np.arange(4))
+    batch = PrefixWindows.from_dataset(prepared, 6).collate(np.arange(4))
     before, _ = policy(batch)
     changed_items = batch.history.item_BH.clone()
     changed_items[:, 3:] = 1 + changed_items[:, 3:] % 12
@@ -95,7 +95,7 @@ def test_a_prediction_never_sees_its_target_or_anything_later(prepared) -> None:
 def test_an_item_of_a_session_does_not_see_later_items(tmp_path: Path) -> None:
     prepared = ring_prepared(tmp_path, task="session", session_length=3)
     policy = policy_for(prepared, encoder_attention="bidirectional")
-    batch = TargetRows.of(prepared, 6).collate(np.arange(5))
+    batch = TargetRows.from_dataset(prepared, 6).collate(np.arange(5))
     before, _ = policy(batch)
     targets = batch.target_BPM.clone()
     targets[..., 1] = 1 + targets[..., 1] % 12
@@ -108,7 +108,7 @@ def test_an_item_of_a_session_does_not_see_later_items(tmp_path: Path) -> None:
 def test_padding_changes_nothing(prepared) -> None:
     for attention in ("causal", "bidirectional"):
         policy = policy_for(prepared, encoder_attention=attention).eval()
-        histories = Histories.of_targets(prepared.history, prepared.all_users())
+        histories = Histories.from_targets(prepared.history, prepared.all_users())
         together = policy.start(collate_histories(histories, 6))
         alone = policy.start(collate_histories(histories.take(np.array([2])), 4))
         shorter = policy.start(collate_histories(histories.take(np.array([2])), 6))
@@ -121,7 +121,7 @@ def test_steps_with_a_cache_equal_teacher_forcing(tmp_path: Path, session_length
     task = "session" if session_length > 1 else "next_item"
     prepared = ring_prepared(tmp_path, task=task, session_length=session_length)
     policy = policy_for(prepared, encoder_attention="bidirectional").eval()
-    batch = TargetRows.of(prepared, 6).collate(np.arange(7))
+    batch = TargetRows.from_dataset(prepared, 6).collate(np.arange(7))
     with torch.no_grad():
         whole = policy.code_log_probs(policy(batch)[0], batch.target_BPM)[:, 0]
         state = policy.start(batch.history)
@@ -141,7 +141,7 @@ def test_steps_with_a_cache_equal_teacher_forcing(tmp_path: Path, session_length
 def test_code_probabilities_of_the_whole_catalogue_sum_to_one(prepared) -> None:
     """The 12 items are all 3 x 4 codes, so their probabilities are a distribution."""
     policy = policy_for(prepared).eval()
-    row = TargetRows.of(prepared, 6).collate(np.array([5]))
+    row = TargetRows.from_dataset(prepared, 6).collate(np.array([5]))
     items = torch.arange(1, 13)[:, None, None]
     history = row.history.take(torch.zeros(12, dtype=torch.int64))
     log_probs = policy.log_prob(TrainingBatch(history, items, row.visible_BP.expand(12, 1)))
@@ -152,7 +152,7 @@ def test_checkpoint_round_trip_and_refusal_of_other_semantic_ids(prepared, tmp_p
     policy = policy_for(prepared).eval()
     save_policy(tmp_path / "model", policy)
     again = load_policy(tmp_path / "model", policy.spec.semantic_id_digest)
-    batch = TargetRows.of(prepared, 6).collate(np.arange(9))
+    batch = TargetRows.from_dataset(prepared, 6).collate(np.arange(9))
     assert torch.equal(policy.log_prob(batch), again.log_prob(batch))
     with pytest.raises(ArtifactError, match="trained with semantic IDs"):
         load_policy(tmp_path / "model", "0" * 64)
@@ -180,9 +180,9 @@ def test_summary_counts_by_hand(prepared) -> None:
 def test_unseen_users_have_rows_of_their_own(prepared) -> None:
     """4 reserved rows stand behind the known users; two users that were never met get different states."""
     policy = policy_for(prepared, features=("item", "user"), unseen_user_rows=4).eval()
-    users = prepared.vocabulary.num_users
+    users = prepared.spec.num_users
     assert policy.tables.weight("user").shape[0] == users + 1 + 4
-    history = TargetRows.of(prepared, 6).collate(np.array([5, 5])).history
+    history = TargetRows.from_dataset(prepared, 6).collate(np.array([5, 5])).history
     history = dataclasses.replace(history, user_B=torch.tensor([users + 1, users + 3]))
     first, second = policy.start(history).dense_query_BD
     assert not torch.allclose(first, second)

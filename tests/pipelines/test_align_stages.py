@@ -7,14 +7,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipelines.aligning import PAGE_NAME
-from pipelines.cli import main
+from pipelines.cli.app import main
 from pipelines.config import RunConfig, load_run_config
-from pipelines.rankings import BEAM, SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
-from pipelines.stage import make_plan
+from pipelines.engine.stage import make_plan
 from pipelines.stages import STAGES, stages_of
 from recsys.contracts.manifest import Artifact, open_artifact, read_json, sha256_of_file
-from tests.journey import tiny_run
+from recsys.evaluation.rankings import BEAM, SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
+from recsys.reports.alignment import PAGE_NAME
+from tests.toy import tiny_run
 
 BEFORE = ["prepare", "embed", "tokenize", "train", "baselines", "evaluate", "export", "recommend"]
 RERE = (

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from pipelines.config import RunConfig, load_run_config
-from pipelines.stage import make_plan
+from pipelines.engine.stage import make_plan
 from pipelines.stages import stages_of
 from recsys.contracts.manifest import Artifact, open_artifact, read_json
-from serving.shards import SESSION_COLUMNS
-from tests.journey import tiny_run
+from serving.batch.shards import SESSION_COLUMNS
+from tests.toy import tiny_run
 
 STEERED_SESSIONS = (
     "source={kind: simulated, users: 300, items: 150, events: 12000, session_length: 3, request_length: 3}",

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipelines.config import RunConfig, expand_variables, load_run_config, to_yaml
-from pipelines.stage import make_step, select_sections
+from pipelines.engine.stage import plan_stage, select_sections
 from pipelines.stages import STAGES
 from recsys.config import validate
 from recsys.contracts.errors import ConfigError
@@ -79,7 +79,7 @@ def test_where_and_how_fast_enter_no_digest(override: str) -> None:
     before, after = load_run_config(DEMO), load_run_config(DEMO, [override])
     for stage in STAGES:
         parents = dict.fromkeys(stage.parents, "0")
-        assert make_step(stage, before, 1, parents).digest == make_step(stage, after, 1, parents).digest
+        assert plan_stage(stage, before, 1, parents).digest == plan_stage(stage, after, 1, parents).digest
 
 
 def test_model_keys_rerun_neither_data_nor_baselines() -> None:
@@ -87,6 +87,6 @@ def test_model_keys_rerun_neither_data_nor_baselines() -> None:
     changed = set()
     for stage in STAGES:
         parents = dict.fromkeys(stage.parents, "0")
-        if make_step(stage, before, 1, parents).digest != make_step(stage, after, 1, parents).digest:
+        if plan_stage(stage, before, 1, parents).digest != plan_stage(stage, after, 1, parents).digest:
             changed.add(stage.name)
     assert changed == {"train"}

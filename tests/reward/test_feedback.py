@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from recsys.contracts.columns import TEST, TRAIN, VALID
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import PreparedData
 from recsys.reward.config import FeedbackConfig, RewardSignal
-from recsys.reward.feedback import session_feedback
-from recsys.reward.feedback_labels import rank_among
-from tests.reward.reward_toy import colour_prepared, event, prepared_from
+from recsys.reward.feedback.dataset import session_feedback
+from recsys.reward.feedback.labels import rank_among
+from tests.toy.reward import colour_prepared, event, prepared_from
 
 LENIENT = FeedbackConfig(min_positives=1)
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> PreparedData:
+def small(tmp_path: Path) -> Dataset:
     """User 0: ``a+ b- c+ | d- e+`` with M = 2; user 1: one session of each kind."""
     rows = [
         event(0, 0, 10, 0, watch=100, view=True),
@@ -32,7 +32,7 @@ def small(tmp_path: Path) -> PreparedData:
     return prepared_from(tmp_path / "small", rows, items=5)
 
 
-def test_sessions_labels_and_histories_by_hand(small: PreparedData) -> None:
+def test_sessions_labels_and_histories_by_hand(small: Dataset) -> None:
     """Watch times of the train sessions: 100, 300, 250, 0; ranks among [0, 100, 250, 300], ties counted half.
 
     swt = (3/8, 7/8, 5/8, 1/8); the validation session with 1000 ms is above all: 1. vtr is the share of items viewed:
@@ -55,7 +55,7 @@ def test_ranks_count_ties_half() -> None:
     assert rank_among(np.array([2.0, np.nan]), np.array([1.0, 2.0, 2.0, 5.0])).tolist()[0] == 0.5
 
 
-def test_a_user_rank_compares_a_user_with_himself(small: PreparedData) -> None:
+def test_a_user_rank_compares_a_user_with_himself(small: Dataset) -> None:
     """User 0 has three train sessions, 100, 300, 250 ms: ranks 1/6, 5/6, 3/6; user 1 has one and is ranked among all."""
     feedback = session_feedback(small, FeedbackConfig(min_positives=1, watch_scale="user_rank", min_user_sessions=2))
     np.testing.assert_allclose(feedback.labels[:5, 0], [1 / 6, 5 / 6, 3 / 6, 1 / 8, 1])
@@ -120,7 +120,7 @@ def test_unexposed_items_get_no_feedback_and_leave_the_rest_as_it_is(tmp_path: P
     assert (again.items == other.items).all()
 
 
-def test_refusals(tmp_path: Path, small: PreparedData) -> None:
+def test_refusals(tmp_path: Path, small: Dataset) -> None:
     rows = [event(0, 0, 10, 0, view=True), event(0, 1, 20, 0)]
     bare = prepared_from(tmp_path / "bare", rows, 2, drop=("watch_time_ms", "long_view", "like"), signals=())
     with pytest.raises(DataError, match=r"no feedback .* needs 'watch_time_ms' or at least one declared signal"):
@@ -135,7 +135,7 @@ def test_refusals(tmp_path: Path, small: PreparedData) -> None:
         session_feedback(small, FeedbackConfig(min_items=9))
 
 
-def test_a_signal_that_hardly_occurs_gets_no_tower_and_is_named(small: PreparedData) -> None:
+def test_a_signal_that_hardly_occurs_gets_no_tower_and_is_named(small: Dataset) -> None:
     feedback = session_feedback(small, FeedbackConfig(min_positives=2))
     assert feedback.names == ("swt",)
     assert [reason.split(" ")[0] for reason in feedback.left_out] == ["vtr", "ltr"]

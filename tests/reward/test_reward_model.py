@@ -7,28 +7,28 @@ import pytest
 import torch
 
 from recsys.contracts.columns import TRAIN
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
-from recsys.contracts.prepared import PreparedData
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.reward.checkpoint import load_reward_model, save_reward_model
 from recsys.reward.config import CombinationConfig, FeedbackConfig, RewardConfig, RewardModelConfig
-from recsys.reward.feedback import SessionFeedback, session_feedback
+from recsys.reward.feedback.dataset import SessionFeedback, session_feedback
 from recsys.reward.loss import reward_loss
 from recsys.reward.match_attention import ItemRelations, Likeness, MatchAttention
 from recsys.reward.model import RewardScores, SessionRewardModel
 from recsys.reward.scoring import rank_by_reward, reward_sessions, score_sessions
 from recsys.reward.training import build_reward_model
-from recsys.semantic_ids.generation import SemanticIds
-from tests.reward.reward_toy import colour_prepared
-from tests.toy import toy_ids
+from recsys.semantic_ids.versions import SemanticIds
+from tests.toy.dataset import toy_ids
+from tests.toy.reward import colour_prepared
 
 ITEMS = 24
 SHAPE = {"width": 16, "num_heads": 2, "ffn_width": 32, "tower_width": 8, "max_history": 6, "init_std": 0.5}
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return colour_prepared(tmp_path_factory.mktemp("colours"), users=40, items=ITEMS)
 
 
@@ -37,7 +37,7 @@ def colour_ids() -> SemanticIds:
     return toy_ids(np.stack([np.arange(ITEMS) % 4, np.arange(ITEMS) // 4], 1), (4, 6))
 
 
-def random_model(prepared: PreparedData, *, max_items: int = 4, **shape: object) -> SessionRewardModel:
+def random_model(prepared: Dataset, *, max_items: int = 4, **shape: object) -> SessionRewardModel:
     torch.manual_seed(3)
     config = RewardConfig(
         feedback=FeedbackConfig(max_items=max_items),
@@ -52,9 +52,9 @@ def random_model(prepared: PreparedData, *, max_items: int = 4, **shape: object)
     return model.eval()
 
 
-def histories_of(prepared: PreparedData, count: int = 8) -> Histories:
+def histories_of(prepared: Dataset, count: int = 8) -> Histories:
     """Of different lengths, one of them empty."""
-    histories = Histories.of_targets(prepared.history, prepared.all_users()).take(np.arange(count))
+    histories = Histories.from_targets(prepared.history, prepared.all_users()).take(np.arange(count))
     end = np.minimum(histories.end, histories.start + np.arange(count))
     arrays = (histories.item, histories.behaviour, histories.gap, histories.watch)
     return Histories(histories.user_index, histories.start, end, *arrays)
@@ -123,7 +123,7 @@ def test_the_fused_tower_learns_less_of_what_has_a_negative_weight() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_padding_batches_and_neighbours_change_nothing(prepared: PreparedData, fused: bool) -> None:
+def test_padding_batches_and_neighbours_change_nothing(prepared: Dataset, fused: bool) -> None:
     model = random_model(prepared, fused_tower=fused)
     histories = histories_of(prepared)
     items = np.random.default_rng(1).integers(0, ITEMS, (8, 5, 3))
@@ -142,7 +142,7 @@ def test_padding_batches_and_neighbours_change_nothing(prepared: PreparedData, f
                 np.testing.assert_allclose(alone.fused[0, 0], together.fused[row, candidate], atol=1e-5)
 
 
-def test_history_items_and_their_order_count(prepared: PreparedData) -> None:
+def test_history_items_and_their_order_count(prepared: Dataset) -> None:
     model = random_model(prepared)
     histories = histories_of(prepared)
     items = np.random.default_rng(1).integers(0, ITEMS, (8, 1, 3))
@@ -153,9 +153,9 @@ def test_history_items_and_their_order_count(prepared: PreparedData) -> None:
     assert np.abs(base - score_sessions(model, other, items).logits).max() > 1e-3
 
 
-def test_a_long_history_is_read_from_its_end(prepared: PreparedData) -> None:
+def test_a_long_history_is_read_from_its_end(prepared: Dataset) -> None:
     model = random_model(prepared)
-    whole = Histories.of_targets(prepared.history, prepared.all_users())
+    whole = Histories.from_targets(prepared.history, prepared.all_users())
     assert (whole.lengths > 6).any()
     arrays = (whole.item, whole.behaviour, whole.gap, whole.watch)
     recent = Histories(whole.user_index, np.maximum(whole.start, whole.end - 6), whole.end, *arrays)
@@ -165,7 +165,7 @@ def test_a_long_history_is_read_from_its_end(prepared: PreparedData) -> None:
     )
 
 
-def test_an_untrained_model_predicts_the_base_rates(prepared: PreparedData) -> None:
+def test_an_untrained_model_predicts_the_base_rates(prepared: Dataset) -> None:
     torch.manual_seed(0)
     config = RewardConfig(model=RewardModelConfig(**SHAPE, item_embeddings=False))
     feedback = session_feedback(prepared, config.feedback)
@@ -174,7 +174,7 @@ def test_an_untrained_model_predicts_the_base_rates(prepared: PreparedData) -> N
     np.testing.assert_allclose(found, np.broadcast_to(np.array(model.spec.base_rates), found.shape), atol=1e-5)
 
 
-def test_second_stage_ranks_items_as_sessions_of_one(prepared: PreparedData) -> None:
+def test_second_stage_ranks_items_as_sessions_of_one(prepared: Dataset) -> None:
     model = random_model(prepared)
     histories = histories_of(prepared)
     items = np.random.default_rng(2).integers(0, ITEMS, (8, 6))
@@ -192,7 +192,7 @@ def test_second_stage_ranks_items_as_sessions_of_one(prepared: PreparedData) -> 
     np.testing.assert_allclose(rank_by_reward(model, histories, items, by_request, "raw"), like_only, atol=1e-6)
 
 
-def test_saved_and_loaded_it_is_the_same_and_frozen(prepared: PreparedData, tmp_path: Path) -> None:
+def test_saved_and_loaded_it_is_the_same_and_frozen(prepared: Dataset, tmp_path: Path) -> None:
     model = random_model(prepared, fused_tower=True)
     save_reward_model(tmp_path / "reward", model)
     assert sorted(path.name for path in (tmp_path / "reward").iterdir()) == ["model.safetensors", "reward_model.json"]
@@ -204,7 +204,7 @@ def test_saved_and_loaded_it_is_the_same_and_frozen(prepared: PreparedData, tmp_
     np.testing.assert_array_equal(first.fused, second.fused)
 
 
-def test_refusals(prepared: PreparedData, tmp_path: Path) -> None:
+def test_refusals(prepared: Dataset, tmp_path: Path) -> None:
     model = random_model(prepared)
     histories = histories_of(prepared)
     with pytest.raises(DataError, match="expected -1 to 23"):
@@ -212,7 +212,7 @@ def test_refusals(prepared: PreparedData, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at most 4 items"):
         score_sessions(model, histories, np.zeros((8, 1, 5), np.int64))
     with pytest.raises(ValueError, match="this reward model reads 6"):
-        model.encode(collate_histories(Histories.of_targets(prepared.history, prepared.all_users()), 50))
+        model.encode(collate_histories(Histories.from_targets(prepared.history, prepared.all_users()), 50))
     with pytest.raises(ConfigError, match="needs a model with fused_tower"):
         reward_sessions(model, histories, np.zeros((8, 1, 1), np.int64), mode="fused")
     with pytest.raises(ConfigError, match="follows is no tower"):
@@ -233,7 +233,7 @@ def test_refusals(prepared: PreparedData, tmp_path: Path) -> None:
         build_reward_model(prepared, colour_ids(), None, feedback, feedback, RewardModelConfig(), RewardConfig())
 
 
-def test_item_rates_come_from_train_sessions_of_other_users_alone(prepared: PreparedData) -> None:
+def test_item_rates_come_from_train_sessions_of_other_users_alone(prepared: Dataset) -> None:
     """Rates that a session is part of would tell its label: the model would learn to read them and nothing else."""
     config = RewardConfig(model=RewardModelConfig(**SHAPE, item_embeddings=False))
     feedback = session_feedback(prepared, config.feedback)

@@ -1,4 +1,4 @@
-"""Training the reward model and its judge: they learn what is there, from different users, and survive a kill."""
+"""Training the reward model and the held-out one: they learn what is there, from different users, and survive a kill."""
 
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,23 @@ import torch
 
 from recsys.config import validate
 from recsys.contracts.columns import TEST, TRAIN
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
-from recsys.contracts.prepared import PreparedData
 from recsys.data.histories import Histories
 from recsys.reward.checkpoint import load_reward_model
 from recsys.reward.config import FeedbackConfig, RewardConfig, RewardModelConfig, RewardSignal
-from recsys.reward.feedback import session_feedback
+from recsys.reward.evaluate import popularity_baseline, user_mean_baseline
+from recsys.reward.feedback.dataset import session_feedback
 from recsys.reward.module import RewardModule
-from recsys.reward.report import popularity_baseline, user_mean_baseline
 from recsys.reward.scoring import rank_by_reward
 from recsys.reward.training import split_users, train_reward_models
 from recsys.runtime import PlainProgress
-from tests.reward.reward_toy import colour_prepared, event, prepared_from
 from tests.reward.test_reward_model import ITEMS, SHAPE, colour_ids
+from tests.toy.reward import colour_prepared, event, prepared_from
 
 SMALL: dict[str, Any] = {
     "model": {**SHAPE, "width": 16, "init_std": 0.02, "item_embeddings": False, "num_history_layers": 0},
-    "judge": {
+    "held_out_model": {
         **SHAPE,
         "width": 12,
         "fused_tower": True,
@@ -45,16 +45,16 @@ def config(**changes: Any) -> RewardConfig:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return colour_prepared(tmp_path_factory.mktemp("colours"), users=120, items=ITEMS)
 
 
-def train(prepared: PreparedData, out: Path, settings: RewardConfig) -> dict[str, Any]:
+def train(prepared: Dataset, out: Path, settings: RewardConfig) -> dict[str, Any]:
     return train_reward_models(prepared, colour_ids(), None, settings, out, 5, PlainProgress())
 
 
 @pytest.fixture(scope="module")
-def trained(prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def trained(prepared: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("reward")
     return out, train(prepared, out, config())
 
@@ -63,7 +63,7 @@ def test_both_models_find_that_users_watch_their_own_colour(trained: tuple[Path,
     """Whether an item has the colour of the history decides watching; popularity and user means know nothing of it."""
     out, summary = trained
     metrics = pl.read_parquet(out / "reward_metrics.parquet").filter(pl.col("users") == "new")
-    for model in ("reward", "judge"):
+    for model in ("reward", "held_out"):
         assert summary["test"][model]["vtr"]["auc"] > 0.9
         for baseline in ("popularity", "user_mean"):
             gain = metrics.filter(
@@ -76,37 +76,35 @@ def test_both_models_find_that_users_watch_their_own_colour(trained: tuple[Path,
     assert set(calibration.columns) == {"model", "tower", "bin", "sessions", "predicted", "observed"}
 
 
-def test_reward_model_and_judge_share_no_user(prepared: PreparedData) -> None:
-    groups = split_users(120, config(reward_share=0.5, judge_share=0.3), seed=1)
-    assert not (groups["reward"] & groups["judge"]).any()
+def test_reward_model_and_held_out_model_share_no_user(prepared: Dataset) -> None:
+    groups = split_users(120, config(reward_share=0.5, held_out_share=0.3), seed=1)
+    assert not (groups["reward"] & groups["held_out"]).any()
     assert [int(users.sum()) for users in groups.values()] == [60, 36]
 
 
-def test_the_second_stage_puts_the_own_colour_first(
-    prepared: PreparedData, trained: tuple[Path, dict[str, Any]]
-) -> None:
+def test_the_second_stage_puts_the_own_colour_first(prepared: Dataset, trained: tuple[Path, dict[str, Any]]) -> None:
     model = load_reward_model(trained[0] / "reward", colour_ids().digest)
-    histories = Histories.of_targets(prepared.history, prepared.all_users())
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
     ranked = rank_by_reward(model, histories, np.broadcast_to(np.arange(ITEMS), (120, ITEMS)))
     top = np.argsort(-ranked, axis=1)[:, : ITEMS // 4] % 4
     assert (top == np.arange(120)[:, None] % 4).mean() > 0.9
 
 
 def test_the_same_seed_gives_the_same_models(
-    prepared: PreparedData, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+    prepared: Dataset, trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     again = train(prepared, tmp_path, config())
     assert again["test"] == trained[1]["test"]
-    for name in ("reward", "judge"):
+    for name in ("reward", "held_out"):
         assert (tmp_path / name / "model.safetensors").read_bytes() == (
             trained[0] / name / "model.safetensors"
         ).read_bytes()
 
 
 def test_killed_and_started_again_it_ends_at_the_same_weights(
-    prepared: PreparedData, trained: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Dataset, trained: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint after every batch; the process dies in the judge's third epoch."""
+    """A checkpoint after every batch; the process dies in the held-out reward model's third epoch."""
     settings = config(train={**SMALL["train"], "checkpoint_every_s": 1e-6})
     original = RewardModule.training_step
 
@@ -122,9 +120,9 @@ def test_killed_and_started_again_it_ends_at_the_same_weights(
         ):
             train(prepared, tmp_path, settings)
     assert (tmp_path / "reward" / "training.json").exists()
-    assert not (tmp_path / "judge" / "training.json").exists()
+    assert not (tmp_path / "held_out" / "training.json").exists()
     train(prepared, tmp_path, settings)
-    for name in ("reward", "judge"):
+    for name in ("reward", "held_out"):
         found, expected = (load_reward_model(folder / name, None).state_dict() for folder in (tmp_path, trained[0]))
         for key, tensor in expected.items():
             torch.testing.assert_close(found[key], tensor)
@@ -158,16 +156,16 @@ def test_baselines_by_hand(tmp_path: Path) -> None:
     np.testing.assert_allclose(user_mean_baseline(train_part, test), expected, atol=1e-4)
 
 
-def test_refusals(prepared: PreparedData, tmp_path: Path) -> None:
+def test_refusals(prepared: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no user may train both"):
-        config(reward_share=0.7, judge_share=0.5)
-    with pytest.raises(ConfigError, match=r"needs model.fused_tower and judge.fused_tower"):
+        config(reward_share=0.7, held_out_share=0.5)
+    with pytest.raises(ConfigError, match=r"needs model.fused_tower and held_out_model.fused_tower"):
         config(combination={"mode": "fused"})
-    with pytest.raises(ConfigError, match=r"must judge users it was not trained on"):
+    with pytest.raises(ConfigError, match=r"must score users it was not trained on"):
         validate(RewardModelConfig, {"features": ["item", "user"]}, "test")
     with pytest.raises(ConfigError, match=r"reward.train.accelerator='abacus'"):
         train(prepared, tmp_path / "a", config(train={**SMALL["train"], "accelerator": "abacus"}))
     rows = [event(user, user % 2, 1, user, view=user % 2 == 0, watch=user) for user in range(100)]
     small = prepared_from(tmp_path / "p", rows, ITEMS)
     with pytest.raises(DataError, match="users of 'reward' have no validation session"):
-        train(small, tmp_path / "b", config(reward_share=0.9, judge_share=0.01))
+        train(small, tmp_path / "b", config(reward_share=0.9, held_out_share=0.01))

@@ -30,8 +30,8 @@ def test_order_of_the_codes_matters_in_a_sequential_pass():
 
 
 def test_capacity_aware_codes_by_hand():
-    """Points 0 1 2 9, codes at 0 and 1, two places each. Pairs by distance: (0, 0) and (1, 1) at 0, then (1, 0) is void,
-    (2, 1) at 1 fills code 1, so 9 goes to code 0 at distance 81 although code 1 is nearer (64)."""
+    """Points 0 1 2 9, codes at 0 and 1, two places each. Pairs by distance: (0, 0) and (1, 1) at 0, then (1,
+    0) is void, (2, 1) at 1 fills code 1, so 9 goes to code 0 at distance 81 although code 1 is nearer (64)."""
     assert balanced_codes(points_of(0, 1, 2, 9), points_of(0, 1)).tolist() == [0, 1, 1, 0]
 
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from recsys.contracts.errors import ArtifactError, DataError
-from recsys.semantic_ids.generation import SemanticIds
+from recsys.semantic_ids.versions import SemanticIds
 
 BOOKS = (np.array([[0.0], [100.0]], np.float32), np.array([[0.0], [1.0], [2.0]], np.float32))
 

@@ -46,8 +46,8 @@ def test_distances_in_chunks_equal_distances_at_once():
 
 
 def test_relative_errors_by_hand():
-    """Points 0 and 4: mean 2, variance sum 4 + 4 = 8. Level 1 at 1 and 3 leaves -1 and 1: 2/8. Level 2 at -0.5 and 0.5
-    leaves -0.5 and 0.5: 0.5/8."""
+    """Points 0 and 4: mean 2, variance sum 4 + 4 = 8. Level 1 at 1 and 3 leaves -1 and 1: 2/8. Level 2 at -0.5
+    and 0.5 leaves -0.5 and 0.5: 0.5/8."""
     x = np.array([[0.0], [4.0]], np.float32)
     books = (np.array([[1.0], [3.0]], np.float32), np.array([[-0.5], [0.5]], np.float32))
     codes = np.array([[0, 0], [1, 1]], np.int32)

@@ -10,8 +10,8 @@ from recsys.config import validate
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.manifest import sha256_of_file
 from recsys.semantic_ids.config import TokenizeConfig, advised_codebook_size, check_codebook_size
-from recsys.semantic_ids.generation import SemanticIds
 from recsys.semantic_ids.tokenize import tokenize
+from recsys.semantic_ids.versions import SemanticIds
 
 FILES = ("semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "generation.json", "tokenizer_report.json")
 

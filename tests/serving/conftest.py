@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 import torch
 
+from recsys.contracts.dataset import Dataset, DatasetSpec, HistoryArrays, write_dataset_spec, write_history_arrays
 from recsys.contracts.event_features import NUM_GAP_BUCKETS, NUM_WATCH_BUCKETS
-from recsys.contracts.prepared import HistoryArrays, PreparedData, Vocabulary, write_history_arrays, write_vocabulary
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import catalogue_of, save_policy
 from recsys.model.config import ModelConfig
@@ -22,8 +22,8 @@ from recsys.model.generative_recommender import GenerativeRecommender, PolicySpe
 from recsys.reward.checkpoint import save_reward_model
 from recsys.reward.config import CombinationConfig, RewardModelConfig, RewardSignal
 from recsys.reward.model import RewardSpec, SessionRewardModel
-from recsys.semantic_ids.generation import SemanticIds
-from serving.export import BundleSources, export_bundle
+from recsys.semantic_ids.versions import SemanticIds
+from serving.export.export import BundleSources, export_bundle
 
 NUM_ITEMS = 12
 LEVEL_SIZES = (3, 4)
@@ -35,9 +35,7 @@ TOWERS = ("like", "watch_time", "diversity")
 """What the steered policy was aligned with; the first two are the reward model's own."""
 
 
-def write_prepared(
-    folder: Path, item_ids: list[int], histories: list[list[int]], session_length: int = 1
-) -> PreparedData:
+def write_prepared(folder: Path, item_ids: list[int], histories: list[list[int]], session_length: int = 1) -> Dataset:
     folder.mkdir(parents=True)
     num_items, num_users = len(item_ids), len(histories)
     flat = [item for history in histories for item in history]
@@ -54,7 +52,7 @@ def write_prepared(
         valid_end=offsets[1:],
     )
     write_history_arrays(folder / "history", arrays)
-    vocabulary = Vocabulary(
+    spec = DatasetSpec(
         num_users=num_users,
         num_items=num_items,
         num_authors=2,
@@ -67,7 +65,7 @@ def write_prepared(
         signals=("like",),
         has_timestamps=True,
     )
-    write_vocabulary(folder, vocabulary)
+    write_dataset_spec(folder, spec)
     pl.DataFrame(
         {
             "item_index": np.arange(num_items, dtype=np.int32),
@@ -81,12 +79,12 @@ def write_prepared(
         {"user_index": np.arange(num_users, dtype=np.int32), "user_id": [f"u{u}" for u in range(num_users)]}
     )
     users.write_parquet(folder / "users.parquet")
-    return PreparedData.open(folder)
+    return Dataset.open(folder)
 
 
 def write_model(
     folder: Path,
-    prepared: PreparedData,
+    prepared: Dataset,
     semantic_ids: SemanticIds,
     features: tuple[str, ...],
     objectives: tuple[str, ...] = (),
@@ -98,7 +96,7 @@ def write_model(
     model = ModelConfig.model_validate(widths | inputs)
     spec = PolicySpec(
         model=model,
-        vocabulary=prepared.vocabulary,
+        dataset=prepared.spec,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
         objectives=objectives,
@@ -112,7 +110,7 @@ def write_model(
 
 def write_reward_model(
     folder: Path,
-    prepared: PreparedData,
+    prepared: Dataset,
     semantic_ids: SemanticIds,
     towers: tuple[str, ...] = TOWERS[:2],
     max_items: int = 2,
@@ -123,7 +121,7 @@ def write_reward_model(
     widths = {"width": 16, "num_heads": 2, "ffn_width": 16, "tower_width": 8}
     spec = RewardSpec(
         model=RewardModelConfig.model_validate({**widths, "item_embeddings": False}),
-        vocabulary=prepared.vocabulary,
+        dataset=prepared.spec,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
         signals=tuple(RewardSignal(name=name, column=name, kind="any") for name in towers),
@@ -132,7 +130,7 @@ def write_reward_model(
         embedding_width=0,
         combination=CombinationConfig(),
     )
-    rates = torch.zeros(prepared.vocabulary.num_items + 1, len(towers))
+    rates = torch.zeros(prepared.spec.num_items + 1, len(towers))
     model = SessionRewardModel(spec, catalogue_of(prepared.items, semantic_ids.codes), None, rates)
     with torch.no_grad():
         for parameter in model.parameters():

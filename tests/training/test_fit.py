@@ -9,19 +9,19 @@ import torch
 from safetensors.torch import load_file
 
 from recsys.contracts.columns import TEST
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import PreparedData
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.metrics import row_metrics
+from recsys.metrics.ranking import row_metrics
 from recsys.model.checkpoint import load_policy
 from recsys.model.config import ModelConfig
 from recsys.runtime import PlainProgress, set_threads
 from recsys.training.config import TrainConfig
 from recsys.training.fit import leading_directions, train_policy
 from recsys.training.module import PolicyModule
-from tests.toy import ring_ids, ring_prepared
+from tests.toy.dataset import ring_ids, ring_prepared
 
 MODEL = ModelConfig(width=32, num_heads=2, ffn_width=64, expert_width=32, max_history=5, features=("item", "codes"))
 TRAIN = TrainConfig(
@@ -36,7 +36,7 @@ TRAIN = TrainConfig(
 DECODE = DecodeConfig(beam_width=12, exclude_seen=False)
 
 
-def train(prepared: PreparedData, folder: Path, config: TrainConfig = TRAIN, model: ModelConfig = MODEL) -> dict:
+def train(prepared: Dataset, folder: Path, config: TrainConfig = TRAIN, model: ModelConfig = MODEL) -> dict:
     set_threads(1)
     return train_policy(prepared, ring_ids(), None, model, config, DECODE, folder, 5, PlainProgress())
 
@@ -50,7 +50,7 @@ def test_the_next_item_on_the_ring_is_learned(tmp_path: Path, attention: str) ->
     targets = prepared.targets(TEST)
     for rescore in (False, True):
         ranked = Recommender(policy, ring_ids(), DECODE).recommend(
-            Histories.of_targets(prepared.history, targets), 5, exclude_seen=False, rescore=rescore
+            Histories.from_targets(prepared.history, targets), 5, exclude_seen=False, rescore=rescore
         )
         assert row_metrics(ranked, targets, [1])["hr@1"].mean() > 0.95
     assert report["valid"]["ndcg_at_10"] > 0.95
@@ -63,7 +63,7 @@ def test_sessions_are_learned(tmp_path: Path) -> None:
     model = ModelConfig.model_validate({**MODEL.model_dump(), "encoder_attention": "bidirectional"})
     train(prepared, tmp_path, model=model)
     policy = load_policy(tmp_path / "model", ring_ids().digest)
-    histories = Histories.of_targets(prepared.history, prepared.targets(TEST))
+    histories = Histories.from_targets(prepared.history, prepared.targets(TEST))
     items, _ = Recommender(policy, ring_ids(), DECODE).recommend_sessions(histories, 1, exclude_seen=False)
     last = np.array([seen[-1] for seen in histories.seen_items()])
     expected = np.stack([(last + 1) % 12, (last + 2) % 12], axis=1)

@@ -10,23 +10,23 @@ import torch
 from torch import nn
 
 from recsys.config import validate
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError
-from recsys.contracts.prepared import PreparedData
 from recsys.data.samples import TargetRows
 from recsys.model.checkpoint import load_policy
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.training.callbacks import seed_of_process
 from recsys.training.config import TrainConfig
-from recsys.training.distributed_checkpoint import load_optimizer_state, load_policy_state, save_training_state
+from recsys.training.distributed.checkpoint import load_optimizer_state, load_policy_state, save_training_state
+from recsys.training.distributed.launch import read_recipe
+from recsys.training.distributed.processes import World
+from recsys.training.distributed.sharding import gathered, step_ids
 from recsys.training.fit import build_policy
-from recsys.training.launch import read_recipe
-from recsys.training.processes import World
 from recsys.training.schedule import adamw
-from recsys.training.sharding import gathered, step_ids
 from recsys.training.table_optimizers import AdamWWithTables, adagrad_update
-from tests.toy import ring_ids, ring_prepared
-from tests.training.runs import MODEL, Run
+from tests.toy.dataset import ring_ids, ring_prepared
+from tests.toy.training_runs import MODEL, Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -34,11 +34,11 @@ ADAGRAD = {"table_optimizer": "rowwise_adagrad", "table_learning_rate": 0.1}
 
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> PreparedData:
+def prepared(tmp_path: Path) -> Dataset:
     return ring_prepared(tmp_path / "data")
 
 
-def policy_for(prepared: PreparedData, seed: int = 1, **changes: object) -> GenerativeRecommender:
+def policy_for(prepared: Dataset, seed: int = 1, **changes: object) -> GenerativeRecommender:
     torch.manual_seed(seed)
     return build_policy(prepared, ring_ids(), ModelConfig.model_validate(MODEL | changes), None)
 
@@ -83,7 +83,7 @@ def test_tables_take_adagrad_steps_and_the_rest_adamw_ones() -> None:
     assert table.grad is None
 
 
-def test_every_parameter_has_one_optimiser(prepared: PreparedData) -> None:
+def test_every_parameter_has_one_optimiser(prepared: Dataset) -> None:
     policy = policy_for(prepared)
     for settings in ({}, ADAGRAD):
         groups = adamw(policy, TrainConfig.model_validate(settings)).param_groups
@@ -92,10 +92,10 @@ def test_every_parameter_has_one_optimiser(prepared: PreparedData) -> None:
         assert ruled == ([id(p) for p in policy.tables.parameters()] if settings else [])
 
 
-def test_step_ids_name_every_row_that_a_step_reads(prepared: PreparedData) -> None:
+def test_step_ids_name_every_row_that_a_step_reads(prepared: Dataset) -> None:
     policy = policy_for(prepared)
-    batch = TargetRows.of(prepared, 5).collate(torch.arange(9).numpy())
-    everything = torch.arange(policy.spec.vocabulary.num_items + 1)
+    batch = TargetRows.from_dataset(prepared, 5).collate(torch.arange(9).numpy())
+    everything = torch.arange(policy.spec.dataset.num_items + 1)
     with policy.tables.one_lookup(step_ids(policy, batch, everything)):
         hidden, query = policy(batch)
         vectors = policy.item_vectors()
@@ -103,16 +103,16 @@ def test_step_ids_name_every_row_that_a_step_reads(prepared: PreparedData) -> No
     torch.testing.assert_close((hidden, query, vectors), (plain_hidden, plain_query, policy.item_vectors()))
 
 
-def test_plain_tables_are_gathered_already(prepared: PreparedData) -> None:
+def test_plain_tables_are_gathered_already(prepared: Dataset) -> None:
     policy = policy_for(prepared)
     before = policy.tables.collection
     with gathered(policy.tables, torch.device("cpu")):
         assert policy.tables.collection is before
 
 
-def trained(policy: GenerativeRecommender, config: TrainConfig, prepared: PreparedData) -> torch.optim.Optimizer:
+def trained(policy: GenerativeRecommender, config: TrainConfig, prepared: Dataset) -> torch.optim.Optimizer:
     optimizer = adamw(policy, config)
-    batch = TargetRows.of(prepared, 5).collate(torch.arange(9).numpy())
+    batch = TargetRows.from_dataset(prepared, 5).collate(torch.arange(9).numpy())
     for _ in range(2):
         optimizer.zero_grad()
         (-policy.log_prob(batch).mean() + policy.item_vectors().square().mean()).backward()
@@ -121,7 +121,7 @@ def trained(policy: GenerativeRecommender, config: TrainConfig, prepared: Prepar
 
 
 @pytest.mark.parametrize("settings", [{}, ADAGRAD, ADAGRAD | {"table_optimizer": "adagrad"}])
-def test_a_training_state_is_read_back(prepared: PreparedData, tmp_path: Path, settings: dict) -> None:
+def test_a_training_state_is_read_back(prepared: Dataset, tmp_path: Path, settings: dict) -> None:
     config = TrainConfig.model_validate(settings)
     policy = policy_for(prepared)
     optimizer = trained(policy, config, prepared)
@@ -130,7 +130,7 @@ def test_a_training_state_is_read_back(prepared: PreparedData, tmp_path: Path, s
     resumed = adamw(again, config)
     load_policy_state(tmp_path / "state", again)
     load_optimizer_state(tmp_path / "state", again, resumed)
-    batch = TargetRows.of(prepared, 5).collate(torch.arange(9).numpy())
+    batch = TargetRows.from_dataset(prepared, 5).collate(torch.arange(9).numpy())
     for model, steps in ((policy, optimizer), (again, resumed)):
         steps.zero_grad()
         (-model.log_prob(batch).mean()).backward()
@@ -139,7 +139,7 @@ def test_a_training_state_is_read_back(prepared: PreparedData, tmp_path: Path, s
         assert torch.equal(a, b), name
 
 
-def test_a_training_state_of_another_kind_is_refused(prepared: PreparedData, tmp_path: Path) -> None:
+def test_a_training_state_of_another_kind_is_refused(prepared: Dataset, tmp_path: Path) -> None:
     config = TrainConfig()
     policy = policy_for(prepared)
     save_training_state(tmp_path / "state", policy, trained(policy, config, prepared))
@@ -169,7 +169,7 @@ def test_what_cannot_be_honoured_is_refused(settings: dict, message: str) -> Non
         validate(TrainConfig, settings, "my.yaml")
 
 
-def test_clipping_leaves_adagrad_tables_alone(prepared: PreparedData, tmp_path: Path) -> None:
+def test_clipping_leaves_adagrad_tables_alone(prepared: Dataset, tmp_path: Path) -> None:
     """A clip of 1e-12 stops all parameters that AdamW trains, but for its normalisation: only the table still learns."""
     moved = {}
     for clip in (1e-12, 0.0):
@@ -181,7 +181,7 @@ def test_clipping_leaves_adagrad_tables_alone(prepared: PreparedData, tmp_path: 
     assert (moved[1e-12] - start).norm() > 0.2 * (moved[0.0] - start).norm()
 
 
-def test_two_small_batches_per_step_count_as_one_step(prepared: PreparedData, tmp_path: Path) -> None:
+def test_two_small_batches_per_step_count_as_one_step(prepared: Dataset, tmp_path: Path) -> None:
     """84 windows in batches of 7 are 12 batches, hence 6 steps; a kill between the batches of a step loses none of them."""
     settings = {"max_epochs": 2, "validate_every_epochs": 1, "accumulate_batches": 2, "checkpoint_every_s": 1e-6}
     whole = Run(tmp_path / "whole", prepared.path, settings, {})

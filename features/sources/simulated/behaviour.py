@@ -6,7 +6,7 @@ Vectorised over users. What makes the log worth modelling:
 - Feedback changes what comes next: a like or follow makes hungry for the sub-topic, a view without a like has sated it,
   a skip puts off. A model that sees only which items were watched mixes up the two.
 - Series are watched on: after part n, part n + 1 is worth more.
-- Within a session a topic grows tiring, so a session has to be judged as a whole.
+- Within a session a topic grows tiring, so a session has to be evaluated as a whole.
 - Interests drift from session to session.
 
 Legend: U users, T topics, G sub-topics, I items, N and C users and candidates of one call.

@@ -103,7 +103,7 @@ class SimulatedSource(Source):
 
     def read(self, seed: int) -> RawTables:
         """Simulate the log."""
-        world, interactions = self.simulate(seed, for_judging=False)
+        world, interactions = self.simulate(seed, keep_state=False)
         return RawTables(
             interactions=interactions,
             items=item_table(world.items),
@@ -114,12 +114,12 @@ class SimulatedSource(Source):
             notes={"absent_item_columns": []},
         )
 
-    def simulate(self, seed: int, *, for_judging: bool = True) -> tuple[SimulatedWorld, pl.DataFrame]:
+    def simulate(self, seed: int, *, keep_state: bool = True) -> tuple[SimulatedWorld, pl.DataFrame]:
         """Run the world to the end of the log.
 
         Args:
             seed: Decides everything.
-            for_judging: Keep how every user ended, about ``items + 800`` bytes each, so that the world can be asked.
+            keep_state: Keep how every user ended, about ``items + 800`` bytes each, so that the world can be asked.
 
         Returns:
             The world, which now answers :meth:`~features.sources.simulated.world.SimulatedWorld.true_utility`, and the
@@ -135,14 +135,14 @@ class SimulatedSource(Source):
         )
         size = max(1, min(10_000, _STATE_CELLS // self.items))
         chunks = [
-            self._simulate_chunk(world, first, sessions[first : first + size], seed, for_judging)
+            self._simulate_chunk(world, first, sessions[first : first + size], seed, keep_state)
             for first in range(0, self.users, size)
         ]
         log = pl.concat(chunks)
         return world, log.with_row_index(ROW).with_columns(pl.lit(False).alias(PREHISTORY))
 
     def _simulate_chunk(
-        self, world: SimulatedWorld, first_user: int, sessions: IndexArray, seed: int, for_judging: bool
+        self, world: SimulatedWorld, first_user: int, sessions: IndexArray, seed: int, keep_state: bool
     ) -> pl.DataFrame:
         """Simulate some users from their first session to their last, all of them side by side."""
         rng = np.random.default_rng([seed, 3, first_user])
@@ -185,7 +185,7 @@ class SimulatedSource(Source):
                 after_exposure(state, world.items, now, item, seen)
                 watched_us = seen.watch_ratio * world.items.duration_ms[item] * 1e3
                 clock[now] += watched_us + rng.uniform(0.5e6, 3e6, len(now))
-        if for_judging:
+        if keep_state:
             world.keep(state, first_user)
         columns = {name: np.concatenate([s[name] for s in steps]) for name in steps[0]}
         return _log_table(world, first_user, columns, by_request=self.request_length > 1)

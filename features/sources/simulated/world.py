@@ -1,7 +1,7 @@
 """The simulator's world: its items, and its users as the log left them, who can be asked for the truth.
 
 Users respond as :mod:`~features.sources.simulated.behaviour` says, to what :mod:`~features.sources.simulated.feed` shows
-them. The true utility of any session is to be used only for judging. Vectorised over users: the loop is over sessions and
+them. The true utility of any session is to be used only for evaluation. Vectorised over users: the loop is over sessions and
 places in a session.
 
 Legend: N users of one call, U users of one request, I items, m places of a session.
@@ -70,7 +70,7 @@ class SimulatedWorld:
         self._starts.append(first_user)
 
     def true_utility(self, user: IndexArray, sessions: IndexArray) -> FloatArray:
-        """Return the worth of sessions shown right after the end of the log, in closed form. For judging only.
+        """Return the worth of sessions shown right after the end of the log, in closed form. For evaluation only.
 
         Each place counts ``P(view) + P(like) + 3 P(follow) + 3 P(share)`` given what stands before it in the session:
         topics tire, an item is worth little a second time, and a part that was shown makes the next part worth more.
@@ -97,7 +97,7 @@ class SimulatedWorld:
         return result
 
     def true_outcomes(self, user: IndexArray, sessions: IndexArray, *, draws: int, seed: int) -> ExpectedOutcomes:
-        """Return what sessions shown right after the end of the log bring when users respond. For judging only.
+        """Return what sessions shown right after the end of the log bring when users respond. For evaluation only.
 
         The world goes on by its own rules: a like at the first place makes hungry for what stands at the second, a mere
         view sates, a skip puts off. Along each drawn path the expectations of its places are summed, and paths are

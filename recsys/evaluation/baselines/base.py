@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from recsys.contracts.dataset import Dataset, IntArray, OffsetArray
 from recsys.contracts.errors import DataError
-from recsys.contracts.prepared import IntArray, OffsetArray, PreparedData
 from recsys.contracts.ranking import RankedItems, concatenate, top_k
 from recsys.data.histories import Histories
 
@@ -34,14 +34,14 @@ NEGLIGIBLE_WEIGHT: Final = 1e-6
 
 
 class Ranker(Protocol):
-    """A recommender that needs no semantic IDs; every implementation passes ``tests/contracts/test_baselines.py``."""
+    """A recommender that needs no semantic IDs; every implementation passes ``tests/suites/test_baselines.py``."""
 
     @property
     def name(self) -> str:
         """Name in tables and in ``EvaluateConfig.baselines``."""
         ...
 
-    def fit(self, prepared: PreparedData, seed: int, until: Until) -> None:
+    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
         """Count or train.
 
         Args:
@@ -78,7 +78,7 @@ class CountedEvents:
     age: OffsetArray
 
     @classmethod
-    def of(cls, prepared: PreparedData, until: Until) -> CountedEvents:
+    def from_dataset(cls, prepared: Dataset, until: Until) -> CountedEvents:
         """Collect the events.
 
         Raises:

@@ -16,8 +16,8 @@ from pydantic import Field
 from scipy import linalg, sparse
 
 from recsys.config import FrozenConfig
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
-from recsys.contracts.prepared import PreparedData
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, history_weights, rank_in_blocks
@@ -89,22 +89,22 @@ class EASE:
         self.config = config or EASEConfig()
         self._fitted: _Fitted | None = None
 
-    def fit(self, prepared: PreparedData, seed: int, until: Until) -> None:
+    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
         """Solve; nothing is drawn, so the seed has no influence.
 
         Raises:
             ConfigError: The catalogue is larger than ``max_items``.
         """
-        vocabulary, limit = prepared.vocabulary, self.config.max_items
-        if vocabulary.num_items > limit:
+        spec, limit = prepared.spec, self.config.max_items
+        if spec.num_items > limit:
             raise ConfigError(
-                f"EASE: the catalogue has {vocabulary.num_items} items, ease.max_items allows {limit} (the inverse "
-                f"needs {4 * vocabulary.num_items**2 / 1e9:.1f} GB); raise ease.max_items or leave 'ease' out of "
+                f"EASE: the catalogue has {spec.num_items} items, ease.max_items allows {limit} (the inverse "
+                f"needs {4 * spec.num_items**2 / 1e9:.1f} GB); raise ease.max_items or leave 'ease' out of "
                 "the baselines"
             )
-        events = CountedEvents.of(prepared, until)
-        matrix = events.user_item_matrix(vocabulary.num_users, vocabulary.num_items)
-        shares = popularity_shares(events, vocabulary.num_items, self.config.popularity)
+        events = CountedEvents.from_dataset(prepared, until)
+        matrix = events.user_item_matrix(spec.num_users, spec.num_items)
+        shares = popularity_shares(events, spec.num_items, self.config.popularity)
         self._fitted = _Fitted(ease_weights(matrix, self.config.regularisation), (1e-6 * shares).astype(np.float32))
 
     def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:

@@ -15,7 +15,7 @@ from pydantic import Field
 from scipy import sparse
 
 from recsys.config import FrozenConfig
-from recsys.contracts.prepared import PreparedData
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, history_weights, rank_in_blocks
@@ -79,16 +79,16 @@ class ItemKNN:
         self.config = config or ItemKNNConfig()
         self._fitted: _Fitted | None = None
 
-    def fit(self, prepared: PreparedData, seed: int, until: Until) -> None:
+    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
         """Count; nothing is drawn, so the seed has no influence."""
-        vocabulary = prepared.vocabulary
-        events = CountedEvents.of(prepared, until)
-        matrix = events.user_item_matrix(vocabulary.num_users, vocabulary.num_items)
+        spec = prepared.spec
+        events = CountedEvents.from_dataset(prepared, until)
+        matrix = events.user_item_matrix(spec.num_users, spec.num_items)
         similarity = cosine_similarity(matrix, self.config.shrinkage)
         if self.config.num_neighbours is not None:
             # row = candidate, so that every candidate listens to its own nearest neighbours only
             similarity = keep_largest(similarity, self.config.num_neighbours)
-        shares = popularity_shares(events, vocabulary.num_items, self.config.popularity)
+        shares = popularity_shares(events, spec.num_items, self.config.popularity)
         self._fitted = _Fitted(sparse.csr_array(similarity.T), (1e-6 * shares).astype(np.float32))
 
     def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:

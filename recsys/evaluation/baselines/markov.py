@@ -5,7 +5,7 @@ apart counts ``gap_decay ** (g - 1)``, and at ranking time the user's event ``a`
 ``history_decay ** a``. It costs seconds and beats many published neural models (see Source), so it is always printed.
 
 Source: Rendle et al. 2010, "Factorizing Personalized Markov Chains", for the counted chain; the decays are ours, in the
-manner of skip-grams.
+options of skip-grams.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field
 from scipy import sparse
 
 from recsys.config import FrozenConfig
-from recsys.contracts.prepared import PreparedData
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, history_weights, rank_in_blocks
@@ -74,10 +74,10 @@ class Markov:
         self.config = config or MarkovConfig()
         self._fitted: _Fitted | None = None
 
-    def fit(self, prepared: PreparedData, seed: int, until: Until) -> None:
+    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
         """Count; nothing is drawn, so the seed has no influence."""
-        config, num_items = self.config, prepared.vocabulary.num_items
-        events = CountedEvents.of(prepared, until)
+        config, num_items = self.config, prepared.spec.num_items
+        events = CountedEvents.from_dataset(prepared, until)
         transitions = count_transitions(events, num_items, config.gap_decay, config.max_gap)
         if config.row_power > 0:
             sums = np.maximum(transitions.sum(axis=1), 1e-12) ** -config.row_power

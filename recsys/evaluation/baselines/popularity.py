@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from recsys.config import FrozenConfig
-from recsys.contracts.prepared import PreparedData
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, rank_in_blocks
@@ -64,12 +64,12 @@ class Popularity:
         self.config = config or PopularityConfig()
         self._shares: FloatArray | None = None
 
-    def fit(self, prepared: PreparedData, seed: int, until: Until) -> None:
+    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
         """Count; nothing is drawn, so the seed has no influence."""
-        if self.config.half_life_days is not None and not prepared.vocabulary.has_timestamps:
+        if self.config.half_life_days is not None and not prepared.spec.has_timestamps:
             logger.info("popularity: the data have no timestamps, all counted events weigh the same")
-        events = CountedEvents.of(prepared, until)
-        self._shares = popularity_shares(events, prepared.vocabulary.num_items, self.config)
+        events = CountedEvents.from_dataset(prepared, until)
+        self._shares = popularity_shares(events, prepared.spec.num_items, self.config)
 
     def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
         """Rank by share of traffic."""

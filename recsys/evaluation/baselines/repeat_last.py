@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.config import FrozenConfig
-from recsys.contracts.prepared import PreparedData
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, ragged_rows, rank_in_blocks
@@ -30,10 +30,10 @@ class RepeatLast:
         self.config = config or RepeatLastConfig()
         self._shares: FloatArray | None = None
 
-    def fit(self, prepared: PreparedData, seed: int, until: Until) -> None:
+    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
         """Count the back-off; nothing is drawn, so the seed has no influence."""
-        events = CountedEvents.of(prepared, until)
-        self._shares = popularity_shares(events, prepared.vocabulary.num_items, self.config.popularity)
+        events = CountedEvents.from_dataset(prepared, until)
+        self._shares = popularity_shares(events, prepared.spec.num_items, self.config.popularity)
 
     def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
         """Rank the history's items above all others; a share is at most 1, a repeat scores between 1 and 2 more."""

@@ -33,7 +33,7 @@ class SASRecConfig(FrozenConfig):
         max_minutes: Stop after the epoch in which so much time has passed. ``None``, the default, keeps the result
             independent of the machine's speed; with a limit it is not.
         patience: Stop after so many epochs without a better validation ndcg@10.
-        valid_rows: Judge so many validation rows per epoch (the first of a seeded shuffle).
+        valid_rows: Evaluate so many validation rows per epoch (the first of a seeded shuffle).
     """
 
     width: int = Field(default=64, ge=1)

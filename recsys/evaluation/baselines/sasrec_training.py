@@ -24,14 +24,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from recsys.contracts.columns import VALID
+from recsys.contracts.dataset import Dataset, OffsetArray, Targets
 from recsys.contracts.errors import DataError
-from recsys.contracts.metric_names import tracked_name
-from recsys.contracts.prepared import OffsetArray, PreparedData, Targets
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import FloatArray, Until, fitted, ragged_rows, rank_in_blocks
 from recsys.evaluation.baselines.sasrec import SASRecConfig, SASRecNetwork
-from recsys.metrics import row_metrics
+from recsys.metrics.names import tracked_name
+from recsys.metrics.ranking import row_metrics
 
 logger = logging.getLogger(__name__)
 LongArray = npt.NDArray[np.int64]
@@ -65,7 +65,7 @@ class SequenceBatches(IterableDataset[tuple[Tensor, Tensor]]):
     leaves enough chance in the order.
     """
 
-    def __init__(self, prepared: PreparedData, until: Until, config: SASRecConfig, seed: int) -> None:
+    def __init__(self, prepared: Dataset, until: Until, config: SASRecConfig, seed: int) -> None:
         history = prepared.history
         end = np.asarray(history.train_end if until == "train" else history.valid_end).astype(np.int64)
         first = np.asarray(history.offsets[:-1]).astype(np.int64)
@@ -145,7 +145,7 @@ class CurvePoint:
 
 
 class _KeepBest(Callback):
-    """Judge validation rows after each epoch, keep the best weights in memory, record the curves."""
+    """Evaluate validation rows after each epoch, keep the best weights in memory, record the curves."""
 
     def __init__(self, histories: Histories, targets: Targets) -> None:
         self.histories, self.targets = histories, targets
@@ -185,7 +185,7 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def train_sasrec(
-    prepared: PreparedData, config: SASRecConfig, seed: int, until: Until
+    prepared: Dataset, config: SASRecConfig, seed: int, until: Until
 ) -> tuple[SASRecNetwork, list[CurvePoint]]:
     """Train on the CPU, so that the table does not depend on an accelerator.
 
@@ -197,13 +197,13 @@ def train_sasrec(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         batches = SequenceBatches(prepared, until, config, seed)
-        network = SASRecNetwork(prepared.vocabulary.num_items, config)
+        network = SASRecNetwork(prepared.spec.num_items, config)
         module = SASRecModule(network, config, config.max_epochs * len(batches))
         targets = prepared.targets(VALID)
         sample = np.random.default_rng(seed).permutation(len(targets))[: config.valid_rows]
         targets = targets.take(np.sort(sample))
         callbacks: list[Callback] = []
-        keeper = _KeepBest(Histories.of_targets(prepared.history, targets), targets)
+        keeper = _KeepBest(Histories.from_targets(prepared.history, targets), targets)
         if until == "train":
             if not len(targets):
                 raise DataError(
@@ -255,7 +255,7 @@ class SASRec:
         self.curves: list[CurvePoint] = []
         self._network: SASRecNetwork | None = None
 
-    def fit(self, prepared: PreparedData, seed: int, until: Until) -> None:
+    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
         """Train and keep the weights of the best epoch; see :func:`train_sasrec`."""
         self._network, self.curves = train_sasrec(prepared, self.config, seed, until)
 

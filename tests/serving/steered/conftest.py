@@ -1,4 +1,4 @@
-"""The bundle that generates sessions, takes wishes and selects by reward, opened, with its users."""
+"""The bundle that generates sessions, takes objective weights and selects by reward, opened, with its users."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from recsys.contracts.prepared import PreparedData
+from recsys.contracts.dataset import Dataset
 from recsys.data.histories import Histories
-from serving.export import BundleSources
-from serving.scorer import Scorer
-from serving.user_histories import PreparedUsers
+from serving.answers.scorer import Scorer
+from serving.export.export import BundleSources
+from serving.inputs.user_histories import PreparedUsers
 
 
 @pytest.fixture(scope="module")
@@ -25,5 +25,5 @@ def users(steered_sources: BundleSources) -> PreparedUsers:
 
 @pytest.fixture(scope="module")
 def histories(steered_sources: BundleSources) -> Histories:
-    prepared = PreparedData.open(steered_sources.prepared)
-    return Histories.of_targets(prepared.history, prepared.all_users())
+    prepared = Dataset.open(steered_sources.prepared)
+    return Histories.from_targets(prepared.history, prepared.all_users())

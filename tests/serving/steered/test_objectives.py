@@ -1,4 +1,5 @@
-"""Requests with wishes: names become the policy's vector, each row has its own, and what cannot be honoured is refused."""
+"""Requests with objective weights: names become the policy's vector, each row has its own, and what cannot be honoured
+is refused."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ from pydantic import ValidationError
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.runtime import PlainProgress
-from serving.candidates import write_candidates
+from serving.answers.scorer import AnswerOptions, Rules, Scorer
+from serving.batch.candidates import write_candidates
 from serving.config import RecommendConfig
-from serving.export import BundleSources
-from serving.objectives import objective_weights, row_objectives
-from serving.pyfunc_model import RecommenderModel
-from serving.scorer import Manner, Rules, Scorer
-from serving.user_histories import FrameUsers, PreparedUsers
+from serving.export.export import BundleSources
+from serving.inputs.objectives import objective_weights, row_objectives
+from serving.inputs.user_histories import FrameUsers, PreparedUsers
+from serving.registry.pyfunc_model import RecommenderModel
 from tests.serving.conftest import HISTORIES, TOWERS
 
 QUIET = PlainProgress()
@@ -39,7 +40,7 @@ def frame_of(item_ids: list[int], objectives: list[str | None] | None = None) ->
 
 
 def test_rows_by_hand() -> None:
-    """3 : 1 of watch time and diversity is (0, 3/4, 1/4); a row without wishes takes the call's (1/2, 1/2, 0)."""
+    """3 : 1 of watch time and diversity is (0, 3/4, 1/4); a row without weights takes the call's (1/2, 1/2, 0)."""
     default = objective_weights({"like": 2, "watch_time": 2}, TOWERS)
     rows = row_objectives(pl.Series([WATCH, None, LIKES, WATCH, ""]), TOWERS, default)
     assert rows.tolist() == [[0, 0.75, 0.25], [0.5, 0.5, 0], [1, 0, 0], [0, 0.75, 0.25], [0.5, 0.5, 0]]
@@ -51,23 +52,28 @@ def test_rows_by_hand() -> None:
 def test_every_row_is_answered_as_if_it_were_alone(
     scorer: Scorer, steered_bundle: Path, item_ids: list[int], tmp_path: Path, answer: Any, second_stage: Any
 ) -> None:
-    """A call whose rows have two different wishes equals two calls; a file of them equals both, however it is cut."""
-    wishes = [LIKES, WATCH, None, WATCH, LIKES]
+    """A call whose rows have two different objective weights equals two calls; a file of them equals both, however it is
+    cut."""
+    objectives = [LIKES, WATCH, None, WATCH, LIKES]
     default = {"like": 1.0, "watch_time": 1.0, "diversity": 2.0}
-    mixed = scorer.score_frame(frame_of(item_ids, wishes), 4, manner=Manner(answer, second_stage, default))
+    mixed = scorer.score_frame(frame_of(item_ids, objectives), 4, options=AnswerOptions(answer, second_stage, default))
     alone = []
-    for row, wish in enumerate(wishes):
+    for row, objective in enumerate(objectives):
         weights = (
-            default if wish is None else {LIKES: {"like": 5.0}, WATCH: {"watch_time": 0.75, "diversity": 0.25}}[wish]
+            default
+            if objective is None
+            else {LIKES: {"like": 5.0}, WATCH: {"watch_time": 0.75, "diversity": 0.25}}[objective]
         )
         alone.append(
-            scorer.score_frame(frame_of(item_ids)[row : row + 1], 4, manner=Manner(answer, second_stage, weights))
+            scorer.score_frame(
+                frame_of(item_ids)[row : row + 1], 4, options=AnswerOptions(answer, second_stage, weights)
+            )
         )
     separate = pl.concat(alone)
     assert mixed.drop("score").equals(separate.drop("score"))
     np.testing.assert_allclose(mixed["score"], separate["score"], rtol=1e-3, atol=1e-4)
 
-    frame_of(item_ids, wishes).write_parquet(tmp_path / "users.parquet")
+    frame_of(item_ids, objectives).write_parquet(tmp_path / "users.parquet")
     config = RecommendConfig(k=4, users_per_shard=2, answer=answer, second_stage=second_stage, objective=default)
     write_candidates(steered_bundle, FrameUsers(tmp_path / "users.parquet"), config, tmp_path / "out", QUIET)
     batch = pl.concat([pl.read_parquet(path) for path in sorted((tmp_path / "out").glob("part-*"))])
@@ -75,11 +81,11 @@ def test_every_row_is_answered_as_if_it_were_alone(
     assert batch.select(names).equals(mixed.select(names))
 
 
-def test_wishes_change_the_answer(scorer: Scorer, item_ids: list[int]) -> None:
+def test_objectives_change_the_answer(scorer: Scorer, item_ids: list[int]) -> None:
     """Of an untrained but not empty policy. Equal weights are no weights, but for who puts the items into order."""
 
-    def answer(wish: dict[str, float] | None, rescore: bool | None = None) -> list[int]:
-        rows = scorer.score_frame(frame_of(item_ids), 12, Rules(rescore=rescore), Manner(objective=wish))
+    def answer(objective: dict[str, float] | None, rescore: bool | None = None) -> list[int]:
+        rows = scorer.score_frame(frame_of(item_ids), 12, Rules(rescore=rescore), AnswerOptions(objective=objective))
         return rows["item_id"].to_list()
 
     likes, watch = answer({"like": 1.0}), answer({"watch_time": 1.0})
@@ -96,15 +102,15 @@ def test_histories_that_carry_weights_are_in_the_policy_s_order(scorer: Scorer, 
         scorer.score_histories(wished[0], 6, Rules(rescore=True))
 
 
-def test_the_dense_head_orders_nothing_that_is_wished_for(
+def test_the_dense_head_orders_nothing_that_is_asked_for(
     scorer: Scorer, steered_bundle: Path, item_ids: list[int], tmp_path: Path
 ) -> None:
-    for frame, manner in (
-        (frame_of(item_ids), Manner(objective={"like": 1.0})),
-        (frame_of(item_ids, [LIKES] * 5), Manner()),
+    for frame, options in (
+        (frame_of(item_ids), AnswerOptions(objective={"like": 1.0})),
+        (frame_of(item_ids, [LIKES] * 5), AnswerOptions()),
     ):
         with pytest.raises(ConfigError, match="the dense head takes none"):
-            scorer.score_frame(frame, 3, Rules(rescore=True), manner)
+            scorer.score_frame(frame, 3, Rules(rescore=True), options)
     with pytest.raises(ValidationError, match="the dense head takes no objective"):
         RecommendConfig(rescore=True, objective={"like": 1.0})
     frame_of(item_ids, [LIKES] * 5).write_parquet(tmp_path / "users.parquet")
@@ -113,12 +119,14 @@ def test_the_dense_head_orders_nothing_that_is_wished_for(
         write_candidates(steered_bundle, people, config, tmp_path / "out", QUIET)
 
 
-def test_the_registered_model_takes_wishes_as_text(scorer: Scorer, item_ids: list[int]) -> None:
+def test_the_registered_model_takes_objectives_as_text(scorer: Scorer, item_ids: list[int]) -> None:
     model = RecommenderModel()
     model.scorer = scorer
-    wishes = [LIKES, None, WATCH, "", None]
-    expected = scorer.score_frame(frame_of(item_ids, wishes), 3, manner=Manner(objective={"diversity": 1.0}))
-    pandas = frame_of(item_ids, wishes).to_pandas()
+    objectives = [LIKES, None, WATCH, "", None]
+    expected = scorer.score_frame(
+        frame_of(item_ids, objectives), 3, options=AnswerOptions(objective={"diversity": 1.0})
+    )
+    pandas = frame_of(item_ids, objectives).to_pandas()
     rows = pl.from_pandas(model.predict(None, pandas, {"k": 3, "objective": '{"diversity": 1}'}))
     assert rows["item_id"].to_list() == expected["item_id"].to_list()
     pandas["objective"] = None  # a signature fills optional columns like this
@@ -138,12 +146,12 @@ def test_the_registered_model_takes_wishes_as_text(scorer: Scorer, item_ids: lis
         ({}, "gives no tower a weight above 0"),
     ],
 )  # fmt: skip
-def test_wishes_that_mean_nothing_are_refused(scorer: Scorer, asked: dict[str, float], message: str) -> None:
+def test_objectives_that_mean_nothing_are_refused(scorer: Scorer, asked: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        scorer.check(Manner(objective=asked))
+        scorer.check(AnswerOptions(objective=asked))
 
 
-def test_a_policy_without_towers_refuses_wishes(bundle: Path, sources: BundleSources, tmp_path: Path) -> None:
+def test_a_policy_without_towers_refuses_objectives(bundle: Path, sources: BundleSources, tmp_path: Path) -> None:
     config = RecommendConfig(k=2, objective={"like": 1.0})
     with pytest.raises(ConfigError, match="was not aligned with any: it cannot be steered"):
         write_candidates(bundle, PreparedUsers(sources.prepared, "d" * 64), config, tmp_path, QUIET)
@@ -151,7 +159,7 @@ def test_a_policy_without_towers_refuses_wishes(bundle: Path, sources: BundleSou
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("objective", "message"),
     [
         ("likes", "is 'likes', which is no JSON"),
         ('["like"]', "expected a JSON object of numbers"),
@@ -161,16 +169,16 @@ def test_a_policy_without_towers_refuses_wishes(bundle: Path, sources: BundleSou
     ],
 )
 def test_bad_rows_are_refused_before_anything_is_written(
-    steered_bundle: Path, item_ids: list[int], tmp_path: Path, wish: str | None, message: str
+    steered_bundle: Path, item_ids: list[int], tmp_path: Path, objective: str | None, message: str
 ) -> None:
-    frame_of(item_ids, [LIKES, LIKES, LIKES, LIKES, wish]).write_parquet(tmp_path / "users.parquet")
+    frame_of(item_ids, [LIKES, LIKES, LIKES, LIKES, objective]).write_parquet(tmp_path / "users.parquet")
     people = FrameUsers(tmp_path / "users.parquet")
     with pytest.raises(DataError, match=message):
         write_candidates(steered_bundle, people, RecommendConfig(k=2, users_per_shard=1), tmp_path / "out", QUIET)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_column_of_numbers_is_no_wish(scorer: Scorer, item_ids: list[int]) -> None:
+def test_a_column_of_numbers_is_no_objective(scorer: Scorer, item_ids: list[int]) -> None:
     with pytest.raises(DataError, match="column 'objective' is Float64, expected JSON text"):
         scorer.score_frame(frame_of(item_ids).with_columns(objective=0.5), 2)
 

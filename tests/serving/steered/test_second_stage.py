@@ -13,8 +13,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError
-from recsys.contracts.prepared import PreparedData
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
@@ -22,19 +22,19 @@ from recsys.decoding.constraints import Quotas
 from recsys.reward.checkpoint import load_reward_model
 from recsys.reward.scoring import rank_by_reward
 from recsys.runtime import PlainProgress
-from recsys.semantic_ids.generation import SemanticIds
-from serving.candidates import write_candidates
+from recsys.semantic_ids.versions import SemanticIds
+from serving.answers.scorer import AnswerOptions, Rules, Scorer
+from serving.answers.second_stage import best_items, best_sessions
+from serving.batch.candidates import write_candidates
 from serving.config import RecommendConfig
-from serving.export import BundleSources, export_bundle
-from serving.parity import check_parity
-from serving.pyfunc_model import RecommenderModel
-from serving.scorer import Manner, Rules, Scorer
-from serving.second_stage import best_items, best_sessions
-from serving.user_histories import PreparedUsers
+from serving.export.export import BundleSources, export_bundle
+from serving.export.parity import check_parity
+from serving.inputs.user_histories import PreparedUsers
+from serving.registry.pyfunc_model import RecommenderModel
 from tests.serving.conftest import HISTORIES, frame_of, write_model, write_reward_model
 
 QUIET = PlainProgress()
-BY_REWARD = Manner(second_stage="reward")
+BY_REWARD = AnswerOptions(second_stage="reward")
 
 
 class Prices:
@@ -66,7 +66,7 @@ def test_items_by_price(histories: Histories) -> None:
     plain = best_items(Prices(), one, pool, 3, None)
     assert plain.items.tolist() == [[0, 3, 2]]
     assert plain.scores.tolist() == [[5.0, 3.0, 3.0]]
-    limited = best_items(Prices(), one, pool, 4, Quotas.of(np.array([1, 0, 0, 1]), 1))
+    limited = best_items(Prices(), one, pool, 4, Quotas.from_groups(np.array([1, 0, 0, 1]), 1))
     assert limited.items.tolist() == [[0, 2, 1, -1]]
     assert limited.scores.tolist() == [[5.0, 3.0, 1.0, -np.inf]]
 
@@ -102,7 +102,7 @@ def test_two_candidates_by_weighted_towers(
     assert len(set(np.abs(expected).round(3).tolist())) == 2, "the toy shows both cases"
 
 
-def test_the_whole_beam_is_judged(scorer: Scorer, steered_sources: BundleSources, histories: Histories) -> None:
+def test_the_whole_beam_is_scored(scorer: Scorer, steered_sources: BundleSources, histories: Histories) -> None:
     """With more beams than items the pool is every unseen item, so the answer is the reward's order over the catalogue."""
     model = load_reward_model(steered_sources.reward_model, None)  # type: ignore[arg-type]
     ranked = scorer.score_histories(histories, 3, second_stage="reward")
@@ -126,7 +126,7 @@ def test_batch_frame_and_registered_model_agree(
         config = RecommendConfig(k=3, users_per_shard=2, answer=answer, second_stage="reward", objective=weights)
         write_candidates(steered_bundle, users, config, tmp_path / answer, QUIET)
         batch = rows_of(tmp_path / answer)
-        by_frame = scorer.score_frame(frame_of(item_ids), 3, manner=Manner(answer, "reward", weights))
+        by_frame = scorer.score_frame(frame_of(item_ids), 3, options=AnswerOptions(answer, "reward", weights))
         params = {"k": 3, "answer": answer, "second_stage": "reward", "objective": json.dumps(weights)}
         by_model = pl.from_pandas(model.predict(None, frame_of(item_ids), params))
         names = [name for name in batch.columns if name != "score"]
@@ -140,7 +140,7 @@ def test_batch_frame_and_registered_model_agree(
 def test_a_killed_job_goes_on_with_the_same_files(
     steered_bundle: Path, users: PreparedUsers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    from serving import candidates
+    from serving.batch import candidates
 
     config = RecommendConfig(k=3, users_per_shard=2, answer=answer, second_stage="reward", objective={"like": 1.0})
     undisturbed = write_candidates(steered_bundle, users, config, tmp_path / "whole", QUIET)
@@ -166,7 +166,7 @@ def test_a_killed_job_goes_on_with_the_same_files(
 
 def test_quotas_hold_in_the_new_order(scorer: Scorer, histories: Histories) -> None:
     """Three categories of four items and two of each allowed: six items, best reward first, however the beam had them."""
-    rules = Rules(exclude_seen=False, quotas=Quotas.of(scorer.category_index, 2))
+    rules = Rules(exclude_seen=False, quotas=Quotas.from_groups(scorer.category_index, 2))
     limited = scorer.score_histories(histories, 12, rules, "reward")
     free = scorer.score_histories(histories, 12, Rules(exclude_seen=False), "reward")
     for row in range(len(histories)):
@@ -200,11 +200,11 @@ def test_a_reward_model_that_came_or_went_is_noticed(bundle: Path, steered_bundl
 def test_a_reward_model_of_other_parents_is_refused(
     steered_sources: BundleSources, sources: BundleSources, tmp_path: Path
 ) -> None:
-    prepared, ids = PreparedData.open(steered_sources.prepared), SemanticIds.load(steered_sources.semantic_ids)
+    prepared, ids = Dataset.open(steered_sources.prepared), SemanticIds.load(steered_sources.semantic_ids)
     cases = {
         "aligned with the towers like, watch_time, diversity": {"towers": ("like", "follow")},
         "at most 1 items, the policy generates 2": {"max_items": 1},
-        "trained on other data than the policy": {"prepared": PreparedData.open(sources.prepared)},
+        "trained on other data than the policy": {"prepared": Dataset.open(sources.prepared)},
         "trained with semantic IDs": {"semantic_ids": replace(ids, codes=ids.codes[::-1].copy())},
     }
     for number, (message, changes) in enumerate(cases.items()):
@@ -215,11 +215,11 @@ def test_a_reward_model_of_other_parents_is_refused(
 
 
 def test_parity_covers_the_reward_model(steered_bundle: Path, steered_sources: BundleSources, tmp_path: Path) -> None:
-    prepared, decode = PreparedData.open(steered_sources.prepared), DecodeConfig(beam_width=24)
+    prepared, decode = Dataset.open(steered_sources.prepared), DecodeConfig(beam_width=24)
     assert check_parity(steered_bundle, steered_sources, prepared, decode, num_users=5) == {"parity_users": 5}
     ids = SemanticIds.load(steered_sources.semantic_ids)
     write_reward_model(tmp_path / "other", prepared, ids, seed=6)
-    with pytest.raises(ArtifactError, match="does not judge like the one in"):
+    with pytest.raises(ArtifactError, match="does not score like the one in"):
         check_parity(steered_bundle, replace(steered_sources, reward_model=tmp_path / "other"), prepared, decode, 5)
 
 
@@ -227,7 +227,7 @@ def test_a_policy_that_was_not_steered_keeps_the_model_s_own_weights(
     steered_sources: BundleSources, histories: Histories, tmp_path: Path
 ) -> None:
     """Both towers weigh 1 in the reward model: the order by its own combination, without a diversity tower."""
-    prepared, ids = PreparedData.open(steered_sources.prepared), SemanticIds.load(steered_sources.semantic_ids)
+    prepared, ids = Dataset.open(steered_sources.prepared), SemanticIds.load(steered_sources.semantic_ids)
     write_model(tmp_path / "model", prepared, ids, ("item", "codes"))
     export_bundle(
         replace(steered_sources, model=tmp_path / "model"), "plain", DecodeConfig(beam_width=24), tmp_path / "bundle"

@@ -15,19 +15,19 @@ from recsys.decoding.constraints import Quotas
 from recsys.decoding.recommender import ItemRules, Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.runtime import PlainProgress
-from recsys.semantic_ids.generation import SemanticIds
-from serving.candidates import write_candidates
+from recsys.semantic_ids.versions import SemanticIds
+from serving.answers.scorer import AnswerOptions, Rules, Scorer
+from serving.answers.sessions import RankedSessions, explain_short_sessions, session_rows
+from serving.batch.candidates import write_candidates
+from serving.batch.shards import SESSION_COLUMNS
 from serving.config import RecommendConfig
-from serving.export import BundleSources
-from serving.pyfunc_model import RecommenderModel
-from serving.scorer import Manner, Rules, Scorer
-from serving.sessions import RankedSessions, explain_short_sessions, session_rows
-from serving.shards import SESSION_COLUMNS
-from serving.user_histories import FrameUsers, PreparedUsers
+from serving.export.export import BundleSources
+from serving.inputs.user_histories import FrameUsers, PreparedUsers
+from serving.registry.pyfunc_model import RecommenderModel
 from tests.serving.conftest import HISTORIES
 
 QUIET = PlainProgress()
-SESSIONS = Manner(answer="sessions")
+SESSIONS = AnswerOptions(answer="sessions")
 
 
 def rows_of(folder: Path, pattern: str = "part-*.parquet") -> pl.DataFrame:
@@ -149,7 +149,7 @@ def test_a_narrow_beam_is_named(steered_sources: BundleSources, histories: Histo
 def test_segments_and_masks_explain_by_user(histories: Histories) -> None:
     """Segment 0 has items 0..3, segment 1 all twelve; nothing found. u1 of segment 0 has seen 3: 3 * 2 = 6 of 10."""
     allow = np.stack([np.arange(12) < 4, np.ones(12, bool)])
-    rules = ItemRules(allow, None, np.array([0, 1]), Quotas.of(np.zeros(12, np.int64), 1))
+    rules = ItemRules(allow, None, np.array([0, 1]), Quotas.from_groups(np.zeros(12, np.int64), 1))
     nothing = RankedSessions(np.full((2, 10, 2), -1), np.full((2, 10), -np.inf, np.float32))
     short = explain_short_sessions(histories.take(np.array([1, 2])), nothing, rules, True, 12)
     assert [(each.allowed, each.unseen, each.reason) for each in short] == [(4, 3, "seen"), (12, 11, "quotas")]

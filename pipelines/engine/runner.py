@@ -1,0 +1,134 @@
+"""Runs stages through the store: what exists is skipped, what is new is published whole or not at all.
+
+Reads a plan (:mod:`pipelines.engine.stage`); produces artefacts below ``<output_dir>/artifacts``. Knows nothing about the
+meaning of a stage, of MLflow, or of the command line.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.engine.stage import PlannedStage, Stage, explain, plan_stage
+from recsys.config import FrozenConfig
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import Artifact, ArtifactStore
+from recsys.runtime import Progress
+
+logger = logging.getLogger("recsys.pipelines")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to one stage.
+
+    Attributes:
+        ran: ``False`` when the artefact was there already.
+        seconds: Wall-clock time of the work, 0 when skipped.
+    """
+
+    stage: Stage
+    artifact: Artifact
+    ran: bool
+    seconds: float
+
+
+@dataclass
+class Runner:
+    """Carries a configuration and the artefacts of the stages that are done.
+
+    Attributes:
+        config: The run configuration, handed to each stage.
+        seed: Seed of all stages.
+        store: Where artefacts live.
+        progress: How long loops show where they are.
+        after: Called with each outcome, skipped or not, after publication.
+        outcomes: What happened so far, by stage name.
+    """
+
+    config: FrozenConfig
+    seed: int
+    store: ArtifactStore
+    progress: Progress
+    after: Callable[[Outcome], None] = lambda outcome: None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def run_all(self, stages: Iterable[Stage]) -> None:
+        """Run the stages in order, each with the artefacts of the stages before it."""
+        for stage in stages:
+            self.run(stage, {name: self.outcomes[name].artifact for name in stage.parents})
+
+    def run(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Outcome:
+        """Run one stage unless its artefact exists.
+
+        Args:
+            inputs: Opened artefacts of the stage's parents, by stage name.
+        """
+        step = plan_stage(stage, self.config, self.seed, {name: inputs[name].digest for name in stage.parents})
+        artifact = self.store.find(stage.kind, step.digest)
+        if artifact is not None:
+            logger.info("%s: up to date (digest %s)", stage.name, step.digest[:16])
+            outcome = Outcome(stage, artifact, ran=False, seconds=0.0)
+        else:
+            outcome = self._work(step, inputs)
+        self.outcomes[stage.name] = outcome
+        self.after(outcome)
+        return outcome
+
+    def open_parents(self, stage: Stage, steps: Mapping[str, PlannedStage]) -> dict[str, Artifact]:
+        """Open the artefacts a stage reads, for a run of that stage alone.
+
+        Args:
+            steps: The plan, by stage name.
+
+        Raises:
+            ArtifactError: A parent has not run with this configuration; the message names it.
+        """
+        inputs = {}
+        for name in stage.parents:
+            parent = steps[name]
+            artifact = self.store.find(parent.stage.kind, parent.digest)
+            if artifact is None:
+                raise ArtifactError(
+                    f"'{stage.name}' reads the result of '{name}', which has not run with this configuration "
+                    f"(expected '{self.store.path_of(parent.stage.kind, parent.digest)}'; "
+                    f"{explain(parent, self.store)}); run `recsys {name}` with the same config first, or `recsys run`"
+                )
+            inputs[name] = artifact
+        return inputs
+
+    def _work(self, step: PlannedStage, inputs: Mapping[str, Artifact]) -> Outcome:
+        stage = step.stage
+        logger.info("%s: running (%s)", stage.name, explain(step, self.store))
+        started = time.monotonic()
+        with self.store.work_folder(stage.kind, step.digest, resumable=stage.resumable) as work:
+            summary = stage.run(self.config, inputs, work, self.progress)
+            artifact = self.store.publish(
+                work,
+                kind=stage.kind,
+                digest=step.digest,
+                code_version=step.code,
+                seed=step.seed,
+                parents=step.parents,
+                config=step.config,
+                summary=summary,
+                rows=parquet_rows(work),
+            )
+        seconds = time.monotonic() - started
+        logger.info("%s: done in %.1f s (digest %s)", stage.name, seconds, step.digest[:16])
+        return Outcome(stage, artifact, ran=True, seconds=seconds)
+
+
+def parquet_rows(folder: Path) -> dict[str, int]:
+    """Return the number of rows of every Parquet file below ``folder``, read from the footers."""
+    import pyarrow.parquet as pq
+
+    paths = (
+        path
+        for path in folder.rglob("*.parquet")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return {path.relative_to(folder).as_posix(): pq.read_metadata(path).num_rows for path in paths}

@@ -1,0 +1,1 @@
+"""A simulated A/B test against the simulator's known utilities."""

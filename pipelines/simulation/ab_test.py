@@ -1,0 +1,245 @@
+"""A simulated A/B test: show each policy's sessions to the simulator's users and compare what they truly bring.
+
+Reads sessions of several policies for the same users (:class:`~pipelines.simulation.users.SimulatedUsers`); produces means
+and paired bootstrap intervals over users.
+
+    python -m pipelines.simulation.ab_test --config pipelines/recipes/simulated_sessions.yaml
+
+rolls out the recipe's policies, before and after alignment, runs the stages that are missing, and prints the table and what
+the learned rewards say of the same sessions. ``--policy NAME=FOLDER`` adds another policy.
+
+Legend: N users, S sessions per user, M items per session.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from features.sources.simulated.behaviour import ExpectedOutcomes
+from pipelines.cli.options import LogLevel, set_up_logging
+from pipelines.config import load_run_config
+from pipelines.simulation.trial import UNALIGNED, Trial
+from pipelines.simulation.users import Sessions, SimulatedUsers
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ConfigError, RecsysError
+from recsys.contracts.manifest import write_json
+from recsys.metrics.bootstrap import Estimate, resample_means
+from recsys.runtime import default_progress
+
+Values = npt.NDArray[np.float64]
+
+OUTCOMES: Final = (*(field.name for field in fields(ExpectedOutcomes)), "frozen_utility")
+UTILITY: Final = "utility"
+_ARM: Final = "arm"
+
+
+@dataclass(frozen=True)
+class ArmOutcome:
+    """One outcome of one arm.
+
+    Attributes:
+        value: Mean over users.
+        difference: Arm minus reference, on the same users.
+        lift: The difference as a share of the reference's mean.
+        p_value: Two-sided, of "the difference is 0"; 1 for the reference itself.
+    """
+
+    value: Estimate
+    difference: Estimate
+    lift: Estimate
+    p_value: float
+
+
+@dataclass(frozen=True)
+class SimulatedAb:
+    """The result of a test.
+
+    Attributes:
+        reference: Arm that all others are compared with.
+        arms: By arm, then by outcome (:data:`OUTCOMES`).
+        per_user: One row per user and arm: ``user_index``, ``arm``, the outcomes.
+        confidence: Of the intervals.
+    """
+
+    reference: str
+    arms: dict[str, dict[str, ArmOutcome]]
+    per_user: pl.DataFrame
+    confidence: float
+
+    def table(self) -> str:
+        """Format the arms, best first; a mark says how an arm stands against the reference on the same users."""
+        header = ["arm", "true utility", "lift", "watch, s", "long views", "likes", "utility, no response"]
+        rows = [header]
+        ranked = sorted(self.arms, key=lambda name: -self.arms[name][UTILITY].value.mean)
+        for name in ranked:
+            outcomes = self.arms[name]
+            utility, watch = outcomes[UTILITY], outcomes["watch_ms"].value
+            lift = utility.lift
+            rows.append(
+                [
+                    name,
+                    str(utility.value),
+                    "reference"
+                    if name == self.reference
+                    else f"{lift.mean:+.1%} [{lift.low:+.1%}, {lift.high:+.1%}] {'-=+'[utility.difference.sign + 1]}",
+                    f"{watch.mean / 1e3:.1f} [{watch.low / 1e3:.1f}, {watch.high / 1e3:.1f}]",
+                    str(outcomes["long_views"].value),
+                    str(outcomes["likes"].value),
+                    str(outcomes["frozen_utility"].value),
+                ]
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        users = self.per_user[Columns.USER_INDEX].n_unique()
+        head = f"simulated A/B, {users} users, per session, {self.confidence * 100:g} % bootstrap intervals over users"
+        foot = f"paired with {self.reference}: + better, - worse, = not distinguishable"
+        return "\n".join([head, *lines, foot])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything but the rows per user, as plain values."""
+        arms = {name: {metric: asdict(cell) for metric, cell in cells.items()} for name, cells in self.arms.items()}
+        return {
+            "users": self.per_user[Columns.USER_INDEX].n_unique(),
+            "reference": self.reference,
+            "confidence": self.confidence,
+            "arms": arms,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write ``simulated_ab.json`` and ``simulated_ab.parquet``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.per_user.write_parquet(folder / "simulated_ab.parquet")
+        write_json(folder / "simulated_ab.json", self.as_json())
+
+
+def run_test(
+    users: SimulatedUsers,
+    arms: Mapping[str, Sessions],
+    reference: str,
+    *,
+    seed: int = 0,
+    draws: int = 16,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+) -> SimulatedAb:
+    """Show every arm's sessions to every user and compare the arms on the same users.
+
+    Args:
+        arms: ``[N, S, M]`` item_index by name; an arm with several sessions per user counts with their mean.
+        reference: Name of the arm that the others are compared with.
+        seed: Of the users' responses and of the bootstrap.
+        draws: Responses drawn per session.
+
+    Raises:
+        ConfigError: The reference is no arm.
+    """
+    if reference not in arms:
+        raise ConfigError(f"the reference '{reference}' is no arm of this test; arms are {', '.join(sorted(arms))}")
+    outcomes = {name: _outcomes(users, sessions, draws, seed) for name, sessions in arms.items()}
+    user_index = users.histories.user_index
+    per_user = pl.concat(
+        [
+            pl.DataFrame({Columns.USER_INDEX: user_index, _ARM: [name] * len(users), **values})
+            for name, values in outcomes.items()
+        ]
+    )
+    names = list(outcomes)
+    values = np.stack([np.stack([outcomes[name][metric] for metric in OUTCOMES], axis=1) for name in names], axis=1)
+    compared = _compare(values, user_index, names.index(reference), resamples, seed, confidence)
+    result = {
+        name: {metric: compared[row][column] for column, metric in enumerate(OUTCOMES)}
+        for row, name in enumerate(names)
+    }
+    return SimulatedAb(reference, result, per_user, confidence)
+
+
+def _outcomes(users: SimulatedUsers, sessions: Sessions, draws: int, seed: int) -> dict[str, Values]:
+    """Mean outcome over each user's sessions, ``[N]`` by name."""
+    truth = users.truth(sessions, draws=draws, seed=seed)
+    values = {field.name: getattr(truth, field.name).mean(axis=1) for field in fields(truth)}
+    values["frozen_utility"] = users.frozen_utility(sessions).mean(axis=1)
+    return {name: values[name].astype(np.float64) for name in OUTCOMES}
+
+
+def _compare(
+    values: Values,
+    user_index: npt.NDArray[np.integer],
+    reference: int,
+    resamples: int,
+    seed: int,
+    confidence: float,
+) -> list[list[ArmOutcome]]:
+    """Bootstrap ``[N, arms, outcomes]`` once, so that all arms and their differences share the draws."""
+    count, num_arms, num_outcomes = values.shape
+    everybody = np.ones((count, 1), bool)
+    means = resample_means(values.reshape(count, -1), everybody, user_index, resamples=resamples, seed=seed)
+    observed = means.mean[0].reshape(num_arms, num_outcomes)
+    samples = means.samples[:, 0].reshape(resamples, num_arms, num_outcomes)
+    base, base_samples = observed[reference], samples[:, [reference]]
+    difference_samples = samples - base_samples
+    share = np.where(base == 0, np.nan, base)
+    lift_samples = difference_samples / np.where(base_samples == 0, np.nan, base_samples)
+    tail = (1.0 - confidence) / 2
+
+    def estimate(mean: float, drawn: Values) -> Estimate:
+        low, high = np.quantile(drawn, [tail, 1.0 - tail])
+        return Estimate(float(mean), float(low), float(high))
+
+    rows = []
+    for arm in range(num_arms):
+        row = []
+        for metric in range(num_outcomes):
+            gap = observed[arm, metric] - base[metric]
+            drawn = difference_samples[:, arm, metric]
+            below, above = (np.sum(drawn <= 0) + 1) / (resamples + 1), (np.sum(drawn >= 0) + 1) / (resamples + 1)
+            row.append(
+                ArmOutcome(
+                    estimate(observed[arm, metric], samples[:, arm, metric]),
+                    estimate(gap, drawn),
+                    estimate(gap / share[metric], lift_samples[:, arm, metric]),
+                    min(1.0, 2 * float(min(below, above))),
+                )
+            )
+        rows.append(row)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Roll out a recipe's policies beside the marks they can be compared with, and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.simulation.ab_test", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--config", type=Path, required=True, help="recipe with source.kind: simulated, task: session")
+    parser.add_argument("--policy", action="append", default=[], metavar="NAME=FOLDER", help="a further policy")
+    parser.add_argument("--users", type=int, default=1000, help="users to show sessions to, spread over all of them")
+    parser.add_argument("--beams", type=int, default=32, help="candidates that the truth picks the best of")
+    parser.add_argument("--out", type=Path, help="folder for simulated_ab.json and .parquet")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    chosen = parser.parse_args(arguments)
+    set_up_logging(LogLevel.INFO)
+    try:
+        config = load_run_config(chosen.config, chosen.overrides)
+        trial = Trial.open(config, chosen.policy, chosen.users, default_progress())
+        result = run_test(trial.users, trial.arms(chosen.beams), UNALIGNED, seed=config.seed)
+        print(result.table())
+        for line in trial.reward_lines(chosen.beams):
+            print(line)
+    except RecsysError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if chosen.out is not None:
+        result.write(chosen.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Losses of preference alignment and reinforcement learning: tensors in, tensors out."""

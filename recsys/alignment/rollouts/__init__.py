@@ -1,0 +1,1 @@
+"""What the policy generates for a request, and how likely it was."""

@@ -1,0 +1,274 @@
+"""The prepared data set: what `prepare` writes and every later stage reads.
+
+Histories are offsets into one array of *positive* events, sorted by user and time; windows are never materialised.
+User 7's history up to event ``e`` is ``history.item[history.offsets[7]:e]``. The arrays are plain ``.npy`` files, opened
+memory-mapped, so that any number of workers share one copy.
+
+Files:
+    dataset.json          sizes and task, see :class:`DatasetSpec`
+    events.parquet      every kept event, positive or not, sorted by user and time
+    items.parquet       one row per item, row number = item_index
+    users.parquet       one row per user, row number = user_index
+    sessions.parquet    one row per session: its user, its rows in events.parquet, its split
+    targets.parquet     one row per prediction to make: whose, from which history, which items come next
+    history/*.npy       the arrays of :class:`HistoryArrays`
+    quarantine.parquet  rows that were refused, with the reason
+    data_report.json    counts of everything above
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import read_json, write_json
+
+IntArray = npt.NDArray[np.int32]
+OffsetArray = npt.NDArray[np.int64]
+ByteArray = npt.NDArray[np.uint8]
+
+HISTORY_ARRAYS: Final = {
+    "item": np.int32,
+    "behaviour": np.uint8,
+    "gap": np.uint8,
+    "watch": np.uint8,
+    "timestamp": np.int64,
+    "offsets": np.int64,
+    "train_end": np.int64,
+    "valid_end": np.int64,
+}
+
+EVENT_COLUMNS: Final = {
+    Columns.USER_INDEX: pl.Int32,
+    Columns.ITEM_INDEX: pl.Int32,
+    Columns.TIMESTAMP: pl.Int64,  # UTC microseconds, null where the source has an order but no time
+    Columns.SESSION_INDEX: pl.Int32,
+    Columns.SPLIT: pl.Int8,
+    Columns.POSITIVE: pl.Boolean,
+    Columns.BEHAVIOUR: pl.UInt8,
+    Columns.WATCH_RATIO: pl.Float32,
+}
+ITEM_COLUMNS: Final = {
+    Columns.ITEM_INDEX: pl.Int32,
+    Columns.ITEM_ID: None,  # as the source gives it, integer or string
+    Columns.TITLE: pl.String,
+    Columns.TEXT: pl.String,
+    Columns.CATEGORIES: pl.List(pl.String),
+    Columns.AUTHOR_INDEX: pl.Int32,  # 0 is "not known"
+    Columns.CATEGORY_INDEX: pl.Int32,  # 0 is "not known"
+    Columns.HAS_METADATA: pl.Boolean,
+    Columns.TRAIN_COUNT: pl.Int64,  # positive events in the train split
+}
+USER_COLUMNS: Final = {Columns.USER_INDEX: pl.Int32, Columns.USER_ID: None}
+SESSION_COLUMNS: Final = {
+    Columns.SESSION_INDEX: pl.Int32,
+    Columns.USER_INDEX: pl.Int32,
+    "event_start": pl.Int64,  # rows [event_start, event_end) of events.parquet
+    "event_end": pl.Int64,
+    Columns.SPLIT: pl.Int8,
+}
+TARGET_COLUMNS: Final = {
+    Columns.USER_INDEX: pl.Int32,
+    Columns.HISTORY_START: pl.Int64,  # rows [history_start, history_end) of the history arrays
+    Columns.HISTORY_END: pl.Int64,
+    Columns.TARGETS: pl.List(pl.Int32),  # item_index, in order of time
+    Columns.SPLIT: pl.Int8,
+}
+
+
+class DatasetSpec(BaseModel):
+    """Sizes of everything that is counted, and the task. Index 0 of authors, categories, behaviours is "not known"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_users: int
+    num_items: int
+    num_authors: int
+    num_categories: int
+    num_behaviours: int
+    num_gap_buckets: int
+    num_watch_buckets: int
+    task: Literal["next_item", "session"]
+    session_length: int
+    signals: tuple[str, ...]
+    has_timestamps: bool
+
+    def table_rows(self, features: Collection[str]) -> dict[str, int]:
+        """Rows of the embedding table of each feature that a model uses, at least 1."""
+        rows = {
+            "item": self.num_items + 1,
+            "author": self.num_authors,
+            "category": self.num_categories,
+            "behaviour": self.num_behaviours,
+            "gap": self.num_gap_buckets,
+            "watch": self.num_watch_buckets,
+            "user": self.num_users + 1,
+        }
+        return {name: max(count, 1) for name, count in rows.items() if name in features}
+
+
+@dataclass(frozen=True)
+class HistoryArrays:
+    """Positive events of all users, one after the other, each user's in order of time.
+
+    Attributes:
+        item: ``[E]`` item_index.
+        behaviour: ``[E]`` packed signals, 0 not known.
+        gap: ``[E]`` bucket of the time since the user's previous event, 0 not known.
+        watch: ``[E]`` bucket of watched share, 0 not known.
+        timestamp: ``[E]`` UTC microseconds, -1 not known.
+        offsets: ``[U + 1]``; user ``u`` owns ``[offsets[u], offsets[u + 1])``.
+        train_end: ``[U]`` end of the user's train events (a row number in the arrays).
+        valid_end: ``[U]`` end of the user's train and valid events.
+    """
+
+    item: IntArray
+    behaviour: ByteArray
+    gap: ByteArray
+    watch: ByteArray
+    timestamp: OffsetArray
+    offsets: OffsetArray
+    train_end: OffsetArray
+    valid_end: OffsetArray
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Predictions to make; row ``n`` asks for ``items[item_offsets[n]:item_offsets[n + 1]]``.
+
+    Attributes:
+        user_index: ``[N]``.
+        history_start: ``[N]`` first row of the history in the history arrays.
+        history_end: ``[N]`` row after the last one that may be looked at.
+        items: ``[sum of targets]`` item_index in order of time.
+        item_offsets: ``[N + 1]``.
+    """
+
+    user_index: IntArray
+    history_start: OffsetArray
+    history_end: OffsetArray
+    items: IntArray
+    item_offsets: OffsetArray
+
+    def __len__(self) -> int:
+        return len(self.user_index)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Targets:
+        """Return the rows given by number, in that order."""
+        starts, ends = self.item_offsets[rows], self.item_offsets[rows + 1]
+        lengths = ends - starts
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        flat = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Targets(
+            self.user_index[rows], self.history_start[rows], self.history_end[rows], self.items[flat], offsets
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set, opened; the arrays are memory-mapped and the tables read when asked for."""
+
+    path: Path
+    spec: DatasetSpec
+    history: HistoryArrays
+
+    @classmethod
+    def open(cls, path: Path) -> Dataset:
+        """Open a folder written by `prepare`.
+
+        Raises:
+            ArtifactError: A file is missing or does not keep the schema above.
+        """
+        try:
+            spec = DatasetSpec.model_validate(read_json(path / "dataset.json"))
+        except ValidationError as error:
+            raise ArtifactError(
+                f"'{path / 'dataset.json'}' does not keep the schema: {error}; run `prepare` again"
+            ) from error
+        return cls(path, spec, read_history_arrays(path / "history"))
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """The table ``items.parquet``, row number = item_index."""
+        return self._table("items.parquet")
+
+    @cached_property
+    def users(self) -> pl.DataFrame:
+        """The table ``users.parquet``, row number = user_index."""
+        return self._table("users.parquet")
+
+    @cached_property
+    def events(self) -> pl.DataFrame:
+        """The table ``events.parquet``: every kept event, with the raw feedback signals."""
+        return self._table("events.parquet")
+
+    def targets(self, split: int) -> Targets:
+        """Read the targets of one split (:data:`~recsys.contracts.columns.TRAIN`, ``VALID`` or ``TEST``)."""
+        table = self._table("targets.parquet").filter(pl.col(Columns.SPLIT) == split)
+        lists = table[Columns.TARGETS]
+        lengths = lists.list.len().to_numpy().astype(np.int64)
+        return Targets(
+            user_index=table[Columns.USER_INDEX].to_numpy(),
+            history_start=table[Columns.HISTORY_START].to_numpy(),
+            history_end=table[Columns.HISTORY_END].to_numpy(),
+            items=lists.explode().drop_nulls().to_numpy().astype(np.int32),
+            item_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        )
+
+    def all_users(self) -> Targets:
+        """Return one row per user with the whole history and no target: what a batch job scores."""
+        count = self.spec.num_users
+        return Targets(
+            user_index=np.arange(count, dtype=np.int32),
+            history_start=self.history.offsets[:-1],
+            history_end=self.history.offsets[1:],
+            items=np.empty(0, np.int32),
+            item_offsets=np.zeros(count + 1, np.int64),
+        )
+
+    def _table(self, name: str) -> pl.DataFrame:
+        try:
+            return pl.read_parquet(self.path / name)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise ArtifactError(f"'{self.path / name}' cannot be read: {error}; run `prepare` again") from error
+
+
+def write_history_arrays(folder: Path, history: HistoryArrays) -> None:
+    """Write the arrays as ``.npy`` files of the declared types."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, dtype in HISTORY_ARRAYS.items():
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(getattr(history, name), dtype=dtype))
+
+
+def read_history_arrays(folder: Path) -> HistoryArrays:
+    """Open the arrays memory-mapped.
+
+    Raises:
+        ArtifactError: A file is missing, truncated, or of another type.
+    """
+    arrays = {}
+    for name, dtype in HISTORY_ARRAYS.items():
+        path = folder / f"{name}.npy"
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"'{path}' cannot be opened: {error}; run `prepare` again") from error
+        if array.dtype != dtype:
+            raise ArtifactError(f"'{path}' holds {array.dtype}, expected {np.dtype(dtype)}; run `prepare` again")
+        arrays[name] = array
+    return HistoryArrays(**arrays)
+
+
+def write_dataset_spec(path: Path, spec: DatasetSpec) -> None:
+    """Write ``dataset.json`` into the folder ``path``."""
+    write_json(path / "dataset.json", spec.model_dump(mode="json"))

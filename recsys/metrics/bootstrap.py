@@ -1,0 +1,177 @@
+"""Bootstrap over users: intervals of means and paired differences, for many metrics and slices at once.
+
+Reads values per row (``[N, M]``), which rows belong to which slice, and whose rows they are; produces resampled means.
+Users are drawn with replacement, with all their rows, because rows of one user are not independent. The draws depend
+only on the seed and the number of users, so two systems on the same rows are compared on the same draws.
+
+Shape legend: N rows, U users, M metrics, S slices, R resamples.
+
+Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 13 (percentile interval) and 16 (tests).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.contracts.errors import DataError
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over users and its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def sign(self) -> int:
+        """1 when the whole interval is above 0, -1 when it is below, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+@dataclass(frozen=True)
+class ResampledMeans:
+    """Means of every slice and metric, observed and resampled.
+
+    Attributes:
+        mean: ``[S, M]``; NaN for a slice without rows.
+        samples: ``[R, S, M]``; NaN where a resample drew nobody of a slice.
+    """
+
+    mean: Values
+    samples: Values
+
+    def interval(self, confidence: float) -> tuple[Values, Values]:
+        """Return the percentile interval ``(low, high)``, each ``[S, M]``.
+
+        Args:
+            confidence: Such as 0.95, which gives the 2.5 % and 97.5 % quantiles.
+        """
+        tail = (1.0 - confidence) / 2
+        empty = np.isnan(self.samples)
+        if not empty.any():
+            low, high = np.quantile(self.samples, [tail, 1.0 - tail], axis=0)
+            return low, high
+        low, high = np.full_like(self.mean, np.nan), np.full_like(self.mean, np.nan)
+        some = ~empty.all(axis=0)
+        low[some], high[some] = np.nanquantile(self.samples[:, some], [tail, 1.0 - tail], axis=0)
+        return low, high
+
+    def p_value(self) -> Values:
+        """Return the two-sided p-value ``[S, M]`` of "the mean is 0"; its smallest value is ``2 / (R + 1)``.
+
+        Twice the smaller share of resamples on either side of 0, with one added so that it is never exactly 0. No
+        correction is made for the number of comparisons.
+        """
+        resamples = len(self.samples)
+        not_above = (np.sum(self.samples <= 0, axis=0) + 1) / (resamples + 1)
+        not_below = (np.sum(self.samples >= 0, axis=0) + 1) / (resamples + 1)
+        p = np.minimum(1.0, 2 * np.minimum(not_above, not_below))
+        return np.where(np.isnan(self.mean), np.nan, p)
+
+
+def resample_means(
+    values: Values,
+    masks: npt.NDArray[np.bool_],
+    users: npt.NDArray[np.integer],
+    *,
+    resamples: int,
+    seed: int,
+) -> ResampledMeans:
+    """Resample the means of all metrics in all slices.
+
+    Args:
+        values: ``[N, M]``; for a paired comparison the differences of two systems on the same rows.
+        masks: ``[N, S]``, which rows count in which slice.
+        users: ``[N]``, whose row it is; any integers.
+
+    Raises:
+        DataError: There are no rows, or the numbers of rows differ.
+
+    Example:
+        >>> everybody = np.ones((4, 1), dtype=bool)
+        >>> always_one = resample_means(np.ones((4, 1)), everybody, np.arange(4), resamples=50, seed=0)
+        >>> [float(bound[0, 0]) for bound in always_one.interval(0.95)]
+        [1.0, 1.0]
+    """
+    if not len(values):
+        raise DataError("no rows to evaluate: the split is empty; check the dates or shares of the split in `prepare`")
+    if not len(values) == len(masks) == len(users):
+        raise DataError(
+            f"{len(values)} rows of values, {len(masks)} of slices, {len(users)} of users; they must be equal"
+        )
+    owner = np.unique(users, return_inverse=True)[1]
+    num_users, num_slices, num_metrics = int(owner.max()) + 1, masks.shape[1], values.shape[1]
+    counts = _sum_by_user(masks.astype(np.float32), owner, num_users)
+    columns = [_sum_by_user((values * masks[:, [s]]).astype(np.float32), owner, num_users) for s in range(num_slices)]
+    sums = bootstrap_sums(np.concatenate([counts, *columns], axis=1), resamples=resamples, seed=seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        samples = sums[:, num_slices:].reshape(resamples, num_slices, num_metrics) / sums[:, :num_slices, None]
+        observed = (masks.T.astype(np.float64) @ values) / masks.sum(axis=0)[:, None]
+    return ResampledMeans(mean=observed, samples=samples)
+
+
+def estimate_means(
+    values: npt.NDArray[np.floating],
+    users: npt.NDArray[np.integer] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[Estimate]:
+    """Estimate the mean of each column over all rows, from the same draws of users.
+
+    Args:
+        values: ``[N, M]``, or ``[N]`` for one column.
+        users: ``[N]`` whose row it is; ``None``: every row is a user of its own.
+
+    Example:
+        >>> str(estimate_means(np.ones(5))[0])
+        '1.000 [1.000, 1.000]'
+    """
+    columns = np.asarray(values, np.float64)
+    if columns.ndim == 1:
+        columns = columns[:, None]
+    everybody = np.ones((len(columns), 1), bool)
+    owners = np.arange(len(columns)) if users is None else users
+    means = resample_means(columns, everybody, owners, resamples=resamples, seed=seed)
+    low, high = means.interval(confidence)
+    return [Estimate(*map(float, column)) for column in zip(means.mean[0], low[0], high[0], strict=True)]
+
+
+def bootstrap_sums(columns: npt.NDArray[np.float32], *, resamples: int, seed: int) -> Values:
+    """Sum the rows ``[U, C]`` of ``resamples`` draws of U users with replacement; returns ``[R, C]``.
+
+    A draw is a vector of how often each user came up, so a block of draws is one matrix product: 22,000 users, 1000
+    resamples and 140 columns take less than a second.
+    """
+    generator = np.random.default_rng(seed)
+    num_users = len(columns)
+    block = max(1, min(resamples, (1 << 22) // num_users))
+    sums = np.empty((resamples, columns.shape[1]), np.float64)
+    for begin in range(0, resamples, block):
+        size = min(block, resamples - begin)
+        times = np.empty((size, num_users), np.float32)
+        for row in range(size):
+            times[row] = np.bincount(generator.integers(num_users, size=num_users), minlength=num_users)
+        sums[begin : begin + size] = times @ columns
+    return sums
+
+
+def _sum_by_user(
+    values: npt.NDArray[np.float32], owner: npt.NDArray[np.intp], num_users: int
+) -> npt.NDArray[np.float32]:
+    if len(owner) == num_users and bool((owner == np.arange(num_users)).all()):
+        return values  # one row per user, in order: the usual case
+    sums = np.zeros((num_users, values.shape[1]), np.float32)
+    np.add.at(sums, owner, values)
+    return sums

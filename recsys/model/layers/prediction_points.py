@@ -1,0 +1,85 @@
+"""The prediction points of a batch: which of them the decoder works on, and what each may see of the history.
+
+Legend: B users, P prediction points per user, N points that are decoded, T decoder positions per point, S memory positions,
+D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from recsys.model.layers.attention import KeysValues
+
+
+class MemoryAttention(Protocol):
+    """Attention from decoder positions to given keys and values."""
+
+    def __call__(self, x_BRD: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor, /) -> torch.Tensor:
+        """Attend, one row per user; ``mask`` is ``[B, 1, R, S]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class PredictionPoints:
+    """The points of B users, of which the decoder runs those that ask for something.
+
+    Users of a batch have different numbers of targets, and what stands in the gaps would cost as much as a target. So the
+    decoder's rows are the asked points alone, and only for attention to the history, whose keys and values belong to a
+    user, are they put back in their places.
+
+    Attributes:
+        shape: (B, P).
+        place_N: int64 places of the decoded points in ``B * P``, ascending; ``None``: all of them.
+        visible: Boolean ``[B, 1, P * T, S]``, true where a position may look at the memory.
+    """
+
+    shape: tuple[int, int]
+    place_N: torch.Tensor | None
+    visible: torch.Tensor
+
+    @classmethod
+    def from_masks(
+        cls, visible_BP: torch.Tensor, asked_BP: torch.Tensor | None, positions: int, memory_size: int
+    ) -> PredictionPoints:
+        """Lay out the points.
+
+        Args:
+            visible_BP: Last memory position that a point may look at.
+            asked_BP: Points with a target; ``None``: all. On a GPU all are decoded: counting would wait for
+            the device. positions: T.
+            memory_size: S.
+
+        Example:
+            >>> asked = torch.tensor([[True, False], [True, True]])
+            >>> PredictionPoints.from_masks(torch.zeros(2, 2, dtype=torch.int64), asked, positions=3, memory_size=5).place_N
+            tensor([0, 2, 3])
+        """
+        users, points = visible_BP.shape
+        visible = torch.arange(memory_size, device=visible_BP.device) <= visible_BP[..., None]  # [B, P, S]
+        visible = visible[:, :, None].expand(users, points, positions, memory_size)
+        place_N = None
+        if asked_BP is not None and not asked_BP.is_cuda:
+            place_N = asked_BP.flatten().nonzero()[:, 0]
+            if len(place_N) in (0, users * points):
+                place_N = None
+        return cls((users, points), place_N, visible.reshape(users, 1, points * positions, memory_size))
+
+    def pick(self, full: torch.Tensor) -> torch.Tensor:
+        """Rows of the decoded points, ``[B * P, ...] -> [N, ...]``."""
+        return full if self.place_N is None else full.index_select(0, self.place_N)
+
+    def spread(self, picked: torch.Tensor) -> torch.Tensor:
+        """Put the rows back, ``[N, ...] -> [B * P, ...]``; zeros for the others."""
+        if self.place_N is None:
+            return picked
+        users, points = self.shape
+        return picked.new_zeros(users * points, *picked.shape[1:]).index_copy(0, self.place_N, picked)
+
+    def attend(self, attention: MemoryAttention, x_NTD: torch.Tensor, keys_values: KeysValues) -> torch.Tensor:
+        """Attend from every decoded point to its user's memory, ``[N, T, D] -> [N, T, D]``."""
+        full = self.spread(x_NTD)
+        queries = full.view(self.shape[0], -1, full.shape[-1])
+        return self.pick(attention(queries, keys_values, self.visible).view(full.shape))

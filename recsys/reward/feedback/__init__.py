@@ -1,0 +1,1 @@
+"""What users did with sessions, as labelled data of a reward model."""

@@ -1,0 +1,1 @@
+"""Training on several processes: launch, sharded tables, checkpoints that any number of processes can read."""

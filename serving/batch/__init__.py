@@ -1,0 +1,1 @@
+"""Candidates for millions of users, shard by shard, restartable."""

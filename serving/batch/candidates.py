@@ -1,0 +1,172 @@
+"""The batch job: candidates for every user as Parquet shards, restartable, in bounded memory.
+
+Reads a bundle, users (:mod:`serving.inputs.user_histories`) and business rules (:mod:`serving.answers.item_rules`); writes:
+    part-00000-of-000NN.parquet         one row per user and rank, or per place of a session (:mod:`serving.batch.shards`)
+    shortfalls-00000-of-000NN.parquet   users of that shard with fewer answers than asked, and why; only where there are any
+    job.json                            what was asked, and when: written first, so that a restart continues the same job
+    candidates.json                     counts: written last, so that its presence means "complete"
+
+Each shard appears by rename; a restart keeps finished shards. The moment ``scored_at`` belongs to the job, not to the
+shard, so that a restarted job gives the same table as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import digest_of, explain_write_errors, read_json, write_json
+from recsys.model.summary import summarise
+from recsys.model.utilisation import Precision, describe
+from recsys.runtime import Progress
+from serving.answers.item_rules import read_rules
+from serving.answers.scorer import AnswerOptions, Rules, Scorer
+from serving.batch.shards import ShardAnswer, count_shards, shard_names, write_shard
+from serving.config import RULE_FILES, RecommendConfig
+from serving.inputs.item_lists import fingerprint
+from serving.inputs.user_histories import UserHistories
+
+logger = logging.getLogger("recsys.serving")
+
+JOB_FILE: Final = "job.json"
+DONE_FILE: Final = "candidates.json"
+
+
+def write_candidates(
+    bundle: Path, users: UserHistories, config: RecommendConfig, out_dir: Path, progress: Progress
+) -> dict[str, Any]:
+    """Score all users and write their candidates.
+
+    Args:
+        bundle: Bundle folder.
+        out_dir: Empty or missing, or the folder of the same job, which is then continued.
+
+    Returns:
+        Counts of users, rows, shards, users with fewer rows than asked by reason, and users per second of the shards
+        that this call scored.
+
+    Raises:
+        ArtifactError: ``out_dir`` holds another job, or cannot be written; or the bundle is damaged.
+        ConfigError: A rule file is missing, a rule names something that does not exist, or the bundle cannot generate
+            sessions, select by reward or be steered as asked.
+        DataError: A history or a rule file does not keep its form.
+    """
+    scorer = Scorer.open(bundle)
+    options = AnswerOptions(config.answer, config.second_stage, config.objective)
+    scorer.check(options, users.objectives, config.rescore)
+    rules = read_rules(config, scorer, users.user_ids)
+    with explain_write_errors(out_dir):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        job = _open_job(out_dir, scorer, users, config)
+        names = shard_names(len(users), config.users_per_shard)
+        started, scored = time.monotonic(), 0
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            being_written: Future[None] | None = None
+            for number, name in progress.track(list(enumerate(names)), "recommend", len(names)):
+                if (out_dir / name).exists():
+                    continue
+                first = number * config.users_per_shard
+                last = min(first + config.users_per_shard, len(users))
+                answer = _score_shard(scorer, users, first, last, config.k, rules.of_users(first, last), options)
+                if being_written is not None:  # at most one shard waits, whatever the disk does
+                    being_written.result()
+                being_written = writer.submit(write_shard, out_dir / name, scorer, answer, job)
+                scored += last - first
+            if being_written is not None:
+                being_written.result()
+        seconds = time.monotonic() - started
+        counts = count_shards(out_dir, names)
+        write_json(out_dir / DONE_FILE, counts)
+    rate = round(scored / seconds, 1) if scored and seconds > 0 else None
+    logger.info("recommend: %d users in %.1f s (%s users/s)", scored, seconds, rate)
+    if rate and config.answer == "items" and config.second_stage == "none":  # the figures below are of that work alone
+        recommender = scorer.recommender
+        cost = summarise(recommender.policy, beam_width=max(recommender.config.beam_width, config.k))
+        precision: Precision = "bfloat16" if recommender.config.precision == "bfloat16" else "float32"
+        logger.info(
+            "recommend, were every history the longest: %s",
+            describe(scored, "users", cost.decode_mflops_per_user, seconds, recommender.device, precision),
+        )
+    if counts["users_short"]:
+        counted = {name: counts[name] for name in counts if name.startswith("short_by_")}
+        logger.warning(
+            "recommend: %d of %d users got fewer than %d %s (%s); shortfalls-*.parquet names them",
+            counts["users_short"],
+            counts["users"],
+            config.k,
+            config.answer,
+            ", ".join(f"{name.removeprefix('short_by_')} {count}" for name, count in counted.items()),
+        )
+    return {**counts, "users_per_second": rate}
+
+
+def model_version_of(reference: str | None, train_digest: str) -> str:
+    """Return the registry version that a model reference names, or a name made of the digest for a bare bundle.
+
+    Example:
+        >>> model_version_of("models:/beauty/3", "abcdef0123456789")
+        '3'
+        >>> model_version_of("runs/bundle", "abcdef0123456789")
+        'unregistered-abcdef012345'
+    """
+    if reference is not None and reference.startswith("models:/"):
+        name, _, version = reference.removeprefix("models:/").rpartition("/")
+        if name and version.isdigit():
+            return version
+    return f"unregistered-{train_digest[:12]}"
+
+
+def _open_job(out_dir: Path, scorer: Scorer, users: UserHistories, config: RecommendConfig) -> dict[str, str]:
+    """Read the job that is under way here, or start one."""
+    asked = {
+        "bundle": scorer.info.digests,
+        "users": users.digest,
+        "config": config.model_dump(mode="json", exclude=set(RULE_FILES)),
+        "rules": fingerprint(config),
+    }
+    path = out_dir / JOB_FILE
+    if path.exists():
+        job: dict[str, str] = read_json(path)
+        if job.get("asked") != digest_of(asked):
+            raise ArtifactError(
+                f"'{out_dir}' holds another job (other model, users, rules or settings); choose another folder, or delete "
+                "this one"
+            )
+        return job
+    if any(out_dir.glob("part-*.parquet")):
+        raise ArtifactError(
+            f"'{out_dir}' holds part files but no {JOB_FILE}; choose another folder, or delete this one"
+        )
+    job = {
+        "asked": digest_of(asked),
+        Columns.MODEL_NAME: scorer.info.name,
+        Columns.MODEL_VERSION: model_version_of(config.model, scorer.info.digests["train"]),
+        Columns.SEMANTIC_ID_DIGEST: scorer.info.digests["semantic_ids"],
+        Columns.RUN_ID: uuid.uuid4().hex,
+        Columns.SCORED_AT: datetime.now(UTC).isoformat(timespec="microseconds"),
+    }
+    write_json(path, job)
+    return job
+
+
+def _score_shard(
+    scorer: Scorer, users: UserHistories, first: int, last: int, k: int, rules: Rules, options: AnswerOptions
+) -> ShardAnswer:
+    asked = users.shard(first, last, scorer.info, scorer.catalogue)
+    if asked.num_unknown.any():
+        logger.warning(
+            "users %d to %d: %d history events of %d users name items that the model does not have; they were left out",
+            first,
+            last - 1,
+            int(asked.num_unknown.sum()),
+            int((asked.num_unknown > 0).sum()),
+        )
+    ranked = scorer.answer(asked, k, rules, options)
+    return ShardAnswer(asked, ranked, scorer.shortfalls(asked.histories, ranked, rules))

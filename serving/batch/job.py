@@ -1,0 +1,56 @@
+"""Candidates by any model for any users."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from recsys.contracts.errors import ArtifactError, ConfigError
+from recsys.contracts.manifest import MANIFEST_NAME, open_artifact
+from recsys.runtime import Progress
+from serving.config import RecommendConfig
+
+
+def recommend_with(
+    settings: RecommendConfig, users: Path, out: Path, tracking_uri: str | None, progress: Progress
+) -> dict[str, Any]:
+    """Write candidates for users that belong to no run.
+
+    Args:
+        settings: ``model`` names the bundle folder or registry reference.
+        users: Parquet file of histories, or the folder of a prepared data set.
+        tracking_uri: MLflow of a registry reference; ``None`` takes ``MLFLOW_TRACKING_URI``.
+    """
+    from serving.batch.candidates import write_candidates
+    from serving.inputs.user_histories import FrameUsers, PreparedUsers, UserHistories
+
+    if settings.model is None:
+        raise ConfigError("recommend: no model given; use --model with a registry reference or a bundle folder")
+    bundle, pinned = _open_bundle(settings.model, out, tracking_uri)
+    people: UserHistories
+    if users.is_dir():
+        digest = open_artifact(users, "prepared").digest if (users / MANIFEST_NAME).exists() else str(users.resolve())
+        people = PreparedUsers(users, digest)
+    else:
+        people = FrameUsers(users)
+    return write_candidates(bundle, people, settings.model_copy(update={"model": pinned}), out, progress)
+
+
+def _open_bundle(reference: str, out: Path, tracking_uri: str | None) -> tuple[Path, str]:
+    if not reference.startswith("models:/"):
+        if not Path(reference).is_dir():
+            raise ArtifactError(
+                f"model '{reference}' is neither models:/name@alias, models:/name/version, nor an existing bundle folder"
+            )
+        return Path(reference), reference
+    from serving.registry.model_registry import Registry
+
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise ConfigError(
+            f"'{reference}' is in a registry; give --tracking-uri, for example sqlite:///runs/demo/mlflow.db"
+        )
+    registry = Registry(uri, out / ".models")
+    version = registry.resolve(reference)
+    return registry.fetch(version), version.reference

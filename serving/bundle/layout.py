@@ -1,0 +1,114 @@
+"""The serving bundle: one folder with all that is needed to answer, and nothing that could be mixed with another model.
+
+Files:
+    bundle.json         name, digests, types of the ids, format version: :class:`BundleInfo`
+    model/              the policy, safetensors + JSON
+    semantic_ids.parquet, codes.npy, codebooks.safetensors, generation.json
+    prefix_index/       flat arrays of legal prefixes
+    items.parquet       item_index, item_id, title; row number = item_index
+    users.parquet       user_index, user_id; only where the policy has a table of users
+    dataset.json          sizes and signals of the data it was trained on
+    decode.json         how it decodes
+    reward_model/       the session reward model, safetensors + JSON; only where ``bundle.json`` names its digest
+
+There is no pickle anywhere. A bundle made by the pipeline also holds ``manifest.json``, so that a copy can be verified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recsys.contracts.columns import Columns
+from recsys.contracts.dataset import DatasetSpec
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import MANIFEST_NAME, open_artifact, read_json
+
+BUNDLE_FORMAT: Final = 1
+BUNDLE_FILE: Final = "bundle.json"
+SEMANTIC_ID_FILES: Final = ("semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "generation.json")
+
+
+class BundleInfo(BaseModel):
+    """What the bundle says about itself.
+
+    Attributes:
+        format: Version of the folder layout.
+        name: Registered name of the model.
+        digests: ``data``, ``train`` (artefact digests) and ``semantic_ids`` (of the codes themselves); ``align`` and
+            ``reward`` (artefact digests) where the policy was aligned, and where the bundle has a reward model.
+        uses_users: The policy looks up users it has met in training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    name: str
+    digests: dict[str, str]
+    uses_users: bool
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """How outside ids map to the model's indices.
+
+    Attributes:
+        item_ids: ``[I]``, position = item_index.
+        user_ids: ``[U]``, position = user_index; ``None`` where the policy knows no users.
+        spec: Sizes and signals of the training data.
+        unseen_user_rows: Rows of the policy's user table for users it has not met.
+    """
+
+    item_ids: pl.Series
+    user_ids: pl.Series | None
+    spec: DatasetSpec
+    unseen_user_rows: int = 0
+
+
+def read_info(folder: Path) -> BundleInfo:
+    """Read ``bundle.json``, after verifying the whole folder against its manifest where it has one.
+
+    Raises:
+        ArtifactError: No bundle, a damaged one, or one of another format.
+    """
+    if not (folder / BUNDLE_FILE).exists():
+        raise ArtifactError(
+            f"'{folder}' is no serving bundle: it holds no {BUNDLE_FILE}; give the folder that `export` printed"
+        )
+    if (folder / MANIFEST_NAME).exists():
+        open_artifact(folder, "bundle")
+    values: Any = read_json(folder / BUNDLE_FILE)
+    try:
+        info = BundleInfo.model_validate(values)
+    except ValidationError as error:
+        raise ArtifactError(
+            f"'{folder / BUNDLE_FILE}' does not keep the schema: {error}; export the model again"
+        ) from error
+    if info.format != BUNDLE_FORMAT:
+        raise ArtifactError(
+            f"'{folder}' has bundle format {info.format}, this code reads {BUNDLE_FORMAT}; export the model again"
+        )
+    return info
+
+
+def read_catalogue(folder: Path, info: BundleInfo, unseen_user_rows: int = 0) -> Catalogue:
+    """Read the id maps of a bundle.
+
+    Args:
+        unseen_user_rows: As the policy's own configuration says.
+
+    Raises:
+        ArtifactError: A table is missing or damaged.
+    """
+    try:
+        items = pl.read_parquet(folder / "items.parquet")
+        users = pl.read_parquet(folder / "users.parquet") if info.uses_users else None
+        spec = DatasetSpec.model_validate(read_json(folder / "dataset.json"))
+    except (OSError, pl.exceptions.PolarsError, ValidationError) as error:
+        raise ArtifactError(f"bundle '{folder}' cannot be read: {error}; export the model again") from error
+    user_ids = None if users is None else users[Columns.USER_ID]
+    return Catalogue(items[Columns.ITEM_ID], user_ids, spec, unseen_user_rows)

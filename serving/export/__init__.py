@@ -1,0 +1,1 @@
+"""Write a bundle, and prove that it answers like the model it was made of."""

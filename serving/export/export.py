@@ -1,0 +1,101 @@
+"""Builds the serving bundle from the artefacts of `prepare`, `tokenize` and `train` (layout: :mod:`serving.bundle.layout`).
+
+An aligned policy comes from `align`, and the reward model of the second stage from `reward`; the held-out reward model
+stays behind.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from recsys.contracts.columns import Columns
+from recsys.contracts.dataset import Dataset
+from recsys.contracts.manifest import write_json
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.prefix_index import PrefixIndex
+from recsys.model.checkpoint import load_policy
+from recsys.model.weights import WEIGHTS_NAME
+from recsys.reward.checkpoint import SPEC_NAME
+from recsys.semantic_ids.versions import SemanticIds
+from serving.answers.second_stage import REWARD_FOLDER, open_reward_model
+from serving.bundle.layout import BUNDLE_FILE, BUNDLE_FORMAT, SEMANTIC_ID_FILES, BundleInfo
+
+REWARD_FILES: Final = (WEIGHTS_NAME, SPEC_NAME)
+
+
+@dataclass(frozen=True)
+class BundleSources:
+    """Where the parts of a bundle come from.
+
+    Attributes:
+        prepared: Folder of the prepared data.
+        semantic_ids: Folder of the tokenizer's artefact.
+        model: Folder that ``save_policy`` wrote.
+        digests: Artefact digests of ``data`` and ``train``, and where they are there of ``align`` and ``reward``.
+        reward_model: Folder that ``save_reward_model`` wrote, for the second stage; ``None`` leaves it out.
+    """
+
+    prepared: Path
+    semantic_ids: Path
+    model: Path
+    digests: Mapping[str, str]
+    reward_model: Path | None = None
+
+
+def export_bundle(sources: BundleSources, name: str, decode: DecodeConfig, out_dir: Path) -> dict[str, Any]:
+    """Write the bundle.
+
+    Args:
+        name: Registered name of the model.
+
+    Returns:
+        Summary: sizes and digests.
+
+    Raises:
+        ArtifactError: Policy or reward model was trained with other semantic IDs than those given, or the two do not
+            belong together.
+    """
+    semantic_ids = SemanticIds.load(sources.semantic_ids)
+    policy = load_policy(sources.model, semantic_ids.digest)
+    prepared = Dataset.open(sources.prepared)
+    uses_users = "user" in policy.spec.model.features
+    if (sources.reward_model is None) != ("reward" not in sources.digests):
+        raise ValueError(f"reward_model is {sources.reward_model}, the digests are of {', '.join(sources.digests)}")
+    reward_model = None if sources.reward_model is None else open_reward_model(sources.reward_model, policy)
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(sources.model, out_dir / "model", dirs_exist_ok=True)
+    if sources.reward_model is not None:
+        (out_dir / REWARD_FOLDER).mkdir(exist_ok=True)
+        for file in REWARD_FILES:
+            shutil.copyfile(sources.reward_model / file, out_dir / REWARD_FOLDER / file)
+    for file in SEMANTIC_ID_FILES:
+        shutil.copyfile(sources.semantic_ids / file, out_dir / file)
+    (out_dir / "prefix_index").mkdir(exist_ok=True)
+    PrefixIndex.build(semantic_ids.codes, semantic_ids.level_sizes).save(out_dir / "prefix_index")
+    prepared.items.select(Columns.ITEM_INDEX, Columns.ITEM_ID, Columns.TITLE).write_parquet(out_dir / "items.parquet")
+    if uses_users:
+        prepared.users.select(Columns.USER_INDEX, Columns.USER_ID).write_parquet(out_dir / "users.parquet")
+    write_json(out_dir / "dataset.json", prepared.spec.model_dump(mode="json"))
+    write_json(out_dir / "decode.json", json.loads(decode.model_dump_json()))
+    info = BundleInfo(
+        format=BUNDLE_FORMAT,
+        name=name,
+        digests={**sources.digests, "semantic_ids": semantic_ids.digest},
+        uses_users=uses_users,
+    )
+    write_json(out_dir / BUNDLE_FILE, info.model_dump(mode="json"))
+    size = sum(path.stat().st_size for path in out_dir.rglob("*") if path.is_file())
+    return {
+        "registered_name": name,
+        "num_items": prepared.spec.num_items,
+        "megabytes": round(size / 1e6, 3),
+        "semantic_id_digest": semantic_ids.digest,
+        "objectives": list(policy.spec.objectives),
+        "reward_towers": [] if reward_model is None else list(reward_model.towers),
+    }

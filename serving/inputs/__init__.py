@@ -1,0 +1,1 @@
+"""What a caller hands in: histories, rule lists, objective weights, checked once."""

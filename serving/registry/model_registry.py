@@ -1,0 +1,290 @@
+"""The MLflow registry: bundles become versions, versions carry aliases, and a reference becomes a bundle folder again.
+
+Aliases: ``champion`` is what serves, ``challenger`` the newest version, ``previous`` the champion before (for a rollback).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ArtifactError, ConfigError
+from serving.bundle.layout import BUNDLE_FILE, BundleInfo, Catalogue, read_catalogue, read_info
+from serving.registry.mlflow_client import connect, shown, translated_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+PREVIOUS: Final = "previous"
+BUNDLE_TAG: Final = "bundle_digest"
+REQUIREMENTS: Final = (
+    "mlflow",
+    "torch",
+    "torchrec",
+    "polars",
+    "pyarrow",
+    "numpy",
+    "pydantic",
+    "safetensors",
+    "pyyaml",
+    "pandas",
+)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    number: str
+    tags: dict[str, str]
+
+    @property
+    def reference(self) -> str:
+        """``models:/name/number``."""
+        return f"models:/{self.name}/{self.number}"
+
+
+class Registry:
+    """A registry behind a tracking URI.
+
+    Args:
+        uri: MLflow tracking URI; the registry is the same server.
+        cache_dir: Where bundles from the registry are unpacked, by name and version.
+    """
+
+    def __init__(self, uri: str, cache_dir: Path, timeout_s: float = 5.0) -> None:
+        self.uri = uri
+        self.cache_dir = cache_dir
+        self.client: MlflowClient = connect(uri, timeout_s)
+
+    def find_bundle(self, name: str, bundle_digest: str) -> Version | None:
+        """Return the version made of this bundle, if it was registered before."""
+        with translated_errors(self.uri):
+            found = self.client.search_model_versions(f"name='{name}'")
+        for version in sorted(found, key=lambda one: int(one.version)):
+            if version.tags.get(BUNDLE_TAG) == bundle_digest:
+                return Version(name, str(version.version), dict(version.tags))
+        return None
+
+    def register(self, bundle: Path, run_id: str, tags: Mapping[str, str]) -> Version:
+        """Log a bundle into an MLflow run as a model from code, and register it; the new version becomes challenger.
+
+        Args:
+            tags: Tags of the version; :data:`BUNDLE_TAG` among them makes a second call find the first one's version.
+        """
+        info = read_info(bundle)
+        known = self.find_bundle(info.name, tags[BUNDLE_TAG])
+        if known is None:
+            with translated_errors(self.uri):
+                model_uri = _log_model(bundle, info, run_id)
+                known = self._create_version(info.name, model_uri, run_id, dict(tags))
+        self.set_alias(known, CHALLENGER)
+        return known
+
+    def by_alias(self, name: str, alias: str) -> Version | None:
+        """Return the version that carries an alias, or ``None``."""
+        from mlflow.exceptions import MlflowException
+
+        with translated_errors(self.uri):
+            try:
+                found = self.client.get_model_version_by_alias(name, alias)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+        return Version(name, str(found.version), dict(found.tags))
+
+    def set_alias(self, version: Version, alias: str) -> None:
+        """Move an alias to a version."""
+        with translated_errors(self.uri):
+            self.client.set_registered_model_alias(version.name, alias, version.number)
+
+    def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Write tags on a version."""
+        with translated_errors(self.uri):
+            for key, value in tags.items():
+                self.client.set_model_version_tag(version.name, version.number, key, value)
+
+    def resolve(self, reference: str) -> Version:
+        """Find the version behind ``models:/name@alias`` or ``models:/name/number``.
+
+        Raises:
+            ConfigError: The reference has another form.
+            ArtifactError: There is no such version.
+        """
+        name, alias, number = parse_reference(reference)
+        if alias is not None:
+            version = self.by_alias(name, alias)
+            if version is None:
+                raise ArtifactError(
+                    f"'{reference}': no version of '{name}' at '{shown(self.uri)}' is '{alias}'; run `recsys promote` first"
+                )
+            return version
+        from mlflow.exceptions import MlflowException
+
+        with translated_errors(self.uri):
+            try:
+                found = self.client.get_model_version(name, str(number))
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    raise ArtifactError(
+                        f"'{reference}' does not exist at '{shown(self.uri)}'; look into `mlflow ui` for what does"
+                    ) from error
+                raise
+        return Version(name, str(found.version), dict(found.tags))
+
+    def fetch(self, version: Version) -> Path:
+        """Return a folder with the version's bundle, downloaded once and verified each time it is opened."""
+        target = self.cache_dir / f"{version.name}-v{version.number}-{version.tags.get(BUNDLE_TAG, 'unknown')[:12]}"
+        if (target / BUNDLE_FILE).exists():
+            return target
+        import mlflow
+
+        temporary = target.with_name(f".{target.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        with translated_errors(self.uri):
+            local = mlflow.artifacts.download_artifacts(
+                artifact_uri=version.reference, dst_path=str(temporary / "download")
+            )
+        found = [path.parent for path in (Path(local) / "artifacts").glob(f"*/{BUNDLE_FILE}")]
+        if len(found) != 1:
+            raise ArtifactError(
+                f"'{version.reference}' holds no serving bundle; it was not registered by `recsys export`"
+            )
+        found[0].rename(target)
+        shutil.rmtree(temporary)
+        return target
+
+    def _create_version(self, name: str, model_uri: str, run_id: str, tags: dict[str, str]) -> Version:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        created = self.client.create_model_version(
+            name, model_uri, run_id=run_id, tags=tags, model_id=model_uri.removeprefix("models:/")
+        )
+        return Version(name, str(created.version), tags)
+
+
+def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
+    """Split a model reference into name, alias, number.
+
+    Example:
+        >>> parse_reference("models:/beauty@champion"), parse_reference("models:/beauty/3")
+        (('beauty', 'champion', None), ('beauty', None, '3'))
+    """
+    rest = reference.removeprefix("models:/")
+    if reference.startswith("models:/"):
+        name, at, alias = rest.partition("@")
+        if at and name and alias:
+            return name, alias, None
+        name, slash, number = rest.partition("/")
+        if slash and name and number.isdigit():
+            return name, None, number
+    raise ConfigError(
+        f"model '{reference}' is neither models:/name@alias, nor models:/name/version, nor an existing bundle folder"
+    )
+
+
+def _log_model(bundle: Path, info: BundleInfo, run_id: str) -> str:
+    import mlflow
+
+    packages = Path(__file__).resolve().parents[2]
+    catalogue = read_catalogue(bundle, info)
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(packages / "serving" / "registry" / "pyfunc_model.py"),
+            artifacts={"bundle": str(bundle)},
+            code_paths=[str(packages / "recsys"), str(packages / "serving")],
+            pip_requirements=requirements(),
+            signature=_signature(catalogue),
+            input_example=_input_example(catalogue),
+            metadata={"digests": info.digests},
+        )
+    return str(logged.model_uri)
+
+
+def requirements() -> list[str]:
+    """Pin what a process needs to load the model, as installed here."""
+    names = [*REQUIREMENTS, _fbgemm_name()]
+    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
+
+
+def _fbgemm_name() -> str:
+    try:
+        importlib.metadata.version("fbgemm-gpu-cpu")
+        return "fbgemm-gpu-cpu"
+    except importlib.metadata.PackageNotFoundError:
+        return "fbgemm-gpu"
+
+
+def _signature(catalogue: Catalogue) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType, Array
+
+    from serving.answers.sessions import PLACE, SESSION_RANK
+    from serving.inputs.objectives import OBJECTIVE
+
+    item = DataType.long if catalogue.item_ids.dtype.is_integer() else DataType.string
+    inputs = Schema(
+        [
+            ColSpec(AnyType(), Columns.USER_ID),
+            ColSpec(Array(item), "item_ids"),
+            ColSpec(Array(DataType.long), "timestamps", required=False),
+            ColSpec(Array(DataType.long), "behaviours", required=False),
+            ColSpec(Array(DataType.double), "watch_ratios", required=False),
+            ColSpec(DataType.string, OBJECTIVE, required=False),
+        ]
+    )
+    outputs = Schema(
+        [
+            ColSpec(AnyType(), Columns.USER_ID),
+            ColSpec(item, Columns.ITEM_ID),
+            ColSpec(DataType.long, Columns.RANK, required=False),  # of items
+            ColSpec(DataType.long, SESSION_RANK, required=False),  # of sessions
+            ColSpec(DataType.long, PLACE, required=False),
+            ColSpec(DataType.double, Columns.SCORE),
+            ColSpec(DataType.long, "num_unknown_items"),
+        ]
+    )
+    params = ParamSchema(
+        [
+            ParamSpec("k", DataType.long, 10),
+            ParamSpec("exclude_seen", DataType.boolean, True),
+            ParamSpec("allow", item, [], shape=(-1,)),
+            ParamSpec("deny", item, [], shape=(-1,)),
+            ParamSpec("max_per_category", DataType.long, 0),
+            ParamSpec("answer", DataType.string, "items"),
+            ParamSpec("second_stage", DataType.string, "none"),
+            ParamSpec(OBJECTIVE, DataType.string, ""),
+        ]
+    )
+    return ModelSignature(inputs=inputs, outputs=outputs, params=params)
+
+
+def _input_example(catalogue: Catalogue) -> Any:
+    import pandas as pd
+
+    items = catalogue.item_ids.head(3).to_list()
+    columns: dict[str, list[Any]] = {Columns.USER_ID: ["7", "8"], "item_ids": [items, items[:1]]}
+    if catalogue.spec.has_timestamps:
+        times = [1_700_000_000_000_000 + minute * 60_000_000 for minute in range(len(items))]
+        columns["timestamps"] = [times, times[:1]]
+    if catalogue.spec.signals:  # code 2: the first signal, and no other
+        columns["behaviours"] = [[2] * len(items), [2]]
+    return pd.DataFrame(columns)

@@ -1,0 +1,167 @@
+"""The guard: what it measures, and when it says no."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from recsys.alignment.config import GuardConfig
+from recsys.alignment.rewards.reward_set import RewardSet
+from recsys.alignment.rounds.guard import check_round
+from recsys.alignment.rounds.policy_evaluator import Measurement, PolicyEvaluator
+from recsys.contracts.errors import ConfigError
+from recsys.decoding.config import DecodeConfig
+from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring
+from tests.toy.dataset import ring_ids
+
+GUARD = GuardConfig(ks=(1, 5, 10, 50), recall_at=5, num_generations=4, users=50)
+
+
+def gauge_of(prepared, policy, **options) -> PolicyEvaluator:
+    reward_set = RewardSet(options.pop("rewards", {"learned": 1.0}), learned=EvenTaste())
+    return PolicyEvaluator(
+        prepared, ring_ids(), policy, options.pop("guard", GUARD), DecodeConfig(), reward_set, EvenTaste(-1.0), seed=0
+    )
+
+
+def test_the_start_is_the_origin_of_every_scale(tmp_path: Path) -> None:
+    """Rewards are deviations from the start, so they begin at 0; the divergence from itself is 0; cut-offs stay below 12."""
+    prepared = next_item_ring(tmp_path)
+    policy = ring_policy(prepared)
+    start = gauge_of(prepared, policy).measure(policy, None, QUIET)
+    assert start.values["reward"] == pytest.approx(0, abs=1e-6)
+    assert start.values["held_out_reward"] == pytest.approx(0, abs=1e-6)
+    assert start.values["kl_to_start"] == 0
+    assert "beam_hr@10" in start.values
+    assert "beam_hr@50" not in start.values
+    for level, codes in enumerate((3, 4), start=1):
+        assert 0 < start.values[f"entropy_level_{level}"] <= math.log(codes)
+    assert start.rows["beam_recall@5"].mean() == pytest.approx(start.values["beam_recall@5"])
+    assert {"served_ndcg@10", "coverage@10", "reward_best", "held_out_reward_even"} <= start.values.keys()
+
+
+def test_entropy_and_divergence_by_hand(tmp_path: Path) -> None:
+    """A policy whose code biases alone decide: softmax (ln 2, 0, 0) at level 1 is (1/2, 1/4, 1/4), entropy 1.5 ln 2; level 2
+    is even, entropy ln 4. Against the even start, KL = ln 3 - 1.5 ln 2 at level 1 and 0 at level 2."""
+    prepared = next_item_ring(tmp_path)
+    policy = ring_policy(prepared)
+    with torch.no_grad():
+        policy.codes.weight.zero_()
+        policy.decoder.code_bias.zero_()
+    evaluator = gauge_of(prepared, policy)
+    with torch.no_grad():
+        policy.decoder.code_bias[0] = math.log(2)
+    values = evaluator.measure(policy, None, QUIET).values
+    assert values["entropy_level_1"] == pytest.approx(1.5 * math.log(2), abs=1e-5)
+    assert values["entropy_level_2"] == pytest.approx(math.log(4), abs=1e-5)
+    assert values["kl_to_start"] == pytest.approx(math.log(3) - 1.5 * math.log(2), abs=1e-5)
+
+
+def test_rewards_are_measured_in_deviations_of_the_start(tmp_path: Path) -> None:
+    """The start generates even items with share p and deviation sqrt(p (1 - p)); all-even groups are (1 - p) / that."""
+    prepared = session_ring(tmp_path)
+    policy = ring_policy(prepared)
+    evaluator = gauge_of(prepared, policy, rewards={"learned": 2.0, "rule": 1.0})
+    start = evaluator.measure(policy, None, QUIET)
+    p, deviation = start.values["reward_even"], start.values["reward_even_deviation"]
+    with torch.no_grad():  # level 2's codes 0 and 2 are the even items
+        policy.decoder.code_bias[3 + 1] -= 50
+        policy.decoder.code_bias[3 + 3] -= 50
+    now = evaluator.measure(policy, start, QUIET)
+    assert now.values["reward_even"] == pytest.approx(1.0)
+    assert now.values["held_out_reward"] == pytest.approx(-(1 - p) / deviation, rel=1e-5)
+    rule = now.values["reward"] - 2 * (1 - p) / deviation
+    assert 0 <= rule <= 1
+
+
+def fake(hr1: float, recall: float, reward: float, held_out: float, rows: int = 200) -> Measurement:
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 0.05, rows)
+    columns = {"beam_hr@1": hr1, "beam_recall@5": recall, "reward": reward, "held_out_reward": held_out}
+    return Measurement({}, {name: mean + noise for name, mean in columns.items()})
+
+
+@pytest.mark.parametrize(
+    ("after", "broken"),
+    [
+        (fake(0.3, 0.6, 1.0, 1.0), []),  # everything better
+        (fake(0.3, 0.4, 0.0, 0.0), ["beam_recall@5 fell by 0.1000"]),  # the alignment tax
+        (fake(0.1, 0.4, 0.0, 0.0), []),  # recall falls, and nothing was bought with it
+        (fake(0.2, 0.5, 1.0, -1.0), ["held_out_reward fell by 1.0000"]),  # over-optimisation
+        (fake(0.1, 0.4, -1.0, -1.0), ["reward fell by 1.0000"]),  # everything falls together
+        (fake(0.3, 0.4, 1.0, -1.0), ["beam_recall@5 fell by", "held_out_reward fell by"]),
+    ],
+)
+def test_rules_of_the_guard(after: Measurement, broken: list[str]) -> None:
+    verdict = check_round(fake(0.2, 0.5, 0.0, 0.0), after, np.arange(200), GUARD, seed=0)
+    assert len(verdict.broken) == len(broken)
+    for said, expected in zip(verdict.broken, broken, strict=True):
+        assert said.startswith(expected)
+
+
+def test_the_held_out_reward_may_not_fall_from_where_it_has_been() -> None:
+    """Still far above the start, but below the round kept last."""
+    start, kept, now = fake(0.2, 0.5, 0.0, 0.0), fake(0.2, 0.5, 1.0, 1.0), fake(0.2, 0.5, 1.5, 0.8)
+    everyone = np.arange(200)
+    assert check_round(start, now, everyone, GUARD, 0).broken == ()
+    assert check_round(start, now, everyone, GUARD, 0, kept).broken == (
+        "held_out_reward fell by 0.2000 [-0.2000, -0.2000] since the last kept round",
+    )
+    assert len(check_round(start, fake(0.2, 0.5, 1.5, -0.2), everyone, GUARD, 0, kept).broken) == 1
+    assert (
+        check_round(start, now, everyone, GUARD.model_copy(update={"held_out_falls": "ignore"}), 0, kept).broken == ()
+    )
+
+
+def test_a_bound_on_the_divergence_from_the_start() -> None:
+    start, now = fake(0.2, 0.5, 0.0, 0.0), fake(0.3, 0.6, 1.0, 1.0)
+    far = Measurement({"kl_to_start": 1.25}, now.rows)
+    bounded = GUARD.model_copy(update={"max_kl": 1.0})
+    assert check_round(start, far, np.arange(200), bounded, 0).broken == ("kl_to_start is 1.2500, more than max_kl 1",)
+    near = Measurement({"kl_to_start": 0.75}, now.rows)
+    assert check_round(start, near, np.arange(200), bounded, 0).broken == ()
+
+
+def test_a_fall_inside_its_interval_breaks_nothing() -> None:
+    """Paired differences of mean -0.01 and deviation 1 over 50 users: the interval holds 0."""
+    generator = np.random.default_rng(1)
+    before = {"beam_hr@1": np.zeros(50), "beam_recall@5": np.zeros(50), "reward": np.zeros(50)}
+    noise = generator.normal(size=50)
+    after = {**before, "beam_hr@1": np.ones(50), "beam_recall@5": noise - noise.mean() - 0.01}
+    assert check_round(Measurement({}, before), Measurement({}, after), np.arange(50), GUARD, 0).broken == ()
+    certain = {**after, "beam_recall@5": np.full(50, -0.01)}
+    assert check_round(Measurement({}, before), Measurement({}, certain), np.arange(50), GUARD, 0).broken
+
+
+def test_rules_can_be_stricter_or_off() -> None:
+    start, worse = fake(0.2, 0.5, 0.0, 0.0), fake(0.1, 0.4, -1.0, -1.0)
+    strict = GUARD.model_copy(update={"recall_falls": "always", "held_out_falls": "always"})
+    assert len(check_round(start, worse, np.arange(200), strict, 0).broken) == 3
+    assert (
+        len(check_round(start, worse, np.arange(200), strict.model_copy(update={"reward_falls": "ignore"}), 0).broken)
+        == 2
+    )
+    taxed = fake(0.3, 0.4, 1.0, -1.0)
+    off = GUARD.model_copy(update={"recall_falls": "ignore", "held_out_falls": "ignore"})
+    assert check_round(start, taxed, np.arange(200), off, 0).broken == ()
+
+
+def test_measurements_survive_the_disk(tmp_path: Path) -> None:
+    measured = Measurement({"beam_hr@1": 0.25}, {"beam_hr@1": np.array([0.0, 0.5])})
+    measured.save(tmp_path)
+    again = Measurement.load(tmp_path)
+    assert again.values == measured.values
+    np.testing.assert_array_equal(again.rows["beam_hr@1"], measured.rows["beam_hr@1"])
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="recall_at 7 must be one of"):
+        GuardConfig(recall_at=7)
+    prepared = next_item_ring(tmp_path)
+    with pytest.raises(ConfigError, match="recall_at is 50, the catalogue holds 12 items"):
+        gauge_of(prepared, ring_policy(prepared), guard=GuardConfig())

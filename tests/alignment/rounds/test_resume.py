@@ -1,0 +1,151 @@
+"""A kill at any instant: started again, the run ends with the same weights and the same books."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from recsys.alignment.align import align_policy
+from recsys.alignment.config import AlignConfig, GuardConfig, IpaConfig, OptimiserConfig, RereConfig, RolloutConfig
+from recsys.alignment.losses.policy_gradient import PolicyGradientConfig
+from recsys.alignment.rounds import store as round_state
+from recsys.contracts.dataset import Dataset
+from recsys.contracts.errors import ArtifactError
+from recsys.decoding.config import DecodeConfig
+from tests.toy.alignment import QUIET, EvenTaste, KillAfter, next_item_ring, ring_policy, weights_of
+from tests.toy.dataset import ring_ids
+
+GUARD = GuardConfig(
+    ks=(1, 5), recall_at=5, num_generations=4, users=20, resamples=50, recall_falls="ignore", held_out_falls="ignore"
+)
+FAST = OptimiserConfig(learning_rate=3e-3)
+IPA = AlignConfig(
+    method="ipa",
+    ipa=IpaConfig(
+        rounds=2,
+        samples_per_round=160,
+        batch_size=16,
+        preference_share=0.5,
+        rollouts=RolloutConfig(num_generations=4, rows_per_batch=64, strategy="sampling"),
+        optimiser=FAST,
+        pair_rule="best_random",
+    ),
+    guard=GUARD,
+    checkpoint_every_steps=3,
+)
+RERE = AlignConfig(
+    method="rere",
+    rere=RereConfig(
+        rounds=2,
+        steps_per_round=10,
+        requests_per_step=16,
+        num_iterations=2,
+        reference_sync_every=7,
+        rollouts=RolloutConfig(num_generations=6, strategy="dynamic"),
+        loss=PolicyGradientConfig(beta=0.05),
+        optimiser=FAST,
+    ),
+    guard=GUARD,
+    checkpoint_every_steps=3,
+)
+BACKING_OFF = IPA.model_copy(
+    update={"guard": GUARD.model_copy(update={"held_out_falls": "while_reward_rises", "on_violation": "back_off"})}
+)
+
+
+def go(prepared: Dataset, folder: Path, config: AlignConfig, progress=QUIET, held_out_sign: float = 1.0):
+    policy = ring_policy(prepared)
+    summary = align_policy(
+        prepared,
+        ring_ids(),
+        policy,
+        config,
+        DecodeConfig(),
+        folder,
+        5,
+        progress,
+        reward_model=EvenTaste() if config.needs_reward_model else None,
+        held_out_reward_model=EvenTaste(held_out_sign) if config.needs_reward_model else None,
+    )
+    return weights_of(policy), summary, json.loads((folder / "alignment_report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return next_item_ring(tmp_path_factory.mktemp("ring"))
+
+
+@pytest.mark.parametrize(
+    ("config", "held_out_sign"), [(IPA, 1.0), (RERE, 1.0), (BACKING_OFF, -1.0)], ids=["ipa", "rere", "back_off"]
+)
+def test_killed_again_and_again_it_ends_the_same(
+    prepared: Dataset, tmp_path: Path, config: AlignConfig, held_out_sign: float
+) -> None:
+    """Killed after 4, 5, 6, … items of any loop, until a life is long enough to finish."""
+    whole = go(prepared, tmp_path / "whole", config, held_out_sign=held_out_sign)
+    kills = 0
+    while True:
+        try:
+            pieces = go(prepared, tmp_path / "pieces", config, KillAfter(4 + kills), held_out_sign)
+            break
+        except KeyboardInterrupt:
+            kills += 1
+    assert kills >= 4
+    assert all(torch.equal(tensor, whole[0][name]) for name, tensor in pieces[0].items())
+    assert pieces[1] == whole[1]
+    assert pieces[2] == whole[2]
+
+
+@pytest.mark.parametrize("config", [IPA, RERE], ids=["ipa", "rere"])
+def test_killed_while_a_round_is_published(
+    prepared: Dataset, tmp_path: Path, config: AlignConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moments before a finished round is described, and before its folder moves."""
+    whole = go(prepared, tmp_path / "whole", config)
+    for name in ("write_json", "sha256_of_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(round_state, name, _second_call_dies(getattr(round_state, name)))
+            with pytest.raises(KeyboardInterrupt):
+                go(prepared, tmp_path / name, config)
+        again = go(prepared, tmp_path / name, config)
+        assert all(torch.equal(tensor, whole[0][key]) for key, tensor in again[0].items())
+
+
+def _second_call_dies(real):
+    calls = iter([True])
+
+    def call(*args, **options):
+        if not next(calls, False):
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    return call
+
+
+def test_a_finished_run_does_nothing_again(prepared: Dataset, tmp_path: Path) -> None:
+    first = go(prepared, tmp_path / "run", RERE)
+    again = go(prepared, tmp_path / "run", RERE, KillAfter(0))
+    assert again[1] == first[1]
+    assert all(torch.equal(tensor, first[0][name]) for name, tensor in again[0].items())
+
+
+def test_same_seed_same_weights(prepared: Dataset, tmp_path: Path) -> None:
+    first, second = (go(prepared, tmp_path / name, IPA) for name in ("a", "b"))
+    assert all(torch.equal(tensor, first[0][name]) for name, tensor in second[0].items())
+    assert first[1] == second[1]
+
+
+def test_damage_is_found(prepared: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        go(prepared, tmp_path / "run", IPA, KillAfter(30))
+    (state,) = (tmp_path / "run" / ".scratch").glob("*/.state.pt")
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="delete it and run again"):
+        go(prepared, tmp_path / "run", IPA)
+    state.unlink()
+    whole = go(prepared, tmp_path / "whole", IPA)
+    again = go(prepared, tmp_path / "run", IPA)
+    assert all(torch.equal(tensor, whole[0][name]) for name, tensor in again[0].items())

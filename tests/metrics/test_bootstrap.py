@@ -1,0 +1,106 @@
+"""Bootstrap: against scipy, against a count by hand, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recsys.contracts.errors import DataError
+from recsys.metrics.bootstrap import bootstrap_sums, estimate_means, resample_means
+
+EVERYBODY = np.ones((500, 1), bool)
+
+
+def test_agrees_with_scipy() -> None:
+    """Both are Monte-Carlo: bounds of 4000 resamples agree within a tenth of the standard error."""
+    values = np.random.default_rng(0).binomial(1, 0.2, size=500).astype(float)
+    low, high = resample_means(values[:, None], EVERYBODY, np.arange(500), resamples=4000, seed=1).interval(0.95)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=2).confidence_interval
+    tolerance = 0.1 * values.std() / np.sqrt(500) + 1 / 500
+    assert low[0, 0] == pytest.approx(theirs.low, abs=tolerance)
+    assert high[0, 0] == pytest.approx(theirs.high, abs=tolerance)
+
+
+def test_two_users_by_hand() -> None:
+    """Users with values 0 and 1: a draw of two has mean 0, 1/2 or 1 with shares 1/4, 1/2, 1/4."""
+    values = np.array([[0.0], [1.0]])
+    samples = resample_means(values, np.ones((2, 1), bool), np.arange(2), resamples=8000, seed=0).samples[:, 0, 0]
+    shares = [float((samples == mean).mean()) for mean in (0.0, 0.5, 1.0)]
+    assert sum(shares) == 1.0
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+
+
+def test_rows_of_one_user_are_drawn_together() -> None:
+    """User 7 has two rows of 1, user 9 two rows of 0: means are 0, 1/2, 1, never 1/4 or 3/4."""
+    values = np.array([[1.0], [0.0], [1.0], [0.0]])
+    resampled = resample_means(values, np.ones((4, 1), bool), np.array([7, 9, 7, 9]), resamples=400, seed=0)
+    assert set(resampled.samples.ravel()) == {0.0, 0.5, 1.0}
+    assert resampled.mean[0, 0] == 0.5
+
+
+def test_slices_measure_their_own_rows_only() -> None:
+    values = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    masks = np.array([[True, False, False], [True, True, False], [False, True, False]])
+    resampled = resample_means(values, masks, np.arange(3), resamples=100, seed=0)
+    np.testing.assert_allclose(resampled.mean[:2], [[2.0, 3.0], [4.0, 5.0]])
+    assert np.isnan(resampled.mean[2]).all()
+    low, high = resampled.interval(0.9)
+    assert np.isnan(low[2]).all()
+    assert (low[:2] <= resampled.mean[:2]).all()
+    assert (resampled.mean[:2] <= high[:2]).all()
+
+
+def test_many_columns_equal_one_column_and_the_seed_decides() -> None:
+    values = np.random.default_rng(3).normal(size=(500, 3))
+    together = resample_means(values, EVERYBODY, np.arange(500), resamples=150, seed=4).samples
+    alone = resample_means(values[:, [1]], EVERYBODY, np.arange(500), resamples=150, seed=4).samples
+    np.testing.assert_allclose(together[:, :, [1]], alone, atol=1e-6)
+    other = resample_means(values, EVERYBODY, np.arange(500), resamples=150, seed=5).samples
+    assert not np.allclose(together, other)
+
+
+def test_draws_have_as_many_users_as_there_are() -> None:
+    sums = bootstrap_sums(np.ones((321, 1), np.float32), resamples=50, seed=0)
+    assert (sums == 321).all()
+
+
+def test_p_value_of_paired_differences() -> None:
+    """A clear difference reaches the floor 2 / (R + 1); no difference at all gives 1; noise is in between."""
+    generator = np.random.default_rng(8)
+    clear = 0.3 + 0.1 * generator.normal(size=500)
+    noise = generator.normal(size=500)
+    differences = np.stack([clear, np.zeros(500), noise - noise.mean() + 0.02], axis=1)
+    p = resample_means(differences, EVERYBODY, np.arange(500), resamples=999, seed=0).p_value()[0]
+    assert p[0] == pytest.approx(2 / 1000)
+    assert p[1] == 1.0
+    assert p[2] == pytest.approx(stats.ttest_1samp(differences[:, 2], 0.0).pvalue, abs=0.08)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """200 samples of 200 users from a mean of 0.3: about 95 % of the intervals hold it; 88 % would be 4 s.e. below."""
+    generator = np.random.default_rng(10)
+    values = generator.binomial(1, 0.3, size=(200, 200)).astype(float)  # each column is one experiment
+    low, high = resample_means(values, np.ones((200, 1), bool), np.arange(200), resamples=400, seed=0).interval(0.95)
+    covered = float(((low[0] <= 0.3) & (high[0] >= 0.3)).mean())
+    assert 0.88 <= covered <= 0.99
+
+
+def test_refuses_no_rows_and_unequal_rows() -> None:
+    with pytest.raises(DataError, match="no rows to evaluate"):
+        resample_means(np.empty((0, 1)), np.empty((0, 1), bool), np.empty(0, int), resamples=100, seed=0)
+    with pytest.raises(DataError, match="2 rows of values, 3 of slices"):
+        resample_means(np.ones((2, 1)), np.ones((3, 1), bool), np.arange(2), resamples=100, seed=0)
+
+
+def test_one_column_by_hand_and_nothing_refused() -> None:
+    """Two users, 0 and 1: a quarter of the draws is all 0, a quarter all 1; so the mean is 1/2, its interval 0 to 1."""
+    (alone,) = estimate_means(np.array([0.0, 1.0]), resamples=400)
+    assert (alone.mean, alone.low, alone.high, alone.sign) == (0.5, 0.0, 1.0, 0)
+    twice = estimate_means(np.array([[0.0, 2.0], [1.0, 4.0]]), resamples=400)
+    assert twice[0] == alone
+    assert (twice[1].mean, twice[1].low, twice[1].high, twice[1].sign) == (3.0, 2.0, 4.0, 1)
+    (same_user,) = estimate_means(np.array([0.0, 1.0]), np.array([7, 7]), resamples=50)
+    assert (same_user.low, same_user.high) == (0.5, 0.5)
+    with pytest.raises(DataError, match="no rows to evaluate"):
+        estimate_means(np.empty(0))

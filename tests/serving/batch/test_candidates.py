@@ -1,0 +1,182 @@
+"""The batch job: every user once, restartable, refusing to mix jobs."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from recsys.contracts.errors import ArtifactError, ConfigError, DataError
+from recsys.runtime import PlainProgress
+from serving.answers.scorer import Scorer
+from serving.batch import candidates
+from serving.batch.candidates import write_candidates
+from serving.batch.shards import CANDIDATE_COLUMNS
+from serving.config import RecommendConfig
+from serving.export.export import BundleSources
+from serving.inputs import user_histories
+from serving.inputs.item_lists import read_item_list
+from serving.inputs.user_histories import FrameUsers, PreparedUsers
+
+QUIET = PlainProgress()
+
+
+def all_rows(folder: Path) -> pl.DataFrame:
+    return pl.concat(pl.read_parquet(path) for path in sorted(folder.glob("part-*.parquet")))
+
+
+@pytest.fixture
+def users(sources: BundleSources) -> PreparedUsers:
+    return PreparedUsers(sources.prepared, "d" * 64)
+
+
+def test_five_users_in_shards_of_two(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    """Three files; 3 items each for 5 users are 15 rows; each user stands in one file only."""
+    counts = write_candidates(bundle, users, RecommendConfig(k=3, users_per_shard=2), tmp_path, QUIET)
+    names = [path.name for path in sorted(tmp_path.glob("part-*"))]
+    assert names == [f"part-0000{n}-of-00003.parquet" for n in range(3)]
+    rows = all_rows(tmp_path)
+    assert rows.columns == list(CANDIDATE_COLUMNS)
+    assert (counts["users"], counts["rows"], counts["users_without_items"]) == (5, 15, 0)
+    assert rows["user_id"].to_list() == [f"u{user}" for user in range(5) for _ in range(3)]
+    assert rows["rank"].to_list() == [1, 2, 3] * 5
+    assert rows["scored_at"].n_unique() == rows["run_id"].n_unique() == rows["semantic_id_digest"].n_unique() == 1
+    assert rows["model_version"].unique().to_list() == ["unregistered-tttttttttttt"]
+
+
+def test_shard_size_does_not_change_the_answer(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    for size in (1, 5):
+        write_candidates(bundle, users, RecommendConfig(k=4, users_per_shard=size), tmp_path / str(size), QUIET)
+    keys = ["user_id", "item_id", "rank"]
+    assert all_rows(tmp_path / "1").select(keys).equals(all_rows(tmp_path / "5").select(keys))
+
+
+def test_a_killed_job_goes_on_and_keeps_finished_shards(
+    bundle: Path, users: PreparedUsers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RecommendConfig(k=3, users_per_shard=2)
+    scored: list[int] = []
+    original = candidates._score_shard
+
+    def dies_in_the_third(scorer, users, first, *rest):  # type: ignore[no-untyped-def]
+        if first == 4 and len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(first)
+        return original(scorer, users, first, *rest)
+
+    monkeypatch.setattr(candidates, "_score_shard", dies_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        write_candidates(bundle, users, config, tmp_path, QUIET)
+    assert not (tmp_path / "candidates.json").exists()
+    first_part = (tmp_path / "part-00000-of-00003.parquet").read_bytes()
+    scored.append(-1)
+    write_candidates(bundle, users, config, tmp_path, QUIET)
+    assert scored == [0, 2, -1, 4]
+    assert (tmp_path / "part-00000-of-00003.parquet").read_bytes() == first_part
+    assert all_rows(tmp_path)["scored_at"].n_unique() == 1
+
+
+def test_a_folder_of_another_job_is_refused(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    write_candidates(bundle, users, RecommendConfig(k=3), tmp_path, QUIET)
+    with pytest.raises(ArtifactError, match="holds another job"):
+        write_candidates(bundle, users, RecommendConfig(k=4), tmp_path, QUIET)
+
+
+def test_lists_by_file(bundle: Path, users: PreparedUsers, item_ids: list[int], tmp_path: Path) -> None:
+    """Allowed are items 9, 10, 11, denied is 10; u3 has seen 9, so it has one candidate, the others two."""
+    allow, deny = tmp_path / "allow.csv", tmp_path / "deny.txt"
+    allow.write_text("item_id,why\n" + "".join(f"{item},x\n" for item in item_ids[9:]))
+    deny.write_text(f"{item_ids[10]}\n\n")
+    config = RecommendConfig(k=5, allow=allow, deny=deny)
+    counts = write_candidates(bundle, users, config, tmp_path / "out", QUIET)
+    assert counts["rows"] == 4 * 2 + 1
+    assert set(all_rows(tmp_path / "out")["item_id"]) == {item_ids[9], item_ids[11]}
+
+
+def test_bad_lists_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_item_list(tmp_path / "no.txt", pl.Int64())
+    (tmp_path / "a.txt").write_text("seven\n")
+    with pytest.raises(DataError, match="'item_id' is to hold Int64"):
+        read_item_list(tmp_path / "a.txt", pl.Int64())
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    with pytest.raises(DataError, match="expected 'item_id'"):
+        read_item_list(tmp_path / "a.csv", pl.Int64())
+
+
+def test_users_from_a_file(bundle: Path, item_ids: list[int], tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user_id": [5, 6], "item_ids": [[item_ids[0]], [4711]]})
+    frame.with_columns(pl.col("user_id").cast(pl.String)).write_parquet(tmp_path / "users.parquet")
+    counts = write_candidates(
+        bundle, FrameUsers(tmp_path / "users.parquet"), RecommendConfig(k=2), tmp_path / "out", QUIET
+    )
+    assert counts["rows"] == 4
+
+
+def test_a_truncated_users_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "users.parquet"
+    pl.DataFrame({"user_id": [5], "item_ids": [[1]]}).write_parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="cannot be read"):
+        FrameUsers(path)
+
+
+@pytest.mark.parametrize("read_ahead", [1, 3, 100])
+def test_a_file_is_read_in_pieces_with_the_same_answer(
+    bundle: Path, item_ids: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_ahead: int
+) -> None:
+    """Of seven users u3 and u1 are known to the model; a shard must give each row its own user and history."""
+    monkeypatch.setattr(user_histories, "READ_AHEAD", read_ahead)
+    names = ["x", "u3", "y", "z", "u1", "v", "w"]
+    histories = [[item_ids[(place + step) % len(item_ids)] for step in range(place)] for place in range(len(names))]
+    frame = pl.DataFrame({"user_id": names, "item_ids": histories}, schema_overrides={"item_ids": pl.List(pl.Int64)})
+    frame.write_parquet(tmp_path / "users.parquet", row_group_size=3)
+    for size in (1, 2, 7):
+        config = RecommendConfig(k=4, users_per_shard=size)
+        write_candidates(bundle, FrameUsers(tmp_path / "users.parquet"), config, tmp_path / str(size), QUIET)
+    whole = Scorer.open(bundle).score_frame(frame, 4)
+    for size in (1, 2, 7):
+        rows = all_rows(tmp_path / str(size))
+        assert rows.select("user_id", "item_id", "rank").equals(whole.select("user_id", "item_id", "rank"))
+
+
+def test_a_file_without_users_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"user": [5], "item_ids": [[1]]}).write_parquet(tmp_path / "users.parquet")
+    with pytest.raises(DataError, match="lack the column 'user_id'; they have"):
+        FrameUsers(tmp_path / "users.parquet")
+
+
+def test_a_part_that_another_program_wrote_is_refused(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    """Counts come from the parts' metadata; a part without them was not written by this job."""
+    config = RecommendConfig(k=3, users_per_shard=2)
+    write_candidates(bundle, users, config, tmp_path, QUIET)
+    part = tmp_path / "part-00001-of-00003.parquet"
+    pl.read_parquet(part).write_parquet(part)
+    with pytest.raises(ArtifactError, match=r"part-00001.* is no shard of a batch job"):
+        write_candidates(bundle, users, config, tmp_path, QUIET)
+
+
+def test_a_failing_disk_stops_the_job_and_a_restart_completes_it(
+    bundle: Path, users: PreparedUsers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing happens beside decoding; its error must arrive all the same, and leave no part that is not whole."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = RecommendConfig(k=3, users_per_shard=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.DataFrame, "write_parquet", full)
+        with pytest.raises(ArtifactError, match="no space left"):
+            write_candidates(bundle, users, config, tmp_path, QUIET)
+    assert not list(tmp_path.glob("part-*"))
+    assert not (tmp_path / "candidates.json").exists()
+    assert write_candidates(bundle, users, config, tmp_path, QUIET)["rows"] == 15
+
+
+def test_no_permission_is_explained(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ArtifactError, match="cannot write below"):
+        write_candidates(bundle, users, RecommendConfig(k=2), tmp_path / "file" / "out", QUIET)

@@ -1,0 +1,112 @@
+"""Frames of outside ids become histories in the model's indices; bad frames are refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from recsys.contracts.errors import DataError
+from serving.answers.scorer import Scorer
+from serving.bundle.layout import Catalogue, read_catalogue, read_info
+from serving.inputs.history_frame import map_frame
+
+
+@pytest.fixture(scope="module")
+def catalogue(bundle: Path) -> Catalogue:
+    return read_catalogue(bundle, read_info(bundle))
+
+
+def test_hand_worked_frame(catalogue: Catalogue) -> None:
+    """Item ids are 100 + 7 * index, so 107 is 1 and 121 is 3; 999 is unknown.
+
+    The gap from 107 to 121 is 3 s: bucket 2 + floor(log2 3) = 3, counted from 999, which stands between them at 1 s:
+    2 s -> 2 + floor(log2 2) = 3. Watch ratio 0.5 is bucket 6. User u1 has index 1, a stranger -1.
+    """
+    second = 1_000_000
+    frame = pl.DataFrame(
+        {
+            "user_id": ["u1", "stranger", "u0"],
+            "item_ids": [[107, 999, 121], [], None],
+            "timestamps": [[0, second, 3 * second], [], []],
+            "behaviours": [[2, 1, None], [], []],
+            "watch_ratios": [[0.5, None, None], [], []],
+        },
+        schema_overrides={"timestamps": pl.List(pl.Int64)},
+    )
+    mapped = map_frame(frame, catalogue)
+    histories = mapped.histories
+    assert histories.user_index.tolist() == [1, -1, 0]
+    assert list(zip(histories.start.tolist(), histories.end.tolist(), strict=True)) == [(0, 2), (2, 2), (2, 2)]
+    assert histories.item.tolist() == [1, 3]
+    assert histories.gap.tolist() == [0, 3]
+    assert histories.behaviour.tolist() == [2, 0]
+    assert histories.watch.tolist() == [6, 0]
+    assert mapped.num_unknown.tolist() == [1, 0, 0]
+
+
+def test_unseen_users_get_rows_of_their_own(catalogue: Catalogue, steered_bundle: Path) -> None:
+    """Five known users and 16 rows for others: "ada" hashes to 5 and 7 to 7, so they are 5 + 5 and 5 + 7; u1 stays 1.
+
+    The steered toy has 4 such rows, where they are 5 + 5 % 4 and 5 + 7 % 4; without any, a stranger is -1.
+    """
+    frame = pl.DataFrame({"user_id": ["ada", "u1", "7"], "item_ids": [[107], [107], [107]]})
+    with_rows = dataclasses.replace(catalogue, unseen_user_rows=16)
+    assert map_frame(frame, with_rows).histories.user_index.tolist() == [10, 1, 12]
+    assert map_frame(frame, Scorer.open(steered_bundle).catalogue).histories.user_index.tolist() == [6, 1, 8]
+    assert map_frame(frame, catalogue).histories.user_index.tolist() == [-1, 1, -1]
+
+
+def test_datetimes_and_microseconds_mean_the_same(catalogue: Catalogue) -> None:
+    times = [datetime(2024, 1, 1, 0, 0, 0), datetime(2024, 1, 1, 0, 1, 0)]
+    frame = pl.DataFrame({"user_id": [1], "item_ids": [[107, 121]], "timestamps": [times]})
+    micros = frame.with_columns(pl.col("timestamps").list.eval(pl.element().dt.epoch("us")))
+    by_user_text = [part.with_columns(pl.col("user_id").cast(pl.String)) for part in (frame, micros)]
+    gaps = [map_frame(part, catalogue).histories.gap.tolist() for part in by_user_text]
+    assert gaps[0] == gaps[1] == [0, 2 + 5]  # 60 s: floor(log2 60) = 5
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user_id": ["a"]}, "lack the column 'item_ids'"),
+        ({"user_id": [None], "item_ids": [[107]]}, "user_id is null in 1 of 1 rows"),
+        ({"user_id": ["a", "a"], "item_ids": [[107], [107]]}, "'a' occurs more than once"),
+        ({"user_id": ["a"], "item_ids": [107]}, "expected a list per user"),
+        ({"user_id": ["a"], "item_ids": [["x"]]}, "item_ids hold String, the model's ids are Int64"),
+        ({"user_id": ["a"], "item_ids": [[107]], "clicks": [1]}, "column 'clicks', which the model would not read"),
+        (
+            {"user_id": ["a"], "item_ids": [[107]], "behaviours": [[1, 2]]},
+            "1 item_ids but another number of behaviours",
+        ),
+        ({"user_id": ["a"], "item_ids": [[107]], "behaviours": [[9]]}, "integer codes from 0 .not known. to 2"),
+        ({"user_id": ["a"], "item_ids": [[107, 121]], "timestamps": [[5, 4]]}, "run backwards"),
+        ({"user_id": ["a"], "item_ids": [[107]], "timestamps": [["now"]]}, "expected Int64 UTC microseconds"),
+    ],
+)
+def test_bad_frames_are_refused(catalogue: Catalogue, columns: dict[str, list[object]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        map_frame(pl.DataFrame(columns), catalogue)
+
+
+def test_a_source_without_signals_has_one_behaviour(catalogue: Catalogue) -> None:
+    """Its training events all have code 1 + 0; a frame without behaviours must mean the same, not "not known"."""
+    spec = catalogue.spec.model_copy(update={"signals": (), "num_behaviours": 2})
+    plain = dataclasses.replace(catalogue, spec=spec)
+    frame = pl.DataFrame({"user_id": ["somebody"], "item_ids": [catalogue.item_ids[:2].to_list()]})
+    assert map_frame(frame, plain).histories.behaviour.tolist() == [1, 1]
+
+
+def test_what_the_model_was_trained_with_is_missed_aloud(
+    catalogue: Catalogue, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = catalogue.spec.model_copy(update={"signals": ("like",), "num_behaviours": 3})
+    frame = pl.DataFrame({"user_id": ["somebody"], "item_ids": [catalogue.item_ids[:2].to_list()]})
+    assert map_frame(frame, dataclasses.replace(catalogue, spec=spec)).histories.behaviour.tolist() == [
+        0,
+        0,
+    ]
+    assert "histories lack" in caplog.text

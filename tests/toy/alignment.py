@@ -1,0 +1,85 @@
+"""A ring of items, a small policy for it, and a reward model whose taste one can see: it likes items with an even number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from recsys.contracts.dataset import Dataset
+from recsys.data.histories import Histories
+from recsys.model.config import ModelConfig
+from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.runtime import PlainProgress, Progress
+from recsys.semantic_ids.versions import SemanticIds
+from recsys.training.fit import build_policy
+from tests.toy.dataset import ring_ids, ring_prepared
+
+MODEL = {
+    "width": 16,
+    "num_heads": 2,
+    "ffn_width": 32,
+    "expert_width": 16,
+    "max_history": 6,
+    "init_std": 0.3,
+    "dropout": 0.1,  # alignment must switch it off
+}
+
+
+class EvenTaste:
+    """One tower: the share of a session's items whose item_index is even, times ``sign``."""
+
+    def __init__(self, sign: float = 1.0) -> None:
+        self.sign = sign
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        return ("even",)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        return torch.ones(1)
+
+    def values(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
+        exists = items_BGM >= 0
+        even = ((items_BGM % 2 == 0) & exists).sum(-1) / exists.sum(-1)  # NaN for an empty candidate
+        return self.sign * even[..., None].float()
+
+    def reward(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
+        return self.values(histories, items_BGM)[..., 0]
+
+
+class KillAfter(Progress):
+    """Stops the process, so to speak, before the n-th item of any loop: what a kill at that moment leaves is on disk."""
+
+    def __init__(self, items: int) -> None:
+        self.left = items
+
+    def track(self, items: Iterable, label: str, total: int | None = None) -> Iterator:
+        for item in items:
+            if self.left == 0:
+                raise KeyboardInterrupt(label)
+            self.left -= 1
+            yield item
+
+
+QUIET = PlainProgress(every_s=float("inf"))
+
+
+def next_item_ring(folder: Path) -> Dataset:
+    return ring_prepared(folder, users=60, items=12)
+
+
+def session_ring(folder: Path) -> Dataset:
+    return ring_prepared(folder, users=24, items=12, task="session", session_length=3)
+
+
+def ring_policy(prepared: Dataset, seed: int = 3, ids: SemanticIds | None = None) -> GenerativeRecommender:
+    torch.manual_seed(seed)
+    attention = "bidirectional" if prepared.spec.task == "session" else "causal"
+    return build_policy(prepared, ids or ring_ids(), ModelConfig(**MODEL, encoder_attention=attention), None).eval()
+
+
+def weights_of(policy: GenerativeRecommender) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in policy.state_dict().items()}

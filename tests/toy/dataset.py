@@ -1,0 +1,110 @@
+"""A prepared data set small enough to see: users walk round a ring of items, so the next item has an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from recsys.contracts.columns import TEST, TRAIN, VALID, Columns
+from recsys.contracts.dataset import (
+    Dataset,
+    DatasetSpec,
+    HistoryArrays,
+    write_dataset_spec,
+    write_history_arrays,
+)
+from recsys.semantic_ids.versions import SemanticIds
+
+
+def ring_prepared(
+    folder: Path, *, users: int = 60, items: int = 12, events: int = 9, task: str = "next_item", session_length: int = 1
+) -> Dataset:
+    """User ``u`` starts at item ``u % items`` and steps by one; last event test, last but one valid."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = events - np.arange(users) // items % 3  # length says nothing about the place on the ring
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    user = np.repeat(np.arange(users), counts)
+    step = np.arange(len(user)) - offsets[user]
+    item = (user + step) % items
+    history = HistoryArrays(
+        item=item.astype(np.int32),
+        behaviour=(1 + item % 2).astype(np.uint8),
+        gap=np.where(step == 0, 0, 3).astype(np.uint8),
+        watch=np.zeros(len(item), np.uint8),
+        timestamp=(step * 1_000_000).astype(np.int64),
+        offsets=offsets,
+        train_end=offsets[1:] - 2,
+        valid_end=offsets[1:] - 1,
+    )
+    write_history_arrays(folder / "history", history)
+    pl.DataFrame(
+        {Columns.USER_INDEX: np.arange(users, dtype=np.int32), Columns.USER_ID: [f"u{u}" for u in range(users)]}
+    ).write_parquet(folder / "users.parquet")
+    train = step < (counts - 2)[user]
+    pl.DataFrame(
+        {
+            Columns.ITEM_INDEX: np.arange(items, dtype=np.int32),
+            Columns.ITEM_ID: [f"i{i}" for i in range(items)],
+            Columns.TITLE: [f"item {i}" for i in range(items)],
+            Columns.TEXT: [f"item {i}" for i in range(items)],
+            Columns.CATEGORIES: [[f"c{i % 3}"] for i in range(items)],
+            Columns.AUTHOR_INDEX: (1 + np.arange(items) % 2).astype(np.int32),
+            Columns.CATEGORY_INDEX: (1 + np.arange(items) % 3).astype(np.int32),
+            Columns.HAS_METADATA: [True] * items,
+            Columns.TRAIN_COUNT: np.bincount(item[train], minlength=items),
+        }
+    ).write_parquet(folder / "items.parquet")
+    _targets(history, task, session_length).write_parquet(folder / "targets.parquet")
+    spec = DatasetSpec(
+        num_users=users,
+        num_items=items,
+        num_authors=3,
+        num_categories=4,
+        num_behaviours=3,
+        num_gap_buckets=32,
+        num_watch_buckets=12,
+        task="session" if task == "session" else "next_item",
+        session_length=session_length,
+        signals=("click",),
+        has_timestamps=True,
+    )
+    write_dataset_spec(folder, spec)
+    return Dataset.open(folder)
+
+
+def _targets(history: HistoryArrays, task: str, session_length: int) -> pl.DataFrame:
+    rows = []
+    for user in range(len(history.train_end)):
+        start, end = int(history.offsets[user]), int(history.offsets[user + 1])
+        if task == "session":
+            cuts = range(start + 1, end - 2 - session_length + 1)
+            rows += [(user, start, cut, history.item[cut : cut + session_length].tolist(), TRAIN) for cut in cuts]
+        rows.append((user, start, end - 2, [int(history.item[end - 2])], VALID))
+        rows.append((user, start, end - 1, [int(history.item[end - 1])], TEST))
+    return pl.DataFrame(
+        rows,
+        schema={
+            Columns.USER_INDEX: pl.Int32,
+            Columns.HISTORY_START: pl.Int64,
+            Columns.HISTORY_END: pl.Int64,
+            Columns.TARGETS: pl.List(pl.Int32),
+            Columns.SPLIT: pl.Int8,
+        },
+        orient="row",
+    )
+
+
+def toy_ids(codes: np.ndarray, level_sizes: tuple[int, ...], width: int = 4) -> SemanticIds:
+    """Semantic IDs with given codes; the codebooks are arbitrary."""
+    generator = np.random.default_rng(0)
+    codebooks = tuple(generator.normal(size=(size, width)).astype(np.float32) for size in level_sizes)
+    item_ids = pl.Series(Columns.ITEM_ID, [f"i{i}" for i in range(len(codes))])
+    return SemanticIds(codes=codes.astype(np.int32), level_sizes=level_sizes, item_ids=item_ids, codebooks=codebooks)
+
+
+def ring_ids(items: int = 12) -> SemanticIds:
+    """Two levels: item ``i`` is ``(i // 4, i % 4)``."""
+    codes = np.stack([np.arange(items) // 4, np.arange(items) % 4], axis=1)
+    return toy_ids(codes, (-(-items // 4), 4))

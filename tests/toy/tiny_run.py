@@ -1,0 +1,52 @@
+"""A whole run small enough for a test: recipe and process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+RECIPE = """
+name: tiny
+seed: 5
+threads: 1
+source: {kind: simulated, users: 300, items: 150, events: 12000}
+features: {task: next_item, split: {kind: leave_last_out}}
+embed: {text: {model: null}, collaborative: {dim: 16}, fusion: {dim: 32}}
+tokenize: {codebook_size: 16, num_levels: 3}
+model: {preset: tiny, width: 32, max_history: 20}
+train: {max_epochs: 4, batch_size: 64, validation_users: 100, checkpoint_every_s: 0.2}
+decode: {beam_width: 50}
+evaluate: {baselines: [popularity, markov]}
+recommend: {k: 10, users_per_shard: 100}
+"""
+
+
+def write_recipe(folder: Path) -> Path:
+    """Write the recipe."""
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def command(recipe: Path, output: Path, *overrides: str) -> list[str]:
+    """The command line of a run."""
+    return [
+        sys.executable,
+        "-m",
+        "pipelines.cli.app",
+        "run",
+        "--config",
+        str(recipe),
+        f"output_dir={output}",
+        *overrides,
+    ]
+
+
+def run(recipe: Path, output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run to the end."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(recipe, output, *overrides), capture_output=True, text=True, env=environment, check=False, timeout=600
+    )
