@@ -8,9 +8,8 @@ import random
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from typing import Protocol, TypeVar
-
-import numpy as np
 
 logger = logging.getLogger("recsys")
 Item = TypeVar("Item")
@@ -53,9 +52,29 @@ class RichProgress:
         yield from track(items, description=label, total=total, console=Console(file=sys.stderr), transient=True)
 
 
-def default_progress() -> Progress:
-    """A bar if standard error is a terminal, plain lines otherwise."""
-    return RichProgress() if sys.stderr.isatty() else PlainProgress()
+class SilentProgress:
+    """Says nothing: for callers that show progress themselves, and for notebooks."""
+
+    def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+        """Yield ``items``."""
+        yield from items
+
+
+class ProgressMode(StrEnum):
+    """How long loops show where they are: ``auto`` is a bar on a terminal and plain lines elsewhere."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+def make_progress(mode: ProgressMode = ProgressMode.AUTO) -> Progress:
+    """Return what shows progress in this mode."""
+    if mode is ProgressMode.OFF:
+        return SilentProgress()
+    if mode is ProgressMode.ON or sys.stderr.isatty():
+        return RichProgress()
+    return PlainProgress()
 
 
 def set_threads(count: int) -> None:
@@ -68,6 +87,7 @@ def set_threads(count: int) -> None:
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy's global generator and torch; our own code draws from generators that it passes explicitly."""
+    import numpy as np
     import torch
 
     random.seed(seed)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.options import LogLevel, ProgressMode, make_progress, set_up_logging
+from pipelines.cli.options import LogLevel, set_up_logging
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError, RecsysError
+from recsys.runtime import ProgressMode, make_progress
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -284,6 +285,37 @@ def report(
     loaded = _load(config, overrides)
     path, table = rewrite_report(loaded, out or loaded.output_dir / "report.html")
     print(f"{table}\n{path}")
+
+
+@app.command()
+def simulate(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="A further policy; may be given several times.", metavar="NAME=FOLDER")
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="Users to show sessions to, spread over all of them.")] = 1000,
+    beams: Annotated[int, typer.Option(min=1, help="Candidates that the truth picks the best of.")] = 32,
+    out: Annotated[Path | None, typer.Option(help="Folder for simulated_ab.json and .parquet.")] = None,
+    progress: ProgressOption = ProgressMode.AUTO,
+    log_level: LogOption = LogLevel.INFO,
+) -> None:
+    """Compare a recipe's policies on the simulator's users, who know what they truly like; runs the stages it needs.
+
+    The recipe has source.kind: simulated and features.task: session.
+
+    Example: recsys simulate --config pipelines/recipes/simulated_sessions.yaml
+    """
+    from pipelines.engine.lock import run_lock
+    from pipelines.simulation.ab_test import simulate as simulated_test
+
+    set_up_logging(log_level)
+    loaded = _load(config, overrides)
+    with run_lock(loaded.output_dir):
+        result, lines = simulated_test(loaded, policy or [], users, beams, make_progress(progress))
+    print("\n".join([result.table(), *lines]))
+    if out is not None:
+        result.write(out)
 
 
 @app.command()

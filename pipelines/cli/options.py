@@ -1,4 +1,4 @@
-"""Options that all verbs share: log level and progress."""
+"""Options that all verbs share: what is said on standard error, and how much of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import logging
 import sys
 from enum import StrEnum
 from typing import Final
-
-from recsys.runtime import PlainProgress, Progress, RichProgress, default_progress
 
 _LOUD: Final = (
     "lightning",
@@ -23,14 +21,6 @@ _LOUD: Final = (
 )
 
 
-class ProgressMode(StrEnum):
-    """How long loops show where they are."""
-
-    AUTO = "auto"
-    ON = "on"
-    OFF = "off"
-
-
 class LogLevel(StrEnum):
     """Least severe message that is shown."""
 
@@ -38,15 +28,6 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-def make_progress(mode: ProgressMode) -> Progress:
-    """Return bars, plain lines, or (``off``) a progress that never speaks."""
-    if mode is ProgressMode.ON:
-        return RichProgress()
-    if mode is ProgressMode.OFF:
-        return PlainProgress(every_s=float("inf"))
-    return default_progress()
 
 
 def set_up_logging(level: LogLevel) -> None:

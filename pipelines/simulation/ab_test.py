@@ -3,7 +3,7 @@
 Reads sessions of several policies for the same users (:class:`~pipelines.simulation.users.SimulatedUsers`); produces means
 and paired bootstrap intervals over users.
 
-    python -m pipelines.simulation.ab_test --config pipelines/recipes/simulated_sessions.yaml
+    recsys simulate --config pipelines/recipes/simulated_sessions.yaml
 
 rolls out the recipe's policies, before and after alignment, runs the stages that are missing, and prints the table and what
 the learned rewards say of the same sessions. ``--policy NAME=FOLDER`` adds another policy.
@@ -13,8 +13,6 @@ Legend: N users, S sessions per user, M items per session.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,15 +23,14 @@ import numpy.typing as npt
 import polars as pl
 
 from features.sources.simulated.behaviour import ExpectedOutcomes
-from pipelines.cli.options import LogLevel, set_up_logging
-from pipelines.config import load_run_config
+from pipelines.config import RunConfig
 from pipelines.simulation.trial import UNALIGNED, Trial
 from pipelines.simulation.users import Sessions, SimulatedUsers
 from recsys.contracts.columns import Columns
-from recsys.contracts.errors import ConfigError, RecsysError
+from recsys.contracts.errors import ConfigError
 from recsys.contracts.manifest import write_json
 from recsys.metrics.bootstrap import Estimate, resample_means
-from recsys.runtime import default_progress
+from recsys.runtime import Progress
 
 Values = npt.NDArray[np.float64]
 
@@ -213,33 +210,24 @@ def _compare(
     return rows
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Roll out a recipe's policies beside the marks they can be compared with, and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.simulation.ab_test", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--config", type=Path, required=True, help="recipe with source.kind: simulated, task: session")
-    parser.add_argument("--policy", action="append", default=[], metavar="NAME=FOLDER", help="a further policy")
-    parser.add_argument("--users", type=int, default=1000, help="users to show sessions to, spread over all of them")
-    parser.add_argument("--beams", type=int, default=32, help="candidates that the truth picks the best of")
-    parser.add_argument("--out", type=Path, help="folder for simulated_ab.json and .parquet")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    chosen = parser.parse_args(arguments)
-    set_up_logging(LogLevel.INFO)
-    try:
-        config = load_run_config(chosen.config, chosen.overrides)
-        trial = Trial.open(config, chosen.policy, chosen.users, default_progress())
-        result = run_test(trial.users, trial.arms(chosen.beams), UNALIGNED, seed=config.seed)
-        print(result.table())
-        for line in trial.reward_lines(chosen.beams):
-            print(line)
-    except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    if chosen.out is not None:
-        result.write(chosen.out)
-    return 0
+def simulate(
+    config: RunConfig, further: Sequence[str], num_users: int, beams: int, progress: Progress
+) -> tuple[SimulatedAb, list[str]]:
+    """Roll out a recipe's policies beside the marks they can be compared with.
 
+    Args:
+        config: Of a run with ``source.kind: simulated`` and ``features.task: session``; stages that are missing are run.
+        further: More policies, ``NAME=FOLDER`` each.
+        num_users: Users to show sessions to, spread over all of them.
+        beams: Candidates that the truth picks the best of.
 
-if __name__ == "__main__":
-    sys.exit(main())
+    Returns:
+        The comparison, and what the learned rewards say of the same sessions, a line each.
+
+    Raises:
+        ConfigError: The source is not the simulator, the task is not sessions, or a policy's name is taken.
+        ArtifactError: A policy's folder is missing, or holds a policy of other semantic IDs.
+    """
+    trial = Trial.open(config, further, num_users, progress)
+    result = run_test(trial.users, trial.arms(beams), UNALIGNED, seed=config.seed)
+    return result, trial.reward_lines(beams)

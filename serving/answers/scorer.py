@@ -26,7 +26,7 @@ from recsys.decoding.recommender import ItemRules, Recommender
 from recsys.decoding.shortfall import Shortfall
 from recsys.model.checkpoint import load_policy
 from recsys.reward.scoring import SessionScorer
-from recsys.runtime import PlainProgress
+from recsys.runtime import SilentProgress
 from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.second_stage import REWARD_FOLDER, best_items, best_sessions, open_reward_model
 from serving.answers.sessions import RankedSessions, SessionShortfall, explain_short_sessions, session_rows
@@ -38,7 +38,7 @@ from serving.inputs.objectives import objective_weights, row_objectives
 logger = logging.getLogger("recsys.serving")
 
 NUM_UNKNOWN_ITEMS: Final = "num_unknown_items"
-_SILENT: Final = PlainProgress(every_s=float("inf"))
+_SILENT: Final = SilentProgress()
 """A caller that scores in shards shows its own progress."""
 
 BoolMask = npt.NDArray[np.bool_]

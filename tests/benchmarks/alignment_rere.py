@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.cli.options import LogLevel, ProgressMode, make_progress, set_up_logging
+from pipelines.cli.options import LogLevel, set_up_logging
 from pipelines.config import RunConfig, load_run_config
 from pipelines.engine.lock import run_lock
 from pipelines.workflow import Workflow
@@ -43,7 +43,7 @@ from recsys.decoding.recommender import Recommender
 from recsys.metrics.ranking import coverage, row_metrics
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
-from recsys.runtime import set_threads
+from recsys.runtime import SilentProgress, set_threads
 from recsys.semantic_ids.versions import SemanticIds
 from tests.benchmarks.alignment_rere_page import START, write_page
 from tests.benchmarks.alignment_rere_variants import (
@@ -134,7 +134,7 @@ def _train(config: RunConfig) -> None:
     logger.info("training the policy of '%s', seed %d", config.output_dir, config.seed)
     config.output_dir.mkdir(parents=True, exist_ok=True)
     with run_lock(config.output_dir):
-        workflow = Workflow(config, make_progress(ProgressMode.OFF))
+        workflow = Workflow(config, SilentProgress())
         for stage in TRAINED_STAGES:
             workflow.run_verb(stage)
 
@@ -227,9 +227,7 @@ def align(job: Job, base: Base, policy: GenerativeRecommender, config: AlignConf
     """Align the policy in place; return the report's facts."""
     work = job.folder / f".{job.stem}"
     decode = DecodeConfig(beam_width=BEAM_WIDTH)
-    align_policy(
-        base.prepared, base.semantic_ids, policy, config, decode, work, job.seed, make_progress(ProgressMode.OFF)
-    )
+    align_policy(base.prepared, base.semantic_ids, policy, config, decode, work, job.seed, SilentProgress())
     report = read_json(work / REPORT_NAME)
     shutil.copyfile(work / CURVES_NAME, job.folder.joinpath(f"{job.stem}_curves.parquet"))
     shutil.rmtree(work)
@@ -248,9 +246,7 @@ def measure(
     values: dict[str, npt.NDArray[np.float32]] = {}
     means: dict[str, float] = {}
     for filtered in (True, False):
-        orders = recommender.both_orders(
-            histories, KS[-1], exclude_seen=filtered, progress=make_progress(ProgressMode.OFF)
-        )
+        orders = recommender.both_orders(histories, KS[-1], exclude_seen=filtered, progress=SilentProgress())
         for order, ranked in zip(("beam", "served"), orders, strict=True):
             prefix = f"{order}/{'filtered' if filtered else 'unfiltered'}/"
             for metric, per_row in row_metrics(ranked, targets, KS).items():

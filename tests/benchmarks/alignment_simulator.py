@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.cli.options import LogLevel, ProgressMode, make_progress, set_up_logging
+from pipelines.cli.options import LogLevel, set_up_logging
 from pipelines.config import RunConfig, load_run_config
 from pipelines.engine.lock import run_lock
 from pipelines.engine.runner import Runner
@@ -50,7 +50,7 @@ from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.reward.checkpoint import load_reward_model
 from recsys.reward.scoring import ModelScorer
-from recsys.runtime import set_threads
+from recsys.runtime import SilentProgress, set_threads
 from recsys.semantic_ids.versions import SemanticIds
 from tests.benchmarks.alignment_simulator_page import (
     CONTROL,
@@ -157,7 +157,7 @@ class Base:
             self.folder.mkdir(parents=True, exist_ok=True)
             with run_lock(self.folder):
                 store = ArtifactStore(self.folder / "artifacts")
-                runner = Runner(config, config.seed, store, make_progress(ProgressMode.OFF))
+                runner = Runner(config, config.seed, store, SilentProgress())
                 runner.run_all(stage for stage in stages_of(config, also=("reward",)) if stage.name in BASE_STAGES)
             seconds = {name: outcome.seconds for name, outcome in runner.outcomes.items()}
             paths = {name: str(outcome.artifact.path) for name, outcome in runner.outcomes.items()}
@@ -247,7 +247,7 @@ def sampled_sessions(base: Base, policy: GenerativeRecommender, users: Simulated
     nothing = torch.full((len(users), users.session_length), -1)
     requests = Requests(users.histories, nothing)
     generator = torch.Generator().manual_seed(base.seed)
-    return sampler.all_items(policy, requests, generator, make_progress(ProgressMode.OFF))[0].numpy()
+    return sampler.all_items(policy, requests, generator, SilentProgress())[0].numpy()
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ def align(job: Job, base: Base, policy: GenerativeRecommender, variant: Variant)
         config.decode,
         work,
         job.seed,
-        make_progress(ProgressMode.OFF),
+        SilentProgress(),
         reward_model=base.scorers["reward"],
         held_out_reward_model=base.scorers["held_out_reward"],
     )

@@ -22,14 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.cli.options import LogLevel, ProgressMode, make_progress, set_up_logging
+from pipelines.cli.options import LogLevel, set_up_logging
 from pipelines.simulation.users import best_by
 from recsys.alignment.align import align_policy
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.metrics.bootstrap import estimate_means
 from recsys.model.generative_recommender import GenerativeRecommender
-from recsys.runtime import set_threads
+from recsys.runtime import SilentProgress, set_threads
 from tests.benchmarks.alignment_simulator import Base
 from tests.benchmarks.paired import write_table
 
@@ -52,7 +52,7 @@ def aligned(base: Base, scratch: Path) -> GenerativeRecommender:
         config.decode,
         scratch,
         base.seed,
-        make_progress(ProgressMode.OFF),
+        SilentProgress(),
         reward_model=base.scorers["reward"],
         held_out_reward_model=base.scorers["held_out_reward"],
     )

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.cli.options import LogLevel, ProgressMode, make_progress, set_up_logging
+from pipelines.cli.options import LogLevel, set_up_logging
 from pipelines.config import RunConfig, load_run_config
 from pipelines.engine.lock import run_lock
 from pipelines.engine.runner import Runner
@@ -31,7 +31,7 @@ from recsys.decoding.recommender import Recommender
 from recsys.metrics.bootstrap import estimate_means
 from recsys.model.checkpoint import load_policy
 from recsys.reward.scoring import DIVERSITY, DiverseScorer
-from recsys.runtime import set_threads
+from recsys.runtime import SilentProgress, set_threads
 from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.second_stage import best_sessions, open_reward_model
 from serving.inputs.objectives import objective_weights
@@ -61,7 +61,7 @@ def run_stages(config: RunConfig) -> dict[str, Path]:
     config.output_dir.mkdir(parents=True, exist_ok=True)
     with run_lock(config.output_dir):
         store = ArtifactStore(config.output_dir / "artifacts")
-        runner = Runner(config, config.seed, store, make_progress(ProgressMode.OFF))
+        runner = Runner(config, config.seed, store, SilentProgress())
         runner.run_all(stage for stage in stages_of(config) if stage.name in STAGES)
     return {name: outcome.artifact.path for name, outcome in runner.outcomes.items()}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.cli.options import ProgressMode, make_progress
 from pipelines.config import load_run_config
 from pipelines.engine.lock import run_lock
 from pipelines.workflow import Workflow
@@ -18,6 +17,7 @@ from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
+from recsys.runtime import SilentProgress
 from recsys.semantic_ids.versions import SemanticIds
 from tests.toy.reference_search import disagreements, reference_beam
 from tests.toy.tiny_run import write_recipe
@@ -32,7 +32,7 @@ def trained(recipe: Path, overrides: list[str]) -> tuple[Dataset, SemanticIds, P
     config = load_run_config(recipe, [*overrides, "threads=1"])
     config.output_dir.mkdir(parents=True)
     with run_lock(config.output_dir):
-        workflow = Workflow(config, make_progress(ProgressMode.OFF))
+        workflow = Workflow(config, SilentProgress())
         for stage in ("prepare", "embed", "tokenize", "train"):
             workflow.run_verb(stage)
     prepared, ids, policy = (

@@ -32,7 +32,7 @@ from recsys.decoding.search_index import SearchIndex
 from recsys.metrics.ranking import row_metrics
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
-from recsys.runtime import PlainProgress
+from recsys.runtime import SilentProgress
 from recsys.semantic_ids.versions import SemanticIds
 from tests.toy.three_topics import (
     EVENTS,
@@ -91,7 +91,7 @@ class Journey:
 def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     root = tmp_path_factory.mktemp("user7")
     config = RunConfig.model_validate(recipe(write_raw(root / "raw"), root / "run"))
-    runner = Runner(config, config.seed, ArtifactStore(root / "run" / "artifacts"), PlainProgress(every_s=float("inf")))
+    runner = Runner(config, config.seed, ArtifactStore(root / "run" / "artifacts"), SilentProgress())
     runner.run_all(stages_of(config))
     return Journey(root / "raw", {name: outcome.artifact for name, outcome in runner.outcomes.items()})
 

@@ -11,7 +11,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.data.histories import Histories
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
-from recsys.runtime import PlainProgress, Progress
+from recsys.runtime import Progress, SilentProgress
 from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.fit import build_policy
 from tests.toy.dataset import ring_ids, ring_prepared
@@ -64,7 +64,7 @@ class KillAfter(Progress):
             yield item
 
 
-QUIET = PlainProgress(every_s=float("inf"))
+QUIET = SilentProgress()
 
 
 def next_item_ring(folder: Path) -> Dataset:

@@ -28,7 +28,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, RecsysError
 from recsys.decoding.config import DecodeConfig
 from recsys.model.config import ModelConfig
-from recsys.runtime import default_progress, set_threads
+from recsys.runtime import make_progress, set_threads
 from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.config import TrainConfig
 from recsys.training.distributed.processes import World, log_to_stderr
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recipe.decode,
             given.work_dir,
             recipe.seed,
-            default_progress(),
+            make_progress(),
         )
     except RecsysError as error:
         print(f"error: {error}", file=sys.stderr)

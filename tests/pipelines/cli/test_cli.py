@@ -77,6 +77,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "run",
         "demo",
         "report",
+        "simulate",
         "validate",
         "doctor",
     ]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pipelines.cli.app import main
 from pipelines.config import load_run_config
-from pipelines.simulation.ab_test import main
 from pipelines.simulation.trial import ALIGNED, UNALIGNED, Trial
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.runtime import PlainProgress
@@ -47,9 +47,10 @@ def test_the_command_compares_the_policies_of_a_recipe(
     recipe: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, folder = recipe
-    code = main(["--config", str(path), "--users", "40", "--beams", "8", "--out", str(tmp_path), folder])
+    with pytest.raises(SystemExit) as end:
+        main(["simulate", "--config", str(path), "--users", "40", "--beams", "8", "--out", str(tmp_path), folder])
     said = capsys.readouterr()
-    assert code == 0, said.err
+    assert end.value.code == 0, said.err
     lines = said.out.splitlines()
     assert lines[0].startswith("simulated A/B, 40 users")
     arms = {line.split("  ")[0] for line in lines}
@@ -67,6 +68,13 @@ def test_the_command_compares_the_policies_of_a_recipe(
         Trial.open(config, ["mine=nowhere"], 40, PlainProgress())
     with pytest.raises(ConfigError, match="must be NAME=FOLDER with a new name"):
         Trial.open(config, [f"{UNALIGNED}=anywhere"], 40, PlainProgress())
+
+
+@pytest.mark.parametrize("further", [["features.task=next_item", "features.session_length=1"], ["--users", "0"]])
+def test_the_command_refuses_what_cannot_be_compared(recipe: tuple[Path, str], further: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["simulate", "--config", str(recipe[0]), recipe[1], *further])
+    assert end.value.code == 2
 
 
 def test_a_recipe_of_single_items_is_refused(recipe: tuple[Path, str]) -> None:
