@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
 from features.events import BoolArray, EventLog
 from features.splits import SplitArray
@@ -183,6 +182,8 @@ def _target_table(
     sizes: npt.NDArray[np.integer],
     split: int,
 ) -> pl.DataFrame:
+    import pyarrow as pa  # only here, and an import of .1 s that reading a configuration does not need
+
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(items.astype(np.int32)))
     return pl.DataFrame(

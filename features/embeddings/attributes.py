@@ -6,16 +6,18 @@ weighs more than a common one.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
 from pydantic import Field
-from scipy import sparse
 
 from features.embeddings.factorise import FloatArray, truncated_svd
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
+
+if TYPE_CHECKING:  # scipy is imported when a matrix is built, not when a configuration is read
+    from scipy import sparse
 
 
 class AttributesConfig(FrozenConfig):
@@ -52,6 +54,8 @@ def attribute_matrix(items: pl.DataFrame, min_items: int) -> sparse.csr_matrix:
 
     Attributes are the category names and, where it is known (not 0), the author; columns are sorted by name.
     """
+    from scipy import sparse
+
     category = (
         items.select(Columns.ITEM_INDEX, name=pl.col(Columns.CATEGORIES))
         .explode("name")

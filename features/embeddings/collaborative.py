@@ -9,17 +9,19 @@ context distribution and the square root of the singular values are those of Lev
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from scipy import sparse
 
 from features.embeddings.factorise import FloatArray, truncated_svd
 from recsys.config import FrozenConfig
 from recsys.contracts.dataset import HistoryArrays
 from recsys.contracts.errors import DataError
+
+if TYPE_CHECKING:  # scipy is imported when a matrix is built, not when a configuration is read
+    from scipy import sparse
 
 
 class CollaborativeConfig(FrozenConfig):
@@ -72,6 +74,8 @@ def cooccurrence(history: HistoryArrays, num_items: int, window: int, gap_decay:
         ``[I, I]`` float64. For one user with items 0, 1, 2 and ``gap_decay = 0.5``: 1 for the pairs (0, 1) and (1, 2), and
         0.5 for (0, 2).
     """
+    from scipy import sparse
+
     item, user = train_events(history)
     total = sparse.csr_matrix((num_items, num_items), dtype=np.float64)
     for gap in range(1, window + 1):
@@ -97,10 +101,13 @@ def ppmi(counts: sparse.csr_matrix, shift: float, context_smoothing: float) -> s
     ``P_s(j)`` is proportional to the context count to the power ``context_smoothing``.
 
     Example:
+        >>> from scipy import sparse
         >>> counts = sparse.csr_matrix(np.array([[0.0, 3.0], [3.0, 0.0]]))
         >>> float(np.exp(ppmi(counts, 1.0, 1.0)[0, 1]).round(6))  # P(0, 1) = 1/2, P(0) = P(1) = 1/2: twice as often
         2.0
     """
+    from scipy import sparse
+
     entries = counts.tocoo()
     total = entries.data.sum()
     if not total:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
-from scipy.sparse.linalg import svds
+
+if TYPE_CHECKING:  # scipy is imported when a matrix is built, not when a configuration is read
+    from scipy import sparse
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -26,10 +29,13 @@ def truncated_svd(
         ``U [rows, dim]`` and ``sigma [dim]``, largest first.
 
     Example:
+        >>> from scipy import sparse
         >>> u, sigma = truncated_svd(sparse.csr_matrix(np.diag([1.0, 5.0, 3.0])), 2, seed=0)
         >>> sigma.round(6).tolist(), u.round(6).T.tolist()
         ([5.0, 3.0], [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     """
+    from scipy.sparse.linalg import svds
+
     smaller = min(matrix.shape)
     assert 1 <= dim <= smaller, f"dim {dim} of a matrix of shape {matrix.shape}"
     if smaller <= max(2 * dim, 32):

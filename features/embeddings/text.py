@@ -10,16 +10,18 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from features.embeddings.factorise import FloatArray
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
 from recsys.runtime import Progress
+
+if TYPE_CHECKING:  # torch and transformers are imported when a text is encoded, not when a configuration is read
+    import torch
 
 
 class TextConfig(FrozenConfig):
@@ -51,6 +53,7 @@ class TextEncoder:
         Raises:
             ConfigError: There is no such model, or its folder does not hold one.
         """
+        import torch
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
@@ -66,14 +69,18 @@ class TextEncoder:
             ) from error
         return cls(tokenizer, model.eval())
 
-    @torch.inference_mode()
     def encode(self, texts: Sequence[str], max_length: int) -> FloatArray:
         """Return ``[len(texts), D]``: mean of the token states without padding, scaled to length one."""
-        batch = self.tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-        states = self.model(**batch).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
-        mean = (states * mask).sum(dim=1) / mask.sum(dim=1)
-        return np.asarray(torch.nn.functional.normalize(mean, dim=1).numpy(), dtype=np.float32)
+        import torch
+
+        with torch.inference_mode():
+            batch = self.tokenizer(
+                list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt"
+            )
+            states = self.model(**batch).last_hidden_state
+            mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
+            mean = (states * mask).sum(dim=1) / mask.sum(dim=1)
+            return np.asarray(torch.nn.functional.normalize(mean, dim=1).numpy(), dtype=np.float32)
 
 
 def model_folder(name: str) -> Path:
