@@ -1,6 +1,6 @@
 # make demo   the main job on the embedded simulator, from nothing to served candidates
 # make test   all tests (the real-data ones too where RECSYS_DATA is set)
-# make check  format, lint, types, import directions, docstring examples
+# make check  format, lint, types, import directions, sizes, names, docstring examples
 # make bench  every benchmark; result tables go to tests/benchmarks/results
 # The first two create .venv when it is missing, and reuse it when it is there.
 
@@ -49,7 +49,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python tests/architecture/import_rules.py
+	$(BIN)/python -m tests.architecture
 	$(BIN)/python -m pytest --doctest-modules recsys features pipelines serving
 
 format: $(READY)

@@ -47,9 +47,7 @@ Overrides = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved config and what would run, and why; do nothing.")
 ]
-ProgressOption = Annotated[
-    ProgressMode, typer.Option("--progress", help="auto: bars on a terminal, plain lines elsewhere.")
-]
+ProgressOption = Annotated[ProgressMode, typer.Option("--progress", help="auto: bars on a terminal, else plain lines.")]
 LogOption = Annotated[LogLevel, typer.Option("--log-level", help="How much is said on standard error.")]
 
 

@@ -1,14 +1,20 @@
 """Who may import whom, checked by reading the import statements.
 
 ``python tests/architecture/import_rules.py`` lists what breaks the rules below and exits with 1 if anything does.
-An area is a package or a folder of it; each names the areas it may import beside itself.
+An area is a package or a folder of it; each names the areas it may import beside itself. Three things are checked:
+
+1. an import is allowed by :data:`ALLOWED` and :data:`FOREIGN`, and no test imports a benchmark;
+2. :data:`ALLOWED` has a top and a bottom: no two areas may import each other, a folder and the folders inside it aside, so
+   that an allowed import never points upwards;
+3. no module imports itself by way of others. Imports inside functions and for type checkers are looked at apart, because
+   they do not run when the module is read.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,20 +82,34 @@ FOREIGN: dict[str, set[str]] = {"recsys": {"mlflow"}, "features": {"mlflow", "to
 
 
 def violations(root: Path = ROOT) -> list[str]:
-    """Return one line per forbidden import below ``root``, sorted by file."""
+    """Return one line per forbidden import below ``root``, sorted by file, then the circles."""
     found = []
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            found += file_violations(path.relative_to(root), path.read_text(encoding="utf-8"), root)
+    sources = {path.relative_to(root): path.read_text(encoding="utf-8") for path in _files(root)}
+    for path, source in sources.items():
+        found += file_violations(path, source)
+    found += [f"ALLOWED lets {' and '.join(areas)} import each other" for areas in mutual_areas(ALLOWED)]
+    found += [f"import circle: {', '.join(circle)}" for circle in circles(module_graph(sources))]
+    found += [
+        f"circle of imports inside functions: {', '.join(circle)}"
+        for circle in circles(module_graph(sources, deferred=True))
+        if circle not in circles(module_graph(sources))
+    ]
     return found
 
 
-def file_violations(path: Path, source: str, root: Path = ROOT) -> list[str]:
-    """Check the text of one file.
+def _files(root: Path) -> Iterator[Path]:
+    for package in (*PACKAGES, "tests"):
+        yield from sorted((root / package).rglob("*.py"))
+
+
+def file_violations(path: Path, source: str) -> list[str]:
+    """Check the imports of one file.
 
     Args:
         path: Relative to the project, for example ``recsys/data/batch.py``.
     """
+    if path.parts[0] == "tests":
+        return _benchmark_imports(path, source)
     here = area_of(".".join(path.with_suffix("").parts))
     found = []
     for line, module in imports(ast.parse(source), path):
@@ -118,6 +138,115 @@ def imports(tree: ast.Module, path: Path) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, f"recsys.{alias.name}") for alias in node.names)
             else:
                 yield node.lineno, module
+
+
+def _benchmark_imports(path: Path, source: str) -> list[str]:
+    """Benchmarks are run, not imported: what a test needs stands in the package or in ``tests/toy``."""
+    if path.parts[:2] == ("tests", "benchmarks"):
+        return []
+    return [
+        f"{path}:{line}: a test must not import a benchmark ({module})"
+        for line, module in imports(ast.parse(source), path)
+        if module.startswith("tests.benchmarks")
+    ]
+
+
+def mutual_areas(allowed: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Return the groups of areas that may reach each other, without those that are a folder and what is inside it."""
+    groups = circles({area: set(others) - {area} for area, others in allowed.items()})
+    return [group for group in groups if not all(area == group[0] or area.startswith(f"{group[0]}.") for area in group)]
+
+
+def module_graph(sources: Mapping[Path, str], *, deferred: bool = False) -> dict[str, set[str]]:
+    """Return which modules each module imports when it is read.
+
+    Args:
+        sources: Text of every file by its path relative to the project.
+        deferred: Also count imports inside functions and under ``if TYPE_CHECKING``.
+    """
+    modules = {_module_name(path) for path in sources}
+    graph: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        tree = ast.parse(source)
+        statements = _import_statements(tree if deferred else _when_read(tree))
+        wanted = {name for statement in statements for name in _imported_names(statement, path)}
+        here = _module_name(path)
+        graph[here] = {module for name in wanted if (module := _longest_prefix(name, modules)) and module != here}
+    return graph
+
+
+def _module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _longest_prefix(name: str, modules: set[str]) -> str | None:
+    parts = name.split(".")
+    return next((start for n in range(len(parts), 0, -1) if (start := ".".join(parts[:n])) in modules), None)
+
+
+def _import_statements(tree: ast.AST) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def _when_read(tree: ast.Module) -> ast.Module:
+    """The tree without the bodies of functions and of ``if TYPE_CHECKING``."""
+
+    class Without(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
+
+    return ast.Module([kept for node in tree.body if (kept := Without().visit(node)) is not None], [])
+
+
+def _imported_names(node: ast.Import | ast.ImportFrom, path: Path) -> Iterator[str]:
+    """Yield full names: of ``from a import b`` it is ``a.b``, which may be a module or something inside ``a``."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+        return
+    package = path.with_suffix("").parts[:-1]
+    base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+    module = ".".join(part for part in (base, node.module) if part)
+    yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return the groups of nodes that reach each other (strongly connected, by Tarjan's algorithm), sorted.
+
+    Example:
+        >>> circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})
+        [['a', 'b', 'c']]
+    """
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    found = []
+
+    def visit(node: str) -> None:
+        order[node] = lowest[node] = len(order)
+        path.append(node)
+        for other in sorted(graph.get(node, ())):
+            if other not in order:
+                visit(other)
+                lowest[node] = min(lowest[node], lowest[other])
+            elif other in path:
+                lowest[node] = min(lowest[node], order[other])
+        if lowest[node] == order[node]:
+            group = sorted(path[path.index(node) :])
+            del path[path.index(node) :]
+            if len(group) > 1:
+                found.append(group)
+
+    for node in sorted(graph):
+        if node not in order:
+            visit(node)
+    return sorted(found)
 
 
 def area_of(module: str) -> str:

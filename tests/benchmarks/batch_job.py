@@ -39,9 +39,9 @@ from serving.batch.candidates import write_candidates
 from serving.batch.shards import shard_names
 from serving.config import RecommendConfig
 from serving.inputs.user_histories import FrameUsers, PreparedUsers, UserHistories
-from tests.benchmarks.batch_check import illegal_rows
-from tests.benchmarks.batch_world import DATA_DIGEST, World, WorldSize, build_world, write_histories, write_rules
 from tests.benchmarks.paired import write_table
+from tests.toy.batch_check import illegal_rows
+from tests.toy.batch_world import DATA_DIGEST, World, WorldSize, build_world, write_histories, write_rules
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

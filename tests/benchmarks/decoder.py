@@ -2,9 +2,9 @@
 
 Run: ``python -m tests.benchmarks.decoder [--threads 1] [--quick]`` (about 15 minutes; ``--quick`` about 3).
 
-The T5 of TIGER (width 128, 4 + 4 layers, 6 heads of 64, feed-forward 1024, four levels of 256 codes), random weights,
-80 tokens in. All contestants decode the same weights and must return the same items and scores; our engine runs them
-through :class:`~tests.benchmarks.t5_policy.T5Policy`. Our own model of the same widths stands beside it.
+The T5 of TIGER (sizes in :mod:`tests.benchmarks.decoder_models`), random weights, 80 tokens in. All contestants decode the
+same weights and must return the same items and scores; our engine runs them through
+:class:`~tests.benchmarks.t5_policy.T5Policy`. Our own model of the same widths stands beside it.
 """
 
 from __future__ import annotations
@@ -22,62 +22,27 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PrefixConstrainedLogitsProcessor,
-    T5Config,
     T5ForConditionalGeneration,
 )
 
 from recsys import native
-from recsys.contracts.dataset import DatasetSpec
-from recsys.data.batch import HistoryBatch
 from recsys.decoding.beam_search import Beams, beam_search
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.search_index import SearchIndex
-from recsys.model.config import ModelConfig
-from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from tests.benchmarks.cpu_time import alternate_cpu, matmul_roof
+from tests.benchmarks.decoder_models import (
+    CODES,
+    INPUT_ITEMS,
+    LEVELS,
+    VOCAB_SIZE,
+    own_history,
+    own_policy,
+    random_catalogue,
+    tiger_t5,
+    useful_flops,
+)
 from tests.benchmarks.paired import alternate, machine, write_table
 from tests.benchmarks.t5_policy import FIRST_CODE, T5Policy, T5State
-
-LEVELS, CODES, INPUT_ITEMS = 4, 256, 20
-VOCABULARY = FIRST_CODE + LEVELS * CODES
-WIDTH, INNER, HIDDEN, LAYERS = 128, 384, 1024, 4
-
-
-def random_catalogue(items: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Distinct random codes, ``[items, LEVELS]``."""
-    rng = np.random.default_rng(seed)
-    numbers = np.unique(rng.integers(0, CODES**LEVELS, int(items * 1.02) + 10))
-    picked = np.sort(rng.permutation(numbers)[:items])
-    return np.stack(np.unravel_index(picked, (CODES,) * LEVELS), axis=1)
-
-
-def tiger_t5(seed: int = 0) -> T5ForConditionalGeneration:
-    """T5 of the published sizes with random weights."""
-    torch.manual_seed(seed)
-    config = T5Config(
-        vocab_size=VOCABULARY,
-        d_model=WIDTH,
-        d_kv=INNER // 6,
-        d_ff=HIDDEN,
-        num_layers=LAYERS,
-        num_decoder_layers=LAYERS,
-        num_heads=6,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-        tie_word_embeddings=True,
-    )
-    return T5ForConditionalGeneration(config).eval()
-
-
-def useful_flops(users: int, width: int) -> float:
-    """Multiply-adds times two that the search needs, whoever runs it."""
-    tokens = INPUT_ITEMS * LEVELS
-    layer_linear = 4 * WIDTH * INNER + 2 * WIDTH * HIDDEN
-    encoder = LAYERS * tokens * (layer_linear + 2 * tokens * INNER)
-    cross = LAYERS * tokens * 2 * WIDTH * INNER
-    row = LAYERS * (layer_linear + 2 * WIDTH * INNER + 2 * tokens * INNER + 4 * INNER) + WIDTH * VOCABULARY
-    return 2.0 * users * (encoder + cross + row * (1 + (LEVELS - 1) * width))
 
 
 class PrefixTable:
@@ -209,50 +174,6 @@ class Replay:
         return self.recorded[state.position - 1]
 
 
-def own_policy(items: int, dense: bool) -> GenerativeRecommender:
-    """Our own model of T5's widths: the same number of layers, positions and feed-forward FLOPs per token."""
-    hidden = 680  # HIDDEN * 2 / 3, because there are three matrices instead of two
-    config = ModelConfig.model_validate(
-        {
-            "width": WIDTH,
-            "num_heads": 8,
-            "num_encoder_layers": LAYERS,
-            "num_decoder_layers": LAYERS,
-            "ffn_width": hidden,
-            "num_experts": 1 if dense else 8,
-            "experts_per_token": 1 if dense else 2,
-            "expert_width": hidden if dense else hidden // 2,
-            "max_history": INPUT_ITEMS * LEVELS,
-            "features": ("codes",),
-        }
-    )
-    spec = DatasetSpec(
-        num_users=1,
-        num_items=items,
-        num_authors=1,
-        num_categories=1,
-        num_behaviours=1,
-        num_gap_buckets=1,
-        num_watch_buckets=1,
-        task="next_item",
-        session_length=1,
-        signals=(),
-        has_timestamps=False,
-    )
-    spec = PolicySpec(model=config, dataset=spec, level_sizes=(CODES,) * LEVELS, semantic_id_digest="0" * 64)
-    torch.manual_seed(0)
-    catalogue = torch.from_numpy(np.pad(random_catalogue(items), ((1, 0), (0, 2))))
-    return GenerativeRecommender(spec, catalogue).eval()
-
-
-def own_history(users: int, items: int) -> HistoryBatch:
-    """As many history positions as T5 has input tokens."""
-    length = INPUT_ITEMS * LEVELS
-    zeros = torch.zeros(users, length, dtype=torch.int64)
-    drawn = torch.from_numpy(np.random.default_rng(1).integers(1, items + 1, (users, length)))
-    return HistoryBatch(torch.zeros(users, dtype=torch.int64), drawn, zeros, zeros, zeros, torch.full((users,), length))
-
-
 def speed_rows(cells: list[tuple[int, int, int]], rounds: int) -> list[list[str]]:
     """One row per (items, batch, width)."""
     model = tiger_t5()
@@ -317,7 +238,7 @@ def constraint_rows(catalogues: list[int], width: int, batch: int) -> list[list[
             processor = PrefixConstrainedLogitsProcessor(PrefixTable(codes), num_beams=width)
             found = beam_search(policy, tokens, index, width).items[..., 0]
             prefix = torch.from_numpy(codes[found.numpy()] + FIRST_CODE + CODES * np.arange(LEVELS)).flatten(0, 1)
-            scores = torch.randn(batch * width, VOCABULARY).log_softmax(-1)
+            scores = torch.randn(batch * width, VOCAB_SIZE).log_softmax(-1)
 
             seconds = [
                 alternate_cpu({"step": partial(hf_step, processor, prefix[:, :level], scores, batch)})["step"].best

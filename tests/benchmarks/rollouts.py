@@ -28,7 +28,7 @@ from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.training.config import TrainConfig
 from recsys.training.schedule import adamw
 from tests.benchmarks.cpu_time import alternate_cpu
-from tests.benchmarks.decoder import CODES, LEVELS, own_history, own_policy, random_catalogue
+from tests.benchmarks.decoder_models import CODES, LEVELS, own_history, own_policy, random_catalogue
 from tests.benchmarks.paired import Timing, write_table
 
 ITEMS = 12_000

@@ -18,7 +18,7 @@ from recsys.model.layers.attention import KeysValues
 from recsys.model.layers.beam_cache import BeamCache
 
 FIRST_CODE = 2
-"""DatasetSpec: 0 padding and decoder start, 1 end, then the codes of all levels."""
+"""Tokens: 0 padding and decoder start, 1 end, then the codes of all levels."""
 
 
 @dataclass

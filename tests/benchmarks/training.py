@@ -25,7 +25,16 @@ from recsys.training.config import TrainConfig
 from recsys.training.losses import next_token_loss
 from recsys.training.schedule import adamw
 from tests.benchmarks.cpu_time import alternate_cpu
-from tests.benchmarks.decoder import HIDDEN, INPUT_ITEMS, LAYERS, LEVELS, VOCABULARY, WIDTH, own_history, own_policy
+from tests.benchmarks.decoder_models import (
+    HIDDEN,
+    INPUT_ITEMS,
+    LAYERS,
+    LEVELS,
+    VOCAB_SIZE,
+    WIDTH,
+    own_history,
+    own_policy,
+)
 from tests.benchmarks.paired import write_table
 from tests.benchmarks.t5_policy import FIRST_CODE
 
@@ -40,7 +49,7 @@ HEADS, TIGER_HEADS = (8, 16), (6, 64)
 def t5(heads: tuple[int, int], dropout: float) -> T5ForConditionalGeneration:
     """T5 with random weights; ``heads`` are their number and width."""
     config = T5Config(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCAB_SIZE,
         d_model=WIDTH,
         num_heads=heads[0],
         d_kv=heads[1],
@@ -74,8 +83,8 @@ class T5Step:
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         users = len(lengths_B)
         self.mask = (torch.arange(POSITIONS) < lengths_B[:, None]).long()
-        self.tokens = torch.randint(FIRST_CODE, VOCABULARY, (users, POSITIONS)) * self.mask
-        self.labels = torch.randint(FIRST_CODE, VOCABULARY, (users, LEVELS))
+        self.tokens = torch.randint(FIRST_CODE, VOCAB_SIZE, (users, POSITIONS)) * self.mask
+        self.labels = torch.randint(FIRST_CODE, VOCAB_SIZE, (users, LEVELS))
 
     def __call__(self) -> None:
         users = len(self.tokens)

@@ -1,9 +1,9 @@
-"""Counts of the summary by hand, and the committed table of the presets."""
+"""Counts of the summary by hand."""
 
-from recsys.model.config import PRESETS, ModelConfig
+from recsys.model.config import ModelConfig
+from recsys.model.preset_costs import shape_only
 from recsys.model.summary import summarise
-from tests.benchmarks.paired import RESULTS
-from tests.benchmarks.presets import build, table
+from tests.toy.dataset_spec import beauty_sized
 
 
 def test_decoding_flops_by_hand() -> None:
@@ -13,7 +13,7 @@ def test_decoding_flops_by_hand() -> None:
     A token: 2 * (6 * 64^2 + 2 * 3 * 64 * 128 + 4 * 64 + 2 * 64 * 51 + 2 * 64 * 3) = 161,792; the head: 64 * 768 = 49,152.
     Beam 50: (1 + 2 * 50) tokens and 50 heads. FLOPs are twice the products.
     """
-    sizes = summarise(build(ModelConfig(preset="tiny")), beam_width=50)
+    sizes = summarise(shape_only(ModelConfig(preset="tiny"), beauty_sized()), beam_width=50)
     assert round(sizes.encode_mflops_per_user * 1e6) == 2 * (4_843_776 + 835_584)
     assert round(sizes.decoder_mflops_per_user * 1e6) == 2 * (101 * 161_792 + 50 * 49_152)
     assert sizes.decode_mflops_per_user == sizes.encode_mflops_per_user + sizes.decoder_mflops_per_user
@@ -22,16 +22,7 @@ def test_decoding_flops_by_hand() -> None:
 
 def test_training_flops_follow_the_form_that_a_model_trains_in() -> None:
     """51 prefixes share one encoding, so each pays a 51st of it; a pair pays for all of it."""
-    causal = summarise(build(ModelConfig(preset="tiny")))
-    pairs = summarise(build(ModelConfig(preset="tiny", encoder_attention="bidirectional")))
+    causal = summarise(shape_only(ModelConfig(preset="tiny"), beauty_sized()))
+    pairs = summarise(shape_only(ModelConfig(preset="tiny", encoder_attention="bidirectional"), beauty_sized()))
     encode = 3 * causal.encode_mflops_per_user
     assert round(pairs.train_mflops_per_target - causal.train_mflops_per_target, 6) == round(encode * 50 / 51, 6)
-
-
-def test_the_committed_table_is_current() -> None:
-    """``python -m tests.benchmarks.presets`` writes it."""
-    committed = (RESULTS / "presets.md").read_text(encoding="utf-8")
-    rows = table()
-    assert {row[0].strip("`") for row in rows} == set(PRESETS)
-    for row in rows:
-        assert f"| {' | '.join(row)} |" in committed

@@ -22,7 +22,7 @@ from tests.toy.dataset import ring_ids
 GUARD = GuardConfig(ks=(1, 5, 10, 50), recall_at=5, num_generations=4, users=50)
 
 
-def gauge_of(prepared, policy, **options) -> PolicyEvaluator:
+def evaluator_of(prepared, policy, **options) -> PolicyEvaluator:
     reward_set = RewardSet(options.pop("rewards", {"learned": 1.0}), learned=EvenTaste())
     return PolicyEvaluator(
         prepared, ring_ids(), policy, options.pop("guard", GUARD), DecodeConfig(), reward_set, EvenTaste(-1.0), seed=0
@@ -33,7 +33,7 @@ def test_the_start_is_the_origin_of_every_scale(tmp_path: Path) -> None:
     """Rewards are deviations from the start, so they begin at 0; the divergence from itself is 0; cut-offs stay below 12."""
     prepared = next_item_ring(tmp_path)
     policy = ring_policy(prepared)
-    start = gauge_of(prepared, policy).measure(policy, None, QUIET)
+    start = evaluator_of(prepared, policy).measure(policy, None, QUIET)
     assert start.values["reward"] == pytest.approx(0, abs=1e-6)
     assert start.values["held_out_reward"] == pytest.approx(0, abs=1e-6)
     assert start.values["kl_to_start"] == 0
@@ -53,7 +53,7 @@ def test_entropy_and_divergence_by_hand(tmp_path: Path) -> None:
     with torch.no_grad():
         policy.codes.weight.zero_()
         policy.decoder.code_bias.zero_()
-    evaluator = gauge_of(prepared, policy)
+    evaluator = evaluator_of(prepared, policy)
     with torch.no_grad():
         policy.decoder.code_bias[0] = math.log(2)
     values = evaluator.measure(policy, None, QUIET).values
@@ -66,7 +66,7 @@ def test_rewards_are_measured_in_deviations_of_the_start(tmp_path: Path) -> None
     """The start generates even items with share p and deviation sqrt(p (1 - p)); all-even groups are (1 - p) / that."""
     prepared = session_ring(tmp_path)
     policy = ring_policy(prepared)
-    evaluator = gauge_of(prepared, policy, rewards={"learned": 2.0, "rule": 1.0})
+    evaluator = evaluator_of(prepared, policy, rewards={"learned": 2.0, "rule": 1.0})
     start = evaluator.measure(policy, None, QUIET)
     p, deviation = start.values["reward_even"], start.values["reward_even_deviation"]
     with torch.no_grad():  # level 2's codes 0 and 2 are the even items
@@ -164,4 +164,4 @@ def test_refusals(tmp_path: Path) -> None:
         GuardConfig(recall_at=7)
     prepared = next_item_ring(tmp_path)
     with pytest.raises(ConfigError, match="recall_at is 50, the catalogue holds 12 items"):
-        gauge_of(prepared, ring_policy(prepared), guard=GuardConfig())
+        evaluator_of(prepared, ring_policy(prepared), guard=GuardConfig())

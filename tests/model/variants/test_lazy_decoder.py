@@ -18,12 +18,13 @@ from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.layers.attention import CrossAttention, KeysValues, project_memory
+from recsys.model.preset_costs import shape_only
 from recsys.model.summary import encoder_products, key_value_products, summarise, token_products
 from recsys.model.variants.lazy_decoder import ContextProcessor, LazyCrossAttention, LazyDecoder
 from recsys.training.fit import build_policy
 from recsys.training.losses import dense_loss, next_token_loss
-from tests.benchmarks.presets import build
 from tests.toy.dataset import ring_ids, ring_prepared, toy_ids
+from tests.toy.dataset_spec import beauty_sized
 
 SMALL = {
     "preset": "tiny_lazy",
@@ -242,14 +243,14 @@ def test_published_sizes() -> None:
     MoE by hand, D = 1408: attention 6 D^2 and 12 D^2 of a dense layer, 54 experts of 3 D^2, router 53 D:
     14 * 6 D^2 + 2 * 12 D^2 + 12 * (162 D^2 + 53 D) = 4.07 G; active 14 * 6 D^2 + 2 * 12 D^2 + 12 * 4 * 3 D^2 = 0.50 G.
     """
-    policy = build(ModelConfig(preset="v2_1b"), codebook_size=8192)
+    policy = shape_only(ModelConfig(preset="v2_1b"), beauty_sized(), codebook_size=8192)
     assert sum(p.numel() for p in policy.decoder.blocks.parameters()) == pytest.approx(18 * 18 * 1792**2, rel=1e-3)
     # Table 2 counts 18.89 GFLOPs per sample; the dense head and the context map are ours
     assert summarise(policy).train_mflops_per_target == pytest.approx(18_890, rel=0.06)
     mixture = {"width": 1408, "num_heads": 11, "num_decoder_layers": 14, "ffn_width": 5632, "num_dense_blocks": 2}
     mixture |= {"num_experts": 53, "experts_per_token": 3, "num_shared_experts": 1, "expert_width": 1408}
     config = ModelConfig.model_validate({"preset": "v2_1b", **mixture})
-    policy = build(config, codebook_size=8192)
+    policy = shape_only(config, beauty_sized(), codebook_size=8192)
     blocks = sum(p.numel() for p in policy.decoder.blocks.parameters())
     sizes = summarise(policy)
     assert blocks == pytest.approx(4.07e9, rel=0.005)

@@ -13,11 +13,12 @@ from recsys.data.batch import HistoryBatch, TrainingBatch
 from recsys.data.samples import PrefixWindows, TargetRows
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.model.preset_costs import shape_only
 from recsys.model.summary import memory_positions
 from recsys.model.variants.pathways import HistoryCompression, PathwayEncoder, engaged_events, recent_events
 from recsys.training.fit import build_policy, training_form
-from tests.benchmarks.presets import build
 from tests.toy.dataset import ring_ids, ring_prepared
+from tests.toy.dataset_spec import beauty_sized
 
 SMALL = {
     "preset": "tiny_pathways",
@@ -200,7 +201,7 @@ def test_published_shape() -> None:
     """
     config = ModelConfig(preset="tr_0.9b")
     assert memory_positions(config, 2000) == 405
-    policy = build(config, codebook_size=8192)
+    policy = shape_only(config, beauty_sized(), codebook_size=8192)
     untabled = sum(p.numel() for p in policy.parameters()) - sum(p.numel() for p in policy.tables.parameters())
     assert untabled == pytest.approx(0.935e9, rel=0.04)
 

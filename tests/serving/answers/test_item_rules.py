@@ -19,9 +19,9 @@ from serving.config import RecommendConfig
 from serving.export.export import BundleSources
 from serving.inputs.user_histories import PreparedUsers
 from serving.registry.pyfunc_model import RecommenderModel
-from tests.benchmarks.batch_check import illegal_rows
-from tests.benchmarks.batch_world import WorldSize, build_world, write_rules
 from tests.serving.conftest import NUM_ITEMS
+from tests.toy.batch_check import illegal_rows
+from tests.toy.batch_world import WorldSize, build_world, write_rules
 
 QUIET = PlainProgress()
 

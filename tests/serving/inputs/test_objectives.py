@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.runtime import PlainProgress
@@ -26,6 +27,17 @@ from tests.serving.conftest import HISTORIES, TOWERS
 
 QUIET = PlainProgress()
 LIKES, WATCH = '{"like": 1}', '{"watch_time": 3, "diversity": 1}'
+
+
+@pytest.fixture(scope="module")
+def scorer(steered_bundle: Path) -> Scorer:
+    return Scorer.open(steered_bundle)
+
+
+@pytest.fixture(scope="module")
+def histories(steered_sources: BundleSources) -> Histories:
+    prepared = Dataset.open(steered_sources.prepared)
+    return Histories.from_targets(prepared.history, prepared.all_users())
 
 
 def frame_of(item_ids: list[int], objectives: list[str | None] | None = None) -> pl.DataFrame:
@@ -95,11 +107,11 @@ def test_objectives_change_the_answer(scorer: Scorer, item_ids: list[int]) -> No
 
 
 def test_histories_that_carry_weights_are_in_the_policy_s_order(scorer: Scorer, histories: Histories) -> None:
-    wished = [histories.with_objective(np.eye(3)[tower]) for tower in range(2)]
-    first, second = (scorer.score_histories(some, 6).items for some in wished)
+    weighted = [histories.with_objective(np.eye(3)[tower]) for tower in range(2)]
+    first, second = (scorer.score_histories(some, 6).items for some in weighted)
     assert (first != second).any()
     with pytest.raises(ConfigError, match="the dense head takes none"):
-        scorer.score_histories(wished[0], 6, Rules(rescore=True))
+        scorer.score_histories(weighted[0], 6, Rules(rescore=True))
 
 
 def test_the_dense_head_orders_nothing_that_is_asked_for(

@@ -12,14 +12,14 @@ import polars as pl
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset
 from serving.config import RecommendConfig
-from tests.benchmarks.batch_world import World
+from tests.toy.batch_world import World
 
 
 def illegal_rows(world: World, config: RecommendConfig, out: Path) -> dict[str, int]:
     """Count the offences against every rule, over all shards.
 
     Args:
-        config: Rules of :func:`~tests.benchmarks.batch_world.write_rules`; ``allow`` and ``deny`` are not read.
+        config: Rules of :func:`~tests.toy.batch_world.write_rules`; ``allow`` and ``deny`` are not read.
     """
     prepared = Dataset.open(world.prepared)
     items = prepared.items.select(Columns.ITEM_ID, Columns.ITEM_INDEX, Columns.CATEGORY_INDEX)

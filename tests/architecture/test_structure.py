@@ -1,0 +1,68 @@
+"""No room, file or function is too large, tests stand in the room of what they test, and the checker would notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.architecture import structure_rules
+
+
+def test_nothing_is_too_large_or_in_no_room() -> None:
+    assert structure_rules.violations() == []
+
+
+@pytest.mark.parametrize(("modules", "count"), [(12, 0), (13, 1)])
+def test_a_folder_of_thirteen_modules_is_found(modules: int, count: int) -> None:
+    """``__init__`` is not counted."""
+    names = ["__init__.py", *(f"module_{number}.py" for number in range(modules))]
+    found = structure_rules.folder_violations(Path("recsys/data"), names)
+    assert found == ["recsys/data: 13 modules, at most 12: split by idea"] * count
+
+
+@pytest.mark.parametrize(("lines", "count"), [(400, 0), (401, 1)])
+def test_a_file_of_401_lines_is_found(lines: int, count: int) -> None:
+    found = structure_rules.file_violations(Path("features/build.py"), "X = 1\n" * lines)
+    assert found == ["features/build.py: 401 lines, at most 400: split by idea"] * count
+
+
+@pytest.mark.parametrize("head", ["def long():", "async def long():", "class A:\n  def long(self):"])
+@pytest.mark.parametrize(("lines", "count"), [(80, 0), (81, 1)])
+def test_a_function_of_81_lines_is_found(head: str, lines: int, count: int) -> None:
+    """The first line counts, a decorator's does not; methods and nested functions are functions."""
+    source = head.replace("def long", "def long", 1) + "\n    x = 1" * (lines - 1) + "\n"
+    found = structure_rules.file_violations(Path("tests/x.py"), source)
+    assert len(found) == count
+    assert all("long has 81 lines, at most 80" in said for said in found)
+
+
+def test_a_folder_of_tests_without_a_room_is_found(tmp_path: Path) -> None:
+    """``tests/model`` follows ``recsys/model``, ``tests/serving/batch`` follows ``serving/batch``, ``tests/toy`` nothing."""
+    for room in ("recsys/model", "serving/batch"):
+        (tmp_path / room).mkdir(parents=True)
+    for folder in ("model", "serving/batch", "toy", "misc", "serving/extra"):
+        (tmp_path / "tests" / folder).mkdir(parents=True)
+        (tmp_path / "tests" / folder / "test_it.py").touch()
+    assert structure_rules.mirror_violations(tmp_path) == [
+        "tests/misc: there is no recsys/misc that it could test",
+        "tests/serving/extra: there is no serving/extra that it could test",
+    ]
+
+
+def test_the_whole_tree_is_walked(tmp_path: Path) -> None:
+    """A made-up project with one fault of each kind, each in another package."""
+    for number in range(13):
+        path = tmp_path / "pipelines" / "cli" / f"m{number}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("X = 1\n")
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "large.py").write_text("X = 1\n" * 401)
+    (tmp_path / "tests" / "suites").mkdir(parents=True)
+    (tmp_path / "tests" / "suites" / "test_it.py").write_text("def long():\n" + "    x = 1\n" * 80)
+    found = structure_rules.violations(tmp_path)
+    assert [said.partition(":")[0] for said in found] == [
+        "pipelines/cli",
+        "serving/large.py",
+        "tests/suites/test_it.py",
+    ]
