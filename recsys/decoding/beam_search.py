@@ -18,7 +18,8 @@ from typing import Protocol, TypeVar
 import torch
 
 from recsys.contracts.errors import ConfigError
-from recsys.decoding.constraints import NO_NODE, Denied, Quotas, SharedRules
+from recsys.decoding.batch_rules import NO_NODE, BatchRules
+from recsys.decoding.rules import Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.layers.beam_cache import BeamCache
 
@@ -62,39 +63,6 @@ class Beams:
     items: torch.Tensor
     scores: torch.Tensor
     dense_query: torch.Tensor
-
-
-@dataclass(frozen=True)
-class BatchRules:
-    """What restricts the search for one batch of users.
-
-    Attributes:
-        shared: Rules of the call.
-        segment_B: Segment of each user in ``shared``; ``None`` puts all into the first.
-        closed: Per level, int64 ``[B, R]`` nodes closed by personal rules, from
-            :func:`~recsys.decoding.constraints.closed_nodes`.
-        denied: Per level, what personal rules take away below nodes, from
-            :func:`~recsys.decoding.constraints.denied_below`; sessions need it.
-        quotas: Limits per group: on the W items of a next-item search, on the M items of each session.
-    """
-
-    shared: SharedRules | None = None
-    segment_B: torch.Tensor | None = None
-    closed: list[torch.Tensor] | None = None
-    denied: list[Denied] | None = None
-    quotas: Quotas | None = None
-
-    def possible_below(self, index: SearchIndex, level: int, node_BWC: torch.Tensor) -> torch.Tensor:
-        """How many items below each node the shared and personal rules leave to its user, ``[B, W, C]``."""
-        if self.shared is None or self.shared.alive is None:
-            possible = index.items_below[level][node_BWC]
-        else:
-            below_SV = torch.from_numpy(self.shared.allowed_below[level]).to(node_BWC.device)
-            segment = 0 if self.segment_B is None else self.segment_B[:, None, None] * below_SV.shape[1]
-            possible = below_SV.flatten()[node_BWC + segment]
-        if self.denied is None:
-            return possible
-        return possible - self.denied[level].to(node_BWC.device).below(node_BWC.flatten(1)).view(node_BWC.shape)
 
 
 @dataclass
@@ -221,8 +189,9 @@ def _extend(
     child_BWC, allowed_BWC = index.children(frontier.node, level)
     code_BWC = index.child_codes(frontier.node, child_BWC, level)
     score_BWC = log_probs_BWK.gather(2, code_BWC).add_(frontier.score[..., None])
-    if rules.shared is not None and rules.shared.alive is not None:
-        allowed_BWC = allowed_BWC & _alive(rules.shared.alive[level], rules.segment_B, child_BWC)
+    leads_on_BWC = rules.leads_on(level, child_BWC)
+    if leads_on_BWC is not None:
+        allowed_BWC = allowed_BWC & leads_on_BWC
     last = level == index.num_levels - 1
     if not last and frontier.items.shape[2]:  # the session's own items may be all that is left below a prefix
         chosen_BWm = index.node_of_item[level][frontier.items.clamp(min=0)]
@@ -235,7 +204,7 @@ def _extend(
             allowed_BWC = allowed_BWC & ~rules.quotas.full(frontier.items, item_BWC)
     score_BWC.masked_fill_(~allowed_BWC, -torch.inf)
 
-    closed_BR = rules.closed[level].to(child_BWC.device) if rules.closed is not None else None
+    closed_BR = rules.closed(level, child_BWC.device)
     list_quotas = rules.quotas if last and not sessions else None
     in_session = frontier.items.shape[2] > 0
     score, picked = _select(score_BWC, child_BWC, width, groups, in_session, closed_BR, list_quotas, index)
@@ -300,14 +269,6 @@ def _select_within_quotas(
             score, best = open_BR.topk(min(width, reach), dim=1)
             return score, order.gather(1, best)
         reach = candidates
-
-
-def _alive(alive_SV: torch.Tensor, segment_B: torch.Tensor | None, child_BWC: torch.Tensor) -> torch.Tensor:
-    """Whether each child leads to an item that its user's segment allows; V nodes of the level."""
-    alive_SV = alive_SV.to(child_BWC.device)
-    if segment_B is None:
-        return alive_SV[0][child_BWC]
-    return alive_SV.flatten()[child_BWC + segment_B[:, None, None] * alive_SV.shape[1]]
 
 
 def _is_in(nodes_BN: torch.Tensor, closed_BR: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 
 from recsys.contracts.errors import ConfigError
 from recsys.data.batch import HistoryBatch
-from recsys.decoding.beam_search import BatchRules, Beams, search_from
-from recsys.decoding.constraints import NO_NODE, Quotas, SharedRules
+from recsys.decoding.batch_rules import NO_NODE, BatchRules, PersonalRules
+from recsys.decoding.beam_search import Beams, search_from
+from recsys.decoding.rules import Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
 from recsys.model.layers.beam_cache import BeamCache
@@ -54,11 +55,10 @@ class _Inputs:
 
     def rules(self) -> BatchRules:
         """The rules as the search takes them."""
-        shared = SharedRules(tuple(self.alive), ()) if self.alive else None
         return BatchRules(
-            shared,
-            self.segment[0] if self.segment else None,
-            self.closed or None,
+            alive=tuple(self.alive) if self.alive else None,
+            segment_B=self.segment[0] if self.segment else None,
+            personal=PersonalRules(self.closed) if self.closed else None,
             quotas=Quotas(*self.quotas) if self.quotas else None,
         )
 
@@ -121,10 +121,10 @@ class GraphedSearch:
             visible=visible,
             closed=[
                 F.pad(nodes.to(self.device), (0, -nodes.shape[1] % CLOSED_STEP, 0, users), value=NO_NODE)
-                for nodes in rules.closed or []
+                for nodes in (rules.personal.closed if rules.personal is not None else [])
             ],
             segment=[F.pad(rules.segment_B, (0, users))] if rules.segment_B is not None else [],
-            alive=[mask.to(self.device) for mask in (rules.shared.alive if rules.shared is not None else None) or []],
+            alive=[mask.to(self.device) for mask in rules.alive or []],
             quotas=[rules.quotas.group_I, rules.quotas.limit_G] if rules.quotas is not None else [],
         )
 

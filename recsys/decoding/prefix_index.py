@@ -11,6 +11,7 @@ nodes [1, 2, 0] which are the leaves of items [0, 1, 2].
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,6 +87,24 @@ class PrefixIndex:
     def num_bytes(self) -> int:
         """Size of all arrays."""
         return sum(c.nbytes for c in self.codes) + sum(p.nbytes for p in self.first_child) + self.leaf_item.nbytes
+
+    @cached_property
+    def leaf_of_item(self) -> npt.NDArray[np.int64]:
+        """``[I]`` leaf number of each item_index."""
+        leaf_of_item = np.empty(self.num_items, np.int64)
+        leaf_of_item[self.leaf_item.astype(np.int64)] = np.arange(self.num_items)
+        return leaf_of_item
+
+    @cached_property
+    def ancestors(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """Per level, the node above each leaf; for the last level, the leaf itself."""
+        above = np.arange(self.num_items)
+        ancestors = [above]
+        for packed in reversed(self.first_child):
+            pointers = packed.full()
+            above = np.repeat(np.arange(len(pointers) - 1), np.diff(pointers))[above]
+            ancestors.insert(0, above)
+        return tuple(ancestors)
 
     @classmethod
     def build(cls, codes_IL: npt.NDArray[np.integer], level_sizes: tuple[int, ...]) -> PrefixIndex:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.decoding.constraints import SharedRules
+from recsys.decoding.constraints import CompiledRules
 
 Reason = Literal["rules", "seen", "quotas"]
 
@@ -40,32 +39,18 @@ class Shortfall:
     reason: Reason
 
 
-def explain_shortfalls(
-    histories: Histories,
-    ranked: RankedItems,
-    rules: SharedRules,
-    leaf_of_item: npt.NDArray[np.int64],
-    segments: npt.NDArray[np.int64] | None,
-    exclude_seen: bool,
-    has_quotas: bool,
-) -> list[Shortfall]:
-    """Explain every row of ``ranked`` that ends in -1.
-
-    Args:
-        leaf_of_item: From :func:`~recsys.decoding.constraints.leaf_lookups`.
-        segments: ``[N]``, or ``None`` when all users are in the first segment.
-    """
+def explain_shortfalls(histories: Histories, ranked: RankedItems, rules: CompiledRules) -> list[Shortfall]:
+    """Explain every row of ``ranked`` that ends in -1."""
     wanted = ranked.items.shape[1]
     found_N = (ranked.items >= 0).sum(1)
     short = np.flatnonzero(found_N < wanted)
-    seen_items = histories.take(short).seen_items()
     result = []
-    for row, seen in zip(short, seen_items, strict=True):
-        segment = int(segments[row]) if segments is not None else 0
-        allowed = int(rules.num_allowed[segment])
-        leaves = leaf_of_item[np.unique(seen).astype(np.int64)]
-        unseen = allowed - int((rules.allowed_below[-1][segment, leaves] > 0).sum()) if exclude_seen else allowed
+    for row, seen in zip(short, histories.take(short).seen_items(), strict=True):
+        segment = rules.segment_of(int(row))
+        allowed, unseen = rules.count_allowed(segment), rules.count_left(segment, seen)
         reason: Reason = "rules" if allowed < wanted else "seen" if unseen < wanted else "quotas"
-        assert has_quotas or reason != "quotas", "without quotas a search finds everything that is possible"
+        assert rules.quotas is not None or reason != "quotas", (
+            "without quotas a search finds everything that is possible"
+        )
         result.append(Shortfall(int(row), wanted, int(found_N[row]), allowed, unseen, reason))
     return result

@@ -21,7 +21,7 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ConfigError, DataError
-from recsys.decoding.constraints import Quotas
+from recsys.decoding.rules import Quotas
 from serving.answers.scorer import BoolMask, Rules, Scorer
 from serving.config import RecommendConfig
 from serving.inputs.history_frame import index_of

@@ -20,10 +20,10 @@ from recsys.contracts.manifest import read_json
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.constraints import Quotas
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.recommender import ItemRules, Recommender
-from recsys.decoding.shortfall import Shortfall
+from recsys.decoding.recommender import Recommender
+from recsys.decoding.rules import ItemRules, Quotas
+from recsys.decoding.shortfall import Shortfall, explain_shortfalls
 from recsys.model.checkpoint import load_policy
 from recsys.reward.scoring import SessionScorer
 from recsys.runtime import SilentProgress
@@ -243,7 +243,8 @@ class Scorer:
             return explain_short_sessions(histories, ranked, rules.of_items, rules.exclude_seen, num_items)
         if not (ranked.items[:, -1] < 0).any():
             return []
-        return self.recommender.shortfalls(histories, ranked, exclude_seen=rules.exclude_seen, rules=rules.of_items)
+        compiled = self.recommender.compile(rules.of_items, rules.exclude_seen)
+        return explain_shortfalls(histories, ranked, compiled)
 
     def score_frame(
         self, frame: pl.DataFrame, k: int, rules: Rules | None = None, options: AnswerOptions | None = None

@@ -15,7 +15,7 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.data.histories import Histories
-from recsys.decoding.recommender import ItemRules
+from recsys.decoding.rules import ItemRules
 
 SESSION_RANK: Final = "session_rank"
 PLACE: Final = "place"

@@ -25,15 +25,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from recsys.data.batch import HistoryBatch, collate_histories
-from recsys.data.histories import Histories
-from recsys.decoding.beam_search import BatchRules, beam_search
-from recsys.decoding.constraints import SharedRules, closed_nodes, leaf_lookups
+from recsys.decoding.batch_rules import BatchRules
+from recsys.decoding.beam_search import beam_search
+from recsys.decoding.constraints import CompiledRules
 from recsys.decoding.search_index import SearchIndex
-from serving.answers.item_rules import JobRules, read_rules
+from serving.answers.item_rules import read_rules
 from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates
 from serving.batch.shards import shard_names
@@ -83,9 +82,11 @@ class RawDecoder:
         self.width = max(recommender.config.beam_width, config.k)
         self.per_batch = max(1, recommender.config.rows_per_batch // self.width)
         self.search_index = SearchIndex.from_index(recommender.index)
-        self.rules = read_rules(config, self.scorer, users.user_ids) if with_rules else None
-        self.shared = SharedRules.compile(recommender.index, self.rules.rules.allow if self.rules else None)
-        self.lookups = leaf_lookups(recommender.index)
+        self.rules: CompiledRules | None = None
+        if with_rules:
+            job = read_rules(config, self.scorer, users.user_ids)
+            rules = dataclasses.replace(job.rules.of_items, segments=job.segment_U)
+            self.rules = recommender.compile(rules, config.exclude_seen)
 
     def prepare(self, first: int, last: int) -> Callable[[], None]:
         """Pad the batches of users ``first`` to ``last`` in the order of their lengths; the result decodes them."""
@@ -95,8 +96,10 @@ class RawDecoder:
         blocks: list[tuple[HistoryBatch, BatchRules | None]] = []
         for start in range(0, len(order), self.per_batch):
             block = order[start : start + self.per_batch]
-            batch = collate_histories(histories.take(block), policy.spec.model.max_history)
-            rules = self._compile(self.rules, histories.take(block), first + block) if self.rules else None
+            own = histories.take(block)
+            batch = collate_histories(own, policy.spec.model.max_history)
+            factor = -(-self.width // self.config.k)
+            rules = self.rules.take(first + block).for_batch(own, quota_factor=factor) if self.rules else None
             blocks.append((batch, rules))
 
         def decode() -> None:
@@ -104,17 +107,6 @@ class RawDecoder:
                 beam_search(policy, batch, self.search_index, self.width, rules=rules)
 
         return decode
-
-    def _compile(self, job_rules: JobRules, histories: Histories, users: npt.NDArray[np.int64]) -> BatchRules:
-        quotas, segment_U = job_rules.rules.quotas, job_rules.segment_U
-        segment_B = segment_U[users] if segment_U is not None else None
-        seen = histories.seen_items()
-        return BatchRules(
-            shared=self.shared,
-            segment_B=torch.from_numpy(segment_B) if segment_B is not None else None,
-            closed=closed_nodes(self.scorer.recommender.index, self.shared, *self.lookups, seen, segment_B),
-            quotas=quotas.widened(-(-self.width // self.config.k)) if quotas is not None else None,
-        )
 
 
 class TakeTurns:

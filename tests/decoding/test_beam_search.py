@@ -13,7 +13,8 @@ from recsys.contracts.errors import ArtifactError, DataError
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.recommender import ItemRules, Recommender
+from recsys.decoding.recommender import Recommender
+from recsys.decoding.rules import ItemRules
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.semantic_ids.versions import SemanticIds

@@ -10,8 +10,11 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.constraints import Quotas
-from recsys.decoding.recommender import ItemRules, Recommender
+from recsys.decoding.constraints import CompiledRules
+from recsys.decoding.prefix_index import PrefixIndex
+from recsys.decoding.recommender import Recommender
+from recsys.decoding.rules import ItemRules, Quotas
+from recsys.decoding.shortfall import explain_shortfalls
 from recsys.model.config import ModelConfig
 from recsys.training.fit import build_policy
 from tests.decoding.test_beam_search import MODEL, all_item_scores, random_policy
@@ -36,6 +39,52 @@ def test_quota_marks_what_exceeds_it() -> None:
     assert quotas.over(torch.tensor([[1, 3, 0, 4, 2, 5]])).tolist() == [[False, False, False, True, True, False]]
 
 
+def test_personal_lists_by_hand() -> None:
+    """Items 0:(0,0) 1:(0,1) 2:(1,0) 3:(1,1), so nodes 0 and 1 of level 0 lead to two items each, and leaf = item.
+
+    Segment 0 allows all, segment 1 only item 2. User A (segment 0) denies 1 and 0, twice 0: node 0 loses both its items and
+    closes, and so do leaves 0 and 1. User B (segment 1) denies 2 and 3: 3 was not allowed anyway, so node 1 loses one, which
+    is all that segment 1 has there. User C (segment 0) denies 3: node 1 loses one of two and stays open.
+    """
+    index = PrefixIndex.build(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), (2, 2))
+    allow = np.array([[True] * 4, [False, False, True, False]])
+    rules = CompiledRules.compile(index, ItemRules(allow, segments=np.array([0, 1, 0])), exclude_seen=True)
+    lists = [np.array([1, 0, 0]), np.array([2, 3]), np.array([3])]
+    personal = rules.personal(lists, rules.segment_U)
+    assert [nodes.tolist() for nodes in personal.closed] == [[[0], [1], [-1]], [[0, 1], [2, -1], [3, -1]]]
+    assert personal.denied is not None
+    assert [level.node_BR.tolist() for level in personal.denied] == [[[0], [1], [1]], [[0, 1], [2, -1], [3, -1]]]
+    below = personal.denied[0].below(torch.tensor([[0, 1]] * 3))
+    assert below.tolist() == [[2, 0], [0, 1], [0, 1]]
+    assert [rules.count_left(segment, seen) for segment, seen in zip([0, 1, 0], lists, strict=True)] == [2, 0, 3]
+    assert rules.personal(lists, rules.segment_U, count=False).denied is None
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_rules_of_a_batch_are_those_of_each_user_alone(data) -> None:  # type: ignore[no-untyped-def]
+    """Lists, counts and segments do not depend on who else is in the batch; nothing personal closes without a list."""
+    index = PrefixIndex.build(CODES, (4, 5))
+    allow = np.array(data.draw(st.lists(st.lists(st.booleans(), min_size=20, max_size=20), min_size=2, max_size=2)))
+    allow[:, 7] = True
+    items = st.lists(st.integers(0, 19), max_size=25)
+    lists = [np.array(each, np.int64) for each in data.draw(st.lists(items, min_size=1, max_size=5))]
+    segments = np.array([data.draw(st.integers(0, 1)) for _ in lists])
+    rules = CompiledRules.compile(index, ItemRules(allow, segments=segments), exclude_seen=True)
+    together = rules.personal(lists, segments)
+    for row, denied in enumerate(lists):
+        alone = rules.personal([denied], segments[row : row + 1])
+        legal = set(np.flatnonzero(allow[segments[row]])) - set(denied.tolist())
+        for level in range(2):
+            closed = [node for node in together.closed[level][row].tolist() if node >= 0]
+            assert closed == [node for node in alone.closed[level][0].tolist() if node >= 0]
+            of_node = [set(np.flatnonzero(index.ancestors[level][index.leaf_of_item] == node)) for node in closed]
+            assert not any(items & legal for items in of_node)
+        assert rules.count_left(int(segments[row]), denied) == len(legal)
+    nothing = rules.personal([np.array([], np.int64)] * len(lists), segments)
+    assert all(nodes.shape == (len(lists), 0) for nodes in nothing.closed)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), filtered=st.booleans(), limit=st.integers(1, 3), seed=st.integers(0, 2))
 def test_every_rule_together_equals_greedy_choice_over_all_items(prepared, data, filtered, limit, seed) -> None:
@@ -53,7 +102,8 @@ def test_every_rule_together_equals_greedy_choice_over_all_items(prepared, data,
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=20, rescore="none", rows_per_batch=60))
     found = recommender.recommend(histories, 20, exclude_seen=filtered, rules=rules)
     scores = all_item_scores(policy, histories)
-    shortfalls = {s.row: s for s in recommender.shortfalls(histories, found, exclude_seen=filtered, rules=rules)}
+    compiled = recommender.compile(rules, filtered)
+    shortfalls = {s.row: s for s in explain_shortfalls(histories, found, compiled)}
     for row, seen in enumerate(histories.seen_items()):
         used: dict[int, int] = {}
         expected = []
@@ -78,13 +128,13 @@ def test_reasons_for_short_answers(prepared: Dataset) -> None:
     recommender = Recommender(random_policy(prepared, ids), ids, DecodeConfig(beam_width=8))
     found = recommender.recommend(histories, 5, rules=rules)
     seen, allowed, nothing = (len(set(histories.seen_items()[0].tolist()) & set(range(n))) for n in (10, 3, 20))
-    first, second = recommender.shortfalls(histories, found, rules=rules)
+    first, second = explain_shortfalls(histories, found, recommender.compile(rules))
     assert (first.row, first.reason, first.allowed, first.unseen, first.found) == (0, "seen", 10, 10 - seen, 10 - seen)
     assert (second.row, second.reason, second.allowed, second.unseen) == (1, "rules", 3, 3 - allowed)
     assert nothing < 15  # the third user gets five items
     quotas = ItemRules(quotas=Quotas.from_groups(np.ones(20, np.int64), 2))
     found = recommender.recommend(histories, 5, rules=quotas)
-    assert [s.reason for s in recommender.shortfalls(histories, found, rules=quotas)] == ["quotas"] * 3
+    assert [s.reason for s in explain_shortfalls(histories, found, recommender.compile(quotas))] == ["quotas"] * 3
     assert ((found.items >= 0).sum(1) == 2).all()
 
 

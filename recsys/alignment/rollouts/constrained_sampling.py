@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 
 from recsys.data.batch import HistoryBatch
-from recsys.decoding.constraints import leaf_lookups
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.generative_recommender import GenerativeRecommender
@@ -32,8 +31,7 @@ class ConstrainedSampler:
 
     def __init__(self, index: PrefixIndex, device: torch.device | str = "cpu") -> None:
         self._index = SearchIndex.from_index(index, device)
-        leaf_of_item, ancestors = leaf_lookups(index)
-        self._nodes_of_item = [torch.from_numpy(nodes[leaf_of_item]).to(device) for nodes in ancestors]
+        self._nodes_of_item = [torch.from_numpy(nodes[index.leaf_of_item]).to(device) for nodes in index.ancestors]
         self._items_below = [
             torch.from_numpy(counts).to(device) for counts in index.leaf_counts(np.ones(index.num_items, bool))
         ]

@@ -29,9 +29,10 @@ from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.contracts.dataset import Dataset, Targets
 from recsys.data.batch import HistoryBatch, collate_histories, pad_ragged
 from recsys.data.histories import Histories
-from recsys.decoding.beam_search import BatchRules, beam_search
-from recsys.decoding.constraints import SharedRules, closed_nodes, denied_below, leaf_lookups
+from recsys.decoding.beam_search import beam_search
+from recsys.decoding.constraints import CompiledRules
 from recsys.decoding.prefix_index import PrefixIndex
+from recsys.decoding.rules import ItemRules
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import Progress
@@ -88,8 +89,7 @@ class RolloutSampler:
         self.semantic_ids, self.config, self.device = semantic_ids, config, device
         self._index = PrefixIndex.build(semantic_ids.codes, semantic_ids.level_sizes)
         self._search_index = SearchIndex.from_index(self._index, device)
-        self._rules = SharedRules.compile(self._index, None)
-        self._leaf_of_item, self._ancestors = leaf_lookups(self._index)
+        self._rules = CompiledRules.compile(self._index, ItemRules(), exclude_seen=config.exclude_seen, device=device)
         self._sampler = ConstrainedSampler(self._index, device)
 
     @property
@@ -147,19 +147,14 @@ class RolloutSampler:
     def _beam(
         self, policy: GenerativeRecommender, histories: Histories, history: HistoryBatch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        closed, denied = None, None
-        if self.config.exclude_seen:
-            tables = (self._index, self._rules, self._leaf_of_item, self._ancestors, histories.seen_items())
-            closed = closed_nodes(*tables)
-            denied = denied_below(*tables) if policy.spec.dataset.session_length > 1 else None
-        width = self.config.num_generations
+        width, length = self.config.num_generations, policy.spec.dataset.session_length
         beams = beam_search(
             policy,
             history,
             self._search_index,
             width,
-            rules=BatchRules(self._rules, closed=closed, denied=denied),
-            num_items=policy.spec.dataset.session_length,
+            rules=self._rules.for_batch(histories, num_items=length),
+            num_items=length,
         )
         # the search runs in inference mode, whose tensors autograd refuses: copies do not
         return _pad_group(beams.items.clone(), beams.scores.clone(), width)

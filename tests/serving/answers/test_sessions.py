@@ -12,8 +12,8 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.constraints import Quotas
-from recsys.decoding.recommender import ItemRules, Recommender
+from recsys.decoding.recommender import Recommender
+from recsys.decoding.rules import ItemRules, Quotas
 from recsys.model.checkpoint import load_policy
 from recsys.runtime import PlainProgress
 from recsys.semantic_ids.versions import SemanticIds
