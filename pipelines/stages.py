@@ -74,18 +74,18 @@ def train(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
     from recsys.contracts.dataset import Dataset
     from recsys.semantic_ids.versions import SemanticIds
     from recsys.training.fit import train_policy
+    from recsys.training.inputs import TrainingInputs
 
-    return train_policy(
-        Dataset.open(inputs["prepare"].path),
-        SemanticIds.load(inputs["tokenize"].path),
-        np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
-        config.model,
-        config.train,
-        config.decode,
-        out_dir,
-        config.seed,
-        progress,
+    training = TrainingInputs(
+        dataset=Dataset.open(inputs["prepare"].path),
+        semantic_ids=SemanticIds.load(inputs["tokenize"].path),
+        model=config.model,
+        train=config.train,
+        decode=config.decode,
+        seed=config.seed,
+        item_embeddings=np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
     )
+    return train_policy(training, out_dir, progress)
 
 
 def reward(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
@@ -93,18 +93,17 @@ def reward(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress)
     import numpy as np
 
     from recsys.contracts.dataset import Dataset
-    from recsys.reward.training import train_reward_models
+    from recsys.reward.training import RewardInputs, train_reward_models
     from recsys.semantic_ids.versions import SemanticIds
 
-    return train_reward_models(
-        Dataset.open(inputs["prepare"].path),
-        SemanticIds.load(inputs["tokenize"].path),
-        np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
-        config.reward,
-        out_dir,
-        config.seed,
-        progress,
+    training = RewardInputs(
+        dataset=Dataset.open(inputs["prepare"].path),
+        semantic_ids=SemanticIds.load(inputs["tokenize"].path),
+        config=config.reward,
+        seed=config.seed,
+        item_embeddings=np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
     )
+    return train_reward_models(training, out_dir, progress)
 
 
 def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
@@ -113,6 +112,7 @@ def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
     import torch
 
     from recsys.alignment.align import align_policy
+    from recsys.alignment.inputs import AlignmentInputs
     from recsys.contracts.dataset import Dataset
     from recsys.model.checkpoint import load_policy
     from recsys.reports.alignment import write_alignment_page
@@ -126,20 +126,19 @@ def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
         folder = inputs["reward"].path
         scorers = {name: ModelScorer(load_reward_model(folder / name, semantic_ids.digest)) for name in scorers}
     digests = {name: artifact.digest for name, artifact in inputs.items()}
-    summary = align_policy(
-        Dataset.open(inputs["prepare"].path),
-        semantic_ids,
-        load_policy(inputs["train"].path / "model", semantic_ids.digest),
-        config.align,
-        config.decode,
-        out_dir,
-        config.seed,
-        progress,
+    alignment = AlignmentInputs(
+        dataset=Dataset.open(inputs["prepare"].path),
+        semantic_ids=semantic_ids,
+        policy=load_policy(inputs["train"].path / "model", semantic_ids.digest),
+        config=config.align,
+        decode=config.decode,
+        seed=config.seed,
         reward_model=scorers["reward"],
         held_out_reward_model=scorers["held_out"],
         item_vectors=torch.from_numpy(np.load(inputs["embed"].path / "fused.npy")),
         parents=digests,
     )
+    summary = align_policy(alignment, out_dir, progress)
     write_alignment_page(out_dir, f"Alignment of '{config.name}'", digests)
     return summary
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,22 @@ RATE_SMOOTHING: Final = 20.0
 """Exposures of the average item mixed into each item's rates."""
 
 
+@dataclass(frozen=True)
+class RewardInputs:
+    """Everything that fixes the result of :func:`train_reward_models`.
+
+    Attributes:
+        config: Both models' shapes, their users, the rewards' meaning.
+        item_embeddings: ``[items, any]`` of the `embed` stage; read by models with ``item_embeddings``.
+    """
+
+    dataset: Dataset
+    semantic_ids: SemanticIds
+    config: RewardConfig
+    seed: int
+    item_embeddings: npt.NDArray[np.floating] | None = None
+
+
 def split_users(num_users: int, config: RewardConfig, seed: int) -> dict[str, npt.NDArray[np.bool_]]:
     """Draw who trains the reward model and who the held-out reward model, ``[U]`` each; nobody trains both."""
     order = np.random.default_rng([seed, 11]).permutation(num_users)
@@ -68,50 +85,46 @@ def split_users(num_users: int, config: RewardConfig, seed: int) -> dict[str, np
 
 
 def build_reward_model(
-    prepared: Dataset,
-    semantic_ids: SemanticIds,
-    item_embeddings: npt.NDArray[np.floating] | None,
-    own: SessionFeedback,
-    others: SessionFeedback,
-    model: RewardModelConfig,
-    config: RewardConfig,
+    inputs: RewardInputs, own: SessionFeedback, others: SessionFeedback, model: RewardModelConfig
 ) -> SessionRewardModel:
     """Create an untrained reward model for this catalogue; draws from torch's global generator.
 
     Args:
-        item_embeddings: ``[items, any]`` of the `embed` stage; read if ``model.item_embeddings``.
         own: Sessions of the users it will be trained on. Names the towers; base rates come from its train sessions.
         others: Sessions of all other users; how much feedback an item gets is taken from their train sessions, because
             rates that a session is part of would tell its label.
+        model: Shape; of the two in ``inputs.config`` the one that is wanted.
 
     Raises:
         ConfigError: Embeddings are wanted and not given, or ``combination.weights`` names no tower.
         ArtifactError: The embeddings are not of this catalogue.
     """
+    config = inputs.config
     check_tower_names(list(config.combination.weights), own.names, "reward.combination.weights")
-    catalogue = catalogue_of(prepared.items, semantic_ids.codes)
+    dataset, semantic_ids, item_embeddings = inputs.dataset, inputs.semantic_ids, inputs.item_embeddings
+    catalogue = catalogue_of(dataset.items, semantic_ids.codes)
     padded = None
     if model.item_embeddings:
         if item_embeddings is None:
             raise ConfigError(
                 "reward.model.item_embeddings is true, but no item embeddings were given; set it to false"
             )
-        if len(item_embeddings) != prepared.spec.num_items:
+        if len(item_embeddings) != dataset.spec.num_items:
             raise ArtifactError(
-                f"{len(item_embeddings)} item embeddings for {prepared.spec.num_items} items; run `embed` again"
+                f"{len(item_embeddings)} item embeddings for {dataset.spec.num_items} items; run `embed` again"
             )
         padded = torch.from_numpy(np.pad(unit_rows(item_embeddings), ((1, 0), (0, 0))))
     shown = others.of(TRAIN)
-    num_items = prepared.spec.num_items
+    num_items = dataset.spec.num_items
     rates = relative_rates(shown.signals, shown.items, shown.event_values, num_items, RATE_SMOOTHING)
     spec = RewardSpec(
         model=model,
-        dataset=prepared.spec,
+        dataset=dataset.spec,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
         signals=own.signals,
         base_rates=tuple(float(rate) for rate in np.nanmean(own.of(TRAIN).labels, axis=0)),
-        max_items=config.feedback.max_items or prepared.spec.session_length,
+        max_items=config.feedback.max_items or dataset.spec.session_length,
         embedding_width=0 if padded is None else padded.shape[1],
         combination=config.combination,
     )
@@ -124,15 +137,7 @@ def unit_rows(embeddings: npt.NDArray[np.floating]) -> FloatArray:
     return (embeddings / np.where(length > 0, length, 1.0)).astype(np.float32)
 
 
-def train_reward_models(
-    prepared: Dataset,
-    semantic_ids: SemanticIds,
-    item_embeddings: npt.NDArray[np.floating] | None,
-    config: RewardConfig,
-    out_dir: Path,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
+def train_reward_models(inputs: RewardInputs, out_dir: Path, progress: Progress) -> dict[str, Any]:
     """Train the reward model and the held-out one, evaluate both on the test split; a finished model survives a kill.
 
     Returns:
@@ -142,8 +147,9 @@ def train_reward_models(
         DataError: No usable feedback, or a group of users without train or validation sessions.
         ConfigError: ``combination.weights`` names no tower, or the accelerator does not exist.
     """
-    feedback = session_feedback(prepared, config.feedback)
-    groups = split_users(prepared.spec.num_users, config, seed)
+    config, seed, semantic_ids = inputs.config, inputs.seed, inputs.semantic_ids
+    feedback = session_feedback(inputs.dataset, config.feedback)
+    groups = split_users(inputs.dataset.spec.num_users, config, seed)
     models, reports = {}, {}
     for number, (name, shape) in enumerate(((REWARD, config.model), (HELD_OUT, config.held_out_model))):
         folder = out_dir / name
@@ -151,7 +157,7 @@ def train_reward_models(
             seed_everything(seed + number)  # the held-out reward model starts elsewhere as well
             own, others = feedback.of_users(groups[name]), feedback.of_users(~groups[name])
             _check_labels(own, name)
-            model = build_reward_model(prepared, semantic_ids, item_embeddings, own, others, shape, config)
+            model = build_reward_model(inputs, own, others, shape)
             _fit(model, name, own, config.train, out_dir, seed + number, progress)
         models[name] = load_reward_model(folder, semantic_ids.digest)
         reports[name] = read_json(folder / "training.json")

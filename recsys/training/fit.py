@@ -22,7 +22,6 @@ from recsys.contracts.errors import ConfigError
 from recsys.contracts.manifest import read_json, write_json
 from recsys.data.datamodule import PolicyData
 from recsys.data.samples import TrainingForm
-from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import catalogue_of, load_policy, save_policy
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
@@ -34,6 +33,7 @@ from recsys.training.callbacks import BestPolicy, Curves, ResumeFolder, Validate
 from recsys.training.config import TrainConfig
 from recsys.training.distributed.processes import World, start_workers
 from recsys.training.distributed.strategies import OneProcessStrategy, TorchRecStrategy
+from recsys.training.inputs import TrainingInputs
 from recsys.training.module import PolicyModule
 
 logger = logging.getLogger(__name__)
@@ -83,17 +83,7 @@ def training_form(prepared: Dataset, model: ModelConfig) -> TrainingForm:
     return "all_prefixes" if causal and prepared.spec.task == "next_item" else "pairs"
 
 
-def train_policy(
-    prepared: Dataset,
-    semantic_ids: SemanticIds,
-    item_embeddings: npt.NDArray[np.float32] | None,
-    model_config: ModelConfig,
-    train_config: TrainConfig,
-    decode_config: DecodeConfig,
-    work_dir: Path,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
+def train_policy(inputs: TrainingInputs, work_dir: Path, progress: Progress) -> dict[str, Any]:
     """Train, keep the best policy by validation NDCG@10 from real beam search, and report.
 
     With ``train.processes`` above 1 this process starts workers, waits, and reads what the first of them wrote. Under
@@ -107,91 +97,49 @@ def train_policy(
         DataError: The train or validation split is empty.
         ConfigError: An option cannot be honoured with these processes or this device.
     """
-    world = World.from_environment()
-    arguments = (
-        prepared,
-        semantic_ids,
-        item_embeddings,
-        model_config,
-        train_config,
-        decode_config,
-        work_dir,
-        seed,
-        progress,
-    )
-    if world.size > 1 and train_config.processes not in (1, world.local_size):
+    world, config = World.from_environment(), inputs.train
+    if world.size > 1 and config.processes not in (1, world.local_size):
         raise ConfigError(
-            f"train.processes={train_config.processes} under torchrun with {world.local_size} processes on this machine; "
+            f"train.processes={config.processes} under torchrun with {world.local_size} processes on this machine; "
             "leave train.processes at 1 there"
         )
-    if train_config.batch_size < world.size:
+    if config.batch_size < world.size:
         raise ConfigError(
-            f"train.batch_size={train_config.batch_size} is shared by {world.size} processes, so some would never have a "
+            f"train.batch_size={config.batch_size} is shared by {world.size} processes, so some would never have a "
             "row; raise it or start fewer processes"
         )
-    if world.size == 1 and train_config.processes > 1:
-        path = None if not isinstance(item_embeddings, np.memmap) else Path(str(item_embeddings.filename))
-        data = (prepared.path, semantic_ids, item_embeddings if path is None else path)
-        start_workers(_train_in_worker, data + arguments[3:], train_config.processes)
+    if world.size == 1 and config.processes > 1:
+        start_workers(train_policy, (inputs, work_dir, progress), config.processes)
         report = read_json(work_dir / "training_report.json")
         return report | {"seconds": round(report["seconds"], 1)}
-    return _train(*arguments, world)
+    return _train(inputs, work_dir, progress, world)
 
 
-def _train_in_worker(
-    prepared: Path, semantic_ids: SemanticIds, item_embeddings: Path | npt.NDArray[np.float32] | None, *rest: Any
-) -> None:
-    """What a started worker runs: files are opened here rather than sent."""
-    embeddings = np.load(item_embeddings, mmap_mode="r") if isinstance(item_embeddings, Path) else item_embeddings
-    train_policy(Dataset.open(prepared), semantic_ids, embeddings, *rest)
-
-
-def _train(
-    prepared: Dataset,
-    semantic_ids: SemanticIds,
-    item_embeddings: npt.NDArray[np.float32] | None,
-    model_config: ModelConfig,
-    train_config: TrainConfig,
-    decode_config: DecodeConfig,
-    work_dir: Path,
-    seed: int,
-    progress: Progress,
-    world: World,
-) -> dict[str, Any]:
+def _train(inputs: TrainingInputs, work_dir: Path, progress: Progress, world: World) -> dict[str, Any]:
     """Train in this process, which is one of ``world``."""
+    config, seed = inputs.train, inputs.seed
     scratch = work_dir / ".scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     seed_everything(seed)
-    embeddings = item_embeddings if train_config.init_items_from_embeddings else None
-    policy = build_policy(prepared, semantic_ids, model_config, embeddings)
-    data = PolicyData(
-        prepared,
-        form=training_form(prepared, model_config),
-        max_history=model_config.max_history,
-        batch_size=train_config.batch_size,
-        batch_by=train_config.batch_by,
-        validation_users=train_config.validation_users,
-        seed=seed,
-        rank=world.rank,
-        world=world.size,
-    )
+    embeddings = inputs.item_embeddings if config.init_items_from_embeddings else None
+    policy = build_policy(inputs.dataset, inputs.semantic_ids, inputs.model, embeddings)
+    data = _training_data(inputs, world)
     sizes = summarise(policy)
     samples = data.loader.samples
-    steps_per_epoch = -(-data.steps_per_epoch // train_config.accumulate_batches)
-    logger.info("model %s: %s", model_config.preset, sizes)
+    steps_per_epoch = -(-data.steps_per_epoch // config.accumulate_batches)
+    logger.info("model %s: %s", inputs.model.preset, sizes)
     logger.info("training: %d rows, %d targets, %d steps per epoch", len(samples), samples.num_targets, steps_per_epoch)
     if world.size > 1:
-        logger.info("%d processes, tables: %s sharding", world.size, train_config.sharding.replace("_", "-"))
+        logger.info("%d processes, tables: %s sharding", world.size, config.sharding.replace("_", "-"))
         # every process built the same policy; dropout and negatives are to differ
         torch.manual_seed(seed_of_process(seed, 0, world.rank))
 
-    module = PolicyModule(
-        policy, train_config, decode_config, semantic_ids, total_steps=train_config.max_epochs * steps_per_epoch
-    )
-    best = BestPolicy(scratch / "best", train_config.patience, train_config.max_minutes)
+    total_steps = config.max_epochs * steps_per_epoch
+    module = PolicyModule(policy, config, inputs.decode, inputs.semantic_ids, total_steps=total_steps)
+    best = BestPolicy(scratch / "best", config.patience, config.max_minutes)
     curves = Curves()
-    resume = ResumeFolder(scratch / "resume", train_config.checkpoint_every_s, seed)
-    trainer = _trainer(train_config, [curves, best, resume, ValidateLastEpoch()], progress, world)
+    resume = ResumeFolder(scratch / "resume", config.checkpoint_every_s, seed)
+    trainer = _trainer(config, [curves, best, resume, ValidateLastEpoch()], progress, world)
     checkpoint = resume.latest()
     if checkpoint is not None:
         logger.info("going on from the checkpoint at %s", checkpoint.name.replace("-", " "))
@@ -214,18 +162,31 @@ def _train(
     }
     if world.is_first and best.seconds > 0:
         seen = round(trainer.global_step / steps_per_epoch * samples.num_targets)
-        precision: Precision = "bfloat16" if "bf16" in train_config.precision else "float32"
+        precision: Precision = "bfloat16" if "bf16" in config.precision else "float32"
         device = next(policy.parameters()).device
-        logger.info(
-            "training: %s",
-            describe(seen, "targets", sizes.train_mflops_per_target, best.seconds, device, precision),
-        )
+        speed = describe(seen, "targets", sizes.train_mflops_per_target, best.seconds, device, precision)
+        logger.info("training: %s", speed)
     if world.is_first:
-        save_policy(work_dir / "model", load_policy(best.folder, semantic_ids.digest))
+        save_policy(work_dir / "model", load_policy(best.folder, inputs.semantic_ids.digest))
         curves.table().write_parquet(work_dir / "curves.parquet")
         write_json(work_dir / "training_report.json", report | {"seconds": best.seconds})
     trainer.strategy.barrier("the model is written")
     return report | {"seconds": round(best.seconds, 1)}
+
+
+def _training_data(inputs: TrainingInputs, world: World) -> PolicyData:
+    """This process's share of the training rows, and the validation rows."""
+    return PolicyData(
+        inputs.dataset,
+        form=training_form(inputs.dataset, inputs.model),
+        max_history=inputs.model.max_history,
+        batch_size=inputs.train.batch_size,
+        batch_by=inputs.train.batch_by,
+        validation_users=inputs.train.validation_users,
+        seed=inputs.seed,
+        rank=world.rank,
+        world=world.size,
+    )
 
 
 def _trainer(

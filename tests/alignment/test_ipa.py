@@ -21,6 +21,7 @@ from recsys.alignment.config import (
     RolloutConfig,
     SupervisedConfig,
 )
+from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.losses.preference import PreferenceLossConfig
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError
@@ -57,10 +58,14 @@ def ipa(**changes: object) -> AlignConfig:
 
 def run(prepared: Dataset, folder: Path, config: AlignConfig, **options):
     policy = ring_policy(prepared)
-    options = {"reward_model": EvenTaste(), "held_out_reward_model": EvenTaste(), **options}
-    return policy, align_policy(
-        prepared, ring_ids(), policy, config, DecodeConfig(), folder, 5, QUIET, parents={"train": "abc"}, **options
-    )
+    options = {
+        "reward_model": EvenTaste(),
+        "held_out_reward_model": EvenTaste(),
+        "parents": {"train": "abc"},
+        **options,
+    }
+    inputs = AlignmentInputs(prepared, ring_ids(), policy, config, DecodeConfig(), seed=5, **options)
+    return policy, align_policy(inputs, folder, QUIET)
 
 
 @pytest.mark.parametrize("task", ["next_item", "session"])

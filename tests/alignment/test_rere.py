@@ -19,6 +19,7 @@ from recsys.alignment.config import (
     RolloutConfig,
     SupervisedConfig,
 )
+from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.losses.policy_gradient import PolicyGradientConfig
 from recsys.alignment.rere import RankingRewardLearning
 from recsys.alignment.rewards.reward_set import RewardSet
@@ -49,7 +50,8 @@ def settings(**changes: object) -> RereConfig:
 
 def run(prepared: Dataset, folder: Path, config: RereConfig, **options):
     align = AlignConfig(method="rere", rere=config, guard=GUARD)
-    return align_policy(prepared, ring_ids(), ring_policy(prepared), align, DecodeConfig(), folder, 5, QUIET, **options)
+    inputs = AlignmentInputs(prepared, ring_ids(), ring_policy(prepared), align, DecodeConfig(), seed=5, **options)
+    return align_policy(inputs, folder, QUIET)
 
 
 def learning(prepared: Dataset, config: RereConfig, reward_set: RewardSet | None = None) -> RankingRewardLearning:

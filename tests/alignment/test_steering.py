@@ -18,6 +18,7 @@ from recsys.alignment.config import (
     RolloutConfig,
     SupervisedConfig,
 )
+from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.rounds.learner import Learner
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
@@ -69,20 +70,16 @@ def steerable_policy(prepared, num_objectives: int = 2):
     return build_policy(prepared, ring_ids(), ModelConfig(**MODEL, num_objectives=num_objectives), None).eval()
 
 
+def inputs_of(prepared, policy) -> AlignmentInputs:
+    return AlignmentInputs(
+        prepared, ring_ids(), policy, steered_config(), DecodeConfig(), seed=5, reward_model=EvenOrOdd()
+    )
+
+
 def test_a_request_gets_what_it_weighs(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
     policy = steerable_policy(prepared)
-    align_policy(
-        prepared,
-        ring_ids(),
-        policy,
-        steered_config(),
-        DecodeConfig(),
-        tmp_path / "align",
-        5,
-        QUIET,
-        reward_model=EvenOrOdd(),
-    )
+    align_policy(inputs_of(prepared, policy), tmp_path / "align", QUIET)
     kept = load_policy(tmp_path / "align" / "model", ring_ids().digest)
     assert kept.spec.objectives == ("even", "odd")
     recommender = Recommender(kept, ring_ids(), DecodeConfig(beam_width=12, rescore="none"))
@@ -133,17 +130,7 @@ def test_diversity_is_a_tower_of_its_own() -> None:
 def test_refusals(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
     with pytest.raises(ConfigError, match="takes 3 objective weights, the reward has the towers even, odd"):
-        align_policy(
-            prepared,
-            ring_ids(),
-            steerable_policy(prepared, 3),
-            steered_config(),
-            DecodeConfig(),
-            tmp_path / "align",
-            5,
-            QUIET,
-            reward_model=EvenOrOdd(),
-        )
+        align_policy(inputs_of(prepared, steerable_policy(prepared, 3)), tmp_path / "align", QUIET)
     histories = Histories.from_targets(prepared.history, prepared.all_users())
     with pytest.raises(DataError, match="2 rows, the histories 60"):
         histories.with_objective(np.ones((2, 3)))

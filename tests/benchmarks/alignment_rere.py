@@ -32,6 +32,7 @@ from pipelines.engine.lock import run_lock
 from pipelines.workflow import Workflow
 from recsys.alignment.align import align_policy
 from recsys.alignment.config import AlignConfig, GuardConfig
+from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.rounds.report import CURVES_NAME, REPORT_NAME
 from recsys.contracts.columns import SPLIT_NAMES, TEST, VALID
 from recsys.contracts.dataset import Dataset, Targets
@@ -227,7 +228,8 @@ def align(job: Job, base: Base, policy: GenerativeRecommender, config: AlignConf
     """Align the policy in place; return the report's facts."""
     work = job.folder / f".{job.stem}"
     decode = DecodeConfig(beam_width=BEAM_WIDTH)
-    align_policy(base.prepared, base.semantic_ids, policy, config, decode, work, job.seed, SilentProgress())
+    inputs = AlignmentInputs(base.prepared, base.semantic_ids, policy, config, decode, seed=job.seed)
+    align_policy(inputs, work, SilentProgress())
     report = read_json(work / REPORT_NAME)
     shutil.copyfile(work / CURVES_NAME, job.folder.joinpath(f"{job.stem}_curves.parquet"))
     shutil.rmtree(work)

@@ -39,6 +39,7 @@ from pipelines.simulation.users import Sessions, SimulatedUsers, best_by
 from pipelines.stages import stages_of
 from recsys.alignment.align import align_policy
 from recsys.alignment.config import AlignConfig, RolloutConfig
+from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
 from recsys.alignment.rounds.report import CURVES_NAME, REPORT_NAME
 from recsys.config import validate
@@ -308,18 +309,17 @@ def align(job: Job, base: Base, policy: GenerativeRecommender, variant: Variant)
     """Align the policy in place; return the report's facts, with the truth of every round where it is wanted."""
     work = job.folder / f".{job.stem}"
     config = base.config
-    align_policy(
-        base.prepared,
-        base.semantic_ids,
-        policy,
-        align_config(config.align, variant),
-        config.decode,
-        work,
-        job.seed,
-        SilentProgress(),
+    inputs = AlignmentInputs(
+        dataset=base.prepared,
+        semantic_ids=base.semantic_ids,
+        policy=policy,
+        config=align_config(config.align, variant),
+        decode=config.decode,
+        seed=job.seed,
         reward_model=base.scorers["reward"],
         held_out_reward_model=base.scorers["held_out_reward"],
     )
+    align_policy(inputs, work, SilentProgress())
     report = read_json(work / REPORT_NAME)
     if variant.every_round:
         some = base.users.take(np.arange(0, len(base.users), len(base.users) // ROUND_USERS))

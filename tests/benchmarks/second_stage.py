@@ -25,6 +25,7 @@ import torch
 from pipelines.cli.options import LogLevel, set_up_logging
 from pipelines.simulation.users import best_by
 from recsys.alignment.align import align_policy
+from recsys.alignment.inputs import AlignmentInputs
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.metrics.bootstrap import estimate_means
@@ -44,18 +45,17 @@ CANDIDATES: Final[Mapping[str, DecodeConfig]] = {
 def aligned(base: Base, scratch: Path) -> GenerativeRecommender:
     """Align the base's policy by the recipe."""
     policy, config = base.policy(), base.config
-    align_policy(
-        base.prepared,
-        base.semantic_ids,
-        policy,
-        config.align,
-        config.decode,
-        scratch,
-        base.seed,
-        SilentProgress(),
+    inputs = AlignmentInputs(
+        dataset=base.prepared,
+        semantic_ids=base.semantic_ids,
+        policy=policy,
+        config=config.align,
+        decode=config.decode,
+        seed=base.seed,
         reward_model=base.scorers["reward"],
         held_out_reward_model=base.scorers["held_out_reward"],
     )
+    align_policy(inputs, scratch, SilentProgress())
     shutil.rmtree(scratch)
     return policy
 

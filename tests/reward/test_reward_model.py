@@ -18,7 +18,7 @@ from recsys.reward.loss import reward_loss
 from recsys.reward.match_attention import ItemRelations, Likeness, MatchAttention
 from recsys.reward.model import RewardScores, SessionRewardModel
 from recsys.reward.scoring import rank_by_reward, reward_sessions, score_sessions
-from recsys.reward.training import build_reward_model
+from recsys.reward.training import RewardInputs, build_reward_model
 from recsys.semantic_ids.versions import SemanticIds
 from tests.toy.dataset import toy_ids
 from tests.toy.reward import colour_prepared
@@ -45,7 +45,8 @@ def random_model(prepared: Dataset, *, max_items: int = 4, **shape: object) -> S
     )
     feedback = session_feedback(prepared, config.feedback)
     embeddings = np.random.default_rng(0).normal(size=(ITEMS, 5))
-    model = build_reward_model(prepared, colour_ids(), embeddings, feedback, feedback, config.model, config)
+    inputs = RewardInputs(prepared, colour_ids(), config, seed=0, item_embeddings=embeddings)
+    model = build_reward_model(inputs, feedback, feedback, config.model)
     for name, parameter in model.named_parameters():  # what starts at zero would hide mistakes
         if "relation" in name or "cosine" in name or "down" in name:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -169,7 +170,8 @@ def test_an_untrained_model_predicts_the_base_rates(prepared: Dataset) -> None:
     torch.manual_seed(0)
     config = RewardConfig(model=RewardModelConfig(**SHAPE, item_embeddings=False))
     feedback = session_feedback(prepared, config.feedback)
-    model = build_reward_model(prepared, colour_ids(), None, feedback, feedback, config.model, config).eval()
+    inputs = RewardInputs(prepared, colour_ids(), config, seed=0)
+    model = build_reward_model(inputs, feedback, feedback, config.model).eval()
     found = score_sessions(model, histories_of(prepared), np.zeros((8, 1, 2), np.int64)).probabilities
     np.testing.assert_allclose(found, np.broadcast_to(np.array(model.spec.base_rates), found.shape), atol=1e-5)
 
@@ -228,9 +230,11 @@ def test_refusals(prepared: Dataset, tmp_path: Path) -> None:
     feedback = session_feedback(prepared, FeedbackConfig())
     config = RewardConfig(combination=CombinationConfig(weights={"wtr": 1.0}))
     with pytest.raises(ConfigError, match=r"reward.combination.weights: wtr is no tower"):
-        build_reward_model(prepared, colour_ids(), None, feedback, feedback, config.model, config)
+        build_reward_model(RewardInputs(prepared, colour_ids(), config, seed=0), feedback, feedback, config.model)
     with pytest.raises(ConfigError, match="no item embeddings were given"):
-        build_reward_model(prepared, colour_ids(), None, feedback, feedback, RewardModelConfig(), RewardConfig())
+        build_reward_model(
+            RewardInputs(prepared, colour_ids(), RewardConfig(), seed=0), feedback, feedback, RewardModelConfig()
+        )
 
 
 def test_item_rates_come_from_train_sessions_of_other_users_alone(prepared: Dataset) -> None:
@@ -238,9 +242,10 @@ def test_item_rates_come_from_train_sessions_of_other_users_alone(prepared: Data
     config = RewardConfig(model=RewardModelConfig(**SHAPE, item_embeddings=False))
     feedback = session_feedback(prepared, config.feedback)
     first = np.arange(40) < 20
+    inputs = RewardInputs(prepared, colour_ids(), config, seed=0)
 
     def rates(own: SessionFeedback, others: SessionFeedback) -> torch.Tensor:
-        return build_reward_model(prepared, colour_ids(), None, own, others, config.model, config).item_rates_IT
+        return build_reward_model(inputs, own, others, config.model).item_rates_IT
 
     own, others = feedback.of_users(first), feedback.of_users(~first)
     expected = rates(own, others)

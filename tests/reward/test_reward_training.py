@@ -20,7 +20,7 @@ from recsys.reward.evaluate import popularity_baseline, user_mean_baseline
 from recsys.reward.feedback.dataset import session_feedback
 from recsys.reward.module import RewardModule
 from recsys.reward.scoring import rank_by_reward
-from recsys.reward.training import split_users, train_reward_models
+from recsys.reward.training import RewardInputs, split_users, train_reward_models
 from recsys.runtime import PlainProgress
 from tests.reward.test_reward_model import ITEMS, SHAPE, colour_ids
 from tests.toy.reward import colour_prepared, event, prepared_from
@@ -50,7 +50,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def train(prepared: Dataset, out: Path, settings: RewardConfig) -> dict[str, Any]:
-    return train_reward_models(prepared, colour_ids(), None, settings, out, 5, PlainProgress())
+    return train_reward_models(RewardInputs(prepared, colour_ids(), settings, seed=5), out, PlainProgress())
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from recsys.training.config import TrainConfig
 from recsys.training.distributed.checkpoint import load_optimizer_state, load_policy_state, save_training_state
 from recsys.training.distributed.processes import World, means_over_processes
 from recsys.training.distributed.sharding import gathered, shard_tables
+from recsys.training.inputs import TrainingInputs
 from recsys.training.module import PolicyModule
 from recsys.training.schedule import adamw
 from tests.toy.dataset import ring_ids
@@ -85,9 +86,10 @@ class Run:
         model = ModelConfig.model_validate(MODEL | self.model)
         # a point of the curve at every step
         with patch.object(fit, "Curves", partial(Curves, every_steps=1)):
-            arguments = (ring_ids(), None, model, config, DecodeConfig(beam_width=12, exclude_seen=False))
+            decode = DecodeConfig(beam_width=12, exclude_seen=False)
+            inputs = TrainingInputs(Dataset.open(self.data), ring_ids(), model, config, decode, seed=5)
             if self.kill_at is None:
-                fit.train_policy(Dataset.open(self.data), *arguments, self.folder, 5, PlainProgress())
+                fit.train_policy(inputs, self.folder, PlainProgress())
                 return
 
             def kill(module: PolicyModule, _: object) -> None:
@@ -96,7 +98,7 @@ class Run:
 
             try:
                 with patch.object(PolicyModule, "on_before_zero_grad", kill):
-                    fit.train_policy(Dataset.open(self.data), *arguments, self.folder, 5, PlainProgress())
+                    fit.train_policy(inputs, self.folder, PlainProgress())
             except Killed:
                 return
             raise AssertionError(f"the run ended before step {self.kill_at}")

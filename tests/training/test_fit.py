@@ -20,6 +20,7 @@ from recsys.model.config import ModelConfig
 from recsys.runtime import PlainProgress, set_threads
 from recsys.training.config import TrainConfig
 from recsys.training.fit import leading_directions, train_policy
+from recsys.training.inputs import TrainingInputs
 from recsys.training.module import PolicyModule
 from tests.toy.dataset import ring_ids, ring_prepared
 
@@ -38,7 +39,8 @@ DECODE = DecodeConfig(beam_width=12, exclude_seen=False)
 
 def train(prepared: Dataset, folder: Path, config: TrainConfig = TRAIN, model: ModelConfig = MODEL) -> dict:
     set_threads(1)
-    return train_policy(prepared, ring_ids(), None, model, config, DECODE, folder, 5, PlainProgress())
+    inputs = TrainingInputs(prepared, ring_ids(), model, config, DECODE, seed=5)
+    return train_policy(inputs, folder, PlainProgress())
 
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])

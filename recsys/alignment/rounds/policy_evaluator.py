@@ -101,7 +101,7 @@ class PolicyEvaluator:
 
     def __init__(
         self,
-        prepared: Dataset,
+        dataset: Dataset,
         semantic_ids: SemanticIds,
         start_policy: GenerativeRecommender,
         config: GuardConfig,
@@ -110,23 +110,19 @@ class PolicyEvaluator:
         held_out_reward_model: SessionScorer | None,
         seed: int,
     ) -> None:
-        num_items = prepared.spec.num_items
+        num_items = dataset.spec.num_items
         if config.recall_at >= num_items:
             raise ConfigError(
                 f"align.guard.recall_at is {config.recall_at}, the catalogue holds {num_items} items: every list of that "
                 "length holds all of them; choose less"
             )
-        self.config, self.reward_set, self.held_out_reward_model, self.seed = (
-            config,
-            reward_set,
-            held_out_reward_model,
-            seed,
-        )
+        self.config, self.seed = config, seed
+        self.reward_set, self.held_out_reward_model = reward_set, held_out_reward_model
         self.ks = sorted({1, *(k for k in config.ks if k < num_items)})
         self.num_items = num_items
-        sample = validation_rows(prepared, config.users, seed)
+        sample = validation_rows(dataset, config.users, seed)
         self.targets = sample.targets
-        self.requests = Requests.from_targets(prepared, sample.targets)
+        self.requests = Requests.from_targets(dataset, sample.targets)
         self.semantic_ids = semantic_ids
         # the first-stage order is the policy's own; the dense order is measured beside it
         self._decode = decode.model_copy(update={"beam_width": max(decode.beam_width, *self.ks), "rescore": "dense"})

@@ -33,6 +33,7 @@ from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.config import TrainConfig
 from recsys.training.distributed.processes import World, log_to_stderr
 from recsys.training.fit import train_policy
+from recsys.training.inputs import TrainingInputs
 
 
 class TrainingRecipe(FrozenConfig):
@@ -69,17 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe = read_recipe(given.recipe, given.overrides)
         if recipe.threads is not None:
             set_threads(recipe.threads)
-        report = train_policy(
-            Dataset.open(given.prepared),
-            SemanticIds.load(given.semantic_ids),
-            _embeddings(given.item_embeddings),
-            recipe.model,
-            recipe.train,
-            recipe.decode,
-            given.work_dir,
-            recipe.seed,
-            make_progress(),
+        inputs = TrainingInputs(
+            dataset=Dataset.open(given.prepared),
+            semantic_ids=SemanticIds.load(given.semantic_ids),
+            model=recipe.model,
+            train=recipe.train,
+            decode=recipe.decode,
+            seed=recipe.seed,
+            item_embeddings=_embeddings(given.item_embeddings),
         )
+        report = train_policy(inputs, given.work_dir, make_progress())
     except RecsysError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -10,6 +10,7 @@ import torch
 
 from recsys.alignment.align import align_policy
 from recsys.alignment.config import AlignConfig, GuardConfig, IpaConfig, OptimiserConfig, RereConfig, RolloutConfig
+from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.losses.policy_gradient import PolicyGradientConfig
 from recsys.alignment.rounds import store as round_state
 from recsys.contracts.dataset import Dataset
@@ -58,18 +59,17 @@ BACKING_OFF = IPA.model_copy(
 
 def go(prepared: Dataset, folder: Path, config: AlignConfig, progress=QUIET, held_out_sign: float = 1.0):
     policy = ring_policy(prepared)
-    summary = align_policy(
+    inputs = AlignmentInputs(
         prepared,
         ring_ids(),
         policy,
         config,
         DecodeConfig(),
-        folder,
-        5,
-        progress,
+        seed=5,
         reward_model=EvenTaste() if config.needs_reward_model else None,
         held_out_reward_model=EvenTaste(held_out_sign) if config.needs_reward_model else None,
     )
+    summary = align_policy(inputs, folder, progress)
     return weights_of(policy), summary, json.loads((folder / "alignment_report.json").read_text())
 
 

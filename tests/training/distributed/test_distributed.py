@@ -28,6 +28,7 @@ from recsys.training.config import TrainConfig
 from recsys.training.distributed.checkpoint import load_optimizer_state, load_policy_state
 from recsys.training.distributed.processes import start_workers
 from recsys.training.fit import train_policy
+from recsys.training.inputs import TrainingInputs
 from recsys.training.schedule import adamw
 from tests.toy.dataset import ring_ids, ring_prepared
 from tests.toy.training_runs import (
@@ -197,8 +198,9 @@ def test_one_call_starts_its_processes(tmp_path: Path) -> None:
         TRAIN | ROW_WISE | {"processes": 2, "max_epochs": 1, "validate_every_epochs": 1}
     )
     set_threads(1)
-    arguments = (ring_ids(), None, ModelConfig.model_validate(MODEL), config, DecodeConfig(beam_width=12))
-    report = train_policy(prepared, *arguments, tmp_path, 5, PlainProgress())
+    model = ModelConfig.model_validate(MODEL)
+    inputs = TrainingInputs(prepared, ring_ids(), model, config, DecodeConfig(beam_width=12), seed=5)
+    report = train_policy(inputs, tmp_path, PlainProgress())
     assert report["best_epoch"] == 0
     load_policy(tmp_path / "model", ring_ids().digest)
 
