@@ -1,6 +1,7 @@
 """How large rooms may become, checked by counting: modules per folder, lines per file, lines per function.
 
-Tests are held to the limits of files and functions; folders of tests follow the packages that they test.
+Tests are held to the limits of files and functions; folders of tests follow the packages that they test, and toy data sets
+are built in one place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ MIRROR = {package: package for package in PACKAGES[1:]} | {"": "recsys"}
 """Which package a folder of tests follows: ``tests/serving`` follows ``serving``, ``tests/data`` follows ``recsys/data``."""
 OWN_ROOMS = ("architecture", "benchmarks", "docs", "journey", "suites", "toy")
 """Folders of tests that follow no package: they cross several, or hold what tests share."""
+BUILDERS = {"DatasetSpec": Path("tests/toy/builders.py")}
+"""Classes of many fields that tests get from one builder: a new field is then written once."""
 
 MAX_MODULES = 12
 MAX_FILE_LINES = 400
@@ -40,12 +43,19 @@ def folder_violations(folder: Path, names: list[str]) -> list[str]:
 
 
 def file_violations(path: Path, source: str) -> list[str]:
-    """Count the lines of one file and of each of its functions, decorators aside, docstrings included."""
+    """Count the lines of one file and of each of its functions, decorators aside, docstrings included; find built toys."""
     found = []
     lines = len(source.splitlines())
     if lines > MAX_FILE_LINES:
         found.append(f"{path}: {lines} lines, at most {MAX_FILE_LINES}: split by idea")
-    for node in _functions(ast.parse(source)):
+    tree = ast.parse(source)
+    found += [
+        f"{path}:{node.lineno}: {node.func.id}(...) written out; take it from {BUILDERS[node.func.id]}"
+        for node in ast.walk(tree)
+        if path.parts[0] == "tests" and isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if BUILDERS.get(node.func.id, path) != path
+    ]
+    for node in _functions(tree):
         length = (node.end_lineno or node.lineno) - node.lineno + 1
         if length > MAX_FUNCTION_LINES:
             found.append(f"{path}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION_LINES}")

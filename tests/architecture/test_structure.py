@@ -31,10 +31,18 @@ def test_a_file_of_401_lines_is_found(lines: int, count: int) -> None:
 @pytest.mark.parametrize(("lines", "count"), [(80, 0), (81, 1)])
 def test_a_function_of_81_lines_is_found(head: str, lines: int, count: int) -> None:
     """The first line counts, a decorator's does not; methods and nested functions are functions."""
-    source = head.replace("def long", "def long", 1) + "\n    x = 1" * (lines - 1) + "\n"
+    source = head + "\n    x = 1" * (lines - 1) + "\n"
     found = structure_rules.file_violations(Path("tests/x.py"), source)
     assert len(found) == count
     assert all("long has 81 lines, at most 80" in said for said in found)
+
+
+@pytest.mark.parametrize(
+    ("path", "count"), [("tests/data/test_x.py", 1), ("tests/toy/builders.py", 0), ("features/build.py", 0)]
+)
+def test_a_toy_that_is_written_out_is_found(path: str, count: int) -> None:
+    found = structure_rules.file_violations(Path(path), "spec = DatasetSpec(num_users=1)\n")
+    assert len(found) == count
 
 
 def test_a_folder_of_tests_without_a_room_is_found(tmp_path: Path) -> None:

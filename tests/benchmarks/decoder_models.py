@@ -14,7 +14,7 @@ from recsys.data.batch import HistoryBatch
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from tests.benchmarks.t5_policy import FIRST_CODE
-from tests.toy.dataset_spec import dataset_spec
+from tests.toy.builders import dataset_spec
 
 LEVELS, CODES, INPUT_ITEMS = 4, 256, 20
 VOCAB_SIZE = FIRST_CODE + LEVELS * CODES

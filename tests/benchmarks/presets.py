@@ -10,7 +10,7 @@ from __future__ import annotations
 from recsys.model.config import PRESETS
 from recsys.model.preset_costs import COST_HEADER, preset_cost
 from tests.benchmarks.paired import write_table
-from tests.toy.dataset_spec import beauty_sized
+from tests.toy.builders import beauty_sized
 
 COMPARED_EVENTS = {"paper_v1": 512, "tr_0.9b": 512, "v2_1b": 3000}
 NOTES = [

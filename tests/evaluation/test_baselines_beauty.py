@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys.contracts.dataset import Dataset, DatasetSpec, HistoryArrays, Targets
+from recsys.contracts.dataset import Dataset, Targets
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.registry import BaselinesConfig, build_baselines
 from recsys.metrics.ranking import row_metrics
+from tests.toy.builders import history_arrays, in_memory
 
 FOLDER = Path(os.environ.get("RECSYS_DATA", "")) / "amazon14_beauty"
 
@@ -29,25 +30,11 @@ def beauty() -> tuple[Dataset, Targets]:
     events = pl.read_parquet(FOLDER / "interactions.parquet").sort("user_id", "position")
     item = (events["item_id"] - 1).to_numpy().astype(np.int32)
     counts = events.group_by("user_id", maintain_order=True).len()["len"].to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    blank, end = np.zeros(len(item), np.uint8), offsets[1:]
-    history = HistoryArrays(item, blank, blank, blank, np.full(len(item), -1, np.int64), offsets, end - 2, end - 1)
-    spec = DatasetSpec(
-        num_users=len(counts),
-        num_items=int(item.max()) + 1,
-        num_authors=1,
-        num_categories=1,
-        num_behaviours=1,
-        num_gap_buckets=1,
-        num_watch_buckets=1,
-        task="next_item",
-        session_length=1,
-        signals=(),
-        has_timestamps=False,
-    )
+    history = history_arrays(item, counts, held_out=2)
+    offsets, end = history.offsets, history.offsets[1:]
     users = np.arange(len(counts), dtype=np.int32)
     targets = Targets(users, offsets[:-1], end - 1, item[end - 1], np.arange(len(counts) + 1, dtype=np.int64))
-    return Dataset(Path("not-on-disk"), spec, history), targets
+    return in_memory(history, int(item.max()) + 1), targets
 
 
 @pytest.mark.parametrize(

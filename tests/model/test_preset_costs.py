@@ -4,7 +4,7 @@ from pathlib import Path
 
 from recsys.model.config import PRESETS
 from recsys.model.preset_costs import preset_cost
-from tests.toy.dataset_spec import beauty_sized
+from tests.toy.builders import beauty_sized
 
 COMMITTED = Path(__file__).parents[1] / "benchmarks" / "results" / "presets.md"
 

@@ -3,7 +3,7 @@
 from recsys.model.config import ModelConfig
 from recsys.model.preset_costs import shape_only
 from recsys.model.summary import summarise
-from tests.toy.dataset_spec import beauty_sized
+from tests.toy.builders import beauty_sized
 
 
 def test_decoding_flops_by_hand() -> None:

@@ -6,6 +6,7 @@ for unseen users, and brings a reward model.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import polars as pl
 import pytest
 import torch
 
-from recsys.contracts.dataset import Dataset, DatasetSpec, HistoryArrays, write_dataset_spec, write_history_arrays
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.event_features import NUM_GAP_BUCKETS, NUM_WATCH_BUCKETS
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import catalogue_of, save_policy
@@ -24,6 +25,7 @@ from recsys.reward.config import CombinationConfig, RewardModelConfig, RewardSig
 from recsys.reward.model import RewardSpec, SessionRewardModel
 from recsys.semantic_ids.versions import SemanticIds
 from serving.export.export import BundleSources, export_bundle
+from tests.toy.builders import dataset_spec, history_lists, item_table, train_counts, write_dataset
 
 NUM_ITEMS = 12
 LEVEL_SIZES = (3, 4)
@@ -36,50 +38,29 @@ TOWERS = ("like", "watch_time", "diversity")
 
 
 def write_prepared(folder: Path, item_ids: list[int], histories: list[list[int]], session_length: int = 1) -> Dataset:
-    folder.mkdir(parents=True)
-    num_items, num_users = len(item_ids), len(histories)
-    flat = [item for history in histories for item in history]
-    offsets = np.cumsum([0, *map(len, histories)])
-    events = len(flat)
-    arrays = HistoryArrays(
-        item=np.array(flat, np.int32),
-        behaviour=np.ones(events, np.uint8),
-        gap=np.zeros(events, np.uint8),
-        watch=np.zeros(events, np.uint8),
-        timestamp=np.full(events, -1, np.int64),
-        offsets=offsets,
-        train_end=offsets[1:],
-        valid_end=offsets[1:],
-    )
-    write_history_arrays(folder / "history", arrays)
-    spec = DatasetSpec(
-        num_users=num_users,
-        num_items=num_items,
+    num_items = len(item_ids)
+    arrays = history_lists(histories)
+    spec = dataset_spec(
+        len(histories),
+        num_items,
         num_authors=2,
         num_categories=1 + NUM_ITEMS // 4,
         num_behaviours=3,
         num_gap_buckets=NUM_GAP_BUCKETS,
         num_watch_buckets=NUM_WATCH_BUCKETS,
-        task="session" if session_length > 1 else "next_item",
         session_length=session_length,
         signals=("like",),
         has_timestamps=True,
     )
-    write_dataset_spec(folder, spec)
-    pl.DataFrame(
-        {
-            "item_index": np.arange(num_items, dtype=np.int32),
-            "item_id": item_ids,
-            "title": [f"item {item}" for item in item_ids],
-            "author_index": np.ones(num_items, np.int32),
-            "category_index": (1 + np.arange(num_items) // 4 % 3).astype(np.int32),
-        }
-    ).write_parquet(folder / "items.parquet")
-    users = pl.DataFrame(
-        {"user_index": np.arange(num_users, dtype=np.int32), "user_id": [f"u{u}" for u in range(num_users)]}
+    items = item_table(
+        num_items,
+        item_id=item_ids,
+        title=[f"item {item}" for item in item_ids],
+        author_index=np.ones(num_items, np.int32),
+        category_index=1 + np.arange(num_items) // 4 % 3,
+        train_count=train_counts(arrays, num_items),
     )
-    users.write_parquet(folder / "users.parquet")
-    return Dataset.open(folder)
+    return write_dataset(folder, spec, replace(arrays, behaviour=np.ones(len(arrays.item), np.uint8)), items)
 
 
 def write_model(

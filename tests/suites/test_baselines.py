@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.contracts.columns import TEST
-from recsys.contracts.dataset import Dataset, DatasetSpec, HistoryArrays
+from recsys.contracts.dataset import Dataset, HistoryArrays
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import CountedEvents, Ranker, history_weights
@@ -19,6 +19,7 @@ from recsys.evaluation.baselines.popularity import PopularityConfig, popularity_
 from recsys.evaluation.baselines.registry import BASELINE_NAMES, BaselinesConfig, build_baselines
 from recsys.evaluation.baselines.sasrec import SASRecConfig
 from recsys.metrics.ranking import row_metrics
+from tests.toy.builders import history_lists, in_memory
 from tests.toy.dataset import ring_prepared
 
 SMALL = BaselinesConfig(
@@ -54,27 +55,7 @@ def histories_of(lists: list[list[int]]) -> Histories:
 
 def prepared_of(lists: list[list[int]], num_items: int) -> Dataset:
     """All but the last two events are train; nothing lies on disk."""
-    histories = histories_of(lists)
-    events = len(histories.item)
-    blank = np.zeros(events, np.uint8)
-    offsets = np.concatenate([[0], histories.end]).astype(np.int64)
-    arrays = HistoryArrays(
-        histories.item, blank, blank, blank, np.full(events, -1, np.int64), offsets, offsets[1:] - 2, offsets[1:] - 1
-    )
-    spec = DatasetSpec(
-        num_users=len(lists),
-        num_items=num_items,
-        num_authors=1,
-        num_categories=1,
-        num_behaviours=1,
-        num_gap_buckets=1,
-        num_watch_buckets=1,
-        task="next_item",
-        session_length=1,
-        signals=(),
-        has_timestamps=False,
-    )
-    return Dataset(Path("not-on-disk"), spec, arrays)
+    return in_memory(history_lists(lists, held_out=2), num_items)
 
 
 @pytest.mark.parametrize("name", BASELINE_NAMES)

@@ -15,7 +15,7 @@ import polars as pl
 import torch
 
 from recsys.contracts.columns import Columns
-from recsys.contracts.dataset import Dataset, DatasetSpec, HistoryArrays, write_dataset_spec, write_history_arrays
+from recsys.contracts.dataset import Dataset
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import catalogue_of, save_policy
 from recsys.model.config import ModelConfig
@@ -23,6 +23,7 @@ from recsys.model.generative_recommender import GenerativeRecommender, PolicySpe
 from recsys.semantic_ids.versions import SemanticIds
 from serving.export.export import BundleSources, export_bundle
 from serving.inputs.history_frame import ITEM_IDS
+from tests.toy.builders import dataset_spec, history_arrays, item_table, train_counts, write_dataset
 
 DATA_DIGEST = "d" * 64
 FIRST_ITEM_ID, FIRST_USER_ID = 1_000_000, 5_000_000
@@ -90,53 +91,22 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> World:
 
 
 def _write_prepared(folder: Path, size: WorldSize, rng: np.random.Generator) -> Dataset:
-    folder.mkdir(parents=True)
     lengths = rng.integers(1, size.max_events + 1, size.users)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    events = int(offsets[-1])
+    events = int(lengths.sum())
     popularity = 1.0 / np.arange(1, size.items + 1)  # Zipf: head items are in many histories
     item = np.searchsorted(np.cumsum(popularity) / popularity.sum(), rng.random(events)).astype(np.int32)
-    item = np.minimum(item, size.items - 1)
-    history = HistoryArrays(
-        item=item,
-        behaviour=np.ones(events, np.uint8),
-        gap=np.zeros(events, np.uint8),
-        watch=np.zeros(events, np.uint8),
-        timestamp=np.full(events, -1, np.int64),
-        offsets=offsets,
-        train_end=offsets[1:],
-        valid_end=offsets[1:],
+    history = history_arrays(np.minimum(item, size.items - 1), lengths, behaviour=np.ones(events, np.uint8))
+    counts = {"num_authors": 2, "num_categories": size.categories + 1, "num_behaviours": 2}
+    items = item_table(
+        size.items,
+        item_id=np.arange(size.items) + FIRST_ITEM_ID,
+        title=[""] * size.items,
+        author_index=np.ones(size.items, np.int32),
+        category_index=1 + rng.integers(0, size.categories, size.items),
+        train_count=train_counts(history, size.items),
     )
-    write_history_arrays(folder / "history", history)
-    spec = DatasetSpec(
-        num_users=size.users,
-        num_items=size.items,
-        num_authors=2,
-        num_categories=size.categories + 1,
-        num_behaviours=2,
-        num_gap_buckets=1,
-        num_watch_buckets=1,
-        task="next_item",
-        session_length=1,
-        signals=(),
-        has_timestamps=False,
-    )
-    write_dataset_spec(folder, spec)
-    index = np.arange(size.items)
-    pl.DataFrame(
-        {
-            Columns.ITEM_INDEX: index.astype(np.int32),
-            Columns.ITEM_ID: index + FIRST_ITEM_ID,
-            Columns.TITLE: [""] * size.items,
-            Columns.AUTHOR_INDEX: np.ones(size.items, np.int32),
-            Columns.CATEGORY_INDEX: (1 + rng.integers(0, size.categories, size.items)).astype(np.int32),
-        }
-    ).write_parquet(folder / "items.parquet")
-    user = np.arange(size.users)
-    pl.DataFrame({Columns.USER_INDEX: user.astype(np.int32), Columns.USER_ID: user + FIRST_USER_ID}).write_parquet(
-        folder / "users.parquet"
-    )
-    return Dataset.open(folder)
+    user_ids = np.arange(size.users) + FIRST_USER_ID
+    return write_dataset(folder, dataset_spec(size.users, size.items, **counts), history, items, user_ids=user_ids)
 
 
 def _distinct_codes(size: WorldSize, rng: np.random.Generator) -> npt.NDArray[np.int32]:

@@ -8,70 +8,52 @@ import numpy as np
 import polars as pl
 
 from recsys.contracts.columns import TEST, TRAIN, VALID, Columns
-from recsys.contracts.dataset import (
-    Dataset,
-    DatasetSpec,
-    HistoryArrays,
-    write_dataset_spec,
-    write_history_arrays,
-)
+from recsys.contracts.dataset import Dataset, HistoryArrays
 from recsys.semantic_ids.versions import SemanticIds
+from tests.toy.builders import dataset_spec, history_arrays, item_table, train_counts, write_dataset
 
 
 def ring_prepared(
     folder: Path, *, users: int = 60, items: int = 12, events: int = 9, task: str = "next_item", session_length: int = 1
 ) -> Dataset:
     """User ``u`` starts at item ``u % items`` and steps by one; last event test, last but one valid."""
-    folder.mkdir(parents=True, exist_ok=True)
     counts = events - np.arange(users) // items % 3  # length says nothing about the place on the ring
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     user = np.repeat(np.arange(users), counts)
-    step = np.arange(len(user)) - offsets[user]
+    step = np.concatenate([np.arange(count) for count in counts])
     item = (user + step) % items
-    history = HistoryArrays(
-        item=item.astype(np.int32),
+    history = history_arrays(
+        item,
+        counts,
+        held_out=2,
         behaviour=(1 + item % 2).astype(np.uint8),
         gap=np.where(step == 0, 0, 3).astype(np.uint8),
-        watch=np.zeros(len(item), np.uint8),
         timestamp=(step * 1_000_000).astype(np.int64),
-        offsets=offsets,
-        train_end=offsets[1:] - 2,
-        valid_end=offsets[1:] - 1,
     )
-    write_history_arrays(folder / "history", history)
-    pl.DataFrame(
-        {Columns.USER_INDEX: np.arange(users, dtype=np.int32), Columns.USER_ID: [f"u{u}" for u in range(users)]}
-    ).write_parquet(folder / "users.parquet")
-    train = step < (counts - 2)[user]
-    pl.DataFrame(
-        {
-            Columns.ITEM_INDEX: np.arange(items, dtype=np.int32),
-            Columns.ITEM_ID: [f"i{i}" for i in range(items)],
-            Columns.TITLE: [f"item {i}" for i in range(items)],
-            Columns.TEXT: [f"item {i}" for i in range(items)],
-            Columns.CATEGORIES: [[f"c{i % 3}"] for i in range(items)],
-            Columns.AUTHOR_INDEX: (1 + np.arange(items) % 2).astype(np.int32),
-            Columns.CATEGORY_INDEX: (1 + np.arange(items) % 3).astype(np.int32),
-            Columns.HAS_METADATA: [True] * items,
-            Columns.TRAIN_COUNT: np.bincount(item[train], minlength=items),
-        }
-    ).write_parquet(folder / "items.parquet")
-    _targets(history, task, session_length).write_parquet(folder / "targets.parquet")
-    spec = DatasetSpec(
-        num_users=users,
-        num_items=items,
+    names = [f"item {i}" for i in range(items)]
+    table = item_table(
+        items,
+        title=names,
+        text=names,
+        categories=[[f"c{i % 3}"] for i in range(items)],
+        author_index=1 + np.arange(items) % 2,
+        category_index=1 + np.arange(items) % 3,
+        has_metadata=[True] * items,
+        train_count=train_counts(history, items),
+    )
+    spec = dataset_spec(
+        users,
+        items,
         num_authors=3,
         num_categories=4,
         num_behaviours=3,
         num_gap_buckets=32,
         num_watch_buckets=12,
-        task="session" if task == "session" else "next_item",
+        task=task,
         session_length=session_length,
         signals=("click",),
         has_timestamps=True,
     )
-    write_dataset_spec(folder, spec)
-    return Dataset.open(folder)
+    return write_dataset(folder, spec, history, table, targets=_targets(history, task, session_length))
 
 
 def _targets(history: HistoryArrays, task: str, session_length: int) -> pl.DataFrame:

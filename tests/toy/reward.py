@@ -9,14 +9,9 @@ import numpy as np
 import polars as pl
 
 from recsys.contracts.columns import TEST, TRAIN, VALID, Columns
-from recsys.contracts.dataset import (
-    Dataset,
-    DatasetSpec,
-    HistoryArrays,
-    write_dataset_spec,
-    write_history_arrays,
-)
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.event_features import behaviour_codes
+from tests.toy.builders import dataset_spec, history_arrays, item_table, train_counts, write_dataset
 
 SIGNALS = ("long_view", "like")
 EVENT_SCHEMA = {
@@ -41,7 +36,6 @@ def prepared_from(
     signals: tuple[str, ...] = SIGNALS,
 ) -> Dataset:
     """Write rows in the order of user and time; ``positive`` is a long view or a like."""
-    folder.mkdir(parents=True, exist_ok=True)
     events = pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row")
     positive = events["long_view"].fill_null(False) | events["like"].fill_null(False)
     flags = np.stack([events[name].fill_null(False).to_numpy() for name in SIGNALS], axis=1)
@@ -51,37 +45,24 @@ def prepared_from(
         pl.Series(Columns.BEHAVIOUR, behaviour),
         pl.lit(None, pl.Float32).alias(Columns.WATCH_RATIO),
     )
-    events.drop(list(drop)).write_parquet(folder / "events.parquet")
     liked = np.flatnonzero(positive.to_numpy())
     user = events[Columns.USER_INDEX].to_numpy()
     users = int(user.max()) + 1
     split = events[Columns.SPLIT].to_numpy()
     counts = [np.bincount(user[liked][split[liked] == code], minlength=users) for code in (TRAIN, VALID, TEST)]
-    offsets = np.concatenate([[0], np.cumsum(sum(counts))]).astype(np.int64)
-    history = HistoryArrays(
-        item=events[Columns.ITEM_INDEX].to_numpy()[liked],
+    lengths = np.sum(counts, axis=0)
+    starts = np.cumsum(lengths) - lengths
+    history = history_arrays(
+        events[Columns.ITEM_INDEX].to_numpy()[liked],
+        lengths,
         behaviour=behaviour[liked],
-        gap=np.zeros(len(liked), np.uint8),
-        watch=np.zeros(len(liked), np.uint8),
         timestamp=events[Columns.TIMESTAMP].fill_null(-1).to_numpy()[liked],
-        offsets=offsets,
-        train_end=offsets[:-1] + counts[0],
-        valid_end=offsets[:-1] + counts[0] + counts[1],
+        train_end=starts + counts[0],
+        valid_end=starts + counts[0] + counts[1],
     )
-    write_history_arrays(folder / "history", history)
-    pl.DataFrame(
-        {
-            Columns.ITEM_INDEX: np.arange(items, dtype=np.int32),
-            Columns.ITEM_ID: [f"i{item}" for item in range(items)],
-            Columns.AUTHOR_INDEX: np.zeros(items, np.int32),
-            Columns.CATEGORY_INDEX: np.zeros(items, np.int32),
-        }
-    ).write_parquet(folder / "items.parquet")
-    spec = DatasetSpec(
-        num_users=users,
-        num_items=items,
-        num_authors=1,
-        num_categories=1,
+    spec = dataset_spec(
+        users,
+        items,
         num_behaviours=1 + 2 ** len(SIGNALS),
         num_gap_buckets=32,
         num_watch_buckets=12,
@@ -90,8 +71,8 @@ def prepared_from(
         signals=signals,
         has_timestamps=True,
     )
-    write_dataset_spec(folder, spec)
-    return Dataset.open(folder)
+    table = item_table(items, train_count=train_counts(history, items))
+    return write_dataset(folder, spec, history, table, events=events.drop(list(drop)))
 
 
 def event(

@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from recsys.contracts.columns import Columns
-from recsys.contracts.dataset import Dataset, DatasetSpec, HistoryArrays
+from recsys.contracts.dataset import Dataset, HistoryArrays
+from tests.toy.builders import dataset_spec, history_lists, item_table, write_dataset
 
 
 def history_of(train, later=None):
     """Histories from lists of items per user: the train part, then what comes after it."""
     later = later or [[] for _ in train]
-    lengths = [len(head) + len(tail) for head, tail in zip(train, later, strict=True)]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    item = np.array([i for head, tail in zip(train, later, strict=True) for i in (*head, *tail)], np.int32)
-    zeros = np.zeros(len(item), np.uint8)
-    train_end = offsets[:-1] + np.array([len(head) for head in train])
-    return HistoryArrays(item, zeros, zeros, zeros, np.full(len(item), -1, np.int64), offsets, train_end, offsets[1:])
+    history = history_lists([[*head, *tail] for head, tail in zip(train, later, strict=True)])
+    return replace(history, train_end=history.offsets[:-1] + np.array([len(head) for head in train]))
 
 
 def items_of(texts=None, categories=None, authors=None, num_items=6):
     """An item table; what is not given is not known."""
-    return pl.DataFrame(
-        {
-            Columns.ITEM_INDEX: pl.Series(range(num_items), dtype=pl.Int32),
-            Columns.ITEM_ID: pl.Series([f"i{number}" for number in range(num_items)]),
-            Columns.TITLE: pl.Series([None] * num_items, dtype=pl.String),
-            Columns.TEXT: pl.Series(texts or [None] * num_items, dtype=pl.String),
-            Columns.CATEGORIES: pl.Series(categories or [None] * num_items, dtype=pl.List(pl.String)),
-            Columns.AUTHOR_INDEX: pl.Series(authors or [0] * num_items, dtype=pl.Int32),
-        }
-    )
+    return item_table(num_items, text=texts, categories=categories, author_index=authors)
 
 
 def prepared_of(folder: Path, history: HistoryArrays, items: pl.DataFrame) -> Dataset:
     """Wrap both as the `prepare` stage would have left them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    items.write_parquet(folder / "items.parquet")
-    spec = DatasetSpec(
-        num_users=len(history.train_end),
-        num_items=len(items),
-        num_authors=3,
-        num_categories=1,
-        num_behaviours=2,
-        num_gap_buckets=32,
-        num_watch_buckets=12,
-        task="next_item",
-        session_length=1,
-        signals=(),
-        has_timestamps=False,
-    )
-    return Dataset(folder, spec, history)
+    buckets = {"num_gap_buckets": 32, "num_watch_buckets": 12}
+    spec = dataset_spec(len(history.train_end), len(items), num_authors=3, num_behaviours=2, **buckets)
+    return write_dataset(folder, spec, history, items)
 
 
 @pytest.fixture

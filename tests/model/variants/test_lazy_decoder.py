@@ -23,8 +23,8 @@ from recsys.model.summary import encoder_products, key_value_products, summarise
 from recsys.model.variants.lazy_decoder import ContextProcessor, LazyCrossAttention, LazyDecoder
 from recsys.training.fit import build_policy
 from recsys.training.losses import dense_loss, next_token_loss
+from tests.toy.builders import beauty_sized
 from tests.toy.dataset import ring_ids, ring_prepared, toy_ids
-from tests.toy.dataset_spec import beauty_sized
 
 SMALL = {
     "preset": "tiny_lazy",

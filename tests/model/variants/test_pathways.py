@@ -17,8 +17,8 @@ from recsys.model.preset_costs import shape_only
 from recsys.model.summary import memory_positions
 from recsys.model.variants.pathways import HistoryCompression, PathwayEncoder, engaged_events, recent_events
 from recsys.training.fit import build_policy, training_form
+from tests.toy.builders import beauty_sized
 from tests.toy.dataset import ring_ids, ring_prepared
-from tests.toy.dataset_spec import beauty_sized
 
 SMALL = {
     "preset": "tiny_pathways",
