@@ -1,6 +1,7 @@
 # make demo   the main job on the embedded simulator, from nothing to served candidates
 # make test   all tests (the real-data ones too where RECSYS_DATA is set)
 # make check  format, lint, types, import directions, sizes, names, docstring examples
+# make docs   the documentation site, into build/site
 # make bench  every benchmark; result tables go to tests/benchmarks/results
 # The first two create .venv when it is missing, and reuse it when it is there.
 
@@ -18,10 +19,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test fast check format bench notebook journey lock clean
+.PHONY: help install demo test fast check docs format bench notebook journey lock clean
 
 help:
-	@sed -n '1,5p' Makefile
+	@sed -n '1,6p' Makefile
 
 install: $(READY) $(NATIVE)
 
@@ -50,7 +51,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.architecture
-	$(BIN)/python -m pytest --doctest-modules recsys features pipelines serving
+	$(BIN)/python -m pytest --doctest-modules recsys features pipelines serving docs/_build
+	$(MAKE) docs
+
+# strict: a warning or a broken link fails; the pages are made from code and result files (docs/_build)
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -1,0 +1,89 @@
+"""The configuration reference says of every key what the code says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from docs._build import configuration
+from docs._build.model_docs import attribute_docs, in_words, keys_of
+from pipelines.config import RunConfig
+from recsys.config import FrozenConfig
+
+
+class Oven(FrozenConfig):
+    """How hot.
+
+    Attributes:
+        heat: In degrees, and
+            not in kelvin.
+    """
+
+    heat: float = Field(default=180.0, gt=0, le=300)
+    fan: bool = False
+    """Blows."""
+    racks: tuple[int, ...] = (1, 2)
+
+
+class Cake(FrozenConfig):
+    """A cake. It is baked."""
+
+    kind: Literal["sponge", "cheese"] = "sponge"
+    eggs: int = Field(ge=2)
+    oven: Oven = Oven(heat=160.0)
+
+
+def test_a_page_says_type_limits_default_and_meaning() -> None:
+    """The default of ``oven.heat`` is what a cake gets that leaves the section out: 160, not the oven's own 180."""
+    keys = {key.path: key for key, _ in keys_of(Cake)}
+    assert (keys["eggs"].kind, keys["eggs"].default) == ("whole number, at least 2", None)
+    assert (keys["kind"].kind, keys["kind"].default) == ("`sponge`, `cheese`", "sponge")
+    inside = {key.path: key for key, _ in keys_of(Oven, "oven", keys["oven"].section)}
+    assert (inside["oven.heat"].kind, inside["oven.heat"].default) == ("number, above 0, at most 300", "160.0")
+    assert inside["oven.heat"].meaning == "In degrees, and not in kelvin."
+    assert (inside["oven.fan"].meaning, inside["oven.fan"].default) == ("Blows.", "false")
+    assert (inside["oven.racks"].kind, inside["oven.racks"].default) == ("list of whole numbers", "[1, 2]")
+
+
+def test_an_option_that_may_be_missing_says_so() -> None:
+    assert in_words(int | None) == "whole number, or none"
+
+
+def test_meanings_come_from_the_classes_above_too() -> None:
+    class Tart(Oven):
+        """A tart."""
+
+    assert attribute_docs(Tart)["heat"] == "In degrees, and not in kelvin."
+
+
+def test_every_key_of_a_run_has_its_place() -> None:
+    """Each key of the resolved configuration of a run is found, by its whole path, as an anchor of a page."""
+    text = "\n".join(configuration.pages().values())
+    config = RunConfig.model_validate({"source": {"kind": "simulated"}})
+
+    def paths(section: FrozenConfig, prefix: str) -> list[str]:
+        found = []
+        for name in type(section).model_fields:
+            value, path = getattr(section, name), f"{prefix}{name}"
+            found += paths(value, f"{path}.") if isinstance(value, FrozenConfig) else [path]
+        return found
+
+    keys = paths(config, "")
+    assert len(keys) > 200
+    missing = [key for key in keys if f'id="{key}"' not in text and f"`{key}`" not in text]
+    assert missing == []
+
+
+def test_the_defaults_shown_are_those_of_a_run() -> None:
+    page = configuration.pages()["reference/configuration/align.md"]
+    config = RunConfig.model_validate({"source": {"kind": "simulated"}})
+    assert config.align.ipa.rollouts.num_generations == 128
+    _, _, after = page.partition('<dt id="align.ipa.rollouts.num_generations"')
+    assert "default `128`" in after.partition("</dd>")[0]
+
+
+def test_no_anchor_stands_twice_on_a_page() -> None:
+    for page in configuration.pages().values():
+        anchors = [part.partition('"')[0] for part in page.split('<dt id="')[1:]]
+        assert len(anchors) == len(set(anchors))
