@@ -85,7 +85,7 @@ def _steerable(inputs: AlignmentInputs, config: ObjectiveConfig) -> AlignmentInp
             "align.ipa.objective weighs the towers of the learned reward; add 'learned' to align.ipa.rewards"
         )
     if config.diversity:
-        category_I = policy.item_tower.side_I[1:, 1].cpu()
+        category_I = policy.item_tower.category_I[1:].cpu()
         reward_model = DiverseScorer(reward_model, category_I)
         held_out = None if held_out is None else DiverseScorer(held_out, category_I)
     if policy.spec.model.num_objectives != len(reward_model.towers):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from recsys.data.batch import HistoryBatch, TrainingBatch
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.config import ModelConfig
 from recsys.model.layers.attention import FeedForward, SelfAttention
 from recsys.model.layers.tables import FeatureTables
@@ -51,18 +52,28 @@ class ItemTower(nn.Module):
     side_I: torch.Tensor
 
     def __init__(
-        self, config: ModelConfig, tables: FeatureTables, codes: CodeEmbedding, catalogue: torch.Tensor
+        self, config: ModelConfig, tables: FeatureTables, codes: CodeEmbedding, catalogue: ItemCatalogue
     ) -> None:
-        """Build the tower.
-
-        Args:
-            catalogue: int64 ``[rows, L + 2]``: codes, author row, category row of every item row; row 0 is padding.
-        """
         super().__init__()
         self.features = config.features
         self.tables, self.codes = tables, codes
-        self.register_buffer("codes_IL", catalogue[:, :-2].contiguous())
-        self.register_buffer("side_I", catalogue[:, -2:].contiguous())
+        self.register_buffer("codes_IL", catalogue.codes_IL.contiguous())
+        self.register_buffer("side_I", catalogue.side_I2)
+
+    @property
+    def author_I(self) -> torch.Tensor:
+        """Author_index by item row, 0 "not known"."""
+        return self.side_I[:, 0]
+
+    @property
+    def category_I(self) -> torch.Tensor:
+        """Category_index by item row, 0 "not known"."""
+        return self.side_I[:, 1]
+
+    @property
+    def catalogue(self) -> ItemCatalogue:
+        """What the tower knows of every item."""
+        return ItemCatalogue(self.codes_IL, self.author_I, self.category_I)
 
     def forward(self, rows: torch.Tensor, extra_ids: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """Embed item rows of any shape; ``extra_ids`` are event features of the same shape that ride in the same lookup."""
@@ -70,9 +81,9 @@ class ItemTower(nn.Module):
         if "item" in self.features:
             ids["item"] = rows
         if "author" in self.features:
-            ids["author"] = self.side_I[rows, 0]
+            ids["author"] = self.author_I[rows]
         if "category" in self.features:
-            ids["category"] = self.side_I[rows, 1]
+            ids["category"] = self.category_I[rows]
         parts = list(self.tables(ids).values()) if ids else []
         if "codes" in self.features:
             parts.append(self.codes.all_levels(self.codes_IL[rows]))

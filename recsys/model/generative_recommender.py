@@ -18,6 +18,7 @@ from torch import nn
 
 from recsys.contracts.dataset import DatasetSpec
 from recsys.data.batch import HistoryBatch, TrainingBatch
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.config import ModelConfig
 from recsys.model.decoder import SessionDecoder
 from recsys.model.encoder import CodeEmbedding, HistoryEncoder, ItemTower
@@ -74,17 +75,13 @@ class GenerativeRecommender(nn.Module):
 
     Args:
         spec: Shapes and the digest of the semantic IDs that the codes come from.
-        catalogue: int64 ``[I, L + 2]``, I = items + 1: codes, author row, category row; row 0 is padding.
+        catalogue: Semantic ID, author and category of every item.
     """
 
-    def __init__(self, spec: PolicySpec, catalogue: torch.Tensor) -> None:
+    def __init__(self, spec: PolicySpec, catalogue: ItemCatalogue) -> None:
         super().__init__()
         config, dataset = spec.model, spec.dataset
-        expected = (dataset.num_items + 1, len(spec.level_sizes) + 2)
-        if tuple(catalogue.shape) != expected:
-            raise ValueError(
-                f"catalogue has shape {tuple(catalogue.shape)}, expected {expected}: one row per item and padding"
-            )
+        catalogue.check_fits(dataset.num_items, spec.level_sizes)
         self.spec = spec
         rows = dataset.table_rows(config.features)
         self.tables = FeatureTables(rows, config.width, config.init_std, _reserved_rows(config))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from recsys.contracts.dataset import DatasetSpec
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from recsys.model.summary import PolicySummary, summarise
@@ -46,7 +47,7 @@ def shape_only(
     """
     spec = PolicySpec(model=config, dataset=dataset, level_sizes=(codebook_size,) * levels, semantic_id_digest="0" * 64)
     with torch.device("meta"):
-        return GenerativeRecommender(spec, torch.zeros(dataset.num_items + 1, levels + 2, dtype=torch.int64))
+        return GenerativeRecommender(spec, ItemCatalogue.blank(dataset.num_items, levels))
 
 
 @dataclass(frozen=True)

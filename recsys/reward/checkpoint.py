@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.weights import check_semantic_ids, load_weights, read_module, save_module
 from recsys.reward.model import RewardSpec, SessionRewardModel
 
@@ -33,7 +34,7 @@ def load_reward_model(folder: Path, semantic_id_digest: str | None) -> SessionRe
     check_semantic_ids(spec, semantic_id_digest, folder, what=_WHAT, remedy=_REMEDY)
     rows = spec.dataset.num_items + 1
     embeddings = torch.zeros(rows, spec.embedding_width) if spec.embedding_width else None
-    catalogue = torch.zeros(rows, len(spec.level_sizes) + 2, dtype=torch.int64)
+    catalogue = ItemCatalogue.blank(spec.dataset.num_items, len(spec.level_sizes))
     model = SessionRewardModel(spec, catalogue, embeddings, torch.zeros(rows, len(spec.signals)))
     load_weights(model, tensors, folder, remedy=_REMEDY)
     return model.eval().requires_grad_(False)

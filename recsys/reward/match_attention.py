@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from recsys.data.item_catalogue import ItemCatalogue
+
 
 @dataclass(frozen=True)
 class Likeness:
@@ -33,19 +35,20 @@ class ItemRelations(nn.Module):
     """Say what two items have in common.
 
     Args:
-        catalogue: int64 ``[rows, L + 2]``: codes, author row, category row of every item row; row 0 is padding, and
-            author or category 0 ("not known") equals nothing.
+        catalogue: Semantic ID, author and category of every item; an author or category that is not known equals
+            nothing.
         unit_embeddings: float32 ``[rows, any]``, rows of length 1 or 0; ``None`` without.
     """
 
     catalogue: torch.Tensor
     unit_embeddings: torch.Tensor | None
 
-    def __init__(self, catalogue: torch.Tensor, unit_embeddings: torch.Tensor | None) -> None:
+    def __init__(self, catalogue: ItemCatalogue, unit_embeddings: torch.Tensor | None) -> None:
         super().__init__()
-        self.register_buffer("catalogue", catalogue.contiguous())
+        # side by side, so that one look-up and one comparison serve all
+        self.register_buffer("catalogue", torch.cat([catalogue.codes_IL, catalogue.side_I2], dim=1))
         self.register_buffer("unit_embeddings", unit_embeddings)
-        self.num_levels = catalogue.shape[1] - 2
+        self.num_levels = catalogue.num_levels
 
     @property
     def count(self) -> int:
@@ -66,18 +69,19 @@ class ItemRelations(nn.Module):
         the same item.
         """
         query, key = self.catalogue[query_BQ][:, :, None], self.catalogue[key_BS][:, None]
-        agree = query == key
-        prefix = torch.ones_like(agree[..., 0])
+        code_agrees, author_agrees, category_agrees = (query == key).split([self.num_levels, 1, 1], dim=-1)
+        prefix = torch.ones_like(code_agrees[..., 0])
         depth = torch.zeros_like(prefix, dtype=torch.int64)
         for level in range(self.num_levels):
-            prefix = prefix & agree[..., level]
+            prefix = prefix & code_agrees[..., level]
             depth += prefix
         same_item = query_BQ[:, :, None] == key_BS[:, None]
         depth = depth.masked_fill(same_item, self.num_levels + 1)
-        author = agree[..., -2] & (query[..., -2] > 0)
-        category = agree[..., -1] & (query[..., -1] > 0)
+        _, author, category = query.split([self.num_levels, 1, 1], dim=-1)
+        same_author = (author_agrees & (author > 0))[..., 0]
+        same_category = (category_agrees & (category > 0))[..., 0]
         both = (query_BQ > 0)[:, :, None] & (key_BS > 0)[:, None]
-        return (1 + 4 * depth + 2 * author + category) * both
+        return (1 + 4 * depth + 2 * same_author + same_category) * both
 
 
 class MatchAttention(nn.Module):

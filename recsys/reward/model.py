@@ -21,6 +21,7 @@ from torch import nn
 from recsys.contracts.dataset import DatasetSpec
 from recsys.contracts.errors import ConfigError
 from recsys.data.batch import HistoryBatch
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.encoder import EVENT_FEATURES, CodeEmbedding, EncoderBlock, ItemTower
 from recsys.model.layers.attention import FeedForward
 from recsys.model.layers.tables import FeatureTables
@@ -131,7 +132,7 @@ class SessionRewardModel(nn.Module):
 
     Args:
         spec: Shapes and meaning.
-        catalogue: int64 ``[items + 1, L + 2]`` from :func:`recsys.model.checkpoint.catalogue_of`.
+        catalogue: Semantic ID, author and category of every item.
         item_embeddings: float32 ``[items + 1, embedding_width]``, rows of length 1 or 0, row 0 padding; ``None`` if the
             spec has none.
         item_rates: float32 ``[items + 1, T]`` how much more feedback each item got in the train sessions than the average
@@ -145,18 +146,14 @@ class SessionRewardModel(nn.Module):
     def __init__(
         self,
         spec: RewardSpec,
-        catalogue: torch.Tensor,
+        catalogue: ItemCatalogue,
         item_embeddings: torch.Tensor | None,
         item_rates: torch.Tensor,
     ) -> None:
         super().__init__()
         config, dataset = spec.model, spec.dataset
         rows = dataset.num_items + 1
-        if tuple(catalogue.shape) != (rows, len(spec.level_sizes) + 2):
-            raise ValueError(
-                f"catalogue has shape {tuple(catalogue.shape)}, expected {(rows, len(spec.level_sizes) + 2)}: "
-                "one row per item and padding"
-            )
+        catalogue.check_fits(dataset.num_items, spec.level_sizes)
         if config.item_embeddings != (spec.embedding_width > 0):
             raise ValueError(
                 f"item_embeddings is {config.item_embeddings}, but the embedding width is {spec.embedding_width}"

@@ -28,7 +28,7 @@ from recsys.contracts.columns import TRAIN, VALID
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.contracts.manifest import read_json, write_json
-from recsys.model.checkpoint import catalogue_of
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.reward.calibration import calibrate
 from recsys.reward.checkpoint import SPEC_NAME, load_reward_model, save_reward_model
 from recsys.reward.combination import check_tower_names
@@ -102,7 +102,7 @@ def build_reward_model(
     config = inputs.config
     check_tower_names(list(config.combination.weights), own.names, "reward.combination.weights")
     dataset, semantic_ids, item_embeddings = inputs.dataset, inputs.semantic_ids, inputs.item_embeddings
-    catalogue = catalogue_of(dataset.items, semantic_ids.codes)
+    catalogue = ItemCatalogue.from_items(dataset.items, semantic_ids.codes)
     padded = None
     if model.item_embeddings:
         if item_embeddings is None:

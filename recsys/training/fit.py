@@ -21,8 +21,9 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError
 from recsys.contracts.manifest import read_json, write_json
 from recsys.data.datamodule import PolicyData
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.data.samples import TrainingForm
-from recsys.model.checkpoint import catalogue_of, load_policy, save_policy
+from recsys.model.checkpoint import load_policy, save_policy
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from recsys.model.summary import summarise
@@ -56,7 +57,7 @@ def build_policy(
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
     )
-    policy = GenerativeRecommender(spec, catalogue_of(prepared.items, semantic_ids.codes))
+    policy = GenerativeRecommender(spec, ItemCatalogue.from_items(prepared.items, semantic_ids.codes))
     if item_embeddings is not None and "item" in model.features:
         start = leading_directions(item_embeddings, model.width) * model.init_std
         with torch.no_grad():

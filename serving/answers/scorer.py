@@ -294,7 +294,7 @@ class Scorer:
     @property
     def category_index(self) -> npt.NDArray[np.int64]:
         """``[I]`` category of each item as the model was trained with it; 0 is "not known"."""
-        category_I: npt.NDArray[np.int64] = self.recommender.policy.item_tower.side_I[1:, 1].cpu().numpy()
+        category_I: npt.NDArray[np.int64] = self.recommender.policy.item_tower.category_I[1:].cpu().numpy()
         return category_I
 
     def mask(self, item_ids: pl.Series, what: str = "the item list") -> BoolMask:

@@ -51,7 +51,7 @@ def open_reward_model(folder: Path, policy: GenerativeRecommender) -> SessionSco
     scorer: SessionScorer = ModelScorer(model)
     objectives = policy.spec.objectives
     if objectives == (*scorer.towers, DIVERSITY):
-        scorer = DiverseScorer(scorer, policy.item_tower.side_I[1:, 1].cpu())
+        scorer = DiverseScorer(scorer, policy.item_tower.category_I[1:].cpu())
     if objectives and scorer.towers != objectives:
         raise ArtifactError(
             f"the policy was aligned with the towers {', '.join(objectives)}, the reward model in '{folder}' has "

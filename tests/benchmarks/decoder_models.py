@@ -11,6 +11,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from recsys.data.batch import HistoryBatch
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from tests.benchmarks.t5_policy import FIRST_CODE
@@ -79,7 +80,9 @@ def own_policy(items: int, dense: bool) -> GenerativeRecommender:
         model=config, dataset=dataset_spec(1, items), level_sizes=(CODES,) * LEVELS, semantic_id_digest="0" * 64
     )
     torch.manual_seed(0)
-    catalogue = torch.from_numpy(np.pad(random_catalogue(items), ((1, 0), (0, 2))))
+    codes = torch.from_numpy(np.pad(random_catalogue(items), ((1, 0), (0, 0))))
+    nothing = torch.zeros(len(codes), dtype=torch.int64)
+    catalogue = ItemCatalogue(codes, nothing, nothing)
     return GenerativeRecommender(spec, catalogue).eval()
 
 

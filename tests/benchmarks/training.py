@@ -72,7 +72,7 @@ def own(dense: bool, dropout: float) -> GenerativeRecommender:
     model = type(policy.spec.model).model_validate({**policy.spec.model.model_dump(), **changes})
     spec = PolicySpec(**{**dict(policy.spec), "model": model})
     tower = policy.item_tower
-    return GenerativeRecommender(spec, torch.cat([tower.codes_IL, tower.side_I], dim=1)).train()
+    return GenerativeRecommender(spec, tower.catalogue).train()
 
 
 class T5Step:

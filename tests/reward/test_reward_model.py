@@ -11,6 +11,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.reward.checkpoint import load_reward_model, save_reward_model
 from recsys.reward.config import CombinationConfig, FeedbackConfig, RewardConfig, RewardModelConfig
 from recsys.reward.feedback.dataset import SessionFeedback, session_feedback
@@ -67,7 +68,8 @@ def test_relations_by_hand() -> None:
     1-1: same item, depth 3, author, category unknown: 1 + 12 + 2 = 15. 1-2: one code, author: 1 + 4 + 2 = 7.
     1-3: nothing (the second code alone does not count, unknown equals nothing): 1. 2-3: category: 2. Padding: 0.
     """
-    catalogue = torch.tensor([[0, 0, 0, 0], [0, 1, 3, 0], [0, 2, 3, 2], [1, 1, 0, 2]])
+    codes = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 1]])
+    catalogue = ItemCatalogue(codes, torch.tensor([0, 3, 3, 0]), torch.tensor([0, 0, 2, 2]))
     relations = ItemRelations(catalogue, None)
     found = relations.number(torch.tensor([[1, 2, 0]]), torch.tensor([[1, 2, 3, 0]]))
     assert found.tolist() == [[[15, 7, 1, 0], [7, 16, 2, 0], [0, 0, 0, 0]]]

@@ -16,8 +16,9 @@ import torch
 
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.event_features import NUM_GAP_BUCKETS, NUM_WATCH_BUCKETS
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.decoding.config import DecodeConfig
-from recsys.model.checkpoint import catalogue_of, save_policy
+from recsys.model.checkpoint import save_policy
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from recsys.reward.checkpoint import save_reward_model
@@ -82,7 +83,7 @@ def write_model(
         semantic_id_digest=semantic_ids.digest,
         objectives=objectives,
     )
-    policy = GenerativeRecommender(spec, catalogue_of(prepared.items, semantic_ids.codes))
+    policy = GenerativeRecommender(spec, ItemCatalogue.from_items(prepared.items, semantic_ids.codes))
     with torch.no_grad():  # the initial weights are tiny; larger ones make answers differ between users
         for parameter in policy.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.3)
@@ -112,7 +113,7 @@ def write_reward_model(
         combination=CombinationConfig(),
     )
     rates = torch.zeros(prepared.spec.num_items + 1, len(towers))
-    model = SessionRewardModel(spec, catalogue_of(prepared.items, semantic_ids.codes), None, rates)
+    model = SessionRewardModel(spec, ItemCatalogue.from_items(prepared.items, semantic_ids.codes), None, rates)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.3)

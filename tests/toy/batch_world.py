@@ -16,8 +16,9 @@ import torch
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.decoding.config import DecodeConfig
-from recsys.model.checkpoint import catalogue_of, save_policy
+from recsys.model.checkpoint import save_policy
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from recsys.semantic_ids.versions import SemanticIds
@@ -79,7 +80,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> World:
         level_sizes=size.level_sizes,
         semantic_id_digest=semantic_ids.digest,
     )
-    policy = GenerativeRecommender(spec, catalogue_of(prepared.items, semantic_ids.codes))
+    policy = GenerativeRecommender(spec, ItemCatalogue.from_items(prepared.items, semantic_ids.codes))
     with torch.no_grad():  # initial weights are tiny; larger ones make answers differ between users
         for parameter in policy.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.1)

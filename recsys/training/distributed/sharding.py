@@ -140,8 +140,8 @@ def step_ids(policy: GenerativeRecommender, batch: TrainingBatch, dense_rows: to
     """
     history = batch.history
     items = torch.cat([history.item_BH.flatten(), dense_rows.flatten()])
-    side = policy.item_tower.side_I[items]
-    ids = {"item": items, "author": side[:, 0], "category": side[:, 1], "user": history.user_B}
+    tower = policy.item_tower
+    ids = {"item": items, "author": tower.author_I[items], "category": tower.category_I[items], "user": history.user_B}
     ids |= {name: getattr(history, f"{name}_BH") for name in EVENT_FEATURES}
     return {name: ids[name] for name in policy.tables.features}
 

@@ -14,7 +14,7 @@ from recsys.alignment.rollouts.request_stream import RequestStream, seeded
 from recsys.alignment.rollouts.sampler import RolloutSampler
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError
-from recsys.model.checkpoint import catalogue_of
+from recsys.data.item_catalogue import ItemCatalogue
 from recsys.reward.config import CombinationConfig, RewardModelConfig, RewardSignal
 from recsys.reward.model import RewardSpec, SessionRewardModel
 from recsys.reward.scoring import ModelScorer
@@ -50,7 +50,7 @@ def model_of(prepared: Dataset, mode: str = "zscore") -> SessionRewardModel:
         combination=CombinationConfig(mode=mode),
     )
     rates = torch.zeros(prepared.spec.num_items + 1, len(SIGNALS))
-    model = SessionRewardModel(spec, catalogue_of(prepared.items, ring_ids().codes), None, rates)
+    model = SessionRewardModel(spec, ItemCatalogue.from_items(prepared.items, ring_ids().codes), None, rates)
     for down in [*model.tower_down, model.fused_down]:
         torch.nn.init.normal_(down.weight)
     return model.eval().requires_grad_(False)
