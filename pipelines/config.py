@@ -23,7 +23,7 @@ from recsys.alignment.config import AlignConfig
 from recsys.config import FrozenConfig, apply_overrides, read_yaml, validate
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig
-from recsys.evaluation.evaluate import EvaluateConfig
+from recsys.evaluation.config import EvaluateConfig
 from recsys.model.config import ModelConfig
 from recsys.reward.config import RewardConfig
 from recsys.semantic_ids.config import TokenizeConfig

@@ -97,10 +97,15 @@ class Workflow:
     def run_verb(self, verb: str) -> Outcome:
         """Run the stage behind one verb, whose parents must be there.
 
+        `prepare` needs neither torch nor MLflow, which take seconds to import: it runs without them, and its record waits
+        for the next run or verb, unless MLflow is a server that somebody may be watching.
+
         Raises:
             ArtifactError: A parent has not run with this configuration.
         """
-        self._begin()
+        light = verb == PREPARE.name
+        self.tracker.postponed = light and self.tracker.is_file
+        self._begin(with_torch=not light)
         steps = self.steps(verb)
         with tracked(self.tracker):
             for name in VERB_STAGES[verb]:
@@ -154,8 +159,9 @@ class Workflow:
 
         return Registry(self.tracker.uri, self.config.output_dir / "registry", self.config.tracking.timeout_s)
 
-    def _begin(self) -> None:
-        set_threads(self.config.num_threads)
+    def _begin(self, with_torch: bool = True) -> None:
+        if with_torch:
+            set_threads(self.config.num_threads)
         with explain_write_errors(self.config.output_dir):
             (self.config.output_dir / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
 

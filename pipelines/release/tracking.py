@@ -1,7 +1,9 @@
 """What MLflow learns about a run. Stages know nothing of it: their manifests are logged after publication.
 
 For every stage a record is written first (``<output_dir>/tracking/pending``), then logged, then moved to
-``tracking/logged``. So a server that is down, or a kill, costs nothing: the next run logs what is still pending.
+``tracking/logged``. So a server that is down, or a kill, costs nothing: the next run logs what is still pending. The
+verb `prepare` leaves its record pending where MLflow is a file: importing MLflow and building that file take longer than
+the work.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ class Tracker:
         name: Name of the run, for experiment and parent run.
         tags: Tags of every MLflow run (git_sha, config_hash, split …).
         config_text: The resolved configuration, logged with the parent run.
+        postponed: Write records only; the next run or verb logs them.
     """
 
     output_dir: Path
@@ -73,6 +76,7 @@ class Tracker:
     name: str
     tags: dict[str, str]
     config_text: str
+    postponed: bool = False
     _client: MlflowClient | None = None
     _unreachable: bool = False
     _parent: str | None = None
@@ -81,6 +85,11 @@ class Tracker:
     def uri(self) -> str:
         """Tracking URI, decided."""
         return tracking_uri(self.config.uri, self.output_dir)
+
+    @property
+    def is_file(self) -> bool:
+        """MLflow is a database file, so nobody waits for a record."""
+        return self.uri.startswith("sqlite")
 
     @property
     def _logged(self) -> Path:
@@ -112,6 +121,8 @@ class Tracker:
         Returns:
             Whether nothing is pending any more. An unreachable server is reported once, as a warning.
         """
+        if self.postponed:
+            return not any(self._pending.glob("[!.]*.json"))
         waiting = sorted(self._pending.glob("[!.]*.json"), key=lambda path: (read_json(path)["noted_at"], path.name))
         if waiting and not self._unreachable:
             try:

@@ -7,10 +7,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from recsys.alignment.losses.policy_gradient import PolicyGradientConfig
-from recsys.alignment.losses.preference import PreferenceLossConfig
-from recsys.alignment.losses.preference_pairs import PairRule
-from recsys.alignment.rewards.functions import RewardName
+from recsys.alignment.losses.config import PairRule, PolicyGradientConfig, PreferenceLossConfig
+from recsys.alignment.rewards.names import RewardName
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
 

@@ -26,7 +26,8 @@ import torch
 
 from recsys.alignment.config import RereConfig
 from recsys.alignment.losses.advantages import informative_groups
-from recsys.alignment.losses.policy_gradient import PolicyGradientConfig, advantages_of, policy_gradient_loss
+from recsys.alignment.losses.config import PolicyGradientConfig
+from recsys.alignment.losses.policy_gradient import advantages_of, policy_gradient_loss
 from recsys.alignment.rewards.functions import RolloutGroup, first_difference_mask, target_share
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.log_probs import candidate_log_probs

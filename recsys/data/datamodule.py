@@ -13,7 +13,8 @@ from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import DataError
 from recsys.data.batch import TrainingBatch
 from recsys.data.histories import Histories
-from recsys.data.loader import BatchBy, BucketedLoader
+from recsys.data.loader import BucketedLoader
+from recsys.data.options import BatchBy
 from recsys.data.samples import PrefixWindows, Samples, TargetRows, TrainingForm
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from recsys.data.batch import TrainingBatch
+from recsys.data.options import BatchBy
 from recsys.data.samples import Samples
 
 BUCKET_BATCHES = 32
-
-BatchBy = Literal["rows", "targets"]
 
 
 class BucketedLoader:

@@ -12,25 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
-from pydantic import Field, field_validator
 
-from recsys.config import FrozenConfig
-from recsys.contracts.columns import SPLIT_NAMES, Columns
+from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.manifest import write_json
 from recsys.contracts.ranking import RankedItems
-from recsys.evaluation.baselines.base import Until
-from recsys.evaluation.baselines.registry import BASELINE_NAMES, BaselineName, BaselinesConfig
-from recsys.evaluation.slices import ALL_ROWS, Mask, SlicesConfig, row_slices
+from recsys.evaluation.config import EvaluateConfig
+from recsys.evaluation.slices import ALL_ROWS, Mask, row_slices
 from recsys.metrics.bootstrap import ResampledMeans, resample_means
 from recsys.metrics.ranking import Values, coverage, gini, row_metrics
 
-FilterSeen = Literal["both", "filtered", "unfiltered"]
 Rankings = Mapping[str, Mapping[bool, RankedItems]]
 
 FILTER_NAMES: Final = {True: "filtered", False: "unfiltered"}
@@ -38,58 +34,6 @@ METRICS_FILE: Final = "metrics.parquet"
 COMPARISONS_FILE: Final = "comparisons.parquet"
 PER_USER_FILE: Final = "per_user.parquet"
 SUMMARY_FILE: Final = "metrics.json"
-
-
-class EvaluateConfig(FrozenConfig):
-    """What is evaluated, and against what.
-
-    Attributes:
-        split: Rows to evaluate.
-        ks: Cut-offs of all metrics.
-        filter_seen: Evaluate rankings without the history's items, with them, or both side by side.
-        baselines: Systems printed beside the model.
-        baseline_settings: Their settings.
-        count_until: Events that baselines may count or train on. ``"train"`` is the rule for the generative model too:
-            the validation events are in the *histories* at test time, but nothing is fitted on them.
-        reference: System that all others are compared with, pair by pair; ``None`` means no comparison.
-        resamples: Bootstrap draws.
-        confidence: Of the intervals.
-        slices: Borders of the slices.
-    """
-
-    split: Literal["valid", "test"] = "test"
-    ks: tuple[int, ...] = (1, 5, 10, 20, 50)
-    filter_seen: FilterSeen = "both"
-    baselines: tuple[BaselineName, ...] = BASELINE_NAMES
-    baseline_settings: BaselinesConfig = BaselinesConfig()
-    count_until: Until = "train"
-    reference: str | None = None
-    resamples: int = Field(default=1000, ge=100)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    slices: SlicesConfig = SlicesConfig()
-
-    @field_validator("ks")
-    @classmethod
-    def _ascending(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
-        if not ks or list(ks) != sorted(set(ks)) or ks[0] < 1:
-            raise ValueError(f"ks must be positive and ascending, such as [1, 5, 10]; got {list(ks)}")
-        return ks
-
-    @property
-    def filters(self) -> tuple[bool, ...]:
-        """The values of ``exclude_seen`` to evaluate, filtered first."""
-        return {"both": (True, False), "filtered": (True,), "unfiltered": (False,)}[self.filter_seen]
-
-    @property
-    def split_code(self) -> int:
-        """Code of the split in the targets table."""
-        return SPLIT_NAMES.index(self.split)
-
-    @property
-    def headline(self) -> tuple[str, str]:
-        """The two metrics of the short table: hit rate and NDCG at 10, or at the largest k when 10 is not evaluated."""
-        k = 10 if 10 in self.ks else self.ks[-1]
-        return f"hr@{k}", f"ndcg@{k}"
 
 
 def evaluate(prepared: Dataset, rankings: Rankings, config: EvaluateConfig, out_dir: Path, seed: int) -> dict[str, Any]:

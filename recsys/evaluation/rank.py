@@ -17,7 +17,8 @@ from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.evaluation.baselines.registry import build_baselines
-from recsys.evaluation.evaluate import EvaluateConfig, evaluate
+from recsys.evaluation.config import EvaluateConfig
+from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.rankings import (
     BEAM,
     CURVES_FILE,

@@ -8,32 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
-from recsys.config import FrozenConfig
 from recsys.contracts.dataset import Targets
 from recsys.contracts.errors import DataError
+from recsys.evaluation.config import SlicesConfig
 
 Mask = npt.NDArray[np.bool_]
 
 ALL_ROWS = "all"
-
-
-class SlicesConfig(FrozenConfig):
-    """Borders of the slices.
-
-    Attributes:
-        head_share: Head items are the most popular ones that together make up this share of train traffic, the item
-            that crosses the border included; all others are tail.
-        cold_max_count: Items with at most so many train events are cold; 0 means never seen in training.
-        new_user_max: Users with at most so many events of history are new.
-        long_history_min: Users with at least so many events of history are long known.
-    """
-
-    head_share: float = Field(default=0.5, gt=0, lt=1)
-    cold_max_count: int = Field(default=0, ge=0)
-    new_user_max: int = Field(default=5, ge=0)
-    long_history_min: int = Field(default=20, ge=1)
 
 
 def head_items(train_counts: npt.NDArray[np.integer], share: float) -> Mask:

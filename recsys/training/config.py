@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
-from recsys.data.loader import BatchBy
+from recsys.data.options import BatchBy
 
 Sharding = Literal["none", "row_wise", "table_wise", "column_wise"]
 TableOptimizer = Literal["adamw", "rowwise_adagrad", "adagrad"]

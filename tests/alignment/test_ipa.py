@@ -22,7 +22,7 @@ from recsys.alignment.config import (
     SupervisedConfig,
 )
 from recsys.alignment.inputs import AlignmentInputs
-from recsys.alignment.losses.preference import PreferenceLossConfig
+from recsys.alignment.losses.config import PreferenceLossConfig
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import open_artifact

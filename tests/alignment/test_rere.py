@@ -20,7 +20,7 @@ from recsys.alignment.config import (
     SupervisedConfig,
 )
 from recsys.alignment.inputs import AlignmentInputs
-from recsys.alignment.losses.policy_gradient import PolicyGradientConfig
+from recsys.alignment.losses.config import PolicyGradientConfig
 from recsys.alignment.rere import RankingRewardLearning
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.request_stream import RequestStream

@@ -18,7 +18,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recsys.alignment.losses.policy_gradient import PolicyGradientConfig, policy_gradient_loss
+from recsys.alignment.losses.config import PolicyGradientConfig
+from recsys.alignment.losses.policy_gradient import policy_gradient_loss
 from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.data.batch import HistoryBatch
 from recsys.decoding.beam_search import beam_search

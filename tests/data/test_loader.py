@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from recsys.data.batch import collate_all_prefixes, collate_histories
 from recsys.data.datamodule import validation_rows
 from recsys.data.histories import Histories
-from recsys.data.loader import BatchBy, BucketedLoader
+from recsys.data.loader import BucketedLoader
+from recsys.data.options import BatchBy
 from recsys.data.samples import PrefixWindows
 from tests.toy.dataset import ring_prepared
 

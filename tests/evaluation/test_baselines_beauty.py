@@ -11,7 +11,8 @@ import pytest
 
 from recsys.contracts.dataset import Dataset, Targets
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.registry import BaselinesConfig, build_baselines
+from recsys.evaluation.baselines.config import BaselinesConfig
+from recsys.evaluation.baselines.registry import build_baselines
 from recsys.metrics.ranking import row_metrics
 from tests.toy.builders import history_arrays, in_memory
 

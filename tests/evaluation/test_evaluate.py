@@ -15,8 +15,10 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.registry import BaselinesConfig, build_baselines
-from recsys.evaluation.evaluate import EvaluateConfig, evaluate
+from recsys.evaluation.baselines.config import BaselinesConfig
+from recsys.evaluation.baselines.registry import build_baselines
+from recsys.evaluation.config import EvaluateConfig
+from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.table import format_table, ranked_systems, verdict
 from recsys.metrics.ranking import row_metrics
 from tests.toy.dataset import ring_prepared

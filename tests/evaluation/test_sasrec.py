@@ -16,7 +16,8 @@ from recsys.contracts.columns import VALID
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.sasrec import PooledDropout, SASRecConfig, SASRecNetwork
+from recsys.evaluation.baselines.config import SASRecConfig
+from recsys.evaluation.baselines.sasrec import PooledDropout, SASRecNetwork
 from recsys.evaluation.baselines.sasrec_training import SASRec, SequenceBatches, rank_with_network
 from recsys.metrics.ranking import row_metrics
 from recsys.training.losses import full_softmax_loss

@@ -7,7 +7,8 @@ import pytest
 
 from recsys.contracts.dataset import Targets
 from recsys.contracts.errors import DataError
-from recsys.evaluation.slices import SlicesConfig, head_items, row_slices
+from recsys.evaluation.config import SlicesConfig
+from recsys.evaluation.slices import head_items, row_slices
 
 COUNTS = np.array([10, 5, 4, 1, 0])
 

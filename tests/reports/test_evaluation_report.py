@@ -14,8 +14,10 @@ from recsys.contracts.columns import TEST
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.registry import BaselinesConfig, build_baselines
-from recsys.evaluation.evaluate import EvaluateConfig, evaluate
+from recsys.evaluation.baselines.config import BaselinesConfig
+from recsys.evaluation.baselines.registry import build_baselines
+from recsys.evaluation.config import EvaluateConfig
+from recsys.evaluation.evaluate import evaluate
 from recsys.reports.evaluation import write_report
 from recsys.reports.html import facts
 from tests.toy.dataset import ring_prepared

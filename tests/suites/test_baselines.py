@@ -12,12 +12,20 @@ from recsys.contracts.dataset import Dataset, HistoryArrays
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import CountedEvents, Ranker, history_weights
-from recsys.evaluation.baselines.ease import EASEConfig, ease_weights
-from recsys.evaluation.baselines.item_knn import ItemKNNConfig, cosine_similarity
-from recsys.evaluation.baselines.markov import MarkovConfig, count_transitions
-from recsys.evaluation.baselines.popularity import PopularityConfig, popularity_shares
-from recsys.evaluation.baselines.registry import BASELINE_NAMES, BaselinesConfig, build_baselines
-from recsys.evaluation.baselines.sasrec import SASRecConfig
+from recsys.evaluation.baselines.config import (
+    BASELINE_NAMES,
+    BaselinesConfig,
+    EASEConfig,
+    ItemKNNConfig,
+    MarkovConfig,
+    PopularityConfig,
+    SASRecConfig,
+)
+from recsys.evaluation.baselines.ease import ease_weights
+from recsys.evaluation.baselines.item_knn import cosine_similarity
+from recsys.evaluation.baselines.markov import count_transitions
+from recsys.evaluation.baselines.popularity import popularity_shares
+from recsys.evaluation.baselines.registry import build_baselines
 from recsys.metrics.ranking import row_metrics
 from tests.toy.builders import history_lists, in_memory
 from tests.toy.dataset import ring_prepared

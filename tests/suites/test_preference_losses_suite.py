@@ -8,13 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.alignment.losses.preference import (
-    LOSSES,
-    PreferenceLogProbs,
-    PreferenceLossConfig,
-    PreferenceLossType,
-    preference_loss,
-)
+from recsys.alignment.losses.config import PreferenceLossConfig, PreferenceLossType
+from recsys.alignment.losses.preference import LOSSES, PreferenceLogProbs, preference_loss
 from recsys.contracts.errors import ConfigError
 
 MONOTONE = ("dpo", "rdpo", "cpo", "simpo", "sdpo")

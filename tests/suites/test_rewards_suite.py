@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recsys.alignment.rewards.functions import REWARD_NAMES, Reward, RolloutGroup, build_reward
+from recsys.alignment.rewards.functions import Reward, RolloutGroup, build_reward
+from recsys.alignment.rewards.names import REWARD_NAMES
 from recsys.contracts.errors import DataError
 
 NUM_ITEMS, LEVELS = 30, 3

@@ -7,7 +7,8 @@ from typing import get_args
 import torch
 
 from recsys.alignment.losses.advantages import group_advantages
-from recsys.alignment.losses.policy_gradient import PolicyGradientConfig, PolicyGradientResult, policy_gradient_loss
+from recsys.alignment.losses.config import PolicyGradientConfig
+from recsys.alignment.losses.policy_gradient import PolicyGradientResult, policy_gradient_loss
 
 LOSS_TYPES: tuple[str, ...] = get_args(PolicyGradientConfig.model_fields["loss_type"].annotation)
 BOUNDED = ("ecpo", "gbpo")

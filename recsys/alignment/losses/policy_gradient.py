@@ -29,75 +29,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
-from pydantic import Field, model_validator
 
 from recsys.alignment.losses.advantages import group_advantages, tawin_advantages
-from recsys.config import FrozenConfig
+from recsys.alignment.losses.config import PolicyGradientConfig
 from recsys.contracts.errors import ConfigError, DataError
 
 MAX_LOG_RATIO: Final = 20.0
 """Log-ratios are cut here before ``exp``, as in verl: float32 overflows at 88, and infinity times a clipped zero is NaN."""
-
-_OWN_OPTIONS: Final[dict[str, frozenset[str]]] = {
-    "grpo": frozenset({"epsilon", "epsilon_high"}),
-    "dapo": frozenset({"epsilon", "epsilon_high"}),
-    "gspo": frozenset({"epsilon", "epsilon_high"}),
-    "dr_grpo": frozenset({"epsilon", "epsilon_high", "max_length"}),
-    "tawin": frozenset({"epsilon", "epsilon_high", "tawin_rank", "tawin_temperature", "tawin_threshold"}),
-    "ecpo": frozenset({"epsilon", "epsilon_high", "early_clip_delta", "ratio_level"}),
-    "gbpo": frozenset({"ratio_level"}),
-}
-"""Options that not every type reads, by type."""
-
-
-class PolicyGradientConfig(FrozenConfig):
-    """Which policy-gradient loss, and its options; an option that the type does not read must keep its default."""
-
-    loss_type: Literal["grpo", "dapo", "gspo", "dr_grpo", "tawin", "ecpo", "gbpo"] = "grpo"
-    advantage_scale: Literal["group_std", "none"] | None = None
-    """Divide advantages by the group's standard deviation; ``None``: as the type does, which is not for dr_grpo."""
-    advantage_eps: float = Field(default=1e-4, gt=0)
-    epsilon: float = Field(default=0.2, gt=0, lt=1)
-    """Ratios are clipped to ``[1 - epsilon, 1 + epsilon_high]``."""
-    epsilon_high: float | None = Field(default=None, gt=0)
-    """``None``: like ``epsilon``."""
-    early_clip_delta: float = Field(default=0.1, gt=0)
-    """ecpo: no ratio exceeds ``1 + epsilon_high + early_clip_delta``; 0.1 in OneRec's report."""
-    ratio_level: Literal["token", "sequence"] = "token"
-    """ecpo, gbpo: one ratio per code, or one per row from the product of its codes. OneRec writes rows, analyses codes."""
-    beta: float = Field(default=1e-3, ge=0)
-    """Weight of the divergence from the reference; 0 needs no reference (OneRec has none)."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    kl_clamp: float | None = Field(default=5.0, gt=0)
-    """Log-ratio to the reference beyond which k2 and k3 go on as straight lines; ``None``: never."""
-    max_length: int | None = Field(default=None, ge=1)
-    """dr_grpo: codes to divide a row's sum by; ``None``: the width C of the batch."""
-    tawin_rank: int = Field(default=2, ge=1)
-    tawin_temperature: float = Field(default=1.0, gt=0)
-    tawin_threshold: float = Field(default=0.0, le=0)
-
-    @model_validator(mode="after")
-    def _refuse_unread_options(self) -> PolicyGradientConfig:
-        special = frozenset().union(*_OWN_OPTIONS.values())
-        for name in sorted(special - _OWN_OPTIONS[self.loss_type]):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"loss_type '{self.loss_type}' does not read {name} (given: {getattr(self, name)}); remove it, or "
-                    f"choose one of {', '.join(kind for kind, names in _OWN_OPTIONS.items() if name in names)}"
-                )
-        if self.loss_type == "dr_grpo" and self.advantage_scale == "group_std":
-            raise ValueError("loss_type 'dr_grpo' does not divide by the standard deviation; remove advantage_scale")
-        return self
-
-    @property
-    def clip_bounds(self) -> tuple[float, float]:
-        """Lower and upper bound of a ratio."""
-        return 1 - self.epsilon, 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
-
-    @property
-    def is_sequence_level(self) -> bool:
-        """One ratio per row."""
-        return self.loss_type == "gspo" or self.ratio_level == "sequence"
 
 
 @dataclass(frozen=True)

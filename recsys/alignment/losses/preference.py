@@ -38,12 +38,10 @@ from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 
-from recsys.config import FrozenConfig
+from recsys.alignment.losses.config import PreferenceLossConfig
 from recsys.contracts.errors import ConfigError, DataError
 
-PreferenceLossType = Literal["dpo", "ipo", "cdpo", "rdpo", "cpo", "simpo", "sdpo", "plackett_luce", "listwise"]
 Need = Literal["reference", "length", "reward"]
 
 
@@ -113,33 +111,6 @@ class PreferenceLogProbs:
         rejected = _exact(self.rejected)
         ratio = rejected if self.ref_rejected is None else rejected - _exact(self.ref_rejected.detach())
         return ratio.masked_fill(~self.present, 0.0)
-
-
-class PreferenceLossConfig(FrozenConfig):
-    """Which preference loss, and its options; an option that the type does not read must keep its default."""
-
-    loss_type: PreferenceLossType = "dpo"
-    beta: float = Field(default=0.1, gt=0)
-    """Strength of the pull to the reference; OneRec does not publish its value."""
-    label_smoothing: float = Field(default=0.1, gt=0, lt=0.5)
-    """cdpo, rdpo: probability that a pair is the wrong way round."""
-    cpo_alpha: float = Field(default=1.0, ge=0)
-    """cpo: weight of the chosen session's negative log-likelihood."""
-    simpo_gamma: float = Field(default=0.5, ge=0)
-    """simpo: margin between the two mean log-probabilities, after ``beta``."""
-    temperature: float = Field(default=1.0, gt=0)
-    """listwise: reward difference that makes a candidate e times as wanted."""
-
-    @model_validator(mode="after")
-    def _refuse_unread_options(self) -> PreferenceLossConfig:
-        own = LOSSES[self.loss_type].options
-        for name, field in type(self).model_fields.items():
-            if name not in own | {"loss_type", "beta"} and getattr(self, name) != field.default:
-                raise ValueError(
-                    f"loss_type '{self.loss_type}' does not read {name} (given: {getattr(self, name)}); remove it, or "
-                    f"choose one of {', '.join(kind for kind, loss in LOSSES.items() if name in loss.options)}"
-                )
-        return self
 
 
 @dataclass(frozen=True)
@@ -279,12 +250,10 @@ class PreferenceLoss:
     Attributes:
         per_row: Pairs and configuration to ``[B]``.
         needs: What the pairs must carry beside the policy's log-probabilities.
-        options: Fields of the configuration it reads, beside ``beta``.
     """
 
     per_row: Callable[[PreferenceLogProbs, PreferenceLossConfig], torch.Tensor]
     needs: frozenset[Need]
-    options: frozenset[str] = frozenset()
 
 
 _REFERENCE: Final[frozenset[Need]] = frozenset({"reference"})
@@ -293,13 +262,13 @@ LOSSES: Final[Mapping[str, PreferenceLoss]] = MappingProxyType(
     {
         "dpo": PreferenceLoss(dpo, _REFERENCE),
         "ipo": PreferenceLoss(ipo, _REFERENCE),
-        "cdpo": PreferenceLoss(cdpo, _REFERENCE, frozenset({"label_smoothing"})),
-        "rdpo": PreferenceLoss(rdpo, _REFERENCE, frozenset({"label_smoothing"})),
-        "cpo": PreferenceLoss(cpo, frozenset(), frozenset({"cpo_alpha"})),
-        "simpo": PreferenceLoss(simpo, frozenset({"length"}), frozenset({"simpo_gamma"})),
+        "cdpo": PreferenceLoss(cdpo, _REFERENCE),
+        "rdpo": PreferenceLoss(rdpo, _REFERENCE),
+        "cpo": PreferenceLoss(cpo, frozenset()),
+        "simpo": PreferenceLoss(simpo, frozenset({"length"})),
         "sdpo": PreferenceLoss(sdpo, _REFERENCE),
         "plackett_luce": PreferenceLoss(plackett_luce, _RANKED),
-        "listwise": PreferenceLoss(listwise, _RANKED, frozenset({"temperature"})),
+        "listwise": PreferenceLoss(listwise, _RANKED),
     }
 )
 """Every type by name. ``needs`` says which ones want a reference: all but cpo and simpo."""

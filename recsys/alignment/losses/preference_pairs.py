@@ -10,13 +10,12 @@ Legend: B users, G candidates per user, N negatives, Q pairs, M items per sessio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from recsys.alignment.losses.config import PairRule
 from recsys.contracts.errors import ConfigError
 
-PairRule = Literal["best_worst", "best_random", "rank_spaced", "best_all", "target_rest"]
 NOBODY = -1
 
 

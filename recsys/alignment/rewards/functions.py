@@ -14,18 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 
+from recsys.alignment.rewards.names import REWARD_NAMES
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.batch import HistoryBatch
-
-RewardName = Literal[
-    "rule", "ranking", "ranking_paper", "semantic", "collaborative", "prefix_match", "first_difference", "learned"
-]
-REWARD_NAMES: Final[tuple[str, ...]] = get_args(RewardName)
 
 
 @dataclass(frozen=True)

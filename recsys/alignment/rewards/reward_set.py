@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from recsys.alignment.rewards.functions import RewardName, RolloutGroup, WeightedSum, build_reward
+from recsys.alignment.rewards.functions import RolloutGroup, WeightedSum, build_reward
+from recsys.alignment.rewards.names import RewardName
 from recsys.data.histories import Histories
 from recsys.reward.scoring import SessionScorer
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,9 @@ from recsys.contracts.dataset import Dataset, IntArray, OffsetArray
 from recsys.contracts.errors import DataError
 from recsys.contracts.ranking import RankedItems, concatenate, top_k
 from recsys.data.histories import Histories
+from recsys.evaluation.baselines.config import Until
 
 FloatArray = npt.NDArray[np.float32]
-Until = Literal["train", "valid"]
 State = TypeVar("State")
 
 BLOCK_SCORES: Final = 1 << 24

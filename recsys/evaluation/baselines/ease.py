@@ -12,33 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
 from scipy import linalg, sparse
 
-from recsys.config import FrozenConfig
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, history_weights, rank_in_blocks
-from recsys.evaluation.baselines.popularity import PopularityConfig, popularity_shares
-
-
-class EASEConfig(FrozenConfig):
-    """Regularisation, decay, and the largest catalogue.
-
-    Attributes:
-        regularisation: Lambda, added to the diagonal of the co-occurrence counts.
-        history_decay: Weight of a history event per later event, in (0, 1].
-        max_items: Refuse larger catalogues: memory is ``4 * I**2`` bytes, time grows with ``I**3``
-            (12,000 items: 0.6 GB, half a minute on a core).
-        popularity: How the back-off is counted; it decides only where the history says nothing.
-    """
-
-    regularisation: float = Field(default=50.0, gt=0)
-    history_decay: float = Field(default=0.7, gt=0, le=1)
-    max_items: int = Field(default=20_000, ge=1)
-    popularity: PopularityConfig = PopularityConfig(half_life_days=None)
+from recsys.evaluation.baselines.base import CountedEvents, FloatArray, fitted, history_weights, rank_in_blocks
+from recsys.evaluation.baselines.config import EASEConfig, Until
+from recsys.evaluation.baselines.popularity import popularity_shares
 
 
 def ease_weights(matrix: sparse.csr_array, regularisation: float) -> FloatArray:

@@ -11,32 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
 from scipy import sparse
 
-from recsys.config import FrozenConfig
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, history_weights, rank_in_blocks
-from recsys.evaluation.baselines.popularity import PopularityConfig, popularity_shares
-
-
-class ItemKNNConfig(FrozenConfig):
-    """How similarity is counted and applied.
-
-    Attributes:
-        history_decay: Weight of a history event per later event, in (0, 1].
-        num_neighbours: Keep so many neighbours per item; ``None`` keeps all.
-        shrinkage: Added to the denominator, so that items with few users get smaller similarities; 3 was
-            better than 0 on the validation split of Amazon Beauty (ndcg@10 .0514, against .0477).
-        popularity: How the back-off is counted; it decides only between items without any similarity.
-    """
-
-    history_decay: float = Field(default=0.7, gt=0, le=1)
-    num_neighbours: int | None = Field(default=None, ge=1)
-    shrinkage: float = Field(default=3.0, ge=0)
-    popularity: PopularityConfig = PopularityConfig(half_life_days=None)
+from recsys.evaluation.baselines.base import CountedEvents, FloatArray, fitted, history_weights, rank_in_blocks
+from recsys.evaluation.baselines.config import ItemKNNConfig, Until
+from recsys.evaluation.baselines.popularity import popularity_shares
 
 
 def cosine_similarity(matrix: sparse.csr_array, shrinkage: float) -> sparse.csr_array:

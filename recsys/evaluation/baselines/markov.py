@@ -13,36 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
 from scipy import sparse
 
-from recsys.config import FrozenConfig
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, history_weights, rank_in_blocks
-from recsys.evaluation.baselines.popularity import PopularityConfig, popularity_shares
-
-
-class MarkovConfig(FrozenConfig):
-    """How transitions are counted and applied.
-
-    Attributes:
-        gap_decay: Weight of a pair per further step between its events, in (0, 1].
-        max_gap: Largest number of steps between the events of a pair.
-        history_decay: Weight of a history event per later event, in (0, 1].
-        row_power: Counts are divided by (their row's sum) ** this: 0 keeps counts, 1 makes probabilities. Half-way was
-            best on the validation split of Amazon Beauty (ndcg@10 .0669, against .0663 and .0635).
-        backoff: Weight of an item's share of the traffic, added to every score.
-        popularity: How that share is counted.
-    """
-
-    gap_decay: float = Field(default=0.5, gt=0, le=1)
-    max_gap: int = Field(default=7, ge=1)
-    history_decay: float = Field(default=0.5, gt=0, le=1)
-    row_power: float = Field(default=0.5, ge=0, le=1)
-    backoff: float = Field(default=1e-3, gt=0)
-    popularity: PopularityConfig = PopularityConfig(half_life_days=None)
+from recsys.evaluation.baselines.base import CountedEvents, FloatArray, fitted, history_weights, rank_in_blocks
+from recsys.evaluation.baselines.config import MarkovConfig, Until
+from recsys.evaluation.baselines.popularity import popularity_shares
 
 
 def count_transitions(events: CountedEvents, num_items: int, gap_decay: float, max_gap: int) -> sparse.csr_array:

@@ -9,30 +9,16 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-from pydantic import Field
 
-from recsys.config import FrozenConfig
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, rank_in_blocks
+from recsys.evaluation.baselines.base import CountedEvents, FloatArray, fitted, rank_in_blocks
+from recsys.evaluation.baselines.config import PopularityConfig, Until
 
 logger = logging.getLogger(__name__)
 
 MICROSECONDS_PER_DAY = 86_400_000_000
-
-
-class PopularityConfig(FrozenConfig):
-    """How popularity is counted.
-
-    Attributes:
-        half_life_days: Age at which an event counts half; ``None`` counts all alike. Data without timestamps have no
-            age, so there it has no effect, and ``fit`` says so in the log.
-        last_events: Count only so many last events of each user; ``None`` counts all.
-    """
-
-    half_life_days: float | None = Field(default=30.0, gt=0)
-    last_events: int | None = Field(default=None, ge=1)
 
 
 def popularity_shares(events: CountedEvents, num_items: int, config: PopularityConfig) -> FloatArray:

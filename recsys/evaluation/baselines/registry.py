@@ -1,37 +1,20 @@
-"""Names, settings and construction of all baselines.
-
-Settings were chosen on the validation split of Amazon Beauty, once; every one can be changed in a recipe.
-"""
+"""Construction of all baselines by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, get_args
 
-from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
 from recsys.evaluation.baselines.base import Ranker
-from recsys.evaluation.baselines.ease import EASE, EASEConfig
-from recsys.evaluation.baselines.item_knn import ItemKNN, ItemKNNConfig
-from recsys.evaluation.baselines.markov import Markov, MarkovConfig
-from recsys.evaluation.baselines.popularity import Popularity, PopularityConfig
-from recsys.evaluation.baselines.repeat_last import RepeatLast, RepeatLastConfig
-from recsys.evaluation.baselines.sasrec import SASRecConfig
-
-BaselineName = Literal["popularity", "repeat_last", "markov", "item_knn", "ease", "sasrec"]
-
-BASELINE_NAMES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
-
-
-class BaselinesConfig(FrozenConfig):
-    """Settings of each baseline; those of baselines that are not asked for are not used."""
-
-    popularity: PopularityConfig = PopularityConfig()
-    repeat_last: RepeatLastConfig = RepeatLastConfig()
-    markov: MarkovConfig = MarkovConfig()
-    item_knn: ItemKNNConfig = ItemKNNConfig()
-    ease: EASEConfig = EASEConfig()
-    sasrec: SASRecConfig = SASRecConfig()
+from recsys.evaluation.baselines.config import (
+    BaselinesConfig,
+    SASRecConfig,
+)
+from recsys.evaluation.baselines.ease import EASE
+from recsys.evaluation.baselines.item_knn import ItemKNN
+from recsys.evaluation.baselines.markov import Markov
+from recsys.evaluation.baselines.popularity import Popularity
+from recsys.evaluation.baselines.repeat_last import RepeatLast
 
 
 def build_baselines(names: Sequence[str], config: BaselinesConfig) -> list[Ranker]:

@@ -7,18 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.config import FrozenConfig
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import CountedEvents, FloatArray, Until, fitted, ragged_rows, rank_in_blocks
-from recsys.evaluation.baselines.popularity import PopularityConfig, popularity_shares
-
-
-class RepeatLastConfig(FrozenConfig):
-    """How popularity is counted below the repeated items."""
-
-    popularity: PopularityConfig = PopularityConfig()
+from recsys.evaluation.baselines.base import CountedEvents, FloatArray, fitted, ragged_rows, rank_in_blocks
+from recsys.evaluation.baselines.config import RepeatLastConfig, Until
+from recsys.evaluation.baselines.popularity import popularity_shares
 
 
 class RepeatLast:

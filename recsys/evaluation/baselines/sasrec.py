@@ -15,46 +15,11 @@ Shape legend: B sequences, T positions (latest last), D width, H heads, I items,
 from __future__ import annotations
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.config import FrozenConfig
+from recsys.evaluation.baselines.config import SASRecConfig
 from recsys.training.losses import full_softmax_loss
-
-
-class SASRecConfig(FrozenConfig):
-    """Size, regularisation, and budget.
-
-    Attributes:
-        max_len: Events of a history that the model sees.
-        learning_rate: Peak; reached after ``warmup_share`` of all steps, then a cosine down to 0.
-        max_epochs: The cosine ends here. One epoch on Amazon Beauty takes about 20 s on an idle core.
-        max_minutes: Stop after the epoch in which so much time has passed. ``None``, the default, keeps the result
-            independent of the machine's speed; with a limit it is not.
-        patience: Stop after so many epochs without a better validation ndcg@10.
-        valid_rows: Evaluate so many validation rows per epoch (the first of a seeded shuffle).
-    """
-
-    width: int = Field(default=64, ge=1)
-    num_blocks: int = Field(default=2, ge=1)
-    num_heads: int = Field(default=4, ge=1)
-    dropout: float = Field(default=0.4, ge=0, lt=1)
-    max_len: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=1.5e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    warmup_share: float = Field(default=0.05, ge=0, lt=1)
-    max_epochs: int = Field(default=20, ge=1)
-    max_minutes: float | None = Field(default=None, gt=0)
-    patience: int = Field(default=4, ge=1)
-    valid_rows: int = Field(default=8000, ge=1)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> SASRecConfig:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} cannot be split into {self.num_heads} heads; make it a multiple")
-        return self
 
 
 class PooledDropout(nn.Module):

@@ -28,8 +28,9 @@ from recsys.contracts.dataset import Dataset, OffsetArray, Targets
 from recsys.contracts.errors import DataError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import FloatArray, Until, fitted, ragged_rows, rank_in_blocks
-from recsys.evaluation.baselines.sasrec import SASRecConfig, SASRecNetwork
+from recsys.evaluation.baselines.base import FloatArray, fitted, ragged_rows, rank_in_blocks
+from recsys.evaluation.baselines.config import SASRecConfig, Until
+from recsys.evaluation.baselines.sasrec import SASRecNetwork
 from recsys.metrics.names import tracked_name
 from recsys.metrics.ranking import row_metrics
 

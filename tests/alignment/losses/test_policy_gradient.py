@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from recsys.alignment.losses.config import PolicyGradientConfig
 from recsys.alignment.losses.policy_gradient import (
-    PolicyGradientConfig,
     advantages_of,
     average,
     bounded_old,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from recsys.alignment.losses.config import PreferenceLossConfig
 from recsys.alignment.losses.curriculum import curriculum_weights, pair_gap
-from recsys.alignment.losses.preference import PreferenceLogProbs, PreferenceLossConfig, preference_loss
+from recsys.alignment.losses.preference import PreferenceLogProbs, preference_loss
 from recsys.config import validate
 from recsys.contracts.errors import ConfigError, DataError
 

@@ -11,7 +11,7 @@ import torch
 from recsys.alignment.align import align_policy
 from recsys.alignment.config import AlignConfig, GuardConfig, IpaConfig, OptimiserConfig, RereConfig, RolloutConfig
 from recsys.alignment.inputs import AlignmentInputs
-from recsys.alignment.losses.policy_gradient import PolicyGradientConfig
+from recsys.alignment.losses.config import PolicyGradientConfig
 from recsys.alignment.rounds import store as round_state
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError

@@ -1,0 +1,82 @@
+"""Configuration of the `evaluate` stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from recsys.config import FrozenConfig
+from recsys.contracts.columns import SPLIT_NAMES
+from recsys.evaluation.baselines.config import BASELINE_NAMES, BaselineName, BaselinesConfig, Until
+
+FilterSeen = Literal["both", "filtered", "unfiltered"]
+
+
+class SlicesConfig(FrozenConfig):
+    """Borders of the slices.
+
+    Attributes:
+        head_share: Head items are the most popular ones that together make up this share of train traffic, the item
+            that crosses the border included; all others are tail.
+        cold_max_count: Items with at most so many train events are cold; 0 means never seen in training.
+        new_user_max: Users with at most so many events of history are new.
+        long_history_min: Users with at least so many events of history are long known.
+    """
+
+    head_share: float = Field(default=0.5, gt=0, lt=1)
+    cold_max_count: int = Field(default=0, ge=0)
+    new_user_max: int = Field(default=5, ge=0)
+    long_history_min: int = Field(default=20, ge=1)
+
+
+class EvaluateConfig(FrozenConfig):
+    """What is evaluated, and against what.
+
+    Attributes:
+        split: Rows to evaluate.
+        ks: Cut-offs of all metrics.
+        filter_seen: Evaluate rankings without the history's items, with them, or both side by side.
+        baselines: Systems printed beside the model.
+        baseline_settings: Their settings.
+        count_until: Events that baselines may count or train on. ``"train"`` is the rule for the generative model too:
+            the validation events are in the *histories* at test time, but nothing is fitted on them.
+        reference: System that all others are compared with, pair by pair; ``None`` means no comparison.
+        resamples: Bootstrap draws.
+        confidence: Of the intervals.
+        slices: Borders of the slices.
+    """
+
+    split: Literal["valid", "test"] = "test"
+    ks: tuple[int, ...] = (1, 5, 10, 20, 50)
+    filter_seen: FilterSeen = "both"
+    baselines: tuple[BaselineName, ...] = BASELINE_NAMES
+    baseline_settings: BaselinesConfig = BaselinesConfig()
+    count_until: Until = "train"
+    reference: str | None = None
+    resamples: int = Field(default=1000, ge=100)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    slices: SlicesConfig = SlicesConfig()
+
+    @field_validator("ks")
+    @classmethod
+    def _ascending(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if not ks or list(ks) != sorted(set(ks)) or ks[0] < 1:
+            raise ValueError(f"ks must be positive and ascending, such as [1, 5, 10]; got {list(ks)}")
+        return ks
+
+    @property
+    def filters(self) -> tuple[bool, ...]:
+        """The values of ``exclude_seen`` to evaluate, filtered first."""
+        return {"both": (True, False), "filtered": (True,), "unfiltered": (False,)}[self.filter_seen]
+
+    @property
+    def split_code(self) -> int:
+        """Code of the split in the targets table."""
+        return SPLIT_NAMES.index(self.split)
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """The two metrics of the short table: hit rate and NDCG at 10, or at the largest k when 10 is not evaluated."""
+        k = 10 if 10 in self.ks else self.ks[-1]
+        return f"hr@{k}", f"ndcg@{k}"
