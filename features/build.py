@@ -27,8 +27,6 @@ from features.splits import SplitArray, SplitConfig, check_not_empty, split_even
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, TRAIN, Columns
 from recsys.contracts.dataset import (
-    EVENT_COLUMNS,
-    ITEM_COLUMNS,
     DatasetSpec,
     HistoryArrays,
     write_dataset_spec,
@@ -253,8 +251,7 @@ def _events_table(data: Assembled) -> pl.DataFrame:
             Columns.POSITIVE: log.positive,
             Columns.BEHAVIOUR: data.behaviour,
             Columns.WATCH_RATIO: data.watch_ratio,
-        },
-        schema=EVENT_COLUMNS,
+        }
     )
     return table.with_columns(
         pl.when(pl.col(Columns.TIMESTAMP) >= 0).then(pl.col(Columns.TIMESTAMP)).alias(Columns.TIMESTAMP),
@@ -267,7 +264,18 @@ def _items_table(data: Assembled) -> pl.DataFrame:
     in_train = data.log.item[data.log.positive & (data.split == TRAIN)]
     counts = np.bincount(in_train, minlength=len(data.catalogue.table)).astype(np.int64)
     table = data.catalogue.table.with_columns(pl.Series(Columns.TRAIN_COUNT, counts))
-    return table.select(*ITEM_COLUMNS, Columns.AUTHOR_ID)
+    return table.select(
+        Columns.ITEM_INDEX,
+        Columns.ITEM_ID,
+        Columns.TITLE,
+        Columns.TEXT,
+        Columns.CATEGORIES,
+        Columns.AUTHOR_INDEX,
+        Columns.CATEGORY_INDEX,
+        Columns.HAS_METADATA,
+        Columns.TRAIN_COUNT,
+        Columns.AUTHOR_ID,
+    )
 
 
 def _users_table(data: Assembled) -> pl.DataFrame:

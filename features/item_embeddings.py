@@ -56,7 +56,6 @@ def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, prog
         DataError: No enabled source of positive weight finds anything in the data.
     """
     items = prepared.items
-    _check_items(items, prepared.spec.num_items)
     found = _sources(prepared, config, seed, progress)
     weights = {name: float(getattr(config.fusion, name)) for name in found}
     usable = {name: source for name, source in found.items() if source.any()}
@@ -104,12 +103,3 @@ def _sources(prepared: Dataset, config: EmbedConfig, seed: int, progress: Progre
 def _texts(items: pl.DataFrame) -> list[str | None]:
     """The item's text, or its title where there is no longer text."""
     return items.select(pl.coalesce(Columns.TEXT, Columns.TITLE)).to_series().to_list()
-
-
-def _check_items(items: pl.DataFrame, num_items: int) -> None:
-    index = items[Columns.ITEM_INDEX].to_numpy()
-    if not np.array_equal(index, np.arange(num_items)):
-        raise DataError(
-            f"embed: items.parquet has {len(index)} rows whose item_index is not 0 .. {num_items - 1} in order; "
-            "run `prepare` again"
-        )

@@ -97,8 +97,8 @@ def session_table(log: EventLog, split: SplitArray, sessions: npt.NDArray[np.int
         {
             Columns.SESSION_INDEX: np.arange(len(starts), dtype=np.int32),
             Columns.USER_INDEX: log.user[starts],
-            "event_start": starts.astype(np.int64),
-            "event_end": np.append(starts[1:], len(log)).astype(np.int64),
+            Columns.EVENT_START: starts.astype(np.int64),
+            Columns.EVENT_END: np.append(starts[1:], len(log)).astype(np.int64),
             Columns.SPLIT: split[starts],
         }
     )

@@ -251,18 +251,22 @@ def served_rows(folder: Path, metric: str) -> pl.DataFrame:
     """Read ``user_id`` and one metric of the served ranking, seen items filtered, in the order of the test rows.
 
     Raises:
-        ArtifactError: The evaluation has no such system or metric.
+        ArtifactError: The table is missing or damaged, or the evaluation has no such system or metric.
     """
     import polars as pl
 
+    from recsys.contracts.table_checks import read_table
+    from recsys.contracts.tables import PerUserTable
     from recsys.evaluation.rankings import SERVED
 
-    rows = pl.read_parquet(folder / "per_user.parquet")
+    rows = read_table(folder / "per_user.parquet", PerUserTable, "run `evaluate` again")
     if metric not in rows.columns:
         raise ArtifactError(
             f"'{folder}' was evaluated without '{metric}'; set promote.metric or evaluate.ks so that they fit"
         )
-    rows = rows.filter((pl.col("system") == SERVED) & pl.col("exclude_seen")).select(Columns.USER_ID, metric)
+    rows = rows.filter((pl.col(Columns.SYSTEM) == SERVED) & pl.col(Columns.EXCLUDE_SEEN)).select(
+        Columns.USER_ID, metric
+    )
     if not len(rows):
         raise ArtifactError(f"'{folder}' holds no rows of '{SERVED}'; run `evaluate` again")
     return rows

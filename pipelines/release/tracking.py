@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field
 
 from recsys.config import FrozenConfig
+from recsys.contracts.columns import Columns
 from recsys.contracts.manifest import Artifact, digest_of, explain_write_errors, open_artifact, read_json, write_json
 from recsys.metrics.names import tracked_name
 from serving.registry.mlflow_client import TrackingUnreachable, connect, shown, tracking_uri, translated_errors
@@ -233,15 +234,17 @@ def _log_dataset(client: MlflowClient, run_id: str, artifact: Artifact) -> None:
 
 def _curves(folder: Path, now: int) -> list[Metric]:
     """Training curves as metrics with steps, where the stage wrote ``curves.parquet`` (step or epoch, name, value)."""
-    import polars as pl
     from mlflow.entities import Metric
+
+    from recsys.contracts.table_checks import read_table
+    from recsys.contracts.tables import CurvesTable
 
     path = folder / "curves.parquet"
     if not path.exists():
         return []
-    table = pl.read_parquet(path)
-    step = "step" if "step" in table.columns else "epoch"
-    rows = table.select(step, "name", "value").drop_nulls().iter_rows()
+    table = read_table(path, CurvesTable, f"delete '{folder}' and run its stage again")
+    step = Columns.STEP if Columns.STEP in table.columns else Columns.EPOCH
+    rows = table.select(step, Columns.NAME, Columns.VALUE).drop_nulls().iter_rows()
     return [Metric(metric_name(name), float(value), now, int(at)) for at, name, value in rows if math.isfinite(value)]
 
 

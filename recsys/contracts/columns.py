@@ -34,10 +34,22 @@ class Columns:
     HAS_METADATA: Final = "has_metadata"
     TRAIN_COUNT: Final = "train_count"
 
+    EVENT_START: Final = "event_start"
+    EVENT_END: Final = "event_end"
     HISTORY_START: Final = "history_start"
     HISTORY_END: Final = "history_end"
     TARGETS: Final = "targets"
     REASON: Final = "reason"
+
+    CODES: Final = "codes"
+    SID: Final = "sid"
+
+    SYSTEM: Final = "system"
+    EXCLUDE_SEEN: Final = "exclude_seen"
+    STEP: Final = "step"
+    EPOCH: Final = "epoch"
+    NAME: Final = "name"
+    VALUE: Final = "value"
 
     RANK: Final = "rank"
     SCORE: Final = "score"

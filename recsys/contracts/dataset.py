@@ -5,7 +5,7 @@ User 7's history up to event ``e`` is ``history.item[history.offsets[7]:e]``. Th
 memory-mapped, so that any number of workers share one copy.
 
 Files:
-    dataset.json          sizes and task, see :class:`DatasetSpec`
+    dataset.json        sizes and task, see :class:`DatasetSpec`
     events.parquet      every kept event, positive or not, sorted by user and time
     items.parquet       one row per item, row number = item_index
     users.parquet       one row per user, row number = user_index
@@ -14,11 +14,13 @@ Files:
     history/*.npy       the arrays of :class:`HistoryArrays`
     quarantine.parquet  rows that were refused, with the reason
     data_report.json    counts of everything above
+
+The columns of the tables are declared in :mod:`recsys.contracts.tables`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import read_json, write_json
+from recsys.contracts.table_checks import PREPARE_AGAIN, check_file_types, read_table
 
 IntArray = npt.NDArray[np.int32]
 OffsetArray = npt.NDArray[np.int64]
@@ -46,43 +49,6 @@ HISTORY_ARRAYS: Final = {
     "offsets": np.int64,
     "train_end": np.int64,
     "valid_end": np.int64,
-}
-
-EVENT_COLUMNS: Final = {
-    Columns.USER_INDEX: pl.Int32,
-    Columns.ITEM_INDEX: pl.Int32,
-    Columns.TIMESTAMP: pl.Int64,  # UTC microseconds, null where the source has an order but no time
-    Columns.SESSION_INDEX: pl.Int32,
-    Columns.SPLIT: pl.Int8,
-    Columns.POSITIVE: pl.Boolean,
-    Columns.BEHAVIOUR: pl.UInt8,
-    Columns.WATCH_RATIO: pl.Float32,
-}
-ITEM_COLUMNS: Final = {
-    Columns.ITEM_INDEX: pl.Int32,
-    Columns.ITEM_ID: None,  # as the source gives it, integer or string
-    Columns.TITLE: pl.String,
-    Columns.TEXT: pl.String,
-    Columns.CATEGORIES: pl.List(pl.String),
-    Columns.AUTHOR_INDEX: pl.Int32,  # 0 is "not known"
-    Columns.CATEGORY_INDEX: pl.Int32,  # 0 is "not known"
-    Columns.HAS_METADATA: pl.Boolean,
-    Columns.TRAIN_COUNT: pl.Int64,  # positive events in the train split
-}
-USER_COLUMNS: Final = {Columns.USER_INDEX: pl.Int32, Columns.USER_ID: None}
-SESSION_COLUMNS: Final = {
-    Columns.SESSION_INDEX: pl.Int32,
-    Columns.USER_INDEX: pl.Int32,
-    "event_start": pl.Int64,  # rows [event_start, event_end) of events.parquet
-    "event_end": pl.Int64,
-    Columns.SPLIT: pl.Int8,
-}
-TARGET_COLUMNS: Final = {
-    Columns.USER_INDEX: pl.Int32,
-    Columns.HISTORY_START: pl.Int64,  # rows [history_start, history_end) of the history arrays
-    Columns.HISTORY_END: pl.Int64,
-    Columns.TARGETS: pl.List(pl.Int32),  # item_index, in order of time
-    Columns.SPLIT: pl.Int8,
 }
 
 
@@ -186,35 +152,62 @@ class Dataset:
     def open(cls, path: Path) -> Dataset:
         """Open a folder written by `prepare`.
 
+        Names and types of all columns are checked here, by the files' footers; values are checked when a table is read. A
+        table that is not there is refused by whoever asks for it, as no stage needs all of them.
+
         Raises:
-            ArtifactError: A file is missing or does not keep the schema above.
+            ArtifactError: The sizes, an array or a table do not keep the schema, or do not belong together.
         """
+        from recsys.contracts.tables import DATASET_TABLES
+
         try:
             spec = DatasetSpec.model_validate(read_json(path / "dataset.json"))
         except ValidationError as error:
             raise ArtifactError(
-                f"'{path / 'dataset.json'}' does not keep the schema: {error}; run `prepare` again"
+                f"'{path / 'dataset.json'}' does not keep the schema: {error}; {PREPARE_AGAIN}"
             ) from error
-        return cls(path, spec, read_history_arrays(path / "history"))
+        history = read_history_arrays(path / "history")
+        if len(history.train_end) != spec.num_users:
+            raise ArtifactError(
+                f"'{path / 'history'}' holds the histories of {len(history.train_end)} users, dataset.json says "
+                f"{spec.num_users}; {PREPARE_AGAIN}"
+            )
+        for name, table in DATASET_TABLES.items():
+            if (path / name).exists():
+                check_file_types(path / name, table, PREPARE_AGAIN)
+        return cls(path, spec, history)
 
     @cached_property
     def items(self) -> pl.DataFrame:
         """The table ``items.parquet``, row number = item_index."""
-        return self._table("items.parquet")
+        return self._table("items.parquet", rows=self.spec.num_items)
 
     @cached_property
     def users(self) -> pl.DataFrame:
         """The table ``users.parquet``, row number = user_index."""
-        return self._table("users.parquet")
+        return self._table("users.parquet", rows=self.spec.num_users)
 
     @cached_property
     def events(self) -> pl.DataFrame:
         """The table ``events.parquet``: every kept event, with the raw feedback signals."""
-        return self._table("events.parquet")
+        return self._table(
+            "events.parquet",
+            at_most={Columns.USER_INDEX: self.spec.num_users - 1, Columns.ITEM_INDEX: self.spec.num_items - 1},
+        )
+
+    @cached_property
+    def sessions(self) -> pl.DataFrame:
+        """The table ``sessions.parquet``, row number = session_index."""
+        return self._table("sessions.parquet", at_most={Columns.USER_INDEX: self.spec.num_users - 1})
 
     def targets(self, split: int) -> Targets:
         """Read the targets of one split (:data:`~recsys.contracts.columns.TRAIN`, ``VALID`` or ``TEST``)."""
-        table = self._table("targets.parquet").filter(pl.col(Columns.SPLIT) == split)
+        limits = {
+            Columns.USER_INDEX: self.spec.num_users - 1,
+            Columns.TARGETS: self.spec.num_items - 1,
+            Columns.HISTORY_END: len(self.history.item),
+        }
+        table = self._table("targets.parquet", at_most=limits).filter(pl.col(Columns.SPLIT) == split)
         lists = table[Columns.TARGETS]
         lengths = lists.list.len().to_numpy().astype(np.int64)
         return Targets(
@@ -236,11 +229,10 @@ class Dataset:
             item_offsets=np.zeros(count + 1, np.int64),
         )
 
-    def _table(self, name: str) -> pl.DataFrame:
-        try:
-            return pl.read_parquet(self.path / name)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise ArtifactError(f"'{self.path / name}' cannot be read: {error}; run `prepare` again") from error
+    def _table(self, name: str, *, rows: int | None = None, at_most: Mapping[str, int] | None = None) -> pl.DataFrame:
+        from recsys.contracts.tables import DATASET_TABLES
+
+        return read_table(self.path / name, DATASET_TABLES[name], PREPARE_AGAIN, rows=rows, at_most=at_most)
 
 
 def write_history_arrays(folder: Path, history: HistoryArrays) -> None:
@@ -254,7 +246,7 @@ def read_history_arrays(folder: Path) -> HistoryArrays:
     """Open the arrays memory-mapped.
 
     Raises:
-        ArtifactError: A file is missing, truncated, or of another type.
+        ArtifactError: A file is missing, truncated, or of another type; lengths or offsets do not fit together.
     """
     arrays = {}
     for name, dtype in HISTORY_ARRAYS.items():
@@ -262,11 +254,39 @@ def read_history_arrays(folder: Path) -> HistoryArrays:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"'{path}' cannot be opened: {error}; run `prepare` again") from error
+            raise ArtifactError(f"'{path}' cannot be opened: {error}; {PREPARE_AGAIN}") from error
         if array.dtype != dtype:
-            raise ArtifactError(f"'{path}' holds {array.dtype}, expected {np.dtype(dtype)}; run `prepare` again")
+            raise ArtifactError(f"'{path}' holds {array.dtype}, expected {np.dtype(dtype)}; {PREPARE_AGAIN}")
+        if array.ndim != 1:
+            raise ArtifactError(f"'{path}' has shape {array.shape}, expected one dimension; {PREPARE_AGAIN}")
         arrays[name] = array
-    return HistoryArrays(**arrays)
+    history = HistoryArrays(**arrays)
+    problem = _offset_problem(history)
+    if problem is not None:
+        raise ArtifactError(f"'{folder}': {problem}; {PREPARE_AGAIN}")
+    return history
+
+
+def _offset_problem(history: HistoryArrays) -> str | None:
+    """Say what is wrong with lengths and offsets; reads the arrays of users, never those of events."""
+    events, users = len(history.item), len(history.train_end)
+    lengths = {name: len(getattr(history, name)) for name in HISTORY_ARRAYS}
+    expected = dict.fromkeys(lengths, events) | {"offsets": users + 1, "train_end": users, "valid_end": users}
+    for name, length in lengths.items():
+        if length != expected[name]:
+            return f"{name}.npy has {length} entries, expected {expected[name]} ({events} events, {users} users)"
+    start, end = history.offsets[:-1], history.offsets[1:]
+    if history.offsets[0] != 0 or history.offsets[-1] != events:
+        return f"offsets.npy goes from {history.offsets[0]} to {history.offsets[-1]}, expected from 0 to {events}"
+    in_order = (start <= history.train_end) & (history.train_end <= history.valid_end) & (history.valid_end <= end)
+    if not in_order.all():
+        user = int(in_order.argmin())
+        places = [int(row[user]) for row in (start, history.train_end, history.valid_end, end)]
+        return (
+            f"user {user} has start, train_end, valid_end, end {places}, expected ascending numbers "
+            f"({int((~in_order).sum())} such users)"
+        )
+    return None
 
 
 def write_dataset_spec(path: Path, spec: DatasetSpec) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,11 +28,10 @@ from safetensors.numpy import load_file, save_file
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.contracts.manifest import read_json, write_json
+from recsys.contracts.table_checks import read_table
 from recsys.semantic_ids.collisions import CodeTree, group_numbers
 from recsys.semantic_ids.quantizer import CodeArray, FloatArray, check_embeddings, encode_nearest
 
-CODES: Final = "codes"
-SID: Final = "sid"
 _TABLE, _CODES, _BOOKS, _HEAD = "semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "generation.json"
 
 
@@ -166,8 +165,8 @@ class SemanticIds:
             {
                 Columns.ITEM_INDEX: pl.Series(np.arange(self.num_items, dtype=np.int32)),
                 Columns.ITEM_ID: self.item_ids,
-                CODES: pl.Series(self.codes).arr.to_list(),
-                SID: self.sids(),
+                Columns.CODES: pl.Series(self.codes).arr.to_list(),
+                Columns.SID: self.sids(),
             }
         ).write_parquet(folder / _TABLE)
         np.save(folder / _CODES, np.ascontiguousarray(self.codes, dtype=np.int32))
@@ -190,9 +189,11 @@ class SemanticIds:
         Raises:
             ArtifactError: A file is missing or unreadable, files do not belong together, or a digest does not match.
         """
+        from recsys.contracts.tables import SemanticIdsTable
+
         head = read_json(folder / _HEAD)
+        table = read_table(folder / _TABLE, SemanticIdsTable, "run `tokenize` again")
         try:
-            table = pl.read_parquet(folder / _TABLE, columns=[Columns.ITEM_ID, CODES])
             codes = np.load(folder / _CODES, allow_pickle=False)
             books = load_file(folder / _BOOKS)
             ancestors = tuple((int(entry["num_items"]), str(entry["digest"])) for entry in head["ancestors"])
@@ -203,7 +204,7 @@ class SemanticIds:
                 codebooks=tuple(books[f"level_{level}"] for level in range(len(books))),
                 ancestors=ancestors,
             )
-            table_codes = table[CODES].list.to_array(found.num_levels).to_numpy()
+            table_codes = table[Columns.CODES].list.to_array(found.num_levels).to_numpy()
             expected = str(head["digest"]), str(head["codebooks_digest"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, pl.exceptions.PolarsError) as error:
             raise ArtifactError(f"semantic IDs in '{folder}' cannot be read: {error}; run `tokenize` again") from error

@@ -27,6 +27,7 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import DatasetSpec
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import MANIFEST_NAME, open_artifact, read_json
+from recsys.contracts.table_checks import read_table
 
 BUNDLE_FORMAT: Final = 1
 BUNDLE_FILE: Final = "bundle.json"
@@ -104,11 +105,16 @@ def read_catalogue(folder: Path, info: BundleInfo, unseen_user_rows: int = 0) ->
     Raises:
         ArtifactError: A table is missing or damaged.
     """
+    from recsys.contracts.tables import BundleItemsTable, UsersTable
+
     try:
-        items = pl.read_parquet(folder / "items.parquet")
-        users = pl.read_parquet(folder / "users.parquet") if info.uses_users else None
         spec = DatasetSpec.model_validate(read_json(folder / "dataset.json"))
-    except (OSError, pl.exceptions.PolarsError, ValidationError) as error:
+    except ValidationError as error:
         raise ArtifactError(f"bundle '{folder}' cannot be read: {error}; export the model again") from error
+    remedy = "export the model again"
+    items = read_table(folder / "items.parquet", BundleItemsTable, remedy, rows=spec.num_items)
+    users = None
+    if info.uses_users:
+        users = read_table(folder / "users.parquet", UsersTable, remedy, rows=spec.num_users)
     user_ids = None if users is None else users[Columns.USER_ID]
     return Catalogue(items[Columns.ITEM_ID], user_ids, spec, unseen_user_rows)

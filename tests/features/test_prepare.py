@@ -15,8 +15,9 @@ from features.histories import event_behaviour, event_watch_ratio
 from features.items import ItemsConfig, build_catalogue, frequency_index
 from features.sources import SimulatedSource, TableSource
 from recsys.contracts.columns import TEST, TRAIN, VALID
-from recsys.contracts.dataset import EVENT_COLUMNS, ITEM_COLUMNS, SESSION_COLUMNS, Dataset
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
+from recsys.contracts.tables import DATASET_TABLES
 
 DAY = 86_400
 START = 1_650_000_000
@@ -112,11 +113,10 @@ def test_everything_adds_up_and_keeps_the_schema(tmp_path: Path) -> None:
     assert len(data.events) == report["kept"] == sum(report["events_per_split"].values())
     assert len(pl.read_parquet(tmp_path / "out" / "quarantine.parquet")) == 35
     assert json.loads((tmp_path / "out" / "data_report.json").read_text())["kept"] == report["kept"]
-    for table, columns in ((data.events, EVENT_COLUMNS), (data.items, ITEM_COLUMNS)):
-        for name, dtype in columns.items():
-            assert dtype is None or table.schema[name] == dtype, name
-    sessions = pl.read_parquet(tmp_path / "out" / "sessions.parquet")
-    assert dict(sessions.schema) == SESSION_COLUMNS
+    for name, table in DATASET_TABLES.items():  # the declared columns come first, in the declared order
+        written = pl.read_parquet(tmp_path / "out" / name)
+        assert written.columns[: len(table.column_names())] == table.column_names()
+    sessions = data.sessions
     assert data.events["watch_time_ms"].dtype == pl.Float32
     assert data.events["like"].dtype == pl.Boolean
     # sessions tile the events, and each has one user and one split

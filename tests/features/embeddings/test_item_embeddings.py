@@ -14,11 +14,12 @@ from features.embeddings.fusion import FusionConfig
 from features.embeddings.text import TextConfig
 from features.item_embeddings import EmbedConfig, embed
 from recsys.config import validate
-from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.contracts.manifest import sha256_of_file
 from recsys.runtime import PlainProgress
 from recsys.semantic_ids.config import TokenizeConfig
 from recsys.semantic_ids.tokenize import tokenize
+from tests.toy.builders import item_table
 
 NO_TEXT = TextConfig(model=None)
 TRAIN = [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2]]
@@ -105,7 +106,7 @@ def test_nothing_to_embed_is_refused(tmp_path, make_history, make_items, make_pr
 def test_an_item_table_out_of_order_is_refused(tmp_path, make_history, make_items, make_prepared):
     items = make_items(categories=CATEGORIES).reverse()
     prepared = make_prepared(tmp_path / "prepared", make_history(TRAIN), items)
-    with pytest.raises(DataError, match=r"item_index is not 0 .. 5 in order; run `prepare` again"):
+    with pytest.raises(ArtifactError, match=r"'item_index is the row number' does not hold in 6 rows.*`prepare` again"):
         embed(prepared, small_config(), tmp_path / "out", 0, PlainProgress())
 
 
@@ -128,15 +129,7 @@ def test_beauty_gets_unique_ids_that_know_what_comes_next(tmp_path, make_history
         .to_list()
     )
     table = pl.read_parquet(folder / "items.parquet").sort("item_id")
-    items = pl.DataFrame(
-        {
-            "item_index": pl.Series(range(len(table)), dtype=pl.Int32),
-            "title": pl.Series([None] * len(table), dtype=pl.String),
-            "text": table["short_text"],
-            "categories": table["attributes"],
-            "author_index": pl.Series([0] * len(table), dtype=pl.Int32),
-        }
-    )
+    items = item_table(len(table), item_id=table["item_id"], text=table["short_text"], categories=table["attributes"])
     history = make_history([user[:-2] for user in users], [user[-2:] for user in users])
     prepared = make_prepared(tmp_path / "prepared", history, items)
     report = embed(prepared, EmbedConfig(text=NO_TEXT), tmp_path / "out", 0, PlainProgress())
