@@ -29,7 +29,7 @@ from pipelines.simulation.users import Sessions, SimulatedUsers
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ConfigError
 from recsys.contracts.manifest import write_json
-from recsys.metrics.bootstrap import Estimate, resample_means
+from recsys.metrics.bootstrap import Estimate, ResampledMeans, resample_means
 from recsys.runtime import Progress
 
 Values = npt.NDArray[np.float64]
@@ -179,35 +179,13 @@ def _compare(
     count, num_arms, num_outcomes = values.shape
     everybody = np.ones((count, 1), bool)
     means = resample_means(values.reshape(count, -1), everybody, user_index, resamples=resamples, seed=seed)
-    observed = means.mean[0].reshape(num_arms, num_outcomes)
-    samples = means.samples[:, 0].reshape(resamples, num_arms, num_outcomes)
-    base, base_samples = observed[reference], samples[:, [reference]]
-    difference_samples = samples - base_samples
-    share = np.where(base == 0, np.nan, base)
-    lift_samples = difference_samples / np.where(base_samples == 0, np.nan, base_samples)
-    tail = (1.0 - confidence) / 2
-
-    def estimate(mean: float, drawn: Values) -> Estimate:
-        low, high = np.quantile(drawn, [tail, 1.0 - tail])
-        return Estimate(float(mean), float(low), float(high))
-
-    rows = []
-    for arm in range(num_arms):
-        row = []
-        for metric in range(num_outcomes):
-            gap = observed[arm, metric] - base[metric]
-            drawn = difference_samples[:, arm, metric]
-            below, above = (np.sum(drawn <= 0) + 1) / (resamples + 1), (np.sum(drawn >= 0) + 1) / (resamples + 1)
-            row.append(
-                ArmOutcome(
-                    estimate(observed[arm, metric], samples[:, arm, metric]),
-                    estimate(gap, drawn),
-                    estimate(gap / share[metric], lift_samples[:, arm, metric]),
-                    min(1.0, 2 * float(min(below, above))),
-                )
-            )
-        rows.append(row)
-    return rows
+    arms = ResampledMeans(
+        means.mean.reshape(num_arms, num_outcomes), means.samples.reshape(resamples, num_arms, num_outcomes)
+    )
+    differences, lifts = arms.against(reference)
+    estimates = (part.estimates(confidence) for part in (arms, differences, lifts))
+    cells = [ArmOutcome(*cell) for cell in zip(*estimates, map(float, differences.p_value().flat), strict=True)]
+    return [cells[first : first + num_outcomes] for first in range(0, len(cells), num_outcomes)]
 
 
 def simulate(

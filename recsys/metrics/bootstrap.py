@@ -1,8 +1,10 @@
-"""Bootstrap over users: intervals of means and paired differences, for many metrics and slices at once.
+"""Bootstrap over users: draws, intervals, p-values and paired differences, for many metrics and slices at once.
 
-Reads values per row (``[N, M]``), which rows belong to which slice, and whose rows they are; produces resampled means.
-Users are drawn with replacement, with all their rows, because rows of one user are not independent. The draws depend
-only on the seed and the number of users, so two systems on the same rows are compared on the same draws.
+Reads values per row (``[N, M]``), which rows belong to which slice, and whose rows they are; produces resampled means. A
+metric that is no mean, such as AUC, takes its draws from :func:`user_draws` and becomes a :class:`MetricEstimate`.
+
+Users are drawn with replacement, with all their rows, because rows of one user are not independent. The draws depend only
+on the seed and the number of users, so two systems on the same rows are compared on the same draws.
 
 Shape legend: N rows, U users, M metrics, S slices, R resamples.
 
@@ -19,6 +21,7 @@ import numpy.typing as npt
 from recsys.contracts.errors import DataError
 
 Values = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,27 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class MetricEstimate:
+    """One metric of one system: observed, and on every resample.
+
+    Attributes:
+        samples: ``[R]``; NaN where the metric is not defined on a resample.
+    """
+
+    value: float
+    samples: Values
+
+    def minus(self, other: MetricEstimate) -> MetricEstimate:
+        """The paired difference."""
+        return MetricEstimate(self.value - other.value, self.samples - other.samples)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Percentile interval; NaN if no resample has a value."""
+        low, high = percentile_interval(self.samples, confidence)
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
 class ResampledMeans:
     """Means of every slice and metric, observed and resampled.
 
@@ -56,15 +80,28 @@ class ResampledMeans:
         Args:
             confidence: Such as 0.95, which gives the 2.5 % and 97.5 % quantiles.
         """
-        tail = (1.0 - confidence) / 2
-        empty = np.isnan(self.samples)
-        if not empty.any():
-            low, high = np.quantile(self.samples, [tail, 1.0 - tail], axis=0)
-            return low, high
-        low, high = np.full_like(self.mean, np.nan), np.full_like(self.mean, np.nan)
-        some = ~empty.all(axis=0)
-        low[some], high[some] = np.nanquantile(self.samples[:, some], [tail, 1.0 - tail], axis=0)
-        return low, high
+        return percentile_interval(self.samples, confidence)
+
+    def estimates(self, confidence: float) -> list[Estimate]:
+        """Return means and intervals, slice by slice."""
+        low, high = self.interval(confidence)
+        return [Estimate(*map(float, cell)) for cell in zip(self.mean.flat, low.flat, high.flat, strict=True)]
+
+    def against(self, reference: int) -> tuple[ResampledMeans, ResampledMeans]:
+        """Compare all slices with one of them, on the same draws.
+
+        Args:
+            reference: Number of the slice.
+
+        Returns:
+            The differences, and the differences as a share of the reference's mean: NaN where that is 0, without interval
+            where any draw has 0.
+        """
+        base, base_samples = self.mean[reference], self.samples[:, [reference]]
+        gap, gap_samples = self.mean - base, self.samples - base_samples
+        share = gap / np.where(base == 0, np.nan, base)
+        share_samples = gap_samples / np.where((base_samples == 0).any(axis=0), np.nan, base_samples)
+        return ResampledMeans(gap, gap_samples), ResampledMeans(share, share_samples)
 
     def p_value(self) -> Values:
         """Return the two-sided p-value ``[S, M]`` of "the mean is 0"; its smallest value is ``2 / (R + 1)``.
@@ -77,6 +114,25 @@ class ResampledMeans:
         not_below = (np.sum(self.samples >= 0, axis=0) + 1) / (resamples + 1)
         p = np.minimum(1.0, 2 * np.minimum(not_above, not_below))
         return np.where(np.isnan(self.mean), np.nan, p)
+
+
+def percentile_interval(samples: Values, confidence: float) -> tuple[Values, Values]:
+    """Return the percentile interval ``(low, high)`` over the first axis; resamples that are NaN do not count.
+
+    Args:
+        samples: ``[R, …]``; NaN throughout gives NaN.
+        confidence: Such as 0.95, which gives the 2.5 % and 97.5 % quantiles.
+    """
+    tail = (1.0 - confidence) / 2
+    empty = np.isnan(samples)
+    if not empty.any():
+        low, high = np.quantile(samples, [tail, 1.0 - tail], axis=0)
+        return low, high
+    low, high = np.full(samples.shape[1:], np.nan), np.full(samples.shape[1:], np.nan)
+    some = ~empty.all(axis=0)
+    if some.any():
+        low[some], high[some] = np.nanquantile(samples[:, some], [tail, 1.0 - tail], axis=0)
+    return low, high
 
 
 def resample_means(
@@ -143,9 +199,7 @@ def estimate_means(
         columns = columns[:, None]
     everybody = np.ones((len(columns), 1), bool)
     owners = np.arange(len(columns)) if users is None else users
-    means = resample_means(columns, everybody, owners, resamples=resamples, seed=seed)
-    low, high = means.interval(confidence)
-    return [Estimate(*map(float, column)) for column in zip(means.mean[0], low[0], high[0], strict=True)]
+    return resample_means(columns, everybody, owners, resamples=resamples, seed=seed).estimates(confidence)
 
 
 def bootstrap_sums(columns: npt.NDArray[np.float32], *, resamples: int, seed: int) -> Values:
@@ -160,11 +214,37 @@ def bootstrap_sums(columns: npt.NDArray[np.float32], *, resamples: int, seed: in
     sums = np.empty((resamples, columns.shape[1]), np.float64)
     for begin in range(0, resamples, block):
         size = min(block, resamples - begin)
-        times = np.empty((size, num_users), np.float32)
-        for row in range(size):
-            times[row] = np.bincount(generator.integers(num_users, size=num_users), minlength=num_users)
-        sums[begin : begin + size] = times @ columns
+        sums[begin : begin + size] = _draws(generator, num_users, size).astype(np.float32) @ columns
     return sums
+
+
+def user_draws(num_users: int, resamples: int, seed: int) -> Counts:
+    """How often each user comes up in each of ``resamples`` draws of U users, ``[R + 1, U]``; row 0 is everybody once.
+
+    The draws are those of :func:`bootstrap_sums` with the same seed.
+    """
+    drawn = _draws(np.random.default_rng(seed), num_users, resamples)
+    return np.concatenate([np.ones((1, num_users), np.int32), drawn])
+
+
+def means_of_draws(draws: Counts, sums: Values, counts: Values) -> Values:
+    """Mean of every draw, ``[R]``; NaN where it drew nobody.
+
+    Args:
+        draws: ``[R, U]`` of :func:`user_draws`.
+        sums: ``[U]`` sum of each user's values.
+        counts: ``[U]`` number of them.
+    """
+    total = draws @ counts
+    return np.divide(draws @ sums, total, out=np.full(len(draws), np.nan), where=total > 0)
+
+
+def _draws(generator: np.random.Generator, num_users: int, count: int) -> Counts:
+    """The next draws: how often each user comes up, ``[count, U]``."""
+    times = np.empty((count, num_users), np.int32)
+    for row in range(count):
+        times[row] = np.bincount(generator.integers(num_users, size=num_users), minlength=num_users)
+    return times
 
 
 def _sum_by_user(

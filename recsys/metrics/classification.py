@@ -11,11 +11,11 @@ Source: the AUC is the Mann-Whitney statistic, ties counted half; its average ov
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from recsys.metrics.bootstrap import MetricEstimate, means_of_draws, user_draws
 
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -67,7 +67,7 @@ def _weighted_auc(ordered: npt.NDArray[np.floating], positive: Flags, weights: n
 def user_aucs(
     scores: npt.NDArray[np.floating], positive: Flags, owner: npt.NDArray[np.integer], num_users: int
 ) -> tuple[Values, Values]:
-    """AUC inside each user, ``[U]`` (NaN for a user with one kind of session only), and his number of sessions."""
+    """AUC inside each user, ``[U]`` (NaN for a user with one kind of session only), and the user's number of sessions."""
     order = np.lexsort((scores, owner))
     user, ordered, hit = owner[order], scores[order], positive[order].astype(np.float64)
     new_group = np.append(True, (user[1:] != user[:-1]) | (ordered[1:] != ordered[:-1]))
@@ -83,39 +83,6 @@ def user_aucs(
     pairs = total_positive * total_negative
     aucs = np.divide(wins, pairs, out=np.full(num_users, np.nan), where=pairs > 0)
     return aucs, np.bincount(owner, minlength=num_users).astype(np.float64)
-
-
-def user_draws(num_users: int, resamples: int, seed: int) -> npt.NDArray[np.int32]:
-    """How often each user comes up in each of ``resamples`` draws of U users, ``[R, U]``; row 0 is everybody once."""
-    generator = np.random.default_rng(seed)
-    draws = np.ones((resamples + 1, num_users), np.int32)
-    for row in range(1, resamples + 1):
-        draws[row] = np.bincount(generator.integers(num_users, size=num_users), minlength=num_users)
-    return draws
-
-
-@dataclass(frozen=True)
-class MetricEstimate:
-    """One metric of one system: observed, and on every resample.
-
-    Attributes:
-        samples: ``[R]``.
-    """
-
-    value: float
-    samples: Values
-
-    def minus(self, other: MetricEstimate) -> MetricEstimate:
-        """The paired difference."""
-        return MetricEstimate(self.value - other.value, self.samples - other.samples)
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Percentile interval; NaN if no resample has a value."""
-        known = self.samples[~np.isnan(self.samples)]
-        if not len(known):
-            return float("nan"), float("nan")
-        low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
 
 
 def metric_estimates(
@@ -134,8 +101,8 @@ def metric_estimates(
         users: ``[N]`` whose session it is; any integers.
 
     Returns:
-        ``auc``, ``user_auc`` (inside a user, averaged with his number of sessions as weight), ``bce`` (nats; the entropy of
-        soft labels is part of it).
+        ``auc``, ``user_auc`` (inside a user, averaged with the user's number of sessions as weight), ``bce`` (nats; the
+        entropy of soft labels is part of it).
     """
     owner = np.unique(users, return_inverse=True)[1]
     num_users = int(owner.max()) + 1
@@ -145,10 +112,10 @@ def metric_estimates(
     aucs, sessions = user_aucs(predicted, positive, owner, num_users)
     losses: Values = np.bincount(owner, cross_entropy(predicted, labels), num_users).astype(np.float64)
     known = ~np.isnan(aucs)
-    inside = _means(draws[:, known], (aucs * sessions)[known], sessions[known])
+    inside = means_of_draws(draws[:, known], (aucs * sessions)[known], sessions[known])
     return {
         name: MetricEstimate(float(samples[0]), samples[1:])
-        for name, samples in (("auc", whole), ("user_auc", inside), ("bce", _means(draws, losses, sessions)))
+        for name, samples in (("auc", whole), ("user_auc", inside), ("bce", means_of_draws(draws, losses, sessions)))
     }
 
 
@@ -187,9 +154,3 @@ def reliability(
     )
     gaps = (table["predicted"] - table["observed"]).abs() * table["sessions"]
     return table, float(gaps.sum()) / len(predicted)
-
-
-def _means(draws: npt.NDArray[np.int32], sums: Values, counts: Values) -> Values:
-    """Mean of every draw, ``[R]``; NaN where it drew nobody."""
-    total = draws @ counts
-    return np.divide(draws @ sums, total, out=np.full(len(draws), np.nan), where=total > 0)

@@ -18,7 +18,8 @@ from scipy.stats import spearmanr
 
 from recsys.contracts.columns import TEST, TRAIN
 from recsys.contracts.errors import DataError
-from recsys.metrics.classification import MetricEstimate, metric_estimates, reliability
+from recsys.metrics.bootstrap import MetricEstimate
+from recsys.metrics.classification import metric_estimates, reliability
 from recsys.reward.feedback.dataset import SessionFeedback
 from recsys.reward.feedback.labels import FloatArray, rank_among, smoothed_means
 from recsys.reward.model import SessionRewardModel

@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from recsys.contracts.errors import DataError
-from recsys.metrics.bootstrap import bootstrap_sums, estimate_means, resample_means
+from recsys.metrics.bootstrap import (
+    ResampledMeans,
+    bootstrap_sums,
+    estimate_means,
+    means_of_draws,
+    resample_means,
+    user_draws,
+)
 
 EVERYBODY = np.ones((500, 1), bool)
 
@@ -91,6 +98,33 @@ def test_refuses_no_rows_and_unequal_rows() -> None:
         resample_means(np.empty((0, 1)), np.empty((0, 1), bool), np.empty(0, int), resamples=100, seed=0)
     with pytest.raises(DataError, match="2 rows of values, 3 of slices"):
         resample_means(np.ones((2, 1)), np.ones((3, 1), bool), np.arange(2), resamples=100, seed=0)
+
+
+def test_shares_of_a_reference_by_hand() -> None:
+    """Means 2, 3, 0: against the first, differences 0, 1, -2 and shares 0, 1/2, -1. Against the last, no share is defined.
+
+    Draws with means 1, 3, 0 and 4, 2, 0: shares of the second slice 2 and -1/2, so their middle 80 % are -.25 to 1.75.
+    """
+    means = ResampledMeans(np.array([[2.0], [3.0], [0.0]]), np.array([[[1.0], [3.0], [0.0]], [[4.0], [2.0], [0.0]]]))
+    differences, shares = means.against(0)
+    assert differences.mean.ravel().tolist() == [0.0, 1.0, -2.0]
+    assert differences.samples[:, 1, 0].tolist() == [2.0, -2.0]
+    assert shares.mean.ravel().tolist() == [0.0, 0.5, -1.0]
+    first, second, third = shares.estimates(0.8)
+    assert (second.mean, second.low, second.high) == pytest.approx((0.5, -0.25, 1.75))
+    assert (first.low, third.high) == (0.0, -1.0)
+    (undefined, *_), (gap, *_) = (part.estimates(0.8) for part in means.against(2)[::-1])
+    assert gap.mean == 2.0
+    assert np.isnan([undefined.mean, undefined.low, undefined.high]).all()
+
+
+def test_counts_and_sums_of_the_same_draws() -> None:
+    """AUC takes the draws themselves, means their sums: with one seed they are the same people."""
+    values = np.array([1.0, 10.0, 100.0])
+    draws = user_draws(3, 20, seed=6)
+    sums = bootstrap_sums(values[:, None].astype(np.float32), resamples=20, seed=6)[:, 0]
+    assert (draws[1:] @ values).tolist() == sums.tolist()
+    assert means_of_draws(draws, values, np.ones(3))[0] == 37.0
 
 
 def test_one_column_by_hand_and_nothing_refused() -> None:

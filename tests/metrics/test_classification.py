@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.metrics.classification import auc, auc_samples, metric_estimates, reliability, user_aucs, user_draws
+from recsys.metrics.bootstrap import user_draws
+from recsys.metrics.classification import auc, auc_samples, metric_estimates, reliability, user_aucs
 
 
 def pairs_auc(scores: np.ndarray, positive: np.ndarray) -> float:
