@@ -1,6 +1,6 @@
 # make demo   the main job on the embedded simulator, from nothing to served candidates
 # make test   all tests (the real-data ones too where RECSYS_DATA is set)
-# make check  format, lint, types, import directions, sizes, names, docstring examples
+# make check  format, lint, spelling, types, import directions, sizes, names, docstring examples
 # make docs   the documentation site, into build/site
 # make bench  every benchmark; result tables go to tests/benchmarks/results
 # The first two create .venv when it is missing, and reuse it when it is there.
@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test fast check docs format bench notebook journey lock clean
+.PHONY: help install demo test fast check docs format hooks bench notebook journey lock clean
 
 help:
 	@sed -n '1,6p' Makefile
@@ -49,8 +49,10 @@ fast: $(READY) $(NATIVE)
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/python -m tests.architecture
+	$(BIN)/pre-commit validate-config
 	$(BIN)/python -m pytest --doctest-modules recsys features pipelines serving docs/_build
 	$(MAKE) docs
 
@@ -61,6 +63,10 @@ docs: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# every commit then runs the quick part of `make check`; takes it back: .venv/bin/pre-commit uninstall
+hooks: $(READY)
+	$(BIN)/pre-commit install
 
 journey: $(READY) $(NATIVE)
 	$(BIN)/python -m pytest -s tests/journey

@@ -35,7 +35,7 @@ def _names(*pairs: tuple[str, str]) -> tuple[OldName, ...]:
 
 OLD_NAMES = _names(
     (
-        r"(?i)judg(?!e?ment)",
+        r"(?i)judg(?!e?men)",
         "held_out_reward_model; compare_systems, decide, check_round, eval_rows; evaluated, measured",
     ),
     (r"(?i)gauge", "PolicyEvaluator"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.architecture import structure_rules
 
@@ -74,3 +75,14 @@ def test_the_whole_tree_is_walked(tmp_path: Path) -> None:
         "serving/large.py",
         "tests/suites/test_it.py",
     ]
+
+
+def test_what_runs_before_a_commit_is_a_part_of_make_check() -> None:
+    """Each hook is word for word a line of the target, from the installed environment; nothing is fetched."""
+    root = structure_rules.ROOT
+    makefile = (root / "Makefile").read_text(encoding="utf-8").replace("$(BIN)", ".venv/bin")
+    lines = makefile.split("\ncheck:")[1].split("\n\n")[0].split("\n\t")[1:]
+    (repo,) = yaml.safe_load((root / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert repo["repo"] == "local"
+    assert [hook["entry"] for hook in repo["hooks"] if hook["entry"] not in lines] == []
+    assert {hook["language"] for hook in repo["hooks"]} == {"system"}
