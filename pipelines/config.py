@@ -20,7 +20,7 @@ from features.sources import SourceConfig
 from pipelines.release.gate import PromoteConfig
 from pipelines.release.tracking import TrackingConfig
 from recsys.alignment.config import AlignConfig
-from recsys.config import FrozenConfig, apply_overrides, read_yaml, validate
+from recsys.config import FrozenConfig, apply_overrides, read_recipe, validate
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig
 from recsys.evaluation.config import EvaluateConfig
@@ -82,12 +82,14 @@ class RunConfig(FrozenConfig):
 
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a recipe, apply overrides, fill in environment variables, validate.
+    """Read a recipe with what it extends, apply overrides, fill in environment variables, validate.
 
     Raises:
         ConfigError: Names the key, the value and what was expected.
     """
-    return validate(RunConfig, expand_variables(apply_overrides(read_yaml(path), overrides), str(path)), str(path))
+    recipe = read_recipe(path)
+    values = expand_variables(apply_overrides(recipe.values, overrides), str(path))
+    return validate(RunConfig, values, str(path), recipe)
 
 
 def expand_variables(values: Any, where: str) -> Any:

@@ -1,15 +1,17 @@
 """The base of every configuration: frozen, strict about unknown keys, with errors that name the key and the way out.
 
-A complete run is one YAML recipe; ``key=value`` overrides reach nested keys (``train.max_epochs=5``). Each configuration
-class sits beside what it configures; only ``pipelines.config`` composes them.
+A complete run is one YAML recipe, or one that says ``extends: other.yaml`` and holds what differs; ``key=value`` overrides
+reach nested keys (``train.max_epochs=5``). Each configuration class sits beside what it configures; only
+``pipelines.config`` composes them.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +29,87 @@ class FrozenConfig(BaseModel):
 
 
 ConfigType = TypeVar("ConfigType", bound=FrozenConfig)
+
+EXTENDS: Final = "extends"
+"""Key of a recipe that names the recipe it goes on from; the path is relative to the file that holds the key."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with everything it extends.
+
+    Attributes:
+        path: The file that was asked for.
+        values: The keys of all files, merged; without ``extends``.
+        files: Of the same shape as ``values``; every value that is no mapping is replaced by the file it stands in.
+    """
+
+    path: Path
+    values: dict[str, Any]
+    files: dict[str, Any]
+
+    def file_of(self, location: Sequence[str]) -> Path:
+        """Return the file that a key stands in; the recipe's own for a key that stands in none, as after an override."""
+        node: Any = self.files
+        for part in location:  # parts that are no key: tags of unions, places in lists
+            if isinstance(node, dict):
+                node = node.get(part, node)
+        while isinstance(node, dict) and len(node) == 1:
+            node = next(iter(node.values()))
+        return node if isinstance(node, Path) else self.path
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe and the recipes it extends: mappings are merged key by key, anything else is replaced.
+
+    Raises:
+        ConfigError: A file cannot be read, ``extends`` is no path, or the files extend each other in a circle.
+    """
+    return _read_chain(path, ())
+
+
+def _read_chain(path: Path, above: tuple[Path, ...]) -> Recipe:
+    chain = (*above, path)
+    if path.resolve() in {other.resolve() for other in above}:
+        raise ConfigError(
+            f"config '{above[0]}' extends itself: {' -> '.join(map(str, chain))}; remove one of these `{EXTENDS}` keys"
+        )
+    if above and not path.is_file():
+        raise ConfigError(
+            f"config '{above[-1]}' extends '{path}', and there is no such file; the path after `{EXTENDS}` is relative "
+            "to the recipe that holds it"
+        )
+    values = read_yaml(path)
+    if EXTENDS not in values:
+        return Recipe(path, values, _files(values, path))
+    base = values.pop(EXTENDS)
+    if not isinstance(base, str):
+        raise ConfigError(
+            f"config '{path}': `{EXTENDS}` is {base!r}, expected the path of one recipe, such as base.yaml"
+        )
+    below = _read_chain(path.parent / base, chain)
+    return Recipe(path, merge(below.values, values), merge(below.files, _files(values, path)))
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``change`` laid over it: mappings key by key, everything else, lists too, as a whole.
+
+    Example:
+        >>> merge({"a": {"x": 1, "y": [1, 2]}, "b": 2}, {"a": {"y": [3]}, "c": 4})
+        {'a': {'x': 1, 'y': [3]}, 'b': 2, 'c': 4}
+    """
+    result: dict[str, Any] = _copy(base)
+    for key, value in change.items():
+        before = result.get(key)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        result[key] = merge(before, value) if both else _copy(value)  # type: ignore[arg-type]
+    return result
+
+
+def _files(values: Any, path: Path) -> Any:
+    if isinstance(values, dict):
+        return {key: _files(child, path) for key, child in values.items()}
+    return path
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -83,21 +166,25 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     return result
 
 
-def validate(config_class: type[ConfigType], values: dict[str, Any], where: str) -> ConfigType:
+def validate(
+    config_class: type[ConfigType], values: dict[str, Any], where: str, recipe: Recipe | None = None
+) -> ConfigType:
     """Build a configuration, turning validation errors into one readable :class:`ConfigError`.
 
     Args:
         where: Name of the file or call that the values came from, for the message.
+        recipe: What the values were read from; the message names the file of a key that another file holds.
     """
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(config_class, error, where)) from error
+        raise ConfigError(_explain(config_class, error, where, recipe)) from error
 
 
 def load_config(config_class: type[ConfigType], path: Path, overrides: Sequence[str] = ()) -> ConfigType:
-    """Read a YAML recipe, apply overrides, validate."""
-    return validate(config_class, apply_overrides(read_yaml(path), overrides), str(path))
+    """Read a YAML recipe with what it extends, apply overrides, validate."""
+    recipe = read_recipe(path)
+    return validate(config_class, apply_overrides(recipe.values, overrides), str(path), recipe)
 
 
 def _copy(value: Any) -> Any:
@@ -106,11 +193,13 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _explain(config_class: type[FrozenConfig], error: ValidationError, where: str) -> str:
+def _explain(config_class: type[FrozenConfig], error: ValidationError, where: str, recipe: Recipe | None) -> str:
     lines = []
     for problem in error.errors():
         location = tuple(str(part) for part in problem["loc"])
         key = ".".join(location)
+        file = recipe.file_of(location) if recipe is not None else None
+        stands = f" in '{file}'" if recipe is not None and file != recipe.path and problem["type"] != "missing" else ""
         if problem["type"] == "extra_forbidden":
             classes = _classes_at(config_class, location[:-1])
             known = {name for current in classes for name in current.model_fields}
@@ -118,11 +207,11 @@ def _explain(config_class: type[FrozenConfig], error: ValidationError, where: st
             close = difflib.get_close_matches(location[-1], known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(sorted(known)) or 'none'}"
             hint = f"it is called '{renamed[0]}' now" if renamed else hint
-            lines.append(f"unknown key '{key}' (value {problem['input']!r}); {hint}")
+            lines.append(f"unknown key '{key}' (value {problem['input']!r}){stands}; {hint}")
         elif problem["type"] == "missing":
             lines.append(f"key '{key}' is missing; it has no default")
         else:
-            lines.append(f"key '{key}' is {problem['input']!r}: {problem['msg']}")
+            lines.append(f"key '{key}' is {problem['input']!r}{stands}: {problem['msg']}")
     return f"config {where}: " + "\n  ".join(lines)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.config import FrozenConfig, apply_overrides, load_config, validate
+from recsys.config import FrozenConfig, apply_overrides, load_config, read_recipe, validate
 from recsys.contracts.errors import ConfigError
 
 
@@ -60,3 +60,63 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_config(Outer, tmp_path / "bad.yaml")
+
+
+def write(folder: Path, **texts: str) -> Path:
+    """Write ``name.yaml`` files and return the first one's path."""
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(texts))}.yaml"
+
+
+def test_a_recipe_extends_a_chain_of_others(tmp_path: Path) -> None:
+    """Worked by hand: c gives a 1, b 2 and the list; b changes b to 3 and the list as a whole; a changes x.a to 4."""
+    (tmp_path / "sub").mkdir()
+    recipe = write(tmp_path, a="extends: sub/b.yaml\nx: {a: 4}\nz: new\n")
+    write(tmp_path / "sub", b="extends: ../c.yaml\nx: {b: 3, list: [9]}\n")
+    write(tmp_path, c="x: {a: 1, b: 2, list: [1, 2]}\ny: {k: 5}\n")
+    found = read_recipe(recipe)
+    assert found.values == {"x": {"a": 4, "b": 3, "list": [9]}, "y": {"k": 5}, "z": "new"}
+    assert found.file_of(("x", "a")) == recipe
+    assert found.file_of(("x", "b")).name == "b.yaml"
+    assert found.file_of(("y", "k")).name == "c.yaml"
+
+
+def test_a_mapping_and_a_value_replace_each_other(tmp_path: Path) -> None:
+    recipe = write(tmp_path, a="extends: b.yaml\nx: null\ny: {k: 1}\n", b="x: {a: 1}\ny: 2\n")
+    assert read_recipe(recipe).values == {"x": None, "y": {"k": 1}}
+
+
+def test_a_circle_of_recipes_is_printed(tmp_path: Path) -> None:
+    recipe = write(tmp_path, a="extends: b.yaml\n", b="extends: c.yaml\n", c="extends: a.yaml\n")
+    with pytest.raises(
+        ConfigError, match=r"extends itself: \S*a\.yaml -> \S*b\.yaml -> \S*c\.yaml -> \S*a\.yaml; remove"
+    ):
+        read_recipe(recipe)
+
+
+def test_a_missing_base_names_both_files(tmp_path: Path) -> None:
+    recipe = write(tmp_path, a="extends: none.yaml\n")
+    with pytest.raises(
+        ConfigError, match=r"a\.yaml' extends '\S*none\.yaml', and there is no such file; .* relative to"
+    ):
+        read_recipe(recipe)
+
+
+@pytest.mark.parametrize("base", ["[b.yaml]", "3", "null"])
+def test_extends_takes_one_path(tmp_path: Path, base: str) -> None:
+    with pytest.raises(ConfigError, match="expected the path of one recipe"):
+        read_recipe(write(tmp_path, a=f"extends: {base}\n"))
+
+
+def test_an_error_names_the_file_its_key_stands_in(tmp_path: Path) -> None:
+    """Both the wrong value and the unknown key stand in the base; an override stands in no file."""
+    recipe = write(tmp_path, a="extends: b.yaml\nname: x\n", b="train: {max_epochs: many, rate: 1}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_config(Outer, recipe, ["train.speed=1"])
+    said = str(refused.value)
+    base = recipe.with_name("b.yaml")
+    assert f"config {recipe}: " in said
+    assert f"key 'train.max_epochs' is 'many' in '{base}': " in said
+    assert f"unknown key 'train.rate' (value 1) in '{base}'; " in said
+    assert "unknown key 'train.speed' (value 1); " in said

@@ -19,7 +19,7 @@ from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.training.callbacks import seed_of_process
 from recsys.training.config import TrainConfig
 from recsys.training.distributed.checkpoint import load_optimizer_state, load_policy_state, save_training_state
-from recsys.training.distributed.launch import read_recipe
+from recsys.training.distributed.launch import read_training_recipe
 from recsys.training.distributed.processes import World
 from recsys.training.distributed.sharding import gathered, step_ids
 from recsys.training.fit import build_policy
@@ -213,8 +213,8 @@ def test_no_two_processes_draw_alike() -> None:
 def test_the_training_command_reads_its_part_of_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("seed: 3\nsource: {kind: table}\ntrain: {max_epochs: 2}\n")
-    recipe = read_recipe(path, ["train.batch_size=9"])
+    recipe = read_training_recipe(path, ["train.batch_size=9"])
     assert (recipe.seed, recipe.train.max_epochs, recipe.train.batch_size) == (3, 2, 9)
     path.write_text("train: {max_epoch: 2}\nseed: 3\n")
     with pytest.raises(ConfigError, match="did you mean 'max_epochs'"):
-        read_recipe(path, [])
+        read_training_recipe(path, [])

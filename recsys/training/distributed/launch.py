@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.config import FrozenConfig, apply_overrides, read_yaml, validate
+from recsys.config import FrozenConfig, apply_overrides, read_recipe, validate
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, RecsysError
 from recsys.decoding.config import DecodeConfig
@@ -46,9 +46,9 @@ class TrainingRecipe(FrozenConfig):
     decode: DecodeConfig = DecodeConfig()
 
 
-def read_recipe(path: Path, overrides: Sequence[str]) -> TrainingRecipe:
+def read_training_recipe(path: Path, overrides: Sequence[str]) -> TrainingRecipe:
     """Read the sections of a recipe that training needs; the others are the pipeline's business."""
-    values = apply_overrides(read_yaml(path), overrides)
+    values = apply_overrides(read_recipe(path).values, overrides)
     own = {key: value for key, value in values.items() if key in TrainingRecipe.model_fields}
     return validate(TrainingRecipe, {"model": {}} | own, str(path))
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_to_stderr()
     logging.getLogger("recsys").setLevel(logging.INFO if first else logging.WARNING)
     try:
-        recipe = read_recipe(given.recipe, given.overrides)
+        recipe = read_training_recipe(given.recipe, given.overrides)
         if recipe.threads is not None:
             set_threads(recipe.threads)
         inputs = TrainingInputs(

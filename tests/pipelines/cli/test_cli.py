@@ -151,6 +151,22 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_of_a_recipe_that_extends_another_prints_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a directory in which neither file stands."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(DEMO, tmp_path / "recipes" / "base.yaml")
+    (tmp_path / "recipes" / "mine.yaml").write_text("extends: base.yaml\nname: mine\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert call("run", "--config", "../recipes/mine.yaml", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "name: mine" in printed
+    assert "kind: simulated" in printed
+    assert "extends" not in printed
+
+
 def test_our_own_faults_are_1_with_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
