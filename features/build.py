@@ -1,14 +1,14 @@
 """Prepare a data set: raw logs in, the files of :mod:`recsys.contracts.dataset` out.
 
-Order: read -> quarantine -> encode, sort, repeats, k-core -> split -> sessions -> catalogue -> histories and targets ->
-write. Counts are kept at every step, and rows in = quarantined + k-core removed + kept.
+Order: read -> quarantine -> encode, sort, repeats, k-core -> split -> sessions -> item table -> histories and targets
+-> write. Counts are kept at every step, and rows in = quarantined + k-core removed + kept.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from features.events import EventLog, KCoreConfig, build_event_log
 from features.histories import EvalRows, Task, build_histories, build_targets, event_behaviour, event_watch_ratio
-from features.items import ItemsConfig, ItemTable, build_catalogue
+from features.items import ItemsConfig, ItemTable, build_item_table
 from features.quarantine import QuarantineConfig, check_share, reasons, refuse_rows
 from features.sessions import SessionConfig, session_index, session_rule, session_table
 from features.sources.base import RawTables, Source
@@ -81,20 +81,46 @@ class FeaturesConfig(FrozenConfig):
 
 
 @dataclass(frozen=True)
-class Assembled:
-    """A data set in memory, ready to be written."""
+class LabelledEvents:
+    """Kept events with what the later steps found out about each.
+
+    Attributes:
+        log: Users, items and times, ``E`` events sorted by user and time.
+        split: ``[E]`` 0 train, 1 validation, 2 test.
+        session: ``[E]`` session_index.
+        behaviour: ``[E]`` packed signals, 0 not known.
+        watch_ratio: ``[E]`` watched time / duration, NaN not known.
+    """
 
     log: EventLog
     split: SplitArray
-    sessions: npt.NDArray[np.int32]
+    session: npt.NDArray[np.int32]
     behaviour: npt.NDArray[np.uint8]
     watch_ratio: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """A data set in memory, ready to be written.
+
+    Attributes:
+        raw: What the source gave.
+        events: The kept rows of it.
+        items: Their items, and items without events where the configuration keeps them.
+        history: The positive events as arrays.
+        targets: ``targets.parquet``.
+        quarantine: Refused rows, with the reason.
+        spec: Sizes and task.
+        report: Counts of every step.
+    """
+
+    raw: RawTables
+    events: LabelledEvents
+    items: ItemTable
     history: HistoryArrays
-    catalogue: ItemTable
     targets: pl.DataFrame
     quarantine: pl.DataFrame
     spec: DatasetSpec
-    raw: RawTables
     report: dict[str, Any]
 
 
@@ -119,7 +145,7 @@ def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) ->
     _events_table(data).write_parquet(out_dir / "events.parquet")
     _items_table(data).write_parquet(out_dir / "items.parquet")
     _users_table(data).write_parquet(out_dir / "users.parquet")
-    session_table(data.log, data.split, data.sessions).write_parquet(out_dir / "sessions.parquet")
+    session_table(data.events.log, data.events.split, data.events.session).write_parquet(out_dir / "sessions.parquet")
     data.targets.write_parquet(out_dir / "targets.parquet")
     data.quarantine.write_parquet(out_dir / "quarantine.parquet")
     write_history_arrays(out_dir / "history", data.history)
@@ -129,7 +155,7 @@ def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) ->
         "prepared %d users, %d items, %d events (%d positive)",
         data.spec.num_users,
         data.spec.num_items,
-        len(data.log),
+        len(data.events.log),
         len(data.history.item),
     )
     return data.report
@@ -166,30 +192,17 @@ def _assemble(source: Source, config: FeaturesConfig, seed: int) -> Assembled:
 
     split, split_facts = split_events(log, config.split, has_timestamps=raw.has_timestamps)
     sessions = session_index(log, split, rule, config.sessions, config.session_length)
-    catalogue = build_catalogue(log.item_ids, raw.items, config.items)
-    log = _with_items(log, catalogue)
-    behaviour, watch_ratio = event_behaviour(log.frame, raw.signals), event_watch_ratio(log.frame)
-    history = build_histories(log, split, behaviour, watch_ratio)
+    items = build_item_table(log.item_ids, raw.items, config.items)
+    log = _with_items(log, items)
+    events = LabelledEvents(log, split, sessions, event_behaviour(log.frame, raw.signals), event_watch_ratio(log.frame))
+    history = build_histories(log, split, events.behaviour, events.watch_ratio)
     targets = build_targets(
         history,
-        config.task,
-        config.session_length,
-        config.sessions.min_positive,
-        sessions[log.positive],
-        config.eval_rows,
-    )
-    spec = DatasetSpec(
-        num_users=len(log.user_ids),
-        num_items=len(catalogue.table),
-        num_authors=catalogue.num_authors,
-        num_categories=catalogue.num_categories,
-        num_behaviours=1 + 2 ** len(raw.signals),
-        num_gap_buckets=NUM_GAP_BUCKETS,
-        num_watch_buckets=NUM_WATCH_BUCKETS,
         task=config.task,
         session_length=config.session_length,
-        signals=raw.signals,
-        has_timestamps=raw.has_timestamps,
+        min_positive=config.sessions.min_positive,
+        positive_sessions=sessions[log.positive],
+        eval_rows=config.eval_rows,
     )
     report: dict[str, Any] = {
         "rows_in": rows_in,
@@ -199,21 +212,43 @@ def _assemble(source: Source, config: FeaturesConfig, seed: int) -> Assembled:
         "split": split_facts,
         "sessions": {"by": rule, "chunked_prehistory": bool(log.prehistory.any()), "count": int(sessions[-1]) + 1},
         **_counts(log, split, history, targets),
-        **catalogue.facts,
+        **items.facts,
         **raw.notes,
     }
     check_not_empty(report["target_rows"])
     return Assembled(
-        log, split, sessions, behaviour, watch_ratio, history, catalogue, targets, quarantine, spec, raw, report
+        raw=raw,
+        events=events,
+        items=items,
+        history=history,
+        targets=targets,
+        quarantine=quarantine,
+        spec=_spec(raw, log, items, config),
+        report=report,
     )
 
 
-def _with_items(log: EventLog, catalogue: ItemTable) -> EventLog:
-    """Renumber the log's items when the catalogue has more of them."""
-    if len(catalogue.table) == len(log.item_ids):
+def _spec(raw: RawTables, log: EventLog, items: ItemTable, config: FeaturesConfig) -> DatasetSpec:
+    return DatasetSpec(
+        num_users=len(log.user_ids),
+        num_items=len(items.table),
+        num_authors=items.num_authors,
+        num_categories=items.num_categories,
+        num_behaviours=1 + 2 ** len(raw.signals),
+        num_gap_buckets=NUM_GAP_BUCKETS,
+        num_watch_buckets=NUM_WATCH_BUCKETS,
+        task=config.task,
+        session_length=config.session_length,
+        signals=raw.signals,
+        has_timestamps=raw.has_timestamps,
+    )
+
+
+def _with_items(log: EventLog, items: ItemTable) -> EventLog:
+    """Renumber the log's items when the item table has more of them."""
+    if len(items.table) == len(log.item_ids):
         return log
-    fields = {name: getattr(log, name) for name in EventLog.__dataclass_fields__}
-    return EventLog(**fields | {"item": catalogue.event_item_index[log.item]})
+    return replace(log, item=items.event_item_index[log.item])
 
 
 def _counts(log: EventLog, split: SplitArray, history: HistoryArrays, targets: pl.DataFrame) -> dict[str, Any]:
@@ -239,18 +274,18 @@ def _by_split(counts: npt.NDArray[np.integer]) -> dict[str, int]:
 
 def _events_table(data: Assembled) -> pl.DataFrame:
     """Every kept event in contract columns, and the raw signals that feed the reward model."""
-    log = data.log
+    events, log = data.events, data.events.log
     extra = [name for name in (Columns.WATCH_TIME_MS, Columns.DURATION_MS) if name in log.frame.columns]
     table = pl.DataFrame(
         {
             Columns.USER_INDEX: log.user,
             Columns.ITEM_INDEX: log.item,
             Columns.TIMESTAMP: log.timestamp,
-            Columns.SESSION_INDEX: data.sessions,
-            Columns.SPLIT: data.split,
+            Columns.SESSION_INDEX: events.session,
+            Columns.SPLIT: events.split,
             Columns.POSITIVE: log.positive,
-            Columns.BEHAVIOUR: data.behaviour,
-            Columns.WATCH_RATIO: data.watch_ratio,
+            Columns.BEHAVIOUR: events.behaviour,
+            Columns.WATCH_RATIO: events.watch_ratio,
         }
     )
     return table.with_columns(
@@ -261,9 +296,10 @@ def _events_table(data: Assembled) -> pl.DataFrame:
 
 
 def _items_table(data: Assembled) -> pl.DataFrame:
-    in_train = data.log.item[data.log.positive & (data.split == TRAIN)]
-    counts = np.bincount(in_train, minlength=len(data.catalogue.table)).astype(np.int64)
-    table = data.catalogue.table.with_columns(pl.Series(Columns.TRAIN_COUNT, counts))
+    log = data.events.log
+    in_train = log.item[log.positive & (data.events.split == TRAIN)]
+    counts = np.bincount(in_train, minlength=len(data.items.table)).astype(np.int64)
+    table = data.items.table.with_columns(pl.Series(Columns.TRAIN_COUNT, counts))
     return table.select(
         Columns.ITEM_INDEX,
         Columns.ITEM_ID,
@@ -279,10 +315,11 @@ def _items_table(data: Assembled) -> pl.DataFrame:
 
 
 def _users_table(data: Assembled) -> pl.DataFrame:
+    user_ids = data.events.log.user_ids
     table = pl.DataFrame(
         {
-            Columns.USER_INDEX: np.arange(len(data.log.user_ids), dtype=np.int32),
-            Columns.USER_ID: data.log.user_ids,
+            Columns.USER_INDEX: np.arange(len(user_ids), dtype=np.int32),
+            Columns.USER_ID: user_ids,
         }
     )
     if data.raw.users is None:

@@ -75,6 +75,7 @@ def build_histories(
 
 def build_targets(
     history: HistoryArrays,
+    *,
     task: Task,
     session_length: int,
     min_positive: int,
@@ -84,7 +85,7 @@ def build_targets(
     """Return ``targets.parquet``.
 
     Validation and test have one row per user with a positive event in the window: the history is everything before the
-    window (for test: train and valid events), the targets are his distinct positive items inside, in order. With
+    window (for test: train and valid events), the targets are their distinct positive items inside, in order. With
     leave-last-out that is exactly one item. ``per_event`` has one row per positive event of the window instead, whose
     history ends right before it. Training rows exist for the session task only; next-item training supervises every
     position of the arrays and needs none.

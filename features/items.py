@@ -18,11 +18,11 @@ from recsys.contracts.columns import Columns
 
 
 class ItemsConfig(FrozenConfig):
-    """What becomes of the catalogue.
+    """Which items the item table holds.
 
     Attributes:
         category: Which entry of ``categories`` gives category_index; paths usually go from general to specific.
-        keep_items_without_events: Keep catalogue items that no event mentions, as cold items with ``train_count`` 0.
+        keep_items_without_events: Keep items of the source that no event mentions, as cold items with ``train_count`` 0.
     """
 
     category: Literal["first", "last"] = "last"
@@ -48,12 +48,13 @@ class ItemTable:
     facts: dict[str, int]
 
 
-def build_catalogue(event_item_ids: pl.Series, items: pl.DataFrame | None, config: ItemsConfig) -> ItemTable:
+def build_item_table(event_item_ids: pl.Series, items: pl.DataFrame | None, config: ItemsConfig) -> ItemTable:
     """Join metadata to the items of the event log.
 
     Args:
         event_item_ids: Distinct ids with events, ascending.
         items: The source's item table in canonical columns, or ``None``.
+        config: The category to number, and whether items without events stay.
     """
     known = items if items is not None else _no_items(event_item_ids.dtype)
     without_id = known[Columns.ITEM_ID].null_count()

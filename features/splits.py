@@ -1,7 +1,7 @@
 """Which event belongs to train, validation and test.
 
 Reads the event log; produces one code per event (:data:`recsys.contracts.columns.TRAIN` …). A user's train events are
-always a prefix of his events, his valid events follow, then test: no history can contain what it is to predict.
+always a prefix of their events, the valid events follow, then test: no history can contain what it is to predict.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def cut_times(timestamps: npt.NDArray[np.int64], valid_share: float, test_share:
 
 
 def leave_last_out(user: npt.NDArray[np.int32], positive: npt.NDArray[np.bool_], num_users: int) -> SplitArray:
-    """Split each user with three or more positive events at his last two; the others are train only.
+    """Split each user with three or more positive events at their last two; the others are train only.
 
     Args:
         user: ``[E]`` user_index, ascending.

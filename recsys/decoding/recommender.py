@@ -29,9 +29,9 @@ class Recommender:
 
     Args:
         policy: A trained policy; it is put into evaluation mode.
-        semantic_ids: The generation that the policy was trained with.
+        semantic_ids: Those that the policy was trained with.
         config: Beam width and second stage.
-        index: The generation's prefix index, if it is at hand already.
+        index: Their prefix index, if it is at hand already.
 
     Raises:
         ArtifactError: The policy was trained with other semantic IDs.

@@ -29,7 +29,7 @@ def load_policy(folder: Path, expected_semantic_id_digest: str | None = None) ->
         ArtifactError: Files are missing or damaged, or the policy was trained with other semantic IDs.
     """
     spec, tensors = read_module(folder, PolicySpec, SPEC_NAME, what="policy", remedy="train again")
-    remedy = "train again, or use the generation it was trained with"
+    remedy = "train again, or use the semantic IDs it was trained with"
     check_semantic_ids(spec, expected_semantic_id_digest, folder, what="policy", remedy=remedy)
     policy = GenerativeRecommender(spec, ItemCatalogue.blank(spec.dataset.num_items, len(spec.level_sizes)))
     load_weights(policy, tensors, folder, remedy="train again")

@@ -1,1 +1,1 @@
-"""Items to semantic IDs: residual quantizers, repair of collisions, generations that only grow, and their diagnostics."""
+"""Items to semantic IDs: residual quantizers, repair of collisions, versions that only grow, and their diagnostics."""

@@ -144,7 +144,7 @@ class CodeTree:
             else:
                 raise DataError(
                     f"semantic IDs: all {prod(self._sizes)} IDs of level sizes {self._sizes} are taken; "
-                    "fit a new generation with more levels or larger codebooks"
+                    "tokenize anew with more levels or larger codebooks"
                 )
             prefix = (*prefix, code)
             if level < len(self._books):

@@ -1,4 +1,4 @@
-"""The `tokenize` stage: reads item embeddings ``[I, D]`` and train traffic, writes a generation of semantic IDs, a report.
+"""The `tokenize` stage: reads item embeddings ``[I, D]`` and train traffic, writes a version of semantic IDs and a report.
 
 In order: check the catalogue against the codebook, fit, encode, describe the collisions, repair them, describe again, save.
 """
@@ -63,7 +63,7 @@ def tokenize(
     out_dir: Path,
     seed: int,
 ) -> dict[str, Any]:
-    """Give every item a semantic ID and write the generation with its report.
+    """Give every item a semantic ID and write this first version with its report.
 
     Args:
         embeddings: ``[I, D]``, row number = item_index; may be memory-mapped.
@@ -87,12 +87,12 @@ def tokenize(
     quantizer.fit(embeddings, seed)
     codes = quantizer.encode_catalogue(embeddings)
     repair = make_unique(codes, embeddings, quantizer.codebooks, counts, config.unique)
-    generation = SemanticIds(repair.codes, repair.level_sizes, ids, quantizer.codebooks)
-    generation.save(out_dir)
+    semantic_ids = SemanticIds(repair.codes, repair.level_sizes, ids, quantizer.codebooks)
+    semantic_ids.save(out_dir)
     report = {
         "config": config.model_dump(mode="json"),
         "seed": seed,
-        "digest": generation.digest,
+        "digest": semantic_ids.digest,
         "num_items": len(ids),
         "width": int(embeddings.shape[1]),
         "advised_codebook_size": advised_codebook_size(len(ids)),

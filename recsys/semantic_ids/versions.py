@@ -1,12 +1,12 @@
-"""A generation of semantic IDs: the table item -> codes that checkpoints, bundles and candidates refer to by digest.
+"""A version of the semantic IDs: the table item -> codes that checkpoints, bundles and candidates refer to by digest.
 
-Files of a generation:
+Files of a version:
     semantic_ids.parquet    item_index, item_id, codes, sid ("<a_12><b_7><c_3>"): for people and for joins
     codes.npy               int32 [I, L]: for the model, memory-mappable
     codebooks.safetensors   level_0, level_1, ... float32 [K, D]: give new items their IDs
-    generation.json         digest, level sizes, hash of the codebooks, and the smaller tables this one grew from
+    semantic_ids.json       digest, level sizes, hash of the codebooks, and the smaller tables this one grew from
 
-Generations are append-only: new items get IDs from the frozen codebooks at the end of the table, old ones never move. The
+Versions are append-only: new items get IDs from the frozen codebooks at the end of the table, old ones never move. The
 digest covers codes, level sizes and item ids; a table that has grown has another digest, and lists the earlier ones.
 """
 
@@ -32,7 +32,7 @@ from recsys.contracts.table_checks import read_table
 from recsys.semantic_ids.collisions import CodeTree, group_numbers
 from recsys.semantic_ids.quantizer import CodeArray, FloatArray, check_embeddings, encode_nearest
 
-_TABLE, _CODES, _BOOKS, _HEAD = "semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "generation.json"
+_TABLE, _CODES, _BOOKS, _HEAD = "semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "semantic_ids.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class SemanticIds:
         return [form.format(*row) for row in self.codes.tolist()]
 
     def append(self, new_item_ids: Sequence[int | str] | pl.Series, new_embeddings: FloatArray) -> SemanticIds:
-        """Return a larger generation: each new item gets the nearest free ID, old items keep theirs.
+        """Return the next version: each new item gets the nearest free ID, old items keep theirs.
 
         Items are served in the given order. Where the table holds equal IDs (``unique=none``), new items simply get the
         nearest codes.
@@ -159,7 +159,7 @@ class SemanticIds:
             )
 
     def save(self, folder: Path) -> None:
-        """Write the four files of a generation into ``folder``."""
+        """Write the four files of a version into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         pl.DataFrame(
             {
@@ -184,7 +184,7 @@ class SemanticIds:
 
     @classmethod
     def load(cls, folder: Path) -> SemanticIds:
-        """Open a generation and verify it against its digests.
+        """Open a version and verify it against its digests.
 
         Raises:
             ArtifactError: A file is missing or unreadable, files do not belong together, or a digest does not match.

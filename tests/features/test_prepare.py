@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from features.build import FeaturesConfig, prepare, validate_source
 from features.histories import event_behaviour, event_watch_ratio
-from features.items import ItemsConfig, build_catalogue, frequency_index
+from features.items import ItemsConfig, build_item_table, frequency_index
 from features.sources import SimulatedSource, TableSource
 from recsys.contracts.columns import TEST, TRAIN, VALID
 from recsys.contracts.dataset import Dataset
@@ -229,12 +229,12 @@ def test_items_without_metadata_and_cold_items() -> None:
             "author_id": ["m", "m", "n", None],
         }
     )
-    found = build_catalogue(pl.Series([1, 2, 3]), items, ItemsConfig())
+    found = build_item_table(pl.Series([1, 2, 3]), items, ItemsConfig())
     assert found.table["has_metadata"].to_list() == [True, False, False]
     assert found.table["title"].to_list() == ["one", None, None]
     assert found.facts["catalogue_rows_without_events_left_out"] == 1
     assert found.facts["catalogue_rows_repeated"] == 1
-    cold = build_catalogue(pl.Series([1, 2, 3]), items, ItemsConfig(keep_items_without_events=True, category="first"))
+    cold = build_item_table(pl.Series([1, 2, 3]), items, ItemsConfig(keep_items_without_events=True, category="first"))
     assert cold.table["item_id"].to_list() == [1, 2, 3, 9]
     assert cold.event_item_index.tolist() == [0, 1, 2]
     assert cold.table["category_index"].to_list() == [1, 0, 0, 1]

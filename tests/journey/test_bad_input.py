@@ -247,7 +247,7 @@ def test_unknown_items_in_a_history_are_left_out_and_counted(bundle: Path, tmp_p
 def test_a_policy_with_other_semantic_ids_is_refused(
     served: World, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Somebody lays a younger generation into a copy of the bundle: the same items, other codes."""
+    """Somebody lays a later version of the semantic IDs into a copy of the bundle: the same items, other codes."""
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     ids = SemanticIds.load(copy)
     younger = SemanticIds(np.roll(ids.codes, 1, axis=0), ids.level_sizes, ids.item_ids, ids.codebooks)
@@ -259,7 +259,7 @@ def test_a_policy_with_other_semantic_ids_is_refused(
     assert call("recommend", "--model", str(copy), *arguments) == 4
     said = capsys.readouterr().err
     assert f"was trained with semantic IDs {ids.digest[:16]}, given are {younger.digest[:16]}" in said
-    assert "train again, or use the generation it was trained with" in said
+    assert "train again, or use the semantic IDs it was trained with" in said
     assert not list((tmp_path / "out").glob("part-*"))
 
 

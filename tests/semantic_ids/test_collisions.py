@@ -128,5 +128,5 @@ def test_more_items_than_ids_are_refused():
 
 def test_tree_refuses_when_every_id_is_taken():
     taken = np.array(list(itertools.product(range(2), range(3))), np.int32)
-    with pytest.raises(DataError, match=r"all 6 IDs of level sizes \(2, 3\) are taken; fit a new generation"):
+    with pytest.raises(DataError, match=r"all 6 IDs of level sizes \(2, 3\) are taken; tokenize anew"):
         CodeTree(taken, (2, 3), BOOKS).nearest_free(np.zeros(1, np.float32))

@@ -13,7 +13,7 @@ from recsys.semantic_ids.config import TokenizeConfig, advised_codebook_size, ch
 from recsys.semantic_ids.tokenize import tokenize
 from recsys.semantic_ids.versions import SemanticIds
 
-FILES = ("semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "generation.json", "tokenizer_report.json")
+FILES = ("semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "semantic_ids.json", "tokenizer_report.json")
 
 
 def catalogue(num_items=200, width=6, seed=0):
@@ -22,7 +22,7 @@ def catalogue(num_items=200, width=6, seed=0):
     return rng.standard_normal((num_items, width)).astype(np.float32), ids, rng.integers(0, 50, num_items)
 
 
-def test_stage_writes_a_generation_that_opens(tmp_path):
+def test_stage_writes_a_version_that_opens(tmp_path):
     x, ids, traffic = catalogue()
     report = tokenize(x, ids, traffic, TokenizeConfig(codebook_size=8), tmp_path, seed=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)

@@ -94,8 +94,8 @@ def plan_exploration(
     """Choose several items per user at once as a recommender does that knows the log and nothing else.
 
     It draws one to three sub-topics by how warmly the user took them lately (appetite follows from logged feedback alone;
-    interests and tastes stay hidden), and from them popular items that are new to him. So what it shows says nothing about
-    the user that his history does not say, and what follows is caused by showing it.
+    interests and tastes stay hidden), and from them popular items that are new to them. So what it shows says nothing about
+    the user that their history does not say, and what follows is caused by showing it.
 
     Args:
         state: Of the users, not changed.

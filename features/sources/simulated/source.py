@@ -58,7 +58,7 @@ class SimulatedSource(Source):
             everything. Above 1 a visit is a run of whole requests, and ``session_id`` names the request: OneRec's
             session is what one request returns, and only what was chosen before the feedback tells cause from selection.
         feed_noise: Factor on the noise in what the feed knows of its users. At 1 it knows their state so well that being
-            shown something says more about a user than his history does, and a reward model that learns from the log
+            shown something says more about a user than their history does, and a reward model that learns from the log
             takes that for the effect of showing it; more noise is more exploration, and a log to learn causes from.
         exploration: Share of requests answered by a recommender that knows the log and nothing else: one to three
             sub-topics that the user took warmly, popular items from them. Without it a session of one sub-topic is

@@ -80,7 +80,7 @@ class RolloutSampler:
     """Generates groups with whatever policy it is handed: a snapshot, or the policy in training.
 
     Args:
-        semantic_ids: The generation that the policies were trained with.
+        semantic_ids: Those that the policies were trained with.
         config: Strategy and size of a group.
         device: Where the policies live.
     """

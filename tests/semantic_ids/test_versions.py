@@ -1,4 +1,4 @@
-"""Generations: what is written is what is read, damage is noticed, and published IDs never move."""
+"""Versions: what is written is what is read, damage is noticed, and published IDs never move."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_digest_notices_codes_sizes_and_ids():
     assert small().digest == small().digest
 
 
-@pytest.mark.parametrize("name", ["semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "generation.json"])
+@pytest.mark.parametrize("name", ["semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "semantic_ids.json"])
 def test_a_truncated_or_missing_file_is_an_artifact_error(tmp_path, name):
     small().save(tmp_path)
     path = tmp_path / name
@@ -59,7 +59,7 @@ def test_a_truncated_or_missing_file_is_an_artifact_error(tmp_path, name):
         SemanticIds.load(tmp_path)
 
 
-def test_files_of_two_generations_do_not_mix(tmp_path):
+def test_files_of_two_versions_do_not_mix(tmp_path):
     """Same shapes, other codes: only the digest can tell."""
     one, two = tmp_path / "one", tmp_path / "two"
     small().save(one)
@@ -111,9 +111,9 @@ def test_published_ids_never_move_and_ancestors_are_provable(tmp_path):
         third.check_same(first.digest)
     third.save(tmp_path)
     assert SemanticIds.load(tmp_path).ancestors == third.ancestors
-    head = json.loads((tmp_path / "generation.json").read_text())
+    head = json.loads((tmp_path / "semantic_ids.json").read_text())
     head["ancestors"][0]["num_items"] = 2
-    (tmp_path / "generation.json").write_text(json.dumps(head))
+    (tmp_path / "semantic_ids.json").write_text(json.dumps(head))
     with pytest.raises(ArtifactError, match="the first 2 items are not those of ancestor"):
         SemanticIds.load(tmp_path)
 
