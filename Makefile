@@ -58,7 +58,8 @@ check: $(READY)
 
 # strict: a warning or a broken link fails; the pages are made from code and result files (docs/_build)
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site: build/site/index.html; its search needs a server: python -m http.server --directory build/site"
 
 format: $(READY)
 	$(BIN)/ruff format .
