@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SEARCHED = ("recsys", "features", "serving", "pipelines", "tests", "docs", "notebooks")
 FILES = ("README.md", "DECISIONS.md", "Makefile", "pyproject.toml", "mkdocs.yml")
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".ipynb", ".svg", ".html", ".css", ".js")
-PENDING = ("notebooks",)
 MARK = "# old name"
 
 
@@ -68,8 +67,6 @@ def violations(root: Path = ROOT) -> list[str]:
     paths += [root / name for name in FILES if (root / name).exists()]
     found = []
     for path in paths:
-        if str(path.relative_to(root)).startswith(PENDING):
-            continue
         if path != Path(__file__).resolve() and ".ipynb_checkpoints" not in path.parts:
             found += file_violations(path.relative_to(root), path.read_text(encoding="utf-8"))
     return found
