@@ -1,6 +1,7 @@
 """Attention and feed-forward blocks.
 
-Legend: N rows, T query positions, S key positions, A heads, C = D / A channels per head, D width.
+Legend: N rows, T query positions, S key positions, A heads, C = D / A channels per head, D width, B users,
+W beams.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from recsys.model.layers.beam_cache import BeamCache
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 """Keys and values of a memory for one layer, ``[N, A, S, C]`` each."""
@@ -63,6 +66,11 @@ class SelfAttention(nn.Module):
         else:
             mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).transpose(1, 2)
         return self.out(mixed.reshape(x_NTD.shape))
+
+    def step(self, x_BWD: torch.Tensor, cache: BeamCache, layer: int) -> torch.Tensor:
+        """Attend from the newest position of W beams of B users to their own prefixes, which the cache remembers."""
+        mixed_BWD = cache.attend(layer, self.qkv(x_BWD), self.num_heads, self.head_width**-0.5)
+        return self.out(mixed_BWD)
 
 
 class CrossAttention(nn.Module):

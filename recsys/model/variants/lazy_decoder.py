@@ -11,7 +11,7 @@ heads per group, C channels per head, W beams, D width.
 Source: OneRec-V2 (arXiv 2508.20900), section 2.2. Block order cross-attention, self-attention, feed-forward; an output norm
 and head of its own for every level; deeper feed-forward layers may be sparse. Departures: the event embeddings have the
 width of the model (the paper's are 0.05 D wide and its sequence has separate elements for profile, short and long term); a
-session of M items is allowed, with the layout of :mod:`recsys.model.decoder`. The paper supervises a user's newest
+session of M items is allowed, with the layout of :mod:`recsys.model.code_sequence`. The paper supervises a user's newest
 impression only; here both training forms work, since without an encoder a context position knows its own event alone.
 For the same reason the dense head, which the paper has not, then knows no more than the latest event: rank an
 encoder-less model by its beam (``decode.rescore``, ``train.monitor``), or give it encoder layers.
@@ -19,15 +19,17 @@ encoder-less model by its beam (``decode.rescore``, ``train.monitor``), or give 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
+from recsys.model.code_sequence import CodeSequence
 from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
 from recsys.model.layers.attention import FeedForward, KeysValues, SelfAttention, attend
 from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.moe import feed_forward
-from recsys.model.layers.precision import float32_linear
 from recsys.model.layers.prediction_points import PredictionPoints
 
 
@@ -123,30 +125,21 @@ class LazyBlock(nn.Module):
     ) -> torch.Tensor:
         """Advance W beams of B users by one position, beams on the query axis."""
         x_BWD = x_BWD + self.cross_attention(self.cross_norm(x_BWD), keys_values, visible)
-        attention = self.self_attention
-        qkv_BWR = attention.qkv(self.self_norm(x_BWD))
-        mixed_BWD = cache.attend(layer, qkv_BWR, attention.num_heads, attention.head_width**-0.5)
-        x_BWD = x_BWD + attention.out(mixed_BWD)
+        x_BWD = x_BWD + self.self_attention.step(self.self_norm(x_BWD), cache, layer)
         return x_BWD + self.ffn(self.ffn_norm(x_BWD))
 
 
-class LazyDecoder(nn.Module):
+class LazyDecoder(CodeSequence):
     """Predict codes as :class:`~recsys.model.decoder.SessionDecoder` does, and stand in its place."""
 
     def __init__(self, config: ModelConfig, codes: CodeEmbedding, session_length: int) -> None:
-        super().__init__()
-        self.codes = codes
-        self.num_levels = len(codes.level_sizes)
-        self.session_length = session_length
+        super().__init__(codes, session_length)
         self.context = ContextProcessor(config)
-        self.bos_D = nn.Parameter(torch.empty(config.width).normal_(std=config.init_std))
-        self.position = nn.Embedding(session_length * (self.num_levels + 1), config.width)
-        nn.init.normal_(self.position.weight, std=config.init_std)
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self._add_inputs(config)
         num_layers = config.num_decoder_layers
         self.blocks = nn.ModuleList(LazyBlock(config, layer >= config.num_dense_blocks) for layer in range(num_layers))
+        # floor(layer * L_kv / layers)
         self.kv_layer = tuple(layer * config.kv_layers // num_layers for layer in range(num_layers))
-        """Which of the L_kv keys and values each block reads: floor(layer * L_kv / layers)."""
         self.norms = nn.ModuleList(nn.RMSNorm(config.width) for _ in codes.level_sizes)
         self.head_KD = nn.Parameter(torch.empty(sum(codes.level_sizes), config.width).normal_(std=config.init_std))
         self.code_bias = nn.Parameter(torch.zeros(sum(codes.level_sizes)))
@@ -159,57 +152,16 @@ class LazyDecoder(nn.Module):
         """Cross-attention keys and values, computed once per user: L_kv pairs, not one for every block."""
         return self.context(memory_BSD)
 
-    def forward(
-        self,
-        codes_BPML: torch.Tensor,
-        keys_values: list[KeysValues],
-        visible_BP: torch.Tensor,
-        asked_BP: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Teacher forcing; arguments and result as in :meth:`recsys.model.decoder.SessionDecoder.forward`."""
-        b, p, m, levels = codes_BPML.shape
-        positions, memory_size = m * (levels + 1) - 1, keys_values[0][0].shape[2]
-        points = PredictionPoints.from_masks(visible_BP, asked_BP, positions, memory_size)
-        x_NTD = self._embed(points.pick(codes_BPML.view(b * p, m, levels)))
-        causal_TT = torch.ones(positions, positions, dtype=torch.bool, device=x_NTD.device).tril()
-        for block, place in zip(self.layers(), self.kv_layer, strict=True):
-            x_NTD = block(x_NTD, keys_values[place], causal_TT, points)
-        # the position of cL predicts nothing; the very last one was never fed
-        x_BPMTD = nn.functional.pad(points.spread(x_NTD), (0, 0, 0, 1)).view(b, p, m, levels + 1, -1)
+    def read_out(self, x_NTD: torch.Tensor, spread: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """A norm for every level."""
+        x_BPMTD = spread(x_NTD)
         return torch.stack([norm(x_BPMTD[..., level, :]) for level, norm in enumerate(self.norms)], dim=-2)
 
-    def _embed(self, codes_NML: torch.Tensor) -> torch.Tensor:
-        """Embed ``[BOS] c1 … cL`` per item, without the last code: ``[N, M * (L + 1) - 1, D]``."""
-        n, m, _ = codes_NML.shape
-        parts = [self.bos_D.expand(n, m, -1)]
-        parts += [self.codes(codes_NML[..., level], level) for level in range(self.num_levels)]
-        x_NTD = torch.stack(parts, dim=2).view(n, m * (self.num_levels + 1), -1)[:, :-1]
-        return self.dropout(x_NTD + self.position.weight[: x_NTD.shape[1]])
-
-    def code_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
-        """Logits over the K codes of one level, in float32, ``[..., D] -> [..., K]``; every level has its own head."""
-        first = self.codes.offsets[level]
-        rows = slice(first, first + self.codes.level_sizes[level])
-        return float32_linear(hidden, self.head_KD[rows], self.code_bias[rows])
-
-    def start(self) -> BeamCache:
-        """Return an empty cache for :meth:`step`."""
-        return BeamCache.empty(len(self.blocks))
-
-    def step(
-        self,
-        codes_BW: torch.Tensor | None,
-        position: int,
-        keys_values: list[KeysValues],
-        visible: torch.Tensor,
-        cache: BeamCache,
-    ) -> torch.Tensor:
-        """Feed one token per beam; as :meth:`recsys.model.decoder.SessionDecoder.step`."""
-        level = position % (self.num_levels + 1)
-        bos_BWD = self.bos_D.expand(visible.shape[0], cache.width, -1)
-        x_BWD = (bos_BWD if codes_BW is None else self.codes(codes_BW, level - 1)) + self.position.weight[position]
-        for layer, (block, place) in enumerate(zip(self.layers(), self.kv_layer, strict=True)):
-            x_BWD = block.step(x_BWD, keys_values[place], visible, cache, layer)
-        cache.finish_step()
-        # after the last code of an item nothing is predicted, and no norm belongs to that position
+    def read_out_step(self, x_BWD: torch.Tensor, level: int) -> torch.Tensor:
+        """A norm for every level; after the last code of an item nothing is predicted, and none belongs there."""
         return self.norms[level](x_BWD) if level < self.num_levels else x_BWD
+
+    def head(self, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every level has weights of its own, apart from the code embeddings."""
+        rows = self.level_rows(level)
+        return self.head_KD[rows], self.code_bias[rows]
