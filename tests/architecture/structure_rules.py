@@ -67,8 +67,15 @@ def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunction
 
 
 def mirror_violations(root: Path = ROOT) -> list[str]:
-    """Return one line per folder of tests that stands where no package has one."""
+    """Return one line per folder of tests where no package has one, and per test that is not in its module's room.
+
+    ``tests/data/test_loader.py`` is taken for the tests of a module called ``loader`` if there is one.
+    """
     found = []
+    rooms: dict[str, set[Path]] = {}
+    for package in PACKAGES:
+        for path in (root / package).rglob("*.py"):
+            rooms.setdefault(f"test_{path.stem}", set()).add(path.parent)
     for folder in sorted({path.parent for path in (root / "tests").rglob("*.py")}):
         parts = folder.relative_to(root / "tests").parts
         if not parts or parts[0] in OWN_ROOMS:
@@ -76,4 +83,8 @@ def mirror_violations(root: Path = ROOT) -> list[str]:
         room = root.joinpath(*parts) if parts[0] in MIRROR else root.joinpath(MIRROR[""], *parts)
         if not room.is_dir():
             found.append(f"{folder.relative_to(root)}: there is no {room.relative_to(root)} that it could test")
+        for path in sorted(folder.glob("test_*.py")):
+            wanted = sorted(str(there.relative_to(root)) for there in rooms.get(path.stem, {room}))
+            if str(room.relative_to(root)) not in wanted:
+                found.append(f"{path.relative_to(root)}: the module of this name is in {' and '.join(wanted)}")
     return found

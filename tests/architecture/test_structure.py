@@ -59,6 +59,22 @@ def test_a_folder_of_tests_without_a_room_is_found(tmp_path: Path) -> None:
     ]
 
 
+def test_a_test_outside_its_module_s_room_is_found(tmp_path: Path) -> None:
+    """``fit`` is in two rooms, and its tests in one of them; ``everything`` is no module."""
+    names = ["recsys/data/loader.py", "recsys/model/fit.py", "recsys/data/fit.py"]
+    names += [
+        "tests/model/test_loader.py",
+        "tests/model/test_fit.py",
+        "tests/model/test_everything.py",
+        "tests/toy/test_loader.py",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    expected = "tests/model/test_loader.py: the module of this name is in recsys/data"
+    assert structure_rules.mirror_violations(tmp_path) == [expected]
+
+
 def test_the_whole_tree_is_walked(tmp_path: Path) -> None:
     """A made-up project with one fault of each kind, each in another package."""
     for number in range(13):

@@ -1,6 +1,7 @@
 """What every encoder with every decoder must keep: exact search, equal stepwise and whole decoding, learning, saving."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -48,6 +49,14 @@ VARIANTS = {
     "lazy with an encoder": {**LAZY, "kv_layers": 2, "kv_split": 2, "num_shared_experts": 1},
     "lazy over pathways": {**PATHWAYS, **LAZY, "num_encoder_layers": 1},
 }
+
+
+@pytest.mark.parametrize("option", ["encoder", "encoder_attention", "decoder", "kv_split"])
+def test_every_choice_of_the_configuration_is_in_the_suite(option: str) -> None:
+    choices = get_args(ModelConfig.model_fields[option].annotation)
+    chosen = {getattr(ModelConfig.model_validate({**BASE, **variant}), option) for variant in VARIANTS.values()}
+    assert chosen == set(choices)
+
 
 variants = pytest.mark.parametrize("variant", VARIANTS)
 

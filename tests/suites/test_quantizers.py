@@ -1,5 +1,7 @@
 """One suite for every quantizer: what the rest of the system may rely on, whichever is configured."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,12 @@ KINDS = {
     "balanced-capacity": {"balancing": "capacity_aware"},
     "balanced-assign": {"assign": "balanced", "balancing": "capacity_aware"},
 }
+
+
+@pytest.mark.parametrize("option", ["method", "assign", "balancing", "init"])
+def test_every_choice_of_the_configuration_is_in_the_suite(option):
+    choices = get_args(TokenizeConfig.model_fields[option].annotation)
+    assert {getattr(TokenizeConfig(**kind), option) for kind in KINDS.values()} == set(choices)
 
 
 @pytest.fixture(params=sorted(KINDS))

@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from recsys.alignment.losses.policy_gradient import policy_gradient_loss
-from tests.toy.policy_gradient import EVERY_FORM, config_of, exist, random_step
+from tests.toy.policy_gradient import EVERY_FORM, LOSS_TYPES, config_of, exist, random_step
+
+
+def test_every_type_of_the_configuration_is_in_the_suite() -> None:
+    """With one ratio per row as well, where the type can have one; the others refuse that."""
+    assert {name for name, level in EVERY_FORM if level == "token"} == set(LOSS_TYPES)
+    for name in LOSS_TYPES:
+        if (name, "sequence") in EVERY_FORM:
+            assert config_of(name, "sequence").is_sequence_level
+        else:
+            with pytest.raises(ValueError, match="does not read ratio_level"):
+                config_of(name, "sequence")
 
 
 @pytest.mark.parametrize(("loss_type", "level"), EVERY_FORM)

@@ -179,7 +179,7 @@ def test_official_valid_and_test_rows_of_industrial_come_back_exactly(tmp_path: 
     folder = Path(root) / "minionerec_industrial"
     from pipelines.config import load_run_config
 
-    recipe = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "industrial.yaml"
+    recipe = Path(__file__).resolve().parents[3] / "pipelines" / "recipes" / "industrial.yaml"
     config = load_run_config(recipe, [f"source.path={folder}"])
     prepare(config.source, config.features, tmp_path, seed=0)
     prepared = Dataset.open(tmp_path)
