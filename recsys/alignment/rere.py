@@ -2,7 +2,7 @@
 
 A step rolls the current policy out once per request (one beam of G by default), evaluates the groups, turns rewards into
 advantages inside each group, and updates once, or several times against the clipped ratio. Groups whose rewards are all
-equal say nothing; they are filtered or down-weighted, and counted. The reference of the divergence is the start, moved
+equal give no gradient; they are filtered or down-weighted, and counted. The reference of the divergence is the start, moved
 towards the policy now and then.
 
 Source: ReRe (arXiv 2510.12211) and its public code (`spec` of losses and rewards:
@@ -119,13 +119,16 @@ class RankingRewardLearning:
         used = weights_B > 0
         part = _take_groups(group, used)
         advantages = advantages_of(loss, total, mask)[used]
-        self._updates(work, rows, part, advantages, weights_B[used], loss, figures)
+        self._updates(
+            work, rows, part, advantages=advantages, weights_B=weights_B[used], loss_config=loss, figures=figures
+        )
 
     def _updates(
         self,
         work: RoundWork,
         rows: npt.NDArray[np.int64],
         group: RolloutGroup,
+        *,
         advantages: torch.Tensor,
         weights_B: torch.Tensor,
         loss_config: PolicyGradientConfig,

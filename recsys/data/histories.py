@@ -16,7 +16,7 @@ class Histories:
     """Histories of N users (or of one user at N instants), oldest event first.
 
     Attributes:
-        user_index: ``[N]`` user_index, -1 for a user the model has not met.
+        user_index: ``[N]`` user_index, -1 for a user that the model was not trained on.
         start: ``[N]`` first row of each history in the arrays below.
         end: ``[N]`` row after its last event; ``end == start`` is an empty history and is answered as well.
         item, behaviour, gap, watch: ``[E]`` event arrays, as in :class:`~recsys.contracts.dataset.HistoryArrays`.
@@ -44,13 +44,13 @@ class Histories:
     def from_targets(cls, history: HistoryArrays, targets: Targets) -> Histories:
         """Histories that the rows of ``targets`` may look at; nothing is copied."""
         return cls(
-            targets.user_index,
-            targets.history_start,
-            targets.history_end,
-            history.item,
-            history.behaviour,
-            history.gap,
-            history.watch,
+            user_index=targets.user_index,
+            start=targets.history_start,
+            end=targets.history_end,
+            item=history.item,
+            behaviour=history.behaviour,
+            gap=history.gap,
+            watch=history.watch,
         )
 
     def take(self, rows: npt.NDArray[np.integer]) -> Histories:

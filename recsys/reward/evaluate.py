@@ -1,4 +1,4 @@
-"""The reward models evaluated on sessions of the test split, beside what a popularity or a user mean would say.
+"""The reward models evaluated on sessions of the test split, beside baselines of popularity and of user means.
 
 Reads models and :class:`~recsys.reward.feedback.dataset.SessionFeedback`; produces two tables and a summary.
 Baselines know all train sessions, of every user; a model knows those of its own users only.
@@ -51,7 +51,7 @@ class RewardReport:
             and ``model - user_mean`` are paired differences. Users ``new`` have trained no part of that model.
         calibration: Reliability table of the models on all users.
         agreement: Spearman correlation of reward model and held-out one over test sessions, per tower and of the
-            weighted sum; ``None`` where one of them says the same of every session.
+            weighted sum; ``None`` where one of them gives every session the same.
     """
 
     metrics: pl.DataFrame
@@ -103,7 +103,18 @@ def evaluate_reward_models(
             for users, group in (("all", known), ("new", known & new)):
                 if group.any():
                     found = {"model": predictions[name], **systems}
-                    rows += _rows(name, users, signal.name, tower, test, found, group, resamples, seed)
+                    compared = _compare(
+                        {system: predicted[group, tower] for system, predicted in found.items()},
+                        test.labels[group, tower],
+                        test.user_index[group],
+                        resamples=resamples,
+                        seed=seed,
+                    )
+                    count = int(group.sum())
+                    rows += [
+                        (name, users, signal.name, system, metric, count, _known(figure.value), *_bounds(figure))
+                        for system, metric, figure in compared
+                    ]
             if known.any():
                 table, error = reliability(predictions[name][known, tower], test.labels[known, tower], bins)
                 tables.append(table.select(pl.lit(name).alias("model"), pl.lit(signal.name).alias("tower"), pl.all()))
@@ -113,31 +124,24 @@ def evaluate_reward_models(
     return RewardReport(pl.DataFrame(rows, schema=METRIC_COLUMNS, orient="row"), calibration, agreement)
 
 
-def _rows(
-    model: str,
-    users: str,
-    tower_name: str,
-    tower: int,
-    test: SessionFeedback,
-    systems: Mapping[str, FloatArray],
-    group: npt.NDArray[np.bool_],
+def _compare(
+    predicted: Mapping[str, FloatArray],
+    labels: FloatArray,
+    users: npt.NDArray[np.integer],
+    *,
     resamples: int,
     seed: int,
-) -> list[tuple[object, ...]]:
-    labels, owners = test.labels[group, tower], test.user_index[group]
+) -> list[tuple[str, str, MetricEstimate]]:
+    """Every system's metrics on one tower, then the model's minus each baseline's: ``(system, metric, estimate)``."""
     found = {
-        name: metric_estimates(predicted[group, tower], labels, owners, resamples=resamples, seed=seed)
-        for name, predicted in systems.items()
+        system: metric_estimates(values, labels, users, resamples=resamples, seed=seed)
+        for system, values in predicted.items()
     }
     for baseline in BASELINES:
         found[f"model - {baseline}"] = {
             metric: figure.minus(found[baseline][metric]) for metric, figure in found["model"].items()
         }
-    return [
-        (model, users, tower_name, name, metric, int(group.sum()), _known(figure.value), *_bounds(figure))
-        for name, metrics in found.items()
-        for metric, figure in metrics.items()
-    ]
+    return [(system, metric, figure) for system, metrics in found.items() for metric, figure in metrics.items()]
 
 
 def _known(value: float) -> float | None:
@@ -171,7 +175,7 @@ def _spearman(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating])
 
 
 def popularity_baseline(train: SessionFeedback, sessions: SessionFeedback) -> FloatArray:
-    """Predict ``[N, T]`` from the items' own means in the train sessions, whoever looks at them.
+    """Predict ``[N, T]`` from the items' own means in the train sessions, whoever the user is.
 
     An item's mean is smoothed by :data:`SMOOTHING` exposures of the global one. ``share``: mean over the items; ``any``:
     ``1 - prod(1 - p)``; ``watch_time``: rank of the summed means among the train sessions.

@@ -1,4 +1,4 @@
-"""Train a reward model and, on other users, a second one that serves only as a check.
+"""Train a reward model and, on other users, a second one that is only a check.
 
 Reads prepared data, semantic IDs, item embeddings; writes into the work folder
     reward/, held_out/             model.safetensors, reward_model.json, training.json, curves.parquet
@@ -158,7 +158,7 @@ def train_reward_models(inputs: RewardInputs, out_dir: Path, progress: Progress)
             own, others = feedback.of_users(groups[name]), feedback.of_users(~groups[name])
             _check_labels(own, name)
             model = build_reward_model(inputs, own, others, shape)
-            _fit(model, name, own, config.train, out_dir, seed + number, progress)
+            _fit(model, name, own, config=config.train, out_dir=out_dir, seed=seed + number, progress=progress)
         models[name] = load_reward_model(folder, semantic_ids.digest)
         reports[name] = read_json(folder / "training.json")
     report = evaluate_reward_models(
@@ -192,6 +192,7 @@ def _fit(
     model: SessionRewardModel,
     name: str,
     feedback: SessionFeedback,
+    *,
     config: RewardTrainConfig,
     out_dir: Path,
     seed: int,

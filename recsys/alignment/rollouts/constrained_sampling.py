@@ -26,7 +26,7 @@ class ConstrainedSampler:
 
     Args:
         index: The catalogue.
-        device: Where the policy lives.
+        device: Of the policy.
     """
 
     def __init__(self, index: PrefixIndex, device: torch.device | str = "cpu") -> None:
@@ -74,7 +74,16 @@ class ConstrainedSampler:
                 if place == 0 and level == 0:  # one BOS per user so far; from here on every sample has its own prefix
                     state.cache.reorder(torch.zeros(users, num_samples, dtype=torch.int64, device=device))
                     log_probs = log_probs.expand(-1, num_samples, -1)
-                node, codes, score = self._draw(log_probs, node, level, items, left, score, temperature, generator)
+                node, codes, score = self._draw(
+                    log_probs,
+                    node,
+                    level,
+                    items_BGm=items,
+                    left=left,
+                    score_BG=score,
+                    temperature=temperature,
+                    generator=generator,
+                )
             assert codes is not None
             found = self._index.leaf_item[node].masked_fill(score == -torch.inf, -1)
             items = torch.cat([items, found[..., None]], dim=2)
@@ -87,6 +96,7 @@ class ConstrainedSampler:
         log_probs_BGK: torch.Tensor,
         node_BG: torch.Tensor,
         level: int,
+        *,
         items_BGm: torch.Tensor,
         left: list[torch.Tensor],
         score_BG: torch.Tensor,

@@ -1,7 +1,7 @@
-"""The rounds of an alignment run: train, measure, check, publish, and go on, stop, or go back and try gentler.
+"""The rounds of an alignment run: train, measure, check, publish, and go on, stop, or go back and take smaller steps.
 
-Reads a method (what an update is), a learner and a evaluator; produces finished rounds and the number of the one to keep. It
-knows no loss. Everything it decides follows from finished rounds on disk, so a run that is started again after a kill
+Reads a method (what an update is), a learner and an evaluator; produces finished rounds and the number of the one to keep.
+It knows no loss. Everything it decides follows from finished rounds on disk, so a run that is started again after a kill
 decides the same.
 """
 
@@ -112,7 +112,7 @@ class RoundLoop:
 
     1. measure the start;
     2. per round: put the learner where the last good round ended, train, measure, check, publish;
-    3. keep the round, or stop, or go back and take smaller steps, as the guard's rule says.
+    3. keep the round, or stop, or go back and take smaller steps, by the guard's rule.
     """
 
     method: Method
@@ -195,7 +195,15 @@ class RoundLoop:
                 state = {"learner": self.learner.state_dict(), "method": self.method.state_dict()}
                 save_state(path, {"steps": steps, **state, "curve": curve.state_dict()})
 
-        work = RoundWork(number, path.parent, 0, beta_scale, curve, self.progress, checkpoint)
+        work = RoundWork(
+            number=number,
+            scratch=path.parent,
+            first_step=0,
+            beta_scale=beta_scale,
+            curve=curve,
+            progress=self.progress,
+            checkpoint=checkpoint,
+        )
         saved = load_state(path)
         if saved is not None:
             work.first_step = int(saved["steps"])

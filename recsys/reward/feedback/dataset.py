@@ -181,7 +181,16 @@ def session_feedback(prepared: Dataset, config: FeedbackConfig) -> SessionFeedba
             watch_scale = WatchScale.fit(total, histories.user_index, split == TRAIN, config)
     labels = session_labels(signals, values, item_offsets, histories.user_index, watch_scale)
     items = events[Columns.ITEM_INDEX].to_numpy()[rows]
-    feedback = SessionFeedback(signals, histories, split, items, item_offsets, labels, values, watch_scale)
+    feedback = SessionFeedback(
+        signals=signals,
+        histories=histories,
+        split=split,
+        items=items,
+        item_offsets=item_offsets,
+        labels=labels,
+        event_values=values,
+        watch_scale=watch_scale,
+    )
     return _with_enough_labels(feedback, config)
 
 
