@@ -81,8 +81,8 @@ class CurriculumConfig(FrozenConfig):
 class ObjectiveConfig(FrozenConfig):
     """Steering by weights of the reward's towers.
 
-    Every preference request draws weights, which its candidates are evaluated by and which the policy is told; a served
-    request names its own. The model needs ``model.num_objectives`` inputs, one per tower.
+    Every preference request draws weights, which its candidates are evaluated by and which the policy is conditioned on; a
+    served request names its own. The model needs ``model.num_objectives`` inputs, one per tower.
 
     Attributes:
         concentration: Of the Dirichlet distribution that the weights are drawn from; 1 is uniform, below 1 prefers the
@@ -107,7 +107,7 @@ class IpaConfig(FrozenConfig):
         min_reward_gap: A candidate is rejected only if its reward is lower than the best by more than this.
         rewards: Weights of the rewards that order the candidates; ``learned`` is the session reward model.
         objective: Steer by weights of the reward's towers; ``None``: one policy for the reward's own weights.
-        optimiser: OneRec's rate, constant: a decay over the whole run would leave the last rounds with nothing to say.
+        optimiser: OneRec's rate, constant: a decay over the whole run would leave the last rounds without effect.
     """
 
     rounds: int = Field(default=3, ge=1)
@@ -177,10 +177,10 @@ class GuardConfig(FrozenConfig):
         held_out_falls: The same for the held-out reward: ``while_reward_rises`` is over-optimisation. Unless it is
             ``ignore``, the held-out reward may not fall against the round kept last either.
         reward_falls: A fall of the reward that is trained on, beyond its interval: then everything may fall together, and no
-            bargain shows it.
+            trade-off shows.
         max_kl: Largest divergence from the start, nats per item; rewards are over-optimised by distance (Gao et al., arXiv
             2210.10760). ``None``: any.
-        on_violation: ``stop`` keeps the last good round and ends; ``back_off`` goes back to it and tries again, gentler;
+        on_violation: ``stop`` keeps the last good round and ends; ``back_off`` goes back to it and takes smaller steps;
             ``record`` only writes it down.
         num_generations: Candidates per request whose rewards are measured.
         back_off_learning_rate, back_off_beta: Factors on learning rate and beta at every back-off.

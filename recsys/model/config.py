@@ -152,7 +152,7 @@ class ModelConfig(FrozenConfig):
     features: tuple[Feature, ...] = ("item", "codes", "author", "category", "behaviour", "gap", "watch")
     unseen_user_rows: int = Field(default=0, ge=0)  # rows that users outside the vocabulary are hashed to
     unseen_author_rows: int = Field(default=0, ge=0)
-    unseen_share: float = Field(default=0.02, gt=0.0, lt=1.0)  # known ids that training lends to those rows
+    unseen_share: float = Field(default=0.02, gt=0.0, lt=1.0)  # known ids that training replaces by those rows
     num_objectives: int = Field(
         default=0, ge=0
     )  # weights per request that steer the policy: one per tower of the reward
@@ -218,7 +218,7 @@ class ModelConfig(FrozenConfig):
         return self
 
     def _refuse_changed(self, names: tuple[str, ...], switch: str, needed: str) -> None:
-        """Refuse settings of a part that is not built; a value equal to the default says nothing and passes."""
+        """Refuse settings of a part that is not built; a value equal to the default passes."""
         for name in names:
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:

@@ -13,7 +13,7 @@ import torch
 from recsys.contracts.errors import ConfigError
 
 EQUAL = 1e-6
-"""A tower whose values spread less than this share of their size says nothing about a group: float32 noise."""
+"""A tower whose values spread less than this share of their size cannot rank a group: float32 noise."""
 
 
 def combine_rewards(

@@ -69,8 +69,8 @@ class RewardModelConfig(FrozenConfig):
     """Widths and depths; OneRec's are unpublished.
 
     Attributes:
-        features: Inputs, as in the policy. ``item`` is left out by default: labels are few, and a vector per item learns
-            them by heart; codes, frozen embeddings and feedback rates tell items apart as well, new ones too.
+        features: Inputs, as in the policy. ``item`` is left out by default: labels are few, and a vector per item
+            memorises them; codes, frozen embeddings and feedback rates tell items apart as well, new ones too.
         item_embeddings: Add a projection of the frozen embeddings of the `embed` stage to every item vector.
         fused_tower: Add a head that reads the towers' hidden states, the user and the session, and is trained against
             all labels at once (P-Score, arXiv 2506.13695, section 2.4.1).

@@ -1,6 +1,6 @@
-"""Attention that is told how alike the items on both sides are.
+"""Attention with a bias and a value for how alike the items on both sides are.
 
-Whether a candidate continues, repeats or varies what the user has seen is what a session's worth hangs on, and a small
+Whether a candidate continues, repeats or varies what the user has seen decides what a session is worth, and a small
 model learns it from embeddings slowly. So the relation of two items (length of their common semantic-ID prefix, same
 author, same category, same item) enters the scores as a learned bias and the values as a learned vector, and so does the
 cosine of their frozen embeddings, which also knows items that share no code.
@@ -32,7 +32,7 @@ class Likeness:
 
 
 class ItemRelations(nn.Module):
-    """Say what two items have in common.
+    """Number what two items have in common.
 
     Args:
         catalogue: Semantic ID, author and category of every item; an author or category that is not known equals
@@ -89,7 +89,7 @@ class MatchAttention(nn.Module):
 
     ``score_s = q k_s / sqrt(C) + bias[relation_s] + gain cosine_s`` and
     ``result = sum_s weight_s (v_s + value[relation_s] + direction cosine_s)``. The second part tells a head what it found:
-    without it, attention spread over strangers looks like attention to a match.
+    without it, attention spread over unrelated items looks like attention to a match.
     """
 
     def __init__(self, width: int, num_heads: int, num_relations: int, *, with_cosine: bool) -> None:

@@ -16,7 +16,7 @@ from recsys.contracts.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class GroupSignal:
-    """Which groups say anything about the policy.
+    """Which groups give a gradient.
 
     Attributes:
         informative: Bool ``[B]``, rewards differ between rows of the group. In the others every advantage is 0; ReRe's
@@ -80,7 +80,7 @@ def group_advantages(
 
 
 def informative_groups(rewards: torch.Tensor, mask: torch.Tensor | None = None) -> GroupSignal:
-    """Tell groups with different rewards from groups without; arguments as in :func:`group_advantages`."""
+    """Separate groups with different rewards from groups without; arguments as in :func:`group_advantages`."""
     rewards, mask = _values_and_mask(rewards, mask)
     return GroupSignal(_differs(rewards, mask).flatten(1).any(1))
 

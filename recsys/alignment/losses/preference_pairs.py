@@ -16,7 +16,7 @@ import torch
 from recsys.alignment.losses.config import PairRule
 from recsys.contracts.errors import ConfigError
 
-NOBODY = -1
+NO_CANDIDATE = -1
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class ChosenPairs:
     """Places inside the groups.
 
     Attributes:
-        chosen_B: int64 place of the preferred candidate; :data:`NOBODY` for a group without a pair. G stands for the
+        chosen_B: int64 place of the preferred candidate; :data:`NO_CANDIDATE` for a group without a pair. G stands for the
             target itself (rule ``target_rest``), which need not be in the group.
-        rejected_BN: int64 places of the negatives, the least preferred first; :data:`NOBODY` where there are fewer than N.
+        rejected_BN: int64 places of the negatives, the least preferred first; :data:`NO_CANDIDATE` where fewer
+            than N exist.
     """
 
     chosen_B: torch.Tensor
@@ -35,7 +36,7 @@ class ChosenPairs:
     @property
     def has_pair(self) -> torch.Tensor:
         """Which groups gave a pair, ``[B]``."""
-        return self.chosen_B != NOBODY
+        return self.chosen_B != NO_CANDIDATE
 
 
 def choose_pairs(
@@ -99,10 +100,10 @@ def choose_pairs(
         place = (count - rank).clamp(min=0)
         repeated = torch.zeros_like(place, dtype=torch.bool)
         repeated[:, 1:] = place[:, 1:] == place[:, :-1]
-        rejected = order.gather(1, place).masked_fill(repeated | (count == 0), NOBODY)
+        rejected = order.gather(1, place).masked_fill(repeated | (count == 0), NO_CANDIDATE)
     else:
-        rejected = order.gather(1, place).masked_fill(step >= count, NOBODY)
-    return ChosenPairs(best.masked_fill(count[:, 0] == 0, NOBODY), rejected)
+        rejected = order.gather(1, place).masked_fill(step >= count, NO_CANDIDATE)
+    return ChosenPairs(best.masked_fill(count[:, 0] == 0, NO_CANDIDATE), rejected)
 
 
 def _target_against_rest(others_BG: torch.Tensor, num_negatives: int) -> ChosenPairs:
@@ -111,8 +112,8 @@ def _target_against_rest(others_BG: torch.Tensor, num_negatives: int) -> ChosenP
     order = (~others_BG).int().argsort(dim=1, stable=True)[:, :num_negatives]  # earlier candidates first
     count = others_BG.sum(1, keepdim=True)
     step = torch.arange(num_negatives, device=others_BG.device)
-    chosen = torch.full((users,), size, device=others_BG.device).masked_fill(count[:, 0] == 0, NOBODY)
-    return ChosenPairs(chosen, order.masked_fill(step >= count, NOBODY))
+    chosen = torch.full((users,), size, device=others_BG.device).masked_fill(count[:, 0] == 0, NO_CANDIDATE)
+    return ChosenPairs(chosen, order.masked_fill(step >= count, NO_CANDIDATE))
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,6 @@ class PreferencePairs:
 
 
 def gather_candidates(items_BGM: torch.Tensor, places_BN: torch.Tensor) -> torch.Tensor:
-    """Items at the given places, ``[B, N, M]``; -1 where the place is :data:`NOBODY`."""
+    """Items at the given places, ``[B, N, M]``; -1 where the place is :data:`NO_CANDIDATE`."""
     index = places_BN.clamp(min=0)[..., None].expand(-1, -1, items_BGM.shape[2])
-    return items_BGM.gather(1, index).masked_fill((places_BN == NOBODY)[..., None], -1)
+    return items_BGM.gather(1, index).masked_fill((places_BN == NO_CANDIDATE)[..., None], -1)

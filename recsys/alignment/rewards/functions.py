@@ -180,7 +180,7 @@ class PrefixMatch:
 class FirstDifference:
     """Reward codes: +1 for each right leading code, -1 for the first wrong one, 0 after it.
 
-    What follows the first wrong code says nothing about the target; leave it out of the advantages with
+    What follows the first wrong code tells nothing about the target; leave it out of the advantages with
     :func:`first_difference_mask`. An item of a session is held against the target item with the longest common prefix.
     """
 
@@ -194,7 +194,7 @@ class FirstDifference:
 
 @dataclass(frozen=True)
 class Learned:
-    """A reward model's verdict.
+    """The value that a reward model gives.
 
     Attributes:
         model: Group to ``[B, G]``; finite where the row exists.

@@ -1,4 +1,4 @@
-"""The order in which alignment meets the training samples.
+"""The order in which alignment reads the training samples.
 
 It is a function of seed and step alone, so that any step can be found again after a kill.
 """

@@ -1,10 +1,10 @@
-"""The guard: whether a round of alignment bought one thing with another.
+"""The guard: whether a round of alignment improved one thing at the cost of another.
 
-Two bargains are looked for. The *alignment tax*: the first place gets better while recall at depth falls. And
+It looks for two trade-offs. The *alignment tax*: the first place gets better while recall at depth falls. And
 *over-optimisation*: the reward that is trained on rises while a reward model that was trained on other users, with
-another seed, says that sessions got worse. A round that loses even the reward it is trained on fails, too, and a bound
+another seed, falls. A round that loses even the reward it is trained on fails, too, and a bound
 on the divergence from the start can stop a run before any of it shows. All are decided on the same validation rows as
-before the first round, by paired bootstrap intervals over users, so a fall inside the noise stops nobody.
+before the first round, by paired bootstrap intervals over users, so a fall inside the noise stops no run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recsys.metrics.bootstrap import estimate_means
 
 @dataclass(frozen=True)
 class GuardResult:
-    """What the guard says of a round.
+    """The guard's result for a round.
 
     Attributes:
         broken: One sentence per broken rule; empty for a good round.

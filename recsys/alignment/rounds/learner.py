@@ -47,7 +47,7 @@ class Learner:
 
     @property
     def device(self) -> torch.device:
-        """Where the policy lives."""
+        """Device of the policy."""
         return self.policy.codes.weight.device
 
     @property

@@ -1,4 +1,4 @@
-"""The alignment report as data: what every round measured, what the guard said, and curves over rounds and steps.
+"""The alignment report as data: what every round measured, the guard's results, and curves over rounds and steps.
 
 Reads finished rounds; writes ``alignment_report.json`` and ``curves.parquet`` (step, name, value). Whoever draws a
 page of it reads these two; figures of the rounds are named ``measured/…`` against the round number, figures of the updates

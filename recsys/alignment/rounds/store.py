@@ -49,7 +49,7 @@ class Round:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the round measured and what the guard said."""
+        """What the round measured, and the guard's result."""
         return self.manifest.summary
 
     @property

@@ -1,7 +1,6 @@
 """Attention and feed-forward blocks.
 
-Legend: N rows, T query positions, S key positions, A heads, C = D / A channels per head, D width, B users,
-W beams.
+Legend: N rows, T query positions, S key positions, A heads, C = D / A channels per head, D width, B users, W beams.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Adding one vector to all memory positions moves the keys of a cross-attention alike, which leaves its attention unchanged,
 and the values alike, so that every decoder position receives the vector in every layer, however long the history is. (The
 lazy decoder normalises its context position by position, so there both moves differ a little between positions.) Weights
-on the user's position alone have to win attention against the events first, and what alignment taught such an input was
-noise. The encoder does not see the weights: one history asked for under several objective weights has the same memory
+on the user's position alone would compete with the events for attention, and such an input learned nothing but noise in
+alignment. The encoder does not see the weights: one history asked for under several objective weights has the same memory
 but for this vector.
 
 Legend: B users, O objectives, S memory positions, D width.

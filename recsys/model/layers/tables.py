@@ -26,8 +26,8 @@ class ReservedRows:
     """Rows at the end of a table for ids that are not in the training data.
 
     Without them every unseen user is row 0, which training never touches. Here an unseen id is hashed
-    (:func:`unseen_row_numbers`) to one of ``count`` rows, and training lends known ids to these rows now and then, so that
-    they mean "somebody we have not met", and users that come back after the model was trained differ from each other.
+    (:func:`unseen_row_numbers`) to one of ``count`` rows, and training replaces known ids by these rows now and then, so
+    that they mean "a user not seen before", and users that come back after the model was trained differ from each other.
 
     Hashing rather than TorchRec's managed collision: it has no state. The same id lands on the same row in every process,
     in training and in serving, without a remap table that would have to be sharded, saved and sent along; and as the
@@ -126,7 +126,7 @@ class FeatureTables(nn.Module):
             Feature -> float32 tensor of the ids' shape with D appended.
         """
         if self.training and self.reserved:
-            ids = {name: self._lend(name, values) for name, values in ids.items()}
+            ids = {name: self._replace_some(name, values) for name, values in ids.items()}
         if self._step_rows is not None:
             return {name: self._from_step(name, values) for name, values in ids.items()}
         if self.is_sharded and torch.is_grad_enabled():
@@ -154,8 +154,8 @@ class FeatureTables(nn.Module):
             values = values.reshape(-1)
             if name in self.reserved:
                 first = self.first_reserved[name]
-                lent = torch.arange(first, first + self.reserved[name].count, device=values.device)
-                values = torch.cat([values, lent])
+                spare = torch.arange(first, first + self.reserved[name].count, device=values.device)
+                values = torch.cat([values, spare])
             distinct[name] = values.unique()
         found = self._look_up(distinct)
         self._step_rows = {name: (rows, found[name]) for name, rows in distinct.items()}
@@ -192,13 +192,13 @@ class FeatureTables(nn.Module):
     def _from_step(self, name: str, ids: torch.Tensor) -> torch.Tensor:
         assert self._step_rows is not None
         if name not in self._step_rows:
-            raise RuntimeError(f"one_lookup was not told of feature '{name}', which this step looks up")
+            raise RuntimeError(f"one_lookup was not given feature '{name}', which this step looks up")
         rows_U, vectors_UD = self._step_rows[name]
         position = torch.searchsorted(rows_U, ids).clamp(max=len(rows_U) - 1)
-        torch._assert_async((rows_U[position] == ids).all(), f"one_lookup was not told of every id of '{name}'")
+        torch._assert_async((rows_U[position] == ids).all(), f"one_lookup was not given every id of '{name}'")
         return F.embedding(position, vectors_UD)
 
-    def _lend(self, name: str, ids: torch.Tensor) -> torch.Tensor:
+    def _replace_some(self, name: str, ids: torch.Tensor) -> torch.Tensor:
         """Replace a random share of the known ids by reserved rows; row 0 stays."""
         if name not in self.reserved:
             return ids

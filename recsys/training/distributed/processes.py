@@ -1,4 +1,4 @@
-"""Several training processes: who am I, starting them on this machine, and means over all of them.
+"""Several training processes: this one's place among them, starting them on this machine, and means over all of them.
 
 Two ways lead to N processes, and both run :func:`recsys.training.fit.train_policy` in each:
 

@@ -132,7 +132,7 @@ class TorchRecStrategy(FolderCheckpoints, DDPStrategy):
 
     1. ``setup`` spreads the tables over the processes (:func:`~recsys.training.distributed.sharding.shard_tables`),
        before DDP and the optimiser look at the parameters;
-    2. DDP is told to leave the shards alone: neither broadcast at the start, nor averaged;
+    2. DDP leaves the shards out: neither broadcast at the start, nor averaged;
     3. the rest is Lightning's own DDP strategy.
 
     With ``train.sharding: none`` the tables are dense parameters like all others.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recsys.alignment.losses.preference_pairs import NOBODY, PreferencePairs, choose_pairs, gather_candidates
+from recsys.alignment.losses.preference_pairs import NO_CANDIDATE, PreferencePairs, choose_pairs, gather_candidates
 from recsys.alignment.rollouts.request_stream import seeded
 from recsys.contracts.errors import ConfigError
 
@@ -38,7 +38,7 @@ def test_fewer_distinguishable_candidates_than_negatives_are_never_repeated() ->
     for rule in ("best_worst", "best_random", "rank_spaced", "best_all"):
         pairs = choose_pairs(rewards, exist, rule=rule, num_negatives=3, generator=seeded(0))  # type: ignore[arg-type]
         assert pairs.chosen_B.tolist() == [0]
-        present = [place for place in pairs.rejected_BN[0].tolist() if place != NOBODY]
+        present = [place for place in pairs.rejected_BN[0].tolist() if place != NO_CANDIDATE]
         assert sorted(present) == [2, 3]
 
 
@@ -59,7 +59,7 @@ def test_indistinguishable_candidates_give_no_pair() -> None:
     exist = torch.tensor([[True] * 3, [True, True, False], [True] * 3])
     pairs = choose_pairs(rewards, exist, epsilon=0.01)
     assert pairs.has_pair.tolist() == [False, False, True]
-    assert pairs.rejected_BN.tolist() == [[NOBODY], [NOBODY], [2]]
+    assert pairs.rejected_BN.tolist() == [[NO_CANDIDATE], [NO_CANDIDATE], [2]]
 
 
 def test_missing_candidates_are_neither_chosen_nor_rejected() -> None:
@@ -67,7 +67,7 @@ def test_missing_candidates_are_neither_chosen_nor_rejected() -> None:
     rewards = torch.tensor([[9.0, 0.2, 0.6, -9.0]])
     pairs = choose_pairs(rewards, torch.tensor([[False, True, True, False]]), num_negatives=2)
     assert pairs.chosen_B.tolist() == [2]
-    assert pairs.rejected_BN.tolist() == [[1, NOBODY]]
+    assert pairs.rejected_BN.tolist() == [[1, NO_CANDIDATE]]
 
 
 def test_the_target_against_the_rest_of_the_beam() -> None:
@@ -76,13 +76,13 @@ def test_the_target_against_the_rest_of_the_beam() -> None:
     is_target = torch.tensor([[False, True, False, False], [False] * 4])
     pairs = choose_pairs(torch.zeros(2, 4), exist, rule="target_rest", num_negatives=3, is_target_BG=is_target)
     assert pairs.chosen_B.tolist() == [4, 4]
-    assert pairs.rejected_BN.tolist() == [[0, 2, 3], [0, 1, NOBODY]]
+    assert pairs.rejected_BN.tolist() == [[0, 2, 3], [0, 1, NO_CANDIDATE]]
 
 
 def test_gathered_candidates_and_the_gap_of_rewards() -> None:
     """Rewards .9 against .1 and nothing: gap .8; with both .1 and .5: .9 - .3 = .6."""
     items = torch.tensor([[[10], [11], [12]]])
-    assert gather_candidates(items, torch.tensor([[2, NOBODY]])).tolist() == [[[12], [-1]]]
+    assert gather_candidates(items, torch.tensor([[2, NO_CANDIDATE]])).tolist() == [[[12], [-1]]]
     pairs = PreferencePairs(
         position_Q=torch.tensor([3, 8]),
         row_Q=torch.tensor([0, 1]),

@@ -1,4 +1,4 @@
-"""Id tables: one lookup for a whole step, rows for ids that nobody knew, and what is refused."""
+"""Id tables: one lookup for a whole step, rows for unseen ids, and what is refused."""
 
 import pytest
 import torch
@@ -40,9 +40,9 @@ def test_one_lookup_asks_for_every_row_once() -> None:
 def test_one_lookup_refuses_what_it_was_not_told() -> None:
     model = tables()
     with model.one_lookup({"item": torch.tensor([1, 2])}):
-        with pytest.raises(RuntimeError, match="not told of every id of 'item'"):
+        with pytest.raises(RuntimeError, match="not given every id of 'item'"):
             model({"item": torch.tensor([4])})
-        with pytest.raises(RuntimeError, match="not told of feature 'user'"):
+        with pytest.raises(RuntimeError, match="not given feature 'user'"):
             model({"user": torch.tensor([1])})
     model({"item": torch.tensor([4])})
 
@@ -61,9 +61,9 @@ def test_training_lends_known_ids_to_reserved_rows_and_evaluation_does_not() -> 
     ids = torch.tensor([0, 1, 2, 3, 4]).repeat(200)
     plain = model.eval()({"user": ids})["user"]
     torch.testing.assert_close(plain, model.weight("user")[ids])
-    lent = (model.train()({"user": ids})["user"] != plain).any(1)
-    assert not lent[ids == 0].any()  # "not known" stays what it is
-    assert 0.4 < lent[ids > 0].float().mean() < 0.6
+    replaced = (model.train()({"user": ids})["user"] != plain).any(1)
+    assert not replaced[ids == 0].any()  # "not known" stays what it is
+    assert 0.4 < replaced[ids > 0].float().mean() < 0.6
     model({"user": ids})["user"].sum().backward()
     assert (model.weight("user").grad[5:] != 0).any(1).all()
 
