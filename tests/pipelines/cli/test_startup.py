@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
-HEAVY = ("torch", "torchrec", "lightning", "mlflow", "transformers", "matplotlib", "scipy")
+HEAVY = ("torch", "torchrec", "lightning", "mlflow", "transformers", "matplotlib", "scipy", "pandas")
 CALL = """
 import sys
 from pipelines.cli.app import main
