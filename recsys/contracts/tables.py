@@ -166,6 +166,12 @@ class CurvesTable(dy.Schema):
     value = dy.Float64(nullable=True, description="height of the point")
 
 
+class StepCurvesTable(CurvesTable):
+    """Curves whose points lie at steps of training or rounds of alignment."""
+
+    step = dy.Int64(min=0, description="step or round of the point")
+
+
 DATASET_TABLES: Final[dict[str, type[dy.Schema]]] = {
     "events.parquet": EventsTable,
     "items.parquet": ItemsTable,

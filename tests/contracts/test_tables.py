@@ -10,7 +10,15 @@ from recsys.contracts.columns import TEST, VALID, Columns
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.table_checks import read_table
-from recsys.contracts.tables import DATASET_TABLES, CurvesTable, EventsTable, PerUserTable, SessionsTable
+from recsys.contracts.tables import (
+    DATASET_TABLES,
+    CurvesTable,
+    EventsTable,
+    PerUserTable,
+    SemanticIdsTable,
+    SessionsTable,
+    StepCurvesTable,
+)
 from tests.toy.dataset import ring_prepared
 
 USERS, ITEMS = 4, 5
@@ -273,7 +281,7 @@ def test_other_artefacts_say_their_own_way_out(tmp_path):
         read_table(tmp_path / "curves.parquet", CurvesTable, "run `train` again")
 
 
-@pytest.mark.parametrize("table", [*DATASET_TABLES.values(), PerUserTable, CurvesTable])
+@pytest.mark.parametrize("table", [*DATASET_TABLES.values(), PerUserTable, StepCurvesTable, SemanticIdsTable])
 def test_every_column_is_a_named_one_with_a_word_on_it(table):
     names = {value for key, value in vars(Columns).items() if key.isupper()}
     assert set(table.column_names()) <= names

@@ -14,8 +14,8 @@ import polars as pl
 
 from recsys.alignment.config import AlignConfig
 from recsys.alignment.rounds.loop import CURVE_NAME, CURVE_SCHEMA, AlignmentRun
-from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import read_json, write_json
+from recsys.contracts.table_checks import read_table
 
 REPORT_NAME: Final = "alignment_report.json"
 CURVES_NAME: Final = "curves.parquet"
@@ -41,6 +41,8 @@ def write_alignment_report(run: AlignmentRun, config: AlignConfig, folder: Path)
 
 def curves(run: AlignmentRun) -> pl.DataFrame:
     """Figures of all rounds and updates: columns step, name, value."""
+    from recsys.contracts.tables import StepCurvesTable
+
     measured = [
         (finished.number, f"measured/{name}", float(value))
         for finished in run.rounds
@@ -48,10 +50,6 @@ def curves(run: AlignmentRun) -> pl.DataFrame:
     ]
     tables = [pl.DataFrame(measured, schema=CURVE_SCHEMA, orient="row")]
     for finished in run.rounds[1:]:
-        path = finished.path / CURVE_NAME
-        try:
-            table = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise ArtifactError(f"'{path}' cannot be read: {error}; delete its round and run `align` again") from error
+        table = read_table(finished.path / CURVE_NAME, StepCurvesTable, "delete its round and run `align` again")
         tables.append(table.with_columns(name="training/" + pl.col("name")))
     return pl.concat(tables)
