@@ -28,7 +28,12 @@ _PREHISTORY_SHIFT = 1 << 61  # puts every prehistory position before every plaus
 
 
 class KCoreConfig(FrozenConfig):
-    """Fewest positive events of a user and of an item; applied again and again until nothing changes."""
+    """Fewest positive events of a user and of an item; applied again and again until nothing changes.
+
+    Attributes:
+        user: Fewest positive events of a user; 0 keeps all.
+        item: Fewest positive events of an item; 0 keeps all.
+    """
 
     user: int = Field(0, ge=0)
     item: int = Field(0, ge=0)

@@ -20,7 +20,11 @@ DUPLICATE: Final = "duplicate"
 
 
 class QuarantineConfig(FrozenConfig):
-    """``max_share``: share of raw rows that may be refused before the stage stops."""
+    """How many raw rows may be refused.
+
+    Attributes:
+        max_share: Share of raw rows that may be refused before the stage stops.
+    """
 
     max_share: float = Field(0.05, ge=0.0, le=1.0)
 

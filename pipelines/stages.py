@@ -1,15 +1,15 @@
-"""The reading path of the system: from raw logs to recommendations, one function per stage, in the order they run.
+"""The stages of a run: from raw logs to recommendations, one function per stage, in the order they run.
 
-    prepare    raw logs           -> events, histories, splits
-    embed      items, train events -> item embeddings
-    tokenize   embeddings         -> semantic IDs
-    train      histories, IDs     -> the policy
-    reward     sessions with feedback -> reward model and held-out reward model (only where alignment or the bundle asks
-    for them) align      policy, rewards    -> the aligned policy, round by round (only with align.method ipa or rere)
-    baselines  histories          -> rankings of every baseline, kept apart so that a new model does not refit them
-    evaluate   policy, baselines  -> metrics with intervals, report
-    export     policy             -> serving bundle
-    recommend  bundle, histories  -> candidates for every user
+    prepare    raw logs                -> events, histories, splits
+    embed      items, train events     -> item embeddings
+    tokenize   embeddings              -> semantic IDs
+    train      histories, IDs          -> the policy
+    reward     sessions with feedback  -> reward model, held-out reward model (where alignment or the bundle asks for them)
+    align      policy, rewards         -> the aligned policy, round by round (only with align.method ipa or rere)
+    baselines  histories               -> rankings of every baseline, kept apart so that a new model does not refit them
+    evaluate   policy, baselines       -> metrics with intervals, report
+    export     policy                  -> serving bundle
+    recommend  bundle, histories       -> candidates for every user
 
 Registration and promotion stand between ``export`` and ``recommend`` (:mod:`pipelines.workflow`): they move names in a
 registry, and files only follow.

@@ -27,7 +27,16 @@ _LIMIT_US: Final = 9_000_000_000_000_000_000  # fits in Int64; values beyond are
 
 
 class InteractionColumns(FrozenConfig):
-    """Names in the user's interaction table; ``timestamp`` is not read when ``timestamp_unit`` is ``none``."""
+    """Names in the user's interaction table; ``timestamp`` is not read when ``timestamp_unit`` is ``none``.
+
+    Attributes:
+        user_id, item_id: Ids, whole numbers or text; kept as given in every output.
+        timestamp: When; its unit is ``timestamp_unit``.
+        position: Order of a user's events, for sources without times.
+        session_id: Session of the event, for ``features.sessions.by: given``.
+        split: ``train``, ``valid`` or ``test``, for ``features.split.kind: given``.
+        watch_time, duration: How long it was watched, and how long it is; their ratio is a feature.
+    """
 
     user_id: str = Columns.USER_ID
     item_id: str = Columns.ITEM_ID
@@ -41,6 +50,12 @@ class InteractionColumns(FrozenConfig):
 
 class Signal(FrozenConfig):
     """A yes/no feedback signal: a column that is true (or not 0), at least a threshold, or equal to a value.
+
+    Attributes:
+        name: What the signal is called from here on.
+        column: Where it stands.
+        at_least: True from this value on; ``None``: true where the column is not 0.
+        equals: True where the column has this value.
 
     Example:
         >>> Signal(name="liked", column="rating", at_least=4).column
@@ -87,6 +102,11 @@ class PrehistoryTable(FrozenConfig):
     """Earlier events, before all others of their user, that have an order and no time.
 
     Signals that this table does not list are "not known" for its events.
+
+    Attributes:
+        file: Name inside the source's ``path``.
+        user_id, item_id, position: Names of its columns.
+        signals: Its feedback columns.
     """
 
     file: str

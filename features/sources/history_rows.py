@@ -37,7 +37,12 @@ _SPLIT_CODE = "split_code"
 
 
 class RowFilter(FrozenConfig):
-    """Rows whose ``column`` holds one of ``values``."""
+    """Rows whose ``column`` holds one of ``values``.
+
+    Attributes:
+        column: Name of the column.
+        values: Rows with one of them are kept.
+    """
 
     column: str
     values: tuple[str, ...] = Field(min_length=1)
@@ -70,6 +75,7 @@ class HistoryRowsSource(Source):
         history: Column of lists of item ids, oldest first; in a CSV, text such as ``[3, 5]``.
         item_id: Column of the target.
         items: Item table inside ``path``, or ``None``.
+        kind: Names this form of source.
     """
 
     kind: Literal["history_rows"] = "history_rows"

@@ -27,6 +27,8 @@ class RecBoleSource(MappedSource):
     Attributes:
         path: The folder.
         name: Stem of the files; the folder's name when not given, as RecBole has it.
+        kind: Names this form of source.
+        user_id_column: Id column of the table of users.
     """
 
     kind: Literal["recbole"] = "recbole"

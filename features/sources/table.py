@@ -24,6 +24,8 @@ class TableSource(MappedSource):
         items: File name inside ``path``, or ``None``.
         users: File name inside ``path``, or ``None``.
         csv_separator: For files that end in ``.csv``, ``.tsv``, ``.csv.gz``.
+        kind: Names this form of source.
+        user_id_column: Id column of the table of users.
 
     Example:
         >>> TableSource(path="logs", timestamp_unit="ms").columns.user_id

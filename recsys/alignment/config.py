@@ -39,6 +39,14 @@ class OptimiserConfig(FrozenConfig):
 
     Dropout stays off, as in TRL: with it the log-ratio at the reference is noise instead of 0. So do the balancing biases
     of the experts, which would move the policy without a gradient.
+
+    Attributes:
+        learning_rate: Peak, after the warm-up.
+        final_learning_rate_share: Share of the peak that the cosine ends at.
+        warmup_share: Share of all steps in which the rate rises.
+        weight_decay: Of everything but tables.
+        table_weight_decay: Of the tables of ids and codes.
+        gradient_clip: Largest norm of the gradient.
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -71,6 +79,8 @@ class CurriculumConfig(FrozenConfig):
 
     Attributes:
         by: What makes a pair easy: a large gap of rewards, or of the reference's log-probabilities; ``none``: no curriculum.
+        start_share: Share of the pairs, the easiest, that count at the start; at the end all do.
+        softness: Width of the ramp between admitted and not, as a share of all pairs; 0 cuts sharply.
     """
 
     by: Literal["none", "reward", "reference"] = "none"
@@ -108,6 +118,10 @@ class IpaConfig(FrozenConfig):
         rewards: Weights of the rewards that order the candidates; ``learned`` is the session reward model.
         objective: Steer by weights of the reward's towers; ``None``: one policy for the reward's own weights.
         optimiser: OneRec's rate, constant: a decay over the whole run would leave the last rounds without effect.
+        batch_size: Samples per update.
+        pair_rule: Which candidates make a pair: best against worst, against random ones, against evenly spaced ranks,
+            against all; ``target_rest``: the target against the first others.
+        num_negatives: Rejected candidates per pair, N.
     """
 
     rounds: int = Field(default=3, ge=1)
@@ -149,6 +163,8 @@ class RereConfig(FrozenConfig):
             keeps them, for the pull to the reference that is all they give.
         reference_sync_every: Steps between ``reference <- mixup * policy + (1 - mixup) * reference``; ``None``: never.
         supervised: Next-token loss on the same requests; off by default, as in ReRe.
+        steps_per_round: Updates of a round.
+        reference_mixup: Share of the policy in the new reference.
     """
 
     rounds: int = Field(default=5, ge=1)
@@ -185,6 +201,9 @@ class GuardConfig(FrozenConfig):
         num_generations: Candidates per request whose rewards are measured.
         back_off_learning_rate, back_off_beta: Factors on learning rate and beta at every back-off.
         max_back_offs: After so many the run ends.
+        exclude_seen: Measure without items of the history.
+        confidence: Of the intervals.
+        resamples: Of the bootstrap over users.
     """
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"judge_falls": "held_out_falls"}

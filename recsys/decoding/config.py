@@ -10,7 +10,13 @@ from recsys.config import FrozenConfig
 
 
 class DecodeConfig(FrozenConfig):
-    """Beam search and second stage."""
+    """Beam search and second stage.
+
+    Attributes:
+        beam_width: W, beams per user.
+        rescore: ``dense``: the dense head orders the beam's items; ``none``: path probabilities do.
+        exclude_seen: Leave out what the user's history holds.
+    """
 
     beam_width: int = Field(default=64, ge=1)
     rescore: Literal["dense", "none"] = "dense"

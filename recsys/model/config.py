@@ -123,6 +123,38 @@ class ModelConfig(FrozenConfig):
     ``encoder: pathways`` reads a history of any length as a fixed number of positions
     (:class:`~recsys.model.variants.pathways.PathwayEncoder`); ``decoder: lazy`` attends to the context without
     projecting it in every layer (:class:`~recsys.model.variants.lazy_decoder.LazyDecoder`). Either goes with either.
+
+    Attributes:
+        preset: Fills in what is left out of the keys below; the defaults shown are those of ``tiny``.
+        width: D, of every hidden state.
+        num_heads: Attention heads; they divide ``width``.
+        num_encoder_layers, num_decoder_layers: Blocks.
+        ffn_width: Hidden channels of dense feed-forward layers.
+        num_experts: Experts of a mixture; 1 is a dense layer.
+        experts_per_token: Experts that a token meets.
+        expert_width: Hidden channels of an expert.
+        renormalise_gates: Let the gates of the chosen experts sum to one; OneRec v1 eq. 2 prints softmax-then-top-k
+            without it.
+        balance_rate: Step of the loss-free balancing bias; 0 switches it off.
+        max_history: Events of a history that are read, the last ones.
+        encoder_attention: What an event sees: only earlier ones, or all.
+        encoder: One position per event, or four pathways.
+        short_events: Pathways: L_s, the most recent events.
+        positive_events: Pathways: L_p, the most engaged events.
+        lifelong_queries: Pathways: N_q, positions that the whole history is compressed to.
+        lifelong_layers: Pathways: N_l, cross-attention blocks that compress it.
+        decoder: With projections of the context in every block, or lazy.
+        kv_layers: Lazy: L_kv, different keys and values; blocks in a row share one.
+        kv_split: Lazy: S_kv, 2 gives values of their own, 1 uses the keys as values.
+        kv_groups: Lazy: G_kv, heads of keys and values; ``None`` is ``num_heads``.
+        num_dense_blocks: Lazy: the first blocks have a dense feed-forward layer.
+        num_shared_experts: Lazy: experts that every token meets.
+        features: What an event is made of.
+        unseen_user_rows, unseen_author_rows: Rows that ids which training has not seen are hashed to.
+        unseen_share: Share of known ids that training replaces by those rows.
+        num_objectives: Weights per request that steer the policy: one per tower of the reward.
+        dropout, embedding_dropout: Share of channels dropped in training, on residuals and after embeddings.
+        init_std: Standard deviation of initial weights.
     """
 
     preset: Literal["tiny", "small", "paper_v1", "tr_0.9b", "v2_1b", "tiny_pathways", "tiny_lazy"] = "tiny"
@@ -134,28 +166,26 @@ class ModelConfig(FrozenConfig):
     num_experts: int = Field(ge=1)
     experts_per_token: int = Field(default=2, ge=1)
     expert_width: int = Field(gt=0)
-    renormalise_gates: bool = False  # OneRec v1 eq. 2 prints softmax-then-top-k without renormalisation
-    balance_rate: float = Field(default=0.001, ge=0.0)  # step of the loss-free balancing bias; 0 switches it off
+    renormalise_gates: bool = False
+    balance_rate: float = Field(default=0.001, ge=0.0)
     max_history: int = Field(gt=0)
     encoder_attention: Literal["causal", "bidirectional"] = "causal"
     encoder: Literal["plain", "pathways"] = "plain"
-    short_events: int = Field(default=20, gt=0)  # L_s, the most recent events
-    positive_events: int = Field(default=256, gt=0)  # L_p, the most engaged events
-    lifelong_queries: int = Field(default=128, gt=0)  # N_q, positions that the whole history is compressed to
-    lifelong_layers: int = Field(default=2, gt=0)  # N_l, cross-attention blocks that compress it
+    short_events: int = Field(default=20, gt=0)
+    positive_events: int = Field(default=256, gt=0)
+    lifelong_queries: int = Field(default=128, gt=0)
+    lifelong_layers: int = Field(default=2, gt=0)
     decoder: Literal["standard", "lazy"] = "standard"
-    kv_layers: int = Field(default=1, gt=0)  # L_kv, different keys and values; blocks in a row share one
-    kv_split: Literal[1, 2] = 1  # S_kv, 2 gives values of their own, 1 uses the keys as values
-    kv_groups: int | None = Field(default=None, gt=0)  # G_kv, heads of keys and values; None is num_heads
-    num_dense_blocks: int = Field(default=0, ge=0)  # the first blocks of the lazy decoder have a dense FFN of ffn_width
-    num_shared_experts: int = Field(default=0, ge=0)  # experts that every token of the lazy decoder's MoE meets
+    kv_layers: int = Field(default=1, gt=0)
+    kv_split: Literal[1, 2] = 1
+    kv_groups: int | None = Field(default=None, gt=0)
+    num_dense_blocks: int = Field(default=0, ge=0)
+    num_shared_experts: int = Field(default=0, ge=0)
     features: tuple[Feature, ...] = ("item", "codes", "author", "category", "behaviour", "gap", "watch")
-    unseen_user_rows: int = Field(default=0, ge=0)  # rows that users outside the vocabulary are hashed to
+    unseen_user_rows: int = Field(default=0, ge=0)
     unseen_author_rows: int = Field(default=0, ge=0)
-    unseen_share: float = Field(default=0.02, gt=0.0, lt=1.0)  # known ids that training replaces by those rows
-    num_objectives: int = Field(
-        default=0, ge=0
-    )  # weights per request that steer the policy: one per tower of the reward
+    unseen_share: float = Field(default=0.02, gt=0.0, lt=1.0)
+    num_objectives: int = Field(default=0, ge=0)
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     embedding_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     init_std: float = Field(default=0.02, gt=0.0)

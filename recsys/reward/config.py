@@ -74,6 +74,14 @@ class RewardModelConfig(FrozenConfig):
         item_embeddings: Add a projection of the frozen embeddings of the `embed` stage to every item vector.
         fused_tower: Add a head that reads the towers' hidden states, the user and the session, and is trained against
             all labels at once (P-Score, arXiv 2506.13695, section 2.4.1).
+        width: Of every hidden state.
+        num_heads: Attention heads; they divide ``width``.
+        num_history_layers, num_session_layers: Blocks over the history and over the session.
+        ffn_width: Hidden channels of feed-forward layers.
+        tower_width: Hidden channels of a signal's tower.
+        max_history: Events of a history that are read, the last ones.
+        dropout: Share of channels dropped in training.
+        init_std: Standard deviation of initial weights.
     """
 
     width: int = Field(default=64, gt=0)
@@ -120,7 +128,19 @@ class RewardModelConfig(FrozenConfig):
 
 
 class RewardTrainConfig(FrozenConfig):
-    """Optimisation of a reward model."""
+    """Optimisation of a reward model.
+
+    Attributes:
+        max_epochs: Passes over the sessions, at most.
+        batch_size: Sessions per batch.
+        learning_rate: Peak, after the warm-up.
+        final_learning_rate_share: Share of the peak that the cosine ends at.
+        warmup_share: Share of all steps in which the rate rises.
+        weight_decay: Of everything but tables.
+        table_weight_decay: Of the tables of ids and codes.
+        gradient_clip: Largest norm of the gradient.
+        accelerator: As Lightning has it: auto, cpu, gpu.
+    """
 
     max_epochs: int = Field(default=5, ge=1)
     batch_size: int = Field(default=128, ge=1)
@@ -159,9 +179,12 @@ class RewardConfig(FrozenConfig):
 
     Attributes:
         held_out_model: Shape of the held-out reward model; another width than the reward model's, so that the two do not
-        err alike. reward_share: Share of the users that the reward model is trained on.
+            err alike.
+        reward_share: Share of the users that the reward model is trained on.
         held_out_share: Share of the users that the held-out reward model is trained on; nobody is in both, and the rest
-        trains neither. resamples: Bootstrap draws of users for the report's 95 % intervals.
+            trains neither.
+        resamples: Bootstrap draws of users for the report's 95 % intervals.
+        calibration_bins: Bins of the calibration curve in the report.
     """
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"judge": "held_out_model", "judge_share": "held_out_share"}

@@ -18,6 +18,20 @@ class TrainConfig(FrozenConfig):
 
     ``batch_size`` counts the rows of one batch over all processes, so that their number changes no result but by rounding
     and random draws (dropout, sampled negatives), which differ from process to process.
+
+    Attributes:
+        max_epochs: Passes over the training rows, at most.
+        batch_size: Rows per batch, over all processes.
+        learning_rate: Peak, after the warm-up.
+        final_learning_rate_share: Share of the peak that the cosine ends at.
+        warmup_share: Share of all steps in which the rate rises.
+        weight_decay: Of everything but tables.
+        table_weight_decay: Of the tables of ids and codes.
+        label_smoothing: Probability that is spread over the other codes.
+        dense_weight: Of the dense head's loss; 0 switches it off.
+        validation_users: Users that validation answers.
+        accelerator: As Lightning has it: auto, cpu, gpu.
+        precision: As Lightning has it, for example ``bf16-mixed``.
     """
 
     max_epochs: int = Field(default=20, ge=1)

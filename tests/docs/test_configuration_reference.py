@@ -87,3 +87,19 @@ def test_no_anchor_stands_twice_on_a_page() -> None:
     for page in configuration.pages().values():
         anchors = [part.partition('"')[0] for part in page.split('<dt id="')[1:]]
         assert len(anchors) == len(set(anchors))
+
+
+def test_every_key_has_a_meaning() -> None:
+    """Whoever adds a key says what it means, in the class's ``Attributes`` or below the field."""
+
+    def silent(config_class: type[FrozenConfig], prefix: str) -> list[str]:
+        found = []
+        for key, children in keys_of(config_class, prefix):
+            if not children and not key.meaning:
+                found.append(key.path)
+            for child in children:
+                found += silent(child, key.path)
+        return found
+
+    assert silent(RunConfig, "") == []
+    assert silent(Cake, "") == ["kind", "eggs", "oven.racks"]

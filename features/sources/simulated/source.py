@@ -65,6 +65,7 @@ class SimulatedSource(Source):
             shown only to those who adore it, and a reward model learns that such sessions are good for everybody. Needs
             ``request_length`` above 1.
         days: Length of the log.
+        kind: Names this form of source.
     """
 
     kind: Literal["simulated"] = "simulated"

@@ -33,7 +33,11 @@ _GRADIENT_OPTIONS: Final[dict[str, frozenset[str]]] = {
 
 
 class PreferenceLossConfig(FrozenConfig):
-    """Which preference loss, and its options; an option that the type does not read must keep its default."""
+    """Which preference loss, and its options; an option that the type does not read must keep its default.
+
+    Attributes:
+        loss_type: The loss; :mod:`recsys.alignment.losses.preference` writes each out.
+    """
 
     loss_type: PreferenceLossType = "dpo"
     beta: float = Field(default=0.1, gt=0)
@@ -60,7 +64,16 @@ class PreferenceLossConfig(FrozenConfig):
 
 
 class PolicyGradientConfig(FrozenConfig):
-    """Which policy-gradient loss, and its options; an option that the type does not read must keep its default."""
+    """Which policy-gradient loss, and its options; an option that the type does not read must keep its default.
+
+    Attributes:
+        loss_type: The loss; :mod:`recsys.alignment.losses.policy_gradient` writes each out.
+        advantage_eps: Added to the standard deviation that advantages are divided by.
+        kl_estimator: Of the divergence from the reference, as in Schulman's note.
+        tawin_rank: tawin: rank, from 1, at which negatives weigh most.
+        tawin_temperature: tawin: how fast the weight falls with the distance from that rank.
+        tawin_threshold: tawin: ranks nearer than its negative all weigh 1; 0 leaves a single peak.
+    """
 
     loss_type: Literal["grpo", "dapo", "gspo", "dr_grpo", "tawin", "ecpo", "gbpo"] = "grpo"
     advantage_scale: Literal["group_std", "none"] | None = None

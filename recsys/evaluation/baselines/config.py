@@ -102,6 +102,12 @@ class SASRecConfig(FrozenConfig):
             independent of the machine's speed; with a limit it is not.
         patience: Stop after so many epochs without a better validation ndcg@10.
         valid_rows: Evaluate so many validation rows per epoch (the first of a seeded shuffle).
+        width: Of every hidden state.
+        num_blocks, num_heads: Blocks, and attention heads of each.
+        dropout: Share of channels dropped in training.
+        batch_size: Users per batch.
+        weight_decay: Of all weights.
+        warmup_share: Share of all steps in which the rate rises.
     """
 
     width: int = Field(default=64, ge=1)
