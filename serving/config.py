@@ -2,18 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
+from recsys.contracts.errors import ConfigError
 
 RULE_FILES: Final = ("allow", "deny", "available", "segments", "segment_rules", "item_categories")
 """Fields of :class:`RecommendConfig` that name a file of business rules; a job depends on what is in them, not on where."""
 
 AnswerKind = Literal["items", "sessions"]
 SecondStage = Literal["none", "reward"]
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How a request is answered, beside its rules.
+
+    Attributes:
+        answer: Ranked items, or whole sessions.
+        second_stage: Who orders what was generated: ``none`` the policy, ``reward`` the bundle's reward model.
+        objective: Weights by tower for rows that name none themselves; ``None`` asks for nothing in particular.
+        rescore: Order items by the dense head; ``None`` as the bundle's decode configuration says, and not by it where a
+            request is steered by objective weights, which the dense head is not conditioned on.
+    """
+
+    answer: AnswerKind = "items"
+    second_stage: SecondStage = "none"
+    objective: Mapping[str, float] | None = None
+    rescore: bool | None = None
+
+    def check(self, k: int, *, steered: bool | None = None) -> None:
+        """Refuse options that contradict each other, whatever the model.
+
+        Args:
+            k: Items or sessions that are asked for.
+            steered: Rows name objective weights of their own, or the options do; ``None`` looks at the options alone.
+
+        Raises:
+            ConfigError: An unknown value, ``k`` below 1, or an order by the dense head that nothing would show or that would
+                undo what was asked for.
+        """
+        for name, value, choices in (
+            ("answer", self.answer, get_args(AnswerKind)),
+            ("second_stage", self.second_stage, get_args(SecondStage)),
+        ):
+            if value not in choices:
+                raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+        if k < 1:
+            raise ConfigError(f"k is {k}, expected at least 1: the number of {self.answer} per user")
+        if self.rescore is not None and (self.answer == "sessions" or self.second_stage != "none"):
+            raise ConfigError(
+                f"rescore is {self.rescore}, but the dense head decides no order with answer: {self.answer} and "
+                f"second_stage: {self.second_stage}; leave rescore out"
+            )
+        if self.rescore and (self.objective is not None if steered is None else steered):
+            raise ConfigError(
+                "rescore is true, but objective weights are asked for: the dense head takes none and would put items back "
+                "into the order that nobody asked for; leave rescore out"
+            )
 
 
 class ExportConfig(FrozenConfig):
@@ -42,8 +93,8 @@ class RecommendConfig(FrozenConfig):
     Attributes:
         model: ``models:/name@alias``, ``models:/name/version`` or a bundle folder; ``None`` takes the champion of the
             run's registered model.
-        k: Items, or with ``answer: sessions`` sessions, per user; fewer only where rules leave fewer possible ones, and then
-            ``shortfalls-*.parquet`` says why.
+        k: Items, or with ``answer: sessions`` sessions, per user, at least 1; fewer only where rules leave fewer possible
+            ones, and then ``shortfalls-*.parquet`` says why.
         answer: ``items``: a ranked list of single items; ``sessions``: whole sessions of the policy's session length, for
             models of a session task. Limits per category then hold for each session.
         second_stage: ``reward``: the bundle's reward model orders the whole beam, of which the best ``k`` are kept; single
@@ -71,7 +122,7 @@ class RecommendConfig(FrozenConfig):
     """
 
     model: str | None = None
-    k: int = Field(default=20, ge=1, le=1000)
+    k: int = Field(default=20, le=1000)
     answer: AnswerKind = "items"
     second_stage: SecondStage = "none"
     objective: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
@@ -89,6 +140,11 @@ class RecommendConfig(FrozenConfig):
     item_categories: Path | None = None
 
     @property
+    def options(self) -> AnswerOptions:
+        """How the job's request is answered."""
+        return AnswerOptions(self.answer, self.second_stage, self.objective, self.rescore)
+
+    @property
     def limits_categories(self) -> bool:
         """Whether any category has a limit."""
         return self.max_per_category is not None or bool(self.category_limits)
@@ -103,11 +159,8 @@ class RecommendConfig(FrozenConfig):
             raise ValueError(f"default_segment is '{self.default_segment}', but there is no file of segments")
         if self.item_categories is not None and not self.limits_categories:
             raise ValueError("item_categories has no effect without a limit; set max_per_category or category_limits")
-        if self.rescore is not None and (self.answer == "sessions" or self.second_stage != "none"):
-            raise ValueError(
-                f"rescore is {self.rescore}, but the dense head decides no order with answer: {self.answer} and "
-                f"second_stage: {self.second_stage}; leave it out"
-            )
-        if self.rescore and self.objective is not None:
-            raise ValueError("rescore is true, but the dense head takes no objective; leave rescore out")
+        try:
+            self.options.check(self.k)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         return self

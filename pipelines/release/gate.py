@@ -204,15 +204,15 @@ class Gate:
         from recsys.contracts.ranking import RankedItems
         from recsys.metrics.ranking import row_metrics
         from serving.answers.scorer import Scorer
-        from serving.inputs.history_frame import index_of
-        from serving.inputs.user_histories import PreparedUsers
+        from serving.bundle.catalogue import index_of
+        from serving.inputs.user_histories import MappedUsers, PreparedUsers
 
         k = int(self.config.metric.rpartition("@")[2])
         scorer = Scorer.open(self.registry.fetch(champion))
         users = PreparedUsers(prepared.path, prepared.digest)
         targets = users.prepared.targets(SPLIT_NAMES.index(split_of(evaluation)))
-        mapped = users.map_targets(targets, scorer.info, scorer.catalogue)
-        ranked = scorer.score_histories(mapped.histories, k)
+        asked = MappedUsers(users.map_targets(targets, scorer.catalogue))
+        ranked = scorer.answer(scorer.request(asked, k)).ranked
         here = index_of(scorer.catalogue.item_ids, users.prepared.items[Columns.ITEM_ID], "the champion's item ids")
         items = np.where(ranked.items >= 0, here[ranked.items], -1).astype(np.int32)
         return row_metrics(RankedItems(items, ranked.scores), targets, [k])[self.config.metric]

@@ -51,7 +51,20 @@ class Columns:
     NAME: Final = "name"
     VALUE: Final = "value"
 
+    ITEM_IDS: Final = "item_ids"
+    TIMESTAMPS: Final = "timestamps"
+    BEHAVIOURS: Final = "behaviours"
+    WATCH_RATIOS: Final = "watch_ratios"
+    OBJECTIVE: Final = "objective"
+
+    SEGMENT: Final = "segment"
+    RULE: Final = "rule"
+    CATEGORY: Final = "category"
+
     RANK: Final = "rank"
+    SESSION_RANK: Final = "session_rank"
+    PLACE: Final = "place"
+    NUM_UNKNOWN_ITEMS: Final = "num_unknown_items"
     SCORE: Final = "score"
     MODEL_NAME: Final = "model_name"
     MODEL_VERSION: Final = "model_version"

@@ -173,7 +173,7 @@ def _node_masks(
             f"allow/deny mask has shape {allowed.shape}, expected ({index.num_items},): one flag per item_index"
         )
     if not masks_SI.any():
-        raise DataError("allow and deny lists together leave no item of the catalogue; nothing can be recommended")
+        raise DataError("the item rules together leave no item of the catalogue to anybody; nothing can be recommended")
     per_segment = [index.leaf_counts(mask[index.leaf_item]) for mask in masks_SI]
     counts = tuple(np.stack(level) for level in zip(*per_segment, strict=True))
     return tuple(torch.from_numpy(count > 0) for count in counts), counts

@@ -8,9 +8,8 @@ import torch
 
 from recsys.contracts.errors import ConfigError
 from recsys.contracts.ranking import RankedItems, concatenate
-from recsys.data.batch import HistoryBatch, collate_histories
+from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
-from recsys.decoding.batch_rules import BatchRules
 from recsys.decoding.beam_search import Beams, beam_search
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.constraints import CompiledRules
@@ -54,19 +53,22 @@ class Recommender:
         self._item_vectors: torch.Tensor | None = None
         self._graphed_searches: dict[int, GraphedSearch] = {}
 
-    def compile(self, rules: ItemRules | None = None, exclude_seen: bool | None = None) -> CompiledRules:
-        """Compile rules for this catalogue; the result serves any number of calls.
+    def compile(self, rules: ItemRules | None, num_users: int, exclude_seen: bool | None = None) -> CompiledRules:
+        """Compile rules for this catalogue and these users; the result serves any number of calls.
 
         Args:
+            num_users: Histories that the rules are for.
             exclude_seen: Goes before what the rules say; where both are ``None`` the configuration decides.
 
         Raises:
-            DataError: A mask does not fit the catalogue, or a segment does not exist.
+            DataError: A mask does not fit the catalogue, a segment does not exist, or the segments are of other users.
         """
         rules = rules or ItemRules()
         asked = [choice for choice in (exclude_seen, rules.exclude_seen) if choice is not None]
         seen_out = asked[0] if asked else self.config.exclude_seen
-        return CompiledRules.compile(self.index, rules, exclude_seen=seen_out, device=self.device)
+        compiled = CompiledRules.compile(self.index, rules, exclude_seen=seen_out, device=self.device)
+        compiled.check_users(num_users)
+        return compiled
 
     def recommend(
         self,
@@ -85,9 +87,11 @@ class Recommender:
             rules: Which items are possible; may differ from call to call.
 
         Raises:
-            DataError: As in :meth:`compile` and :meth:`rank`.
+            DataError: As in :meth:`compile`.
         """
-        return self.rank(histories, k, self.compile(rules, exclude_seen), rescore=rescore, progress=progress)
+        return self.rank(
+            histories, k, self.compile(rules, len(histories), exclude_seen), rescore=rescore, progress=progress
+        )
 
     def rank(
         self,
@@ -101,15 +105,13 @@ class Recommender:
         """Rank ``k`` items per history.
 
         Args:
+            rules: Compiled for these histories.
             rescore: Order the beam's items by the dense head (true) or by path probability (false); ``None`` takes
                 the configuration's choice.
 
         Returns:
             One row per history; fewer than ``k`` possible items give -1 at the end of the row, and
             :func:`~recsys.decoding.shortfall.explain_shortfalls` says why.
-
-        Raises:
-            DataError: The rules name segments for another number of users.
         """
         rescore = self.config.rescore == "dense" if rescore is None else rescore
         return self._decode(histories, k, (rescore,), rules, progress)[0]
@@ -118,7 +120,9 @@ class Recommender:
         self, histories: Histories, k: int, *, exclude_seen: bool | None = None, progress: Progress | None = None
     ) -> tuple[RankedItems, RankedItems]:
         """Decode once and rank twice: ``(path probability, dense head)``. Evaluation and validation ask for both."""
-        beam, served = self._decode(histories, k, (False, True), self.compile(None, exclude_seen), progress)
+        beam, served = self._decode(
+            histories, k, (False, True), self.compile(None, len(histories), exclude_seen), progress
+        )
         return beam, served
 
     def _decode(
@@ -130,7 +134,6 @@ class Recommender:
         progress: Progress | None,
     ) -> list[RankedItems]:
         """Search once per history; return one ranking per entry of ``rescores``, rows in the order of the histories."""
-        rules.check_users(len(histories))
         width = max(self.config.beam_width, k)
         # similar lengths together: padding is wasted work
         order = np.argsort(np.minimum(histories.lengths, self.policy.spec.model.max_history), kind="stable")
@@ -157,7 +160,7 @@ class Recommender:
         rules: ItemRules | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Generate whole sessions: :meth:`compile` and :meth:`generate` in one."""
-        return self.generate(histories, num_sessions, self.compile(rules, exclude_seen))
+        return self.generate(histories, num_sessions, self.compile(rules, len(histories), exclude_seen))
 
     def generate(
         self, histories: Histories, num_sessions: int, rules: CompiledRules
@@ -167,11 +170,7 @@ class Recommender:
         Returns:
             ``(items [N, sessions, M] item_index, log-probabilities [N, sessions])``, best session first; a session that
             does not exist holds -1 and ``-inf``.
-
-        Raises:
-            DataError: The rules name segments for another number of users.
         """
-        rules.check_users(len(histories))
         length = self.policy.spec.dataset.session_length
         width = max(self.config.beam_width, num_sessions)
         items = np.full((len(histories), num_sessions, length), -1, np.int64)
@@ -193,27 +192,22 @@ class Recommender:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             if num_items == 1 and self.config.cuda_graph:
                 return self._graphed(width)(batch, batch_rules)
-            return self._plain_search(batch, width, batch_rules, num_items)
+            return beam_search(
+                self.policy,
+                batch,
+                self._search_index,
+                width,
+                rules=batch_rules,
+                num_items=num_items,
+                widths=self.config.session_widths(width, num_items),
+                diversity_groups=self.config.diversity_groups if num_items > 1 else 1,
+            )
 
     def _graphed(self, width: int) -> GraphedSearch:
         if width not in self._graphed_searches:
             users = max(1, self.config.rows_per_batch // width)
             self._graphed_searches[width] = GraphedSearch(self.policy, self._search_index, [width], users)
         return self._graphed_searches[width]
-
-    def _plain_search(self, batch: HistoryBatch, width: int, rules: BatchRules, num_items: int) -> Beams:
-        if num_items == 1:
-            return beam_search(self.policy, batch, self._search_index, width, rules=rules)
-        return beam_search(
-            self.policy,
-            batch,
-            self._search_index,
-            width,
-            rules=rules,
-            num_items=num_items,
-            widths=self.config.session_widths(width, num_items),
-            diversity_groups=self.config.diversity_groups,
-        )
 
     @torch.inference_mode()
     def _rank(self, beams: Beams, k: int, rescore: bool, quotas: Quotas | None) -> RankedItems:

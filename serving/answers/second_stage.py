@@ -78,7 +78,7 @@ def best_items(
     reward_NC, order_NC = _by_reward(reward, histories, items_NC[..., None])
     items_NC = items_NC.gather(1, order_NC)
     if quotas is not None:
-        over_NC = quotas.over(items_NC)
+        over_NC = quotas.to(items_NC.device).over(items_NC)
         items_NC = items_NC.masked_fill(over_NC, -1)
         back = over_NC.sort(dim=1, stable=True).indices
         items_NC = items_NC.gather(1, back)

@@ -1,6 +1,6 @@
 """The batch job: candidates for every user as Parquet shards, restartable, in bounded memory.
 
-Reads a bundle, users (:mod:`serving.inputs.user_histories`) and business rules (:mod:`serving.answers.item_rules`); writes:
+Reads a bundle, users (:mod:`serving.inputs.user_histories`) and business rules (:mod:`serving.inputs.item_rules`); writes:
     part-00000-of-000NN.parquet         one row per user and rank, or per place of a session (:mod:`serving.batch.shards`)
     shortfalls-00000-of-000NN.parquet   users of that shard with fewer answers than asked, and why; only where there are any
     job.json                            what was asked, and when: written first, so that a restart continues the same job
@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,12 +27,15 @@ from recsys.contracts.manifest import digest_of, explain_write_errors, read_json
 from recsys.model.summary import summarise
 from recsys.model.utilisation import Precision, describe
 from recsys.runtime import Progress
-from serving.answers.item_rules import read_rules
-from serving.answers.scorer import AnswerOptions, Rules, Scorer
-from serving.batch.shards import ShardAnswer, count_shards, shard_names, write_shard
+from serving.answers.frame import Answer
+from serving.answers.scorer import Scorer
+from serving.batch.shards import count_shards, shard_names, write_shard
+from serving.bundle.layout import BundleInfo
 from serving.config import RULE_FILES, RecommendConfig
 from serving.inputs.item_lists import fingerprint
-from serving.inputs.user_histories import UserHistories
+from serving.inputs.item_rules import read_rules
+from serving.inputs.request import Request
+from serving.inputs.user_histories import StoredUsers
 
 logger = logging.getLogger("recsys.serving")
 
@@ -40,7 +44,7 @@ DONE_FILE: Final = "candidates.json"
 
 
 def write_candidates(
-    bundle: Path, users: UserHistories, config: RecommendConfig, out_dir: Path, progress: Progress
+    bundle: Path, users: StoredUsers, config: RecommendConfig, out_dir: Path, progress: Progress
 ) -> dict[str, Any]:
     """Score all users and write their candidates.
 
@@ -59,12 +63,11 @@ def write_candidates(
         DataError: A history or a rule file does not keep its form.
     """
     scorer = Scorer.open(bundle)
-    options = AnswerOptions(config.answer, config.second_stage, config.objective)
-    scorer.check(options, users.objectives, config.rescore)
-    rules = read_rules(config, scorer, users.user_ids)
+    rules = read_rules(config, scorer.catalogue, users.user_ids)
+    request = scorer.request(users, config.k, rules, config.options)
     with explain_write_errors(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
-        job = _open_job(out_dir, scorer, users, config)
+        job = _open_job(out_dir, scorer.info, users.digest, config)
         names = shard_names(len(users), config.users_per_shard)
         started, scored = time.monotonic(), 0
         with ThreadPoolExecutor(max_workers=1) as writer:
@@ -74,16 +77,88 @@ def write_candidates(
                     continue
                 first = number * config.users_per_shard
                 last = min(first + config.users_per_shard, len(users))
-                answer = _score_shard(scorer, users, first, last, config.k, rules.of_users(first, last), options)
+                answer = _score_shard(scorer, request, first, last)
                 if being_written is not None:  # at most one shard waits, whatever the disk does
                     being_written.result()
-                being_written = writer.submit(write_shard, out_dir / name, scorer, answer, job)
+                being_written = writer.submit(write_shard, out_dir / name, answer, scorer.catalogue.item_ids, job)
                 scored += last - first
             if being_written is not None:
                 being_written.result()
         seconds = time.monotonic() - started
         counts = count_shards(out_dir, names)
         write_json(out_dir / DONE_FILE, counts)
+    rate = round(scored / seconds, 1) if scored and seconds > 0 else None
+    _log_outcome(scorer, config, counts, scored, seconds)
+    return {**counts, "users_per_second": rate}
+
+
+def model_version_of(reference: str | None, train_digest: str) -> str:
+    """Return the registry version that a model reference names, or a name made of the digest for a bare bundle.
+
+    Example:
+        >>> model_version_of("models:/beauty/3", "abcdef0123456789")
+        '3'
+        >>> model_version_of("runs/bundle", "abcdef0123456789")
+        'unregistered-abcdef012345'
+    """
+    if reference is not None and reference.startswith("models:/"):
+        name, _, version = reference.removeprefix("models:/").rpartition("/")
+        if name and version.isdigit():
+            return version
+    return f"unregistered-{train_digest[:12]}"
+
+
+def _open_job(out_dir: Path, info: BundleInfo, users_digest: str, config: RecommendConfig) -> dict[str, str]:
+    """Read the job that is under way here, or start one."""
+    asked = {
+        "bundle": info.digests,
+        "users": users_digest,
+        "config": config.model_dump(mode="json", exclude=set(RULE_FILES)),
+        "rules": fingerprint(config),
+    }
+    path = out_dir / JOB_FILE
+    if path.exists():
+        job: dict[str, str] = read_json(path)
+        if job.get("asked") != digest_of(asked):
+            raise ArtifactError(
+                f"'{out_dir}' holds another job (other model, users, rules or settings); choose another folder, or delete "
+                "this one"
+            )
+        return job
+    if any(out_dir.glob("part-*.parquet")):
+        raise ArtifactError(
+            f"'{out_dir}' holds part files but no {JOB_FILE}; choose another folder, or delete this one"
+        )
+    job = {
+        "asked": digest_of(asked),
+        Columns.MODEL_NAME: info.name,
+        Columns.MODEL_VERSION: model_version_of(config.model, info.digests["train"]),
+        Columns.SEMANTIC_ID_DIGEST: info.digests["semantic_ids"],
+        Columns.RUN_ID: uuid.uuid4().hex,
+        Columns.SCORED_AT: datetime.now(UTC).isoformat(timespec="microseconds"),
+    }
+    write_json(path, job)
+    return job
+
+
+def _score_shard(scorer: Scorer, request: Request, first: int, last: int) -> Answer:
+    answer = scorer.answer(request, first, last)
+    unknown = answer.asked.num_unknown
+    if unknown.any():
+        logger.warning(
+            "users %d to %d: %d history events of %d users name items that the model does not have; they were left out",
+            first,
+            last - 1,
+            int(unknown.sum()),
+            int((unknown > 0).sum()),
+        )
+    return answer
+
+
+def _log_outcome(
+    scorer: Scorer, config: RecommendConfig, counts: Mapping[str, Any], scored: int, seconds: float
+) -> None:
+    """Say how fast it went, and who got fewer answers than asked."""
     rate = round(scored / seconds, 1) if scored and seconds > 0 else None
     logger.info("recommend: %d users in %.1f s (%s users/s)", scored, seconds, rate)
     if rate and config.answer == "items" and config.second_stage == "none":  # the figures below are of that work alone
@@ -104,69 +179,3 @@ def write_candidates(
             config.answer,
             ", ".join(f"{name.removeprefix('short_by_')} {count}" for name, count in counted.items()),
         )
-    return {**counts, "users_per_second": rate}
-
-
-def model_version_of(reference: str | None, train_digest: str) -> str:
-    """Return the registry version that a model reference names, or a name made of the digest for a bare bundle.
-
-    Example:
-        >>> model_version_of("models:/beauty/3", "abcdef0123456789")
-        '3'
-        >>> model_version_of("runs/bundle", "abcdef0123456789")
-        'unregistered-abcdef012345'
-    """
-    if reference is not None and reference.startswith("models:/"):
-        name, _, version = reference.removeprefix("models:/").rpartition("/")
-        if name and version.isdigit():
-            return version
-    return f"unregistered-{train_digest[:12]}"
-
-
-def _open_job(out_dir: Path, scorer: Scorer, users: UserHistories, config: RecommendConfig) -> dict[str, str]:
-    """Read the job that is under way here, or start one."""
-    asked = {
-        "bundle": scorer.info.digests,
-        "users": users.digest,
-        "config": config.model_dump(mode="json", exclude=set(RULE_FILES)),
-        "rules": fingerprint(config),
-    }
-    path = out_dir / JOB_FILE
-    if path.exists():
-        job: dict[str, str] = read_json(path)
-        if job.get("asked") != digest_of(asked):
-            raise ArtifactError(
-                f"'{out_dir}' holds another job (other model, users, rules or settings); choose another folder, or delete "
-                "this one"
-            )
-        return job
-    if any(out_dir.glob("part-*.parquet")):
-        raise ArtifactError(
-            f"'{out_dir}' holds part files but no {JOB_FILE}; choose another folder, or delete this one"
-        )
-    job = {
-        "asked": digest_of(asked),
-        Columns.MODEL_NAME: scorer.info.name,
-        Columns.MODEL_VERSION: model_version_of(config.model, scorer.info.digests["train"]),
-        Columns.SEMANTIC_ID_DIGEST: scorer.info.digests["semantic_ids"],
-        Columns.RUN_ID: uuid.uuid4().hex,
-        Columns.SCORED_AT: datetime.now(UTC).isoformat(timespec="microseconds"),
-    }
-    write_json(path, job)
-    return job
-
-
-def _score_shard(
-    scorer: Scorer, users: UserHistories, first: int, last: int, k: int, rules: Rules, options: AnswerOptions
-) -> ShardAnswer:
-    asked = users.shard(first, last, scorer.info, scorer.catalogue)
-    if asked.num_unknown.any():
-        logger.warning(
-            "users %d to %d: %d history events of %d users name items that the model does not have; they were left out",
-            first,
-            last - 1,
-            int(asked.num_unknown.sum()),
-            int((asked.num_unknown > 0).sum()),
-        )
-    ranked = scorer.answer(asked, k, rules, options)
-    return ShardAnswer(asked, ranked, scorer.shortfalls(asked.histories, ranked, rules))

@@ -23,12 +23,12 @@ def recommend_with(
         tracking_uri: MLflow of a registry reference; ``None`` takes ``MLFLOW_TRACKING_URI``.
     """
     from serving.batch.candidates import write_candidates
-    from serving.inputs.user_histories import FrameUsers, PreparedUsers, UserHistories
+    from serving.inputs.user_histories import FrameUsers, PreparedUsers, StoredUsers
 
     if settings.model is None:
         raise ConfigError("recommend: no model given; use --model with a registry reference or a bundle folder")
     bundle, pinned = _open_bundle(settings.model, out, tracking_uri)
-    people: UserHistories
+    people: StoredUsers
     if users.is_dir():
         digest = open_artifact(users, "prepared").digest if (users / MANIFEST_NAME).exists() else str(users.resolve())
         people = PreparedUsers(users, digest)

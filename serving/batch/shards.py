@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,11 +23,9 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.ranking import RankedItems
 from recsys.decoding.shortfall import Shortfall
-from serving.answers.scorer import NUM_UNKNOWN_ITEMS, Scorer
-from serving.answers.sessions import PLACE, SESSION_RANK, RankedSessions, SessionShortfall
-from serving.inputs.history_frame import MappedHistories
+from serving.answers.frame import Answer, answer_frame
+from serving.answers.sessions import RankedSessions, SessionShortfall
 
 CANDIDATE_COLUMNS: Final = (
     Columns.USER_ID,
@@ -43,8 +40,8 @@ CANDIDATE_COLUMNS: Final = (
 )
 SESSION_COLUMNS: Final = (
     Columns.USER_ID,
-    SESSION_RANK,
-    PLACE,
+    Columns.SESSION_RANK,
+    Columns.PLACE,
     *(name for name in CANDIDATE_COLUMNS if name not in (Columns.USER_ID, Columns.RANK)),
 )
 """``session_rank`` counts a user's sessions, ``place`` the items in one; a column ``rank``, which means something else in a
@@ -61,21 +58,6 @@ SHORTFALL_COLUMNS: Final = {
 REASONS: Final = ("rules", "seen", "quotas")
 SESSION_REASONS: Final = (*REASONS, "beam")
 _COUNTS_KEY: Final = "recsys.counts"
-
-
-@dataclass(frozen=True)
-class ShardAnswer:
-    """What the search gave for the users of a shard.
-
-    Attributes:
-        asked: Users and histories, N rows.
-        ranked: N rows.
-        short: The rows with fewer items or sessions than asked.
-    """
-
-    asked: MappedHistories
-    ranked: RankedItems | RankedSessions
-    short: Sequence[Shortfall | SessionShortfall]
 
 
 def shard_names(num_users: int, users_per_shard: int) -> list[str]:
@@ -99,19 +81,20 @@ def shortfall_name(shard_name: str) -> str:
     return shard_name.replace("part-", "shortfalls-", 1)
 
 
-def write_shard(path: Path, scorer: Scorer, answer: ShardAnswer, job: Mapping[str, str]) -> None:
+def write_shard(path: Path, answer: Answer, item_ids: pl.Series, job: Mapping[str, str]) -> None:
     """Write a shard and its shortfalls.
 
     Args:
         path: The part file.
+        item_ids: ``[I]`` outside id of each item_index.
         job: Values of :data:`LABELS` and ``scored_at``.
     """
     user_ids = answer.asked.user_ids
     scored_at = datetime.fromisoformat(job[Columns.SCORED_AT])
     sessions = isinstance(answer.ranked, RankedSessions)
     rows = (
-        scorer.to_frame(user_ids, answer.ranked, answer.asked.num_unknown)
-        .drop(NUM_UNKNOWN_ITEMS)
+        answer_frame(answer, item_ids)
+        .drop(Columns.NUM_UNKNOWN_ITEMS)
         .with_columns(
             *(pl.lit(job[name]).alias(name) for name in LABELS),
             pl.lit(scored_at, dtype=pl.Datetime("us", "UTC")).alias(Columns.SCORED_AT),

@@ -16,18 +16,13 @@ There is no pickle anywhere. A bundle made by the pipeline also holds ``manifest
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from recsys.contracts.columns import Columns
-from recsys.contracts.dataset import DatasetSpec
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import MANIFEST_NAME, open_artifact, read_json
-from recsys.contracts.table_checks import read_table
 
 BUNDLE_FORMAT: Final = 1
 BUNDLE_FILE: Final = "bundle.json"
@@ -51,23 +46,6 @@ class BundleInfo(BaseModel):
     name: str
     digests: dict[str, str]
     uses_users: bool
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """How outside ids map to the model's indices.
-
-    Attributes:
-        item_ids: ``[I]``, position = item_index.
-        user_ids: ``[U]``, position = user_index; ``None`` where the policy knows no users.
-        spec: Sizes and signals of the training data.
-        unseen_user_rows: Rows of the policy's user table for users it has not met.
-    """
-
-    item_ids: pl.Series
-    user_ids: pl.Series | None
-    spec: DatasetSpec
-    unseen_user_rows: int = 0
 
 
 def read_info(folder: Path) -> BundleInfo:
@@ -94,27 +72,3 @@ def read_info(folder: Path) -> BundleInfo:
             f"'{folder}' has bundle format {info.format}, this code reads {BUNDLE_FORMAT}; export the model again"
         )
     return info
-
-
-def read_catalogue(folder: Path, info: BundleInfo, unseen_user_rows: int = 0) -> Catalogue:
-    """Read the id maps of a bundle.
-
-    Args:
-        unseen_user_rows: As the policy's own configuration says.
-
-    Raises:
-        ArtifactError: A table is missing or damaged.
-    """
-    from recsys.contracts.tables import BundleItemsTable, UsersTable
-
-    try:
-        spec = DatasetSpec.model_validate(read_json(folder / "dataset.json"))
-    except ValidationError as error:
-        raise ArtifactError(f"bundle '{folder}' cannot be read: {error}; export the model again") from error
-    remedy = "export the model again"
-    items = read_table(folder / "items.parquet", BundleItemsTable, remedy, rows=spec.num_items)
-    users = None
-    if info.uses_users:
-        users = read_table(folder / "users.parquet", UsersTable, remedy, rows=spec.num_users)
-    user_ids = None if users is None else users[Columns.USER_ID]
-    return Catalogue(items[Columns.ITEM_ID], user_ids, spec, unseen_user_rows)

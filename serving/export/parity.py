@@ -16,7 +16,7 @@ from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.semantic_ids.versions import SemanticIds
-from serving.answers.scorer import Rules, Scorer
+from serving.answers.scorer import Scorer
 from serving.answers.second_stage import open_reward_model
 from serving.export.export import BundleSources
 
@@ -40,7 +40,7 @@ def check_parity(
     histories = Histories.from_targets(prepared.history, everyone.take(rows))
     expected = trained.recommend(histories, k, exclude_seen=True)
     exported = Scorer.open(bundle)
-    found = exported.score_histories(histories, k, Rules(exclude_seen=True))
+    found = exported.score_histories(histories, k)
     same = (expected.items == found.items).all(axis=1) & np.isclose(expected.scores, found.scores, rtol=1e-5).all(
         axis=1
     )

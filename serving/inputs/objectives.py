@@ -19,15 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ConfigError, DataError
-
-OBJECTIVE: Final = "objective"
-"""Column of a frame of histories, and parameter of the registered model."""
 
 FloatArray = npt.NDArray[np.float32]
 
 
-def objective_weights(asked: Mapping[str, float], towers: Sequence[str], where: str = OBJECTIVE) -> FloatArray:
+def objective_weights(asked: Mapping[str, float], towers: Sequence[str], where: str = Columns.OBJECTIVE) -> FloatArray:
     """Return the weights in the order of the towers, ``[O]``, scaled to sum 1.
 
     Args:
@@ -59,7 +57,7 @@ def objective_weights(asked: Mapping[str, float], towers: Sequence[str], where: 
     return np.array([asked.get(name, 0.0) / total for name in towers], np.float32)
 
 
-def parse_objective(text: str, where: str = OBJECTIVE) -> dict[str, float]:
+def parse_objective(text: str, where: str = Columns.OBJECTIVE) -> dict[str, float]:
     """Read a JSON object of numbers.
 
     Raises:
@@ -90,11 +88,11 @@ def row_objectives(texts: pl.Series, towers: Sequence[str], default: FloatArray 
         DataError: A text is no JSON object, names weights that the policy does not take, or is missing without a default.
     """
     if texts.dtype not in (pl.String, pl.Null):
-        raise DataError(f"column '{OBJECTIVE}' is {texts.dtype}, expected JSON text such as {_EXAMPLE}")
+        raise DataError(f"column '{Columns.OBJECTIVE}' is {texts.dtype}, expected JSON text such as {_EXAMPLE}")
     texts = texts.cast(pl.String).fill_null("")
     known: dict[str, FloatArray] = {}
     for text in texts.unique(maintain_order=True):
-        where = f"column '{OBJECTIVE}' ({text})"
+        where = f"column '{Columns.OBJECTIVE}' ({text})"
         if text:
             try:
                 known[text] = objective_weights(parse_objective(text, where), towers, where)
@@ -104,8 +102,8 @@ def row_objectives(texts: pl.Series, towers: Sequence[str], default: FloatArray 
             known[text] = default
         else:
             raise DataError(
-                f"column '{OBJECTIVE}' is empty for some rows, and the call names no weights for such; fill the column, or "
-                f"set recommend.{OBJECTIVE} (of the registered model: the parameter '{OBJECTIVE}')"
+                f"column '{Columns.OBJECTIVE}' is empty for some rows, and the call names no weights for such; fill the "
+                f"column, or set recommend.{Columns.OBJECTIVE} (of the registered model: the parameter of that name)"
             )
     if not known:
         return np.zeros((0, len(towers)), np.float32)

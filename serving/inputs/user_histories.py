@@ -18,9 +18,8 @@ from recsys.contracts.dataset import Dataset, HistoryArrays, Targets
 from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import sha256_of_file
 from recsys.data.histories import Histories
-from serving.bundle.layout import BundleInfo, Catalogue
-from serving.inputs.history_frame import MappedHistories, index_of, map_frame, user_index_of
-from serving.inputs.objectives import OBJECTIVE
+from serving.bundle.catalogue import Catalogue
+from serving.inputs.history_frame import MappedHistories, map_frame
 
 READ_AHEAD: Final = 32_768
 """Rows read from a file at once: getting to a row inside a row group costs several times what reading it does."""
@@ -34,11 +33,6 @@ class UserHistories(Protocol):
         ...
 
     @property
-    def digest(self) -> str:
-        """Changes when any history changes."""
-        ...
-
-    @property
     def user_ids(self) -> pl.Series:
         """All users in their order."""
         ...
@@ -48,9 +42,57 @@ class UserHistories(Protocol):
         """The different texts of the column ``objective``; ``None`` where there is no such column."""
         ...
 
-    def shard(self, start: int, end: int, info: BundleInfo, catalogue: Catalogue) -> MappedHistories:
+    def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Histories of users number ``start`` to ``end``, in the indices of the model behind ``catalogue``."""
         ...
+
+
+class StoredUsers(UserHistories, Protocol):
+    """Users of a batch job, which a restart must find unchanged."""
+
+    @property
+    def digest(self) -> str:
+        """Changes when any history changes."""
+        ...
+
+
+class MappedUsers:
+    """Users whose histories are in the model's indices already.
+
+    Raises:
+        DataError: The histories carry objective weights, which a request takes from its rows and options alone.
+    """
+
+    def __init__(self, mapped: MappedHistories) -> None:
+        if mapped.histories.objective is not None:
+            raise DataError(
+                "histories carry objective weights already, expected none; name them in AnswerOptions.objective, or as text "
+                f"in the column '{Columns.OBJECTIVE}'"
+            )
+        self._mapped = mapped
+
+    @classmethod
+    def from_histories(cls, histories: Histories) -> MappedUsers:
+        """Take bare histories; the users are called by their row number."""
+        names = pl.int_range(len(histories), eager=True).alias(Columns.USER_ID)
+        return cls(MappedHistories(names, histories, np.zeros(len(histories), np.int32)))
+
+    def __len__(self) -> int:
+        return len(self._mapped.user_ids)
+
+    @property
+    def user_ids(self) -> pl.Series:
+        """As given."""
+        return self._mapped.user_ids
+
+    @property
+    def objectives(self) -> pl.Series | None:
+        """As given; a text may repeat."""
+        return self._mapped.objectives
+
+    def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
+        """Rows ``start`` to ``end``; the look-up has happened."""
+        return self._mapped if end - start == len(self) else self._mapped.take(np.arange(start, end))
 
 
 class PreparedUsers:
@@ -76,11 +118,11 @@ class PreparedUsers:
         """Row number = user_index."""
         return self.prepared.users[Columns.USER_ID]
 
-    def shard(self, start: int, end: int, info: BundleInfo, catalogue: Catalogue) -> MappedHistories:
+    def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Histories of users ``start`` to ``end`` (user_index)."""
-        return self.map_targets(self._targets.take(np.arange(start, end)), info, catalogue)
+        return self.map_targets(self._targets.take(np.arange(start, end)), catalogue)
 
-    def map_targets(self, targets: Targets, info: BundleInfo, catalogue: Catalogue) -> MappedHistories:
+    def map_targets(self, targets: Targets, catalogue: Catalogue) -> MappedHistories:
         """Histories of any rows of this data set, in the model's indices.
 
         Raises:
@@ -88,7 +130,7 @@ class PreparedUsers:
         """
         histories = Histories.from_targets(self._history, targets)
         user_ids = self.prepared.users[Columns.USER_ID].gather(targets.user_index)
-        if info.digests.get("data") == self.digest:
+        if catalogue.digests.get("data") == self.digest:
             return MappedHistories(user_ids, histories, np.zeros(len(targets), np.int32))
         ours, theirs = self.prepared.spec, catalogue.spec
         if ours.signals != theirs.signals:
@@ -96,16 +138,14 @@ class PreparedUsers:
                 f"the model was trained with the signals {list(theirs.signals)}, these data declare {list(ours.signals)}; "
                 "score with data that are prepared the same way"
             )
-        item_map, user_map = self._index_maps(info, catalogue)
+        item_map, user_map = self._index_maps(catalogue)
         return _remap(histories, user_ids, item_map, user_map, has_timestamps=theirs.has_timestamps)
 
-    def _index_maps(
-        self, info: BundleInfo, catalogue: Catalogue
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        key = info.digests["train"]
+    def _index_maps(self, catalogue: Catalogue) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        key = catalogue.digests["train"]
         if key not in self._maps:
-            item_map = index_of(self.prepared.items[Columns.ITEM_ID], catalogue.item_ids, "item ids of the data")
-            user_map = user_index_of(self.prepared.users[Columns.USER_ID], catalogue, "user ids of the data")
+            item_map = catalogue.item_index(self.prepared.items[Columns.ITEM_ID], "item ids of the data")
+            user_map = catalogue.user_index(self.prepared.users[Columns.USER_ID], "user ids of the data")
             self._maps[key] = (item_map, user_map)
         return self._maps[key]
 
@@ -122,9 +162,9 @@ class FrameUsers:
                 raise DataError(f"histories '{path}' lack the column '{Columns.USER_ID}'; they have {columns}")
             self._user_ids = self._rows.select(Columns.USER_ID).collect()[Columns.USER_ID]
             self.objectives: pl.Series | None = None
-            if OBJECTIVE in columns:
-                different = self._rows.select(pl.col(OBJECTIVE).unique(maintain_order=True))
-                self.objectives = different.collect()[OBJECTIVE]
+            if Columns.OBJECTIVE in columns:
+                different = self._rows.select(pl.col(Columns.OBJECTIVE).unique(maintain_order=True))
+                self.objectives = different.collect()[Columns.OBJECTIVE]
         except (OSError, pl.exceptions.PolarsError) as error:
             raise self._unreadable(error) from error
         self.digest = sha256_of_file(path)
@@ -142,11 +182,11 @@ class FrameUsers:
         """In the order of the file."""
         return self._user_ids
 
-    def shard(self, start: int, end: int, info: BundleInfo, catalogue: Catalogue) -> MappedHistories:
+    def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Rows ``start`` to ``end`` of the file."""
-        key = info.digests["train"]
+        key = catalogue.digests["train"]
         if key not in self._user_index:
-            self._user_index[key] = user_index_of(self._user_ids, catalogue)
+            self._user_index[key] = catalogue.user_index(self._user_ids)
         return map_frame(self._read(start, end), catalogue, self._user_index[key][start:end])
 
     def _read(self, start: int, end: int) -> pl.DataFrame:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, ConfigError
-from serving.bundle.layout import BUNDLE_FILE, BundleInfo, Catalogue, read_catalogue, read_info
+from serving.bundle.catalogue import Catalogue, read_catalogue
+from serving.bundle.layout import BUNDLE_FILE, BundleInfo, read_info
 from serving.registry.mlflow_client import connect, shown, translated_errors
 
 if TYPE_CHECKING:
@@ -237,18 +238,15 @@ def _signature(catalogue: Catalogue) -> ModelSignature:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
-    from serving.answers.sessions import PLACE, SESSION_RANK
-    from serving.inputs.objectives import OBJECTIVE
-
     item = DataType.long if catalogue.item_ids.dtype.is_integer() else DataType.string
     inputs = Schema(
         [
             ColSpec(AnyType(), Columns.USER_ID),
-            ColSpec(Array(item), "item_ids"),
-            ColSpec(Array(DataType.long), "timestamps", required=False),
-            ColSpec(Array(DataType.long), "behaviours", required=False),
-            ColSpec(Array(DataType.double), "watch_ratios", required=False),
-            ColSpec(DataType.string, OBJECTIVE, required=False),
+            ColSpec(Array(item), Columns.ITEM_IDS),
+            ColSpec(Array(DataType.long), Columns.TIMESTAMPS, required=False),
+            ColSpec(Array(DataType.long), Columns.BEHAVIOURS, required=False),
+            ColSpec(Array(DataType.double), Columns.WATCH_RATIOS, required=False),
+            ColSpec(DataType.string, Columns.OBJECTIVE, required=False),
         ]
     )
     outputs = Schema(
@@ -256,10 +254,10 @@ def _signature(catalogue: Catalogue) -> ModelSignature:
             ColSpec(AnyType(), Columns.USER_ID),
             ColSpec(item, Columns.ITEM_ID),
             ColSpec(DataType.long, Columns.RANK, required=False),  # of items
-            ColSpec(DataType.long, SESSION_RANK, required=False),  # of sessions
-            ColSpec(DataType.long, PLACE, required=False),
+            ColSpec(DataType.long, Columns.SESSION_RANK, required=False),  # of sessions
+            ColSpec(DataType.long, Columns.PLACE, required=False),
             ColSpec(DataType.double, Columns.SCORE),
-            ColSpec(DataType.long, "num_unknown_items"),
+            ColSpec(DataType.long, Columns.NUM_UNKNOWN_ITEMS),
         ]
     )
     params = ParamSchema(
@@ -271,7 +269,7 @@ def _signature(catalogue: Catalogue) -> ModelSignature:
             ParamSpec("max_per_category", DataType.long, 0),
             ParamSpec("answer", DataType.string, "items"),
             ParamSpec("second_stage", DataType.string, "none"),
-            ParamSpec(OBJECTIVE, DataType.string, ""),
+            ParamSpec(Columns.OBJECTIVE, DataType.string, ""),
         ]
     )
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)
@@ -281,10 +279,10 @@ def _input_example(catalogue: Catalogue) -> Any:
     import pandas as pd
 
     items = catalogue.item_ids.head(3).to_list()
-    columns: dict[str, list[Any]] = {Columns.USER_ID: ["7", "8"], "item_ids": [items, items[:1]]}
+    columns: dict[str, list[Any]] = {Columns.USER_ID: ["7", "8"], Columns.ITEM_IDS: [items, items[:1]]}
     if catalogue.spec.has_timestamps:
         times = [1_700_000_000_000_000 + minute * 60_000_000 for minute in range(len(items))]
-        columns["timestamps"] = [times, times[:1]]
+        columns[Columns.TIMESTAMPS] = [times, times[:1]]
     if catalogue.spec.signals:  # code 2: the first signal, and no other
-        columns["behaviours"] = [[2] * len(items), [2]]
+        columns[Columns.BEHAVIOURS] = [[2] * len(items), [2]]
     return pd.DataFrame(columns)

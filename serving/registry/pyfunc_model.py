@@ -1,27 +1,26 @@
 """The registered model, as code: MLflow stores this file and runs it when the model is loaded.
 
 It answers a frame of histories (columns: :mod:`serving.inputs.history_frame`) with the rows of
-:meth:`serving.answers.scorer.Scorer.to_frame`: items, or whole sessions. Its only data is the serving bundle,
+:func:`serving.answers.frame.answer_frame`: items, or whole sessions. Its only data is the serving bundle,
 safetensors and JSON; it knows nothing of the pipeline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import mlflow
 import pandas as pd
 import polars as pl
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from recsys.contracts.errors import ConfigError
-from serving.answers.item_rules import category_quotas
-from serving.answers.scorer import AnswerOptions, Rules, Scorer
-from serving.config import AnswerKind, SecondStage
-from serving.inputs.history_frame import ITEM_IDS, OPTIONAL_LISTS
-from serving.inputs.objectives import OBJECTIVE, parse_objective
+from recsys.contracts.columns import Columns
+from serving.answers.scorer import Scorer
+from serving.config import AnswerOptions
+from serving.inputs.history_frame import OPTIONAL_LISTS
+from serving.inputs.item_rules import listed_rules
+from serving.inputs.objectives import parse_objective
 
 
 class RecommenderModel(PythonModel):
@@ -48,37 +47,33 @@ class RecommenderModel(PythonModel):
         """
         values: dict[str, Any] = params or {}
         frame = model_input if isinstance(model_input, pl.DataFrame) else _to_polars(model_input)
-        allow, deny = values.get("allow"), values.get("deny")
-        k, max_per_category = int(values.get("k", 10)), int(values.get("max_per_category", 0))
-        options = _options(values)
-        length = k if options.answer == "items" else self.scorer.session_length
-        rules = Rules(
+        k, options = int(values.get("k", 10)), _options(values)
+        rules = listed_rules(
+            self.scorer.catalogue,
+            k,
+            options.answer,
+            allow=_listed(values, "allow"),
+            deny=_listed(values, "deny"),
+            max_per_category=int(values.get("max_per_category", 0)),
             exclude_seen=bool(values.get("exclude_seen", True)),
-            allow=self._mask(allow) if allow is not None and len(allow) else None,
-            deny=self._mask(deny) if deny is not None and len(deny) else None,
-            quotas=category_quotas(self.scorer, length, max_per_category) if max_per_category else None,
         )
         rows = self.scorer.score_frame(frame, k, rules, options)
         return pd.DataFrame({name: rows[name].to_list() for name in rows.columns})
 
-    def _mask(self, item_ids: Any) -> Any:
-        return self.scorer.mask(pl.Series(list(item_ids), dtype=self.scorer.catalogue.item_ids.dtype))
-
 
 def _options(values: dict[str, Any]) -> AnswerOptions:
-    objective = values.get(OBJECTIVE) or None
+    objective = values.get(Columns.OBJECTIVE) or None
+    where = f"parameter '{Columns.OBJECTIVE}'"
     return AnswerOptions(
-        answer=_one_of(values, "answer", get_args(AnswerKind)),
-        second_stage=_one_of(values, "second_stage", get_args(SecondStage)),
-        objective=parse_objective(objective, f"parameter '{OBJECTIVE}'") if isinstance(objective, str) else objective,
+        answer=values.get("answer", "items"),
+        second_stage=values.get("second_stage", "none"),
+        objective=parse_objective(objective, where) if isinstance(objective, str) else objective,
     )
 
 
-def _one_of(values: dict[str, Any], name: str, choices: Sequence[str]) -> Any:
-    value = values.get(name, choices[0])
-    if value not in choices:
-        raise ConfigError(f"parameter '{name}' is {value!r}, expected one of {', '.join(choices)}")
-    return value
+def _listed(values: dict[str, Any], name: str) -> list[Any]:
+    listed = values.get(name)
+    return [] if listed is None else list(listed)
 
 
 def _to_polars(frame: pd.DataFrame) -> pl.DataFrame:
@@ -86,18 +81,18 @@ def _to_polars(frame: pd.DataFrame) -> pl.DataFrame:
     columns: dict[str, pl.Series] = {}
     for name in frame.columns:
         values = frame[name].tolist()
-        if name == ITEM_IDS or name in OPTIONAL_LISTS:
+        if name == Columns.ITEM_IDS or name in OPTIONAL_LISTS:
             if name in OPTIONAL_LISTS and all(value is None for value in values):
                 continue  # an optional column that the signature filled in
             values = [[] if value is None else list(value) for value in values]
-        if name == OBJECTIVE:
+        if name == Columns.OBJECTIVE:
             values = [None if pd.isna(value) else value for value in values]
             if all(value is None for value in values):
                 continue
         columns[str(name)] = pl.Series(str(name), values)
     result = pl.DataFrame(columns)
-    if ITEM_IDS in result.columns and result.schema[ITEM_IDS] == pl.List(pl.Null):
-        return result.with_columns(pl.col(ITEM_IDS).cast(pl.List(pl.Int64)))
+    if Columns.ITEM_IDS in result.columns and result.schema[Columns.ITEM_IDS] == pl.List(pl.Null):
+        return result.with_columns(pl.col(Columns.ITEM_IDS).cast(pl.List(pl.Int64)))
     return result
 
 

@@ -32,11 +32,11 @@ from recsys.decoding.batch_rules import BatchRules
 from recsys.decoding.beam_search import beam_search
 from recsys.decoding.constraints import CompiledRules
 from recsys.decoding.search_index import SearchIndex
-from serving.answers.item_rules import read_rules
 from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates
 from serving.batch.shards import shard_names
 from serving.config import RecommendConfig
+from serving.inputs.item_rules import read_rules
 from serving.inputs.user_histories import FrameUsers, PreparedUsers, UserHistories
 from tests.benchmarks.paired import write_table
 from tests.toy.batch_check import illegal_rows
@@ -84,13 +84,12 @@ class RawDecoder:
         self.search_index = SearchIndex.from_index(recommender.index)
         self.rules: CompiledRules | None = None
         if with_rules:
-            job = read_rules(config, self.scorer, users.user_ids)
-            rules = dataclasses.replace(job.rules.of_items, segments=job.segment_U)
-            self.rules = recommender.compile(rules, config.exclude_seen)
+            rules = read_rules(config, self.scorer.catalogue, users.user_ids)
+            self.rules = recommender.compile(rules, len(users))
 
     def prepare(self, first: int, last: int) -> Callable[[], None]:
         """Pad the batches of users ``first`` to ``last`` in the order of their lengths; the result decodes them."""
-        histories = self.users.shard(first, last, self.scorer.info, self.scorer.catalogue).histories
+        histories = self.users.shard(first, last, self.scorer.catalogue).histories
         order = np.argsort(histories.lengths, kind="stable")
         policy = self.scorer.recommender.policy
         blocks: list[tuple[HistoryBatch, BatchRules | None]] = []

@@ -102,7 +102,7 @@ def test_every_rule_together_equals_greedy_choice_over_all_items(prepared, data,
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=20, rescore="none", rows_per_batch=60))
     found = recommender.recommend(histories, 20, exclude_seen=filtered, rules=rules)
     scores = all_item_scores(policy, histories)
-    compiled = recommender.compile(rules, filtered)
+    compiled = recommender.compile(rules, len(histories), filtered)
     shortfalls = {s.row: s for s in explain_shortfalls(histories, found, compiled)}
     for row, seen in enumerate(histories.seen_items()):
         used: dict[int, int] = {}
@@ -128,13 +128,13 @@ def test_reasons_for_short_answers(prepared: Dataset) -> None:
     recommender = Recommender(random_policy(prepared, ids), ids, DecodeConfig(beam_width=8))
     found = recommender.recommend(histories, 5, rules=rules)
     seen, allowed, nothing = (len(set(histories.seen_items()[0].tolist()) & set(range(n))) for n in (10, 3, 20))
-    first, second = explain_shortfalls(histories, found, recommender.compile(rules))
+    first, second = explain_shortfalls(histories, found, recommender.compile(rules, 3))
     assert (first.row, first.reason, first.allowed, first.unseen, first.found) == (0, "seen", 10, 10 - seen, 10 - seen)
     assert (second.row, second.reason, second.allowed, second.unseen) == (1, "rules", 3, 3 - allowed)
     assert nothing < 15  # the third user gets five items
     quotas = ItemRules(quotas=Quotas.from_groups(np.ones(20, np.int64), 2))
     found = recommender.recommend(histories, 5, rules=quotas)
-    assert [s.reason for s in explain_shortfalls(histories, found, recommender.compile(quotas))] == ["quotas"] * 3
+    assert [s.reason for s in explain_shortfalls(histories, found, recommender.compile(quotas, 3))] == ["quotas"] * 3
     assert ((found.items >= 0).sum(1) == 2).all()
 
 

@@ -21,8 +21,9 @@ import pytest
 import yaml
 
 from pipelines.cli.app import main
+from recsys.contracts.columns import Columns
 from recsys.semantic_ids.versions import SemanticIds
-from serving.answers.scorer import NUM_UNKNOWN_ITEMS, Scorer
+from serving.answers.scorer import Scorer
 from tests.toy.three_topics import TOPICS, USER, USERS, VIDEOS, WATCHED, recipe, write_raw
 
 LOG, CATALOGUE = "interactions.parquet", "items.parquet"
@@ -241,7 +242,7 @@ def test_unknown_items_in_a_history_are_left_out_and_counted(bundle: Path, tmp_p
     assert [len(items) for items in listed.values()] == [3, 3, 3]
     assert listed["mixed"] == listed["plain"]
     counted = Scorer.open(bundle).score_frame(frame, 1)
-    assert counted[NUM_UNKNOWN_ITEMS].to_list() == [2, 0, 1]
+    assert counted[Columns.NUM_UNKNOWN_ITEMS].to_list() == [2, 0, 1]
 
 
 def test_a_policy_with_other_semantic_ids_is_refused(

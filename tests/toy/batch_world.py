@@ -23,7 +23,6 @@ from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from recsys.semantic_ids.versions import SemanticIds
 from serving.export.export import BundleSources, export_bundle
-from serving.inputs.history_frame import ITEM_IDS
 from tests.toy.builders import dataset_spec, history_arrays, item_table, train_counts, write_dataset
 
 DATA_DIGEST = "d" * 64
@@ -124,10 +123,10 @@ def write_histories(path: Path, world: World) -> Path:
     events = pl.DataFrame(
         {
             Columns.USER_ID: np.repeat(prepared.users[Columns.USER_ID].to_numpy(), np.diff(offsets)),
-            ITEM_IDS: prepared.items[Columns.ITEM_ID].gather(prepared.history.item),
+            Columns.ITEM_IDS: prepared.items[Columns.ITEM_ID].gather(prepared.history.item),
         }
     )
-    events.group_by(Columns.USER_ID, maintain_order=True).agg(ITEM_IDS).write_parquet(path)
+    events.group_by(Columns.USER_ID, maintain_order=True).agg(Columns.ITEM_IDS).write_parquet(path)
     return path
 
 

@@ -13,10 +13,12 @@ import pytest
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.decoding.config import DecodeConfig
-from serving.answers.scorer import Rules, Scorer
+from recsys.decoding.rules import ItemRules
+from serving.answers.frame import answer_frame
+from serving.answers.scorer import Scorer
 from serving.export.export import BundleSources, export_bundle
 from serving.export.parity import check_parity
-from serving.inputs.user_histories import PreparedUsers
+from serving.inputs.user_histories import MappedUsers, PreparedUsers
 from tests.serving.conftest import HISTORIES, frame_of, write_prepared, write_semantic_ids
 
 
@@ -39,7 +41,9 @@ def test_every_user_gets_k_legal_unseen_items(scorer: Scorer, item_ids: list[int
 
 def test_rules_are_obeyed_and_scarcity_gives_fewer_rows(scorer: Scorer, item_ids: list[int]) -> None:
     """u0 has seen items 0, 1, 2; of the allowed 2, 3, 4 with 4 denied only item 3 is left."""
-    rules = Rules(allow=scorer.mask(pl.Series(item_ids[2:5])), deny=scorer.mask(pl.Series([item_ids[4]])))
+    rules = ItemRules(
+        allow=scorer.catalogue.mask(pl.Series(item_ids[2:5])), deny=scorer.catalogue.mask(pl.Series([item_ids[4]]))
+    )
     rows = scorer.score_frame(frame_of(item_ids)[:1], 10, rules)
     assert rows["item_id"].to_list() == [item_ids[3]]
 
@@ -48,8 +52,8 @@ def test_frame_and_prepared_data_give_the_same_answer(
     scorer: Scorer, sources: BundleSources, item_ids: list[int]
 ) -> None:
     users = PreparedUsers(sources.prepared, "d" * 64)
-    mapped = users.shard(0, len(users), scorer.info, scorer.catalogue)
-    by_index = scorer.to_frame(mapped.user_ids, scorer.score_histories(mapped.histories, 6), mapped.num_unknown)
+    mapped = users.shard(0, len(users), scorer.catalogue)
+    by_index = answer_frame(scorer.answer(scorer.request(MappedUsers(mapped), 6)), scorer.catalogue.item_ids)
     by_id = scorer.score_frame(frame_of(item_ids), 6)
     assert by_index.drop("score").equals(by_id.drop("score"))
     np.testing.assert_allclose(by_index["score"].to_numpy(), by_id["score"].to_numpy(), rtol=1e-5)
@@ -63,9 +67,9 @@ def test_data_of_another_day_are_matched_by_id(scorer: Scorer, item_ids: list[in
     histories[2].append(index[5000])  # the model does not know this item
     write_prepared(tmp_path / "tomorrow", backwards, histories)
     users = PreparedUsers(tmp_path / "tomorrow", "another day")
-    mapped = users.shard(0, len(users), scorer.info, scorer.catalogue)
+    mapped = users.shard(0, len(users), scorer.catalogue)
     assert mapped.num_unknown.tolist() == [0, 0, 1, 0, 0]
-    rows = scorer.to_frame(mapped.user_ids, scorer.score_histories(mapped.histories, 6), mapped.num_unknown)
+    rows = answer_frame(scorer.answer(scorer.request(users, 6)), scorer.catalogue.item_ids)
     assert rows.drop("score", "num_unknown_items").equals(
         scorer.score_frame(frame_of(item_ids), 6).drop("score", "num_unknown_items")
     )
@@ -77,7 +81,7 @@ def test_other_signals_are_refused(scorer: Scorer, item_ids: list[int], tmp_path
     spec.write_text(spec.read_text().replace('"like"', '"follow"'))
     users = PreparedUsers(tmp_path / "p", "another day")
     with pytest.raises(DataError, match=r"trained with the signals \['like'\], these data declare \['follow'\]"):
-        users.shard(0, 1, scorer.info, scorer.catalogue)
+        users.shard(0, 1, scorer.catalogue)
 
 
 def test_unknown_items_are_left_out_and_counted(scorer: Scorer, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,15 +18,15 @@ from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.rules import Quotas
+from recsys.decoding.rules import ItemRules, Quotas
 from recsys.reward.checkpoint import load_reward_model
 from recsys.reward.scoring import rank_by_reward
 from recsys.runtime import PlainProgress
 from recsys.semantic_ids.versions import SemanticIds
-from serving.answers.scorer import AnswerOptions, Rules, Scorer
+from serving.answers.scorer import Scorer
 from serving.answers.second_stage import best_items, best_sessions
 from serving.batch.candidates import write_candidates
-from serving.config import RecommendConfig
+from serving.config import AnswerOptions, RecommendConfig
 from serving.export.export import BundleSources, export_bundle
 from serving.export.parity import check_parity
 from serving.inputs.user_histories import PreparedUsers
@@ -109,9 +109,9 @@ def test_two_candidates_by_weighted_towers(
     signs = [np.sign(np.diff(rank_by_reward(model, histories, asked, weights=weights))[:, 0]) for weights in
              ({"like": 1.0, "watch_time": 0.0}, {"like": 0.0, "watch_time": 1.0})]  # fmt: skip
     expected = signs[0] * 3 / 8 + signs[1] / 8  # of item 10
-    rules = Rules(exclude_seen=False, allow=np.isin(np.arange(12), pair))
-    weighed = histories.with_objective(np.array([3, 1, 4]) / 8)
-    ranked = scorer.score_histories(weighed, 2, rules, "reward")
+    rules = ItemRules(exclude_seen=False, allow=np.isin(np.arange(12), pair))
+    weighed = AnswerOptions(second_stage="reward", objective={"like": 3, "watch_time": 1, "diversity": 4})
+    ranked = scorer.score_histories(histories, 2, rules, weighed)
     assert ranked.items[:, 0].tolist() == np.where(expected > 0, 10, 9).tolist()
     np.testing.assert_allclose(ranked.scores[:, 0], np.abs(expected), rtol=1e-5)
     np.testing.assert_allclose(ranked.scores[:, 1], -np.abs(expected), rtol=1e-5)
@@ -121,7 +121,7 @@ def test_two_candidates_by_weighted_towers(
 def test_the_whole_beam_is_scored(scorer: Scorer, steered_sources: BundleSources, histories: Histories) -> None:
     """With more beams than items the pool is every unseen item, so the answer is the reward's order over the catalogue."""
     model = load_reward_model(steered_sources.reward_model, None)  # type: ignore[arg-type]
-    ranked = scorer.score_histories(histories, 3, second_stage="reward")
+    ranked = scorer.score_histories(histories, 3, options=BY_REWARD)
     for row, history in enumerate(HISTORIES):
         unseen = np.array([item for item in range(12) if item not in history])
         rewards = rank_by_reward(model, histories.take(np.array([row])), unseen[None])[0]
@@ -182,9 +182,9 @@ def test_a_killed_job_goes_on_with_the_same_files(
 
 def test_quotas_hold_in_the_new_order(scorer: Scorer, histories: Histories) -> None:
     """Three categories of four items and two of each allowed: six items, best reward first, however the beam had them."""
-    rules = Rules(exclude_seen=False, quotas=Quotas.from_groups(scorer.category_index, 2))
-    limited = scorer.score_histories(histories, 12, rules, "reward")
-    free = scorer.score_histories(histories, 12, Rules(exclude_seen=False), "reward")
+    rules = ItemRules(exclude_seen=False, quotas=Quotas.from_groups(scorer.catalogue.category_I, 2))
+    limited = scorer.score_histories(histories, 12, rules, BY_REWARD)
+    free = scorer.score_histories(histories, 12, ItemRules(exclude_seen=False), BY_REWARD)
     for row in range(len(histories)):
         taken: list[int] = []
         for item in free.items[row].tolist():
@@ -249,10 +249,10 @@ def test_a_policy_that_was_not_steered_keeps_the_model_s_own_weights(
         replace(steered_sources, model=tmp_path / "model"), "plain", DecodeConfig(beam_width=24), tmp_path / "bundle"
     )
     scorer = Scorer.open(tmp_path / "bundle")
-    assert scorer.towers == ()
+    assert scorer.model.towers == ()
     assert scorer.reward_model is not None
     assert scorer.reward_model.towers == ("like", "watch_time")
-    ranked = scorer.score_histories(histories, 2, Rules(exclude_seen=False), "reward")
+    ranked = scorer.score_histories(histories, 2, ItemRules(exclude_seen=False), BY_REWARD)
     model = load_reward_model(steered_sources.reward_model, None)  # type: ignore[arg-type]
     rewards = rank_by_reward(model, histories, np.broadcast_to(np.arange(12), (len(histories), 12)))
     assert ranked.items.tolist() == np.argsort(-rewards, axis=1)[:, :2].tolist()

@@ -17,12 +17,14 @@ from recsys.decoding.rules import ItemRules, Quotas
 from recsys.model.checkpoint import load_policy
 from recsys.runtime import PlainProgress
 from recsys.semantic_ids.versions import SemanticIds
-from serving.answers.scorer import AnswerOptions, Rules, Scorer
-from serving.answers.sessions import RankedSessions, explain_short_sessions, session_rows
+from serving.answers.frame import Answer, answer_frame
+from serving.answers.scorer import Scorer
+from serving.answers.sessions import RankedSessions, explain_short_sessions
 from serving.batch.candidates import write_candidates
 from serving.batch.shards import SESSION_COLUMNS
-from serving.config import RecommendConfig
+from serving.config import AnswerOptions, RecommendConfig
 from serving.export.export import BundleSources
+from serving.inputs.history_frame import MappedHistories
 from serving.inputs.user_histories import FrameUsers, PreparedUsers
 from serving.registry.pyfunc_model import RecommenderModel
 from tests.serving.conftest import HISTORIES
@@ -56,8 +58,12 @@ def test_rows_by_hand() -> None:
     ranked = RankedSessions(
         np.array([[[2, 0], [1, 2]], [[0, 1], [-1, -1]]]), np.array([[-1.0, -2.0], [-0.5, -np.inf]], np.float32)
     )
-    rows = session_rows(pl.Series(["a", "b"]), ranked, pl.Series([100, 107, 114])).drop("row")
-    assert rows.columns == ["user_id", "session_rank", "place", "item_id", "score"]
+    no_events = Histories(*(np.zeros(2, np.int64) for _ in range(3)), *(np.zeros(0, np.uint8) for _ in range(4)))
+    asked = MappedHistories(pl.Series(["a", "b"]), no_events, np.array([0, 3], np.int32))
+    rows = answer_frame(Answer(asked, ranked, []), pl.Series([100, 107, 114]))
+    assert rows.columns == ["user_id", "session_rank", "place", "item_id", "score", "num_unknown_items"]
+    assert rows["num_unknown_items"].to_list() == [0, 0, 0, 0, 3, 3]
+    rows = rows.drop("num_unknown_items")
     assert rows.rows() == [
         ("a", 1, 1, 114, -1.0),
         ("a", 1, 2, 100, -1.0),
@@ -159,18 +165,19 @@ def test_a_narrow_beam_is_named(steered_sources: BundleSources, histories: Histo
     one = histories.take(np.array([4]))
     items = np.full((1, 20, 2), -1)
     items[:, :1], scores = recommender.recommend_sessions(one, 1)
-    short = explain_short_sessions(one, RankedSessions(items, scores), ItemRules(), True, 12)
+    short = explain_short_sessions(one, RankedSessions(items, scores), recommender.compile(None, 1))
     assert [(each.found, each.allowed, each.reason) for each in short] == [(1, 12, "beam")]
 
 
-def test_segments_and_masks_explain_by_user(histories: Histories) -> None:
+def test_segments_and_masks_explain_by_user(scorer: Scorer, histories: Histories) -> None:
     """Segment 0 has items 0..3, segment 1 all twelve; nothing found. u1 of segment 0 has seen 3: 3 * 2 = 6 of 10."""
     allow = np.stack([np.arange(12) < 4, np.ones(12, bool)])
     rules = ItemRules(allow, None, np.array([0, 1]), Quotas.from_groups(np.zeros(12, np.int64), 1))
     nothing = RankedSessions(np.full((2, 10, 2), -1), np.full((2, 10), -np.inf, np.float32))
-    short = explain_short_sessions(histories.take(np.array([1, 2])), nothing, rules, True, 12)
+    two = histories.take(np.array([1, 2]))
+    short = explain_short_sessions(two, nothing, scorer.recommender.compile(rules, 2, True))
     assert [(each.allowed, each.unseen, each.reason) for each in short] == [(4, 3, "seen"), (12, 11, "quotas")]
-    free = explain_short_sessions(histories.take(np.array([1, 2])), nothing, rules, False, 12)
+    free = explain_short_sessions(two, nothing, scorer.recommender.compile(rules, 2, False))
     assert [(each.unseen, each.reason) for each in free] == [(4, "quotas"), (12, "quotas")]
 
 
@@ -186,7 +193,7 @@ def test_registered_model_refuses_what_it_does_not_know(scorer: Scorer, item_ids
     model.scorer = scorer
     frame = pl.DataFrame({"user_id": ["u0"], "item_ids": [item_ids[:1]]})
     for name, value in (("answer", "session"), ("second_stage", "dense")):
-        with pytest.raises(ConfigError, match=f"parameter '{name}' is '{value}', expected one of"):
+        with pytest.raises(ConfigError, match=f"{name} is '{value}', expected one of"):
             model.predict(None, frame, {name: value})
 
 
@@ -201,7 +208,7 @@ def test_limits_are_per_session_in_the_registered_model(scorer: Scorer, item_ids
 
 def test_scores_are_log_probabilities(scorer: Scorer, histories: Histories) -> None:
     """All 12 * 11 sessions of a user without a history are found by a beam that is wide enough; they sum to at most 1."""
-    ranked = scorer.generate_sessions(histories.take(np.array([4])), 132, Rules())
+    ranked = scorer.score_histories(histories.take(np.array([4])), 132, ItemRules(), SESSIONS)
     assert (ranked.items >= 0).all()
     assert len({tuple(session) for session in ranked.items[0].tolist()}) == 132
     assert 0 < np.exp(ranked.scores).sum() <= 1 + 1e-5

@@ -11,7 +11,8 @@ import pytest
 
 from recsys.contracts.errors import DataError
 from serving.answers.scorer import Scorer
-from serving.bundle.layout import Catalogue, read_catalogue, read_info
+from serving.bundle.catalogue import Catalogue, read_catalogue
+from serving.bundle.layout import read_info
 from serving.inputs.history_frame import map_frame
 
 

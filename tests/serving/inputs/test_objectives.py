@@ -16,9 +16,9 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.runtime import PlainProgress
-from serving.answers.scorer import AnswerOptions, Rules, Scorer
+from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates
-from serving.config import RecommendConfig
+from serving.config import AnswerOptions, RecommendConfig
 from serving.export.export import BundleSources
 from serving.inputs.objectives import objective_weights, row_objectives
 from serving.inputs.user_histories import FrameUsers, PreparedUsers
@@ -97,7 +97,7 @@ def test_objectives_change_the_answer(scorer: Scorer, item_ids: list[int]) -> No
     """Of an untrained but not empty policy. Equal weights are no weights, but for who puts the items into order."""
 
     def answer(objective: dict[str, float] | None, rescore: bool | None = None) -> list[int]:
-        rows = scorer.score_frame(frame_of(item_ids), 12, Rules(rescore=rescore), AnswerOptions(objective=objective))
+        rows = scorer.score_frame(frame_of(item_ids), 12, options=AnswerOptions(objective=objective, rescore=rescore))
         return rows["item_id"].to_list()
 
     likes, watch = answer({"like": 1.0}), answer({"watch_time": 1.0})
@@ -106,24 +106,27 @@ def test_objectives_change_the_answer(scorer: Scorer, item_ids: list[int]) -> No
     assert answer(None, rescore=False) not in (likes, watch, answer(None))
 
 
-def test_histories_that_carry_weights_are_in_the_policy_s_order(scorer: Scorer, histories: Histories) -> None:
-    weighted = [histories.with_objective(np.eye(3)[tower]) for tower in range(2)]
-    first, second = (scorer.score_histories(some, 6).items for some in weighted)
+def test_histories_take_the_weights_of_the_call(scorer: Scorer, histories: Histories) -> None:
+    """Histories of the data take the call's weights; weights that are in them already are not dropped silently."""
+    first, second = (
+        scorer.score_histories(histories, 6, options=AnswerOptions(objective={tower: 1.0})).items
+        for tower in TOWERS[:2]
+    )
     assert (first != second).any()
-    with pytest.raises(ConfigError, match="the dense head takes none"):
-        scorer.score_histories(weighted[0], 6, Rules(rescore=True))
+    with pytest.raises(DataError, match="histories carry objective weights already"):
+        scorer.score_histories(histories.with_objective(np.eye(3)[0]), 6)
 
 
 def test_the_dense_head_orders_nothing_that_is_asked_for(
     scorer: Scorer, steered_bundle: Path, item_ids: list[int], tmp_path: Path
 ) -> None:
     for frame, options in (
-        (frame_of(item_ids), AnswerOptions(objective={"like": 1.0})),
-        (frame_of(item_ids, [LIKES] * 5), AnswerOptions()),
+        (frame_of(item_ids), AnswerOptions(objective={"like": 1.0}, rescore=True)),
+        (frame_of(item_ids, [LIKES] * 5), AnswerOptions(rescore=True)),
     ):
         with pytest.raises(ConfigError, match="the dense head takes none"):
-            scorer.score_frame(frame, 3, Rules(rescore=True), options)
-    with pytest.raises(ValidationError, match="the dense head takes no objective"):
+            scorer.score_frame(frame, 3, options=options)
+    with pytest.raises(ValidationError, match="the dense head takes none"):
         RecommendConfig(rescore=True, objective={"like": 1.0})
     frame_of(item_ids, [LIKES] * 5).write_parquet(tmp_path / "users.parquet")
     people, config = FrameUsers(tmp_path / "users.parquet"), RecommendConfig(k=2, rescore=True)
@@ -158,9 +161,11 @@ def test_the_registered_model_takes_objectives_as_text(scorer: Scorer, item_ids:
         ({}, "gives no tower a weight above 0"),
     ],
 )  # fmt: skip
-def test_objectives_that_mean_nothing_are_refused(scorer: Scorer, asked: dict[str, float], message: str) -> None:
+def test_objectives_that_mean_nothing_are_refused(
+    scorer: Scorer, histories: Histories, asked: dict[str, float], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        scorer.check(AnswerOptions(objective=asked))
+        scorer.score_histories(histories, 3, options=AnswerOptions(objective=asked))
 
 
 def test_a_policy_without_towers_refuses_objectives(bundle: Path, sources: BundleSources, tmp_path: Path) -> None:

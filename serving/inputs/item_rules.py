@@ -1,7 +1,8 @@
-"""The business rules of a batch job: from files and numbers to masks and quotas in the model's indices.
+"""Business rules of a request: from files, lists and numbers to masks and quotas in the model's indices.
 
-Reads the rule files that :class:`~serving.config.RecommendConfig` names; produces :class:`JobRules`. All of it happens
-before the first user is scored, so that a bad file costs no night. Nothing in the bundle is rebuilt.
+Reads the rule files that :class:`~serving.config.RecommendConfig` names, or the lists that a caller of the registered model
+gives; produces :class:`~recsys.decoding.rules.ItemRules`. All of it happens before the first user is scored, so that a bad
+file costs no night. Nothing in the bundle is rebuilt.
 
 Legend: I items, U users of the job, S segments, G categories.
 """
@@ -11,9 +12,8 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,42 +21,17 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ConfigError, DataError
-from recsys.decoding.rules import Quotas
-from serving.answers.scorer import BoolMask, Rules, Scorer
+from recsys.decoding.rules import ItemRules, Quotas
+from serving.bundle.catalogue import BoolMask, Catalogue, index_of
 from serving.config import RecommendConfig
-from serving.inputs.history_frame import index_of
 from serving.inputs.item_lists import read_item_list, read_rule_table, refuse_rows
 
 logger = logging.getLogger("recsys.serving")
 
-SEGMENT: Final = "segment"
-RULE: Final = "rule"
-CATEGORY: Final = "category"
 ALLOW, DENY, NONE = "allow", "deny", "none"
 
 
-@dataclass(frozen=True)
-class JobRules:
-    """Rules of all users of a job.
-
-    Attributes:
-        rules: What is the same for every user; its masks are ``[S, I]`` where there are segments.
-        segment_U: int64 ``[U]`` segment of each user in the order of the job; ``None`` without segments.
-        segments: Names of the S segments.
-    """
-
-    rules: Rules
-    segment_U: npt.NDArray[np.int64] | None = None
-    segments: tuple[str, ...] = ()
-
-    def of_users(self, first: int, last: int) -> Rules:
-        """Rules of users number ``first`` to ``last``."""
-        if self.segment_U is None:
-            return self.rules
-        return replace(self.rules, segments=self.segment_U[first:last])
-
-
-def read_rules(config: RecommendConfig, scorer: Scorer, user_ids: pl.Series) -> JobRules:
+def read_rules(config: RecommendConfig, catalogue: Catalogue, user_ids: pl.Series) -> ItemRules:
     """Read and check everything that restricts a job.
 
     Args:
@@ -64,56 +39,101 @@ def read_rules(config: RecommendConfig, scorer: Scorer, user_ids: pl.Series) -> 
 
     Raises:
         ConfigError: A file is missing, or a rule names something that does not exist.
-        DataError: A file does not keep its form, a user has no segment, or the rules leave no item to anybody.
+        DataError: A file does not keep its form, or a user has no segment.
     """
-    allowed = _lists(config, scorer)
+    allowed = _lists(config, catalogue)
     segment_U: npt.NDArray[np.int64] | None = None
     names: tuple[str, ...] = ()
     if config.segments is not None and config.segment_rules is not None:
-        names, own_SI = _segment_masks(config.segment_rules, scorer)
+        names, own_SI = _segment_masks(config.segment_rules, catalogue)
         segment_U = _segments_of(user_ids, config.segments, names, config)
         allowed = own_SI if allowed is None else own_SI & allowed
-    _check_any_left(allowed)
     quotas = None
     if config.limits_categories:
-        length = config.k if config.answer == "items" else scorer.session_length
+        length = _answer_length(catalogue, config.k, config.answer)
         quotas = category_quotas(
-            scorer, length, config.max_per_category, config.category_limits, config.item_categories
+            catalogue, length, config.max_per_category, config.category_limits, config.item_categories
         )
-    rules = Rules(config.exclude_seen, allowed, None, config.rescore, quotas=quotas)
-    _log(allowed, segment_U, names, rules.quotas)
-    return JobRules(rules, segment_U, names)
+    _log(allowed, segment_U, names, quotas)
+    return ItemRules(allowed, None, segment_U, quotas, config.exclude_seen)
 
 
-def _lists(config: RecommendConfig, scorer: Scorer) -> BoolMask | None:
+def listed_rules(
+    catalogue: Catalogue,
+    k: int,
+    answer: str,
+    *,
+    allow: Sequence[Any] = (),
+    deny: Sequence[Any] = (),
+    max_per_category: int = 0,
+    exclude_seen: bool = True,
+) -> ItemRules:
+    """Make rules of what a caller gives in memory; they are the same for every user.
+
+    Args:
+        k: Items of a list, if ``answer`` is ``items``.
+        allow, deny: Item ids; empty sets no rule.
+        max_per_category: Items of one category in a list or session; 0 sets no limit.
+
+    Raises:
+        ConfigError: A limit is below 0, or set for a model that knows no categories.
+        DataError: An id is not of the catalogue's type.
+    """
+    if max_per_category < 0:
+        raise ConfigError(f"max_per_category is {max_per_category}, expected at least 1, or 0 for no limit")
+    return ItemRules(
+        allow=_listed(catalogue, allow, "allow") if len(allow) else None,
+        deny=_listed(catalogue, deny, "deny") if len(deny) else None,
+        quotas=category_quotas(catalogue, _answer_length(catalogue, k, answer), max_per_category)
+        if max_per_category
+        else None,
+        exclude_seen=exclude_seen,
+    )
+
+
+def _listed(catalogue: Catalogue, item_ids: Sequence[Any], what: str) -> BoolMask:
+    dtype = catalogue.item_ids.dtype
+    try:
+        ids = pl.Series(what, list(item_ids), dtype=dtype)
+    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{what} is to hold item ids of type {dtype}, and a value does not: {error}") from error
+    return catalogue.mask(ids, what)
+
+
+def _answer_length(catalogue: Catalogue, k: int, answer: str) -> int:
+    """Items that stand in one answer, within which a limit per category counts."""
+    return k if answer == "items" else catalogue.spec.session_length
+
+
+def _lists(config: RecommendConfig, catalogue: Catalogue) -> BoolMask | None:
     """``allow`` and ``available`` and not ``deny``, ``[I]``."""
     mask = None
     for path, listed_are_possible in ((config.allow, True), (config.available, True), (config.deny, False)):
         if path is not None:
-            listed = scorer.mask(read_item_list(path, scorer.catalogue.item_ids.dtype), f"'{path}'")
+            listed = catalogue.mask(read_item_list(path, catalogue.item_ids.dtype), f"'{path}'")
             possible = listed if listed_are_possible else ~listed
             mask = possible if mask is None else mask & possible
     return mask
 
 
-def _segment_masks(path: Path, scorer: Scorer) -> tuple[tuple[str, ...], BoolMask]:
+def _segment_masks(path: Path, catalogue: Catalogue) -> tuple[tuple[str, ...], BoolMask]:
     """Return the names of the segments and what each may have, ``[S, I]``."""
-    item_ids = scorer.catalogue.item_ids
+    item_ids = catalogue.item_ids
     text = pl.String()
-    table = read_rule_table(path, {SEGMENT: text, Columns.ITEM_ID: item_ids.dtype, RULE: text})
-    rule = pl.col(RULE)
-    refuse_rows(table, pl.col(SEGMENT).is_null(), path, "name no segment")
+    table = read_rule_table(path, {Columns.SEGMENT: text, Columns.ITEM_ID: item_ids.dtype, Columns.RULE: text})
+    rule = pl.col(Columns.RULE)
+    refuse_rows(table, pl.col(Columns.SEGMENT).is_null(), path, "name no segment")
     known = rule.is_in([ALLOW, DENY, NONE]).fill_null(False)
     refuse_rows(table, ~known, path, f"have a rule that is none of {ALLOW}, {DENY}, {NONE}")
     wrong = pl.col(Columns.ITEM_ID).is_null() != (rule == NONE)
     refuse_rows(table, wrong, path, f"name an item under '{NONE}', or none under '{ALLOW}' or '{DENY}'")
     if table.is_empty():
         raise DataError(f"rule file '{path}' holds no row, expected at least one for every segment")
-    names = tuple(table[SEGMENT].unique().sort())
-    segment = _numbers(table[SEGMENT], names)
-    item = scorer.index_of_items(table[Columns.ITEM_ID].drop_nulls(), f"'{path}'")
-    listed = (table[RULE] != NONE).to_numpy()
-    segment, allows = segment[listed], (table[RULE] == ALLOW).to_numpy()[listed]
+    names = tuple(table[Columns.SEGMENT].unique().sort())
+    segment = _numbers(table[Columns.SEGMENT], names)
+    item = catalogue.listed_index(table[Columns.ITEM_ID].drop_nulls(), f"'{path}'")
+    listed = (table[Columns.RULE] != NONE).to_numpy()
+    segment, allows = segment[listed], (table[Columns.RULE] == ALLOW).to_numpy()[listed]
     allow_SI, deny_SI = np.zeros((2, len(names), len(item_ids)), bool)
     for marks, chosen in ((allow_SI, allows & (item >= 0)), (deny_SI, ~allows & (item >= 0))):
         marks[segment[chosen], item[chosen]] = True
@@ -126,12 +146,12 @@ def _segments_of(
     user_ids: pl.Series, path: Path, names: tuple[str, ...], config: RecommendConfig
 ) -> npt.NDArray[np.int64]:
     """Segment number of every user, ``[U]``."""
-    table = read_rule_table(path, {Columns.USER_ID: user_ids.dtype, SEGMENT: pl.String()})
+    table = read_rule_table(path, {Columns.USER_ID: user_ids.dtype, Columns.SEGMENT: pl.String()})
     refuse_rows(table, pl.any_horizontal(pl.all().is_null()), path, "lack the user or the segment")
     refuse_rows(table, pl.col(Columns.USER_ID).is_duplicated(), path, "name a user that occurs more than once")
     refuse_rows(
         table,
-        ~pl.col(SEGMENT).is_in(names),
+        ~pl.col(Columns.SEGMENT).is_in(names),
         path,
         f"have a segment without rules in '{config.segment_rules}' (it has {_shorten(names)}; a segment without a list "
         f"of its own needs one row with the rule '{NONE}')",
@@ -149,11 +169,11 @@ def _segments_of(
             f"{user_ids[int(np.argmax(without))]!r}; list them, or set default_segment"
         )
     fallback = 0 if default is None else names.index(default)
-    return np.append(_numbers(table[SEGMENT], names), fallback)[place]  # -1 reads the last entry
+    return np.append(_numbers(table[Columns.SEGMENT], names), fallback)[place]  # -1 reads the last entry
 
 
 def category_quotas(
-    scorer: Scorer,
+    catalogue: Catalogue,
     length: int,
     max_per_category: int | None,
     limits: Mapping[str, int] | None = None,
@@ -168,7 +188,7 @@ def category_quotas(
         ConfigError: A limit names a category that no item has, or the model knows no categories and no file is given.
         DataError: The file does not keep its form.
     """
-    group_I, names = _categories(item_categories, scorer)
+    group_I, names = _categories(item_categories, catalogue)
     # no list is longer than this, so this is "no limit"
     limit_G = np.full(len(names), min(max_per_category or length, length), np.int64)
     for name, limit in (limits or {}).items():
@@ -180,22 +200,22 @@ def category_quotas(
     return Quotas.from_groups(group_I, limit_G)
 
 
-def _categories(path: Path | None, scorer: Scorer) -> tuple[npt.NDArray[np.int64], list[str]]:
+def _categories(path: Path | None, catalogue: Catalogue) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Category of every item, ``[I]``, and the names of the categories; number 0 is "no category"."""
     if path is None:
-        group_I = scorer.category_index
-        if not group_I.any():
+        group_I = catalogue.category_I
+        if group_I is None or not group_I.any():
             raise ConfigError(
                 "a limit per category is set, but the model was trained with no category of any item; give item_categories"
             )
         present = set(group_I.tolist())
         # an index that no item has gets a name that nobody can ask for
         return group_I, [str(number) if number in present else "" for number in range(int(group_I.max()) + 1)]
-    table = read_rule_table(path, {Columns.ITEM_ID: scorer.catalogue.item_ids.dtype, CATEGORY: pl.String()})
+    table = read_rule_table(path, {Columns.ITEM_ID: catalogue.item_ids.dtype, Columns.CATEGORY: pl.String()})
     refuse_rows(table, pl.any_horizontal(pl.all().is_null()), path, "lack the item or the category")
     refuse_rows(table, pl.col(Columns.ITEM_ID).is_duplicated(), path, "name an item that occurs more than once")
-    names = ["", *table[CATEGORY].unique().sort()]
-    place = index_of(scorer.catalogue.item_ids, table[Columns.ITEM_ID], "item ids of the model")
+    names = ["", *table[Columns.CATEGORY].unique().sort()]
+    place = index_of(catalogue.item_ids, table[Columns.ITEM_ID], "item ids of the model")
     if (place < 0).any():
         logger.warning(
             "'%s' gives no category for %d of the model's %d items; they have no limit",
@@ -203,18 +223,13 @@ def _categories(path: Path | None, scorer: Scorer) -> tuple[npt.NDArray[np.int64
             int((place < 0).sum()),
             len(place),
         )
-    return np.append(_numbers(table[CATEGORY], names), 0)[place], names
+    return np.append(_numbers(table[Columns.CATEGORY], names), 0)[place], names
 
 
 def _numbers(values: pl.Series, names: Sequence[str]) -> npt.NDArray[np.int64]:
     """Position of each value in ``names``; every value has one."""
     numbers: npt.NDArray[np.int64] = values.cast(pl.Enum(names)).to_physical().cast(pl.Int64).to_numpy()
     return numbers
-
-
-def _check_any_left(allowed: BoolMask | None) -> None:
-    if allowed is not None and not allowed.any():
-        raise DataError("the item rules together leave no item of the catalogue to anybody; nothing can be recommended")
 
 
 def _log(

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.runtime import PlainProgress
-from serving.answers.item_rules import read_rules
 from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates
 from serving.config import RecommendConfig
 from serving.export.export import BundleSources
+from serving.inputs.item_rules import read_rules
 from serving.inputs.user_histories import PreparedUsers
 from serving.registry.pyfunc_model import RecommenderModel
 from tests.serving.conftest import NUM_ITEMS
@@ -135,7 +135,7 @@ def test_categories_from_a_file(scorer: Scorer, item_ids: list[int], tmp_path: P
     lines = [f"{item_ids[0]},toy", f"{item_ids[2]},toy", f"{item_ids[1]},book"]
     path = write_csv(tmp_path / "categories.csv", "item_id,category", *lines)
     config = RecommendConfig(k=5, category_limits={"toy": 1, "book": 9}, item_categories=path)
-    quotas = read_rules(config, scorer, pl.Series(["u0"])).rules.quotas
+    quotas = read_rules(config, scorer.catalogue, pl.Series(["u0"])).quotas
     assert quotas is not None
     assert quotas.group_I.tolist() == [2, 1, 2] + [0] * (NUM_ITEMS - 3)
     assert quotas.limit_G.tolist()[1:] == [5, 1]
