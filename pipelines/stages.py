@@ -154,8 +154,9 @@ def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progre
 def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Evaluate the policy beside the baselines on the same rows, and write the report."""
     from recsys.contracts.dataset import Dataset
+    from recsys.evaluation.examples import write_examples
     from recsys.evaluation.rank import compare_systems, rank_with_policy
-    from recsys.evaluation.rankings import UNALIGNED_BEAM, UNALIGNED_SERVED
+    from recsys.evaluation.rankings import SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
     from recsys.model.checkpoint import load_policy
     from recsys.reports.evaluation import report_on
     from recsys.semantic_ids.versions import SemanticIds
@@ -171,7 +172,11 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     else:
         generative = rank_with_policy(prepared, trained, *settings)
     summary = compare_systems(prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
-    report_on(out_dir / "report.html", "Offline evaluation", out_dir, inputs)
+    exclude, split = config.evaluate.filters[0], config.evaluate.split_code
+    write_examples(
+        prepared, generative[SERVED][exclude], split, out_dir, config.seed, system=SERVED, exclude_seen=exclude
+    )
+    report_on(out_dir / "report.html", f"Offline evaluation of '{config.name}'", out_dir, inputs)
     return summary
 
 

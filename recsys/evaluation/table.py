@@ -6,6 +6,7 @@ Reads the summary that :func:`~recsys.evaluation.evaluate.evaluate` returns; pro
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 
@@ -50,28 +51,41 @@ def format_table(summary: Mapping[str, Any]) -> str:
 
 
 def ranked_systems(summary: Mapping[str, Any]) -> list[str]:
-    """Return the systems by the last headline metric of the first filter, best first; ties by name."""
+    """Return the systems by the last headline metric of the first filter, best first; ties by name, unknown means last."""
     metric = summary["headline"][-1]
 
-    def key(system: str) -> tuple[float, str]:
+    def key(system: str) -> tuple[bool, float, str]:
         by_filter = summary["systems"][system]
-        return -by_filter["filtered" if "filtered" in by_filter else "unfiltered"][metric]["mean"], system
+        mean = by_filter["filtered" if "filtered" in by_filter else "unfiltered"][metric]["mean"]
+        return is_unknown(mean), 0.0 if is_unknown(mean) else -mean, system
 
     return sorted(summary["systems"], key=key)
 
 
-def verdict(comparison: Mapping[str, float]) -> str:
-    """Say how a system stands against the reference: ``better``, ``worse`` or ``equal`` (the interval holds 0).
+def is_unknown(value: float | None) -> bool:
+    """Whether a number was never measured: missing, or NaN."""
+    return value is None or isnan(value)
+
+
+def verdict(comparison: Mapping[str, float | None]) -> str:
+    """Say how a system stands against the reference: ``better``, ``worse``, ``equal`` (the interval holds 0), ``unknown``.
 
     Args:
         comparison: Interval of reference minus system.
+
+    Example:
+        >>> verdict({"low": -0.2, "high": -0.1}), verdict({"low": -0.1, "high": 0.1}), verdict({"low": None, "high": None})
+        ('better', 'equal', 'unknown')
     """
-    if comparison["high"] < 0:
+    low, high = comparison["low"], comparison["high"]
+    if low is None or high is None or isnan(low) or isnan(high):
+        return "unknown"
+    if high < 0:
         return "better"
-    return "worse" if comparison["low"] > 0 else "equal"
+    return "worse" if low > 0 else "equal"
 
 
-_MARKS = {"better": " +", "worse": " -", "equal": " ="}
+_MARKS = {"better": " +", "worse": " -", "equal": " =", "unknown": " ?"}
 
 
 def _cell(summary: Mapping[str, Any], system: str, filter_name: str, metric: str) -> str:
@@ -81,7 +95,9 @@ def _cell(summary: Mapping[str, Any], system: str, filter_name: str, metric: str
     return text if comparison is None else text + _MARKS[verdict(comparison)]
 
 
-def _short(value: float) -> str:
-    """Write a share with four digits and no leading zero, as in the field's tables."""
+def _short(value: float | None) -> str:
+    """Write a share with four digits and no leading zero, as in the field's tables; a dash where it was not measured."""
+    if value is None or isnan(value):
+        return "–"
     text = f"{value:.4f}"
     return text[1:] if text.startswith("0.") else text

@@ -1,7 +1,8 @@
-"""The HTML report: one file that can be mailed, with the numbers, the figures, and where they come from.
+"""The HTML report of an evaluation: one file that can be mailed, with its conclusion, numbers, figures and lineage.
 
-Reads an evaluation folder (``metrics.json``, ``metrics.parquet``, ``comparisons.parquet``), training curves, the
-reports of the tokenizer and of the data, and the lineage; produces one page that loads nothing from anywhere.
+Reads an evaluation folder (``metrics.json``, ``metrics.parquet``, ``comparisons.parquet``, ``examples.json``), training
+curves, semantic IDs with titles, the reports of the tokenizer and of the data, and the lineage; produces one page that
+loads nothing from anywhere.
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ from typing import Any
 
 import polars as pl
 
-from recsys.contracts.errors import ArtifactError, DataError
+from recsys.contracts.columns import Columns
+from recsys.contracts.dataset import Dataset
+from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import Artifact, explain_write_errors, read_json
 from recsys.evaluation.evaluate import COMPARISONS_FILE, METRICS_FILE, SUMMARY_FILE
+from recsys.evaluation.examples import EXAMPLES_FILE
 from recsys.evaluation.rankings import CURVES_FILE
-from recsys.evaluation.table import ranked_systems, verdict
+from recsys.evaluation.table import is_unknown, ranked_systems, verdict
 from recsys.reports import figures
-from recsys.reports.html import facts, page, paragraph
-
-_FILTER_TITLES = {"filtered": "seen items filtered", "unfiltered": "seen items kept"}
+from recsys.reports.conclusion import FILTER_WORDS, evaluation_conclusion
+from recsys.reports.curves import training_panels
+from recsys.reports.examples import example_users
+from recsys.reports.html import NO_BREAK, details, facts, page, paragraph
+from recsys.reports.semantic_ids import IdCatalogue, semantic_id_section
+from recsys.semantic_ids.versions import SemanticIds
 
 
 def write_report(
@@ -32,14 +39,17 @@ def write_report(
     curves: pl.DataFrame | None,
     tokenizer_report: dict[str, Any] | None,
     data_report: dict[str, Any] | None,
-    lineage: dict[str, Any],
+    lineage: Mapping[str, Mapping[str, Any]],
+    catalogue: IdCatalogue | None = None,
 ) -> None:
     """Write the report.
 
     Args:
-        evaluation_dir: Folder that :func:`~recsys.evaluation.evaluate.evaluate` wrote.
+        evaluation_dir: Folder that :func:`~recsys.evaluation.evaluate.evaluate` wrote; example users are shown where
+            ``examples.json`` lies beside its files.
         curves: ``name``, ``value``, and ``step`` or ``epoch``; ``None`` leaves the section out, as for the next two.
-        lineage: Digests, code revision, seed, configuration: anything nested; shown as it is.
+        lineage: Per stage its digest, code version, seed, configuration: anything nested.
+        catalogue: Semantic IDs and titles; ``None`` leaves out the picture.
 
     Raises:
         ArtifactError: A file of the evaluation is missing or damaged, or the report cannot be written.
@@ -48,97 +58,136 @@ def write_report(
     summary = read_json(evaluation_dir / SUMMARY_FILE)
     metrics = _read(evaluation_dir / METRICS_FILE)
     comparisons = _read(evaluation_dir / COMPARISONS_FILE)
+    examples = _optional_json(evaluation_dir / EXAMPLES_FILE)
     systems = ranked_systems(summary)
     sections = [("results", "Results", _results(summary, systems))]
     if not comparisons.is_empty():
         sections.append(("paired", "Paired differences", _paired(summary, comparisons, systems)))
+    if examples is not None and examples["users"]:
+        sections.append(("examples", "Example users", example_users(examples)))
     sections.append(("cutoffs", "Metrics by cut-off", _by_cutoff(summary, metrics, systems)))
     sections.append(("slices", "Slices", _slices(summary, metrics, systems)))
     if curves is not None and not curves.is_empty():
-        sections.append(("curves", "Training", _curves(curves)))
+        sections.append(("curves", "Training", training_panels(curves)))
     if tokenizer_report is not None:
-        sections.append(("tokenizer", "Semantic IDs", facts(tokenizer_report)))
+        sections.append(("tokenizer", "Semantic IDs", semantic_id_section(tokenizer_report, catalogue)))
     if data_report is not None:
-        sections.append(("data", "Data", facts(data_report)))
-    opened = "<details open><summary>digests, settings, versions</summary>"
-    sections.append(("lineage", "Lineage and settings", f"{opened}{facts(lineage)}</details>"))
+        sections.append(("data", "Data", _data(data_report)))
+    sections.append(("lineage", "Lineage and settings", lineage_section(lineage)))
     lead = (
         f"{summary['rows']:,} rows of {summary['users']:,} users in the {summary['split']} split; item level, full "
-        f"catalogue, no sampled negatives; brackets hold {summary['confidence'] * 100:g} % bootstrap intervals over users."
+        f"catalogue, no sampled negatives; brackets hold {summary['confidence'] * 100:g}{NO_BREAK}% bootstrap intervals "
+        "over users."
     )
+    html = page(title, evaluation_conclusion(summary), lead, sections)
     with explain_write_errors(out_file.parent):
         out_file.parent.mkdir(parents=True, exist_ok=True)
-        out_file.write_text(page(title, lead, sections), encoding="utf-8")
+        out_file.write_text(html, encoding="utf-8")
+
+
+def lineage_section(lineage: Mapping[str, Any]) -> str:
+    """Return where a result comes from, a folded part per stage; what is not nested stands first."""
+    plain = {name: value for name, value in lineage.items() if not isinstance(value, Mapping)}
+    stages = {name: value for name, value in lineage.items() if isinstance(value, Mapping)}
+    html = facts(plain) if plain else ""
+    for name, values in stages.items():
+        digest = str(values.get("digest", ""))[:12]
+        html += details(f"{name} · {digest}" if digest else name, facts(values))
+    return details("Digests, settings, code versions", html)
 
 
 def _results(summary: Mapping[str, Any], systems: list[str]) -> str:
-    filters = [name for name in _FILTER_TITLES if name in summary["systems"][systems[0]]]
+    filters = [name for name in FILTER_WORDS if name in summary["systems"][systems[0]]]
     headline, reference = summary["headline"], summary["reference"]
     extra = [m for m in (headline[1].replace("ndcg", "coverage"),) if m in summary["systems"][systems[0]][filters[0]]]
     shown = [*headline, *extra]
-    top = "".join(f'<th colspan="{len(shown)}">{_FILTER_TITLES[name]}</th>' for name in filters)
+    top = "".join(f'<th colspan="{len(shown)}">{FILTER_WORDS[name]}</th>' for name in filters)
     second = "".join(f"<th>{escape(metric)}</th>" for _ in filters for metric in shown)
+    best = {(name, metric): _best(summary, systems, name, metric) for name in filters for metric in shown}
     body = ""
     for system in systems:
-        cells = "".join(_cell(summary, system, name, metric) for name in filters for metric in shown)
+        cells = "".join(
+            _cell(summary, system, name, metric, best[name, metric]) for name in filters for metric in shown
+        )
         css = ' class="reference"' if system == reference else ""
         body += f"<tr{css}><td>{escape(system)}</td>{cells}</tr>"
     table = (
-        f'<div class="scroll"><table><thead><tr><th></th>{top}</tr><tr><th>system</th>{second}</tr></thead>'
+        f'<div class="scroll"><table class="cards"><thead><tr><th></th>{top}</tr><tr><th>system</th>{second}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+    note = (
+        "The highest value of each column is bold. Compare filtered with filtered only: leaving seen items out helps every "
+        "system."
+    )
     if reference is None:
-        return table
+        return table + paragraph(note)
     return table + paragraph(
-        f"▲ better and ▼ worse than {reference} on the same users (the paired interval does not hold 0), ≈ not "
-        "distinguishable. Compare filtered with filtered only: leaving seen items out helps every system."
+        f"The reference, {reference}, is shaded; ▲ better and ▼ worse than it on the same users (the paired interval does "
+        f"not hold 0), ≈ not distinguishable. {note}"
     )
 
 
-def _cell(summary: Mapping[str, Any], system: str, filter_name: str, metric: str) -> str:
+def _best(summary: Mapping[str, Any], systems: list[str], filter_name: str, metric: str) -> float | None:
+    means = [summary["systems"][system][filter_name][metric]["mean"] for system in systems]
+    return max((mean for mean in means if not is_unknown(mean)), default=None)
+
+
+def _cell(summary: Mapping[str, Any], system: str, filter_name: str, metric: str, best: float | None) -> str:
+    label = f' data-label="{escape(metric)}, {FILTER_WORDS[filter_name].removeprefix("seen items ")}"'
     value = summary["systems"][system][filter_name][metric]
-    if value["low"] is None:
-        return f"<td>{value['mean']:.4f}</td>"
-    text = f"{value['mean']:.4f} <small>[{value['low']:.4f}, {value['high']:.4f}]</small>"
+    if is_unknown(value["mean"]):
+        return f"<td{label}>–</td>"
+    text = f"{value['mean']:.4f}"
+    text = f"<b>{text}</b>" if value["mean"] == best else text
     comparison = summary["comparisons"].get(system, {}).get(filter_name, {}).get(metric)
-    if comparison is None:
-        return f"<td>{text}</td>"
-    found = verdict(comparison)
-    mark = {"better": "▲", "worse": "▼", "equal": "≈"}[found]
-    return f'<td>{text} <span class="{found}" title="{found}, p = {comparison["p_value"]:.3f}">{mark}</span></td>'
+    if comparison is not None:
+        found = verdict(comparison)
+        mark = {"better": "▲", "worse": "▼", "equal": "≈", "unknown": "?"}[found]
+        told = found if is_unknown(comparison["p_value"]) else f"{found}, p = {comparison['p_value']:.3f}"
+        text += f' <span class="{found}" title="{told}">{mark}</span>'
+    if not is_unknown(value["low"]) and not is_unknown(value["high"]):
+        text += f" <small>[{value['low']:.4f}, {value['high']:.4f}]</small>"
+    return f"<td{label}><span>{text}</span></td>"
 
 
 def _paired(summary: Mapping[str, Any], comparisons: pl.DataFrame, systems: list[str]) -> str:
     note = paragraph(
-        f"{summary['reference']} minus each system, on the same users: right of the line the reference is better. "
-        "Intervals are not corrected for the number of comparisons."
+        f"{summary['reference']} minus each system, on the same users: right of the dashed line the reference is better, "
+        "and clearly so where the whole interval is. Intervals are not corrected for the number of comparisons."
     )
     return note + figures.forest(comparisons, summary["headline"], systems)
 
 
 def _by_cutoff(summary: Mapping[str, Any], metrics: pl.DataFrame, systems: list[str]) -> str:
     html = ""
-    for name, heading in _FILTER_TITLES.items():
+    for name, heading in FILTER_WORDS.items():
         if name in summary["systems"][systems[0]]:
-            html += f"<h3>{heading}</h3>" + figures.metric_by_k(metrics, systems, name == "filtered")
+            drawn = figures.metric_by_k(metrics, systems, name == "filtered")
+            html += f"<h3>{heading[0].upper()}{heading[1:]}</h3>{drawn}"
     return html
 
 
 def _slices(summary: Mapping[str, Any], metrics: pl.DataFrame, systems: list[str]) -> str:
     metric = summary["headline"][1]
     exclude = "filtered" in summary["systems"][systems[0]]
-    empty = [name for name, rows in summary["slices"].items() if rows == 0]
-    note = f"{metric}, {_FILTER_TITLES['filtered' if exclude else 'unfiltered']}; head and tail by train traffic."
+    empty = [name.replace("_", " ") for name, rows in summary["slices"].items() if rows == 0]
+    note = (
+        f"{metric}, {FILTER_WORDS['filtered' if exclude else 'unfiltered']}; head and tail by train traffic. Look for a "
+        "slice where the order of the systems turns: there the mean hides something."
+    )
     if empty:
         note += f" Without rows: {', '.join(empty)}."
     return paragraph(note) + figures.slice_bars(metrics, systems, metric, exclude)
 
 
-def _curves(curves: pl.DataFrame) -> str:
-    missing = [name for name in ("name", "value") if name not in curves.columns]
-    if missing or not {"step", "epoch"} & set(curves.columns):
-        raise DataError(f"curves have columns {curves.columns}, expected 'name', 'value', and 'step' or 'epoch'")
-    return figures.training_curves(curves)
+def _data(report: Mapping[str, Any]) -> str:
+    counts = [f"{report[name]:,} {name}" for name in ("users", "items") if isinstance(report.get(name), int)]
+    if isinstance(report.get("kept"), int):
+        counts.append(f"{report['kept']:,} events")
+    if isinstance(report.get("positive_events"), int):
+        counts.append(f"{report['positive_events']:,} of them positive")
+    said = paragraph(f"{', '.join(counts)}.") if counts else ""
+    return said + details("The whole report of the data", facts(report))
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -164,6 +213,7 @@ def report_on(out_file: Path, title: str, evaluation_dir: Path, inputs: Mapping[
         }
         for name, artifact in inputs.items()
     }
+    items = Dataset.open(inputs["prepare"].path).items
     write_report(
         out_file,
         title=title,
@@ -172,6 +222,10 @@ def report_on(out_file: Path, title: str, evaluation_dir: Path, inputs: Mapping[
         tokenizer_report=_optional_json(inputs["tokenize"].path / "tokenizer_report.json"),
         data_report=_optional_json(inputs["prepare"].path / "data_report.json"),
         lineage=lineage,
+        catalogue=IdCatalogue(
+            SemanticIds.load(inputs["tokenize"].path),
+            items.select(Columns.ITEM_ID, Columns.TITLE, Columns.TRAIN_COUNT),
+        ),
     )
 
 
