@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -197,7 +197,7 @@ def _explain(config_class: type[FrozenConfig], error: ValidationError, where: st
     lines = []
     for problem in error.errors():
         location = tuple(str(part) for part in problem["loc"])
-        key = ".".join(location)
+        key = ".".join(_without_tags(config_class, location))
         file = recipe.file_of(location) if recipe is not None else None
         stands = f" in '{file}'" if recipe is not None and file != recipe.path and problem["type"] != "missing" else ""
         if problem["type"] == "extra_forbidden":
@@ -209,7 +209,7 @@ def _explain(config_class: type[FrozenConfig], error: ValidationError, where: st
             hint = f"it is called '{renamed[0]}' now" if renamed else hint
             lines.append(f"unknown key '{key}' (value {problem['input']!r}){stands}; {hint}")
         elif problem["type"] == "missing":
-            lines.append(f"key '{key}' is missing; it has no default")
+            lines.append(f"key '{key}' is missing; {_wanted(_classes_at(config_class, location[:-1]), location[-1])}")
         else:
             lines.append(f"key '{key}' is {problem['input']!r}{stands}: {problem['msg']}")
     return f"config {where}: " + "\n  ".join(lines)
@@ -228,6 +228,28 @@ def _classes_at(config_class: type[FrozenConfig], location: Sequence[str]) -> li
             continue
         classes = found
     return classes
+
+
+def _without_tags(config_class: type[FrozenConfig], location: Sequence[str]) -> list[str]:
+    """Leave out what is no key of the file: the tag of the member of a union, as ``table`` in ``source.table.path``."""
+    keys: list[str] = []
+    for place, part in enumerate(location):
+        before, last = location[:place], place == len(location) - 1
+        union = place > 0 and len(_classes_at(config_class, before)) > 1
+        known = any(part in current.model_fields for current in _classes_at(config_class, before))
+        if last or known or not union:
+            keys.append(part)
+    return keys
+
+
+def _wanted(classes: Sequence[type[FrozenConfig]], key: str) -> str:
+    """Say what a missing key takes."""
+    for current in classes:
+        field = current.model_fields.get(key)
+        choices = get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
+        if choices:
+            return f"it has no default: give one of {', '.join(map(str, choices))}"
+    return "it has no default"
 
 
 def _model_classes(annotation: Any) -> list[type[FrozenConfig]]:

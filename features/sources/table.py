@@ -76,6 +76,7 @@ class TableSource(MappedSource):
             if not path.is_file():
                 inside = sorted(p.name for p in path.parent.glob("*") if p.is_file()) if path.parent.is_dir() else []
                 raise DataError(
-                    f"'{path}' does not exist (for {kind}); files there: {', '.join(inside[:20]) or 'none'}; set source.path"
+                    f"'{path}' does not exist (for {kind}); files there: {', '.join(inside[:20]) or 'none'}; "
+                    f"set source.path or source.{kind}"
                 )
         return paths

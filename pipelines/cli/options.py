@@ -1,11 +1,21 @@
-"""Options that all verbs share: what is said on standard error, and how much of it."""
+"""What the verbs share: options, what is said on standard error, the configuration, the lock, the plan."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from recsys.runtime import ProgressMode, make_progress
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
+    from pipelines.workflow import Workflow
 
 _LOUD: Final = (
     "lightning",
@@ -30,6 +40,19 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="YAML recipe, for example pipelines/recipes/beauty.yaml.", metavar="FILE")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example train.max_epochs=5 seed=7.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved config and what would run, and why; do nothing.")
+]
+ProgressOption = Annotated[ProgressMode, typer.Option("--progress", help="auto: bars on a terminal, else plain lines.")]
+LogOption = Annotated[LogLevel, typer.Option("--log-level", help="How much is said on standard error.")]
+
+
 def set_up_logging(level: LogLevel) -> None:
     """Send our log to standard error; libraries only speak from warnings on."""
     logging.basicConfig(
@@ -43,3 +66,29 @@ def set_up_logging(level: LogLevel) -> None:
         logging.getLogger(name).setLevel(level.upper())
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.DEBUG if level is LogLevel.DEBUG else logging.ERROR)
+
+
+def load(path: Path, overrides: list[str] | None) -> RunConfig:
+    """Read a recipe with its overrides."""
+    from pipelines.config import load_run_config
+
+    return load_run_config(path, overrides or [])
+
+
+def locked(config: RunConfig, mode: ProgressMode, work: Callable[[Workflow], Any]) -> Any:
+    """Do work while holding the lock of the output folder."""
+    from pipelines.engine.lock import run_lock
+    from pipelines.workflow import Workflow
+
+    with run_lock(config.output_dir):
+        return work(Workflow(config, make_progress(mode)))
+
+
+def print_plan(config: RunConfig, verb: str | None = None) -> None:
+    """Print the resolved configuration, and what would run and why."""
+    from pipelines.config import to_yaml
+    from pipelines.workflow import describe_plan
+
+    print(to_yaml(config))
+    for row in describe_plan(config, verb):
+        print(f"{row['stage']:10} {row['action']:5} {row['digest']}  {row['why']}")

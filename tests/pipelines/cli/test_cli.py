@@ -74,6 +74,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "export",
         "promote",
         "recommend",
+        "histories",
         "run",
         "demo",
         "report",
@@ -279,6 +280,21 @@ class TestWholeRun:
         assert len(rows[0]) == 6
         assert rows[0].select("user_id", "item_id", "rank").equals(rows[1].select("user_id", "item_id", "rank"))
         assert [part["model_version"][0][:5] for part in rows] == ["unreg", "1"]
+
+    def test_histories_of_the_same_log_get_the_answers_of_the_batch_job(
+        self, tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        users = tmp_path / "new" / "histories.parquet"
+        assert call("histories", *tiny_run.arguments[1:], "--out", str(users)) == 0
+        assert capsys.readouterr().out.startswith("300 users, ")
+        model = ["--model", str(tiny_run.artifact("bundle")), "--k", "5"]
+        assert call("recommend", *model, "--users", str(users), "--out", str(tmp_path / "out")) == 0
+        columns = ["user_id", "rank", "item_id"]
+        found, expected = (
+            pl.read_parquet(folder / "part-*.parquet").select(columns).sort("user_id", "rank")
+            for folder in (tmp_path / "out", tiny_run.artifact("candidates"))
+        )
+        assert found.equals(expected)
 
     def test_an_unknown_alias_is_4(self, tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         uri = f"sqlite:///{tiny_run.folder}/mlflow.db"

@@ -1,0 +1,208 @@
+"""Verbs beside the stages: histories and candidates, the report, the simulated A/B test, checks of data and machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli.options import (
+    ConfigOption,
+    DryRun,
+    LogLevel,
+    LogOption,
+    Overrides,
+    ProgressOption,
+    load,
+    locked,
+    print_plan,
+    set_up_logging,
+)
+from recsys.contracts.errors import ArtifactError, ConfigError, DataError
+from recsys.runtime import ProgressMode, make_progress
+
+
+def recommend(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", help="Recipe; its champion scores its data.")
+    ] = None,
+    overrides: Overrides = None,
+    model: Annotated[
+        str | None, typer.Option(help="models:/name@champion, models:/name/3, or a bundle folder.")
+    ] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="Histories written by `recsys histories`, or a prepared data folder.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the candidates; the same folder continues a killed job.")
+    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow of the model; default: MLFLOW_TRACKING_URI.")] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="Items per user.")] = None,
+    allow: Annotated[Path | None, typer.Option(help="File of the only items that may be recommended.")] = None,
+    deny: Annotated[Path | None, typer.Option(help="File of items that must not be recommended.")] = None,
+    dry_run: DryRun = False,
+    progress: ProgressOption = ProgressMode.AUTO,
+    log_level: LogOption = LogLevel.INFO,
+) -> None:
+    """Write candidates for all users, in shards, restartable.
+
+    Inside a run: recsys recommend --config my.yaml
+
+    Any model, any users: recsys recommend --model models:/beauty@champion --users histories.parquet --out candidates/
+    """
+    set_up_logging(log_level)
+    settings: dict[str, Any] = {"model": model, "k": k, "allow": allow, "deny": deny}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if users is not None or out is not None or config is None:
+        _recommend_anything(config, overrides or [], given, users, out, tracking_uri, progress)
+        return
+    lines = [*(overrides or []), *(f"recommend.{name}={value}" for name, value in given.items())]
+    loaded = load(config, lines)
+    if dry_run:
+        print_plan(loaded, verb="recommend")
+        return
+    outcome = locked(loaded, progress, lambda workflow: workflow.run_verb("recommend"))
+    if not outcome.ran:
+        print(f"recommend: nothing to do, up to date (digest {outcome.artifact.digest[:16]})")
+    print(outcome.artifact.path)
+
+
+def _recommend_anything(
+    config: Path | None,
+    overrides: list[str],
+    given: dict[str, Any],
+    users: Path | None,
+    out: Path | None,
+    tracking_uri: str | None,
+    progress: ProgressMode,
+) -> None:
+    from pipelines.engine.lock import run_lock
+    from recsys.config import apply_overrides, validate
+    from serving.batch.job import recommend_with
+    from serving.config import RecommendConfig
+
+    if config is not None:
+        raise ConfigError(
+            "recommend: --users and --out belong to --model; with --config the users and the folder are the run's own"
+        )
+    if users is not None and {".csv", ".tsv"} & set(users.suffixes):
+        raise DataError(
+            f"recommend: --users '{users}' is a table of interactions; histories are a Parquet file with one row per user, "
+            f"written by: recsys histories --config my.yaml --out {users.name.partition('.')[0]}_histories.parquet"
+        )
+    if given.get("model") is None or users is None or out is None:
+        raise ConfigError("recommend: give either --config, or all three of --model, --users and --out")
+    settings = validate(RecommendConfig, apply_overrides(given, overrides), "recommend")
+    with run_lock(out):
+        summary = recommend_with(settings, users, out, tracking_uri, make_progress(progress))
+    print(f"{summary['rows']} rows for {summary['users']} users in {summary['shards']} files\n{out}")
+
+
+def histories(
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(help="Parquet file to write: one row per user.")],
+    overrides: Overrides = None,
+    log_level: LogOption = LogLevel.INFO,
+) -> None:
+    """Write one row per user, the histories that `recommend --users` reads.
+
+    They are read from the recipe's source by its column map; another file of the same form is given as an override.
+
+    Example: recsys histories --config shop.yaml --out histories.parquet source.interactions=today.csv
+    """
+    from features.user_histories import user_histories
+    from recsys.contracts.manifest import explain_write_errors
+
+    set_up_logging(log_level)
+    loaded = load(config, overrides)
+    table = user_histories(loaded.source, loaded.features, loaded.seed)
+    with explain_write_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.write_parquet(out)
+    print(f"{len(table)} users, {table['item_ids'].list.len().sum()} events\n{out}")
+
+
+def report(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the output folder.")] = None,
+    log_level: LogOption = LogLevel.INFO,
+) -> None:
+    """Write the HTML report of an evaluation that has run, and print its table.
+
+    Example: recsys report --config pipelines/recipes/beauty.yaml --out report.html
+    """
+    from pipelines.report import rewrite_report
+
+    set_up_logging(log_level)
+    loaded = load(config, overrides)
+    path, table = rewrite_report(loaded, out or loaded.output_dir / "report.html")
+    print(f"{table}\n{path}")
+
+
+def simulate(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="A further policy; may be given several times.", metavar="NAME=FOLDER")
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="Users to show sessions to, spread over all of them.")] = 1000,
+    beams: Annotated[int, typer.Option(min=1, help="Candidates that the truth picks the best of.")] = 32,
+    out: Annotated[Path | None, typer.Option(help="Folder for simulated_ab.json and .parquet.")] = None,
+    progress: ProgressOption = ProgressMode.AUTO,
+    log_level: LogOption = LogLevel.INFO,
+) -> None:
+    """Compare a recipe's policies on the simulator's users, who know what they truly like; runs the stages it needs.
+
+    The recipe has source.kind: simulated and features.task: session.
+
+    Example: recsys simulate --config pipelines/recipes/simulated_sessions.yaml
+    """
+    from pipelines.engine.lock import run_lock
+    from pipelines.simulation.ab_test import simulate as simulated_test
+
+    set_up_logging(log_level)
+    loaded = load(config, overrides)
+    with run_lock(loaded.output_dir):
+        result, lines = simulated_test(loaded, policy or [], users, beams, make_progress(progress))
+    print("\n".join([result.table(), *lines]))
+    if out is not None:
+        result.write(out)
+
+
+def validate(config: ConfigOption, overrides: Overrides = None, log_level: LogOption = LogLevel.INFO) -> None:
+    """Check recipe and raw data without writing anything; exit code 3 when `prepare` would refuse.
+
+    Example: recsys validate --config pipelines/recipes/beauty.yaml
+    """
+    import json
+
+    set_up_logging(log_level)
+    loaded = load(config, overrides)
+    from features.build import validate_source
+
+    found = validate_source(loaded.source, loaded.features, loaded.seed)
+    if found["report"] is not None:
+        print(json.dumps(found["report"], indent=2, ensure_ascii=False, default=str))
+    if found["problems"]:
+        raise DataError("\n".join(found["problems"]))
+    print("no problems found")
+
+
+def doctor(
+    output_dir: Annotated[Path, typer.Option(help="Folder whose disk is looked at.")] = Path("runs"),
+) -> None:
+    """Say what is installed, what does not fit together, what the machine offers; exit code 4 when something is wrong.
+
+    Example: recsys doctor --output-dir runs
+    """
+    from pipelines.cli.doctor import examine
+
+    findings = examine(output_dir)
+    for finding in findings:
+        print(f"{finding.level:8}{finding.subject:14}{finding.text}")
+    problems = [finding for finding in findings if finding.level == "problem"]
+    if problems:
+        raise ArtifactError(f"{len(problems)} problems found: {problems[0].text}")
+    print("everything that is needed is there and fits")

@@ -1,0 +1,53 @@
+"""What the command line says to a newcomer: an example for every verb, and the way out of a refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli.app import main
+
+STAGE_VERBS = ("prepare", "embed", "tokenize", "train", "reward", "align", "evaluate")
+
+
+def call(*arguments: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def test_interactions_are_no_histories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", "somewhere", "--users", str(tmp_path / "log.csv"), "--out", str(tmp_path / "out")]
+    assert call("recommend", *arguments) == 3
+    assert "recsys histories --config my.yaml --out log_histories.parquet" in capsys.readouterr().err
+
+
+def test_a_missing_key_says_what_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "shop.yaml").write_text("source: {kind: table, path: .}\n")
+    assert call("run", "--config", str(tmp_path / "shop.yaml")) == 2
+    said = capsys.readouterr().err
+    assert "key 'source.timestamp_unit' is missing; it has no default: give one of s, ms, us, datetime, none" in said
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *STAGE_VERBS,
+        "run",
+        "demo",
+        "export",
+        "promote",
+        "recommend",
+        "histories",
+        "report",
+        "simulate",
+        "validate",
+        "doctor",
+    ],
+)
+def test_the_help_of_every_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(verb, "--help") == 0
+    assert f"recsys {verb}" in capsys.readouterr().out.replace("\n", " ").split("Options:")[0].partition("[OPTIONS]")[2]
