@@ -28,6 +28,7 @@ from serving.bundle.catalogue import Catalogue
 logger = logging.getLogger("recsys.serving")
 
 OPTIONAL_LISTS: Final = (Columns.TIMESTAMPS, Columns.BEHAVIOURS, Columns.WATCH_RATIOS)
+_KNOWN: Final = (Columns.USER_ID, Columns.ITEM_IDS, *OPTIONAL_LISTS, Columns.OBJECTIVE)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ def map_frame(
         DataError: A column is missing, unknown or of the wrong type; ``user_id`` is null or occurs twice; lists of one
             row differ in length; times run backwards.
     """
-    _check_columns(frame, catalogue)
+    check_columns(frame.schema)
+    check_users(frame[Columns.USER_ID])
+    if Columns.TIMESTAMPS in frame.columns and not catalogue.spec.has_timestamps:
+        raise DataError("histories have timestamps, but the model was trained on data without; leave the column out")
     present = [name for name in OPTIONAL_LISTS if name in frame.columns]
     rows = frame.select(
         pl.col(Columns.USER_ID), pl.int_range(pl.len()).alias("row"), pl.col(Columns.ITEM_IDS).fill_null([]), *present
@@ -101,31 +105,44 @@ def map_frame(
     return MappedHistories(frame[Columns.USER_ID], histories, num_unknown, objectives)
 
 
-def _check_columns(frame: pl.DataFrame, catalogue: Catalogue) -> None:
-    known = (Columns.USER_ID, Columns.ITEM_IDS, *OPTIONAL_LISTS, Columns.OBJECTIVE)
-    missing = [name for name in known[:2] if name not in frame.columns]
+def check_columns(schema: pl.Schema, where: str = "histories") -> None:
+    """Check names and types of the columns.
+
+    Args:
+        where: What they belong to, for the error.
+
+    Raises:
+        DataError: A column is missing, unknown, or no list where a list is expected.
+    """
+    names = schema.names()
+    missing = [name for name in _KNOWN[:2] if name not in names]
     if missing:
-        raise DataError(f"histories lack the column '{missing[0]}'; they have {frame.columns}, expected {list(known)}")
-    extra = [name for name in frame.columns if name not in known]
+        raise DataError(f"{where} lack the column '{missing[0]}'; they have {names}, expected {list(_KNOWN)}")
+    extra = [name for name in names if name not in _KNOWN]
     if extra:
         raise DataError(
-            f"histories have the column '{extra[0]}', which the model would not read; allowed are {list(known)}"
+            f"{where} have the column '{extra[0]}', which the model would not read; allowed are {list(_KNOWN)}"
         )
-    for name in frame.columns:
-        if name not in (Columns.USER_ID, Columns.OBJECTIVE) and not isinstance(frame.schema[name], pl.List | pl.Array):
-            raise DataError(f"histories: column '{name}' is {frame.schema[name]}, expected a list per user")
-    users = frame[Columns.USER_ID]
-    if users.null_count():
+    for name in names:
+        if name not in (Columns.USER_ID, Columns.OBJECTIVE) and not isinstance(schema[name], pl.List | pl.Array):
+            raise DataError(f"{where}: column '{name}' is {schema[name]}, expected a list per user")
+
+
+def check_users(user_ids: pl.Series, where: str = "histories") -> None:
+    """Check that every row has a user of its own.
+
+    Raises:
+        DataError: A user is null or occurs twice.
+    """
+    if user_ids.null_count():
         raise DataError(
-            f"histories: user_id is null in {users.null_count()} of {len(users)} rows; every row needs its user"
+            f"{where}: user_id is null in {user_ids.null_count()} of {len(user_ids)} rows; every row needs its user"
         )
-    if users.n_unique() != len(users):
-        twice = users.filter(users.is_duplicated())[0]
+    if user_ids.n_unique() != len(user_ids):
+        twice = user_ids.filter(user_ids.is_duplicated())[0]
         raise DataError(
-            f"histories: user_id {twice!r} occurs more than once; give one row per user with the whole history"
+            f"{where}: user_id {twice!r} occurs more than once; give one row per user with the whole history"
         )
-    if Columns.TIMESTAMPS in frame.columns and not catalogue.spec.has_timestamps:
-        raise DataError("histories have timestamps, but the model was trained on data without; leave the column out")
 
 
 def _warn_of_missing(present: Sequence[str], catalogue: Catalogue) -> None:

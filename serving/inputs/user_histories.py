@@ -19,7 +19,7 @@ from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import sha256_of_file
 from recsys.data.histories import Histories
 from serving.bundle.catalogue import Catalogue
-from serving.inputs.history_frame import MappedHistories, map_frame
+from serving.inputs.history_frame import MappedHistories, check_columns, check_users, map_frame
 
 READ_AHEAD: Final = 32_768
 """Rows read from a file at once: getting to a row inside a row group costs several times what reading it does."""
@@ -151,26 +151,27 @@ class PreparedUsers:
 
 
 class FrameUsers:
-    """Users given as a Parquet file in the form of :mod:`serving.inputs.history_frame`; read lazily."""
+    """Users given as a Parquet file in the form of :mod:`serving.inputs.history_frame`; read lazily.
+
+    Raises:
+        DataError: It cannot be read, or its columns or users do not keep the form.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             self._rows = pl.scan_parquet(path, glob=False)  # a bracket in a file name is a bracket
-            columns = self._rows.collect_schema().names()
-            if Columns.USER_ID not in columns:
-                raise DataError(f"histories '{path}' lack the column '{Columns.USER_ID}'; they have {columns}")
+            schema = self._rows.collect_schema()
+            check_columns(schema, f"histories '{path}'")
             self._user_ids = self._rows.select(Columns.USER_ID).collect()[Columns.USER_ID]
             self.objectives: pl.Series | None = None
-            if Columns.OBJECTIVE in columns:
+            if Columns.OBJECTIVE in schema:
                 different = self._rows.select(pl.col(Columns.OBJECTIVE).unique(maintain_order=True))
                 self.objectives = different.collect()[Columns.OBJECTIVE]
         except (OSError, pl.exceptions.PolarsError) as error:
             raise self._unreadable(error) from error
         self.digest = sha256_of_file(path)
-        if self._user_ids.n_unique() != len(self._user_ids):  # shards would hide a user that occurs in two of them
-            twice = self._user_ids.filter(self._user_ids.is_duplicated())[0]
-            raise DataError(f"histories '{path}': user_id {twice!r} occurs more than once; give one row per user")
+        check_users(self._user_ids, f"histories '{path}'")  # shards would hide a user that occurs in two of them
         self._user_index: dict[str, npt.NDArray[np.int32]] = {}
         self._first, self._block = 0, pl.DataFrame()
 
