@@ -40,14 +40,14 @@ class RunReport:
     Attributes:
         outcomes: By stage name.
         version: The version made of this run's bundle.
-        verdict: What the gate said about it.
+        decision: What the gate said about it.
         candidates: Folder of candidates, and the reference of the model that made them.
         registered: This run registered the version.
     """
 
     outcomes: dict[str, Outcome]
     version: Version
-    verdict: GateDecision
+    decision: GateDecision
     candidates: Path
     served_by: str
     registered: bool
@@ -55,7 +55,7 @@ class RunReport:
     @property
     def worked(self) -> bool:
         """Whether anything was done at all."""
-        return self.registered or self.verdict.moved or any(outcome.ran for outcome in self.outcomes.values())
+        return self.registered or self.decision.moved or any(outcome.ran for outcome in self.outcomes.values())
 
 
 class Workflow:
@@ -88,11 +88,11 @@ class Workflow:
         with tracked(self.tracker):
             self.runner.run_all(stage for stage in stages_of(self.config) if stage is not RECOMMEND)
             version, registered = self._register(self.runner.outcomes[EXPORT.name].artifact)
-            verdict = self._decide(version)
-            if not verdict.promoted and self.config.promote.on_refusal == "fail":
-                raise GateRefused(_refusal(version, verdict))
+            decision = self._decide(version)
+            if not decision.promoted and self.config.promote.on_refusal == "fail":
+                raise GateRefused(_refusal(version, decision))
             outcome, served_by = self._recommend(self.runner.outcomes[PREPARE.name].artifact)
-        return RunReport(self.runner.outcomes, version, verdict, outcome.artifact.path, served_by, registered)
+        return RunReport(self.runner.outcomes, version, decision, outcome.artifact.path, served_by, registered)
 
     def run_verb(self, verb: str) -> Outcome:
         """Run the stage behind one verb, whose parents must be there.
@@ -139,10 +139,10 @@ class Workflow:
             raise ArtifactError(
                 f"the bundle '{bundle.path}' is not registered at '{shown(self.tracker.uri)}'; run `recsys export` first"
             )
-        verdict = self._decide(version)
-        if not verdict.promoted:
-            raise GateRefused(_refusal(version, verdict))
-        return version, verdict
+        decision = self._decide(version)
+        if not decision.promoted:
+            raise GateRefused(_refusal(version, decision))
+        return version, decision
 
     def steps(self, verb: str | None = None) -> dict[str, PlannedStage]:
         """The plan, by stage name; the stages of ``verb`` are in it whatever the configuration says."""
@@ -216,12 +216,15 @@ class Workflow:
     def _decide(self, version: Version) -> GateDecision:
         outcomes = self.runner.outcomes
         gate = Gate(self.registry(), self.store, self.config.output_dir, self.config.promote, self.config.seed)
-        verdict = gate.decide(version, outcomes[EVALUATE.name].artifact, outcomes[PREPARE.name].artifact)
-        log = logger.info if verdict.promoted else logger.warning
+        decision = gate.decide(version, outcomes[EVALUATE.name].artifact, outcomes[PREPARE.name].artifact)
+        log = logger.info if decision.promoted else logger.warning
         log(
-            "promote: version %s %s: %s", version.number, "passes" if verdict.promoted else "is refused", verdict.reason
+            "promote: version %s %s: %s",
+            version.number,
+            "passes" if decision.promoted else "is refused",
+            decision.reason,
         )
-        return verdict
+        return decision
 
     def _recommend(self, prepared: Artifact) -> tuple[Outcome, str]:
         """Write candidates with the champion, or the model that the configuration names."""
@@ -273,8 +276,8 @@ def describe_plan(config: RunConfig, verb: str | None = None) -> list[dict[str, 
     return rows
 
 
-def _refusal(version: Version, verdict: GateDecision) -> str:
+def _refusal(version: Version, decision: GateDecision) -> str:
     return (
-        f"version {version.number} of '{version.name}' does not become champion: {verdict.reason}; version "
-        f"{verdict.champion} stays. Loosen promote.tolerance or promote.rule, or move the alias yourself if you know better"
+        f"version {version.number} of '{version.name}' does not become champion: {decision.reason}; version "
+        f"{decision.champion} stays. Loosen promote.tolerance or promote.rule, or move the alias yourself if you know better"
     )

@@ -201,8 +201,8 @@ def promote(
     if dry_run:
         print_plan(loaded)
         return
-    version, verdict = locked(loaded, progress, lambda workflow: workflow.promote())
-    print(f"{version.name} version {version.number} is champion: {verdict.reason}")
+    version, decision = locked(loaded, progress, lambda workflow: workflow.promote())
+    print(f"{version.name} version {version.number} is champion: {decision.reason}")
 
 
 for _verb in (recommend, histories, report, simulate, validate, doctor):
@@ -217,11 +217,11 @@ def _print_report(config: RunConfig, report: RunReport) -> None:
     evaluation = report.outcomes["evaluate"].artifact
     print(format_table(evaluation.manifest.summary))
     champion = (
-        "champion" if report.verdict.promoted else f"not promoted, champion stays version {report.verdict.champion}"
+        "champion" if report.decision.promoted else f"not promoted, champion stays version {report.decision.champion}"
     )
     print(f"registered  {report.version.name} version {report.version.number} ({champion})")
-    if report.verdict.numbers or not report.verdict.promoted:
-        print(f"gate        {report.verdict.reason}")
+    if report.decision.numbers or not report.decision.promoted:
+        print(f"gate        {report.decision.reason}")
     print(f"candidates  {report.candidates} (by {report.served_by})")
     print(f"report      {evaluation.path / 'report.html'}")
 

@@ -217,12 +217,12 @@ class Gate:
         items = np.where(ranked.items >= 0, here[ranked.items], -1).astype(np.int32)
         return row_metrics(RankedItems(items, ranked.scores), targets, [k])[self.config.metric]
 
-    def _record(self, challenger: Version, verdict: GateDecision, evaluation: Artifact) -> None:
+    def _record(self, challenger: Version, decision: GateDecision, evaluation: Artifact) -> None:
         folder = self.output_dir / "promotions"
         folder.mkdir(parents=True, exist_ok=True)
         number = len(list(folder.glob("[!.]*.json"))) + 1
         record: dict[str, Any] = {
-            **asdict(verdict),
+            **asdict(decision),
             "model": challenger.name,
             "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "evaluation_digest": evaluation.digest,
@@ -231,17 +231,17 @@ class Gate:
         }
         write_json(folder / f"{number:05d}-{challenger.name}-v{challenger.number}.json", record)
 
-    def _apply(self, challenger: Version, champion: Version | None, verdict: GateDecision) -> None:
+    def _apply(self, challenger: Version, champion: Version | None, decision: GateDecision) -> None:
         from serving.registry.model_registry import CHAMPION, PREVIOUS
 
-        if verdict.promoted:
+        if decision.promoted:
             if champion is not None:
                 self.registry.set_alias(champion, PREVIOUS)
             self.registry.set_alias(challenger, CHAMPION)
         against = "none" if champion is None else champion.number
         tags = {
-            "gate_verdict": "pass" if verdict.promoted else "refused",
-            "gate_reason": verdict.reason,
+            "gate_verdict": "pass" if decision.promoted else "refused",
+            "gate_reason": decision.reason,
             GATE_AGAINST: against,
         }
         self.registry.set_tags(challenger, tags)

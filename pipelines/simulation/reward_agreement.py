@@ -1,7 +1,7 @@
 """Does a learned reward speak the truth? Asked inside a user's candidates, and of a change of policy.
 
 Reads rewards and true utilities of the same sessions (:mod:`pipelines.simulation.users` has the truth); produces rank
-correlations and a verdict with bootstrap intervals over users.
+correlations and an agreement with bootstrap intervals over users.
 
 Legend: N users, S sessions per user.
 """
@@ -88,7 +88,7 @@ def reward_agreement(
     return RewardAgreement(len(rows), *estimates)
 
 
-GateDecision = Literal["agrees", "gamed", "no gain", "undecided"]
+Agreement = Literal["agrees", "gamed", "no gain", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Gaming:
     truth: Estimate
 
     @property
-    def verdict(self) -> GateDecision:
+    def agreement(self) -> Agreement:
         """Say what happened, by whether the intervals hold 0.
 
         ``agrees``: both rose; ``gamed``: the reward rose and the truth fell; ``undecided``: the reward rose, and of the
@@ -115,7 +115,7 @@ class Gaming:
         return {1: "agrees", -1: "gamed", 0: "undecided"}[self.truth.sign]  # type: ignore[return-value]
 
     def __str__(self) -> str:
-        return f"{self.verdict}: reward {self.reward}, truth {self.truth}"
+        return f"{self.agreement}: reward {self.reward}, truth {self.truth}"
 
 
 def is_gamed(

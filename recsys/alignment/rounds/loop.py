@@ -166,7 +166,7 @@ class RoundLoop:
         measured = self.evaluator.measure(self.learner.policy, start, self.progress)
         logger.info("round %d: %s", number, measured.headline())
         kept = Measurement.load(parent.path)
-        verdict = check_round(start, measured, self.evaluator.users, self.guard, self.store.seed, kept)
+        result = check_round(start, measured, self.evaluator.users, self.guard, self.store.seed, kept)
 
         folder = self.store.work_folder(number)
         save_policy(folder / MODEL_NAME, self.learner.policy)
@@ -176,7 +176,7 @@ class RoundLoop:
         save_state(folder / STATE_NAME, {"learner": self.learner.state_dict(), "method": self.method.state_dict()})
         summary = {
             "measured": measured.values,
-            "verdict": verdict.summary(),
+            "verdict": result.summary(),
             "training": work.curve.means(),
             "counts": work.curve.counts,
             "learning_rate_scale": self.learner.learning_rate_scale,

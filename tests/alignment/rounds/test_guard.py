@@ -98,9 +98,9 @@ def fake(hr1: float, recall: float, reward: float, held_out: float, rows: int = 
     ],
 )
 def test_rules_of_the_guard(after: Measurement, broken: list[str]) -> None:
-    verdict = check_round(fake(0.2, 0.5, 0.0, 0.0), after, np.arange(200), GUARD, seed=0)
-    assert len(verdict.broken) == len(broken)
-    for said, expected in zip(verdict.broken, broken, strict=True):
+    result = check_round(fake(0.2, 0.5, 0.0, 0.0), after, np.arange(200), GUARD, seed=0)
+    assert len(result.broken) == len(broken)
+    for said, expected in zip(result.broken, broken, strict=True):
         assert said.startswith(expected)
 
 

@@ -84,9 +84,9 @@ def test_an_unproven_but_large_loss_is_refused() -> None:
     champion = np.full(10, 0.5)
     challenger = champion.copy()
     challenger[0] = 0.0
-    verdict = decide(challenger, champion, np.arange(10), PromoteConfig(tolerance=0.05), seed=1)
-    assert verdict.numbers["high"] >= 0
-    assert not verdict.promoted
+    decision = decide(challenger, champion, np.arange(10), PromoteConfig(tolerance=0.05), seed=1)
+    assert decision.numbers["high"] >= 0
+    assert not decision.promoted
 
 
 def test_the_life_of_three_versions(tmp_path: Path, prepared: Artifact) -> None:
@@ -133,9 +133,9 @@ def test_a_rollback_by_hand_is_respected(tmp_path: Path, prepared: Artifact) -> 
     decide(registry.add("1", one.digest), one, prepared)
     decide(registry.add("2", two.digest), two, prepared)
     registry.aliases["champion"] = "1"
-    verdict = decide(registry.versions["2"], two, prepared)
-    assert not verdict.promoted
-    assert "compared with version 1 before" in verdict.reason
+    decision = decide(registry.versions["2"], two, prepared)
+    assert not decision.promoted
+    assert "compared with version 1 before" in decision.reason
     assert registry.aliases["champion"] == "1"
 
 

@@ -225,24 +225,24 @@ def test_agreement_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reward_gain", "truth_gain", "verdict"),
+    ("reward_gain", "truth_gain", "agreement"),
     [(1.0, 1.0, "agrees"), (1.0, -1.0, "gamed"), (1.0, 0.0, "undecided"), (-1.0, 1.0, "no gain")],
 )
 def test_a_reward_that_rises_while_the_truth_falls_is_gamed(
-    reward_gain: float, truth_gain: float, verdict: str
+    reward_gain: float, truth_gain: float, agreement: str
 ) -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(4, 400)) * 0.1
     noise[3] -= noise[3].mean() - noise[2].mean()
     result = is_gamed(noise[0], noise[1] + reward_gain, noise[2], noise[3] + truth_gain, resamples=200)
-    assert result.verdict == verdict
+    assert result.agreement == agreement
     assert result.reward.mean == pytest.approx(reward_gain, abs=0.05)
 
 
 def test_gaming_needs_numbers_of_the_same_users() -> None:
     with pytest.raises(ValueError, match="four arrays"):
         is_gamed(np.zeros(3), np.zeros(3), np.zeros(2), np.zeros(2))
-    assert Gaming(Estimate(1, 0.5, 1.5), Estimate(0.1, -0.1, 0.3)).verdict == "undecided"
+    assert Gaming(Estimate(1, 0.5, 1.5), Estimate(0.1, -0.1, 0.3)).agreement == "undecided"
 
 
 def test_best_by_keeps_one_session_per_user() -> None:
