@@ -21,6 +21,8 @@ from recsys.metrics.bootstrap import estimate_means
 from tests.benchmarks.paired import RESULTS, machine
 
 START: Final = "next-token policy"
+RERE: Final = "rule+ranking"
+"""ReRe with both of its rewards."""
 METRICS: Final = ("hr@1", "hr@5", "hr@10", "hr@20", "hr@50", "ndcg@10")
 RESAMPLES: Final = 1000
 CONFIDENCE: Final = 0.95
@@ -244,6 +246,17 @@ def dataset_page(folder: Path, known: Collection[str], duels: Sequence[tuple[str
     return [*lines, "### Training", "", *training_table(results)]
 
 
+def finding(out: Path, datasets: Sequence[str], known: Collection[str]) -> str:
+    """What the page leads with: the change of the beam order's NDCG@10 by ReRe, data set by data set."""
+    said = []
+    for dataset in datasets:
+        results = read_results(out / dataset, known)
+        if {START, RERE} <= set(results):
+            (change,) = compare(results[RERE], results[START], ["beam/unfiltered/ndcg@10"])
+            said.append(f"{dataset} {change}")
+    return f"ReRe changes NDCG@10 of the beam order: {'; '.join(said)}." if said else "Not run."
+
+
 def write_page(
     out: Path,
     title: str,
@@ -254,7 +267,8 @@ def write_page(
 ) -> str:
     """Write ``results/alignment_rere.md`` from everything below ``out`` and return its text."""
     commands = [f"`python -m tests.benchmarks.alignment_rere --dataset {name}`" for name in datasets]
-    lines = [f"# {title}", "", ", ".join(commands) + "; `--tune` before, for the settings", "", machine(), ""]
+    lines = [f"# {title}", "", f"**{finding(out, datasets, known)}**", ""]
+    lines += [", ".join(commands) + "; `--tune` before, for the settings", "", machine(), ""]
     lines += [notes]
     for dataset in datasets:
         lines += dataset_page(out / dataset, known, duels)

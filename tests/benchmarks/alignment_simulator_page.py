@@ -37,7 +37,7 @@ COLUMNS: Final = {
     "sampled_utility": "utility, drawn sessions",
     "watch_ms": "watch time",
     "likes": "likes",
-    "held_out_reward": "held_out_reward",
+    "held_out_reward": "held-out reward",
 }
 
 NOTES: Final = (
@@ -116,7 +116,7 @@ def rounds_table(by_seed: Mapping[int, Finished]) -> list[str]:
         "round",
         "seeds",
         "reward",
-        "held_out_reward",
+        "held-out reward",
         "utility, best beam",
         "utility, drawn",
         "HR@1",
@@ -146,7 +146,12 @@ def draw_rounds(results: Results, path: Path) -> None:
                 gains = [rounds[number]["truth"][key] / rounds[0]["truth"][key] - 1 for rounds in here]
                 curves[label].append(_mean(gains))
         for label, values in curves.items():
-            axis.plot(values, marker="o", label=label, linestyle="-" if "truth" in label else "--")
+            axis.plot(
+                values,
+                marker="o",
+                label=label.replace("held_out_", "held-out "),
+                linestyle="-" if "truth" in label else "--",
+            )
         axis.axhline(0, color="grey", linewidth=0.5)
         axis.set(title=name, xlabel="round")
     axes[0][0].set(ylabel="deviations of the start (dashed)\nshare gained (solid)")
@@ -177,6 +182,16 @@ def cost_table(results: Results) -> list[str]:
     return table(["variant", "pairs", "skipped", "rounds kept", "processor seconds, measuring included"], rows)
 
 
+def finding(results: Results) -> str:
+    """What the page leads with: users' gain under the recipe's method, and what a push too far does to users and reward."""
+    said = []
+    for variant in (IPA, PUSHED):
+        if {variant, START} <= set(results):
+            truth, reward = compare(results[variant], results[START], [UTILITY, "held_out_reward"])
+            said.append(f"{variant}: true utility of the best session {truth}, held-out reward {reward}")
+    return "; ".join(said) + "." if said else "Not run."
+
+
 def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str]) -> str:
     """Write ``results/alignment_simulator.md`` from the finished jobs of these seeds, and return its text."""
     wanted = set(seeds)
@@ -186,7 +201,8 @@ def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str]) -> str:
     }
     results: dict[str, dict[int, Finished]] = {name: found[name] for name in order if found.get(name)}
     command = f"python -m tests.benchmarks.alignment_simulator --first-seed {seeds[0]} --seeds {len(seeds)}"
-    lines = ["# Alignment against the truth of the simulator", "", f"`{command}`", "", machine(), ""]
+    lines = ["# Alignment against the truth of the simulator", "", f"**{finding(results)}**", ""]
+    lines += [f"`{command}`", "", machine(), ""]
     lines += [f"- {note}" for note in NOTES]
     if START not in results:
         return "\n".join([*lines, "", "nothing is finished yet", ""])

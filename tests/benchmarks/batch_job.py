@@ -38,6 +38,7 @@ from serving.batch.shards import shard_names
 from serving.config import RecommendConfig
 from serving.inputs.item_rules import read_rules
 from serving.inputs.user_histories import FrameUsers, PreparedUsers, UserHistories
+from tests.benchmarks import findings
 from tests.benchmarks.paired import write_table
 from tests.toy.batch_check import illegal_rows
 from tests.toy.batch_world import DATA_DIGEST, World, WorldSize, build_world, write_histories, write_rules
@@ -305,7 +306,7 @@ def main() -> None:
         "every rule: availability, four tenants with allow and deny lists, 3 items per category and 1 of one, seen items "
         "out; the other jobs leave seen items out and have no other rule",
     ]
-    print(write_table("batch_job", "The batch job", HEADER, rows, notes))
+    print(write_table("batch_job", "The batch job", findings.of_batch_job(rows), HEADER, rows, notes))
 
 
 if __name__ == "__main__":

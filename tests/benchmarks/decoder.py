@@ -29,6 +29,7 @@ from recsys import native
 from recsys.decoding.beam_search import Beams, beam_search
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.search_index import SearchIndex
+from tests.benchmarks import findings
 from tests.benchmarks.cpu_time import alternate_cpu, matmul_roof
 from tests.benchmarks.decoder_models import (
     CODES,
@@ -310,11 +311,12 @@ def main() -> None:
         "items | batch | beam | users/s | vs HF prefix fn | vs HF vectorised | roof | own dense users/s | "
         "own MoE users/s | wrong"
     )
-    table = write_table("decoder", "Constrained decoding", header.split(" | "), rows, notes)
+    table = write_table("decoder", "Constrained decoding", findings.of_decoder(rows), header.split(" | "), rows, notes)
     header = "items | build s | bytes/item | share of decoding | ms, steps 0-3 | HF prefix fn / ours, steps 1-3"
     table += write_table(
         "constraint",
         "Prefix index and constraint (32 users, beam 50)",
+        findings.of_constraint(constraint),
         header.split(" | "),
         constraint,
         [

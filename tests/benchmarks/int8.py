@@ -20,6 +20,7 @@ from recsys.decoding.recommender import Recommender
 from recsys.metrics.ranking import row_metrics
 from recsys.model.checkpoint import load_policy
 from recsys.semantic_ids.versions import SemanticIds
+from tests.benchmarks import findings
 from tests.benchmarks.paired import alternate, write_table
 
 KS = (10, 50)
@@ -73,7 +74,7 @@ def main() -> None:
         )
     header = ["precision", "users/s", "vs float32", "recall@10 of float32's", "recall@50", "HR@10", "NDCG@10", "HR@50"]
     notes = [f"{len(histories)} test users, beam {arguments.beam}, seen items filtered, beam order"]
-    print(write_table("int8", "Int8 decoding", header, rows, notes))
+    print(write_table("int8", "Int8 decoding", findings.of_int8(rows), header, rows, notes))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import nn
 
 from recsys.model.layers.attention import FeedForward
 from recsys.model.layers.moe import MixtureOfExperts
+from tests.benchmarks import findings
 from tests.benchmarks.cpu_time import alternate_cpu
 from tests.benchmarks.paired import write_table
 
@@ -65,7 +66,7 @@ def main() -> None:
         f"width {WIDTH}, dense SwiGLU layer with {HIDDEN} hidden channels, top-{TOP_K} experts with {HIDDEN // TOP_K} each",
         "seconds are the processor's; ratio: minimum over rounds, lowest and highest round in brackets",
     ]
-    print(write_table("moe", "Mixture of experts against the dense layer", header, rows, notes))
+    print(write_table("moe", "Mixture of experts against the dense layer", findings.of_moe(rows), header, rows, notes))
 
 
 if __name__ == "__main__":

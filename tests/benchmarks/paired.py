@@ -67,11 +67,17 @@ def machine() -> str:
 
 
 def write_table(
-    name: str, title: str, header: list[str], rows: list[list[str]], notes: list[str], module: str | None = None
+    name: str,
+    title: str,
+    finding: str,
+    header: list[str],
+    rows: list[list[str]],
+    notes: list[str],
+    module: str | None = None,
 ) -> str:
-    """Write ``results/<name>.md`` and return its text; the command that was run stands in it."""
+    """Write ``results/<name>.md`` and return its text: the finding, the command that was run, the table, the notes."""
     command = "python -m tests.benchmarks." + " ".join([module or name, *sys.argv[1:]])
-    lines = [f"# {title}", "", f"`{command}`", "", machine(), ""]
+    lines = [f"# {title}", "", f"**{finding}**", "", f"`{command}`", "", machine(), ""]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", *[f"- {note}" for note in notes], ""]

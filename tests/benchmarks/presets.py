@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from recsys.model.config import PRESETS
 from recsys.model.preset_costs import COST_HEADER, preset_cost
+from tests.benchmarks import findings
 from tests.benchmarks.paired import write_table
 from tests.toy.builders import beauty_sized
 
@@ -29,7 +30,7 @@ def main() -> None:
     costs = [preset_cost(preset, beauty_sized()) for preset in PRESETS]
     costs += [preset_cost(preset, beauty_sized(), max_history=events) for preset, events in COMPARED_EVENTS.items()]
     rows = [cost.cells() for cost in costs]
-    print(write_table("presets", "What the presets cost", list(COST_HEADER), rows, NOTES))
+    print(write_table("presets", "What the presets cost", findings.of_presets(rows), list(COST_HEADER), rows, NOTES))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from recsys.decoding.search_index import SearchIndex
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.training.config import TrainConfig
 from recsys.training.schedule import adamw
+from tests.benchmarks import findings
 from tests.benchmarks.cpu_time import alternate_cpu
 from tests.benchmarks.decoder_models import CODES, LEVELS, own_history, own_policy, random_catalogue
 from tests.benchmarks.paired import Timing, write_table
@@ -157,7 +158,16 @@ def main() -> None:
         "FLOPs: matrix products and attention, forward and backward, counted by torch (2 per multiply-add)",
         "seconds are the processor's; minimum over rounds, lowest and highest round in brackets",
     ]
-    print(write_table("rollouts", "Cost of a policy-gradient step", header.split(" | "), rows, notes))
+    print(
+        write_table(
+            "rollouts",
+            "Cost of a policy-gradient step",
+            findings.of_rollouts(rows, size),
+            header.split(" | "),
+            rows,
+            notes,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from recsys.runtime import SilentProgress, set_threads
 from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.second_stage import best_sessions, open_reward_model
 from serving.inputs.objectives import objective_weights
+from tests.benchmarks import findings
 from tests.benchmarks.paired import write_table
 
 RECIPE: Final = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "simulated_sessions.yaml"
@@ -150,7 +151,7 @@ def main() -> None:
         rows.append([line, way, weights, *figures])
 
     for way, outcomes in zip(SERVED_BY, serve_all(policies, None), strict=True):
-        add_row("no objective", way, "", outcomes)
+        add_row("no weights", way, "", outcomes)
     for first, second in LINES:
         for way, served in zip(SERVED_BY, along(policies, (first, second)), strict=True):
             for share, outcomes in zip(np.linspace(0.0, 1.0, STEPS), served, strict=True):
@@ -158,7 +159,11 @@ def main() -> None:
             told = [verdict(served, OUTCOME_OF[first], -1), verdict(served, OUTCOME_OF[second], +1)]
             notes.append(f"{first} to {second}, {way}: " + "; ".join(told))
     header = ["line", "served by", "weights", "watch, s", "likes", DIVERSITY, "utility"]
-    print(write_table("steering", "Steering one policy by objective weights", header, rows, notes))
+    print(
+        write_table(
+            "steering", "Steering one policy by objective weights", findings.of_steering(rows), header, rows, notes
+        )
+    )
 
 
 if __name__ == "__main__":

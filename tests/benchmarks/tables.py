@@ -20,6 +20,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocati
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
 from torch import nn
 
+from tests.benchmarks import findings
 from tests.benchmarks.cpu_time import alternate_cpu
 from tests.benchmarks.paired import Timing, write_table
 
@@ -134,7 +135,7 @@ def main() -> None:
         f"above {DENSE_LIMIT:,} rows the ways are timed one after the other, for memory",
         "seconds are the processor's; ratio: minimum over rounds, lowest and highest round in brackets",
     ]
-    print(write_table("tables", "A training step of an id table", header, rows, notes))
+    print(write_table("tables", "A training step of an id table", findings.of_tables(rows), header, rows, notes))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from recsys.model.generative_recommender import GenerativeRecommender, PolicySpe
 from recsys.training.config import TrainConfig
 from recsys.training.losses import next_token_loss
 from recsys.training.schedule import adamw
+from tests.benchmarks import findings
 from tests.benchmarks.cpu_time import alternate_cpu
 from tests.benchmarks.decoder_models import (
     HIDDEN,
@@ -195,7 +196,11 @@ def main() -> None:
         "dropout: T5 drops inside attention and feed-forward too, ours after the embeddings and on the residuals",
         "seconds are the processor's; ratio to T5's better way: minimum over rounds, lowest and highest round in brackets",
     ]
-    print(write_table("training", "An optimiser step against T5", header.split(" | "), rows, notes))
+    print(
+        write_table(
+            "training", "An optimiser step against T5", findings.of_training(rows), header.split(" | "), rows, notes
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""The sentence that a result page leads with, written from the page's own rows, so that it cannot outlive them.
+
+Cells are text as the tables show it: ``12.3 (11.9 … 12.8)`` is a ratio with its lowest and highest round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+Rows = Sequence[Sequence[str]]
+
+
+def ratio(cell: str) -> float:
+    """The ratio of minima in front of a cell."""
+    return float(cell.split()[0])
+
+
+def span(values: Iterable[float], form: str) -> str:
+    """``1.1 to 1.2``, or ``1.1`` where both ends read the same."""
+    found = list(values)
+    low, high = format(min(found), form), format(max(found), form)
+    return low if low == high else f"{low} to {high}"
+
+
+def of_presets(rows: Rows) -> str:
+    """Smallest and largest, by the units in which the table is written."""
+    units = {"k": 1e3, "M": 1e6, "G": 1e9}
+    sizes = [(float(row[3].split()[0]) * units[row[3].split()[1]], row[3]) for row in rows]
+    return f"The {len({row[0] for row in rows})} presets have between {min(sizes)[1]} and {max(sizes)[1]} parameters."
+
+
+def of_decoder(rows: Rows) -> str:
+    """The first row: the demo's size."""
+    items, _, width, _, times, *_ = rows[0]
+    return (
+        f"Beam search of {width} over {items} items answers {ratio(times):.0f} times as many users per second as "
+        "`transformers` generate with a prefix function."
+    )
+
+
+def of_constraint(rows: Rows) -> str:
+    """The largest catalogue against the smallest."""
+    small, large = rows[0], rows[-1]
+    return (
+        f"The constraint takes {small[3]} of decoding over {small[0]} items and {large[3]} over {large[0]}, where its index "
+        f"holds {large[2]} bytes per item."
+    )
+
+
+def of_training(rows: Rows) -> str:
+    """The first two rows: equal sizes, full and ragged."""
+    full, ragged = rows[0], rows[1]
+    real = ragged[0].split(", ")[1].split()[0]
+    return (
+        f"At equal sizes a training step is {ratio(full[5]):.1f} times as fast as T5's on full rows and "
+        f"{ratio(ragged[5]):.1f} times as fast where {real} of the positions are real."
+    )
+
+
+def of_moe(rows: Rows) -> str:
+    """Beyond the smallest number of tokens, which is all overhead."""
+    fewest = min(int(row[1].replace(",", "")) for row in rows)
+    large = [row for row in rows if int(row[1].replace(",", "")) > fewest]
+    times = span((ratio(row[3]) for row in large), ".1f")
+    return f"Eight experts take {times} times as long as the dense layer of equal FLOPs, above {fewest} tokens."
+
+
+def of_rollouts(rows: Rows, size: int) -> str:
+    """Dense feed-forward."""
+    return (
+        f"Encoding each history once makes the update of a policy-gradient step {ratio(rows[0][5]):.1f} times faster than "
+        f"repeating it for {size} candidates."
+    )
+
+
+def of_tables(rows: Rows) -> str:
+    """The largest tables on which the ways that touch every row were run."""
+    run = [row for row in rows if row[5] != "not run"]
+    size = run[-1][0]
+    times = span((ratio(cell) for row in run if row[0] == size for cell in row[5:]), ".0f")
+    return (
+        f"Row-wise Adagrad fused into the backward pass touches only the rows of a step: at {size} rows it is {times} times "
+        "as fast as torch's AdamW and Adagrad, which touch every row."
+    )
+
+
+def of_batch_job(rows: Rows) -> str:
+    """Speed and memory of the first row, illegal rows of all."""
+    users, rate, peak = rows[0][1], ratio(rows[0][5]), rows[0][7]
+    illegal = sum(int(row[9].replace(",", "")) for row in rows)
+    return (
+        f"Over {users} users the whole job runs at {rate:.2f} of the raw decoder's rate, with {peak} MB beside the model; "
+        f"{illegal or 'no'} illegal row{'' if illegal == 1 else 's'}."
+    )
+
+
+def of_int8(rows: Rows) -> str:
+    """The row after float32's."""
+    _, _, times, kept, *_ = rows[1]
+    return f"Int8 decodes {ratio(times):.1f} times as fast and keeps {float(kept):.0%} of the ten best items."
+
+
+def of_all_prefixes(rows: Rows) -> str:
+    """Shuffled pairs, the usual form, without and with the dense head."""
+    times = " and ".join(f"{ratio(row[4]):.1f} ({row[0]})" for row in rows if row[1] == "pairs, shuffled")
+    return f"All prefixes in one pass train on {times} times as many targets per second as one target per row does."
+
+
+def of_second_stage(rows: Rows, served: str) -> str:
+    """What one way of selecting adds, policy by policy."""
+    gains = "; ".join(f"{row[0]} {row[3]}" for row in rows if row[1] == served)
+    return f"True utility of the {served} against the best beam: {gains}."
+
+
+def of_steering(rows: Rows) -> str:
+    """The first line, served by the policy alone, end to end."""
+    line, way = next((row[0], row[1]) for row in rows if row[2])
+    first, *_, last = (row for row in rows if row[:2] == [line, way])
+    return (
+        f"One policy follows the weights it is given: {line}, watch time goes from {float(first[3]):.0f} to "
+        f"{float(last[3]):.0f} s and diversity from {float(first[5]):.2f} to {float(last[5]):.2f}."
+    )
