@@ -53,7 +53,8 @@ class Measurement:
         values: By name: ``beam_hr@K``, ``beam_recall@K``, ``beam_ndcg@K`` in path-probability order, ``served_*`` in the
             dense head's order, ``coverage@10``, ``entropy_level_1`` … in nats, ``kl_to_start`` in nats per item,
             ``reward`` and ``held_out_reward`` (see :class:`PolicyEvaluator`), ``reward_best``, ``held_out_reward_best``,
-        ``held_out_reward_<tower>``. rows: ``[N]`` per validation row, for what the guard compares.
+            ``held_out_reward_<tower>``.
+        rows: ``[N]`` per validation row, for what the guard compares.
     """
 
     values: dict[str, float]
