@@ -66,8 +66,8 @@ def evaluation_conclusion(summary: Mapping[str, Any]) -> Conclusion:
     before = summary["comparisons"].get(UNALIGNED_SERVED, {}).get(filters[0], {}).get(metric)
     if before is not None:
         notes.append(
-            f"Against its own list before alignment the difference in {metric} is {signed(before['difference'])} "
-            f"{interval(before)}: {changed(before)}."
+            f"Against the same list before alignment, {metric} {changed(before)} ({signed(before['difference'])} "
+            f"{interval(before)})."
         )
     return Conclusion(standing, sentence, tuple(note for note in notes if note))
 

@@ -5,7 +5,7 @@ from typing import Final
 CSS: Final = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1c2330; --soft: #566172; --line: #dfe3e9;
   --accent: #2563c9; --good: #137346; --bad: #b3382c; --tint: #eef3fc; --good-tint: #e8f5ee; --bad-tint: #fbeeec; }
-@media (prefers-color-scheme: dark) { :root { --page: #12151b; --card: #1b2029; --ink: #e7eaf0; --soft: #a3adbc;
+@media screen and (prefers-color-scheme: dark) { :root { --page: #12151b; --card: #1b2029; --ink: #e7eaf0; --soft: #a3adbc;
   --line: #323a47; --accent: #79aaf5; --good: #55c792; --bad: #f08a7e; --tint: #222c3d; --good-tint: #1a3029;
   --bad-tint: #38241f; } }
 * { box-sizing: border-box; }
@@ -65,8 +65,9 @@ ul.legend svg { width: 26px; height: 10px; display: inline-block; margin-right: 
 .user ol, .user ul { margin: 0 0 10px; padding-left: 26px; } .user ul { list-style: none; padding-left: 4px; }
 .user li { padding: 1px 4px; border-radius: 4px; }
 .user li.hit { background: var(--good-tint); color: var(--good); font-weight: 600; }
-.user li.hit::after { content: " ✓ came next"; font-size: 12.5px; white-space: nowrap; }
-.user li.found::after { content: " ✓ in the answer"; font-size: 12.5px; color: var(--good); white-space: nowrap; }
+.user li.hit::after { content: "✓ came next"; font-size: 12.5px; display: inline-block; margin-left: 6px; }
+.user li.found::after { content: "✓ in the answer"; font-size: 12.5px; color: var(--good); display: inline-block;
+  margin-left: 6px; }
 .badge { display: inline-block; border: 1px solid currentColor; border-radius: 99px; padding: 0 10px; font-size: 13px;
   margin-left: 8px; font-weight: 600; white-space: nowrap; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(340px, 100%), 1fr)); gap: 12px 30px; }
@@ -75,7 +76,7 @@ ul.path { list-style: none; margin: 6px 0; padding: 0; }
 ul.path ul { list-style: none; padding-left: 14px; margin: 2px 0 2px 6px; border-left: 2px solid var(--line); }
 ul.path .this { font-weight: 600; color: var(--accent); }
 
-@media (max-width: 720px) {
+@media screen and (max-width: 720px) {
   main { padding: 18px 10px 40px; } section, .conclusion { padding: 14px 14px; } h1 { font-size: 22px; }
   .conclusion .sentence { font-size: 16.5px; }
   dl.facts div { grid-template-columns: minmax(0, 1fr); }
@@ -91,7 +92,8 @@ ul.path .this { font-weight: 600; color: var(--accent); }
 }
 @media print {
   :root { --page: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #ccc; color-scheme: light; }
-  body { font-size: 11pt; } main { max-width: none; padding: 0; } nav { display: none; }
+  body { font-size: 10.5pt; } th, td { font-size: 8.5pt; padding: 3px 4px; } .words { min-width: 0; }
+  dl.facts { font-size: 9pt; } main { max-width: none; padding: 0; } nav { display: none; }
   section, .conclusion { border-radius: 0; padding: 8px 10px; }
   h2, h3, h4 { break-after: avoid; } tr, .user, figure { break-inside: avoid; } .scroll { overflow: visible; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

@@ -63,7 +63,7 @@ def test_the_beam_and_the_policy_before_alignment_are_no_baselines() -> None:
         {**means, "ease": 0.1}, {UNALIGNED_SERVED: (0.01, 0.005, 0.015), "ease": (0.02, 0.01, 0.03)}
     )
     assert evaluation_conclusion(with_baseline).notes[-1] == (
-        "Against its own list before alignment the difference in ndcg@10 is +0.0100 [+0.0050, +0.0150]: rose."
+        "Against the same list before alignment, ndcg@10 rose (+0.0100 [+0.0050, +0.0150])."
     )
 
 

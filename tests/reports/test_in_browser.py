@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,26 @@ def test_page(browser: BrowserContext, pages: dict[str, Path], name: str, width:
         assert tab.evaluate(OUTSIDE_ITS_FIGURE) == []
         assert tab.evaluate(BROKEN_KEYS) == []
         assert tab.locator(".conclusion .sentence").bounding_box()["y"] < 300
+        assert troubles == []
+    finally:
+        tab.close()
+
+
+@pytest.mark.parametrize("name", ["evaluation", "alignment"])
+def test_print(browser: BrowserContext, pages: dict[str, Path], name: str) -> None:
+    """On A4, 794 pixels wide with margins of 1 cm, it is dark on light whatever the reader's setting, and nothing is cut."""
+    tab, troubles = opened(browser, pages[name], 718, "dark")
+    tab.emulate_media(media="print", color_scheme="dark")
+    try:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 718
+        wide = "() => [...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth + 1).length"
+        assert tab.evaluate(wide) == 0
+        colours = (
+            "() => ['color', 'backgroundColor'].map(n => getComputedStyle(document.querySelector('.conclusion'))[n])"
+        )
+        ink, paper = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in tab.evaluate(colours))
+        assert ink < 150
+        assert paper > 650
         assert troubles == []
     finally:
         tab.close()
