@@ -129,6 +129,8 @@ def _broken_rule(rule: str, count: int, first: Mapping[str, Any], table: type[dy
     if kind.endswith("nullability"):
         inside = " inside of its lists" if kind.startswith("inner_") else ""
         return f"column '{name}' is null{inside} in {count} rows, expected a value"
+    if kind in ("nan", "inf"):
+        return f"column '{name}' is {first[name]} in {count} rows, expected a number or null"
     column: Any = table.columns()[name]
     column = column.inner if kind.startswith("inner_") else column
     span = f"from {column.min}" if column.max is None else f"from {column.min} to {column.max}"

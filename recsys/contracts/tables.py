@@ -36,6 +36,11 @@ def _split() -> dy.Int8:
     return dy.Int8(min=0, max=len(SPLIT_NAMES) - 1, description="0 train, 1 validation, 2 test")
 
 
+def _figure(description: str) -> dy.Float64:
+    """A measured number, kept as it came out: a mean of no rows is null or NaN, a loss may run off to infinity."""
+    return dy.Float64(nullable=True, allow_nan=True, allow_inf=True, description=description)
+
+
 def _is_row_number(column: str) -> pl.Expr:
     return pl.col(column) == pl.int_range(pl.len())
 
@@ -50,7 +55,7 @@ class EventsTable(dy.Schema):
     split = _split()
     positive = dy.Bool(description="whether the event counts as liked")
     behaviour = dy.UInt8(description="packed signals, 0 not known")
-    watch_ratio = dy.Float32(nullable=True, description="watched time / duration, null where not known")
+    watch_ratio = dy.Float32(nullable=True, allow_inf=True, description="watched time / duration, null where not known")
 
     @dy.rule()
     def rows_are_sorted_by_user_index(cls) -> pl.Expr:
@@ -159,11 +164,37 @@ class PerUserTable(dy.Schema):
     user_id = IdColumn("as the source gives it, integer or text")
 
 
+class MetricsTable(dy.Schema):
+    """``metrics.parquet`` of an evaluation: the mean of every metric, for every system, filter and slice."""
+
+    system = dy.String(description="name of the recommender")
+    exclude_seen = dy.Bool(description="whether items of the history were left out")
+    slice = dy.String(description="which target rows")
+    metric = dy.String(description="name of the metric")
+    mean = _figure("over the rows of the slice; null where it has none")
+    low = _figure("lower end of the bootstrap interval")
+    high = _figure("upper end of the bootstrap interval")
+    rows = dy.Int64(min=0, description="target rows in the slice")
+
+
+class ComparisonsTable(dy.Schema):
+    """``comparisons.parquet`` of an evaluation: the reference minus every other system, row by row."""
+
+    reference = dy.String(description="name of the system that the others are compared with")
+    system = dy.String(description="name of the other recommender")
+    exclude_seen = dy.Bool(description="whether items of the history were left out")
+    metric = dy.String(description="name of the metric")
+    difference = _figure("mean of reference minus system")
+    low = _figure("lower end of the bootstrap interval")
+    high = _figure("upper end of the bootstrap interval")
+    p_value = _figure("of no difference, two-sided")
+
+
 class CurvesTable(dy.Schema):
     """``curves.parquet``: points of training curves; a column ``step`` or ``epoch`` says where each one lies."""
 
     name = dy.String(description="name of the curve")
-    value = dy.Float64(nullable=True, description="height of the point")
+    value = _figure("height of the point")
 
 
 class StepCurvesTable(CurvesTable):

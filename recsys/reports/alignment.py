@@ -14,8 +14,9 @@ import polars as pl
 
 from recsys.alignment.rounds.policy_evaluator import HELD_OUT_REWARD, HR1
 from recsys.alignment.rounds.report import CURVES_NAME, REPORT_NAME
-from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import explain_write_errors, read_json
+from recsys.contracts.table_checks import read_table
+from recsys.contracts.tables import StepCurvesTable
 from recsys.evaluation.table import is_unknown
 from recsys.reports.conclusion import SAID, changed, interval, signed, standing_of
 from recsys.reports.curves import training_panels
@@ -64,10 +65,7 @@ def write_alignment_page(folder: Path, title: str, lineage: Mapping[str, Any]) -
         ArtifactError: Report or curves are missing or damaged, or the page cannot be written.
     """
     report = read_json(folder / REPORT_NAME)
-    try:
-        curves = pl.read_parquet(folder / CURVES_NAME)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise ArtifactError(f"'{folder / CURVES_NAME}' cannot be read: {error}; run `align` again") from error
+    curves = read_table(folder / CURVES_NAME, StepCurvesTable, "run `align` again")
     measured, training = (
         curves.filter(pl.col("name").str.starts_with(f"{kind}/")).with_columns(
             name=pl.col("name").str.strip_prefix(f"{kind}/")

@@ -16,8 +16,9 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset
-from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import Artifact, explain_write_errors, read_json
+from recsys.contracts.table_checks import read_table
+from recsys.contracts.tables import ComparisonsTable, CurvesTable, MetricsTable
 from recsys.evaluation.evaluate import COMPARISONS_FILE, METRICS_FILE, SUMMARY_FILE
 from recsys.evaluation.examples import EXAMPLES_FILE
 from recsys.evaluation.rankings import CURVES_FILE
@@ -56,8 +57,8 @@ def write_report(
         DataError: The curves lack a column.
     """
     summary = read_json(evaluation_dir / SUMMARY_FILE)
-    metrics = _read(evaluation_dir / METRICS_FILE)
-    comparisons = _read(evaluation_dir / COMPARISONS_FILE)
+    metrics = read_table(evaluation_dir / METRICS_FILE, MetricsTable, "run `evaluate` again")
+    comparisons = read_table(evaluation_dir / COMPARISONS_FILE, ComparisonsTable, "run `evaluate` again")
     examples = _optional_json(evaluation_dir / EXAMPLES_FILE)
     systems = ranked_systems(summary)
     sections = [("results", "Results", _results(summary, systems))]
@@ -190,13 +191,6 @@ def _data(report: Mapping[str, Any]) -> str:
     return said + details("The whole report of the data", facts(report))
 
 
-def _read(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise ArtifactError(f"'{path}' cannot be read: {error}; run `evaluate` again") from error
-
-
 def report_on(out_file: Path, title: str, evaluation_dir: Path, inputs: Mapping[str, Artifact]) -> None:
     """Write the HTML report of an evaluation.
 
@@ -218,7 +212,7 @@ def report_on(out_file: Path, title: str, evaluation_dir: Path, inputs: Mapping[
         out_file,
         title=title,
         evaluation_dir=evaluation_dir,
-        curves=pl.read_parquet(curves) if curves.exists() else None,
+        curves=read_table(curves, CurvesTable, "run `train` again") if curves.exists() else None,
         tokenizer_report=_optional_json(inputs["tokenize"].path / "tokenizer_report.json"),
         data_report=_optional_json(inputs["prepare"].path / "data_report.json"),
         lineage=lineage,

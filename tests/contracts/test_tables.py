@@ -12,8 +12,10 @@ from recsys.contracts.errors import ArtifactError
 from recsys.contracts.table_checks import read_table
 from recsys.contracts.tables import (
     DATASET_TABLES,
+    ComparisonsTable,
     CurvesTable,
     EventsTable,
+    MetricsTable,
     PerUserTable,
     SemanticIdsTable,
     SessionsTable,
@@ -172,6 +174,11 @@ WRONG_VALUES = {
         {"split": [0, 0, 1, 3]},
         "column 'split' holds 3 (1 rows out of range), expected from 0 to 2",
     ),
+    "not a number": (
+        "events.parquet",
+        {"watch_ratio": [None, 0.5, float("nan"), 1.0]},
+        "column 'watch_ratio' is nan in 1 rows, expected a number or null",
+    ),
     "session without events": (
         "sessions.parquet",
         {"event_end": [2, 2, 4]},
@@ -272,6 +279,12 @@ def test_sizes_of_another_data_set_are_refused(folder):
         Dataset.open(folder)
 
 
+def test_a_curve_that_ran_off_is_still_a_curve(tmp_path):
+    values = [0.5, float("nan"), float("inf"), None]
+    pl.DataFrame({"step": range(4), "name": "loss", "value": values}).write_parquet(tmp_path / "curves.parquet")
+    assert len(read_table(tmp_path / "curves.parquet", StepCurvesTable, "run `train` again")) == 4
+
+
 def test_other_artefacts_say_their_own_way_out(tmp_path):
     pl.DataFrame({"system": ["a"], "exclude_seen": [1], "user_id": [7]}).write_parquet(tmp_path / "per_user.parquet")
     with pytest.raises(ArtifactError, match=r"'exclude_seen' is Int64, expected Boolean; run `evaluate` again"):
@@ -281,7 +294,10 @@ def test_other_artefacts_say_their_own_way_out(tmp_path):
         read_table(tmp_path / "curves.parquet", CurvesTable, "run `train` again")
 
 
-@pytest.mark.parametrize("table", [*DATASET_TABLES.values(), PerUserTable, StepCurvesTable, SemanticIdsTable])
+OTHER_TABLES = (PerUserTable, MetricsTable, ComparisonsTable, StepCurvesTable, SemanticIdsTable)
+
+
+@pytest.mark.parametrize("table", [*DATASET_TABLES.values(), *OTHER_TABLES])
 def test_every_column_is_a_named_one_with_a_word_on_it(table):
     names = {value for key, value in vars(Columns).items() if key.isupper()}
     assert set(table.column_names()) <= names
