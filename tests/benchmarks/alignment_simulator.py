@@ -234,7 +234,7 @@ def measure(base: Base, policy: GenerativeRecommender, users: SimulatedUsers) ->
 
 
 def measure_sessions(users: SimulatedUsers, sessions: Sessions) -> Evaluated:
-    """True outcomes per user, means over his sessions."""
+    """True outcomes per user, means over their sessions."""
     truth = users.truth(sessions, draws=DRAWS)
     values = {name: getattr(truth, name).mean(1) for name in ("utility", "watch_ms", "long_views", "likes")}
     values["frozen_utility"] = users.frozen_utility(sessions).mean(1)

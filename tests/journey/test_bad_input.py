@@ -158,7 +158,7 @@ def test_a_truncated_catalogue_is_named(world: World, capsys: pytest.CaptureFixt
 
 
 def test_a_few_duplicates_are_put_aside_and_counted(world: World) -> None:
-    """1533 rows: 191 users of 8 events and user 7 with 5; his repeat and three more rows are refused, none is lost."""
+    """1533 rows: 191 users of 8 events and user 7 with 5; their repeat and three more rows are refused, none is lost."""
     world.rewrite(LOG, lambda log: pl.concat([log, log.filter(pl.col("user_id") == "user 8").head(3)]))
     assert world.call("prepare") == 0
     refused = pl.read_parquet(world.published("prepared") / "quarantine.parquet")

@@ -1,8 +1,8 @@
-"""User 7 and his five events, followed from the raw rows to the recommended item; ``make journey`` prints every stage.
+"""User 7 and their five events, followed from the raw rows to the recommended item; ``make journey`` prints every stage.
 
 The world has an answer one can see: three topics (cake, bike, moon) with eight numbered videos each, and every user
-watches his topic in order, round and round. User n likes topic ``n mod 3`` and starts at video ``n div 3 mod 8``, so user 7
-starts at bike 2. He has watched bike 2, 3, 4, 5, 6; the others have watched all eight. What comes next for him is bike 7.
+watches their topic in order, round and round. User n likes topic ``n mod 3`` and starts at video ``n div 3 mod 8``, so user 7
+starts at bike 2. They have watched bike 2, 3, 4, 5, 6; the others have watched all eight. What comes next for them is bike 7.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def test_02_events(journey: Journey) -> None:
 
 
 def test_03_histories(journey: Journey) -> None:
-    """Rows of one long array: five are his, three to train on.
+    """Rows of one long array: five are theirs, three to train on.
 
     Ten minutes are 600 s and ``2 + floor(log2 600) = 11``; a watch ratio of 0.75 is bucket 7; ``finished`` alone is the
     behaviour code ``1 + 2**0 = 2``.
@@ -210,7 +210,7 @@ def test_08_beam_search(journey: Journey) -> None:
 
 
 def test_09_metrics(journey: Journey) -> None:
-    """Rank r gives ``1 / log2(r + 1)``; the file of per-user results holds the number that one computes from his list."""
+    """Rank r gives ``1 / log2(r + 1)``; the file of per-user results holds the number that one computes from their list."""
     recommender = Recommender(journey.policy, journey.semantic_ids, DecodeConfig(beam_width=24))
     answer = recommender.recommend(Histories.from_targets(journey.prepared.history, journey.question), 5)
     listed = [journey.titles[item] for item in answer.items[0]]
@@ -225,7 +225,7 @@ def test_09_metrics(journey: Journey) -> None:
 
 
 def test_10_candidates(journey: Journey) -> None:
-    """Served from the bundle with all five events as history: bike 7, the next in his order."""
+    """Served from the bundle with all five events as history: bike 7, the next in their order."""
     rows = pl.read_parquet(journey.path("recommend") / "part-*.parquet")
     mine = rows.filter(pl.col("user_id") == USER)
     show("candidates", mine.select("user_id", "rank", "item_id", "score", "model_name", "model_version"))

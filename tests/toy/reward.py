@@ -100,8 +100,8 @@ def event(
 
 
 def colour_prepared(folder: Path, *, users: int = 120, items: int = 24, sessions: int = 8) -> Dataset:
-    """Items have one of four colours (``item % 4``); a user watches those of his own colour (``user % 4``), half of which
-    he likes, and skips the rest. The last session is test, the one before validation."""
+    """Items have one of four colours (``item % 4``); a user watches those of their own colour (``user % 4``), half of which
+    they like, and skip the rest. The last session is test, the one before validation."""
     generator = np.random.default_rng(0)
     rows = []
     number = 0

@@ -1,4 +1,4 @@
-"""A log small enough to see, as files: three topics of numbered videos, every user watches his topic in order.
+"""A log small enough to see, as files: three topics of numbered videos, every user watches their topic in order.
 
 User n likes topic ``n mod 3`` and starts at video ``n div 3 mod 8``; user 7 starts at bike 2 and has five events, the
 others have watched all eight videos of their topic.

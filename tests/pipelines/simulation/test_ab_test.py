@@ -67,7 +67,7 @@ def test_the_truth_is_the_state_that_exactly_the_policys_history_has_left(users:
         np.testing.assert_array_equal(truth.appetite, state.appetite)
         np.testing.assert_array_equal(truth.last_item, state.last_item)
         np.testing.assert_array_equal(truth.seen, state.seen)
-        assert not truth.fatigue.any()  # he comes back rested
+        assert not truth.fatigue.any()  # users come back rested
         row = int(np.flatnonzero(users.user_place == user)[0])
         history = users.item_place[users.histories.seen_items()[row]]
         assert set(history.tolist()) == set(np.flatnonzero(truth.seen[0]).tolist())
