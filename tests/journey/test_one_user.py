@@ -1,8 +1,8 @@
 """User 7 and their five events, followed from the raw rows to the recommended item; ``make journey`` prints every stage.
 
 The world has an answer one can see: three topics (cake, bike, moon) with eight numbered videos each, and every user
-watches their topic in order, round and round. User n likes topic ``n mod 3`` and starts at video ``n div 3 mod 8``, so user 7
-starts at bike 2. They have watched bike 2, 3, 4, 5, 6; the others have watched all eight. What comes next for them is bike 7.
+watches their topic in order, round and round. User n likes topic ``n mod 3`` and starts at video ``n div 3 mod 8``, so
+user 7 starts at bike 2 and has watched bike 2, 3, 4, 5, 6; the others have watched all eight. What comes next is bike 7.
 """
 
 from __future__ import annotations
