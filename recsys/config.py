@@ -199,7 +199,7 @@ def _explain(config_class: type[FrozenConfig], error: ValidationError, where: st
         location = tuple(str(part) for part in problem["loc"])
         key = ".".join(_without_tags(config_class, location))
         file = recipe.file_of(location) if recipe is not None else None
-        stands = f" in '{file}'" if recipe is not None and file != recipe.path and problem["type"] != "missing" else ""
+        stands = f" in '{file}'" if recipe is not None and file != recipe.path else ""
         if problem["type"] == "extra_forbidden":
             classes = _classes_at(config_class, location[:-1])
             known = {name for current in classes for name in current.model_fields}

@@ -1,10 +1,13 @@
 """Configurations: overrides, and errors that name the key and the way out."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import pytest
+from pydantic import Field
 
-from recsys.config import FrozenConfig, apply_overrides, load_config, read_recipe, validate
+from recsys.config import FrozenConfig, apply_overrides, load_config, merge, read_recipe, validate
 from recsys.contracts.errors import ConfigError
 
 
@@ -120,3 +123,49 @@ def test_an_error_names_the_file_its_key_stands_in(tmp_path: Path) -> None:
     assert f"key 'train.max_epochs' is 'many' in '{base}': " in said
     assert f"unknown key 'train.rate' (value 1) in '{base}'; " in said
     assert "unknown key 'train.speed' (value 1); " in said
+
+
+class Table(FrozenConfig):
+    renamed_keys: ClassVar[Mapping[str, str]] = {"rows": "sample_size", "paths": "file"}
+
+    kind: Literal["table"]
+    path: str
+    sample_size: int = 1
+    file: str = ""
+
+
+class Simulated(FrozenConfig):
+    kind: Literal["simulated"]
+    users: int = 1
+
+
+class World(FrozenConfig):
+    source: Annotated[Table | Simulated, Field(discriminator="kind")]
+    several: tuple[Inner, ...] = ()
+
+
+def refusal_of(values: dict) -> str:
+    with pytest.raises(ConfigError) as refused:
+        validate(World, {"source": {"kind": "simulated"}} | values, "recipe.yaml")
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(("old", "new"), [("rows", "sample_size"), ("paths", "file")])
+def test_an_old_key_is_refused_with_its_new_name(old: str, new: str) -> None:
+    """Also where the old name is close to another key: ``paths`` was ``file``, and ``path`` exists as well."""
+    said = refusal_of({"source": {"kind": "table", "path": "x", old: 3}})
+    assert said == f"config recipe.yaml: unknown key 'source.{old}' (value 3); it is called '{new}' now"
+
+
+def test_a_key_is_named_as_the_file_has_it() -> None:
+    """The tag of a union is no key, the place in a list is one."""
+    assert "key 'source.users' is 'many': " in refusal_of({"source": {"kind": "simulated", "users": "many"}})
+    assert "key 'several.1.max_epochs' is 'many': " in refusal_of({"several": [{}, {"max_epochs": "many"}]})
+
+
+def test_merging_leaves_both_sides_alone() -> None:
+    base, change = {"a": {"x": 1}, "b": {"y": 2}}, {"a": {"z": 3}, "c": {"w": 4}}
+    merged = merge(base, change)
+    for part in merged.values():
+        part["new"] = 0
+    assert (base, change) == ({"a": {"x": 1}, "b": {"y": 2}}, {"a": {"z": 3}, "c": {"w": 4}})

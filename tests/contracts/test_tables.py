@@ -197,7 +197,7 @@ WRONG_VALUES = {
     ),
     "target beyond the last item": (
         "targets.parquet",
-        {"targets": [[0], [1], [2], [5], [0], [1], [2], [3]]},
+        {"targets": [[0], [1], [2], [0, 5], [0], [1], [2], [3]]},
         "column 'targets' reaches 5, expected at most 4",
     ),
     "null inside of a list": (
@@ -227,6 +227,12 @@ def test_every_broken_rule_is_told_at_once(folder):
         read_all(folder)
     for problem in ("'item_index' is null in 1 rows", "'item_index' holds -1", "'split' holds 9"):
         assert problem in str(refused.value)
+
+
+def test_a_history_may_be_empty(folder):
+    change(folder / "targets.parquet", history_end=pl.col("history_start"))
+    targets = Dataset.open(folder).targets(TEST)
+    assert targets.history_end.tolist() == targets.history_start.tolist()
 
 
 def test_a_table_without_rows_is_a_table(folder):
@@ -292,6 +298,24 @@ def test_other_artefacts_say_their_own_way_out(tmp_path):
     pl.DataFrame({"step": [1], "value": [0.5]}).write_parquet(tmp_path / "curves.parquet")
     with pytest.raises(ArtifactError, match=r"'name' is missing, expected String; run `train` again"):
         read_table(tmp_path / "curves.parquet", CurvesTable, "run `train` again")
+
+
+def test_a_slice_has_no_negative_number_of_rows(tmp_path):
+    values = {
+        "system": "a",
+        "exclude_seen": True,
+        "slice": "all",
+        "metric": "hr@1",
+        "mean": None,
+        "low": None,
+        "high": 0.1,
+    }
+    for rows in (0, -1):
+        frame = pl.DataFrame([values | {"rows": rows}], schema=types(MetricsTable))
+        frame.write_parquet(tmp_path / f"{rows}.parquet")
+    assert len(read_table(tmp_path / "0.parquet", MetricsTable, AGAIN)) == 1
+    with pytest.raises(ArtifactError, match=r"column 'rows' holds -1 \(1 rows out of range\), expected from 0"):
+        read_table(tmp_path / "-1.parquet", MetricsTable, AGAIN)
 
 
 OTHER_TABLES = (PerUserTable, MetricsTable, ComparisonsTable, StepCurvesTable, SemanticIdsTable)

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from recsys.contracts.columns import TEST
-from recsys.contracts.dataset import Targets
+from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import DataError
 from recsys.contracts.ranking import RankedItems
 from recsys.evaluation.examples import EXAMPLES_FILE, choose_rows, hit_rows, write_examples
@@ -100,3 +101,36 @@ def test_a_ranking_of_other_rows_is_refused(tmp_path: Path) -> None:
     prepared = ring_prepared(tmp_path / "ring")
     with pytest.raises(DataError, match=r"ranking of 'ring' has 1 rows, the test split 60"):
         write_examples(prepared, ranking([[0]]), TEST, tmp_path, 1, system="ring", exclude_seen=True)
+
+
+def test_one_user_by_hand(tmp_path: Path) -> None:
+    """The user walked 0 to 9, of which the last eight are shown; of nine targets eight are, of twelve answers ten.
+
+    Answered are 0 11 10 9 8 7 6 5 4 3, so of the targets 3, 10, 2 and 11 only 2 is missed; 10 and 11 were never seen.
+    """
+    folder = tmp_path / "ring"
+    ring_prepared(folder, users=1, events=11)
+    table = pl.read_parquet(folder / "targets.parquet")
+    come = pl.Series([[3, 10, 2, 3, 3, 3, 3, 3, 11]] * len(table), dtype=table.schema["targets"])
+    table.with_columns(come.alias("targets")).write_parquet(folder / "targets.parquet")
+    ranked = ranking([[0, *range(11, 0, -1)]])
+    (user,) = write_examples(Dataset.open(folder), ranked, TEST, tmp_path, 1, system="x", exclude_seen=False)["users"]
+    assert (user["history_length"], user["next_length"], user["first_hit"]) == (10, 9, 2)
+    assert [item["item_id"] for item in user["history"]] == [f"i{item}" for item in range(2, 10)]
+    assert [(item["item_id"], item["hit"], item["seen"]) for item in user["next"]] == [
+        ("i3", True, True),
+        ("i10", True, False),
+        ("i2", False, True),
+        *[("i3", True, True)] * 5,
+    ]
+    assert [item["item_id"] for item in user["answer"]] == ["i0", *(f"i{item}" for item in range(11, 2, -1))]
+    assert [item["hit"] for item in user["answer"]] == [False, True, True, *[False] * 6, True]
+    assert [item["seen"] for item in user["answer"]] == [True, False, False, *[True] * 7]
+
+
+def test_one_user_alone_is_not_exchanged() -> None:
+    """Two rows of one user, a hit and a miss: whichever is drawn stays, the report shows one row per user."""
+    targets = targets_of([4, 4], [[0], [0]])
+    found = [choose_rows(targets, np.array([True, False]), seed) for seed in range(10)]
+    assert {row for rows, _ in found for row in rows} == {0, 1}
+    assert not any(adjusted for _, adjusted in found)

@@ -8,6 +8,8 @@ from scipy import stats
 
 from recsys.contracts.errors import DataError
 from recsys.metrics.bootstrap import (
+    Estimate,
+    MetricEstimate,
     ResampledMeans,
     bootstrap_sums,
     estimate_means,
@@ -138,3 +140,51 @@ def test_one_column_by_hand_and_nothing_refused() -> None:
     assert (same_user.low, same_user.high) == (0.5, 0.5)
     with pytest.raises(DataError, match="no rows to evaluate"):
         estimate_means(np.empty(0))
+
+
+def test_a_sign_needs_the_whole_interval() -> None:
+    """An interval that touches 0 says nothing."""
+    bounds = [(0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (0.0, 0.1), (-0.1, 0.0)]
+    assert [Estimate(0.0, low, high).sign for low, high in bounds] == [1, -1, 0, 0, 0]
+
+
+def test_a_metric_minus_another_by_hand() -> None:
+    """0.9 - 0.7; draws 0.8 - 0.7 and 1.0 - 0.6; the third draw is not defined and does not count.
+
+    The middle 95 % of 0.1 and 0.4 lie between 0.1 + 0.025 * 0.3 and 0.4 - 0.025 * 0.3.
+    """
+    mine = MetricEstimate(0.9, np.array([0.8, 1.0, np.nan]))
+    gap = mine.minus(MetricEstimate(0.7, np.array([0.7, 0.6, 0.5])))
+    assert gap.value == pytest.approx(0.2)
+    assert gap.samples[:2].tolist() == pytest.approx([0.1, 0.4])
+    assert gap.interval() == pytest.approx((0.1075, 0.3925))
+    assert np.isnan(MetricEstimate(0.9, np.full(3, np.nan)).interval()).all()
+
+
+def test_a_share_of_a_mean_that_a_draw_had_at_0_has_no_interval() -> None:
+    """The reference's mean is 2, so the share is 1/2; but one of its draws is 0."""
+    means = ResampledMeans(np.array([[2.0], [3.0]]), np.array([[[0.0], [3.0]], [[4.0], [6.0]]]))
+    _, share = means.against(0)[1].estimates(0.95)
+    assert share.mean == 0.5
+    assert np.isnan([share.low, share.high]).all()
+
+
+def test_a_slice_without_rows_has_no_p_value() -> None:
+    values, masks = np.ones((3, 1)), np.array([[True, False]] * 3)
+    p = resample_means(values, masks, np.arange(3), resamples=99, seed=0).p_value().ravel()
+    assert p[0] == pytest.approx(2 / 100)
+    assert np.isnan(p[1])
+
+
+def test_a_draw_of_nobody_has_no_mean() -> None:
+    """Only the first user has a value, one of 4: draws that hold it once, twice and not at all."""
+    draws, counts = np.array([[1, 1], [2, 0], [0, 2]], np.int32), np.array([1.0, 0.0])
+    means = means_of_draws(draws, np.array([4.0, 0.0]), counts)
+    assert means[:2].tolist() == [4.0, 4.0]
+    assert np.isnan(means[2])
+
+
+def test_intervals_are_of_95_percent_unless_said() -> None:
+    values = np.random.default_rng(1).normal(size=50)
+    assert estimate_means(values, resamples=200) == estimate_means(values, resamples=200, confidence=0.95)
+    assert estimate_means(values, resamples=200) != estimate_means(values, resamples=200, confidence=0.9)

@@ -151,3 +151,31 @@ def test_standing_of() -> None:
         "equal",
         "equal",
     ]
+
+
+def test_an_interval_that_ends_at_0_decides_nothing() -> None:
+    assert standing_of(change(0.0, -0.1, 0.0)) == "equal"
+
+
+def test_a_baseline_that_never_hits_has_no_share() -> None:
+    """0.12 against 0: "better", but no number of percent."""
+    found = evaluation_conclusion(summary_of({SERVED: 0.12, "ease": 0.0}, {"ease": (0.12, 0.1, 0.14)}))
+    assert "is 0.1200 against 0.0000, a difference of +0.1200 that lies" in found.sentence
+
+
+def test_hits_are_counted_in_rows_where_users_have_several_and_only_if_measured() -> None:
+    summary = summary_of({SERVED: 0.12, "ease": 0.10}, {"ease": (0.02, 0.01, 0.03)}) | {"confidence": 0.9}
+    summary["rows"] = 2 * summary["users"]
+    found = evaluation_conclusion(summary)
+    assert found.notes[0].startswith("Of 100 rows, 36 find something")
+    assert "(90 % interval, paired on the same users)" in plain(found.sentence)
+    summary["systems"]["ease"]["filtered"]["hr@10"]["mean"] = None
+    assert evaluation_conclusion(summary).notes == ()
+    summary["headline"] = ["ndcg@10"]
+    assert evaluation_conclusion(summary).notes == ()
+
+
+def test_the_reference_is_not_its_own_baseline() -> None:
+    """markov is the reference and has the highest mean; the best of the others is ease."""
+    summary = summary_of({"markov": 0.2, "ease": 0.1}, {"ease": (0.1, 0.05, 0.15)}, reference="markov")
+    assert "markov, is better than the best baseline, ease: " in evaluation_conclusion(summary).sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -33,6 +34,35 @@ def test_every_index_is_found_by_its_own_id(catalogue: Catalogue) -> None:
     backwards = catalogue.item_ids.reverse()
     assert catalogue.item_index(backwards, "items").tolist() == list(range(len(backwards)))[::-1]
     assert catalogue.mask(backwards).all()
+
+
+def test_unseen_users_get_rows_behind_the_known_ones(catalogue: Catalogue) -> None:
+    """Five users, then 16 rows: "ada" hashes to number 5 of them, so row 10; "7" to number 7, so row 12."""
+    with_rows = dataclasses.replace(catalogue, unseen_user_rows=16)
+    assert with_rows.user_index(pl.Series(["u3", "ada", "7"])).tolist() == [3, 10, 12]
+
+
+def test_nothing_but_nulls_is_nothing_known(catalogue: Catalogue) -> None:
+    """A column of nulls has no type that could be compared with the model's."""
+    assert catalogue.item_index(pl.Series([None, None]), "items").tolist() == [-1, -1]
+
+
+def test_users_are_read_where_the_policy_looks_them_up(bundle: Path, tmp_path: Path) -> None:
+    """A bundle of a policy that knows no users needs no table of them."""
+    info = read_info(bundle)
+    shutil.copytree(bundle, tmp_path / "bundle")
+    (tmp_path / "bundle" / "users.parquet").unlink()
+    without = read_catalogue(tmp_path / "bundle", info.model_copy(update={"uses_users": False}))
+    assert without.user_ids is None
+    with pytest.raises(ArtifactError, match=r"users\.parquet' cannot be read"):
+        read_catalogue(tmp_path / "bundle", info)
+
+
+def test_items_of_another_number_are_refused(bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    pl.read_parquet(bundle / "items.parquet").head(11).write_parquet(tmp_path / "bundle" / "items.parquet")
+    with pytest.raises(ArtifactError, match="it has 11 rows, expected 12; export the model again"):
+        read_catalogue(tmp_path / "bundle", read_info(bundle))
 
 
 def test_refusals(catalogue: Catalogue, bundle: Path, tmp_path: Path) -> None:
