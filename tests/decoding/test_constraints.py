@@ -60,6 +60,16 @@ def test_personal_lists_by_hand() -> None:
     assert rules.personal(lists, rules.segment_U, count=False).denied is None
 
 
+def test_personal_counts_are_made_for_sessions_of_two_already(prepared: Dataset) -> None:
+    """The second item of a session may not be the first again; a single item has no other to differ from."""
+    rules = CompiledRules.compile(PrefixIndex.build(CODES, (4, 5)), ItemRules(), exclude_seen=True)
+    single, two = (rules.for_batch(everyone(prepared), num_items=count).personal for count in (1, 2))
+    assert single is not None
+    assert two is not None
+    assert single.denied is None
+    assert two.denied is not None
+
+
 @given(st.data())
 @settings(max_examples=30, deadline=None)
 def test_rules_of_a_batch_are_those_of_each_user_alone(data) -> None:  # type: ignore[no-untyped-def]
