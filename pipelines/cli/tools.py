@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from pipelines.cli.options import (
 )
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.runtime import ProgressMode, make_progress
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
 
 
 def recommend(
@@ -116,11 +119,33 @@ def histories(
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
+    _check_histories_file(out, loaded)
     table = user_histories(loaded.source, loaded.features, loaded.seed)
     with explain_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        table.write_parquet(out)
+        part = out.with_name(f".{out.name}.part")
+        table.write_parquet(part)
+        part.replace(out)
     print(f"{len(table)} users, {table['item_ids'].list.len().sum()} events\n{out}")
+
+
+def _check_histories_file(out: Path, config: RunConfig) -> None:
+    """Refuse a file that could not be read back, and one of the source's own.
+
+    Raises:
+        ConfigError: The name does not end in .parquet, is a folder, or is where the raw log lies.
+    """
+    if out.suffix != ".parquet" or out.is_dir():
+        what = "a folder" if out.is_dir() else f"'{out.suffix or 'nothing'}' at its end"
+        raise ConfigError(f"--out '{out}' is {what}; histories are one Parquet file, for example histories.parquet")
+    folder = getattr(config.source, "path", None)
+    for key in ("interactions", "items", "histories"):
+        pattern = getattr(config.source, key, None)
+        if folder is None or not isinstance(pattern, str):
+            continue
+        own = [Path(pattern)] if Path(pattern).is_absolute() else Path(folder).glob(pattern)
+        if out.resolve() in {path.resolve() for path in own}:
+            raise ConfigError(f"--out '{out}' is a file of the source (source.{key}); choose another name")
 
 
 def report(

@@ -6,7 +6,7 @@ models say of the same sessions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,14 +71,21 @@ class Trial:
             ConfigError: The source is not the simulator, the task is not sessions, or a name is taken.
             ArtifactError: A folder is missing, or holds a policy of other semantic IDs.
         """
+        if config.source.kind != "simulated":
+            raise ConfigError(
+                f"source.kind is '{config.source.kind}', and only the users of source.kind 'simulated' know what they like; "
+                "use a recipe of the simulator, for example pipelines/recipes/simulated_sessions.yaml"
+            )
         if config.features.task != "session":
             raise ConfigError(
                 f"features.task is '{config.features.task}', and only policies that generate sessions are rolled out "
                 "here; use features.task: session"
             )
+        stages = stages_of(config)
+        aligns = any(stage.name == ALIGN.name for stage in stages)
+        more = _further_policies(further, (UNALIGNED, ALIGNED) if aligns else (UNALIGNED,))
         set_threads(config.num_threads)
         runner = Runner(config, config.seed, ArtifactStore(config.output_dir / "artifacts"), progress)
-        stages = stages_of(config)
         last = max(place for place, stage in enumerate(stages) if stage.name in (TRAIN.name, ALIGN.name))
         runner.run_all(stages[: last + 1])
         folder = {name: outcome.artifact.path for name, outcome in runner.outcomes.items()}
@@ -87,7 +94,7 @@ class Trial:
         models = {UNALIGNED: folder[TRAIN.name] / "model"}
         if ALIGN.name in folder:
             models[ALIGNED] = folder[ALIGN.name] / "model"
-        models |= _further_policies(further, models)
+        models |= more
         scorers = {}
         if REWARD.name in folder:
             for name in ("reward", "held_out"):
@@ -176,7 +183,7 @@ class Trial:
         return Recommender(policy, self.semantic_ids, decode)
 
 
-def _further_policies(texts: Sequence[str], taken: Mapping[str, Path]) -> dict[str, Path]:
+def _further_policies(texts: Sequence[str], taken: Collection[str]) -> dict[str, Path]:
     """Read ``NAME=FOLDER``."""
     found: dict[str, Path] = {}
     for text in texts:

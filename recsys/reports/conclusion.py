@@ -59,7 +59,7 @@ def evaluation_conclusion(summary: Mapping[str, Any]) -> Conclusion:
             f"is {_number(_mean(summary, reference, filters[0], metric))} with {FILTER_WORDS[filters[0]]}.",
         )
     standing, sentence = _against_best(summary, name, filters[0])
-    notes = [_of_hundred(summary, filters[0])]
+    notes = [_of_hundred(summary, filters[0]), *_ahead_elsewhere(summary, name, filters[0])]
     for other in filters[1:]:
         said = _against_best(summary, name, other)[1]
         notes.append(f"With {FILTER_WORDS[other]}, {said[0].lower()}{said[1:]}")
@@ -97,6 +97,20 @@ def _against_best(summary: Mapping[str, Any], name: str, filter_name: str) -> tu
         f"{opening}: {metric} is {_number(mine)} against {_number(other)}{relative}, a difference of "
         f"{signed(comparison['difference'])} that lies {bounds}."
     )
+
+
+def _ahead_elsewhere(summary: Mapping[str, Any], name: str, filter_name: str) -> list[str]:
+    """Name the baselines that are clearly ahead by another headline metric than the one the conclusion speaks of."""
+    notes = []
+    for metric in summary["headline"][:-1]:
+        compared = {
+            system: summary["comparisons"].get(system, {}).get(filter_name, {}).get(metric)
+            for system in _baselines(summary, summary["reference"])
+        }
+        ahead = [system for system, change in compared.items() if change and _OF_REFERENCE[verdict(change)] == "worse"]
+        if ahead:
+            notes.append(f"By {metric}, {name.rstrip(',')} is clearly behind {' and '.join(ahead)}.")
+    return notes
 
 
 def _best_baseline(summary: Mapping[str, Any], filter_name: str) -> str:

@@ -31,6 +31,15 @@ def test_better() -> None:
     )
 
 
+def test_a_baseline_that_is_ahead_by_hits_is_named() -> None:
+    """NDCG cannot tell them apart, but markov finds something for more users, and its interval does not hold 0."""
+    summary = summary_of({SERVED: 0.11, "markov": 0.10, "ease": 0.09}, {"markov": (0.01, -0.01, 0.03)})
+    summary["comparisons"]["markov"]["filtered"]["hr@10"] = change(-0.02, -0.03, -0.01)
+    assert "By hr@10, the model is clearly behind markov." in evaluation_conclusion(summary).notes
+    summary["comparisons"]["markov"]["filtered"]["hr@10"] = change(-0.02, -0.05, 0.01)
+    assert not any("clearly behind" in note for note in evaluation_conclusion(summary).notes)
+
+
 def test_worse() -> None:
     """0.08 / 0.10 = 0.8, 20 % less."""
     found = evaluation_conclusion(summary_of({SERVED: 0.08, "ease": 0.10}, {"ease": (-0.02, -0.03, -0.01)}))

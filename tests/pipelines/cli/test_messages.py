@@ -25,6 +25,28 @@ def test_interactions_are_no_histories(tmp_path: Path, capsys: pytest.CaptureFix
     assert "recsys histories --config my.yaml --out log_histories.parquet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("h.csv", "is '.csv' at its end; histories are one Parquet file"),
+        ("h", "is 'nothing' at its end"),
+        ("folder.parquet", "is a folder"),
+        ("log.parquet", "is a file of the source (source.interactions)"),
+    ],
+)
+def test_histories_go_to_a_file_that_can_be_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "log.parquet").write_bytes(b"the raw log")
+    (tmp_path / "shop.yaml").write_text(
+        f"source: {{kind: table, path: {tmp_path}, interactions: 'log*.parquet', timestamp_unit: s}}\n"
+    )
+    assert call("histories", "--config", str(tmp_path / "shop.yaml"), "--out", str(tmp_path / name)) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "log.parquet").read_bytes() == b"the raw log"
+
+
 def test_a_missing_key_says_what_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shop.yaml").write_text("source: {kind: table, path: .}\n")
     assert call("run", "--config", str(tmp_path / "shop.yaml")) == 2

@@ -77,6 +77,28 @@ def test_the_command_refuses_what_cannot_be_compared(recipe: tuple[Path, str], f
     assert end.value.code == 2
 
 
+@pytest.mark.parametrize(("further", "code"), [("foo", 2), (f"{UNALIGNED}=anywhere", 2), ("foo=nowhere", 4)])
+def test_a_wrong_policy_is_refused_before_any_stage_runs(
+    recipe: tuple[Path, str], tmp_path: Path, further: str, code: int
+) -> None:
+    fresh = f"output_dir={tmp_path / 'fresh'}"
+    with pytest.raises(SystemExit) as end:
+        main(["simulate", "--config", str(recipe[0]), fresh, "--policy", further])
+    assert end.value.code == code
+    assert not (tmp_path / "fresh" / "artifacts" / "prepared").exists()
+
+
+def test_a_log_of_people_is_refused_before_any_stage_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "shop.yaml").write_text(
+        f"output_dir: {tmp_path / 'out'}\nfeatures: {{task: session, session_length: 2}}\n"
+        f"source: {{kind: table, path: {tmp_path}, interactions: log.csv, timestamp_unit: s}}\n"
+    )
+    with pytest.raises(SystemExit) as end:
+        main(["simulate", "--config", str(tmp_path / "shop.yaml")])
+    assert end.value.code == 2
+    assert "source.kind is 'table', and only the users of source.kind 'simulated'" in capsys.readouterr().err
+
+
 def test_a_recipe_of_single_items_is_refused(recipe: tuple[Path, str]) -> None:
     config = load_run_config(recipe[0], [recipe[1]])
     items = config.features.model_copy(update={"task": "next_item", "session_length": 1})
