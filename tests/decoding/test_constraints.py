@@ -220,6 +220,8 @@ def test_refusals(prepared: Dataset, sessions: Recommender) -> None:
         recommender.recommend(histories, 3, rules=ItemRules(two))
     with pytest.raises(DataError, match="segments run from 0 to 2"):
         recommender.recommend(histories, 3, rules=ItemRules(two, segments=np.arange(10) % 3))
+    with pytest.raises(DataError, match="segments run from -1 to 1"):
+        recommender.recommend(histories, 3, rules=ItemRules(two, segments=np.arange(10) % 3 - 1))
     with pytest.raises(DataError, match="expected \\(10,\\)"):
         recommender.recommend(histories, 3, rules=ItemRules(two, segments=np.zeros(3, np.int64)))
     with pytest.raises(DataError, match="a quota is -1"):
@@ -228,6 +230,29 @@ def test_refusals(prepared: Dataset, sessions: Recommender) -> None:
         Quotas.from_groups(np.array([2]), np.array([4]))
     with pytest.raises(ConfigError, match="diversity_groups is 3, expected a divisor"):
         with_config(sessions, diversity_groups=3).recommend_sessions(sessions.histories, 8)  # type: ignore[attr-defined]
+
+
+def test_sessions_of_two_segments_are_those_of_each_alone(sessions: Recommender) -> None:
+    """Users of the first segment may have 4 items, those of the second 8: a session counts what is left in its own.
+
+    With 4 items and sessions of 3 every beam lives on what is left below a prefix, so another segment's count would show.
+    """
+    histories = sessions.histories  # type: ignore[attr-defined]
+    allowed = np.zeros((2, 20), bool)
+    allowed[0, [0, 3, 7, 12]] = True
+    allowed[1, 10:18] = True
+    segments = np.arange(6) % 2
+    mixed, scores = sessions.recommend_sessions(
+        histories, 8, exclude_seen=False, rules=ItemRules(allowed, segments=segments)
+    )
+    for segment in (0, 1):
+        rows = np.flatnonzero(segments == segment)
+        alone, alone_scores = sessions.recommend_sessions(
+            histories.take(rows), 8, exclude_seen=False, rules=ItemRules(allowed[segment : segment + 1])
+        )
+        np.testing.assert_array_equal(mixed[rows], alone)
+        np.testing.assert_allclose(scores[rows], alone_scores, rtol=1e-5)
+        assert allowed[segment, mixed[rows][mixed[rows] >= 0]].all()
 
 
 def test_no_session_beam_dies_of_its_own_items(sessions: Recommender) -> None:
