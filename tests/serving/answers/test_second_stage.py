@@ -37,22 +37,6 @@ QUIET = PlainProgress()
 BY_REWARD = AnswerOptions(second_stage="reward")
 
 
-@pytest.fixture(scope="module")
-def scorer(steered_bundle: Path) -> Scorer:
-    return Scorer.open(steered_bundle)
-
-
-@pytest.fixture
-def users(steered_sources: BundleSources) -> PreparedUsers:
-    return PreparedUsers(steered_sources.prepared, "d" * 64)
-
-
-@pytest.fixture(scope="module")
-def histories(steered_sources: BundleSources) -> Histories:
-    prepared = Dataset.open(steered_sources.prepared)
-    return Histories.from_targets(prepared.history, prepared.all_users())
-
-
 class Prices:
     """Reward of a session: the sum of its items' prices; item 0 costs 5, 1 costs 1, 2 and 3 cost 3."""
 

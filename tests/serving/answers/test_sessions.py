@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
@@ -31,22 +30,6 @@ from tests.serving.conftest import HISTORIES
 
 QUIET = PlainProgress()
 SESSIONS = AnswerOptions(answer="sessions")
-
-
-@pytest.fixture(scope="module")
-def scorer(steered_bundle: Path) -> Scorer:
-    return Scorer.open(steered_bundle)
-
-
-@pytest.fixture
-def users(steered_sources: BundleSources) -> PreparedUsers:
-    return PreparedUsers(steered_sources.prepared, "d" * 64)
-
-
-@pytest.fixture(scope="module")
-def histories(steered_sources: BundleSources) -> Histories:
-    prepared = Dataset.open(steered_sources.prepared)
-    return Histories.from_targets(prepared.history, prepared.all_users())
 
 
 def rows_of(folder: Path, pattern: str = "part-*.parquet") -> pl.DataFrame:
