@@ -176,15 +176,15 @@ def validate_source(source: Source, config: FeaturesConfig, seed: int = 0) -> di
 
 def _assemble(source: Source, config: FeaturesConfig, seed: int) -> Assembled:
     raw = source.read(seed)
-    rows_in = len(raw.interactions)
-    if rows_in == 0:
-        raise DataError("the source has no interactions at all; check source.path and the column map")
     rule = session_rule(
         config.sessions,
-        has_session_id=Columns.SESSION_ID in raw.interactions.columns,
+        has_session_id=Columns.SESSION_ID in raw.interactions.schema,
         has_timestamps=raw.has_timestamps,
     )
     good, refused = refuse_rows(raw, need_session_id=rule == "given")
+    rows_in = len(good) + len(refused)
+    if rows_in == 0:
+        raise DataError("the source has no interactions at all; check source.path and the column map")
     check_share(refused, rows_in, config.quarantine)
     log = build_event_log(raw, good, config.k_core, config.duplicates)
     quarantine = pl.concat([refused, log.duplicates])

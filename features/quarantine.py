@@ -11,10 +11,10 @@ import polars as pl
 from pydantic import Field
 
 from features.sources.base import PREHISTORY, ROW, RawTables
-from features.sources.columns_map import EARLIEST_US, LATEST_US
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
+from recsys.contracts.event_times import EARLIEST_US, LATEST_US
 
 DUPLICATE: Final = "duplicate"
 
@@ -43,13 +43,16 @@ def refuse_rows(raw: RawTables, *, need_session_id: bool) -> tuple[pl.DataFrame,
         Usable rows, in the order of the source; refused rows with the column ``reason``.
 
     Example:
+        >>> from features.sources.base import EventStream
         >>> rows = pl.DataFrame({"row": [0, 1], "prehistory": False, "user_id": [7, None], "item_id": [1, 2],
         ...                      "position": [0, 1]})
-        >>> good, bad = refuse_rows(RawTables(rows, None, None, (), (), False), need_session_id=False)
+        >>> events = EventStream.from_frame(rows, "log")
+        >>> good, bad = refuse_rows(RawTables(events, None, None, (), (), False), need_session_id=False)
         >>> good["user_id"].to_list(), bad["reason"].to_list()
         ([7], ['null user_id'])
     """
-    columns = raw.interactions.columns
+    interactions = raw.interactions.collect()
+    columns = interactions.columns
     timed = ~pl.col(PREHISTORY)
     rules: list[tuple[str, pl.Expr]] = [
         (f"null {Columns.USER_ID}", pl.col(Columns.USER_ID).is_null()),
@@ -70,13 +73,13 @@ def refuse_rows(raw: RawTables, *, need_session_id: bool) -> tuple[pl.DataFrame,
     if need_session_id:
         rules.append((f"null {Columns.SESSION_ID}", timed & pl.col(Columns.SESSION_ID).is_null()))
 
-    bad = raw.interactions.select(pl.any_horizontal(rule for _, rule in rules).fill_null(True)).to_series()
+    bad = interactions.select(pl.any_horizontal(rule for _, rule in rules).fill_null(True)).to_series()
     if not bad.any():
-        return raw.interactions, _refused(raw.interactions.head(0), pl.lit(None, pl.String))
+        return interactions, _refused(interactions.head(0), pl.lit(None, pl.String))
     reason: pl.Expr = pl.lit("unknown")
     for text, rule in reversed(rules):
         reason = pl.when(rule.fill_null(False)).then(pl.lit(text)).otherwise(reason)
-    return raw.interactions.filter(~bad), _refused(raw.interactions.filter(bad), reason)
+    return interactions.filter(~bad), _refused(interactions.filter(bad), reason)
 
 
 def as_duplicates(rows: pl.DataFrame) -> pl.DataFrame:

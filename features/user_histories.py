@@ -39,11 +39,12 @@ def user_histories(source: Source, config: FeaturesConfig, seed: int) -> pl.Data
         DataError: Unreadable files, missing columns, a wrong unit, too many bad rows.
     """
     raw = source.read(seed)
-    if not len(raw.interactions):
-        raise DataError("the source has no interactions at all; check source.path and the column map")
     good, refused = refuse_rows(raw, need_session_id=False)
+    rows_in = len(good) + len(refused)
+    if rows_in == 0:
+        raise DataError("the source has no interactions at all; check source.path and the column map")
     log = build_event_log(raw, good, _NO_K_CORE, config.duplicates)
-    check_share(pl.concat([refused, log.duplicates]), len(raw.interactions), config.quarantine)
+    check_share(pl.concat([refused, log.duplicates]), rows_in, config.quarantine)
     events = pl.DataFrame({"user": log.user, "item_ids": log.item_ids.gather(log.item)})
     if raw.has_timestamps:
         time = pl.Series(log.timestamp)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,15 +17,31 @@ import polars as pl
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 
+FILE: Final = "file"
+"""Place, in :attr:`EventStream.files`, of the file the event was read from."""
+
 ROW: Final = "row"
 """Row number (from 0) in the file the event was read from."""
+
+REFUSED: Final = "refused"
+"""Why the row cannot be used, as far as its reader can say; null where it can."""
+
+RAW: Final = "raw"
+"""What a refused row looked like: the line of a text file, or the columns read as JSON; null where it can be used."""
+
+TIE_BREAK: Final = "tie_break"
+"""Order of a user's events of the same instant, where the source declares one (Int64)."""
 
 PREHISTORY: Final = "prehistory"
 """True for an event that comes before all timed events of its user and has only an order."""
 
 RESERVED_COLUMNS: Final = frozenset(
     {
+        FILE,
         ROW,
+        REFUSED,
+        RAW,
+        TIE_BREAK,
         PREHISTORY,
         *(value for name, value in vars(Columns).items() if not name.startswith("_")),
     }
@@ -34,13 +50,72 @@ RESERVED_COLUMNS: Final = frozenset(
 
 
 @dataclass(frozen=True)
+class EventStream:
+    """The raw events of a source, batch by batch, in the order of the files and of the rows in each.
+
+    Attributes:
+        schema: Columns of every batch: ``file`` (Int32), ``row`` (Int64), ``prehistory``, ``refused`` and ``raw`` (String),
+            ``user_id``, ``item_id`` (Int64 or String), and where the source has them ``timestamp`` (Int64, UTC
+            microseconds), ``position``, ``tie_break`` (Int64), ``session_id``, ``split`` (String), ``watch_time_ms`` and
+            ``duration_ms`` (Float32), and one Boolean column per signal (null: not known).
+        files: Paths of the files, relative to the source's folder, in natural order; ``file`` is a place in it.
+        read: Yields the batches of the files that are named, of all for ``None``.
+    """
+
+    schema: pl.Schema
+    files: tuple[str, ...]
+    read: Callable[[Collection[str] | None], Iterator[pl.DataFrame]]
+
+    @classmethod
+    def from_frame(cls, frame: pl.DataFrame, *files: str) -> EventStream:
+        """Make a stream of a table in memory; without the columns ``file`` and ``row`` it is all one file.
+
+        Example:
+            >>> EventStream.from_frame(pl.DataFrame({"user_id": [7], "item_id": [1]}), "log").collect().columns
+            ['file', 'row', 'prehistory', 'refused', 'raw', 'user_id', 'item_id']
+        """
+        fixed = {
+            FILE: pl.lit(0, pl.Int32),
+            ROW: pl.int_range(pl.len(), dtype=pl.Int64),
+            PREHISTORY: pl.lit(False),
+            REFUSED: pl.lit(None, pl.String),
+            RAW: pl.lit(None, pl.String),
+        }
+        added = frame.select(
+            *(value.alias(name) for name, value in fixed.items() if name not in frame.columns), pl.all()
+        )
+        whole = added.cast({FILE: pl.Int32, ROW: pl.Int64}).select(*fixed, pl.exclude(list(fixed)))
+
+        def read(only: Collection[str] | None) -> Iterator[pl.DataFrame]:
+            if only is None:
+                yield whole
+            else:
+                yield whole.filter(pl.col(FILE).is_in([place for place, file in enumerate(files) if file in only]))
+
+        return cls(whole.schema, files, read)
+
+    def batches(self, only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Yield the rows.
+
+        Args:
+            only: Files to read; ``None``: all.
+
+        Raises:
+            DataError: A file is unreadable, or has changed its columns since the stream was opened.
+        """
+        return self.read(only)
+
+    def collect(self) -> pl.DataFrame:
+        """Return all rows at once: for small sources and tests."""
+        return pl.concat([self.schema.to_frame(), *self.batches()])
+
+
+@dataclass(frozen=True)
 class RawTables:
     """A source, read but not yet evaluated.
 
     Attributes:
-        interactions: One row per raw event: ``row``, ``prehistory``, ``user_id``, ``item_id``, and where the source has
-            them ``timestamp`` (Int64, UTC microseconds), ``position`` (Int64), ``session_id``, ``split`` (String),
-            ``watch_time_ms`` and ``duration_ms`` (Float32), and one Boolean column per signal (null: not known).
+        interactions: The raw events.
         items: ``item_id``, ``title``, ``text``, ``categories`` (list), ``author_id``; ``None`` when the source has none.
         users: ``user_id`` and attributes; ``None`` when the source has none.
         signals: Declared feedback signals, in the order of the behaviour code.
@@ -49,7 +124,7 @@ class RawTables:
         notes: Facts for the data report, such as optional columns that were absent.
     """
 
-    interactions: pl.DataFrame
+    interactions: EventStream
     items: pl.DataFrame | None
     users: pl.DataFrame | None
     signals: tuple[str, ...]
@@ -60,7 +135,7 @@ class RawTables:
     @property
     def has_positions(self) -> bool:
         """Whether events carry their place in the user's order."""
-        return Columns.POSITION in self.interactions.columns
+        return Columns.POSITION in self.interactions.schema
 
 
 class Source(FrozenConfig, ABC):

@@ -6,7 +6,7 @@ Reads the user's configuration; produces Polars expressions that turn a raw tabl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import polars as pl
 from pydantic import Field, field_validator, model_validator
@@ -15,13 +15,7 @@ from features.sources.base import RESERVED_COLUMNS, closest
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
-
-TimestampUnit = Literal["s", "ms", "us", "datetime", "none"]
-MICROSECONDS: Final[Mapping[str, int]] = {"s": 1_000_000, "ms": 1_000, "us": 1}
-
-# 1990-01-01 and 2100-01-01 as UTC microseconds: interaction logs outside are a wrong unit or a placeholder
-EARLIEST_US: Final = 631_152_000_000_000
-LATEST_US: Final = 4_102_444_800_000_000
+from recsys.contracts.event_times import MICROSECONDS, TimestampUnit
 
 _LIMIT_US: Final = 9_000_000_000_000_000_000  # fits in Int64; values beyond are clipped and then refused as implausible
 
@@ -182,35 +176,3 @@ def timestamp_expression(name: str, dtype: pl.DataType, unit: TimestampUnit, whe
         known = column.cast(pl.Float64).fill_nan(None)
         return (known.clip(-limit, limit) * scale).round().cast(pl.Int64).alias(Columns.TIMESTAMP)
     return (column.cast(pl.Int64).clip(-limit, limit) * scale).alias(Columns.TIMESTAMP)
-
-
-def mostly_plausible(timestamps: pl.Series) -> bool:
-    """Return whether at least half of the known times (UTC microseconds) lie in the years 1990 to 2100.
-
-    Fewer means that the declared unit is wrong; single stray values are left to the quarantine.
-    """
-    known = timestamps.drop_nulls()
-    inside = known.is_between(EARLIEST_US, LATEST_US)
-    return len(known) > 0 and 2 * int(inside.sum()) >= len(known)
-
-
-def wrong_unit(raw_median: float | None, unit: TimestampUnit, where: str) -> DataError:
-    """Return the error for a column that is not plausible under its declared unit.
-
-    Args:
-        raw_median: Median of the numbers in the file; ``None`` when there are none.
-        unit: The declared unit.
-        where: The file, for the message.
-
-    Example:
-        >>> str(wrong_unit(1.65e12, "s", "log.csv")).rpartition("; ")[2]
-        'declare timestamp_unit: ms'
-    """
-    if raw_median is None:
-        return DataError(f"{where}: no timestamp could be read as '{unit}'; check timestamp_unit and the column map")
-    fitting = [name for name, scale in MICROSECONDS.items() if EARLIEST_US <= raw_median * scale <= LATEST_US]
-    advice = f"declare timestamp_unit: {fitting[0]}" if fitting else "no unit fits, check the column map"
-    return DataError(
-        f"{where}: timestamps in the wrong unit: as '{unit}' the median {raw_median:.0f} lies outside the years "
-        f"1990 to 2100; {advice}"
-    )

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from features.sources.base import PREHISTORY, ROW, RawTables, Source
+from features.sources.base import PREHISTORY, ROW, EventStream, RawTables, Source
 from features.sources.columns_map import check_columns, id_expression
 from features.sources.item_columns import ItemColumns, canonical_items
 from features.sources.mapped import explain_read_errors
@@ -116,7 +116,7 @@ class HistoryRowsSource(Source):
                     "rows; the ids would never meet: convert one of the files"
                 )
         return RawTables(
-            interactions=events,
+            interactions=EventStream.from_frame(events, "rows"),
             items=items,
             users=None,
             signals=(),

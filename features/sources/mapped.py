@@ -15,22 +15,20 @@ from typing import Literal, Self
 import polars as pl
 from pydantic import model_validator
 
-from features.sources.base import PREHISTORY, ROW, RawTables, Source
+from features.sources.base import FILE, PREHISTORY, ROW, EventStream, RawTables, Source
 from features.sources.columns_map import (
     InteractionColumns,
     PrehistoryTable,
     Signal,
-    TimestampUnit,
     check_columns,
     id_expression,
-    mostly_plausible,
     number_expression,
     timestamp_expression,
-    wrong_unit,
 )
 from features.sources.item_columns import ItemColumns, canonical_items
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
+from recsys.contracts.event_times import TimestampUnit, mostly_plausible, wrong_unit
 from recsys.contracts.manifest import sha256_of_file
 
 
@@ -108,11 +106,14 @@ class MappedSource(Source):
             raise DataError("the source has no interactions")
         interactions = self._read_interactions(opened)
         notes: dict[str, object] = {}
+        files: tuple[str, ...] = (opened.where,)
         earlier = self._open("prehistory")
         if earlier is not None:
             prehistory = self._read_prehistory(earlier)
             _same_id_types(prehistory, earlier.where, interactions, opened.where)
+            interactions = interactions.with_columns(pl.lit(1, pl.Int32).alias(FILE))
             interactions = pl.concat([prehistory, interactions], how="diagonal")
+            files = (earlier.where, opened.where)
         item_table, items = self._open("items"), None
         if item_table is not None:
             with explain_read_errors(item_table.where):
@@ -125,7 +126,7 @@ class MappedSource(Source):
             users = self._read_users(user_table)
             _same_id_types(users, user_table.where, interactions, opened.where)
         return RawTables(
-            interactions=interactions,
+            interactions=EventStream.from_frame(interactions, *files),
             items=items,
             users=users,
             signals=tuple(signal.name for signal in self.signals),
@@ -225,7 +226,7 @@ def explain_read_errors(where: str) -> Iterator[None]:
 
 
 def _numbered(frame: pl.DataFrame, *, prehistory: bool) -> pl.DataFrame:
-    return frame.with_row_index(ROW).with_columns(pl.lit(prehistory).alias(PREHISTORY))
+    return frame.with_row_index(ROW).with_columns(pl.lit(0, pl.Int32).alias(FILE), pl.lit(prehistory).alias(PREHISTORY))
 
 
 def _same_id_types(left: pl.DataFrame, left_name: str, right: pl.DataFrame, right_name: str) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from features.events import EventLog, KCoreConfig, build_event_log, encode_ids, k_core_mask
 from features.quarantine import QuarantineConfig, check_share, refuse_rows
 from features.sessions import SessionConfig, session_index, session_rule
-from features.sources.base import RawTables
+from features.sources.base import EventStream, RawTables
 from features.splits import SplitConfig, leave_last_out, split_events
 from recsys.contracts.errors import ConfigError, DataError
 
@@ -20,12 +20,12 @@ def raw_tables(rows: dict, signals: tuple[str, ...] = (), *, timed: bool = True)
     frame = pl.DataFrame(rows).with_row_index("row")
     if "prehistory" not in frame.columns:
         frame = frame.with_columns(prehistory=pl.lit(False))
-    return RawTables(frame, None, None, signals, signals, timed)
+    return RawTables(EventStream.from_frame(frame, "log"), None, None, signals, signals, timed)
 
 
 def log_of(rows: dict, signals: tuple[str, ...] = (), duplicates: str = "drop", **k_core: int) -> EventLog:
     raw = raw_tables(rows, signals, timed="timestamp" in rows)
-    return build_event_log(raw, raw.interactions, KCoreConfig(**k_core), duplicates)
+    return build_event_log(raw, raw.interactions.collect(), KCoreConfig(**k_core), duplicates)
 
 
 def test_events_are_sorted_by_user_then_time_and_ties_keep_the_source_order() -> None:

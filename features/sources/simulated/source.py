@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
-from features.sources.base import PREHISTORY, ROW, RawTables, Source, text_sha256
+from features.sources.base import PREHISTORY, ROW, EventStream, RawTables, Source, text_sha256
 from features.sources.simulated.behaviour import (
     Feedback,
     after_exposure,
@@ -106,7 +106,7 @@ class SimulatedSource(Source):
         """Simulate the log."""
         world, interactions = self.simulate(seed, keep_state=False)
         return RawTables(
-            interactions=interactions,
+            interactions=EventStream.from_frame(interactions, "simulated"),
             items=item_table(world.items),
             users=None,
             signals=SIGNALS,

@@ -51,7 +51,7 @@ def test_whole_sequences_come_back_from_their_rows(tmp_path: Path) -> None:
     """Five rows of a sequence of six: the first row's history [3] and the targets 5, 8, 3, 9, 4."""
     raw = published(tmp_path).read(seed=0)
     for user, sequence in SEQUENCES.items():
-        own = raw.interactions.filter(pl.col("user_id") == f"A{user}").sort("position")
+        own = raw.interactions.collect().filter(pl.col("user_id") == f"A{user}").sort("position")
         assert own["item_id"].to_list() == sequence
         assert own["split"].to_list() == ["train"] * 4 + ["valid", "test"]
     assert raw.notes["history_rows"] == 10
@@ -61,7 +61,7 @@ def test_whole_sequences_come_back_from_their_rows(tmp_path: Path) -> None:
 def test_history_of_a_user_without_train_rows_is_context(tmp_path: Path) -> None:
     """Train rows from place 3 on: [5, 8] -> 3 is the first row of user 7, so 5 and 8 are known and 3 is lost."""
     raw = published(tmp_path, train_from=3).read(seed=0)
-    own = raw.interactions.filter(pl.col("user_id") == "A7").sort("position")
+    own = raw.interactions.collect().filter(pl.col("user_id") == "A7").sort("position")
     assert own["item_id"].to_list() == [5, 8, 3, 9, 4]
     assert own["split"].to_list() == ["train", "train", "train", "valid", "test"]
 
@@ -106,7 +106,7 @@ def test_parts_of_a_file_are_read_in_the_order_in_which_they_are_listed(tmp_path
             HistoryRowsFile(file="train.parquet", split="train", only=RowFilter(column="part", values=(part,)))
             for part in parts
         ]
-        return HistoryRowsSource(path=tmp_path, files=tuple(files)).read(0).interactions["item_id"].to_list()
+        return HistoryRowsSource(path=tmp_path, files=tuple(files)).read(0).interactions.collect()["item_id"].to_list()
 
     assert items("start", "end") == [1, 2, 3, 4]
     assert items("end", "start") == [3, 4, 1, 2]
@@ -116,9 +116,9 @@ def test_csv_with_lists_as_text_is_read_alike(tmp_path: Path) -> None:
     csv = tmp_path / "train.csv"
     csv.write_text("user_id,history_item_id,item_id\nA7,\"['a', 'b']\",c\n")
     source = HistoryRowsSource(path=tmp_path, files=(HistoryRowsFile(file="train.csv", split="train"),))
-    assert source.read(0).interactions["item_id"].to_list() == ["a", "b", "c"]
+    assert source.read(0).interactions.collect()["item_id"].to_list() == ["a", "b", "c"]
     csv.write_text('user_id,history_item_id,item_id\nA7,"[3, 5]",8\n')
-    assert source.read(0).interactions["item_id"].to_list() == [3, 5, 8]
+    assert source.read(0).interactions.collect()["item_id"].to_list() == [3, 5, 8]
 
 
 def test_missing_file_and_history_of_another_type_are_refused(tmp_path: Path) -> None:

@@ -29,20 +29,21 @@ def simple(folder: Path, unit: str = "s", scale: int = 1) -> TableSource:
 def test_every_declared_unit_becomes_utc_microseconds(tmp_path: Path, unit: str, scale: int) -> None:
     """1,650,000,000 s = 1,650,000,000 * 10^6 us, whichever unit the file uses."""
     raw = simple(tmp_path, unit, scale).read(seed=0)
-    assert raw.interactions["timestamp"].to_list() == [SECOND * 10**6, (SECOND + 1) * 10**6]
+    assert raw.interactions.collect()["timestamp"].to_list() == [SECOND * 10**6, (SECOND + 1) * 10**6]
 
 
 def test_datetimes_and_iso_text_are_utc(tmp_path: Path) -> None:
     """2022-05-01 00:00 UTC is 1,651,363,200 s after 1970."""
     write(tmp_path, user_id=[7], item_id=[1], timestamp=[datetime(2022, 5, 1)])
     assert (
-        TableSource(path=tmp_path, timestamp_unit="datetime").read(0).interactions["timestamp"][0] == 1651363200 * 10**6
+        TableSource(path=tmp_path, timestamp_unit="datetime").read(0).interactions.collect()["timestamp"][0]
+        == 1651363200 * 10**6
     )
     csv = tmp_path / "log.csv"
     csv.write_text("user_id,item_id,timestamp\nu7,i1,2022-05-01T02:00:00+02:00\n")
     raw = TableSource(path=csv, timestamp_unit="datetime").read(0)
-    assert raw.interactions["timestamp"][0] == 1651363200 * 10**6
-    assert raw.interactions["user_id"][0] == "u7"
+    assert raw.interactions.collect()["timestamp"][0] == 1651363200 * 10**6
+    assert raw.interactions.collect()["user_id"][0] == "u7"
 
 
 @pytest.mark.parametrize(("declared", "true_unit", "scale"), [("s", "ms", 1000), ("ms", "s", 1), ("s", "us", 10**6)])
@@ -115,9 +116,9 @@ def test_signals_thresholds_and_watch_units(tmp_path: Path) -> None:
         ],
         positive=["liked"],
     ).read(0)
-    assert raw.interactions["liked"].to_list() == [True, False, None]
-    assert raw.interactions["bought"].to_list() == [True, False, True]
-    assert raw.interactions["watch_time_ms"].to_list() == [1500.0, 0.0, 2000.0]
+    assert raw.interactions.collect()["liked"].to_list() == [True, False, None]
+    assert raw.interactions.collect()["bought"].to_list() == [True, False, True]
+    assert raw.interactions.collect()["watch_time_ms"].to_list() == [1500.0, 0.0, 2000.0]
 
 
 def test_configuration_refusals() -> None:
@@ -174,7 +175,7 @@ def test_recbole_files_read_like_the_same_table(tmp_path: Path) -> None:
         item_columns={"categories": ["class"]},
     )
     raw = source.read(0)
-    assert raw.interactions.select("user_id", "item_id", "timestamp", "liked").rows() == [
+    assert raw.interactions.collect().select("user_id", "item_id", "timestamp", "liked").rows() == [
         ("u7", "i1", SECOND * 10**6, True),
         ("u7", "i2", (SECOND + 1) * 10**6, False),
     ]
