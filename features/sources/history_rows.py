@@ -30,7 +30,7 @@ from features.sources.mapped import explain_read_errors
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.errors import DataError
-from recsys.contracts.manifest import sha256_of_file
+from recsys.contracts.manifest import content_hashes
 
 _HISTORY = "history"
 _SPLIT_CODE = "split_code"
@@ -88,9 +88,10 @@ class HistoryRowsSource(Source):
 
     def fingerprint(self) -> dict[str, str]:
         """Return file name -> sha256."""
-        for path in self._paths():
+        paths = self._paths()
+        for path in paths:
             self._check_exists(path)
-        return {path.name: sha256_of_file(path) for path in self._paths()}
+        return dict(zip((path.name for path in paths), content_hashes(paths), strict=True))
 
     def read(self, seed: int) -> RawTables:
         """Read the rows and join them; see :meth:`Source.read`.

@@ -29,7 +29,7 @@ from features.sources.item_columns import ItemColumns, canonical_items
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import TimestampUnit, mostly_plausible, wrong_unit
-from recsys.contracts.manifest import sha256_of_file
+from recsys.contracts.manifest import content_hashes
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,11 @@ class MappedSource(Source):
 
     def fingerprint(self) -> dict[str, str]:
         """Return file name -> sha256; the bytes decide, not the time of modification."""
-        result = {}
-        for path in self._files():
+        paths = list(self._files())
+        for path in paths:
             if not path.is_file():
                 raise DataError(f"'{path}' does not exist; set source.path")
-            result[path.name] = sha256_of_file(path)
-        return result
+        return dict(zip((path.name for path in paths), content_hashes(paths), strict=True))
 
     def read(self, seed: int) -> RawTables:
         """Read and map all tables; see :meth:`Source.read`."""

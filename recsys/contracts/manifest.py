@@ -13,9 +13,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,6 +88,26 @@ def sha256_of_file(path: Path) -> str:
     """Return the sha256 of a file's content."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def content_hashes(paths: Iterable[Path]) -> list[str]:
+    """Return the sha256 of each file, several at a time, and each content once in the life of the process.
+
+    A file that kept its place on the disk, its size and its time of modification to the nanosecond is not read again: a run
+    asks for the raw files' hashes when it plans and when it works.
+    """
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda path: _known_hash(path, *_identity(path)), paths))
+
+
+def _identity(path: Path) -> tuple[int, int, int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=65536)
+def _known_hash(path: Path, *identity: int) -> str:
+    return sha256_of_file(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,11 +1,13 @@
 """Artefacts: published whole or not at all, refused when damaged."""
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
+from recsys.contracts import manifest
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import Artifact, ArtifactStore, digest_of, explain_write_errors, open_artifact
 
@@ -79,3 +81,25 @@ def test_write_errors_name_the_way_out(tmp_path: Path, number: int, words: str) 
         raise OSError(number, os.strerror(number))
     with pytest.raises(OSError, match="Interrupted"), explain_write_errors(tmp_path):
         raise OSError(errno.EINTR, os.strerror(errno.EINTR))
+
+
+def test_raw_files_are_read_once_and_a_rewritten_one_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files asked for twice are read twice in all; one rewritten in the same size is read again."""
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for path in files:
+        path.write_text(path.name)
+    read: list[str] = []
+
+    def counting(path: Path) -> str:
+        read.append(path.name)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(manifest, "sha256_of_file", counting)
+    first = manifest.content_hashes(files)
+    assert first == [hashlib.sha256(name).hexdigest() for name in (b"a.csv", b"b.csv")]
+    assert manifest.content_hashes(reversed(files)) == first[::-1]
+    assert sorted(read) == ["a.csv", "b.csv"]
+    before = files[0].stat().st_mtime_ns
+    files[0].write_text("x.csv")
+    os.utime(files[0], ns=(before, before + 1))
+    assert manifest.content_hashes(files) == [hashlib.sha256(b"x.csv").hexdigest(), first[1]]
