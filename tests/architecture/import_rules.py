@@ -72,9 +72,12 @@ ALLOWED: dict[str, set[str]] = {
     "serving.batch": _ANSWERS | {"serving.registry"},
     "serving.registry": _ANSWERS,
     "pipelines.engine": _CONTRACTS | {"recsys.config", "recsys.runtime"},
+    "pipelines.datasets": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "pipelines.release": _EVERYTHING | _ENGINE,
     "pipelines.simulation": _EVERYTHING | _ENGINE | {"pipelines"},
-    "pipelines.cli": _EVERYTHING | _ENGINE | {"pipelines", "pipelines.release", "pipelines.simulation"},
+    "pipelines.cli": _EVERYTHING
+    | _ENGINE
+    | {"pipelines", "pipelines.datasets", "pipelines.release", "pipelines.simulation"},
     "pipelines": _EVERYTHING | _ENGINE | {"pipelines.release"},
 }
 FOREIGN: dict[str, set[str]] = {"recsys": {"mlflow"}, "features": {"mlflow", "torchrec", "lightning"}}

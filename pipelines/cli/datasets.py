@@ -1,0 +1,63 @@
+"""Verbs about data sets as files: fetch a public one from its publisher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from pipelines.cli.options import LogLevel, LogOption, ProgressOption, set_up_logging
+from recsys.contracts.errors import ConfigError
+from recsys.runtime import ProgressMode, make_progress
+
+_LIST: Final = "list"
+_REVIEWS: Final = ("5core", "all", "ratings")
+
+
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="Name of a data set; `list`, or nothing, prints all names.")] = _LIST,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files; default: data/NAME.")] = None,
+    reviews: Annotated[
+        str | None, typer.Option(help="Amazon only: 5core, all, or ratings (no texts). Default: 5core; 2023: all.")
+    ] = None,
+    url: Annotated[
+        list[str] | None, typer.Option(help="Another address; once per file, in the order in which `list` has them.")
+    ] = None,
+    checksum: Annotated[
+        str | None, typer.Option(help="md5:… or sha256:… of the file, in place of the published one.")
+    ] = None,
+    keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Leave archives beside their files.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Fetch even what is there.")] = False,
+    progress: ProgressOption = ProgressMode.AUTO,
+    log_level: LogOption = LogLevel.INFO,
+) -> None:
+    """Download a public data set from its publisher, and print the recipe that reads it.
+
+    A transfer that was cut goes on where it stopped; checksums are compared where they are published.
+
+    Examples: recsys fetch list; recsys fetch movielens-1m; recsys fetch amazon-2018/Video_Games --out data/games
+    """
+    from pipelines.datasets.catalogue import find
+    from pipelines.datasets.fetch import fetch as fetch_dataset
+    from pipelines.datasets.fetch import listing, recipe_snippet, with_addresses
+    from pipelines.datasets.transfer import Checksum
+    from pipelines.engine.lock import run_lock
+
+    set_up_logging(log_level)
+    if dataset == _LIST:
+        print(listing())
+        return
+    if reviews is not None and reviews not in _REVIEWS:
+        raise ConfigError(f"--reviews is '{reviews}', expected one of {', '.join(_REVIEWS)}")
+    try:
+        given = Checksum.parse(checksum) if checksum is not None else None
+    except ValueError as error:
+        raise ConfigError(f"--checksum: {error}") from error
+    wanted = with_addresses(find(dataset, reviews), url or [], given)  # type: ignore[arg-type]
+    folder = out if out is not None else Path("data") / dataset.lower().replace("/", "-")
+    with run_lock(folder):
+        fetched = fetch_dataset(wanted, folder, make_progress(progress), keep_archives=keep_archives, again=again)
+    state = "fetched" if fetched.new else "nothing to do, all files are there"
+    print(f"{wanted.name}: {state}\n{folder}: {len(fetched.files)} files, terms: {wanted.terms} ({wanted.page})\n")
+    print(f"A recipe reads it with:\n\n{recipe_snippet(wanted, folder)}")
