@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.config import RunConfig, to_yaml
 from pipelines.engine.code_version import PROJECT_ROOT
 from pipelines.engine.runner import Outcome, Runner
-from pipelines.engine.stage import PlannedStage, explain, make_plan
+from pipelines.engine.stage import PlannedStage, explain, make_plan, with_ancestors
 from pipelines.release.gate import Gate, GateDecision
 from pipelines.release.tracking import Tracker, git_sha, tracked
 from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAGES, stages_of
@@ -145,8 +145,10 @@ class Workflow:
         return version, decision
 
     def steps(self, verb: str | None = None) -> dict[str, PlannedStage]:
-        """The plan, by stage name; the stages of ``verb`` are in it whatever the configuration says."""
+        """The plan, by stage name: of all stages, or of those that ``verb`` runs or reads, whatever the configuration says."""
         stages = stages_of(self.config, VERB_STAGES[verb] if verb else ())
+        if verb:
+            stages = with_ancestors(stages, VERB_STAGES[verb])
         return {step.stage.name: step for step in make_plan(stages, self.config, self.config.seed)}
 
     def registry(self) -> Registry:
@@ -258,7 +260,8 @@ def describe_plan(config: RunConfig, verb: str | None = None) -> list[dict[str, 
     rows = []
     will_run: set[str] = set()
     shown = VERB_STAGES[verb] if verb else None
-    for step in make_plan(stages_of(config, shown or ()), config, config.seed):
+    stages = stages_of(config, shown or ())
+    for step in make_plan(with_ancestors(stages, shown) if shown else stages, config, config.seed):
         name = step.stage.name
         if shown is not None and name not in shown:
             continue

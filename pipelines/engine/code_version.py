@@ -74,14 +74,20 @@ def _closure(start: set[str], root: Path) -> set[str]:
 
 
 @lru_cache(maxsize=1024)
+def _parsed(path: Path) -> ast.Module:
+    """The tree of a file; its docstrings may be gone already, which no import is."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=1024)
 def _imports_of_file(path: Path, name: str, root: Path) -> frozenset[str]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    return frozenset(_imported(ast.parse(path.read_text(encoding="utf-8")), package, root))
+    return frozenset(_imported(_parsed(path), package, root))
 
 
 @lru_cache(maxsize=1024)
 def _module_hash(path: Path) -> str:
-    return hashlib.sha256(normalised(ast.parse(path.read_text(encoding="utf-8"))).encode()).hexdigest()
+    return hashlib.sha256(normalised(_parsed(path)).encode()).hexdigest()
 
 
 def _imported(tree: ast.Module, package: str, root: Path) -> set[str]:

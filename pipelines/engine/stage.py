@@ -6,7 +6,7 @@ digest of a stage follows from its inputs alone, so the whole plan is known befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,20 @@ def make_plan(stages: Sequence[Stage], config: FrozenConfig, seed: int) -> list[
         digests[stage.name] = step.digest
         steps.append(step)
     return steps
+
+
+def with_ancestors(stages: Sequence[Stage], names: Collection[str]) -> tuple[Stage, ...]:
+    """Return the stages of these names and all that they read from, in order: what a single verb has to plan.
+
+    Args:
+        stages: All of a run, parents before children.
+        names: Some of their names.
+    """
+    wanted = set(names)
+    for stage in reversed(stages):
+        if stage.name in wanted:
+            wanted.update(stage.parents)
+    return tuple(stage for stage in stages if stage.name in wanted)
 
 
 def select_sections(values: Mapping[str, Any], keys: Sequence[str], ignored: Sequence[str] = ()) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines.engine.runner import Runner
-from pipelines.engine.stage import Inputs, Stage, explain, make_plan
+from pipelines.engine.stage import Inputs, Stage, explain, make_plan, with_ancestors
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import ArtifactStore
@@ -119,6 +119,17 @@ def test_the_plan_says_why(tmp_path: Path) -> None:
     changed = make_plan(STAGES, Config(first=First(value=3), second=Second(factor=5)), 2)
     assert explain(changed[0], store) == "seed 1 -> 2; first.value 2 -> 3"
     assert explain(changed[1], store) == "seed 1 -> 2; 'write' changed; second.factor 10 -> 5"
+
+
+def test_a_verb_plans_what_it_reads_and_nothing_else() -> None:
+    """Of four stages, `multiply` reads `write`; the one beside them and the one after are left out, digests stay."""
+    other = Stage("other", "others", count_others, ("other",))
+    after = Stage("after", "after", multiply, ("second",), parents=("multiply",))
+    stages = (other, *STAGES, after)
+    left = with_ancestors(stages, ["multiply"])
+    assert [stage.name for stage in left] == ["write", "multiply"]
+    whole = {step.stage.name: step.digest for step in make_plan(stages, Config(), 1)}
+    assert [step.digest for step in make_plan(left, Config(), 1)] == [whole["write"], whole["multiply"]]
 
 
 def test_a_missing_parent_is_named(tmp_path: Path) -> None:
