@@ -93,16 +93,16 @@ def sha256_of_file(path: Path) -> str:
 def content_hashes(paths: Iterable[Path]) -> list[str]:
     """Return the sha256 of each file, several at a time, and each content once in the life of the process.
 
-    A file that kept its place on the disk, its size and its time of modification to the nanosecond is not read again: a run
-    asks for the raw files' hashes when it plans and when it works.
+    A file that kept its place on the disk, its size and its times to the nanosecond is not read again: a run asks for the
+    raw files' hashes when it plans and when it works. The time of modification can be set back, that of the inode cannot.
     """
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return list(pool.map(lambda path: _known_hash(path, *_identity(path)), paths))
 
 
-def _identity(path: Path) -> tuple[int, int, int, int]:
+def _identity(path: Path) -> tuple[int, ...]:
     status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @lru_cache(maxsize=65536)

@@ -1,0 +1,24 @@
+"""Reading: opens the files of one logical table and gives batches of raw columns; what cannot be read stands beside them."""
+
+from __future__ import annotations
+
+from features.reading.files import DataFiles, find_files, fingerprint, natural_key
+from features.reading.opened import FILE, RAW, REFUSED, ROW, OpenedTable
+from features.reading.parquet import open_parquet
+from features.reading.text import open_text
+from features.reading.text_format import TextFormat
+
+__all__ = [
+    "FILE",
+    "RAW",
+    "REFUSED",
+    "ROW",
+    "DataFiles",
+    "OpenedTable",
+    "TextFormat",
+    "find_files",
+    "fingerprint",
+    "natural_key",
+    "open_parquet",
+    "open_text",
+]

@@ -1,0 +1,107 @@
+"""Why a file cannot be read, by kind, each with its own way out.
+
+Produces :class:`~recsys.contracts.errors.DataError`; "fetch it again" is said of files that were cut off, and of no others.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from recsys.contracts.errors import DataError
+
+_ICONV: Final = {"latin-1": "ISO-8859-1"}
+_UTF16_NUL_SHARE: Final = 0.2  # in UTF-16 half of the bytes of Latin text are NUL; a stray NUL is one in thousands
+
+
+def closest(name: str, known: Sequence[str]) -> str:
+    """Phrase the columns that exist, the most similar first.
+
+    Example:
+        >>> closest("userid", ["item_id", "user_id"])
+        "did you mean 'user_id'? columns there: item_id, user_id"
+    """
+    found = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{found[0]}'? " if found else ""
+    return f"{hint}columns there: {', '.join(known) or 'none'}"
+
+
+@contextmanager
+def explain_file_errors(path: Path) -> Iterator[None]:
+    """Turn what the system and the parsers raise while a file is read into a :class:`DataError` that names the file."""
+    import polars as pl
+    import pyarrow as pa
+
+    try:
+        yield
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"'{path}' cannot be read: no permission; allow reading with `chmod u+r '{path}'`") from error
+    except FileNotFoundError as error:
+        raise DataError(f"'{path}' does not exist any more; it was there when the table was opened") from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(
+            f"'{path}' cannot be read: the compressed file is cut off or damaged ({_first_line(error)}); fetch it again"
+        ) from error
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        raise _by_message(path, error) from error
+
+
+def _by_message(path: Path, error: Exception) -> DataError:
+    reason = _first_line(error)
+    lowered = reason.lower()
+    start = f"'{path}' cannot be read: {reason}"
+    if isinstance(error, NotImplementedError) or "not implemented" in lowered or "unsupported" in lowered:
+        return DataError(
+            f"{start}; the file uses a type or a compression that is not supported: write it again without"
+        )
+    if "utf" in lowered:
+        return DataError(f"{start}; a text column holds bytes that are not UTF-8: write the column as UTF-8 text")
+    return DataError(f"{start}; the file is cut off or damaged: fetch it again")
+
+
+def not_encoded(path: Path, start: bytes, line: int, byte: int, bad: bytes, encoding: str) -> DataError:
+    """Return the error for a file that is not valid in its encoding.
+
+    Args:
+        start: First bytes of the file, from which another encoding is guessed.
+        line: First offending line, from 1.
+        byte: Place of the first offending byte in the file, from 0.
+        bad: The offending byte and its neighbours.
+        encoding: The declared encoding.
+    """
+    probable = probable_encoding(start, bad)
+    shown = " ".join(f"0x{value:02x}" for value in bad[:1])
+    return DataError(
+        f"'{path}' is not valid {encoding}: line {line}, byte {byte} is {shown}. It is probably {probable}: set "
+        f"source.encoding: {probable}, or convert it with "
+        f"`iconv -f {_ICONV.get(probable, probable.upper())} -t UTF-8 '{path.name}' > new.csv`; fetching it again does "
+        "not help"
+    )
+
+
+def probable_encoding(start: bytes, bad: bytes = b"") -> str:
+    r"""Guess the encoding of a file that is not UTF-8.
+
+    Example:
+        >>> probable_encoding("naïve".encode("utf-16")), probable_encoding(b"caf\xe9"), probable_encoding(b"it\x92s")
+        ('utf-16', 'latin-1', 'cp1252')
+    """
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if start.count(0) > _UTF16_NUL_SHARE * max(len(start), 1):
+        return "utf-16-le" if start[1::2].count(0) >= start[0::2].count(0) else "utf-16-be"
+    # 0x80 to 0x9f are control characters in Latin-1 and curly quotes, dashes and the euro sign in Windows' cp1252
+    return "cp1252" if any(0x80 <= value <= 0x9F for value in start + bad) else "latin-1"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

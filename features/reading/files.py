@@ -1,0 +1,173 @@
+"""Which files belong to a table, in which order, and what their content is.
+
+Reads folders; produces lists of files and their fingerprint. The order is natural (``part-2`` before ``part-10``), because
+the order of the rows decides between events of the same instant.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from recsys.contracts.errors import DataError
+from recsys.contracts.manifest import content_hashes
+
+PARQUET_ENDINGS: Final = (".parquet", ".pq")
+TEXT_ENDINGS: Final = (".csv", ".tsv", ".txt", ".dat", ".data")
+DATA_ENDINGS: Final = (*PARQUET_ENDINGS, *TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS))
+
+_UNFINISHED: Final = (".crc", ".part", ".tmp", ".temp", ".inprogress", ".crdownload", ".swp", ".bak", ".lock", "~")
+_PATTERN: Final = re.compile(r"[*?\[]")
+_SHOWN: Final = 20
+_HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """The files of one table.
+
+    Attributes:
+        paths: In natural order of their path relative to ``root``.
+        root: The folder that relative paths start from.
+        where: The name under which messages speak of them.
+        ignored: Hidden and unfinished files that a pattern matched as well, relative.
+    """
+
+    paths: tuple[Path, ...]
+    root: Path
+    where: str
+    ignored: tuple[str, ...] = ()
+
+
+def find_files(root: Path, pattern: str, key: str) -> DataFiles:
+    """Find the files of a table.
+
+    Args:
+        root: Folder of the source.
+        pattern: A file, a folder (all data files below it), or a pattern such as ``day=*/part-*.parquet`` or
+            ``**/*.csv``, relative to ``root``.
+        key: Key of the recipe, for messages.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    path = root / pattern
+    where = str(path)
+    if path.is_file():
+        return DataFiles((path,), root, where)
+    if path.is_dir():
+        found = [one for one in path.rglob("*") if one.name.lower().endswith(DATA_ENDINGS)]
+    elif _PATTERN.search(pattern):
+        found = list(root.glob(pattern)) if not Path(pattern).is_absolute() else _absolute_glob(Path(pattern))
+    else:
+        raise missing_file(path, key)
+    files = [one for one in found if one.is_file()]
+    kept = [one for one in files if not is_ignored(relative_name(one, root))]
+    if not kept:
+        raise DataError(
+            f"no file matches '{where}' (looked in '{root.resolve()}'); {_there(root)}; set source.path and {key}"
+        )
+    ignored = tuple(sorted(relative_name(one, root) for one in set(files) - set(kept)))
+    kept.sort(key=lambda one: natural_key(relative_name(one, root)))
+    return DataFiles(tuple(kept), root, where, ignored)
+
+
+def _absolute_glob(pattern: Path) -> list[Path]:
+    return list(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+
+
+def missing_file(path: Path, key: str) -> DataError:
+    """Return the error for a file that does not exist: where it was looked for, and what is there instead."""
+    if not path.exists() and path.is_symlink():
+        return DataError(f"'{path}' (for {key}) is a link to '{os.readlink(path)}', which does not exist")
+    return DataError(
+        f"'{path}' does not exist (for {key}; looked in '{path.parent.resolve()}'); {_there(path.parent)}; "
+        f"set source.path or {key}"
+    )
+
+
+def _there(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"the folder '{folder}' does not exist"
+    names = sorted(one.name + ("/" if one.is_dir() else "") for one in folder.iterdir())
+    more = f" and {len(names) - _SHOWN} others" if len(names) > _SHOWN else ""
+    return f"files there: {', '.join(names[:_SHOWN]) or 'none'}{more}"
+
+
+def is_ignored(relative: str) -> bool:
+    """Return whether a file is hidden or unfinished, as writers of folders leave them behind.
+
+    Example:
+        >>> [is_ignored(name) for name in ("_SUCCESS", "day=1/.part-0.crc", "_temporary/part-0.csv", "part-0.csv")]
+        [True, True, True, False]
+    """
+    parts = [part for part in Path(relative).parts if part != ".."]
+    hidden = any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
+    return hidden or parts[-1].lower().endswith(_UNFINISHED)
+
+
+def natural_key(relative: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
+    """Return the key that sorts numbers in names as numbers, folder by folder.
+
+    Example:
+        >>> sorted(["part-10.csv", "part-2.csv", "a/part-1.csv"], key=natural_key)
+        ['a/part-1.csv', 'part-2.csv', 'part-10.csv']
+    """
+    return tuple(
+        tuple(
+            (0, int(piece), piece) if piece.isascii() and piece.isdigit() else (1, 0, piece)
+            for piece in re.split(r"([0-9]+)", part)
+            if piece
+        )
+        for part in Path(relative).parts
+    )
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """Return the path relative to ``root``, with ``/``."""
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return Path(os.path.relpath(path.resolve(), root.resolve())).as_posix()
+
+
+def hive_keys(relative: str) -> dict[str, str | None]:
+    """Return the ``key=value`` parts of a path; values are text.
+
+    Example:
+        >>> hive_keys("country=at/day=2024-01-01/part-0.parquet")
+        {'country': 'at', 'day': '2024-01-01'}
+    """
+    pairs = (part.partition("=") for part in Path(relative).parts[:-1] if "=" in part)
+    return {unquote(key): None if value == _HIVE_NULL else unquote(value) for key, _, value in pairs}
+
+
+def fingerprint(tables: Iterable[DataFiles]) -> dict[str, str]:
+    """Return what the content of all tables depends on: path relative to the source's folder -> size and sha256.
+
+    A file that is rewritten (even with the same size and time), added, removed or renamed changes it.
+    """
+    result: dict[str, str] = {}
+    for table in tables:
+        result |= sha_by_relative_path(table.paths, table.root)
+    return result
+
+
+def sha_by_relative_path(paths: Sequence[Path], root: Path) -> dict[str, str]:
+    """Return relative path -> ``size:sha256`` of each file.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    from features.reading.errors import explain_file_errors
+
+    result = {}
+    for path in paths:
+        with explain_file_errors(path):
+            result[relative_name(path, root)] = f"{path.stat().st_size}:{content_hashes([path])[0]}"
+    return result

@@ -1,0 +1,155 @@
+"""The bytes of a text file as UTF-8, in blocks of whole lines: decompressed, decoded, without a byte-order mark.
+
+Reads one file; produces :class:`Block`. Memory is bounded by the size of a block.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, cast
+
+from features.reading.errors import not_encoded, probable_encoding
+from recsys.contracts.errors import DataError
+
+BLOCK_BYTES: Final = 16 << 20  # about 350,000 events; the memory of a block is some ten times this
+
+_OTHER_FORMATS: Final = {
+    b"PAR1": "a Parquet file; give it the ending .parquet",
+    b"PK\x03\x04": "a ZIP archive (or a spreadsheet); unpack it, or export the sheet as CSV",
+    b"BZh": "compressed with bzip2; unpack it with `bunzip2`, or use gzip",
+    b"\xfd7zXZ": "compressed with xz; unpack it with `unxz`, or use gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it with `unzstd`, or use gzip",
+    b"ORC": "an ORC file; convert it to Parquet",
+    b"Obj\x01": "an Avro file; convert it to Parquet",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some whole lines of a file.
+
+    Attributes:
+        data: UTF-8; ends with a line end, the last block of a file perhaps without.
+        final: Whether it is the last one.
+    """
+
+    data: bytes
+    final: bool
+
+
+def read_blocks(path: Path, encoding: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+    r"""Yield the blocks of a file, at least one; an empty file gives one empty block.
+
+    Line ends are ``\n`` or ``\r\n``, as in the file; a lone ``\r`` ends a line in files that have no ``\n`` at all.
+
+    Raises:
+        DataError: The file is no text, is compressed in a way that is not supported, or is not valid in ``encoding``.
+    """
+    name = codecs.lookup(encoding).name
+    with _open(path) as file:
+        head = file.read(block_bytes)
+        _check_text(path, head, name)
+        decoder = _Utf8Check(path) if name in ("utf-8", "utf-8-sig", "ascii") else _Decoder(path, name, encoding)
+        returns_only: bool | None = None
+        rest = b""
+        piece = head
+        while True:
+            following = file.read(block_bytes) if piece else b""
+            final = not following
+            text = decoder.decode(piece, final=final)
+            if returns_only is None and text:
+                returns_only = b"\n" not in text and b"\r" in text
+            if returns_only:
+                text = text.replace(b"\r", b"\n")
+            cut = len(text) if final else text.rfind(b"\n") + 1
+            if cut or final:
+                yield Block(rest + text[:cut], final)
+                rest = text[cut:]
+            else:
+                rest += text
+            if final:
+                return
+            piece = following
+
+
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as raw:
+        magic = raw.read(2)
+    return cast("IO[bytes]", gzip.open(path, "rb")) if magic == b"\x1f\x8b" else path.open("rb")
+
+
+def _check_text(path: Path, head: bytes, encoding: str) -> None:
+    for magic, what in _OTHER_FORMATS.items():
+        if head.startswith(magic):
+            raise DataError(f"'{path}' is no text file: it is {what}")
+    probable = probable_encoding(head[: 1 << 16])
+    if probable.startswith("utf-") and not encoding.startswith(probable[:6]):
+        at = head.find(b"\0") if not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else 0
+        line = head[:at].count(b"\n") + 1
+        raise not_encoded(path, head[: 1 << 16], line, at, head[at : at + 4], encoding)
+
+
+class _Utf8Check:
+    """Passes UTF-8 on as it is, and names the first byte that is not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.byte = 0
+        self.lines = 0
+        self.kept = b""
+        self.start = b""
+
+    def decode(self, piece: bytes, *, final: bool) -> bytes:
+        if self.byte == 0 and piece.startswith(codecs.BOM_UTF8):
+            piece = piece[len(codecs.BOM_UTF8) :]
+            self.byte = len(codecs.BOM_UTF8)
+        text = self.kept + piece
+        if not text.isascii():
+            try:
+                _, used = codecs.utf_8_decode(text, "strict", final)
+            except UnicodeDecodeError as error:
+                bad = text[error.start : error.start + 1]
+                line = self.lines + text.count(b"\n", 0, error.start) + 1
+                around = text[max(error.start - 1000, 0) : error.start + 1000]
+                raise not_encoded(self.path, around, line, self.byte + error.start, bad, "UTF-8") from error
+            text, self.kept = text[:used], text[used:]
+        else:
+            self.kept = b""
+        self.byte += len(text)
+        self.lines += text.count(b"\n")
+        return text
+
+
+class _Decoder:
+    """Decodes any other encoding piece by piece."""
+
+    def __init__(self, path: Path, name: str, declared: str) -> None:
+        self.path = path
+        self.declared = declared
+        self.decoder = codecs.getincrementaldecoder(name)("strict")
+        self.byte = 0
+        self.lines = 0
+        self.first = True
+
+    def decode(self, piece: bytes, *, final: bool) -> bytes:
+        waiting = len(self.decoder.getstate()[0])
+        try:
+            text = self.decoder.decode(piece, final)
+        except UnicodeDecodeError as error:
+            line = self.lines + error.object[: error.start].decode(self.declared, "ignore").count("\n") + 1
+            byte = self.byte - waiting + error.start
+            shown = f"0x{error.object[error.start]:02x}" if error.start < len(error.object) else "the end"
+            raise DataError(
+                f"'{self.path}' is not valid {self.declared}, which source.encoding declares: line {line}, byte {byte} is "
+                f"{shown} ({error.reason}); declare the encoding the file is written in"
+            ) from error
+        if self.first and text:
+            text, self.first = text.removeprefix("\ufeff"), False
+        self.byte += len(piece)
+        self.lines += text.count("\n")
+        return text.encode("utf-8")

@@ -1,0 +1,62 @@
+"""How a text file is written: separator, quote, encoding, markers of null, names of its columns.
+
+Reads nothing; a configuration only.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import Final, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from recsys.config import FrozenConfig
+
+_LINE_ENDS: Final = frozenset("\r\n")
+
+
+class TextFormat(FrozenConfig):
+    """Form of CSV, TSV and similar files, one record on a line; a quoted field may hold line ends.
+
+    Attributes:
+        separator: Between the fields, of any length (``::`` in MovieLens 1M).
+        quote: Around a field that holds separators or line ends, doubled inside it; ``None``: quotes are plain text.
+        encoding: Any that Python knows; a byte-order mark is taken away.
+        header: Names of the columns, for files whose first line is data already; empty: the first line names them.
+
+    Example:
+        >>> TextFormat(separator="::", header=("user_id", "item_id", "rating", "timestamp")).quote
+        '"'
+    """
+
+    separator: str = Field(",", min_length=1)
+    quote: str | None = Field('"', min_length=1, max_length=1)
+    encoding: str = "utf-8"
+    header: tuple[str, ...] = ()
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str) -> str:
+        try:
+            text_encoding = codecs.lookup(encoding)._is_text_encoding
+        except LookupError:
+            text_encoding = False
+        if not text_encoding:
+            raise ValueError(f"'{encoding}' is no encoding that Python knows; try utf-8, latin-1, cp1252 or utf-16")
+        return encoding
+
+    @field_validator("header")
+    @classmethod
+    def _distinct_names(cls, header: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise ValueError(f"'{twice[0]}' stands twice in the header; columns are found by their names")
+        return header
+
+    @model_validator(mode="after")
+    def _no_line_ends(self) -> Self:
+        if _LINE_ENDS & set(self.separator + (self.quote or "")):
+            raise ValueError("separator and quote must not hold line ends")
+        if self.quote is not None and (self.quote in self.separator or not self.quote.isascii()):
+            raise ValueError(f"quote {self.quote!r} must be one ASCII character that is not part of the separator")
+        return self

@@ -1,0 +1,63 @@
+"""Text tables: every line is read right, or is refused with its number, or stops the run; none goes without a word."""
+
+from pathlib import Path
+
+import pytest
+
+from features.reading import FILE, RAW, REFUSED, ROW, TextFormat, open_text
+from recsys.contracts.errors import DataError
+
+
+def opened(tmp_path: Path, content: bytes, text: TextFormat | None = None):
+    path = tmp_path / "log.csv"
+    path.write_bytes(content)
+    return open_text([path], tmp_path, text)
+
+
+def rows_of(table, columns=None):
+    return table.collect(columns or list(table.schema)).drop(FILE, ROW, REFUSED, RAW).rows()
+
+
+def refused_of(table) -> list[tuple[int, str]]:
+    """(line from 1, reason) of every refused record."""
+    found = table.collect([]).drop_nulls(REFUSED)
+    return [(row + 1, reason) for row, reason in found.select(ROW, REFUSED).iter_rows()]
+
+
+@pytest.mark.parametrize(
+    "value", ["007", "9e12", "true", "False", "12345678901234567890", "1.0", "+7", "0x10", "1_000", "é", " 7", "NULL"]
+)
+def test_values_come_as_they_are_written(tmp_path: Path, value: str) -> None:
+    assert rows_of(opened(tmp_path, f"a,b\n{value},x\n".encode())) == [(value, "x")]
+
+
+@pytest.mark.parametrize(
+    ("content", "good", "refused"),
+    [
+        (b"a,b\n1,2\n3\n4,5\n", 2, [(3, "too few fields")]),
+        (b"a,b\n1,2\n3,4,5\n4,5\n", 2, [(3, "too many fields")]),
+        (b"a,b\n1,2\ntotal\n", 1, [(3, "too few fields")]),
+        (b"a,b\n1,2\n# end of file", 1, [(3, "too few fields")]),
+        (b"a,b\n1,\0\n3,4\n", 1, [(2, "a NUL byte")]),
+        (b"a,b\n1,2\na,b\n3,4\n", 2, [(3, "the header again")]),
+        (b'a,b\n1,"x"y\n3,4\n', 1, [(2, "text behind a closing quote")]),
+        (b'a,b\n1,2\n3,"so\n4,5\n6,7\n', 3, [(3, "a quote is not closed")]),
+        (b'a,b\n1,2\n3,"so\n4,5\n6,nice"\n', 3, [(3, "a quote is not closed")]),
+        (b'a,b\n1,2\n3,4\n5,"so', 2, [(4, "a quote is not closed")]),
+        (b'a,b\n1,2\n"3,4\n"5,6\n', 1, [(3, "a quote is not closed"), (4, "a quote is not closed")]),
+        (b'a,b\n1,"2,5",3\n3,4\n', 1, [(2, "too many fields")]),
+    ],
+)
+def test_a_malformed_line_is_refused_with_its_number_and_no_other_line_goes(
+    tmp_path: Path, content: bytes, good: int, refused: list[tuple[int, str]]
+) -> None:
+    table = opened(tmp_path, content)
+    assert len(rows_of(table)) == good + len(refused)
+    assert refused_of(table) == refused
+
+
+def test_a_wrong_separator_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"is one column when it is split at ','; it looks split at ';': set source.sep"
+    ):
+        opened(tmp_path, b"a;b\n1;2\n")
