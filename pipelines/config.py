@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from features.audit.changes import ChangesConfig
 from features.build import FeaturesConfig
 from features.item_embeddings import EmbedConfig
 from features.sources import SourceConfig
@@ -49,6 +50,7 @@ class RunConfig(FrozenConfig):
     threads: int | None = Field(default=None, ge=1)
     source: SourceConfig
     features: FeaturesConfig = FeaturesConfig()
+    changes: ChangesConfig = ChangesConfig()
     embed: EmbedConfig = EmbedConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))

@@ -38,9 +38,12 @@ Summary = dict[str, Any]
 
 def prepare(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Turn raw logs into the prepared data set."""
+    from features.audit.contract import write_contract
     from features.build import prepare as build
 
-    return build(config.source, config.features, out_dir, config.seed)
+    report = build(config.source, config.features, out_dir, config.seed)
+    write_contract(out_dir, report)
+    return report
 
 
 def embed(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:

@@ -17,6 +17,7 @@ from pipelines.engine.code_version import PROJECT_ROOT
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.stage import PlannedStage, explain, make_plan, with_ancestors
 from pipelines.release.gate import Gate, GateDecision
+from pipelines.release.nights import NightCheck, champion_data
 from pipelines.release.tracking import Tracker, git_sha, tracked
 from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAGES, stages_of
 from recsys.contracts.errors import ArtifactError, GateRefused
@@ -76,6 +77,7 @@ class Workflow:
             config_text=to_yaml(config),
         )
         self.runner = Runner(config, config.seed, self.store, progress, after=self._after)
+        self._with_champion = False
 
     def run(self) -> RunReport:
         """Do everything, skipping what exists.
@@ -85,6 +87,7 @@ class Workflow:
             GateRefused: The gate refused and the configuration says that this fails the run.
         """
         self._begin()
+        self._with_champion = True
         with tracked(self.tracker):
             self.runner.run_all(stage for stage in stages_of(self.config) if stage is not RECOMMEND)
             version, registered = self._register(self.runner.outcomes[EXPORT.name].artifact)
@@ -108,6 +111,8 @@ class Workflow:
         self._begin(with_torch=not light)
         steps = self.steps(verb)
         with tracked(self.tracker):
+            if not light:
+                self._compare_data(self.store.find(PREPARE.kind, steps[PREPARE.name].digest, verify=False))
             for name in VERB_STAGES[verb]:
                 stage = steps[name].stage
                 if stage is RECOMMEND:
@@ -171,6 +176,16 @@ class Workflow:
         self.tracker.note(outcome.stage.name, outcome.artifact, outcome.seconds)
         if outcome.ran:
             self.tracker.flush()
+        if outcome.stage.name == PREPARE.name:
+            self._compare_data(outcome.artifact)
+
+    def _compare_data(self, prepared: Artifact | None) -> None:
+        """Stop before anything is trained on data that differ from the champion's in a way that nobody meant."""
+        if prepared is None:
+            return
+        name = self.config.registered_name
+        champion = champion_data(self.registry, self.store, name) if self._with_champion else None
+        NightCheck(self.config.output_dir, name, self.config.changes).check(prepared, champion)
 
     def _existing(self, steps: dict[str, PlannedStage], name: str, verb: str) -> Artifact:
         step = steps[name]

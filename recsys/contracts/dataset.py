@@ -14,6 +14,9 @@ Files:
     history/*.npy       the arrays of :class:`HistoryArrays`
     quarantine.parquet  rows that were refused, with the reason
     data_report.json    counts of everything above
+    data_contract.json  what readers rely on: types of ids, signals, samples of the ids; copied into the serving bundle
+    leakage.json        what the leakage audit found
+    data_report.html    all of it as a page
 
 The columns of the tables are declared in :mod:`recsys.contracts.tables`.
 """
@@ -39,6 +42,8 @@ from recsys.contracts.table_checks import PREPARE_AGAIN, check_file_types, read_
 IntArray = npt.NDArray[np.int32]
 OffsetArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
+
+CONTRACT_NAME: Final = "data_contract.json"
 
 HISTORY_ARRAYS: Final = {
     "item": np.int32,

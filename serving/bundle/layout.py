@@ -8,6 +8,7 @@ Files:
     items.parquet       item_index, item_id, title; row number = item_index
     users.parquet       user_index, user_id; only where the policy has a table of users
     dataset.json          sizes and signals of the data it was trained on
+    data_contract.json    what those data promised, to hold the next night's data against
     decode.json         how it decodes
     reward_model/       the session reward model, safetensors + JSON; only where ``bundle.json`` names its digest
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from recsys.contracts.columns import Columns
-from recsys.contracts.dataset import Dataset
+from recsys.contracts.dataset import CONTRACT_NAME, Dataset
 from recsys.contracts.manifest import write_json
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
@@ -82,6 +82,8 @@ def export_bundle(sources: BundleSources, name: str, decode: DecodeConfig, out_d
     if uses_users:
         prepared.users.select(Columns.USER_INDEX, Columns.USER_ID).write_parquet(out_dir / "users.parquet")
     write_json(out_dir / "dataset.json", prepared.spec.model_dump(mode="json"))
+    if (sources.prepared / CONTRACT_NAME).exists():
+        shutil.copyfile(sources.prepared / CONTRACT_NAME, out_dir / CONTRACT_NAME)
     write_json(out_dir / "decode.json", json.loads(decode.model_dump_json()))
     info = BundleInfo(
         format=BUNDLE_FORMAT,

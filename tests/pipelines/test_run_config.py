@@ -69,7 +69,7 @@ def test_stage_sections_exist_and_cover_the_whole_configuration() -> None:
     """Every key of the run configuration either enters some digest or is known to change no result."""
     values = load_run_config(DEMO).model_dump(mode="json")
     used = {key.split(".")[0] for stage in STAGES for key in select_sections(values, stage.sections)}
-    assert set(values) - used == {"seed", "output_dir", "threads", "promote", "tracking"}
+    assert set(values) - used == {"seed", "output_dir", "threads", "changes", "promote", "tracking"}
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,10 @@ class TestWholeRun:
         assert version.tags["gate_verdict"] == "pass"
         assert {"git_sha", "semantic_id_digest", "config_hash", "evaluation_digest"} <= version.tags.keys()
         assert (registry.fetch(version) / "bundle.json").exists()
+        contract = "data_contract.json"  # what the next night's data are held against
+        assert (registry.fetch(version) / contract).read_bytes() == (
+            tiny_run.artifact("prepared") / contract
+        ).read_bytes()
 
     def test_recommend_outside_a_run(self, tiny_run: TinyRun, tmp_path: Path) -> None:
         frame = pl.DataFrame(frame_of_first_users(tiny_run.artifact("prepared"), 3)).select("user_id", "item_ids")

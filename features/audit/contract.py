@@ -1,0 +1,177 @@
+"""What a prepared data set promises to those who read it, in one small file that travels with the model.
+
+Reads a prepared data set and its data report; produces ``data_contract.json``. The serving bundle keeps a copy, so that
+tonight's data can be held against what the champion was made from (:mod:`features.audit.changes`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from features.audit.sketch import IdSketch, sketch
+from recsys.contracts.columns import Columns
+from recsys.contracts.dataset import CONTRACT_NAME, DatasetSpec
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import read_json, write_json
+
+IdType = Literal["integer", "text"]
+
+
+class Sample(BaseModel):
+    """An :class:`~features.audit.sketch.IdSketch` as JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    count: int
+    hashes: tuple[int, ...]
+    shapes: dict[str, float]
+
+    @property
+    def sketch(self) -> IdSketch:
+        """The sample to compare with."""
+        return IdSketch(self.count, self.hashes, dict(self.shapes))
+
+
+class DataContract(BaseModel):
+    """What later nights, and those who ask the model, rely on.
+
+    Attributes:
+        user_id_type, item_id_type: Type of the ids as the data set keeps them.
+        task, session_length: What is predicted.
+        signals: In the order of the behaviour code.
+        signal_rates: Share of the events whose signal is known and given; ``None`` where it is nowhere known.
+        positive_share: Share of the events that count as liked.
+        sessions_by: How sessions are cut (``given``, ``gap``, ``chunk``).
+        has_timestamps: Whether events have times.
+        first_time, last_time: UTC microseconds of the first and the last timed event.
+        watch_time_ms, duration_ms: Medians, ``None`` where not known.
+        events: Kept events.
+        users, items, categories, authors: Samples of the ids.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    user_id_type: IdType
+    item_id_type: IdType
+    task: str
+    session_length: int
+    signals: tuple[str, ...]
+    signal_rates: dict[str, float | None]
+    positive_share: float
+    sessions_by: str | None
+    has_timestamps: bool
+    first_time: int | None
+    last_time: int | None
+    watch_time_ms: float | None
+    duration_ms: float | None
+    events: int
+    users: Sample
+    items: Sample
+    categories: Sample
+    authors: Sample
+
+
+def write_contract(folder: Path, report: Mapping[str, Any]) -> DataContract:
+    """Describe the prepared data set in ``folder`` and write ``data_contract.json`` into it.
+
+    Args:
+        folder: Holds ``dataset.json`` and the tables.
+        report: The data report, for the rule of the sessions.
+    """
+    contract = describe(folder, report)
+    write_json(folder / CONTRACT_NAME, contract.model_dump(mode="json"))
+    return contract
+
+
+def describe(folder: Path, report: Mapping[str, Any]) -> DataContract:
+    """Return what the prepared data set in ``folder`` promises; reads ids and a few columns of the events."""
+    spec = DatasetSpec.model_validate(read_json(folder / "dataset.json"))
+    users = pl.read_parquet(folder / "users.parquet", columns=[Columns.USER_ID])[Columns.USER_ID]
+    items = pl.read_parquet(folder / "items.parquet", columns=[Columns.ITEM_ID, Columns.CATEGORIES, Columns.AUTHOR_ID])
+    facts = _event_facts(folder, spec)
+    categories = items[Columns.CATEGORIES].explode().drop_nulls().unique()
+    sessions = report.get("sessions")
+    return DataContract(
+        user_id_type=id_type(users.dtype),
+        item_id_type=id_type(items[Columns.ITEM_ID].dtype),
+        task=spec.task,
+        session_length=spec.session_length,
+        signals=spec.signals,
+        signal_rates={name: rounded(facts[f"rate {name}"]) for name in spec.signals},
+        positive_share=rounded(facts["positive"]) or 0.0,
+        sessions_by=sessions.get("by") if isinstance(sessions, Mapping) else None,
+        has_timestamps=spec.has_timestamps,
+        first_time=facts["first"],
+        last_time=facts["last"],
+        watch_time_ms=rounded(facts.get(Columns.WATCH_TIME_MS)),
+        duration_ms=rounded(facts.get(Columns.DURATION_MS)),
+        events=facts["events"],
+        users=_sample(users),
+        items=_sample(items[Columns.ITEM_ID]),
+        categories=_sample(categories),
+        authors=_sample(items[Columns.AUTHOR_ID].unique()),
+    )
+
+
+def read_contract(path: Path) -> DataContract | None:
+    """Read a contract, ``None`` where there is no such file.
+
+    Raises:
+        ArtifactError: The file cannot be read as one.
+    """
+    if not path.exists():
+        return None
+    return parse_contract(read_json(path), path)
+
+
+def parse_contract(values: Any, path: Path) -> DataContract:
+    """Check the values of a contract that was read from ``path``.
+
+    Raises:
+        ArtifactError: They are not a contract's.
+    """
+    try:
+        return DataContract.model_validate(values)
+    except ValidationError as error:
+        raise ArtifactError(
+            f"'{path}' is no data contract: {error}; delete it and run `recsys prepare` again"
+        ) from error
+
+
+def id_type(dtype: pl.DataType) -> IdType:
+    """Name the type of an id column."""
+    return "text" if dtype == pl.String else "integer"
+
+
+def rounded(value: float | None) -> float | None:
+    """Return six significant digits, which no rearrangement of a sum changes; ``None`` for what is not known."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def _sample(ids: pl.Series) -> Sample:
+    return Sample.model_validate(asdict(sketch(ids)))
+
+
+def _event_facts(folder: Path, spec: DatasetSpec) -> dict[str, Any]:
+    events = pl.scan_parquet(folder / "events.parquet")
+    medians = [name for name in (Columns.WATCH_TIME_MS, Columns.DURATION_MS) if name in events.collect_schema().names()]
+    found: dict[str, Any] = (
+        events.select(
+            pl.len().alias("events"),
+            pl.col(Columns.TIMESTAMP).min().alias("first"),
+            pl.col(Columns.TIMESTAMP).max().alias("last"),
+            pl.col(Columns.POSITIVE).mean().alias("positive"),
+            *(pl.col(name).mean().alias(f"rate {name}") for name in spec.signals),
+            *(pl.col(name).filter(pl.col(name) > 0).median().alias(name) for name in medians),
+        )
+        .collect()
+        .row(0, named=True)
+    )
+    return found
