@@ -11,7 +11,7 @@ candidates of a user, G diversity groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -19,6 +19,7 @@ import torch
 
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.batch_rules import NO_NODE, BatchRules
+from recsys.decoding.guide import PrefixGuide
 from recsys.decoding.rules import Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.layers.beam_cache import BeamCache
@@ -40,6 +41,19 @@ class SearchState(Protocol):
 State = TypeVar("State", bound=SearchState)
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """Item scores that guide a search (:mod:`recsys.decoding.guide`).
+
+    Attributes:
+        scores: From the queries of the dense head, ``[B, D]``, to log-scores of all items, float32 ``[B, I]``.
+        strength: Their weight beside the log-probabilities of the policy.
+    """
+
+    scores: Callable[[torch.Tensor], torch.Tensor]
+    strength: float
+
+
 class SearchablePolicy(Protocol[History, State]):
     """What a model must offer to be searched: :class:`~recsys.model.generative_recommender.GenerativeRecommender` does."""
 
@@ -56,7 +70,8 @@ class Beams:
 
     Attributes:
         items: int64 ``[B, W, M]`` item_index; -1 in every slot of a beam that does not exist.
-        scores: float32 ``[B, W]`` log-probability of the path; ``-inf`` for a beam that does not exist.
+        scores: float32 ``[B, W]`` what the search ordered by: the log-probability of the path, and with a guide its bonus
+            for every item of it; ``-inf`` for a beam that does not exist.
         dense_query: float32 ``[B, D]`` query of the dense head, for re-scoring.
     """
 
@@ -67,10 +82,11 @@ class Beams:
 
 @dataclass
 class _Frontier:
-    """Live beams: node of the current level, score, items finished so far."""
+    """Live beams: node of the current level, score, score without the guide's bonus at the node, items finished so far."""
 
     node: torch.Tensor  # [B, W]
     score: torch.Tensor  # [B, W]
+    unguided: torch.Tensor  # [B, W], the bonus of finished items is part of it
     items: torch.Tensor  # [B, W, finished]
 
 
@@ -85,6 +101,7 @@ def beam_search(
     num_items: int = 1,
     widths: Sequence[int] | None = None,
     diversity_groups: int = 1,
+    guidance: Guidance | None = None,
 ) -> Beams:
     """Find the ``width`` most probable items, or sessions of ``num_items`` different items.
 
@@ -100,12 +117,17 @@ def beam_search(
         diversity_groups: G; after the first item the G best beams each found a group of ``width / G`` sessions that
             compete among themselves only, so the answer holds sessions with G different first items. Plain session beams
             tend to differ in their last item alone.
+        guidance: What item scores add to the log-probability of every prefix; ``None``: nothing.
 
     Raises:
         ConfigError: ``widths`` or ``diversity_groups`` do not fit ``width`` and ``num_items``.
     """
     widths = _check_shape(width, num_items, widths, diversity_groups)
-    return search_from(policy, policy.start(history), index, widths, rules or BatchRules(), diversity_groups)
+    rules, state = rules or BatchRules(), policy.start(history)
+    guide = None
+    if guidance is not None:
+        guide = PrefixGuide.from_item_scores(guidance.scores(state.dense_query_BD), guidance.strength, index, rules)
+    return search_from(policy, state, index, widths, rules, diversity_groups, guide)
 
 
 def search_from(
@@ -115,6 +137,7 @@ def search_from(
     widths: Sequence[int],
     rules: BatchRules,
     diversity_groups: int = 1,
+    guide: PrefixGuide | None = None,
 ) -> Beams:
     """The search itself, from encoded histories on; arguments as for :func:`beam_search`.
 
@@ -125,6 +148,7 @@ def search_from(
     frontier = _Frontier(
         node=torch.zeros(users, 1, dtype=torch.int64, device=device),
         score=torch.zeros(users, 1, device=device),
+        unguided=torch.zeros(users, 1, device=device),
         items=torch.empty(users, 1, 0, dtype=torch.int64, device=device),
     )
     for place, item_width in enumerate(widths):
@@ -134,7 +158,7 @@ def search_from(
             log_probs_BWK = policy.next_codes(state, codes)
             assert log_probs_BWK is not None
             frontier, codes, parent = _extend(
-                log_probs_BWK, frontier, index, level, item_width, groups, rules, sessions=len(widths) > 1
+                log_probs_BWK, frontier, index, level, item_width, groups, rules, guide, sessions=len(widths) > 1
             )
             state.cache.reorder(parent)
         found = index.leaf_item[frontier.node].masked_fill(frontier.score == -torch.inf, -1)
@@ -147,7 +171,7 @@ def search_from(
                 own = torch.arange(codes.shape[1], device=device).expand(users, -1)
                 state.cache.reorder(own)
             policy.next_codes(state, codes)  # the last code is fed; what follows it is a forced BOS
-        frontier.node = torch.zeros_like(frontier.node)
+        frontier.node, frontier.unguided = torch.zeros_like(frontier.node), frontier.score
     items, scores = frontier.items, frontier.score
     if diversity_groups > 1:
         scores, order = scores.sort(dim=1, descending=True, stable=True)
@@ -178,6 +202,7 @@ def _extend(
     width: int,
     groups: int,
     rules: BatchRules,
+    guide: PrefixGuide | None,
     *,
     sessions: bool,
 ) -> tuple[_Frontier, torch.Tensor, torch.Tensor]:
@@ -188,7 +213,8 @@ def _extend(
     """
     child_BWC, allowed_BWC = index.children(frontier.node, level)
     code_BWC = index.child_codes(frontier.node, child_BWC, level)
-    score_BWC = log_probs_BWK.gather(2, code_BWC).add_(frontier.score[..., None])
+    unguided_BWC = log_probs_BWK.gather(2, code_BWC).add_(frontier.unguided[..., None])
+    score_BWC = unguided_BWC if guide is None else unguided_BWC + guide.at(level, child_BWC)
     leads_on_BWC = rules.leads_on(level, child_BWC)
     if leads_on_BWC is not None:
         allowed_BWC = allowed_BWC & leads_on_BWC
@@ -202,7 +228,7 @@ def _extend(
         allowed_BWC = allowed_BWC & (item_BWC[..., None] != frontier.items[:, :, None]).all(-1)
         if rules.quotas is not None:  # a limit of 0 bans first items too
             allowed_BWC = allowed_BWC & ~rules.quotas.full(frontier.items, item_BWC)
-    score_BWC.masked_fill_(~allowed_BWC, -torch.inf)
+    score_BWC.masked_fill_(~allowed_BWC, -torch.inf)  # without a guide both are one tensor
 
     closed_BR = rules.closed(level, child_BWC.device)
     list_quotas = rules.quotas if last and not sessions else None
@@ -212,7 +238,10 @@ def _extend(
     users, candidates = len(picked), score_BWC.shape[1] * score_BWC.shape[2]
     place = picked + candidates * torch.arange(users, device=picked.device)[:, None]  # far cheaper than gather on a CPU
     items = frontier.items.gather(1, parent[..., None].expand(-1, -1, frontier.items.shape[2]))
-    return _Frontier(child_BWC.flatten()[place], score, items), code_BWC.flatten()[place], parent
+    unguided = score
+    if guide is not None:  # a beam that died stays dead at the next level
+        unguided = unguided_BWC.flatten()[place].masked_fill(score == -torch.inf, -torch.inf)
+    return _Frontier(child_BWC.flatten()[place], score, unguided, items), code_BWC.flatten()[place], parent
 
 
 def _select(

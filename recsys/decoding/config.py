@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
 
@@ -22,6 +22,8 @@ class DecodeConfig(FrozenConfig):
     rescore: Literal["dense", "none"] = "dense"
     generative_weight: float = Field(default=0.0, ge=0.0)
     """Served score = dense log-score + generative_weight * beam log-probability."""
+    guidance: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    """Weight of the dense head's scores in the search itself (:mod:`recsys.decoding.guide`); 0: the policy alone."""
     exclude_seen: bool = True
     rows_per_batch: int = Field(default=3200, ge=1)
     """Users times beams decoded together; bounds memory whatever the number of users."""
@@ -33,6 +35,12 @@ class DecodeConfig(FrozenConfig):
     """Sessions only: this many different first items, each with an equal share of the beams."""
     later_item_width: int | None = Field(default=None, ge=1)
     """Sessions only: beams from the second item on; ``None`` keeps ``beam_width``."""
+
+    @model_validator(mode="after")
+    def _graphs_are_not_guided(self) -> Self:
+        if self.guidance and self.cuda_graph:
+            raise ValueError("guidance and cuda_graph cannot go together: set decode.cuda_graph: false, or guidance: 0")
+        return self
 
     def session_widths(self, width: int, num_items: int) -> list[int]:
         """Beams while each of a session's items is generated; the last item needs ``width`` of them for the answer."""

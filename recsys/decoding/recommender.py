@@ -10,7 +10,7 @@ from recsys.contracts.errors import ConfigError
 from recsys.contracts.ranking import RankedItems, concatenate
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
-from recsys.decoding.beam_search import Beams, beam_search
+from recsys.decoding.beam_search import Beams, Guidance, beam_search
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.constraints import CompiledRules
 from recsys.decoding.graphed_search import GraphedSearch
@@ -201,6 +201,7 @@ class Recommender:
                 num_items=num_items,
                 widths=self.config.session_widths(width, num_items),
                 diversity_groups=self.config.diversity_groups if num_items > 1 else 1,
+                guidance=Guidance(self._all_dense_scores, self.config.guidance) if self.config.guidance else None,
             )
 
     def _graphed(self, width: int) -> GraphedSearch:
@@ -233,11 +234,18 @@ class Recommender:
 
     def dense_scores(self, query_BD: torch.Tensor, items_BN: torch.Tensor) -> torch.Tensor:
         """Dense-head scores of given items, ``[B, N]``; whatever stands at item -1 is to be masked by the caller."""
+        vectors_BND = self._vectors()[items_BN + 1]
+        return torch.einsum("bd,bnd->bn", query_BD, vectors_BND)
+
+    def _all_dense_scores(self, query_BD: torch.Tensor) -> torch.Tensor:
+        """Dense-head scores of the whole catalogue, ``[B, I]``."""
+        return query_BD @ self._vectors()[1:].T
+
+    def _vectors(self) -> torch.Tensor:
         if self._item_vectors is None:
             with torch.inference_mode():
                 self._item_vectors = self.policy.item_vectors()
-        vectors_BND = self._item_vectors[items_BN + 1]
-        return torch.einsum("bd,bnd->bn", query_BD, vectors_BND)
+        return self._item_vectors
 
 
 def _prepared_for(config: DecodeConfig, policy: GenerativeRecommender) -> GenerativeRecommender:

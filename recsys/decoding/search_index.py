@@ -96,12 +96,19 @@ class SearchIndex:
         above = torch.empty_like(leaf_item)
         above[leaf_item] = torch.arange(len(leaf_item), device=leaf_item.device)
         nodes = [above]
-        for pointers in reversed(self.first_child):
-            full = pointers[torch.arange(len(pointers.offset.bits), device=above.device)]
-            parent = torch.repeat_interleave(torch.arange(len(full) - 1, device=above.device), full.diff())
+        for parent in reversed(self.parents):
             above = parent[above]
             nodes.insert(0, above)
         return tuple(nodes)
+
+    @cached_property
+    def parents(self) -> tuple[torch.Tensor, ...]:
+        """Per level but the last, the node above each node of the next level, int64 ascending."""
+        found = []
+        for pointers in self.first_child:
+            full = pointers[torch.arange(len(pointers.offset.bits), device=pointers.offset.bits.device)]
+            found.append(torch.repeat_interleave(torch.arange(len(full) - 1, device=full.device), full.diff()))
+        return tuple(found)
 
     @cached_property
     def items_below(self) -> tuple[torch.Tensor, ...]:

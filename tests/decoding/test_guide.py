@@ -1,0 +1,176 @@
+"""Guided search: the bonus of every prefix against plain sums, and the search against exhaustive and blackboard search."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from recsys.contracts.dataset import Dataset
+from recsys.data.histories import Histories
+from recsys.decoding.batch_rules import NO_NODE, BatchRules, PersonalRules
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.guide import PrefixGuide
+from recsys.decoding.prefix_index import PrefixIndex
+from recsys.decoding.recommender import Recommender
+from recsys.decoding.rules import ItemRules
+from recsys.decoding.search_index import SearchIndex
+from tests.decoding.test_beam_search import all_item_scores, prepared, random_policy  # noqa: F401
+from tests.toy.dataset import toy_ids
+
+CODES = np.stack([np.arange(20) // 7, np.arange(20) % 7 // 2, np.arange(20) % 2 + np.arange(20) % 7 // 6], 1)
+SIZES = (3, 4, 3)
+
+
+def index_of(codes: np.ndarray, sizes: tuple[int, ...]) -> SearchIndex:
+    return SearchIndex.from_index(PrefixIndex.build(codes, sizes))
+
+
+def test_the_bonus_is_the_log_of_the_share_below_a_prefix() -> None:
+    """Items 0 and 1 begin with code 0, item 2 with code 1; probabilities .2, .3, .5, strength 2."""
+    index = index_of(np.array([[0, 0], [0, 1], [1, 0]]), (2, 2))
+    scores = torch.tensor([[0.2, 0.3, 0.5]]).log() + 7.0  # a constant cancels
+    guide = PrefixGuide.from_item_scores(scores, 2.0, index, BatchRules())
+    torch.testing.assert_close(guide.bonus_BV[0], 2 * torch.tensor([[0.5, 0.5]]).log())
+    torch.testing.assert_close(guide.bonus_BV[1], 2 * torch.tensor([[0.2, 0.3, 0.5]]).log())
+    nodes = torch.tensor([[[1, 0], [2, 2]]])
+    torch.testing.assert_close(guide.at(1, nodes), 2 * torch.tensor([[[0.3, 0.2], [0.5, 0.5]]]).log())
+
+
+def test_forbidden_items_count_for_no_prefix() -> None:
+    index = index_of(np.array([[0, 0], [0, 1], [1, 0]]), (2, 2))
+    scores = torch.tensor([[0.2, 0.3, 0.5]] * 3).log()
+    closed = [torch.full((3, 1), NO_NODE), torch.tensor([[0, NO_NODE], [NO_NODE, NO_NODE], [0, 1]])]
+    guide = PrefixGuide.from_item_scores(scores, 1.0, index, BatchRules(personal=PersonalRules(closed)))
+    expected = torch.tensor([[0.3 / 0.8, 0.5 / 0.8], [0.5, 0.5], [0.0, 1.0]]).log()
+    torch.testing.assert_close(guide.bonus_BV[0], expected)
+    segment = torch.tensor([1, 0, 1])
+    alive = (torch.ones(2, 2, dtype=torch.bool), torch.tensor([[True, True, True], [True, False, False]]))
+    guide = PrefixGuide.from_item_scores(scores, 1.0, index, BatchRules(alive=alive, segment_B=segment))
+    torch.testing.assert_close(guide.bonus_BV[0], torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]).log())
+
+
+@pytest.mark.parametrize("spread", [1.0, 40.0, 400.0])
+def test_the_bonus_of_extreme_scores_is_finite_and_exact_at_the_leaves(spread: float) -> None:
+    """Far below the best an item is worth nothing to its prefix, and yet the prefix stays possible."""
+    index = index_of(CODES, SIZES)
+    scores = torch.randn(4, 20, generator=torch.Generator().manual_seed(1)) * spread
+    guide = PrefixGuide.from_item_scores(scores, 1.0, index, BatchRules())
+    for level, bonus in enumerate(guide.bonus_BV):
+        assert torch.isfinite(bonus).all()
+        node = index.node_of_item[level]
+        for place in range(bonus.shape[1]):
+            below = scores[:, node == place].double().logsumexp(1) - scores.double().logsumexp(1)
+            exact = (below > -75.0) | (level == 2)
+            torch.testing.assert_close(bonus[exact, place], below[exact].float(), atol=2e-3, rtol=1e-4)
+            assert (bonus[~exact, place] < -74.0).all()
+
+
+@pytest.mark.parametrize("strength", [0.5, 4.0])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_full_width_equals_exhaustive_search(prepared: Dataset, strength: float, filtered: bool) -> None:  # noqa: F811
+    ids = toy_ids(CODES, SIZES)
+    policy = random_policy(prepared, ids)
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
+    allow = np.random.default_rng(3).random(20) < 0.7
+    recommender = Recommender(policy, ids, DecodeConfig(beam_width=20, rescore="none", guidance=strength))
+    dense = dense_scores(recommender, histories)
+    possible = np.tile(allow, (len(histories), 1))
+    for row, seen in enumerate(histories.seen_items()):
+        possible[row, seen] &= not filtered
+    dense[~possible] = -np.inf
+    shares = dense - np.log(np.exp(dense).sum(1, keepdims=True))
+    expected = np.where(possible, all_item_scores(policy, histories) + strength * shares, -np.inf)
+    found = recommender.recommend(histories, 20, exclude_seen=filtered, rules=ItemRules(allow))
+    ordered = -np.sort(-expected, axis=1)
+    finite = np.isfinite(ordered)
+    assert (np.isfinite(found.scores) == finite).all()
+    np.testing.assert_allclose(found.scores[finite], ordered[finite], atol=1e-4)
+    assert (found.items[~finite] == -1).all()
+
+
+@pytest.mark.parametrize("width", [1, 3, 7])
+def test_narrow_guided_beams_equal_a_search_on_the_blackboard(prepared: Dataset, width: int) -> None:  # noqa: F811
+    """A prefix's score is the log-probability of its codes plus the bonus; both are marginals that are summed here anew."""
+    ids = toy_ids(CODES, SIZES)
+    policy = random_policy(prepared, ids)
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
+    recommender = Recommender(policy, ids, DecodeConfig(beam_width=width, rescore="none", guidance=2.0))
+    shares = np.exp(dense_scores(recommender, histories))
+    shares /= shares.sum(1, keepdims=True)
+    found = recommender.recommend(histories, width, exclude_seen=False)
+    prefix_scores = prefix_log_probs(policy, histories)
+    for row in range(len(histories)):
+        beams: list[tuple[int, ...]] = [()]
+        scores: dict[tuple[int, ...], float] = {}
+        for level in range(3):
+            below = {
+                prefix: float(shares[row, (CODES[:, : level + 1] == prefix).all(1)].sum())
+                for prefix in {tuple(code) for code in CODES[:, : level + 1].tolist()}
+                if prefix[:-1] in beams
+            }
+            scores = {p: prefix_scores[row][p] + 2.0 * math.log(mass) for p, mass in below.items()}
+            beams = sorted(scores, key=lambda prefix: -scores[prefix])[:width]
+        assert [tuple(CODES[item]) for item in found.items[row, : len(beams)]] == beams
+        np.testing.assert_allclose(found.scores[row, : len(beams)], [scores[p] for p in beams], atol=1e-4)
+
+
+def test_a_session_is_guided_item_by_item(tmp_path) -> None:
+    from tests.toy.dataset import ring_prepared
+
+    prepared_sessions = ring_prepared(tmp_path, users=6, items=20, task="session", session_length=2)
+    ids = toy_ids(CODES, SIZES)
+    policy = random_policy(prepared_sessions, ids)
+    histories = Histories.from_targets(prepared_sessions.history, prepared_sessions.all_users())
+    plain = Recommender(policy, ids, DecodeConfig(beam_width=400, rescore="none"))
+    guided = Recommender(policy, ids, DecodeConfig(beam_width=400, rescore="none", guidance=3.0))
+    dense = dense_scores(guided, histories)
+    share = dense - np.log(np.exp(dense).sum(1, keepdims=True))
+    for row in range(len(histories)):
+        own = histories.take(np.array([row]))
+        items, scores = plain.recommend_sessions(own, 380, exclude_seen=False)
+        unguided = {tuple(pair): float(score) for pair, score in zip(items[0].tolist(), scores[0], strict=True)}
+        items, scores = guided.recommend_sessions(own, 380, exclude_seen=False)
+        assert len(unguided) == len({tuple(pair) for pair in items[0].tolist()}) == 380
+        for (first, second), score in itertools.islice(zip(items[0].tolist(), scores[0], strict=True), 40):
+            bonus = 3.0 * (share[row, first] + share[row, second])
+            assert score == pytest.approx(unguided[first, second] + bonus, abs=2e-3)
+        assert (np.diff(scores[0]) <= 1e-5).all()
+
+
+def test_a_guide_and_a_recorded_graph_do_not_go_together() -> None:
+    with pytest.raises(ValidationError, match="cuda_graph: false"):
+        DecodeConfig(guidance=1.0, cuda_graph=True)
+    with pytest.raises(ValidationError, match="guidance"):
+        DecodeConfig(guidance=float("nan"))
+
+
+def dense_scores(recommender: Recommender, histories: Histories) -> np.ndarray:
+    """The dense head on every item, by the re-scoring that serves single items: ``[N, I]`` float64."""
+    from recsys.data.batch import collate_histories
+
+    with torch.inference_mode():
+        state = recommender.policy.start(collate_histories(histories, 6))
+        every = torch.arange(20).expand(len(histories), -1)
+        return recommender.dense_scores(state.dense_query_BD, every).double().numpy()
+
+
+def prefix_log_probs(policy, histories: Histories) -> list[dict[tuple[int, ...], float]]:
+    """Log-probability of every prefix by teacher forcing, per user."""
+    from recsys.data.batch import TrainingBatch, collate_histories
+
+    batch = collate_histories(histories, 6)
+    found: list[dict[tuple[int, ...], float]] = [{} for _ in range(len(histories))]
+    for item in range(20):
+        target = torch.full((len(histories), 1, 1), item + 1)
+        with torch.no_grad():
+            hidden, _ = policy(TrainingBatch(batch, target, batch.lengths_B[:, None]))
+            steps = policy.code_log_probs(hidden, target)[:, 0, 0].cumsum(-1)
+        for row in range(len(histories)):
+            for level in range(3):
+                found[row][tuple(CODES[item, : level + 1].tolist())] = float(steps[row, level])
+    return found
