@@ -150,7 +150,7 @@ class Workflow:
         return version, decision
 
     def steps(self, verb: str | None = None) -> dict[str, PlannedStage]:
-        """The plan, by stage name: of all stages, or of those that ``verb`` runs or reads, whatever the configuration says."""
+        """The plan, by stage name: of all stages, or of those that ``verb`` runs or reads, whatever the config says."""
         stages = stages_of(self.config, VERB_STAGES[verb] if verb else ())
         if verb:
             stages = with_ancestors(stages, VERB_STAGES[verb])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -167,6 +168,10 @@ def sha_by_relative_path(paths: Sequence[Path], root: Path) -> dict[str, str]:
     from features.reading.errors import explain_file_errors
 
     result = {}
+    with suppress(OSError):
+        content_hashes(
+            paths
+        )  # several at a time; they are known then, and what cannot be read is met again by its name
     for path in paths:
         with explain_file_errors(path):
             result[relative_name(path, root)] = f"{path.stat().st_size}:{content_hashes([path])[0]}"

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pipelines.engine.stage import PlannedStage, Stage, explain, plan_stage
+from pipelines.engine.stage import PlannedStage, Stage, earlier_results, explain, plan_stage
 from recsys.config import FrozenConfig
-from recsys.contracts.errors import ArtifactError
+from recsys.contracts.errors import ArtifactError, CannotExtend
 from recsys.contracts.manifest import Artifact, ArtifactStore
 from recsys.runtime import Progress
 
@@ -46,6 +47,7 @@ class Runner:
         store: Where artefacts live.
         progress: How long loops show where they are.
         after: Called with each outcome, skipped or not, after publication.
+        extend: Start from an earlier result where a stage can and one fits.
         outcomes: What happened so far, by stage name.
     """
 
@@ -54,6 +56,7 @@ class Runner:
     store: ArtifactStore
     progress: Progress
     after: Callable[[Outcome], None] = lambda outcome: None
+    extend: bool = False
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def run_all(self, stages: Iterable[Stage]) -> None:
@@ -104,11 +107,32 @@ class Runner:
         stage = step.stage
         logger.info("%s: running (%s)", stage.name, explain(step, self.store))
         started = time.monotonic()
-        with self.store.work_folder(stage.kind, step.digest, resumable=stage.resumable) as work:
-            summary = stage.run(self.config, inputs, work, self.progress)
-            artifact = self.store.publish(
+        artifact = self._extended(step) if self.extend and stage.extend is not None else None
+        if artifact is None:
+            artifact = self._published(step, lambda work: stage.run(self.config, inputs, work, self.progress))
+        seconds = time.monotonic() - started
+        logger.info("%s: done in %.1f s (digest %s)", stage.name, seconds, step.digest[:16])
+        return Outcome(stage, artifact, ran=True, seconds=seconds)
+
+    def _extended(self, step: PlannedStage) -> Artifact | None:
+        """Reach the result from an earlier one; ``None`` where none fits, with the reason in the log."""
+        extend, earlier = step.stage.extend, earlier_results(step, self.store)
+        assert extend is not None  # the caller has looked
+        try:
+            if not earlier:
+                raise CannotExtend("there is no earlier result of this code and configuration")
+            return self._published(step, lambda work: extend(self.config, earlier, work, self.progress))
+        except CannotExtend as reason:
+            logger.warning("%s: nothing to append to (%s); doing everything anew", step.stage.name, reason)
+            return None
+
+    def _published(self, step: PlannedStage, work_in: Callable[[Path], dict[str, Any]]) -> Artifact:
+        """Let somebody write files into a work folder, and publish them."""
+        with self.store.work_folder(step.stage.kind, step.digest, resumable=step.stage.resumable) as work:
+            summary = work_in(work)
+            return self.store.publish(
                 work,
-                kind=stage.kind,
+                kind=step.stage.kind,
                 digest=step.digest,
                 code_version=step.code,
                 seed=step.seed,
@@ -117,9 +141,6 @@ class Runner:
                 summary=summary,
                 rows=parquet_rows(work),
             )
-        seconds = time.monotonic() - started
-        logger.info("%s: done in %.1f s (digest %s)", stage.name, seconds, step.digest[:16])
-        return Outcome(stage, artifact, ran=True, seconds=seconds)
 
 
 def parquet_rows(folder: Path) -> dict[str, int]:

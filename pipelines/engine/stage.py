@@ -6,7 +6,7 @@ digest of a stage follows from its inputs alone, so the whole plan is known befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,12 @@ Inputs = Mapping[str, Artifact]
 
 StageFunction = Callable[[Any, Inputs, Path, Progress], dict[str, Any]]
 """``run(config, inputs, out_dir, progress) -> summary``: writes files into ``out_dir``, imports what it needs inside."""
+
+
+ExtendFunction = Callable[[Any, Sequence[Artifact], Path, Progress], dict[str, Any]]
+"""``extend(config, earlier, out_dir, progress) -> summary``: writes the same files as ``run``, byte for byte, in less time, from
+one of the earlier results of the same code, seed, configuration and parents (the newest first). Raises
+:class:`~recsys.contracts.errors.CannotExtend` where none of them fits."""
 
 
 def _no_fingerprints(config: Any) -> dict[str, str]:
@@ -41,6 +47,7 @@ class Stage:
         parents: Stages whose artefacts it reads.
         fingerprints: Content hashes of raw files it reads, by a name.
         resumable: After a kill the stage finds its work folder as it was and goes on.
+        extend: A faster way to the same result when only raw files were added; taken where the run asks for it.
     """
 
     name: str
@@ -51,6 +58,7 @@ class Stage:
     ignored: tuple[str, ...] = ()
     fingerprints: Callable[[Any], dict[str, str]] = _no_fingerprints
     resumable: bool = False
+    extend: ExtendFunction | None = None
 
 
 @dataclass(frozen=True)
@@ -147,14 +155,27 @@ def explain(step: PlannedStage, store: ArtifactStore) -> str:
     return "; ".join(reasons) or "the raw files changed"
 
 
+def earlier_results(step: PlannedStage, store: ArtifactStore) -> list[Artifact]:
+    """Return the artefacts that differ from ``step``'s in the raw files alone, the newest first; no file is verified."""
+    return [
+        artifact
+        for artifact in _newest_first(store.root / step.stage.kind)
+        if (artifact.manifest.code_version, artifact.manifest.seed) == (step.code, step.seed)
+        and (artifact.manifest.config, artifact.manifest.parents) == (step.config, step.parents)
+    ]
+
+
 def _newest_manifest(folder: Path) -> Manifest | None:
+    return next((artifact.manifest for artifact in _newest_first(folder)), None)
+
+
+def _newest_first(folder: Path) -> Iterator[Artifact]:
     manifests = sorted(folder.glob(f"[!.]*/{MANIFEST_NAME}"), key=lambda path: path.stat().st_mtime)
     for path in reversed(manifests):
         try:
-            return open_artifact(path.parent, verify=False).manifest
+            yield open_artifact(path.parent, verify=False)
         except ArtifactError:  # an artefact of an older schema: of no use for a comparison
             continue
-    return None
 
 
 def _lookup(values: Mapping[str, Any], key: str) -> Any:

@@ -38,3 +38,7 @@ class RunLocked(RecsysError):
     """Another run holds the lock of this output folder (75 is ``EX_TEMPFAIL``: try again later)."""
 
     exit_code = 75
+
+
+class CannotExtend(Exception):
+    """An earlier result is no start for this one; the stage does its whole work instead. Nobody outside sees it."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 from pipelines.engine.runner import Runner
 from pipelines.engine.stage import Inputs, Stage, explain, make_plan, with_ancestors
 from recsys.config import FrozenConfig
-from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import ArtifactStore
+from recsys.contracts.errors import ArtifactError, CannotExtend
+from recsys.contracts.manifest import Artifact, ArtifactStore
 from recsys.runtime import PlainProgress, Progress
 
 
@@ -219,3 +220,63 @@ def test_killed_at_several_instants_it_ends_with_the_same_manifest(tmp_path: Pat
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert start(tmp_path / "killed").communicate()[0] == expected
+
+
+def lines_of(config: Config, inputs: Inputs, out_dir: Path, progress: Progress) -> dict[str, Any]:
+    lines = sorted(path.read_text() for path in RAW.values())
+    (out_dir / "lines.json").write_text(json.dumps(lines))
+    return {"lines": len(lines)}
+
+
+def more_lines(config: Config, earlier: Sequence[Artifact], out_dir: Path, progress: Progress) -> dict[str, Any]:
+    """Take over the newest earlier lines and add what is not among them, unless one of them is gone."""
+    known = json.loads((earlier[0].path / "lines.json").read_text())
+    now = [path.read_text() for path in RAW.values()]
+    (out_dir / "half").write_text("of what a refusal leaves behind nothing is published")
+    if not set(known) <= set(now):
+        raise CannotExtend("a line is gone")
+    (out_dir / "half").unlink()
+    READ.append([line for line in now if line not in known])
+    (out_dir / "lines.json").write_text(json.dumps(sorted(known + READ[-1])))
+    return {"lines": len(known) + len(READ[-1])}
+
+
+RAW: dict[str, Path] = {}
+READ: list[list[str]] = []
+LINES = Stage(
+    "lines",
+    "lines",
+    lines_of,
+    ("other",),
+    fingerprints=lambda config: {name: path.read_text() for name, path in RAW.items()},
+    extend=more_lines,
+)
+
+
+def extended(root: Path, config: Config | None = None) -> Runner:
+    runner = Runner(config or Config(), 1, ArtifactStore(root), PlainProgress(), extend=True)
+    runner.run_all([LINES])
+    return runner
+
+
+def test_extending_gives_the_same_artifact_or_does_everything(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """a, then a and b from it; with a rewritten everything is done; another configuration has nothing to start from."""
+    monkeypatch.setattr(sys.modules[__name__], "RAW", {})
+    monkeypatch.setattr(sys.modules[__name__], "READ", [])
+    for name in "ab":
+        RAW[name] = tmp_path / name
+        RAW[name].write_text(name)
+        artifact = extended(tmp_path / "daily").outcomes["lines"].artifact
+    whole = run(tmp_path / "whole", Config(), stages=(LINES,)).outcomes["lines"].artifact
+    assert READ == [["b"]]
+    assert "no earlier result of this code and configuration" in caplog.text
+    assert artifact.manifest == whole.manifest
+    RAW["a"].write_text("c")
+    artifact = extended(tmp_path / "daily").outcomes["lines"].artifact
+    assert "lines: nothing to append to (a line is gone); doing everything anew" in caplog.text
+    assert [entry.path for entry in artifact.manifest.files] == ["lines.json"]
+    caplog.clear()
+    extended(tmp_path / "daily", Config(other=1))
+    assert "no earlier result of this code and configuration" in caplog.text
