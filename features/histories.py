@@ -12,33 +12,26 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.events import BoolArray, EventLog
+from features.log.arrays import BoolArray
+from features.log.event_log import EventLog
 from features.splits import SplitArray
 from recsys.contracts.columns import TEST, TRAIN, VALID, Columns
 from recsys.contracts.dataset import ByteArray, HistoryArrays, IntArray, OffsetArray
-from recsys.contracts.event_features import behaviour_codes, gap_buckets, watch_buckets
+from recsys.contracts.event_features import gap_buckets, watch_buckets
 
 Task = Literal["next_item", "session"]
 EvalRows = Literal["per_user", "per_event"]
 
 
-def event_behaviour(frame: pl.DataFrame, signals: tuple[str, ...]) -> ByteArray:
-    """Pack the signals of each event; 0 when none of them is known, and an unknown one among known ones counts as no."""
-    values = np.zeros((len(frame), len(signals)), bool)
-    known = np.zeros(len(frame), bool) if signals else np.ones(len(frame), bool)
-    for place, name in enumerate(signals):
-        values[:, place] = frame[name].fill_null(False).to_numpy()
-        known |= frame[name].is_not_null().to_numpy()
-    return np.where(known, behaviour_codes(values), 0).astype(np.uint8)
-
-
-def event_watch_ratio(frame: pl.DataFrame) -> npt.NDArray[np.float32]:
-    """Return watched time / duration of each event, NaN when either is not known or the duration is 0."""
-    if Columns.WATCH_TIME_MS not in frame.columns or Columns.DURATION_MS not in frame.columns:
-        return np.full(len(frame), np.nan, np.float32)
-    watched = frame[Columns.WATCH_TIME_MS].fill_null(float("nan")).to_numpy()
-    duration = frame[Columns.DURATION_MS].fill_null(float("nan")).to_numpy()
-    return np.divide(watched, duration, out=np.full(len(frame), np.nan, np.float32), where=duration > 0)
+def event_watch_ratio(log: EventLog) -> npt.NDArray[np.float32]:
+    """Return watched time / duration of each event; NaN where either is not known, or the ratio is no finite number."""
+    ratio = np.full(len(log), np.nan, np.float32)
+    if log.watch_time is None or log.duration is None:
+        return ratio
+    with np.errstate(over="ignore"):
+        np.divide(log.watch_time, log.duration, out=ratio, where=log.duration > 0)
+    ratio[np.isinf(ratio)] = np.nan  # a duration that is next to nothing, or a time beyond all measure
+    return ratio
 
 
 def build_histories(

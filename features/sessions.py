@@ -12,7 +12,8 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from features.events import EventLog
+from features.log.arrays import NO_CODE
+from features.log.event_log import EventLog
 from features.splits import SplitArray
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
@@ -70,9 +71,8 @@ def session_index(
     )
     chunked = log.prehistory if rule != "chunk" else np.ones(len(log), bool)
     if rule == "given":
-        ids = log.frame[Columns.SESSION_ID]
-        changes = (ids != ids.shift(1)).fill_null(True).to_numpy()
-        starts |= changes & ~chunked
+        assert log.session is not None  # the rule is 'given' only where the source has sessions
+        starts[1:] |= ((log.session[1:] != log.session[:-1]) | (log.session[1:] == NO_CODE)) & ~chunked[1:]
     elif rule == "gap":
         pause = np.diff(log.timestamp, prepend=log.timestamp[:1])
         starts |= (pause > config.gap_minutes * 60_000_000) & ~chunked

@@ -12,13 +12,13 @@ from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from pydantic import Field, model_validator
 
-from features.events import EventLog
+from features.log.event_log import EventLog
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID, Columns
 from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.event_times import microseconds
 
 logger = logging.getLogger("recsys.features")
 SplitArray = npt.NDArray[np.int8]
@@ -58,20 +58,6 @@ class SplitConfig(FrozenConfig):
         if self.valid_share + self.test_share >= 1.0:
             raise ValueError("valid_share and test_share together leave nothing to train on")
         return self
-
-
-def microseconds(instant: datetime | date) -> int:
-    """Return UTC microseconds; a date is its midnight, a datetime without zone is UTC.
-
-    Example:
-        >>> microseconds(date(2022, 5, 1))
-        1651363200000000
-    """
-    if not isinstance(instant, datetime):
-        instant = datetime(instant.year, instant.month, instant.day)
-    aware = instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
-    whole = int((aware - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
-    return whole * 1_000_000 + aware.microsecond
 
 
 def split_events(log: EventLog, config: SplitConfig, *, has_timestamps: bool) -> tuple[SplitArray, dict[str, object]]:
@@ -156,14 +142,15 @@ def given_split(log: EventLog) -> SplitArray:
         ConfigError: No such column is mapped.
         DataError: Unknown names, nulls, or a user whose train events come after valid or test events.
     """
-    if Columns.SPLIT not in log.frame.columns:
+    if log.split is None or log.split_names is None:
         raise ConfigError("features.split.kind is 'given' but no split column is mapped; set source.columns.split")
-    names = log.frame[Columns.SPLIT]
-    codes = names.str.to_lowercase().replace_strict(_GIVEN, default=-1, return_dtype=pl.Int8).fill_null(-1)
-    split = codes.to_numpy().copy()
+    # the last entry is for null, whose code is -1
+    table = np.array([_GIVEN.get(name.lower(), -1) for name in log.split_names] + [-1], np.int8)
+    split: SplitArray = table[log.split]
     split[log.prehistory] = TRAIN
-    unknown = names.filter(split == -1).unique().sort().to_list()
-    if unknown:
+    if (split == -1).any():
+        names = [*log.split_names, None]
+        unknown = [names[code] for code in np.unique(log.split[split == -1])]
         raise DataError(f"column '{Columns.SPLIT}' holds {unknown[:5]}, expected {', '.join(_GIVEN)}")
     backwards = (np.diff(split) < 0) & (np.diff(log.user) == 0)
     if backwards.any():

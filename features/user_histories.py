@@ -12,12 +12,14 @@ from typing import Final
 import polars as pl
 
 from features.build import FeaturesConfig
-from features.events import KCoreConfig, build_event_log
-from features.histories import event_behaviour, event_watch_ratio
-from features.quarantine import check_share, refuse_rows
+from features.histories import event_watch_ratio
+from features.log.encode import read_log
+from features.log.event_log import keep_events
+from features.log.k_core import KCoreConfig
+from features.log.quarantine import as_duplicates, check_share
+from features.log.signal_bits import behaviour_bytes
 from features.sources.base import Source
 from recsys.contracts.columns import Columns
-from recsys.contracts.errors import DataError
 
 _NO_K_CORE: Final = KCoreConfig(user=0, item=0)
 
@@ -31,31 +33,36 @@ def user_histories(source: Source, config: FeaturesConfig, seed: int) -> pl.Data
         seed: Used by the simulator only.
 
     Returns:
-        ``user_id``, ``item_ids``, and as far as the source declares them lists of the same lengths: ``timestamps`` (UTC
-        microseconds, null where there is an order only), ``behaviours``, ``watch_ratios``. A user without any positive event
-        has empty lists.
+        ``user_id``, ``item_ids``, and as far as the source declares them lists of the same lengths: ``timestamps``
+        (``Datetime[us, UTC]``, null where there is an order only), ``behaviours``, ``watch_ratios``. A user without any
+        positive event has empty lists.
 
     Raises:
         DataError: Unreadable files, missing columns, a wrong unit, too many bad rows.
     """
     raw = source.read(seed)
-    good, refused = refuse_rows(raw, need_session_id=False)
-    rows_in = len(good) + len(refused)
-    if rows_in == 0:
-        raise DataError("the source has no interactions at all; check source.path and the column map")
-    log = build_event_log(raw, good, _NO_K_CORE, config.duplicates)
-    check_share(pl.concat([refused, log.duplicates]), rows_in, config.quarantine)
-    events = pl.DataFrame({"user": log.user, "item_ids": log.item_ids.gather(log.item)})
+    read = read_log(raw, config.quarantine, need_session_id=False)
+    check_share(read.refused, read.rows_in, config.quarantine)
+    kept = keep_events(read.log, _NO_K_CORE, config.duplicates, raw.merge_rules)
+    refused = pl.concat([read.refused, as_duplicates(kept.dropped, read.refused)])
+    check_share(refused, read.rows_in, config.quarantine)
+    log = kept.log
+    events = pl.DataFrame({"user": log.user, Columns.ITEM_IDS: log.item_ids.gather(pl.Series(log.item))})
     if raw.has_timestamps:
         time = pl.Series(log.timestamp)
-        events = events.with_columns(timestamps=time.set(time < 0, None))
+        events = events.with_columns(time.set(time < 0, None).cast(pl.Datetime("us", "UTC")).alias(Columns.TIMESTAMPS))
     if raw.signals:
-        events = events.with_columns(behaviours=pl.Series(event_behaviour(log.frame, raw.signals)).cast(pl.Int64))
-    if Columns.WATCH_TIME_MS in log.frame.columns and Columns.DURATION_MS in log.frame.columns:
-        events = events.with_columns(
-            watch_ratios=pl.Series(event_watch_ratio(log.frame)).cast(pl.Float64).fill_nan(None)
-        )
+        codes = behaviour_bytes(log.signal_values, log.signal_known, len(log.signals))
+        events = events.with_columns(pl.Series(Columns.BEHAVIOURS, codes).cast(pl.Int64))
+    if log.watch_time is not None and log.duration is not None:
+        ratio = pl.Series(Columns.WATCH_RATIOS, event_watch_ratio(log)).cast(pl.Float64)
+        events = events.with_columns(ratio.fill_nan(None))
     lists = events.filter(pl.Series(log.positive)).group_by("user", maintain_order=True).agg(pl.exclude("user"))
     users = pl.DataFrame({Columns.USER_ID: log.user_ids}).with_row_index("user").cast({"user": events.schema["user"]})
     rows = users.join(lists, on="user", how="left", maintain_order="left").drop("user")
-    return rows.with_columns(pl.exclude(Columns.USER_ID).fill_null([]))
+    # a user without positive events has met no list: an empty one, of the column's own type
+    return rows.with_columns(
+        pl.col(name).fill_null(pl.lit(pl.Series([[]], dtype=dtype)).first())
+        for name, dtype in rows.schema.items()
+        if name != Columns.USER_ID
+    )

@@ -8,14 +8,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
 
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
+
+MergeRule = Literal["any", "all", "first", "last"]
+"""How a signal of repeated events becomes one: of its known values any, all, the first or the last."""
 
 FILE: Final = "file"
 """Place, in :attr:`EventStream.files`, of the file the event was read from."""
@@ -122,6 +125,7 @@ class RawTables:
         positive: Signals that make an event positive, any of them; empty: every event is positive.
         has_timestamps: Whether events outside the prehistory have a time.
         notes: Facts for the data report, such as optional columns that were absent.
+        merge_rules: Signal -> how its values are merged when rows repeat an event; ``any`` for those not named.
     """
 
     interactions: EventStream
@@ -131,6 +135,7 @@ class RawTables:
     positive: tuple[str, ...]
     has_timestamps: bool
     notes: dict[str, object] = field(default_factory=dict)
+    merge_rules: Mapping[str, MergeRule] = field(default_factory=dict)
 
     @property
     def has_positions(self) -> bool:

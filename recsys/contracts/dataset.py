@@ -13,6 +13,8 @@ Files:
     targets.parquet     one row per prediction to make: whose, from which history, which items come next
     history/*.npy       the arrays of :class:`HistoryArrays`
     quarantine.parquet  rows that were refused, with the reason
+    merged.parquet      rows that another row of the same event has taken in
+    log/                every usable raw event as numbers, so that a further day can be added
     data_report.json    counts of everything above
     data_contract.json  what readers rely on: types of ids, signals, samples of the ids; copied into the serving bundle
     leakage.json        what the leakage audit found

@@ -6,6 +6,7 @@ Used wherever times come in: by the sources that read logs, and by the serving s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from typing import Final, Literal
 
 import polars as pl
@@ -50,3 +51,17 @@ def wrong_unit(raw_median: float | None, unit: TimestampUnit, where: str) -> Dat
         f"{where}: timestamps in the wrong unit: as '{unit}' the median {raw_median:.0f} lies outside the years "
         f"1990 to 2100; {advice}"
     )
+
+
+def microseconds(instant: datetime | date) -> int:
+    """Return UTC microseconds; a date is its midnight, a datetime without zone is UTC.
+
+    Example:
+        >>> microseconds(date(2022, 5, 1))
+        1651363200000000
+    """
+    if not isinstance(instant, datetime):
+        instant = datetime(instant.year, instant.month, instant.day)
+    aware = instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+    whole = int((aware - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
+    return whole * 1_000_000 + aware.microsecond

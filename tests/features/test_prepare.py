@@ -11,13 +11,15 @@ import pytest
 from pydantic import ValidationError
 
 from features.build import FeaturesConfig, prepare, validate_source
-from features.histories import event_behaviour, event_watch_ratio
+from features.histories import event_watch_ratio
 from features.items import ItemsConfig, build_item_table, frequency_index
+from features.log.signal_bits import behaviour_bytes
 from features.sources import SimulatedSource, TableSource
 from recsys.contracts.columns import TEST, TRAIN, VALID
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
 from recsys.contracts.tables import DATASET_TABLES
+from tests.toy.logs import log_of
 
 DAY = 86_400
 START = 1_650_000_000
@@ -91,7 +93,7 @@ def test_session_rows_by_hand(tmp_path: Path) -> None:
 
 
 def test_everything_adds_up_and_keeps_the_schema(tmp_path: Path) -> None:
-    """Rows in = quarantined + removed by the k-core + kept, with all three at work."""
+    """Rows in = quarantined + merged + removed by the k-core + kept, with all four at work."""
     world, log = SMALL.simulate(1)
     del world
     rows = log.drop("row", "prehistory").with_columns(timestamp=pl.col("timestamp") // 1_000_000)
@@ -106,12 +108,14 @@ def test_everything_adds_up_and_keeps_the_schema(tmp_path: Path) -> None:
     )
     config = FeaturesConfig(task="session", session_length=3, k_core={"user": 5, "item": 4})
     report = prepare(source, config, tmp_path / "out", seed=0)
-    assert report["quarantined"] == {"duplicate": 20, "null user_id": 15}
+    assert report["quarantined"] == {"null user_id": 15}
+    assert report["merged"] == 20
     assert report["k_core_removed"] > 0
     assert report["rows_in"] == 35 + report["k_core_removed"] + report["kept"]
     data = Dataset.open(tmp_path / "out")
     assert len(data.events) == report["kept"] == sum(report["events_per_split"].values())
-    assert len(pl.read_parquet(tmp_path / "out" / "quarantine.parquet")) == 35
+    assert len(pl.read_parquet(tmp_path / "out" / "quarantine.parquet")) == 15
+    assert len(pl.read_parquet(tmp_path / "out" / "merged.parquet")) == 20
     assert json.loads((tmp_path / "out" / "data_report.json").read_text())["kept"] == report["kept"]
     for name, table in DATASET_TABLES.items():  # the declared columns come first, in the declared order
         written = pl.read_parquet(tmp_path / "out" / name)
@@ -207,15 +211,26 @@ def test_prehistory_is_train_and_its_unknown_signals_count_as_no(tmp_path: Path)
 
 
 def test_behaviour_and_watch_ratio_by_hand() -> None:
-    """Signals (yes, unknown) give 1 + 1 = 2; both unknown give 0; 5 of 20 s are a quarter; of 0 s nothing is known."""
-    frame = pl.DataFrame(
-        {"a": [True, None], "b": [None, None], "watch_time_ms": [5.0, 5.0], "duration_ms": [20.0, 0.0]},
-        schema={"a": pl.Boolean, "b": pl.Boolean, "watch_time_ms": pl.Float32, "duration_ms": pl.Float32},
+    """Signals (yes, unknown) give 1 + 1 = 2; both unknown give 0; 5 of 20 s are a quarter; of 0 s nothing is known.
+
+    Nor of a duration that is next to nothing: 5 / 1e-44 is no number that a float32 holds.
+    """
+    log = log_of(
+        {
+            "user_id": [7, 7, 7],
+            "item_id": [1, 2, 3],
+            "timestamp": [START * 10**6] * 3,
+            "a": [True, None, None],
+            "b": pl.Series([None] * 3, dtype=pl.Boolean),
+            "watch_time_ms": pl.Series([5.0, 5.0, 5.0], dtype=pl.Float32),
+            "duration_ms": pl.Series([20.0, 0.0, 1e-44], dtype=pl.Float32),
+        },
+        ("a", "b"),
     )
-    assert event_behaviour(frame, ("a", "b")).tolist() == [2, 0]
-    ratio = event_watch_ratio(frame)
+    assert behaviour_bytes(log.signal_values, log.signal_known, 2).tolist() == [2, 0, 0]
+    ratio = event_watch_ratio(log)
     assert ratio[0] == np.float32(0.25)
-    assert np.isnan(ratio[1])
+    assert np.isnan(ratio[1:]).all()
 
 
 def test_items_without_metadata_and_cold_items() -> None:
@@ -252,7 +267,7 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         prepare(SMALL, config, tmp_path / name, seed=3)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert len(files) == 16
+    assert len(files) == 31
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
@@ -283,9 +298,10 @@ def test_refusals_with_their_way_out(tmp_path: Path) -> None:
         )
     assert not (tmp_path / "out").exists()  # refused before anything is written
     doubled = {"user_id": [7] * 10, "item_id": [1] * 10, "timestamp": [START] * 10}
+    strict = FeaturesConfig(duplicates="drop")
     with pytest.raises(DataError, match=r"9 of 10 rows \(90.0%\).*duplicate: 9.*features.duplicates: keep"):
-        prepare(table_source(tmp_path, doubled), FeaturesConfig(), tmp_path / "out", seed=0)
-    found = validate_source(table_source(tmp_path, doubled), FeaturesConfig())
+        prepare(table_source(tmp_path, doubled), strict, tmp_path / "out", seed=0)
+    found = validate_source(table_source(tmp_path, doubled), strict)
     assert found["report"] is None
     assert "duplicate: 9" in found["problems"][0]
     assert validate_source(five_events(tmp_path), FeaturesConfig(split={"kind": "leave_last_out"}))["problems"] == []

@@ -1,5 +1,6 @@
 """Histories of an interactions table: what serving reads of it is what `prepare` reads of it."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,10 @@ def test_by_hand(tmp_path: Path) -> None:
         {
             "user_id": "ann",
             "item_ids": ["b", "a"],
-            "timestamps": [1_700_000_000_000_000, 1_700_000_060_000_000],
+            "timestamps": [
+                datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+                datetime(2023, 11, 14, 22, 14, 20, tzinfo=UTC),
+            ],
             "behaviours": [2, 2],
         },
         {"user_id": "bob", "item_ids": [], "timestamps": [], "behaviours": []},
@@ -71,7 +75,7 @@ def test_every_history_is_the_prepared_one(tmp_path: Path) -> None:
     assert lengths.tolist() == np.diff(prepared.history.offsets).tolist()
     items = prepared.items["item_id"].gather(prepared.history.item)
     assert found["item_ids"].explode(empty_as_null=False).to_list() == items.to_list()
-    times = found["timestamps"].explode(empty_as_null=False).fill_null(-1).to_numpy()
+    times = found["timestamps"].explode(empty_as_null=False).cast(pl.Int64).fill_null(-1).to_numpy()
     assert times.tolist() == prepared.history.timestamp.tolist()
     codes = found["behaviours"].explode(empty_as_null=False).to_numpy()
     assert codes.tolist() == prepared.history.behaviour.tolist()

@@ -128,7 +128,10 @@ CASES = {
     ),
     "wrong unit": Case(in_milliseconds, (), 3, (LOG, "timestamps in the wrong unit", "declare timestamp_unit: ms")),
     "too many duplicates": Case(
-        with_tenth_repeated, (), 3, ("are unusable, allowed are 5.0%", "duplicate: ", "set features.duplicates: keep")
+        with_tenth_repeated,
+        ("features.duplicates=drop",),
+        3,
+        ("are unusable, allowed are 5.0%", "duplicate: ", "set features.duplicates: keep"),
     ),
     "empty split": Case(two_events_each, (), 3, ("empty split 'valid'", "change features.split")),
 }
@@ -157,15 +160,15 @@ def test_a_truncated_catalogue_is_named(world: World, capsys: pytest.CaptureFixt
     assert "fetch it again" in said
 
 
-def test_a_few_duplicates_are_put_aside_and_counted(world: World) -> None:
-    """1533 rows: 191 users of 8 events and user 7 with 5; their repeat and three more rows are refused, none is lost."""
+def test_a_few_duplicates_are_merged_and_counted(world: World) -> None:
+    """1533 rows: 191 users of 8 events and user 7 with 5; their repeat and three more rows are merged, none is lost."""
     world.rewrite(LOG, lambda log: pl.concat([log, log.filter(pl.col("user_id") == "user 8").head(3)]))
     assert world.call("prepare") == 0
-    refused = pl.read_parquet(world.published("prepared") / "quarantine.parquet")
+    merged = pl.read_parquet(world.published("prepared") / "merged.parquet")
     report = json.loads((world.published("prepared") / "data_report.json").read_text())
-    assert refused["reason"].to_list() == ["duplicate"] * 4
-    assert sorted(refused["user_id"]) == [USER, *["user 8"] * 3]
-    assert report["quarantined"] == {"duplicate": 4}
+    assert sorted(merged["user_id"]) == [USER, *["user 8"] * 3]
+    assert (merged["into_row"] < merged["row"]).all()
+    assert (report["quarantined"], report["merged"]) == ({}, 4)
     assert (report["rows_in"], report["kept"]) == (1533 + 4, 1533)
 
 

@@ -111,15 +111,15 @@ def test_01_raw_rows(journey: Journey) -> None:
 
 
 def test_02_events(journey: Journey) -> None:
-    """In order of time, the repeat refused by name, the last two kept for validation and test; 30 s of 40 s is 0.75."""
+    """In order of time, the repeat merged, the last two kept for validation and test; 30 s of 40 s is 0.75."""
     events = journey.prepared.events.filter(pl.col("user_index") == journey.user_index)
-    refused = pl.read_parquet(journey.path("prepare") / "quarantine.parquet")
-    show("events", events.select("user_index", "item_index", "timestamp", "split", "watch_ratio"), "refused:", refused)
+    merged = pl.read_parquet(journey.path("prepare") / "merged.parquet")
+    show("events", events.select("user_index", "item_index", "timestamp", "split", "watch_ratio"), "merged:", merged)
     assert [journey.titles[item] for item in events["item_index"]] == WATCHED
     assert events["split"].to_list() == [TRAIN, TRAIN, TRAIN, VALID, TEST]
     assert events["timestamp"].to_list() == [(NOON + 10 * MINUTE * step) * 1_000_000 for step in range(EVENTS)]
     assert events["watch_ratio"].to_list() == [0.75] * EVENTS
-    assert refused.select("user_id", "item_id", "reason").rows() == [(USER, "bike 3", "duplicate")]
+    assert merged.select("user_id", "item_id").rows() == [(USER, "bike 3")]
 
 
 def test_03_histories(journey: Journey) -> None:

@@ -1,0 +1,138 @@
+"""The counts of a preparation: where every row went, and what the kept events are like.
+
+Reads the log, the split, histories and targets; produces parts of ``data_report.json``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from features.log.encode import ReadLog
+from features.log.event_log import EventLog, KeptEvents
+from features.log.quarantine import reasons
+from features.sources.base import FILE
+from features.splits import SplitArray
+from recsys.contracts.columns import SPLIT_NAMES, Columns
+from recsys.contracts.dataset import HistoryArrays
+
+logger = logging.getLogger("recsys.features")
+
+_MANY_TIES: Final = 0.05
+_SLICE: Final = 1 << 22
+
+
+def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: KeptEvents) -> dict[str, Any]:
+    """Say where every row went.
+
+    Returns:
+        ``rows_in``, ``quarantined`` (reason -> rows), ``merged``, ``k_core_removed``, ``kept``, and per file the rows read
+        and refused.
+
+    Raises:
+        RuntimeError: The numbers do not add up: rows in = kept + quarantined + merged + removed by the k-core.
+    """
+    counts: dict[str, Any] = {
+        "rows_in": read.rows_in,
+        "quarantined": reasons(quarantine),
+        "merged": len(kept.merged),
+        "k_core_removed": kept.k_core_removed,
+        "kept": len(kept.log),
+    }
+    accounted = len(quarantine) + counts["merged"] + counts["k_core_removed"] + counts["kept"]
+    if accounted != read.rows_in:
+        raise RuntimeError(
+            f"{read.rows_in} rows were read and {accounted} accounted for ({counts}): rows were lost or made up; "
+            "this is a fault of the program, please report it"
+        )
+    refused = dict(quarantine.group_by(FILE).len().iter_rows())
+    files = [
+        {"file": name, "rows_in": rows, "quarantined": refused.get(name, 0)}
+        for name, rows in zip(read.log.files, read.log.file_records, strict=True)
+    ]
+    return {**counts, "files": files}
+
+
+def event_facts(kept: KeptEvents) -> dict[str, Any]:
+    """Describe the kept events: dates, equal times, signals, and those that lie in the future; warn where it matters.
+
+    Returns:
+        ``first_event`` and ``last_event`` (UTC, ``None`` without times), ``future_events``, ``ties``, ``signals``.
+    """
+    log, ties = kept.log, kept.ties
+    if ties["by_file_order_share"] > _MANY_TIES:
+        logger.warning(
+            "%.1f %% of the events have the same time as the event before them (same user) and are ordered as they stand in "
+            "the files; declare source.columns.tie_break if a column says which came first",
+            100 * ties["by_file_order_share"],
+        )
+    timed = len(log) - int(log.prehistory.sum()) if log.timestamp.max(initial=-1) >= 0 else 0
+    first, last, future = None, None, 0
+    if timed:
+        early = log.timestamp[log.timestamp >= 0].min() if timed < len(log) else log.timestamp.min()
+        first, last = _iso(int(early)), _iso(int(log.timestamp.max()))
+        future = int((log.timestamp > time.time_ns() // 1000).sum())
+    if future:
+        logger.warning(
+            "%d events are later than now, the last at %s; set features.quarantine.not_after to refuse such rows",
+            future,
+            last,
+        )
+    return {
+        "first_event": first,
+        "last_event": last,
+        "future_events": future,
+        "ties": ties,
+        "signals": _signal_counts(log),
+    }
+
+
+def _signal_counts(log: EventLog) -> dict[str, dict[str, int]]:
+    """Count for every signal the events where it is true, false and not known."""
+    if not log.signals:
+        return {}
+    # a table of 128 combinations instead of a pass over the events per signal
+    pairs = np.zeros(1 << 16, np.int64)
+    for start in range(0, len(log), _SLICE):
+        rows = slice(start, start + _SLICE)
+        both = log.signal_values[rows].astype(np.uint16) << np.uint16(8) | log.signal_known[rows]
+        pairs += np.bincount(both, minlength=1 << 16)
+    combination = np.arange(1 << 16)
+    result = {}
+    for place, name in enumerate(log.signals):
+        true = int(pairs[(combination >> (8 + place)) & 1 == 1].sum())
+        known = int(pairs[(combination >> place) & 1 == 1].sum())
+        result[name] = {"true": true, "false": known - true, "not_known": len(log) - known}
+    return result
+
+
+def history_counts(log: EventLog, split: SplitArray, history: HistoryArrays, targets: pl.DataFrame) -> dict[str, Any]:
+    """Count users, events per split, and the rows that will be predicted."""
+    lengths = np.diff(history.offsets)
+    rows = np.bincount(targets[Columns.SPLIT].to_numpy(), minlength=len(SPLIT_NAMES))
+    return {
+        "users": len(log.user_ids),
+        "users_without_positive_events": int((lengths == 0).sum()),
+        "positive_events": int(log.positive.sum()),
+        "prehistory_events": int(log.prehistory.sum()),
+        "events_per_split": _by_split(np.bincount(split, minlength=len(SPLIT_NAMES))),
+        "positive_events_per_split": _by_split(np.bincount(split[log.positive], minlength=len(SPLIT_NAMES))),
+        "target_rows": _by_split(rows),
+        "history_length_quantiles": {
+            f"p{percent}": int(np.percentile(lengths, percent, method="lower")) for percent in (0, 10, 50, 90, 99, 100)
+        },
+    }
+
+
+def _by_split(counts: npt.NDArray[np.integer]) -> dict[str, int]:
+    return {name: int(count) for name, count in zip(SPLIT_NAMES, counts, strict=True)}
+
+
+def _iso(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat()

@@ -1,0 +1,147 @@
+"""From batches of raw rows to the encoded log: every id becomes a number at once, and no text is held per event.
+
+Reads an :class:`~features.sources.base.EventStream`; produces :class:`~features.log.encoded_log.EncodedLog`, the refused
+rows, and counts for the data report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from features.log.arrays import NO_NUMBER, GrowingArray, IdColumn
+from features.log.encoded_log import EncodedLog, sort_keys
+from features.log.order import stable_order
+from features.log.quarantine import Quarantine, QuarantineConfig
+from features.log.signal_bits import check_signal_count, pack_signals
+from features.sources.base import FILE, PREHISTORY, ROW, TIE_BREAK, RawTables
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import DataError
+
+_BATCH_ROWS: Final = 1_000_000
+_MEASURES: Final = {"watch_time": Columns.WATCH_TIME_MS, "duration": Columns.DURATION_MS}
+_IDS: Final = {
+    "user": Columns.USER_ID,
+    "item": Columns.ITEM_ID,
+    "session": Columns.SESSION_ID,
+    "split": Columns.SPLIT,
+}
+_NUMBERS: Final = {"position": Columns.POSITION, "tie_break": TIE_BREAK}
+
+
+@dataclass(frozen=True)
+class ReadLog:
+    """What was read.
+
+    Attributes:
+        log: Usable rows.
+        refused: The others, with the column ``reason``.
+        rows_in: All of them.
+    """
+
+    log: EncodedLog
+    refused: pl.DataFrame
+    rows_in: int
+
+
+def read_log(
+    raw: RawTables, config: QuarantineConfig, *, need_session_id: bool, only: Collection[str] | None = None
+) -> ReadLog:
+    """Read, sift, encode and sort the events of a source.
+
+    Args:
+        raw: The source.
+        config: Limits of the quarantine.
+        need_session_id: Sessions are given by the source, so a timed row without one is refused.
+        only: Files to read; ``None``: all.
+
+    Raises:
+        DataError: There is no row at all.
+        ConfigError: More signals than a behaviour code holds.
+    """
+    check_signal_count(raw.signals)
+    stream = raw.interactions
+    quarantine = Quarantine(stream.schema, stream.files, config, need_session_id=need_session_id)
+    columns = _Columns(stream.schema, raw)
+    for batch in stream.batches(only):
+        for part in batch.iter_slices(_BATCH_ROWS):
+            columns.count(part)
+            columns.append(quarantine.sift(part))
+    if quarantine.rows_in == 0:
+        raise DataError("the source has no interactions at all; check source.path and the column map")
+    return ReadLog(columns.finish(stream.files), quarantine.table(), quarantine.rows_in)
+
+
+class _Columns:
+    """The columns of the log while it is read."""
+
+    def __init__(self, schema: pl.Schema, raw: RawTables) -> None:
+        self._raw = raw
+        self._ids = {name: IdColumn(schema[column]) for name, column in _IDS.items() if column in schema}
+        self._numbers = [name for name, column in _NUMBERS.items() if column in schema]
+        self._measures = [name for name, column in _MEASURES.items() if column in schema]
+        types: dict[str, npt.DTypeLike] = {"file": np.int32, "record": np.int64, "prehistory": bool}
+        if raw.has_timestamps:
+            types["timestamp"] = np.int64
+        types |= dict.fromkeys(self._numbers, np.int64) | dict.fromkeys(self._measures, np.float32)
+        types |= {"signal_values": np.uint8, "signal_known": np.uint8}
+        self._arrays = {name: GrowingArray(dtype) for name, dtype in types.items()}
+        self._file_records = np.zeros(len(raw.interactions.files), np.int64)
+
+    def count(self, batch: pl.DataFrame) -> None:
+        """Count the records of each file, refused ones included."""
+        self._file_records += np.bincount(batch[FILE].to_numpy(), minlength=len(self._file_records))
+
+    def append(self, rows: pl.DataFrame) -> None:
+        """Add usable rows."""
+        for name, column in self._ids.items():
+            column.append(rows[_IDS[name]])
+        arrays = self._arrays
+        arrays["file"].append(rows[FILE].to_numpy())
+        arrays["record"].append(rows[ROW].to_numpy())
+        arrays["prehistory"].append(rows[PREHISTORY].to_numpy())
+        if self._raw.has_timestamps:
+            arrays["timestamp"].append(rows[Columns.TIMESTAMP].fill_null(-1).to_numpy())
+        for name in self._numbers:
+            arrays[name].append(rows[_NUMBERS[name]].fill_null(NO_NUMBER).to_numpy())
+        for name in self._measures:
+            arrays[name].append(rows[_MEASURES[name]].fill_null(float("nan")).to_numpy())
+        values, known = pack_signals(rows, self._raw.signals)
+        arrays["signal_values"].append(values)
+        arrays["signal_known"].append(known)
+
+    def finish(self, files: tuple[str, ...]) -> EncodedLog:
+        """Number the ids, sort, and return the log; one column at a time, so that few are there twice."""
+        parts: dict[str, Any] = {}
+        for name, ids in (
+            ("user", "user_ids"),
+            ("item", "item_ids"),
+            ("session", "session_ids"),
+            ("split", "split_names"),
+        ):
+            parts[name], parts[ids] = self._ids.pop(name).finish() if name in self._ids else (None, None)
+        for name in ("timestamp", "position", "tie_break", "watch_time", "duration", "prehistory"):
+            parts[name] = self._arrays.pop(name).finish() if name in self._arrays else None
+        parts["signal_values"] = self._arrays.pop("signal_values").finish()
+        parts["signal_known"] = self._arrays.pop("signal_known").finish()
+        starts = np.concatenate([[0], np.cumsum(self._file_records)]).astype(np.int64)
+        record = self._arrays.pop("record").finish()
+        record += starts[self._arrays.pop("file").finish()]
+        parts["record"] = record
+        order = stable_order(sort_keys(parts))
+        if order is not None:
+            for name, values in parts.items():
+                if isinstance(values, np.ndarray):
+                    parts[name] = values[order]
+        return EncodedLog(
+            **parts,
+            files=files,
+            file_records=tuple(int(count) for count in self._file_records),
+            signals=self._raw.signals,
+            positive=self._raw.positive,
+        )

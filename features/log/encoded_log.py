@@ -1,0 +1,217 @@
+"""The compact state of a log: every usable raw event as numbers, sorted, before repeats are merged and thin users removed.
+
+Everything that `prepare` writes is a function of it, so it is kept with the prepared data set, and a further day is sorted
+into it instead of reading all days again. No text is held per event: ids are numbers into tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from features.log.arrays import NO_CODE, NO_NUMBER, BoolArray, CodeArray
+from features.log.order import KeyArray
+from features.log.signal_bits import unpack_signal
+from features.sources.base import FILE, PREHISTORY, ROW, TIE_BREAK
+from recsys.contracts.columns import Columns
+from recsys.contracts.dataset import ByteArray
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import read_json, write_json
+
+_FACTS: Final = "log.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedLog:
+    """Usable raw events, sorted by user, prehistory first, time, position, tie-break, file and row.
+
+    A column that the source does not have is ``None``.
+
+    Attributes:
+        user: ``[E]`` place in ``user_ids``.
+        item: ``[E]`` place in ``item_ids``.
+        record: ``[E]`` place of the row among all records of all files: ``file_starts[file] + row``.
+        prehistory: ``[E]`` whether the event has an order but no time.
+        timestamp: ``[E]`` UTC microseconds, -1 in the prehistory.
+        position: ``[E]`` place in the user's order, ``NO_NUMBER`` where not given.
+        tie_break: ``[E]`` order of equal times, ``NO_NUMBER`` where not given.
+        session: ``[E]`` place in ``session_ids``, -1 where not given.
+        split: ``[E]`` place in ``split_names``, -1 where not given.
+        watch_time: ``[E]`` milliseconds, NaN where not known.
+        duration: ``[E]`` milliseconds, NaN where not known.
+        signal_values: ``[E]`` bit ``j``: the ``j``-th signal is true.
+        signal_known: ``[E]`` bit ``j``: the ``j``-th signal is known.
+        user_ids: Distinct ids of usable rows, ascending.
+        item_ids: Likewise.
+        session_ids: Likewise.
+        split_names: Likewise.
+        files: Paths of the files, in the order in which they were read.
+        file_records: Records of each file, refused ones included.
+        signals: Names of the signals.
+        positive: Those that make an event positive, any of them; empty: every event is positive.
+    """
+
+    user: CodeArray
+    item: CodeArray
+    record: npt.NDArray[np.int64]
+    prehistory: BoolArray
+    timestamp: npt.NDArray[np.int64] | None
+    position: npt.NDArray[np.int64] | None
+    tie_break: npt.NDArray[np.int64] | None
+    session: CodeArray | None
+    split: CodeArray | None
+    watch_time: npt.NDArray[np.float32] | None
+    duration: npt.NDArray[np.float32] | None
+    signal_values: ByteArray
+    signal_known: ByteArray
+    user_ids: pl.Series
+    item_ids: pl.Series
+    session_ids: pl.Series | None
+    split_names: pl.Series | None
+    files: tuple[str, ...]
+    file_records: tuple[int, ...]
+    signals: tuple[str, ...]
+    positive: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Whether events outside the prehistory have a time."""
+        return self.timestamp is not None
+
+    @property
+    def file_starts(self) -> npt.NDArray[np.int64]:
+        """``[files]`` the record number of each file's first row."""
+        return np.concatenate([[0], np.cumsum(self.file_records)]).astype(np.int64)[:-1]
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns that are there, by name."""
+        found = {name: getattr(self, name) for name in ARRAY_NAMES}
+        return {name: array for name, array in found.items() if array is not None}
+
+    def decode(self, rows: npt.NDArray[np.integer[Any]] | slice) -> pl.DataFrame:
+        """Return events as they were read: ``file`` (path), ``row``, ``prehistory``, and the canonical columns.
+
+        Args:
+            rows: Numbers of the events, in the order wanted, or a run of them.
+        """
+        record = self.record[rows]
+        starts = self.file_starts
+        file = np.searchsorted(starts, record, side="right") - 1
+        # an empty file shares its start with the next one, and `right` finds the last of them, which has the record
+        columns = {
+            FILE: pl.Series(self.files, dtype=pl.String).gather(pl.Series(file)),
+            ROW: pl.Series(record - starts[file], dtype=pl.Int64),
+            PREHISTORY: pl.Series(self.prehistory[rows]),
+            Columns.USER_ID: self.user_ids.gather(pl.Series(self.user[rows])),
+            Columns.ITEM_ID: self.item_ids.gather(pl.Series(self.item[rows])),
+        }
+        if self.timestamp is not None:
+            columns[Columns.TIMESTAMP] = _known(self.timestamp[rows], -1)
+        for name, numbers in ((Columns.POSITION, self.position), (TIE_BREAK, self.tie_break)):
+            if numbers is not None:
+                columns[name] = _known(numbers[rows], NO_NUMBER)
+        for name, codes, ids in (
+            (Columns.SESSION_ID, self.session, self.session_ids),
+            (Columns.SPLIT, self.split, self.split_names),
+        ):
+            if codes is not None and ids is not None:
+                columns[name] = ids.gather(_known(codes[rows], NO_CODE))
+        for name, measured in ((Columns.WATCH_TIME_MS, self.watch_time), (Columns.DURATION_MS, self.duration)):
+            if measured is not None:
+                columns[name] = pl.Series(measured[rows]).fill_nan(None)
+        for place, name in enumerate(self.signals):
+            columns[name] = unpack_signal(self.signal_values[rows], self.signal_known[rows], place)
+        return pl.DataFrame([column.alias(name) for name, column in columns.items()])
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays as ``.npy``, the ids as Parquet, the rest as JSON; equal logs give equal bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in self.arrays().items():
+            np.save(folder / f"{name}.npy", array)
+        for name in ID_NAMES:
+            ids = getattr(self, name)
+            if ids is not None:
+                pl.DataFrame({name: ids}).write_parquet(folder / f"{name}.parquet")
+        write_json(folder / _FACTS, {name: list(getattr(self, name)) for name in _FACT_NAMES})
+
+    @classmethod
+    def load(cls, folder: Path) -> EncodedLog:
+        """Open a saved log; the arrays are memory-mapped.
+
+        Raises:
+            ArtifactError: A file is missing, or damaged.
+        """
+        facts = read_json(folder / _FACTS)
+        values: dict[str, Any] = {name: tuple(facts[name]) for name in _FACT_NAMES}
+        try:
+            for name in ARRAY_NAMES:
+                path = folder / f"{name}.npy"
+                there = path.exists() or name not in _OPTIONAL
+                values[name] = np.load(path, mmap_mode="r", allow_pickle=False) if there else None
+            for name in ID_NAMES:
+                path = folder / f"{name}.parquet"
+                there = path.exists() or name not in _OPTIONAL
+                values[name] = pl.read_parquet(path, glob=False)[name] if there else None
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            raise ArtifactError(
+                f"'{folder}' cannot be opened: {error}; delete its artefact and run prepare again"
+            ) from error
+        return cls(**values)
+
+
+ARRAY_NAMES: Final = (
+    "user", "item", "record", "prehistory", "timestamp", "position", "tie_break", "session", "split",
+    "watch_time", "duration", "signal_values", "signal_known",
+)  # fmt: skip
+"""Columns with one entry per event."""
+
+ID_NAMES: Final = ("user_ids", "item_ids", "session_ids", "split_names")
+"""Tables that codes point into."""
+
+_OPTIONAL: Final = frozenset(
+    {"timestamp", "position", "tie_break", "session", "split", "watch_time", "duration", "session_ids", "split_names"}
+)
+_FACT_NAMES: Final = ("files", "file_records", "signals", "positive")
+
+
+def sort_keys(arrays: Mapping[str, Any]) -> list[KeyArray]:
+    """Return what events are ordered by, the most significant first; equal events keep the order of the files.
+
+    Args:
+        arrays: Columns by name, as in :class:`EncodedLog`; what is not there is no key.
+    """
+    user, early = arrays["user"], arrays["prehistory"]
+    keys: list[KeyArray] = [user]
+    if early.any():
+        keys.append(~early)
+    keys += instants(arrays)
+    position, tie_break = arrays.get("position"), arrays.get("tie_break")
+    if arrays.get("timestamp") is not None and position is not None:
+        keys.append(np.where(position == NO_NUMBER, 0, position))
+    if tie_break is not None:
+        keys.append(tie_break)
+    return keys
+
+
+def instants(arrays: Mapping[str, Any]) -> list[KeyArray]:
+    """Return when events happened: their time, or their position where there is none."""
+    timestamp, position, early = arrays.get("timestamp"), arrays.get("position"), arrays["prehistory"]
+    if timestamp is None:
+        return [] if position is None else [position]
+    if position is None or not early.any():
+        return [timestamp]
+    return [np.where(early, position, timestamp)]
+
+
+def _known(values: npt.NDArray[Any], missing: int) -> pl.Series:
+    column = pl.Series(values)
+    return column.set(column == missing, None)

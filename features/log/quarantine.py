@@ -1,0 +1,168 @@
+"""Rows that cannot be used: each goes to ``quarantine.parquet`` with a reason, and too many stop the stage.
+
+Reads batches of raw rows; produces the good rows of each, the table of refused rows, and the refusal above a configured
+share. The share is looked at when all rows have been read, so that its message counts everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Final
+
+import polars as pl
+from pydantic import Field
+
+from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW
+from recsys.config import FrozenConfig
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import DataError
+from recsys.contracts.event_times import EARLIEST_US, LATEST_US, microseconds
+
+DUPLICATE: Final = "duplicate"
+
+_NAMED_REASONS: Final = 10  # of the message; the table has all
+
+
+class QuarantineConfig(FrozenConfig):
+    """How many raw rows may be refused, and from which instant on a time is refused.
+
+    Attributes:
+        max_share: Share of raw rows that may be refused before the stage stops.
+        not_after: Rows later than this instant are refused, UTC unless it carries an offset; ``None``: the future is
+            reported and kept.
+    """
+
+    max_share: float = Field(0.05, ge=0.0, le=1.0)
+    not_after: datetime | date | None = None
+
+
+class Quarantine:
+    """Takes refused rows out of the batches of one log.
+
+    A row gets the first reason that applies: what its reader says, null ids, missing, implausible (1990 to 2100) or too late
+    a time, missing position, negative watch time or duration, missing session.
+
+    Example:
+        >>> from features.sources.base import EventStream
+        >>> rows = pl.DataFrame({"user_id": [7, None], "item_id": [1, 2], "position": [0, 1]})
+        >>> stream = EventStream.from_frame(rows, "log")
+        >>> quarantine = Quarantine(stream.schema, stream.files, QuarantineConfig(), need_session_id=False)
+        >>> [quarantine.sift(batch)["user_id"].to_list() for batch in stream.batches()]
+        [[7]]
+        >>> quarantine.table().select("file", "row", "reason").rows()
+        [('log', 1, 'null user_id')]
+    """
+
+    def __init__(
+        self, schema: pl.Schema, files: Sequence[str], config: QuarantineConfig, *, need_session_id: bool
+    ) -> None:
+        """Prepare the rules.
+
+        Args:
+            schema: Columns of the batches.
+            files: Their files.
+            config: Limits.
+            need_session_id: Sessions are given by the source, so a timed row without one is refused.
+        """
+        self._config = config
+        self._files = pl.Series(list(files), dtype=pl.String)
+        rules = _rules(schema, config, need_session_id=need_session_id)
+        self._any = pl.any_horizontal(rule for _, rule in rules).fill_null(True)
+        reason: pl.Expr = pl.col(REFUSED)
+        for text, rule in rules:
+            reason = pl.coalesce(reason, pl.when(rule.fill_null(False)).then(pl.lit(text)))
+        shown = [name for name in schema.names() if name not in (FILE, ROW, PREHISTORY, REFUSED, RAW)]
+        # in the order of a reader's eye: where, why, what
+        self._shown = [FILE, ROW, reason.alias(Columns.REASON), PREHISTORY, *shown, RAW]
+        self._refused = [self._with_paths(schema.to_frame().select(self._shown))]
+        self.rows_in = 0
+
+    def sift(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Return the usable rows of a batch and keep the others."""
+        self.rows_in += len(batch)
+        bad = batch.select(self._any).to_series()
+        if not bad.any():
+            return batch
+        self._refused.append(self._with_paths(batch.filter(bad).select(self._shown)))
+        return batch.filter(~bad)
+
+    def table(self) -> pl.DataFrame:
+        """Return ``quarantine.parquet``: ``file``, ``row``, ``reason``, and all that was read."""
+        return pl.concat(self._refused)
+
+    def _with_paths(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.with_columns(self._files.gather(rows[FILE]).alias(FILE))
+
+
+def _rules(schema: pl.Schema, config: QuarantineConfig, *, need_session_id: bool) -> list[tuple[str, pl.Expr]]:
+    timed = ~pl.col(PREHISTORY)
+    rules: list[tuple[str, pl.Expr]] = [
+        (REFUSED, pl.col(REFUSED).is_not_null()),
+        (f"null {Columns.USER_ID}", pl.col(Columns.USER_ID).is_null()),
+        (f"null {Columns.ITEM_ID}", pl.col(Columns.ITEM_ID).is_null()),
+    ]
+    if Columns.TIMESTAMP in schema:
+        time = pl.col(Columns.TIMESTAMP)
+        rules.append((f"null {Columns.TIMESTAMP}", timed & time.is_null()))
+        rules.append((f"implausible {Columns.TIMESTAMP}", timed & ~time.is_between(EARLIEST_US, LATEST_US)))
+        if config.not_after is not None:
+            limit = microseconds(config.not_after)
+            rules.append((f"{Columns.TIMESTAMP} after {config.not_after.isoformat()}", timed & (time > limit)))
+    if Columns.POSITION in schema:
+        ordered_by_place = pl.lit(True) if Columns.TIMESTAMP not in schema else pl.col(PREHISTORY)
+        rules.append((f"null {Columns.POSITION}", ordered_by_place & pl.col(Columns.POSITION).is_null()))
+    rules += [
+        (f"negative {name}", (pl.col(name) < 0).fill_null(False))
+        for name in (Columns.WATCH_TIME_MS, Columns.DURATION_MS)
+        if name in schema
+    ]
+    if need_session_id:
+        rules.append((f"null {Columns.SESSION_ID}", timed & pl.col(Columns.SESSION_ID).is_null()))
+    return rules
+
+
+def as_duplicates(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
+    """Return decoded events as refused rows, for repeats of an event that was kept.
+
+    Args:
+        rows: As :meth:`features.log.encoded_log.EncodedLog.decode` gives them.
+        like: The table of refused rows, for its columns.
+    """
+    complete = rows.with_columns(pl.lit(DUPLICATE).alias(Columns.REASON), pl.lit(None, pl.String).alias(RAW))
+    return complete.select(pl.col(name).cast(dtype) for name, dtype in like.schema.items())
+
+
+def reasons(refused: pl.DataFrame) -> dict[str, int]:
+    """Return rows per reason, sorted by reason."""
+    counted = refused.group_by(Columns.REASON).len().sort(Columns.REASON)
+    return dict(counted.iter_rows())
+
+
+def check_share(refused: pl.DataFrame, rows_in: int, config: QuarantineConfig) -> None:
+    """Stop when too large a share of the raw rows was refused.
+
+    Raises:
+        DataError: Names the share, the limit, and each reason with its count and its first row.
+    """
+    share = len(refused) / max(rows_in, 1)
+    if share <= config.max_share:
+        return
+    found = (
+        refused.group_by(Columns.REASON, maintain_order=True)
+        .agg(pl.len().alias("count"), pl.col(FILE).first(), pl.col(ROW).first())
+        .sort("count", descending=True, maintain_order=True)
+    )
+    named = found.head(_NAMED_REASONS).select(Columns.REASON, "count", FILE, ROW)
+    listed = "; ".join(
+        f"{reason}: {count}, first in {file} row {row} (from 0)" for reason, count, file, row in named.iter_rows()
+    )
+    if len(found) > len(named):
+        listed += f"; and {len(found) - len(named)} more reasons"
+    way_out = "mend the source, or raise features.quarantine.max_share"
+    if DUPLICATE in found[Columns.REASON]:
+        way_out += ", or set features.duplicates: keep or merge if repeated rows are meant"
+    raise DataError(
+        f"{len(refused)} of {rows_in} rows ({share:.1%}) are unusable, allowed are {config.max_share:.1%} ({listed}); "
+        f"{way_out}"
+    )

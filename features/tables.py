@@ -1,0 +1,111 @@
+"""The tables of a prepared data set, written from the event log: events, items, users.
+
+Reads kept events and what the later steps found out about each; produces ``events.parquet``, ``items.parquet`` and
+``users.parquet``. Events are written slice by slice, so that no table of all of them is ever in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from features.items import ItemTable
+from features.log.event_log import EventLog
+from features.log.signal_bits import unpack_signal
+from features.splits import SplitArray
+from recsys.contracts.columns import TRAIN, Columns
+
+_SLICE_ROWS: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class LabelledEvents:
+    """Kept events with what the later steps found out about each.
+
+    Attributes:
+        log: Users, items and times, ``E`` events sorted by user and time.
+        split: ``[E]`` 0 train, 1 validation, 2 test.
+        session: ``[E]`` session_index.
+        behaviour: ``[E]`` packed signals, 0 not known.
+        watch_ratio: ``[E]`` watched time / duration, NaN not known.
+    """
+
+    log: EventLog
+    split: SplitArray
+    session: npt.NDArray[np.int32]
+    behaviour: npt.NDArray[np.uint8]
+    watch_ratio: npt.NDArray[np.float32]
+
+
+def write_events(path: Path, events: LabelledEvents) -> None:
+    """Write every kept event in contract columns, and the raw signals that feed the reward model."""
+    import pyarrow.parquet as pq  # only here: reading a configuration does not need it
+
+    writer: Any = None
+    for start in range(0, len(events.log), _SLICE_ROWS):
+        table = events_table(events, slice(start, start + _SLICE_ROWS)).to_arrow()
+        if writer is None:
+            writer = pq.ParquetWriter(path, table.schema, compression="lz4")
+        writer.write_table(table)
+    writer.close()
+
+
+def events_table(events: LabelledEvents, rows: slice) -> pl.DataFrame:
+    """Return a run of the rows of ``events.parquet``."""
+    log = events.log
+    time, ratio = pl.Series(log.timestamp[rows]), pl.Series(events.watch_ratio[rows])
+    columns: dict[str, Any] = {
+        Columns.USER_INDEX: log.user[rows],
+        Columns.ITEM_INDEX: log.item[rows],
+        Columns.TIMESTAMP: time.set(time < 0, None),
+        Columns.SESSION_INDEX: events.session[rows],
+        Columns.SPLIT: events.split[rows],
+        Columns.POSITIVE: log.positive[rows],
+        Columns.BEHAVIOUR: events.behaviour[rows],
+        Columns.WATCH_RATIO: ratio.fill_nan(None),
+    }
+    for name, measured in ((Columns.WATCH_TIME_MS, log.watch_time), (Columns.DURATION_MS, log.duration)):
+        if measured is not None:
+            columns[name] = pl.Series(measured[rows]).fill_nan(None)
+    for place, name in enumerate(log.signals):
+        columns[name] = unpack_signal(log.signal_values[rows], log.signal_known[rows], place)
+    return pl.DataFrame(columns)
+
+
+def items_table(events: LabelledEvents, items: ItemTable) -> pl.DataFrame:
+    """Return ``items.parquet``: the items, with their positive events in the train split."""
+    log = events.log
+    in_train = log.item[log.positive & (events.split == TRAIN)]
+    counts = np.bincount(in_train, minlength=len(items.table)).astype(np.int64)
+    table = items.table.with_columns(pl.Series(Columns.TRAIN_COUNT, counts))
+    return table.select(
+        Columns.ITEM_INDEX,
+        Columns.ITEM_ID,
+        Columns.TITLE,
+        Columns.TEXT,
+        Columns.CATEGORIES,
+        Columns.AUTHOR_INDEX,
+        Columns.CATEGORY_INDEX,
+        Columns.HAS_METADATA,
+        Columns.TRAIN_COUNT,
+        Columns.AUTHOR_ID,
+    )
+
+
+def users_table(user_ids: pl.Series, users: pl.DataFrame | None) -> pl.DataFrame:
+    """Return ``users.parquet``: the users, with the attributes of the source."""
+    table = pl.DataFrame(
+        {
+            Columns.USER_INDEX: np.arange(len(user_ids), dtype=np.int32),
+            Columns.USER_ID: user_ids,
+        }
+    )
+    if users is None:
+        return table
+    attributes = users.unique(Columns.USER_ID, keep="first", maintain_order=True)
+    return table.join(attributes, on=Columns.USER_ID, how="left", maintain_order="left")
