@@ -6,8 +6,8 @@ are none. The rules, those of RFC 4180 where it says anything:
 - a field that begins with a quote ends at the next quote that is not doubled; blanks beside the two quotes do not count;
 - a quote inside a field that does not begin with one is plain text (``27" wide``);
 - a quoted field may hold line ends. If one of the lines it would take in is a record by itself (as many fields as there are
-  columns, and numbers where the other records have numbers), the quote was never closed: the line that opens it is refused,
-  and the next line is read as a line of its own.
+  columns, and numbers where the other records have numbers; where no column holds numbers, all of the lines), the quote was
+  never closed: the line that opens it is refused, and the next line is read as a line of its own.
 """
 
 from __future__ import annotations
@@ -78,13 +78,19 @@ class RecordReader:
             self._numbers = tuple(j for j in columns if all(_NUMBER.fullmatch(row[j]) for row in rows))
 
     def record_like(self, line: bytes) -> bool:
-        """Return whether a line inside of a quoted field is a record by itself."""
-        fields = line.split(self.separator)
-        if len(fields) != self.num_fields:
-            return False
-        if self._numbers:
-            return all(_NUMBER.fullmatch(fields[j]) for j in self._numbers)
-        return self.num_fields > 2  # of two text columns, a line of prose with one comma would do
+        """Return whether a line inside of a quoted field is a record by itself, with numbers where the others have them."""
+        if self.quote not in line:
+            fields = line.split(self.separator)
+        else:
+            alone = RecordReader(self.separator, self.quote, 0).read(line + b"\n", [0], [len(line)], 0, final=True)
+            if alone.fields is None:
+                return False
+            fields = alone.fields
+        return len(fields) == self.num_fields and all(_NUMBER.fullmatch(fields[j]) for j in self._numbers or ())
+
+    def _could_tell(self) -> bool:
+        """Whether lines of prose are unlikely to pass for records: of two texts, one comma would do."""
+        return self.num_fields > 2 and not self._numbers
 
     def read(self, data: bytes, starts: Sequence[int], ends: Sequence[int], first: int, *, final: bool) -> Record:
         """Read the record that begins on line ``first``.
@@ -120,6 +126,9 @@ class RecordReader:
                 fields.append(data[place:end])
                 as_written &= self.quote not in fields[-1]
             if end >= ends[line] - 1 and data[end : end + 1] != self.separator:
+                taken_in = (data[starts[k] : ends[k]] for k in range(first + 1, line + 1))
+                if line > first and self._could_tell() and all(map(self.record_like, taken_in)):
+                    return Record(None, 1, UNCLOSED)
                 return self._checked(fields, line - first + 1, as_written=as_written)
             place = end + 1
 
@@ -148,7 +157,7 @@ class RecordReader:
                 if line >= len(ends):
                     too_long = len(data) - starts[first] > LONGEST_RECORD
                     return 0, line, Record(None, 1, UNCLOSED if final or too_long else None)
-                if self.num_fields and self.record_like(data[starts[line] : ends[line]]):
+                if self._numbers and self.record_like(data[starts[line] : ends[line]]):
                     return 0, line, Record(None, 1, UNCLOSED)
                 if starts[line] - starts[first] > LONGEST_RECORD:
                     return 0, line, Record(None, 1, UNCLOSED)

@@ -144,6 +144,8 @@ class LineScanner:
 
     def _doubtful(self, array: npt.NDArray[np.uint8], ends: Offsets, quotes: Offsets, inside: Mask) -> Mask:
         """Mark lines that have an odd number of quotes, or one at a place where none is expected."""
+        if not inside[ends].any() and self._regular(array, quotes):
+            return np.zeros(len(ends), bool)
         line = np.searchsorted(ends, quotes)
         first = np.searchsorted(quotes, np.concatenate([[0], ends[:-1] + 1]))
         rank = np.arange(len(quotes)) - first[line]
@@ -159,6 +161,20 @@ class LineScanner:
         doubtful[line[wrong]] = True
         doubtful |= inside[ends] != np.concatenate([[False], inside[ends[:-1]]])
         return doubtful
+
+    def _regular(self, array: npt.NDArray[np.uint8], quotes: Offsets) -> bool:
+        """Return whether every quote, in pairs over the whole block, stands where a field begins or ends."""
+        opening, closing = quotes[0::2], quotes[1::2]
+        before, after = array[np.maximum(opening, 1) - 1], array[closing + 1]
+        begins = (opening == 0) | _is_any(before, _LF, self.separator[0])
+        begins[1:] |= opening[1:] == closing[:-1] + 1
+        if not begins.all():
+            return False
+        finishes = _is_any(after, _LF, self.separator[0], self.quote[0])  # type: ignore[index]
+        if not finishes.all():
+            left = closing[~finishes]
+            return bool(np.all((array[left + 1] == _CR) & (array[np.minimum(left + 2, len(array) - 1)] == _LF)))
+        return True
 
     def _marked(self, data: bytes, array: npt.NDArray[np.uint8], ends: Offsets) -> dict[int, str]:
         """Find lines that are refused for what they hold, whatever their number of fields."""

@@ -1,0 +1,129 @@
+"""Which files are a table's, in which order; and what is noticed when one of them changes."""
+
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from features.reading import TextFormat, find_files, fingerprint, open_text
+from recsys.contracts.errors import DataError
+
+
+def make(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a,b\n1,2\n")
+
+
+def found(root: Path, pattern: str) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in find_files(root, pattern, "source.interactions").paths]
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "expected"),
+    [
+        (["part-10.csv", "part-2.csv", "part-1.csv"], "part-*.csv", ["part-1.csv", "part-2.csv", "part-10.csv"]),
+        (["d=10/p.csv", "d=9/p.csv"], "*/p.csv", ["d=9/p.csv", "d=10/p.csv"]),
+        (["a/b/x.csv", "x.csv"], "**/*.csv", ["a/b/x.csv", "x.csv"]),
+        (["log/1.csv", "log/sub/2.csv", "log/README.md"], "log", ["log/1.csv", "log/sub/2.csv"]),
+        (["p-1.csv", ".p-1.csv.crc", "_SUCCESS", ".hidden.csv", "p-2.csv.part", "p-3.csv~"], "*", ["p-1.csv"]),
+        (["_temporary/0.csv", "_day=1/0.csv", "day=1/0.csv"], "*/*.csv", ["_day=1/0.csv", "day=1/0.csv"]),
+        (["day[1].csv"], "day[1].csv", ["day[1].csv"]),
+        (["log-2024.csv.gz", "log-2023.csv"], "log-*", ["log-2023.csv", "log-2024.csv.gz"]),
+    ],
+)
+def test_files_of_a_table(tmp_path: Path, names: list[str], pattern: str, expected: list[str]) -> None:
+    make(tmp_path, *names)
+    assert found(tmp_path, pattern) == expected
+
+
+def test_a_missing_file_names_the_folder_that_was_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "data/log.csv", "data/sub/x.csv")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"looked in '{tmp_path}/data'\); files there: log.csv, sub/; set source.path"):
+        find_files(Path("data"), "logs.csv", "source.interactions")
+    with pytest.raises(DataError, match=rf"no file matches 'data/part-\*' \(looked in '{tmp_path}/data'\)"):
+        find_files(Path("data"), "part-*", "source.interactions")
+    with pytest.raises(DataError, match="the folder 'nowhere' does not exist"):
+        find_files(Path("nowhere"), "logs.csv", "source.interactions")
+
+
+def rewrite(root: Path) -> None:
+    """Same size, same time of modification."""
+    path = root / "day=1/part-0.csv"
+    before = path.stat()
+    path.write_text("a,b\n1,3\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rewrite,
+        lambda root: make(root, "day=0/part-0.csv"),
+        lambda root: make(root, "day=9/part-0.csv"),
+        lambda root: (root / "day=1/part-0.csv").unlink(),
+        lambda root: (root / "day=1").rename(root / "day=7"),
+        lambda root: (root / "items/part-0.csv").write_text("a,b\n1,4\n"),
+        lambda root: [make(root, "day=1/part-0.csv"), (root / "day=2/part-0.csv").write_text("a,b\n")],
+    ],
+)
+def test_every_change_of_a_file_is_noticed(tmp_path: Path, change) -> None:
+    """Two partitions and an items table, all with files of the same name."""
+    make(tmp_path, "day=1/part-0.csv", "day=2/part-0.csv", "items/part-0.csv")
+
+    def current() -> dict[str, str]:
+        return fingerprint(
+            find_files(tmp_path, pattern, "source.interactions") for pattern in ("day=*/part-*.csv", "items/part-0.csv")
+        )
+
+    before = current()
+    assert list(before) == ["day=1/part-0.csv", "day=2/part-0.csv", "items/part-0.csv"]
+    assert current() == before
+    change(tmp_path)
+    assert current() != before
+
+
+def test_parts_are_read_by_name(tmp_path: Path) -> None:
+    """Another order, one column more, one column less, blanks and quotes in the header, and a part without bytes."""
+    contents = {
+        "part-1.csv": "user,item,note\nu1,i1,x\n",
+        "part-2.csv": "item,user\ni2,u2\n",
+        "part-3.csv": ' item , "user" ,more\r\ni3,u3,y\r\n',
+        "part-4.csv": "",
+        "part-10.csv": "user,item,note\nu10,i10,z\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    table = open_text(find_files(tmp_path, "part-*.csv", "k").paths, tmp_path)
+    assert table.collect(["user", "item", "note"]).select("user", "item", "note").rows() == [
+        ("u1", "i1", "x"),
+        ("u2", "i2", None),
+        ("u3", "i3", None),
+        ("u10", "i10", "z"),
+    ]
+    assert table.files == ("part-1.csv", "part-2.csv", "part-3.csv", "part-10.csv")
+    assert table.notes == {"empty_files": ["part-4.csv"], "header_names_with_blanks": ["item"]}
+
+
+def test_a_part_without_a_header_is_no_part(tmp_path: Path) -> None:
+    """As `split` leaves them: its first row would be taken for names, and the rest for rows without ids."""
+    (tmp_path / "x1.csv").write_text("user,item\nu1,i1\n")
+    (tmp_path / "x2.csv").write_text("u2,i2\nu3,i3\n")
+    paths = [tmp_path / "x1.csv", tmp_path / "x2.csv"]
+    with pytest.raises(
+        DataError, match=r"x2.csv' shares no column with '.*x1.csv': its first line is u2, i2.*source.header"
+    ):
+        open_text(paths, tmp_path)
+    paths[0].write_text("u1,i1\n")
+    table = open_text(paths, tmp_path, TextFormat(header=("user", "item")))
+    assert table.collect(["user"])["user"].to_list() == ["u1", "u2", "u3"]
+
+
+def test_folder_keys_are_columns_of_text_files_too(tmp_path: Path) -> None:
+    make(tmp_path, "day=2024-01-01/x.csv")
+    table = open_text([tmp_path / "day=2024-01-01/x.csv"], tmp_path)
+    assert table.collect(["a", "day"]).select("a", "day").rows() == [("1", "2024-01-01")]
+    assert table.schema == {"a": pl.String, "b": pl.String, "day": pl.String}

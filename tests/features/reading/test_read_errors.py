@@ -1,0 +1,123 @@
+"""What cannot be read is refused by its kind, with its own way out; "fetch it again" is for files that were cut off."""
+
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from features.reading import TextFormat, open_parquet, open_text
+from recsys.contracts.errors import DataError
+
+AGAIN = "fetch it again$"
+
+
+def text_error(tmp_path: Path, content: bytes, text: TextFormat | None = None, name: str = "t.csv") -> str:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        open_text([path], tmp_path, text).collect([])
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "byte", "encoding"),
+    [
+        ("a,b\n1,café\n".encode("latin-1"), 2, 9, "latin-1"),
+        ("a,b\n1,2\n3,it’s\n".encode("cp1252"), 3, 12, "cp1252"),
+        ("a,é\n1,2\n".encode("latin-1"), 1, 2, "latin-1"),
+        ("a,b\n1,é\n".encode("utf-16"), 1, 0, "utf-16"),
+        ("a,b\n1,é\n".encode("utf-16-le"), 1, 1, "utf-16-le"),
+        ("a,b\n1,é\n".encode("utf-16-be"), 1, 0, "utf-16-be"),
+        ("a,b\n1,é\n".encode("utf-32"), 1, 0, "utf-32"),
+        (b"a,b\n1,caf\xc3", 2, 9, "latin-1"),
+    ],
+)
+def test_another_encoding_is_named_with_line_byte_and_key(
+    tmp_path: Path, content: bytes, line: int, byte: int, encoding: str
+) -> None:
+    message = text_error(tmp_path, content)
+    assert f"line {line}, byte {byte} is 0x" in message
+    assert f"set source.encoding: {encoding}, or convert it with `iconv -f " in message
+    assert message.endswith("fetching it again does not help")
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "shown"),
+    [
+        (b"a,b\n1,\x81\n", "cp1252", "line 2, byte 6 is 0x81"),
+        ("a,b\n1,é\n".encode("utf-16-le")[:-1], "utf-16-le", "is not valid utf-16-le"),
+        ("a,b\n1,é\n".encode("utf-16"), "latin-1", "It is probably utf-16"),
+    ],
+)
+def test_a_declared_encoding_that_does_not_fit(tmp_path: Path, content: bytes, encoding: str, shown: str) -> None:
+    message = text_error(tmp_path, content, TextFormat(encoding=encoding))
+    assert shown in message
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"\n \n\r\n", "not even a header"),
+        (b"PAR1....", "it is a Parquet file; give it the ending .parquet"),
+        (b"PK\x03\x04....", "a ZIP archive .or a spreadsheet.; unpack it"),
+        (b"\x28\xb5\x2f\xfd...", "compressed with zstd; unpack it"),
+        (b"SQLite format 3\0...", "an SQLite database"),
+        (b'a,"b\n1,2\n', "a quote in the header is not closed"),
+        (gzip.compress(b"a,b\n" + b"1,2\n" * 9999)[:-9], f"cut off or damaged.*{AGAIN}"),
+        (b"a;b\n1;2\n", "set source.separator: ';'"),
+        (b"a\tb\n1\t2\n", r"set source.separator: '\\t'"),
+        (b"a|b\n1|2\n", r"set source.separator: '\|'"),
+        (b"a::b\n1::2\n", "set source.separator: '::'"),
+    ],
+)
+def test_what_is_no_table_says_what_it_is(tmp_path: Path, content: bytes, shown: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=shown):
+        open_text([path], tmp_path).collect([])
+
+
+def test_a_name_that_stands_twice_matters_when_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"id,rating,,rating,\n1,2,3,4,5\n")
+    table = open_text([path], tmp_path)
+    assert table.collect(["id"])["id"].to_list() == ["1"]
+    with pytest.raises(DataError, match="column 'rating' stands 2 times in the header"):
+        table.collect(["rating"])
+
+
+def test_a_parser_that_loses_a_record_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a,b\n1,2\n3,4\n")
+    true_read = pl.read_csv
+    monkeypatch.setattr(pl, "read_csv", lambda *args, **kwargs: true_read(*args, **kwargs).head(1))
+    with pytest.raises(DataError, match=r"t.csv': 2 records were counted from line 2 on, and the parser gave 1"):
+        open_text([path], tmp_path).collect(["a"])
+
+
+@pytest.mark.parametrize("keep", [0, 3, 40, 0.5, -40, -1])
+def test_a_parquet_file_that_was_cut_off(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "t.parquet"
+    pl.DataFrame({"a": list(range(1000))}).write_parquet(path)
+    whole = path.read_bytes()
+    path.write_bytes(
+        whole[: int(len(whole) * keep) if keep == 0.5 else int(keep) if keep >= 0 else len(whole) + int(keep)]
+    )
+    with pytest.raises(DataError, match=r"t.parquet' (cannot be read: .*fetch it again|is empty \(0 bytes\))"):
+        open_parquet([path], tmp_path)
+
+
+@pytest.mark.parametrize("opener", [open_text, open_parquet])
+def test_permission_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opener) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(b"a,b\n")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(DataError, match="no permission; allow reading with `chmod"):
+        opener([path], tmp_path)
