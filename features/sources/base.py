@@ -57,10 +57,10 @@ class EventStream:
     """The raw events of a source, batch by batch, in the order of the files and of the rows in each.
 
     Attributes:
-        schema: Columns of every batch: ``file`` (Int32), ``row`` (Int64), ``prehistory``, ``refused`` and ``raw`` (String),
-            ``user_id``, ``item_id`` (Int64 or String), and where the source has them ``timestamp`` (Int64, UTC
-            microseconds), ``position``, ``tie_break`` (Int64), ``session_id``, ``split`` (String), ``watch_time_ms`` and
-            ``duration_ms`` (Float32), and one Boolean column per signal (null: not known).
+        schema: Columns of every batch: ``file`` (Int32), ``row`` (Int64), ``prehistory``, ``refused`` and ``raw``
+            (String), ``user_id``, ``item_id`` (Int64 or String), and where the source has them ``timestamp`` (Int64,
+            UTC microseconds), ``position``, ``tie_break`` (Int64), ``session_id``, ``split`` (String),
+            ``watch_time_ms`` and ``duration_ms`` (Float32), and one Boolean column per signal (null: not known).
         files: Paths of the files, relative to the source's folder, in natural order; ``file`` is a place in it.
         read: Yields the batches of the files that are named, of all for ``None``.
     """
@@ -119,7 +119,8 @@ class RawTables:
 
     Attributes:
         interactions: The raw events.
-        items: ``item_id``, ``title``, ``text``, ``categories`` (list), ``author_id``; ``None`` when the source has none.
+        items: ``item_id``, ``title``, ``text``, ``categories`` (list), ``author_id``; ``None`` when the source has
+            none.
         users: ``user_id`` and attributes; ``None`` when the source has none.
         signals: Declared feedback signals, in the order of the behaviour code.
         positive: Signals that make an event positive, any of them; empty: every event is positive.

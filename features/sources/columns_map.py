@@ -1,23 +1,21 @@
 """The column map: which column of the user's table plays which part, with every unit declared.
 
-Reads the user's configuration; produces Polars expressions that turn a raw table into canonical columns.
+Holds the configuration only; the readers of the columns are in :mod:`features.sources.columns`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import Literal, Self
 
-import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from features.sources.base import RESERVED_COLUMNS, closest
+from features.sources.base import RESERVED_COLUMNS, MergeRule, closest
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
-from recsys.contracts.event_times import MICROSECONDS, TimestampUnit
 
-_LIMIT_US: Final = 9_000_000_000_000_000_000  # fits in Int64; values beyond are clipped and then refused as implausible
+Value = bool | int | float | str
 
 
 class InteractionColumns(FrozenConfig):
@@ -27,6 +25,8 @@ class InteractionColumns(FrozenConfig):
         user_id, item_id: Ids, whole numbers or text; kept as given in every output.
         timestamp: When; its unit is ``timestamp_unit``.
         position: Order of a user's events, for sources without times.
+        tie_break: Number that orders events of the same instant, such as a sequence number; ``None``: their place in
+            the files does.
         session_id: Session of the event, for ``features.sessions.by: given``.
         split: ``train``, ``valid`` or ``test``, for ``features.split.kind: given``.
         watch_time, duration: How long it was watched, and how long it is; their ratio is a feature.
@@ -36,6 +36,7 @@ class InteractionColumns(FrozenConfig):
     item_id: str = Columns.ITEM_ID
     timestamp: str = Columns.TIMESTAMP
     position: str | None = None
+    tie_break: str | None = None
     session_id: str | None = None
     split: str | None = None
     watch_time: str | None = None
@@ -43,13 +44,22 @@ class InteractionColumns(FrozenConfig):
 
 
 class Signal(FrozenConfig):
-    """A yes/no feedback signal: a column that is true (or not 0), at least a threshold, or equal to a value.
+    """A yes/no feedback signal: a column that is true (or not 0), inside limits, or equal to a value.
+
+    Values are compared by type. A number equals numbers: ``equals: 1`` is true for 1, 1.0, and in a text file for
+    ``1``, ``01`` and ``1.0``. ``equals: true`` is true for true, True, TRUE, t, yes, y, on and 1. A text, also one of
+    digits in quotes, equals exactly that text: ``equals: '01'`` is not true for ``1``, and upper and lower case differ.
+        Missing values are "not known".
 
     Attributes:
         name: What the signal is called from here on.
         column: Where it stands.
-        at_least: True from this value on; ``None``: true where the column is not 0.
-        equals: True where the column has this value.
+        at_least: True from this value on.
+        at_most: True up to this value.
+        equals: True where the column has this value; a number, true or false, or a text.
+        one_of: True where the column has one of these values, all of one type; ``in`` in a recipe.
+        merge: What rows of the same user, item and instant are together: true where ``any`` of them is, where ``all``
+            are, or as in the ``first`` or ``last`` of them.
 
     Example:
         >>> Signal(name="liked", column="rating", at_least=4).column
@@ -59,7 +69,17 @@ class Signal(FrozenConfig):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     column: str
     at_least: float | None = None
-    equals: str | int | None = None
+    at_most: float | None = None
+    equals: Value | None = None
+    one_of: tuple[Value, ...] | None = Field(None, min_length=1)
+    merge: MergeRule = "any"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in(cls, values: object) -> object:
+        if isinstance(values, dict) and "in" in values:
+            return {("one_of" if key == "in" else key): value for key, value in values.items()}
+        return values
 
     @field_validator("name")
     @classmethod
@@ -70,26 +90,42 @@ class Signal(FrozenConfig):
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
-        if self.at_least is not None and self.equals is not None:
-            raise ValueError(f"signal '{self.name}' has both at_least and equals; give one")
+        given = {
+            "at_least or at_most": self.at_least is not None or self.at_most is not None,
+            "equals": self.equals is not None,
+            "in": self.one_of is not None,
+        }
+        rules = [rule for rule, there in given.items() if there]
+        if len(rules) > 1:
+            raise ValueError(f"signal '{self.name}' has {' and '.join(rules)}; give one")
+        if len({_kind(value) for value in self.values}) > 1:
+            raise ValueError(
+                f"signal '{self.name}' compares with {list(self.values)}, which are of different types; "
+                "write all of them as numbers, or all in quotes"
+            )
         return self
 
-    def expression(self, dtype: pl.DataType) -> pl.Expr:
-        """Return the Boolean expression; null stays null ("not known").
-
-        Raises:
-            DataError: Text without ``equals`` has no truth value.
-        """
-        column = pl.col(self.column)
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """Values that make the signal true; empty for limits, or without a rule."""
         if self.equals is not None:
-            return (column.cast(pl.String) == str(self.equals)).alias(self.name)
-        if dtype != pl.Boolean and not dtype.is_numeric():
-            raise DataError(
-                f"signal '{self.name}': column '{self.column}' is {dtype}, expected a boolean or a number; "
-                "for text give 'equals: <value>'"
-            )
-        number = column.cast(pl.Float64).fill_nan(None)
-        return (number >= self.at_least if self.at_least is not None else number != 0).alias(self.name)
+            return (self.equals,)
+        return self.one_of or ()
+
+    @property
+    def kind(self) -> Literal["truth", "number", "boolean", "text"]:
+        """What the column is compared as; ``truth`` without a rule."""
+        if self.at_least is not None or self.at_most is not None:
+            return "number"
+        return _kind(self.values[0]) if self.values else "truth"
+
+    @property
+    def rule(self) -> str:
+        """The rule as it stands in the recipe."""
+        rules = {"at_least": self.at_least, "at_most": self.at_most, "equals": self.equals}
+        given = [f"{name}: {value!r}" for name, value in rules.items() if value is not None]
+        given += [f"in: {list(self.one_of)}"] if self.one_of is not None else []
+        return ", ".join(given) or "no rule"
 
 
 class PrehistoryTable(FrozenConfig):
@@ -127,52 +163,7 @@ def check_columns(needed: Mapping[str, str], present: list[str], where: str) -> 
         raise DataError(f"{where}: missing column {listed}. Set the column map of the source")
 
 
-def id_expression(name: str, dtype: pl.DataType, canonical: str, where: str) -> pl.Expr:
-    """Return the id as Int64 or String; floats are refused, because 7.0 and '7.0' would not be the user's '7'."""
-    if dtype.is_integer():
-        return pl.col(name).cast(pl.Int64).alias(canonical)
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return pl.col(name).cast(pl.String).alias(canonical)
-    raise DataError(f"{where}: id column '{name}' is {dtype}, expected integers or text; convert it in the file")
-
-
-def number_expression(name: str, dtype: pl.DataType, canonical: str, target: pl.DataType, where: str) -> pl.Expr:
-    """Return a numeric column in the type ``target``."""
-    if not dtype.is_numeric():
-        raise DataError(f"{where}: column '{name}' (for {canonical}) is {dtype}, expected a number")
-    column = pl.col(name)
-    if dtype.is_float() and target.is_integer():
-        column = column.fill_nan(None).round()
-    return column.cast(target, strict=False).alias(canonical)  # what does not fit becomes null and is quarantined
-
-
-def timestamp_expression(name: str, dtype: pl.DataType, unit: TimestampUnit, where: str) -> pl.Expr:
-    """Return UTC microseconds as Int64; a datetime without a zone is taken as UTC.
-
-    Numbers that are far out of range are clipped rather than allowed to wrap, so that the quarantine sees them.
-
-    Raises:
-        DataError: The column's type does not fit the declared unit.
-    """
-    column = pl.col(name)
-    if unit == "datetime":
-        if dtype == pl.String:
-            column = column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-        elif dtype == pl.Date or isinstance(dtype, pl.Datetime):
-            column = column.cast(pl.Datetime("us"))
-        else:
-            raise DataError(
-                f"{where}: timestamp_unit is 'datetime' but column '{name}' is {dtype}; declare s, ms or us for numbers"
-            )
-        return column.dt.epoch("us").alias(Columns.TIMESTAMP)
-    if not dtype.is_numeric():
-        raise DataError(
-            f"{where}: timestamp_unit is '{unit}' but column '{name}' is {dtype}; "
-            "declare timestamp_unit: datetime for dates and ISO text"
-        )
-    scale = MICROSECONDS[unit]
-    limit = _LIMIT_US // scale
-    if dtype.is_float():
-        known = column.cast(pl.Float64).fill_nan(None)
-        return (known.clip(-limit, limit) * scale).round().cast(pl.Int64).alias(Columns.TIMESTAMP)
-    return (column.cast(pl.Int64).clip(-limit, limit) * scale).alias(Columns.TIMESTAMP)
+def _kind(value: Value) -> Literal["number", "boolean", "text"]:
+    if isinstance(value, bool):
+        return "boolean"
+    return "text" if isinstance(value, str) else "number"

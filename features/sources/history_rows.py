@@ -9,8 +9,8 @@ sequence can be read off them:
     train  [3, 5]         8             3 5 8
     test   [5, 8]         9             3 5 8 9        (histories of at most 2)
 
-Where rows are missing, what a history adds to the end of the sequence joins it. Reads the files; produces ``RawTables`` with
-positions and the given split, and no timestamps: published train files often have none.
+Where rows are missing, what a history adds to the end of the sequence joins it. Reads the files; produces ``RawTables``
+with positions and the given split, and no timestamps: published train files often have none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import polars as pl
 from pydantic import Field
 
 from features.sources.base import PREHISTORY, ROW, EventStream, RawTables, Source
-from features.sources.columns_map import check_columns, id_expression
+from features.sources.columns.ids import id_expression
+from features.sources.columns_map import check_columns
 from features.sources.item_columns import ItemColumns, canonical_items
 from features.sources.mapped import explain_read_errors
 from recsys.config import FrozenConfig
@@ -166,8 +167,9 @@ class HistoryRowsSource(Source):
 def join_histories(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, object]]:
     """Read every user's sequence off the rows.
 
-    A row's history is laid over the end of the sequence so far where the two agree longest; the rest of it and the target
-    are appended. Appended history is train: nothing says otherwise, and it comes before every target that is not.
+    A row's history is laid over the end of the sequence so far where the two agree longest; the rest of it and the
+    target are appended. Appended history is train: nothing says otherwise, and it comes before every target that is
+    not.
 
     Args:
         rows: ``user_id``, ``history``, ``item_id``, ``split_code``; a user's rows in order of time.

@@ -12,7 +12,8 @@ import polars as pl
 from pydantic import model_validator
 
 from features.sources.base import closest
-from features.sources.columns_map import check_columns, id_expression
+from features.sources.columns.ids import id_expression
+from features.sources.columns_map import check_columns
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
@@ -63,8 +64,35 @@ class ItemColumns(FrozenConfig):
     author: tuple[MetadataColumn, ...] = ()
 
 
-def canonical_items(table: pl.DataFrame, columns: ItemColumns, where: str) -> tuple[pl.DataFrame, list[str]]:
+def columns_to_read(columns: ItemColumns, present: list[str], where: str) -> list[str]:
+    """Return the columns of an item table that are declared and there; no other can stop a run.
+
+    Raises:
+        DataError: The id column, or a metadata column that is not ``optional``, does not exist.
+    """
+    check_columns({Columns.ITEM_ID: columns.item_id}, present, where)
+    wanted = [columns.item_id]
+    for declared in _declared(columns):
+        if declared.column in present:
+            wanted.append(declared.column)
+        elif not declared.optional:
+            raise DataError(
+                f"{where}: missing metadata column '{declared.column}': {closest(declared.column, present)}; "
+                "or declare it 'optional: true'"
+            )
+    return list(dict.fromkeys(wanted))
+
+
+def canonical_items(
+    table: pl.DataFrame, columns: ItemColumns, where: str, item_ids: pl.Series | None = None
+) -> tuple[pl.DataFrame, list[str]]:
     """Turn a raw item table into canonical columns.
+
+    Args:
+        table: At least the columns that :func:`columns_to_read` names.
+        columns: Which is which.
+        where: The file, for messages.
+        item_ids: The ids of the rows, where they were read already.
 
     Returns:
         The table (rows in the order of the source, repeats kept) and the optional columns that were absent.
@@ -72,20 +100,12 @@ def canonical_items(table: pl.DataFrame, columns: ItemColumns, where: str) -> tu
     Raises:
         DataError: The id column, or a metadata column that is not ``optional``, does not exist.
     """
-    present = table.columns
-    check_columns({Columns.ITEM_ID: columns.item_id}, present, where)
-    absent: list[str] = []
-    for declared in (*columns.title, *columns.text, *columns.categories, *columns.author):
-        if declared.column in present or declared.column in absent:
-            continue
-        if not declared.optional:
-            raise DataError(
-                f"{where}: missing metadata column '{declared.column}': {closest(declared.column, present)}; "
-                "or declare it 'optional: true'"
-            )
-        absent.append(declared.column)
-
-    ids = table.select(id_expression(columns.item_id, table.schema[columns.item_id], Columns.ITEM_ID, where))
+    present = columns_to_read(columns, table.columns, where)
+    absent = {declared.column for declared in _declared(columns)} - set(present)
+    if item_ids is None:
+        raw_type = table.schema[columns.item_id]
+        item_ids = table.select(id_expression(columns.item_id, raw_type, Columns.ITEM_ID, where)).to_series()
+    ids = item_ids.alias(Columns.ITEM_ID).to_frame()
     texts = [entries.list.join(", ") for entries in _entry_lists(table, columns.text)]
     text = pl.select(pl.concat_str(texts, separator=". ", ignore_nulls=True)).to_series() if texts else None
     categories = next(iter(_entry_lists(table, columns.categories)), None)
@@ -102,6 +122,10 @@ def canonical_items(table: pl.DataFrame, columns: ItemColumns, where: str) -> tu
         (author.list.first() if author is not None else empty).alias(Columns.AUTHOR_ID),
     )
     return result, sorted(absent)
+
+
+def _declared(columns: ItemColumns) -> tuple[MetadataColumn, ...]:
+    return (*columns.title, *columns.text, *columns.categories, *columns.author)
 
 
 def _entry_lists(table: pl.DataFrame, declared: tuple[MetadataColumn, ...]) -> list[pl.Series]:

@@ -1,35 +1,39 @@
 """Everything a file source shares: declared columns, units and signals, applied to tables that a reader has opened.
 
-Reads lazily opened tables; produces :class:`~features.sources.base.RawTables`. Only the declared columns are loaded.
+Reads opened tables; produces :class:`~features.sources.base.RawTables`, the interactions as a stream of batches. Only
+the declared columns are loaded, so what stands in any other column cannot stop a run.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Final, Literal, Self
+from zoneinfo import ZoneInfo
 
 import polars as pl
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from features.sources.base import FILE, PREHISTORY, ROW, EventStream, RawTables, Source
-from features.sources.columns_map import (
-    InteractionColumns,
-    PrehistoryTable,
-    Signal,
-    check_columns,
-    id_expression,
-    number_expression,
-    timestamp_expression,
-)
-from features.sources.item_columns import ItemColumns, canonical_items
+from features.sources.base import FILE, RAW, REFUSED, ROW, EventStream, RawTables, Source
+from features.sources.columns.cells import Place
+from features.sources.columns.ids import IdType, same_id_types
+from features.sources.columns.readers import DeclaredTimes, TableReaders
+from features.sources.columns.rows import RAW_FILE, RAW_LINE, RAW_REFUSED, RAW_ROW, RowReader
+from features.sources.columns_map import InteractionColumns, PrehistoryTable, Signal, check_columns
+from features.sources.item_columns import ItemColumns, canonical_items, columns_to_read
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
-from recsys.contracts.event_times import TimestampUnit, mostly_plausible, wrong_unit
+from recsys.contracts.event_times import TimestampUnit
 from recsys.contracts.manifest import content_hashes
+from recsys.contracts.null_markers import NULL_MARKERS
+
+TableKind = Literal["interactions", "items", "users", "prehistory"]
+
+_BATCH_ROWS: Final = 250_000
+_MAX_REFUSED_SHARE: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,51 @@ class OpenedTable:
 
     frame: pl.LazyFrame
     where: str
+    is_text: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of its files."""
+        return (self.where,)
+
+    @property
+    def schema(self) -> Mapping[str, pl.DataType]:
+        """Its columns."""
+        with explain_read_errors(self.where):
+            return self.frame.collect_schema()
+
+    def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Yield the rows in the columns asked for, and where each stands."""
+        if only is not None and self.where not in only:
+            return
+        row = 0
+        with explain_read_errors(self.where):
+            for batch in self.frame.select(columns).collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
+                yield batch.with_columns(
+                    pl.lit(0, pl.Int32).alias(RAW_FILE),
+                    pl.int_range(row, row + len(batch), dtype=pl.Int64, eager=True).alias(RAW_ROW),
+                    pl.lit(None, pl.String).alias(RAW_REFUSED),
+                    pl.lit(None, pl.String).alias(RAW_LINE),
+                )
+                row += len(batch)
+
+    def collect(self, columns: Sequence[str]) -> pl.DataFrame:
+        """Return all rows in the columns asked for."""
+        return pl.concat(self.batches(columns))
 
 
 class MappedSource(Source):
-    """A source of files with a column map.
+    r"""A source of files with a column map.
 
     Attributes:
         columns: Which column plays which part.
-        timestamp_unit: Declared, never guessed; ``none`` for sources with an order only (then map ``position``).
+        types: ``integer`` or ``text`` for columns of ids. Without it ids of text files are text, and ids of Parquet
+            files keep their type; rows whose id is no integer are refused where ``integer`` is declared.
+        null_markers: Texts that stand for nothing; not given: ``NULL``, ``\N``, ``nan`` and their like.
+        timestamp_unit: Declared, never guessed: ``s``, ``ms``, ``us`` or ``ns`` for numbers, ``datetime`` for dates and
+            ISO 8601 text, ``none`` for sources with an order only (then map ``position``).
+        timestamp_format: Of texts that are not ISO 8601, such as ``%d/%m/%Y %H:%M``.
+        timestamp_zone: Zone of times that say none, such as ``Europe/Paris``; without it they are UTC.
         watch_unit: Unit of both ``watch_time`` and ``duration``.
         signals: Feedback signals in the order of the behaviour code.
         positive: Which of them make an event positive (any of); empty: every event is positive.
@@ -54,7 +95,11 @@ class MappedSource(Source):
     """
 
     columns: InteractionColumns = InteractionColumns()
+    types: Mapping[str, IdType] = {}
+    null_markers: tuple[str, ...] | None = None
     timestamp_unit: TimestampUnit
+    timestamp_format: str | None = None
+    timestamp_zone: str | None = None
     watch_unit: Literal["ms", "s"] = "ms"
     signals: tuple[Signal, ...] = ()
     positive: tuple[str, ...] = ()
@@ -62,6 +107,16 @@ class MappedSource(Source):
     item_columns: ItemColumns = ItemColumns()
     user_id_column: str = Columns.USER_ID
     user_columns: tuple[str, ...] = ()
+
+    @field_validator("timestamp_zone")
+    @classmethod
+    def _known_zone(cls, zone: str | None) -> str | None:
+        if zone is not None:
+            try:
+                ZoneInfo(zone)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"'{zone}' is no time zone; expected a name such as UTC or Europe/Paris") from error
+        return zone
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -79,10 +134,26 @@ class MappedSource(Source):
                 )
         if self.timestamp_unit == "none" and self.columns.position is None:
             raise ValueError("timestamp_unit is 'none' and no 'position' column is mapped: the events have no order")
+        for key in ("timestamp_format", "timestamp_zone"):
+            if getattr(self, key) is not None and self.timestamp_unit != "datetime":
+                raise ValueError(
+                    f"{key} is for dates, but timestamp_unit is '{self.timestamp_unit}'; declare timestamp_unit: datetime"
+                )
+        ids = self._id_columns()
+        for column in self.types:
+            if column not in ids:
+                raise ValueError(f"types names '{column}', which is no column of ids; those are {', '.join(ids)}")
         return self
 
+    def _id_columns(self) -> list[str]:
+        names = [self.columns.user_id, self.columns.item_id, self.columns.session_id, self.item_columns.item_id]
+        names.append(self.user_id_column)
+        if self.prehistory is not None:
+            names += [self.prehistory.user_id, self.prehistory.item_id]
+        return list(dict.fromkeys(name for name in names if name is not None))
+
     @abstractmethod
-    def _open(self, kind: Literal["interactions", "items", "users", "prehistory"]) -> OpenedTable | None:
+    def _open(self, kind: TableKind) -> OpenedTable | None:
         """Open one of the tables; ``None`` when the source has no such table."""
 
     @abstractmethod
@@ -98,118 +169,125 @@ class MappedSource(Source):
         return dict(zip((path.name for path in paths), content_hashes(paths), strict=True))
 
     def read(self, seed: int) -> RawTables:
-        """Read and map all tables; see :meth:`Source.read`."""
+        """Open all tables; see :meth:`Source.read`.
+
+        The notes are complete once the stream of interactions has been read to its end.
+        """
         del seed  # files are the same under every seed
         opened = self._open("interactions")
         if opened is None:
             raise DataError("the source has no interactions")
-        interactions = self._read_interactions(opened)
+        facts: list[Mapping[str, Any]] = []
         notes: dict[str, object] = {}
-        files: tuple[str, ...] = (opened.where,)
-        earlier = self._open("prehistory")
-        if earlier is not None:
-            prehistory = self._read_prehistory(earlier)
-            _same_id_types(prehistory, earlier.where, interactions, opened.where)
-            interactions = interactions.with_columns(pl.lit(1, pl.Int32).alias(FILE))
-            interactions = pl.concat([prehistory, interactions], how="diagonal")
-            files = (earlier.where, opened.where)
+        interactions = self._stream(opened, self._open("prehistory"), facts, notes)
         item_table, items = self._open("items"), None
         if item_table is not None:
-            with explain_read_errors(item_table.where):
-                raw_items = item_table.frame.collect()
-            items, absent = canonical_items(raw_items, self.item_columns, item_table.where)
-            notes["absent_item_columns"] = absent
-            _same_id_types(items, item_table.where, interactions, opened.where)
+            items, item_facts = self._read_items(item_table)
+            facts.append(item_facts)
+            same_id_types(items.schema, item_table.where, interactions.schema, opened.where)
         user_table, users = self._open("users"), None
         if user_table is not None:
-            users = self._read_users(user_table)
-            _same_id_types(users, user_table.where, interactions, opened.where)
+            users, user_facts = self._read_users(user_table)
+            facts.append(user_facts)
+            same_id_types(users.schema, user_table.where, interactions.schema, opened.where)
+        notes.update(merge_facts(facts))
         return RawTables(
-            interactions=EventStream.from_frame(interactions, *files),
+            interactions=interactions,
             items=items,
             users=users,
             signals=tuple(signal.name for signal in self.signals),
             positive=self.positive,
             has_timestamps=self.timestamp_unit != "none",
             notes=notes,
+            merge_rules={signal.name: signal.merge for signal in self.signals},
         )
 
-    def _read_interactions(self, table: OpenedTable) -> pl.DataFrame:
-        columns, where = self.columns, table.where
-        with explain_read_errors(where):
-            schema = table.frame.collect_schema()
-        needed = {role: name for role, name in columns.model_dump().items() if name is not None}
-        if self.timestamp_unit == "none":
-            needed.pop(Columns.TIMESTAMP)
-        needed |= {f"signal {signal.name}": signal.column for signal in self.signals}
-        check_columns(needed, schema.names(), where)
-        milliseconds = 1000 if self.watch_unit == "s" else 1
-        expressions = [
-            id_expression(columns.user_id, schema[columns.user_id], Columns.USER_ID, where),
-            id_expression(columns.item_id, schema[columns.item_id], Columns.ITEM_ID, where),
-        ]
-        if self.timestamp_unit != "none":
-            expressions.append(
-                timestamp_expression(columns.timestamp, schema[columns.timestamp], self.timestamp_unit, where)
-            )
-        if columns.position is not None:
-            dtype = schema[columns.position]
-            expressions.append(number_expression(columns.position, dtype, Columns.POSITION, pl.Int64(), where))
-        if columns.session_id is not None:
-            dtype = schema[columns.session_id]
-            expressions.append(id_expression(columns.session_id, dtype, Columns.SESSION_ID, where))
-        if columns.split is not None:
-            expressions.append(pl.col(columns.split).cast(pl.String).alias(Columns.SPLIT))
-        for name, canonical in ((columns.watch_time, Columns.WATCH_TIME_MS), (columns.duration, Columns.DURATION_MS)):
-            if name is not None:
-                number = number_expression(name, schema[name], canonical, pl.Float32(), where)
-                expressions.append(number * milliseconds)
-        expressions += [signal.expression(schema[signal.column]) for signal in self.signals]
-        with explain_read_errors(where):
-            frame = table.frame.select(expressions).collect()
-        if self.timestamp_unit != "none" and len(frame) and not mostly_plausible(frame[Columns.TIMESTAMP]):
-            with explain_read_errors(where):
-                median = self._median_time(table, schema[columns.timestamp])
-            raise wrong_unit(median, self.timestamp_unit, where)
-        return _numbered(frame, prehistory=False)
+    def _stream(
+        self,
+        table: OpenedTable,
+        earlier: OpenedTable | None,
+        other_facts: Sequence[Mapping[str, Any]],
+        notes: dict[str, object],
+    ) -> EventStream:
+        """Return the events of both tables; each pass has readers of its own, and writes its facts to the notes."""
+        files = (*(earlier.files if earlier is not None else ()), *table.files)
+        has_times = self.timestamp_unit != "none"
 
-    def _median_time(self, table: OpenedTable, dtype: pl.DataType) -> float | None:
-        """Return the median of the raw time column, in whatever unit it is; ``None`` for text."""
-        if not (dtype.is_numeric() or dtype.is_temporal()):
-            return None
-        column = pl.col(self.columns.timestamp).to_physical().cast(pl.Float64)
-        value: float | None = table.frame.select(column.median()).collect().item()
-        return value
+        def open_readers() -> list[tuple[OpenedTable, RowReader]]:
+            first = len(files) - len(table.files)
+            readers = self._readers(table).interactions(self.columns, self.signals, has_times=has_times)
+            tables = [(table, RowReader(readers, table.files, first_file=first))]
+            if earlier is not None and self.prehistory is not None:
+                readers = self._readers(earlier).earlier(self.prehistory)
+                tables.insert(0, (earlier, RowReader(readers, earlier.files, prehistory=True)))
+            return tables
 
-    def _read_prehistory(self, table: OpenedTable) -> pl.DataFrame:
-        declared, where = self.prehistory, table.where
-        assert declared is not None  # the caller opened the table because it is declared
-        with explain_read_errors(where):
-            schema = table.frame.collect_schema()
-        needed = {
-            Columns.USER_ID: declared.user_id,
-            Columns.ITEM_ID: declared.item_id,
-            Columns.POSITION: declared.position,
-        }
-        needed |= {f"signal {signal.name}": signal.column for signal in declared.signals}
-        check_columns(needed, schema.names(), where)
-        expressions = [
-            id_expression(declared.user_id, schema[declared.user_id], Columns.USER_ID, where),
-            id_expression(declared.item_id, schema[declared.item_id], Columns.ITEM_ID, where),
-            number_expression(declared.position, schema[declared.position], Columns.POSITION, pl.Int64(), where),
-        ]
-        expressions += [signal.expression(schema[signal.column]) for signal in declared.signals]
-        with explain_read_errors(where):
-            return _numbered(table.frame.select(expressions).collect(), prehistory=True)
+        schema = pl.Schema({})
+        for opened, reader in open_readers():
+            if earlier is not None:
+                same_id_types(schema, earlier.where, reader.schema, opened.where)
+            schema = pl.Schema(dict(reader.schema) | dict(schema))
 
-    def _read_users(self, table: OpenedTable) -> pl.DataFrame:
-        with explain_read_errors(table.where):
-            schema = table.frame.collect_schema()
+        def read(only: Collection[str] | None) -> Iterator[pl.DataFrame]:
+            facts = list(other_facts)
+            for opened, reader in open_readers():
+                absent = [
+                    pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in reader.schema
+                ]
+                for batch in opened.batches(reader.columns, only):
+                    yield reader.read(batch).with_columns(absent).select(schema.names())
+                facts.append(reader.finish())
+            notes.update(merge_facts(facts))
+
+        return EventStream(schema, files, read)
+
+    def _readers(self, table: OpenedTable) -> TableReaders:
+        return TableReaders(
+            schema=table.schema,
+            where=table.where,
+            types=self.types,
+            markers=NULL_MARKERS if self.null_markers is None else self.null_markers,
+            times=DeclaredTimes(self.timestamp_unit, self.timestamp_format, self.timestamp_zone),
+            watch_scale=1000.0 if self.watch_unit == "s" else 1.0,
+        )
+
+    def _read_items(self, table: OpenedTable) -> tuple[pl.DataFrame, dict[str, object]]:
+        columns = self.item_columns
+        raw = table.collect(columns_to_read(columns, list(table.schema), table.where))
+        reader = RowReader([self._readers(table).ids(columns.item_id, Columns.ITEM_ID)], table.files)
+        ids = reader.read(raw)
+        items, absent = canonical_items(raw, columns, table.where, ids[Columns.ITEM_ID])
+        return items, {"absent_item_columns": absent, **_refused_rows(table, ids), **reader.finish()}
+
+    def _read_users(self, table: OpenedTable) -> tuple[pl.DataFrame, dict[str, object]]:
         needed = {Columns.USER_ID: self.user_id_column} | {f"user column {name}": name for name in self.user_columns}
-        check_columns(needed, schema.names(), table.where)
-        key = id_expression(self.user_id_column, schema[self.user_id_column], Columns.USER_ID, table.where)
-        with explain_read_errors(table.where):
-            return table.frame.select(key, *(name for name in self.user_columns if name != Columns.USER_ID)).collect()
+        check_columns(needed, list(table.schema), table.where)
+        attributes = [name for name in self.user_columns if name != Columns.USER_ID]
+        raw = table.collect(list(dict.fromkeys([self.user_id_column, *attributes])))
+        reader = RowReader([self._readers(table).ids(self.user_id_column, Columns.USER_ID)], table.files)
+        ids = reader.read(raw)
+        users = raw.select(ids[Columns.USER_ID], *attributes)
+        return users, {**_refused_rows(table, ids), **reader.finish()}
+
+
+def _refused_rows(table: OpenedTable, rows: pl.DataFrame) -> dict[str, object]:
+    """Tell of the rows of a table of items or users that cannot be used.
+
+    Raises:
+        DataError: They are more than a twentieth of the table.
+    """
+    refused = rows.filter(pl.col(REFUSED).is_not_null())
+    if not len(refused):
+        return {}
+    place = Place(table.files, refused[FILE], refused[ROW])
+    counts = ", ".join(f"{reason}: {count}" for reason, count in refused[REFUSED].value_counts(sort=True).iter_rows())
+    said = (
+        f"{table.where}: {len(refused)} of {len(rows)} rows cannot be used ({counts}), the first in {place.of(0)}: "
+        f"{refused[RAW][0]}"
+    )
+    if len(refused) > _MAX_REFUSED_SHARE * len(rows):
+        raise DataError(f"{said}; at most {_MAX_REFUSED_SHARE:.0%} may be: mend the file")
+    return {"warnings": [said]}
 
 
 @contextmanager
@@ -224,14 +302,22 @@ def explain_read_errors(where: str) -> Iterator[None]:
         ) from error
 
 
-def _numbered(frame: pl.DataFrame, *, prehistory: bool) -> pl.DataFrame:
-    return frame.with_row_index(ROW).with_columns(pl.lit(0, pl.Int32).alias(FILE), pl.lit(prehistory).alias(PREHISTORY))
+def merge_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put the facts of several tables together: lists joined, mappings merged, numbers added.
 
-
-def _same_id_types(left: pl.DataFrame, left_name: str, right: pl.DataFrame, right_name: str) -> None:
-    for column in (Columns.USER_ID, Columns.ITEM_ID):
-        if column in left.columns and left.schema[column] != right.schema[column]:
-            raise DataError(
-                f"'{column}' is {left.schema[column]} in '{left_name}' and {right.schema[column]} in '{right_name}'; "
-                "the ids would never meet: convert one of the files"
+    Example:
+        >>> merge_facts([{"warnings": ["a"], "rows": {"x": 1}}, {"warnings": ["b"], "rows": {"x": 2, "y": 1}}])
+        {'warnings': ['a', 'b'], 'rows': {'x': 3, 'y': 1}}
+    """
+    merged: dict[str, Any] = {}
+    for fact in facts:
+        for name, value in fact.items():
+            before = merged.get(name)
+            merged[name] = (
+                merge_facts([before, value])
+                if isinstance(before, dict)
+                else value
+                if before is None
+                else before + value
             )
+    return merged

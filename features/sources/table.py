@@ -48,8 +48,9 @@ class TableSource(MappedSource):
             return OpenedTable(pl.scan_parquet(paths, glob=False), where)
         if {".csv", ".tsv"} & set(paths[0].suffixes):
             separator = "\t" if ".tsv" in paths[0].suffixes else self.csv_separator
-            # 10,000 rows decide the types; a later row of another type is an error that names the file, never a null
-            return OpenedTable(pl.scan_csv(paths, separator=separator, infer_schema_length=10_000, glob=False), where)
+            # what is in a file decides no type: an id is text unless declared, and a number is read where one is expected
+            scanned = pl.scan_csv(paths, separator=separator, infer_schema=False, glob=False)
+            return OpenedTable(scanned, where, is_text=True)
         raise DataError(f"'{paths[0]}' ends in neither .parquet nor .csv/.tsv; convert it or rename it")
 
     def _files(self) -> Iterator[Path]:

@@ -13,12 +13,59 @@ import polars as pl
 
 from recsys.contracts.errors import DataError
 
-TimestampUnit = Literal["s", "ms", "us", "datetime", "none"]
-MICROSECONDS: Final[Mapping[str, int]] = {"s": 1_000_000, "ms": 1_000, "us": 1}
+NumberUnit = Literal["s", "ms", "us", "ns"]
+TimestampUnit = Literal["s", "ms", "us", "ns", "datetime", "none"]
+NANOSECONDS: Final[Mapping[NumberUnit, int]] = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+"""Units of numbers, in nanoseconds."""
 
 # 1990-01-01 and 2100-01-01 as UTC microseconds: interaction logs outside are a wrong unit or a placeholder
 EARLIEST_US: Final = 631_152_000_000_000
 LATEST_US: Final = 4_102_444_800_000_000
+
+_LIMIT_US: Final = 9_000_000_000_000_000_000  # fits in Int64; values beyond are clipped and then refused as implausible
+
+
+def as_microseconds(numbers: pl.Series, unit: NumberUnit) -> pl.Series:
+    """Return times as UTC microseconds, Int64; fractions of a microsecond are rounded, nanoseconds cut off.
+
+    Numbers that are far out of range are clipped rather than allowed to wrap, so that they stay implausible.
+
+    Args:
+        numbers: Integers, or Float64 without NaN.
+        unit: What they count.
+
+    Example:
+        >>> as_microseconds(pl.Series([1_700_000_000, 2**62]), "s").to_list()
+        [1700000000000000, 9000000000000000000]
+        >>> as_microseconds(pl.Series([1.5, None]), "ms").to_list()
+        [1500, None]
+    """
+    nanoseconds = NANOSECONDS[unit]
+    if nanoseconds == 1:
+        return (
+            numbers.round().clip(-_LIMIT_US, _LIMIT_US).cast(pl.Int64) if numbers.dtype.is_float() else _int64(numbers)
+        ) // 1_000
+    scale = nanoseconds // 1_000
+    limit = _LIMIT_US // scale
+    if numbers.dtype.is_float():
+        return (numbers.clip(-limit, limit) * scale).round().cast(pl.Int64)
+    return _int64(numbers).clip(-limit, limit) * scale
+
+
+def _int64(numbers: pl.Series) -> pl.Series:
+    if numbers.dtype == pl.UInt64:
+        return numbers.clip(0, 2**63 - 1).cast(pl.Int64)
+    return numbers.cast(pl.Int64)
+
+
+def fitting_units(number: float) -> list[str]:
+    """Return the units in which a number is a time between 1990 and 2100; at most one.
+
+    Example:
+        >>> fitting_units(1.65e12), fitting_units(20230131)
+        (['ms'], [])
+    """
+    return [name for name, scale in NANOSECONDS.items() if EARLIEST_US <= number * scale / 1_000 <= LATEST_US]
 
 
 def mostly_plausible(timestamps: pl.Series) -> bool:
@@ -45,7 +92,7 @@ def wrong_unit(raw_median: float | None, unit: TimestampUnit, where: str) -> Dat
     """
     if raw_median is None:
         return DataError(f"{where}: no timestamp could be read as '{unit}'; check timestamp_unit and the column map")
-    fitting = [name for name, scale in MICROSECONDS.items() if EARLIEST_US <= raw_median * scale <= LATEST_US]
+    fitting = fitting_units(raw_median)
     advice = f"declare timestamp_unit: {fitting[0]}" if fitting else "no unit fits, check the column map"
     return DataError(
         f"{where}: timestamps in the wrong unit: as '{unit}' the median {raw_median:.0f} lies outside the years "

@@ -52,7 +52,7 @@ def test_a_wrong_unit_is_refused_and_the_right_one_named(
 ) -> None:
     simple(tmp_path, scale=scale)
     with pytest.raises(DataError, match=f"timestamps in the wrong unit.*declare timestamp_unit: {true_unit}"):
-        TableSource(path=tmp_path, timestamp_unit=declared).read(0)
+        TableSource(path=tmp_path, timestamp_unit=declared).read(0).interactions.collect()
 
 
 def test_missing_column_names_the_closest_and_all_that_exist(tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def test_truncated_parquet_and_csv_are_refused_by_name(tmp_path: Path) -> None:
     for length in (0, 3, 40, len(whole) // 2, len(whole) - 40, len(whole) - 1):
         file.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"interactions.parquet' cannot be read"):
-            source.read(0)
+            source.read(0).interactions.collect()
     csv = tmp_path / "log.csv"
     csv.write_text("user_id,item_id,timestamp\n1,2,1650000000\n1,2,3,4,5\n")
     with pytest.raises(DataError, match=r"log.csv' cannot be read"):
-        TableSource(path=csv, timestamp_unit="s").read(0)
+        TableSource(path=csv, timestamp_unit="s").read(0).interactions.collect()
 
 
 def test_missing_file_lists_what_is_there(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""What all column readers share: one raw column in, one canonical column out, and a reason for every value not understood.
+
+A reader sees its column batch by batch. It gives the canonical values of each batch and says of which rows the value is
+there and cannot be understood; those rows go to the quarantine. What has to be known of the whole column (null markers
+met, a unit that fits no row) it keeps, and tells at the end.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from recsys.contracts.errors import DataError
+from recsys.contracts.null_markers import NULL_MARKERS, null_markers
+from recsys.contracts.plain_text import SURROUNDINGS
+
+SHOWN_VALUES: Final = 5
+"""How many values a message shows."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Rows of a batch whose value cannot be understood.
+
+    Attributes:
+        reason: For the quarantine; names the column and what the value is not.
+        rows: Boolean, true where refused.
+    """
+
+    reason: str
+    rows: pl.Series
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """One canonical column of a batch.
+
+    Attributes:
+        values: In canonical type; null where the value is missing or refused.
+        refusals: In the order in which they apply.
+    """
+
+    values: pl.Series
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows of a batch come from.
+
+    Attributes:
+        files: Names of all files.
+        file, row: Of each row of the batch: place in ``files``, and place in the file from 0.
+    """
+
+    files: tuple[str, ...]
+    file: pl.Series
+    row: pl.Series
+
+    def of(self, place: int) -> str:
+        """Phrase where one row stands; records are counted from 1, a header aside."""
+        return f"'{self.files[self.file[place]]}', record {self.row[place] + 1}"
+
+
+class ColumnReader(ABC):
+    """Reads one column.
+
+    Attributes:
+        column: Its name in the file.
+        canonical: What it becomes.
+        dtype: Type of the canonical column.
+        where: The table, for messages.
+        markers: Texts that stand for nothing.
+        markers_met: How often each was met.
+        stripped: How many values had blanks around them.
+    """
+
+    def __init__(
+        self,
+        column: str,
+        canonical: str,
+        dtype: pl.DataType,
+        where: str,
+        markers: tuple[str, ...] = NULL_MARKERS,
+    ) -> None:
+        self.column = column
+        self.canonical = canonical
+        self.dtype = dtype
+        self.where = where
+        self.markers = markers
+        self.markers_met: Counter[str] = Counter()
+        self.stripped = 0
+
+    @abstractmethod
+    def read(self, raw: pl.Series, place: Place) -> Parsed:
+        """Read the next batch.
+
+        Raises:
+            DataError: The column as a whole is not what was declared.
+        """
+
+    def finish(self) -> None:
+        """Check the whole column, once all batches were read.
+
+        Raises:
+            DataError: It is not what was declared.
+        """
+        return
+
+    def warnings(self) -> list[str]:
+        """Return sentences about what a reader of the report should look at."""
+        return []
+
+    def known(self, texts: pl.Series) -> pl.Series:
+        """Strip blanks, make null markers and empty texts null, and count both."""
+        bare = texts.str.strip_chars(SURROUNDINGS)
+        nothing = null_markers(bare, self.markers).fill_null(False)
+        if nothing.any():
+            met = bare.filter(nothing).value_counts()
+            self.markers_met.update({value: count for value, count in met.iter_rows() if value})
+            bare = bare.to_frame("t").select(pl.when(~nothing).then("t")).to_series()
+        if int(bare.str.len_bytes().sum()) != int(texts.filter(~nothing).str.len_bytes().sum()):
+            self.stripped += int((bare != texts).sum())
+        return bare.alias(texts.name)
+
+    def not_(self, kind: str) -> str:
+        """Phrase why a value is refused."""
+        return f"{self.column} is not {kind}"
+
+    def unreadable(self, dtype: pl.DataType, expected: str) -> DataError:
+        """Return the error for a column of a type that cannot play this part."""
+        return DataError(f"{self.where}: column '{self.column}' (for {self.canonical}) is {dtype}, expected {expected}")
+
+
+def shown(values: pl.Series) -> str:
+    """Phrase some of the distinct values, in the order of their first rows.
+
+    Example:
+        >>> shown(pl.Series(["b", "a", "b"]))
+        "'b', 'a'"
+    """
+    distinct = values.drop_nulls().unique(maintain_order=True)
+    listed = ", ".join(repr(value) for value in distinct.head(SHOWN_VALUES))
+    return listed + (f" and {len(distinct) - SHOWN_VALUES} others" if len(distinct) > SHOWN_VALUES else "")
+
+
+def no_rows(count: int) -> pl.Series:
+    """Return a mask that is false everywhere."""
+    return pl.repeat(False, count, dtype=pl.Boolean, eager=True)

@@ -1,0 +1,134 @@
+"""Rows: all columns of a batch read, and every row with a value that was not understood refused, with what stood there.
+
+Reads batches of raw columns with :data:`~features.sources.base.FILE`, ``row``, ``refused`` and ``raw``; produces
+batches of canonical columns with the same four.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import polars as pl
+
+from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW
+from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal
+from features.sources.columns.signals import SignalReader
+from recsys.contracts.columns import Columns
+
+RAW_FILE: Final = "__file"
+RAW_ROW: Final = "__row"
+RAW_REFUSED: Final = "__refused"
+RAW_LINE: Final = "__raw"
+
+HEAD: Final = {FILE: pl.Int32(), ROW: pl.Int64(), PREHISTORY: pl.Boolean(), REFUSED: pl.String(), RAW: pl.String()}
+"""Columns of every batch beside those that are read."""
+
+_IDS: Final = (Columns.USER_ID, Columns.ITEM_ID)
+
+
+class RowReader:
+    """Reads the rows of one table.
+
+    Args:
+        readers: One per canonical column.
+        files: Names of the table's files.
+        first_file: Place of the first of them among the files of the source.
+        prehistory: Whether these are events without a time.
+    """
+
+    def __init__(
+        self, readers: Sequence[ColumnReader], files: tuple[str, ...], *, first_file: int = 0, prehistory: bool = False
+    ) -> None:
+        self.readers = readers
+        self._files = files
+        self._first_file = first_file
+        self._prehistory = prehistory
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the table that are read."""
+        return list(dict.fromkeys(reader.column for reader in self.readers))
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Columns of the batches that :meth:`read` returns."""
+        return pl.Schema(HEAD | {reader.canonical: reader.dtype for reader in self.readers})
+
+    def read(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Return a batch in canonical columns.
+
+        Raises:
+            DataError: A column as a whole is not what was declared.
+        """
+        place = Place(self._files, batch[RAW_FILE], batch[RAW_ROW])
+        parsed = [self._parsed(reader, batch[reader.column], place) for reader in self.readers]
+        refused = batch[RAW_REFUSED]
+        for refusal in (refusal for column in parsed for refusal in column.refusals):
+            new = refusal.rows & refused.is_null()
+            refused = refused.to_frame("r").select(pl.when(new).then(pl.lit(refusal.reason)).otherwise("r")).to_series()
+        raw = batch[RAW_LINE]
+        seen = refused.is_not_null() & raw.is_null()
+        if seen.any():
+            raw = raw.scatter(seen.arg_true(), as_json(batch.filter(seen).select(self.columns)))
+        head = [
+            (batch[RAW_FILE] + self._first_file).cast(pl.Int32).alias(FILE),
+            batch[RAW_ROW].cast(pl.Int64).alias(ROW),
+            pl.repeat(self._prehistory, len(batch), dtype=pl.Boolean, eager=True).alias(PREHISTORY),
+            refused.cast(pl.String).alias(REFUSED),
+            raw.cast(pl.String).alias(RAW),
+        ]
+        return pl.DataFrame([*head, *(column.values for column in parsed)])
+
+    @staticmethod
+    def _parsed(reader: ColumnReader, raw: pl.Series, place: Place) -> Parsed:
+        parsed = reader.read(raw, place)
+        if reader.canonical in _IDS and parsed.values.null_count():
+            nobody = Refusal(f"null {reader.canonical}", parsed.values.is_null())
+            return Parsed(parsed.values, (*parsed.refusals, nobody))
+        return parsed
+
+    def finish(self) -> dict[str, object]:
+        """Check the columns as a whole and return what was met, for the data report.
+
+        Returns:
+            ``null_markers`` and ``blanks_stripped`` by column, ``signal_rows`` (true, false and not known of each
+            signal), ``warnings`` as sentences; only what there is.
+
+        Raises:
+            DataError: A column is not what was declared.
+        """
+        for reader in self.readers:
+            reader.finish()
+        markers = {
+            reader.column: dict(reader.markers_met.most_common()) for reader in self.readers if reader.markers_met
+        }
+        stripped = {reader.column: reader.stripped for reader in self.readers if reader.stripped}
+        signals = {reader.canonical: reader.counts for reader in self.readers if isinstance(reader, SignalReader)}
+        facts: dict[str, object] = {
+            "null_markers": markers,
+            "blanks_stripped": stripped,
+            "signal_rows": signals,
+            "warnings": [warning for reader in self.readers for warning in reader.warnings()],
+        }
+        return {name: fact for name, fact in facts.items() if fact}
+
+
+def as_json(rows: pl.DataFrame) -> pl.Series:
+    """Return each row as a JSON object, as it stood in the file.
+
+    Example:
+        >>> as_json(pl.DataFrame({"user_id": ["NULL"], "rating": [4]})).to_list()
+        ['{"user_id":"NULL","rating":4}']
+    """
+    if all(dtype.is_numeric() or dtype in (pl.String, pl.Boolean) for dtype in rows.schema.values()):
+        return rows.select(pl.struct(pl.all()).struct.json_encode()).to_series()
+    written = [
+        json.dumps(row, default=_text, ensure_ascii=False, separators=(",", ":")) for row in rows.iter_rows(named=True)
+    ]
+    return pl.Series(written, dtype=pl.String)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
