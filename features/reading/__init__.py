@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from features.reading.files import DataFiles, find_files, fingerprint, natural_key
+from features.reading.open_files import open_files
 from features.reading.opened import FILE, RAW, REFUSED, ROW, OpenedTable
 from features.reading.parquet import open_parquet
 from features.reading.text import open_text
@@ -19,6 +20,7 @@ __all__ = [
     "find_files",
     "fingerprint",
     "natural_key",
+    "open_files",
     "open_parquet",
     "open_text",
 ]

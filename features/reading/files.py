@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -148,31 +147,22 @@ def hive_keys(relative: str) -> dict[str, str | None]:
     return {unquote(key): None if value == _HIVE_NULL else unquote(value) for key, _, value in pairs}
 
 
-def fingerprint(tables: Iterable[DataFiles]) -> dict[str, str]:
-    """Return what the content of all tables depends on: path relative to the source's folder -> size and sha256.
+def fingerprint(paths: Iterable[Path], root: Path) -> dict[str, str]:
+    """Return what the content of a source depends on: path relative to its folder -> sha256.
 
     A file that is rewritten (even with the same size and time), added, removed or renamed changes it.
-    """
-    result: dict[str, str] = {}
-    for table in tables:
-        result |= sha_by_relative_path(table.paths, table.root)
-    return result
-
-
-def sha_by_relative_path(paths: Sequence[Path], root: Path) -> dict[str, str]:
-    """Return relative path -> ``size:sha256`` of each file.
 
     Raises:
-        DataError: A file cannot be read.
+        DataError: A file is missing or cannot be read.
     """
-    from features.reading.errors import explain_file_errors
-
-    result = {}
-    with suppress(OSError):
-        content_hashes(
-            paths
-        )  # several at a time; they are known then, and what cannot be read is met again by its name
-    for path in paths:
-        with explain_file_errors(path):
-            result[relative_name(path, root)] = f"{path.stat().st_size}:{content_hashes([path])[0]}"
-    return result
+    found = list(dict.fromkeys(paths))
+    for path in found:
+        if not path.is_file():
+            raise missing_file(path, "the source")
+    try:
+        hashes = content_hashes(found)
+    except OSError as error:
+        raise DataError(
+            f"'{error.filename}' cannot be read: {error.strerror}; allow reading, or leave it out"
+        ) from error
+    return dict(zip((relative_name(path, root) for path in found), hashes, strict=True))

@@ -42,11 +42,7 @@ def open_parquet(paths: Sequence[Path], root: Path, where: str | None = None) ->
 
 
 class ParquetTable(OpenedTable):
-    """See :func:`open_parquet`.
-
-    Attributes:
-        float32: Columns that a file holds as 32-bit floats, too coarse for times even when another file has 64 bits.
-    """
+    """See :func:`open_parquet`."""
 
     is_text = False
 

@@ -23,11 +23,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from features.reading.errors import explain_file_errors
 from features.sources.base import PREHISTORY, ROW, EventStream, RawTables, Source
 from features.sources.columns.ids import id_expression
 from features.sources.columns_map import check_columns
 from features.sources.item_columns import ItemColumns, canonical_items
-from features.sources.mapped import explain_read_errors
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.errors import DataError
@@ -109,7 +109,7 @@ class HistoryRowsSource(Source):
         items, absent = None, list[str]()
         if self.items is not None:
             path = self.path / self.items
-            with explain_read_errors(str(path)):
+            with explain_file_errors(path):
                 table = _scan(path).collect()
             items, absent = canonical_items(table, self.item_columns, str(path))
             if items.schema[Columns.ITEM_ID] != events.schema[Columns.ITEM_ID]:
@@ -141,7 +141,7 @@ class HistoryRowsSource(Source):
     def _read_rows(self, path: Path, declared: HistoryRowsFile) -> pl.DataFrame:
         where = str(path)
         frame = _scan(path)
-        with explain_read_errors(where):
+        with explain_file_errors(path):
             schema = frame.collect_schema()
         needed = {Columns.USER_ID: declared.user_id, _HISTORY: self.history, Columns.ITEM_ID: self.item_id}
         if declared.only is not None:
@@ -160,7 +160,7 @@ class HistoryRowsSource(Source):
         elif not isinstance(history_type, pl.List):
             raise DataError(f"{where}: column '{self.history}' is {history_type}, expected lists of item ids")
         split = pl.lit(SPLIT_NAMES.index(declared.split), pl.Int8).alias(_SPLIT_CODE)
-        with explain_read_errors(where):
+        with explain_file_errors(path):
             return frame.select(user, history.cast(pl.List(item_type)).alias(_HISTORY), item, split).collect()
 
 

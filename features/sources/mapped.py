@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
@@ -17,72 +15,33 @@ from zoneinfo import ZoneInfo
 import polars as pl
 from pydantic import field_validator, model_validator
 
+from features.reading import OpenedTable, fingerprint
 from features.sources.base import FILE, RAW, REFUSED, ROW, EventStream, RawTables, Source
 from features.sources.columns.cells import Place
 from features.sources.columns.ids import IdType, same_id_types
 from features.sources.columns.readers import DeclaredTimes, TableReaders
-from features.sources.columns.rows import RAW_FILE, RAW_LINE, RAW_REFUSED, RAW_ROW, RowReader
+from features.sources.columns.rows import RowReader
 from features.sources.columns_map import InteractionColumns, PrehistoryTable, Signal, check_columns
 from features.sources.item_columns import ItemColumns, canonical_items, columns_to_read
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import TimestampUnit
-from recsys.contracts.manifest import content_hashes
 from recsys.contracts.null_markers import NULL_MARKERS
 
 TableKind = Literal["interactions", "items", "users", "prehistory"]
 
-_BATCH_ROWS: Final = 250_000
 _MAX_REFUSED_SHARE: Final = 0.05
-
-
-@dataclass(frozen=True)
-class OpenedTable:
-    """A table that can be read, and the name under which messages speak of it."""
-
-    frame: pl.LazyFrame
-    where: str
-    is_text: bool = False
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Names of its files."""
-        return (self.where,)
-
-    @property
-    def schema(self) -> Mapping[str, pl.DataType]:
-        """Its columns."""
-        with explain_read_errors(self.where):
-            return self.frame.collect_schema()
-
-    def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
-        """Yield the rows in the columns asked for, and where each stands."""
-        if only is not None and self.where not in only:
-            return
-        row = 0
-        with explain_read_errors(self.where):
-            for batch in self.frame.select(columns).collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
-                yield batch.with_columns(
-                    pl.lit(0, pl.Int32).alias(RAW_FILE),
-                    pl.int_range(row, row + len(batch), dtype=pl.Int64, eager=True).alias(RAW_ROW),
-                    pl.lit(None, pl.String).alias(RAW_REFUSED),
-                    pl.lit(None, pl.String).alias(RAW_LINE),
-                )
-                row += len(batch)
-
-    def collect(self, columns: Sequence[str]) -> pl.DataFrame:
-        """Return all rows in the columns asked for."""
-        return pl.concat(self.batches(columns))
 
 
 class MappedSource(Source):
     r"""A source of files with a column map.
 
     Attributes:
+        path: A folder, or a file in it.
         columns: Which column plays which part.
         types: ``integer`` or ``text`` for columns of ids. Without it ids of text files are text, and ids of Parquet
             files keep their type; rows whose id is no integer are refused where ``integer`` is declared.
-        null_markers: Texts that stand for nothing; not given: ``NULL``, ``\N``, ``nan`` and their like.
+        null_values: Texts that stand for nothing; not given: ``NULL``, ``\N``, ``nan`` and their like.
         timestamp_unit: Declared, never guessed: ``s``, ``ms``, ``us`` or ``ns`` for numbers, ``datetime`` for dates and
             ISO 8601 text, ``none`` for sources with an order only (then map ``position``).
         timestamp_format: Of texts that are not ISO 8601, such as ``%d/%m/%Y %H:%M``.
@@ -94,9 +53,10 @@ class MappedSource(Source):
         user_columns: Attributes to carry into ``users.parquet``.
     """
 
+    path: Path
     columns: InteractionColumns = InteractionColumns()
     types: Mapping[str, IdType] = {}
-    null_markers: tuple[str, ...] | None = None
+    null_values: tuple[str, ...] | None = None
     timestamp_unit: TimestampUnit
     timestamp_format: str | None = None
     timestamp_zone: str | None = None
@@ -160,13 +120,13 @@ class MappedSource(Source):
     def _files(self) -> Iterable[Path]:
         """Yield all raw files."""
 
+    def _root(self) -> Path:
+        """Folder that relative paths start from."""
+        return self.path if self.path.is_dir() else self.path.parent
+
     def fingerprint(self) -> dict[str, str]:
-        """Return file name -> sha256; the bytes decide, not the time of modification."""
-        paths = list(self._files())
-        for path in paths:
-            if not path.is_file():
-                raise DataError(f"'{path}' does not exist; set source.path")
-        return dict(zip((path.name for path in paths), content_hashes(paths), strict=True))
+        """Return path relative to the source's folder -> sha256; the bytes decide, not the time of modification."""
+        return fingerprint(self._files(), self._root())
 
     def read(self, seed: int) -> RawTables:
         """Open all tables; see :meth:`Source.read`.
@@ -236,17 +196,17 @@ class MappedSource(Source):
                 ]
                 for batch in opened.batches(reader.columns, only):
                     yield reader.read(batch).with_columns(absent).select(schema.names())
-                facts.append(reader.finish())
+                facts += [reader.finish(), opened.notes]
             notes.update(merge_facts(facts))
 
         return EventStream(schema, files, read)
 
     def _readers(self, table: OpenedTable) -> TableReaders:
         return TableReaders(
-            schema=table.schema,
+            schema={**table.schema, **dict.fromkeys(table.float32, pl.Float32())},
             where=table.where,
             types=self.types,
-            markers=NULL_MARKERS if self.null_markers is None else self.null_markers,
+            markers=NULL_MARKERS if self.null_values is None else self.null_values,
             times=DeclaredTimes(self.timestamp_unit, self.timestamp_format, self.timestamp_zone),
             watch_scale=1000.0 if self.watch_unit == "s" else 1.0,
         )
@@ -257,7 +217,7 @@ class MappedSource(Source):
         reader = RowReader([self._readers(table).ids(columns.item_id, Columns.ITEM_ID)], table.files)
         ids = reader.read(raw)
         items, absent = canonical_items(raw, columns, table.where, ids[Columns.ITEM_ID])
-        return items, {"absent_item_columns": absent, **_refused_rows(table, ids), **reader.finish()}
+        return items, {"absent_item_columns": absent, **_refused_rows(table, ids), **reader.finish(), **table.notes}
 
     def _read_users(self, table: OpenedTable) -> tuple[pl.DataFrame, dict[str, object]]:
         needed = {Columns.USER_ID: self.user_id_column} | {f"user column {name}": name for name in self.user_columns}
@@ -267,7 +227,7 @@ class MappedSource(Source):
         reader = RowReader([self._readers(table).ids(self.user_id_column, Columns.USER_ID)], table.files)
         ids = reader.read(raw)
         users = raw.select(ids[Columns.USER_ID], *attributes)
-        return users, {**_refused_rows(table, ids), **reader.finish()}
+        return users, {**_refused_rows(table, ids), **reader.finish(), **table.notes}
 
 
 def _refused_rows(table: OpenedTable, rows: pl.DataFrame) -> dict[str, object]:
@@ -288,18 +248,6 @@ def _refused_rows(table: OpenedTable, rows: pl.DataFrame) -> dict[str, object]:
     if len(refused) > _MAX_REFUSED_SHARE * len(rows):
         raise DataError(f"{said}; at most {_MAX_REFUSED_SHARE:.0%} may be: mend the file")
     return {"warnings": [said]}
-
-
-@contextmanager
-def explain_read_errors(where: str) -> Iterator[None]:
-    """Turn a truncated, unreadable or malformed file into a :class:`DataError` that names it."""
-    try:
-        yield
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"'{where}' cannot be read: {reason}; the file is truncated, damaged or of another format: fetch it again"
-        ) from error
 
 
 def merge_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

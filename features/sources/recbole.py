@@ -1,6 +1,7 @@
 """RecBole atomic files: tab-separated ``.inter``, ``.item`` and ``.user`` whose header declares types as ``name:type``.
 
-Reads a folder; produces ``RawTables`` through the same column map as the table source.
+Reads a folder; produces ``RawTables`` through the same column map as the table source. The declared types say what a
+sequence is; every other value is read like one of any text file: ids as they are written, numbers where they are expected.
 
 Source: RecBole documentation, "Atomic files": types ``token``, ``token_seq``, ``float``, ``float_seq``; sequences are
 separated by spaces.
@@ -8,13 +9,14 @@ separated by spaces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import polars as pl
 
-from features.sources.mapped import MappedSource, OpenedTable, explain_read_errors
+from features.reading import DataFiles, OpenedTable, TextFormat, find_files, open_text
+from features.sources.mapped import MappedSource, TableKind
 from recsys.contracts.errors import DataError
 
 _SUFFIX: Final = {"interactions": "inter", "items": "item", "users": "user"}
@@ -27,6 +29,7 @@ class RecBoleSource(MappedSource):
     Attributes:
         path: The folder.
         name: Stem of the files; the folder's name when not given, as RecBole has it.
+        encoding: Of the files.
         kind: Names this form of source.
         user_id_column: Id column of the table of users.
     """
@@ -34,50 +37,82 @@ class RecBoleSource(MappedSource):
     kind: Literal["recbole"] = "recbole"
     path: Path
     name: str | None = None
+    encoding: str = "utf-8"
 
-    def _open(self, kind: Literal["interactions", "items", "users", "prehistory"]) -> OpenedTable | None:
-        path = self._path(kind)
-        if path is None:
+    def _open(self, kind: TableKind) -> OpenedTable | None:
+        files = self._table_files(kind)
+        if files is None:
             return None
-        where = str(path)
-        with explain_read_errors(where):
-            scanned = pl.scan_csv(path, separator="\t", infer_schema=False, quote_char=None)
-            header = scanned.collect_schema().names()
-        return OpenedTable(scanned.select(_typed(column, where) for column in header), where)
+        text = TextFormat(separator="\t", quote=None, encoding=self.encoding)
+        return AtomicTable(open_text(files.paths, files.root, text, files.where))
 
     def _files(self) -> Iterator[Path]:
-        for kind in ("interactions", "items", "users", "prehistory"):
-            path = self._path(kind)
-            if path is not None:
-                yield path
+        for kind in get_args(TableKind):
+            files = self._table_files(kind)
+            yield from () if files is None else files.paths
 
-    def _path(self, kind: str) -> Path | None:
-        stem = self.name if self.name is not None else self.path.resolve().name
+    def _table_files(self, kind: TableKind) -> DataFiles | None:
         if kind == "prehistory":
-            return None if self.prehistory is None else self.path / self.prehistory.file
+            return None if self.prehistory is None else find_files(self.path, self.prehistory.file, "source.prehistory")
+        stem = self.name if self.name is not None else self.path.resolve().name
         path = self.path / f"{stem}.{_SUFFIX[kind]}"
         if path.is_file():
-            return path
+            return DataFiles((path,), self.path, str(path))
         if kind == "interactions":
             there = sorted(p.name for p in self.path.glob("*.inter")) if self.path.is_dir() else []
             raise DataError(
-                f"'{path}' does not exist; .inter files there: {', '.join(there) or 'none'}; set source.name"
+                f"'{path}' does not exist (looked in '{self.path.resolve()}'); .inter files there: "
+                f"{', '.join(there) or 'none'}; set source.path and source.name"
             )
         return None
 
 
-def _typed(column: str, where: str) -> pl.Expr:
-    """Turn the text column ``name:type`` into a typed column ``name``; an empty field is null."""
-    name, separator, kind = column.rpartition(":")
-    if not separator or kind not in _TYPES:
-        raise DataError(
-            f"'{where}': header '{column}' is not 'name:type' with a type of {', '.join(_TYPES)}; is it an atomic file?"
+class AtomicTable(OpenedTable):
+    """An atomic file: the columns of a text table under their bare names, sequences as lists.
+
+    A column whose header is not ``name:type`` is refused when the recipe names it, and no other.
+    """
+
+    is_text = True
+
+    def __init__(self, text: OpenedTable) -> None:
+        self._text = text
+        self._written: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}
+        for written in text.schema:
+            name, _, kind = written.rpartition(":")
+            name = name if kind in _TYPES and name else written
+            if name in self._written:
+                raise DataError(f"'{text.where}': '{self._written[name]}' and '{written}' name one column; rename one")
+            self._written[name], self._kinds[name] = written, kind if name != written else ""
+        if not any(self._kinds.values()):
+            raise self._no_type(next(iter(self._kinds), ""))
+        schema: dict[str, pl.DataType] = {name: pl.String() for name in self._kinds}
+        schema |= {name: pl.List(pl.String()) for name, kind in self._kinds.items() if kind.endswith("_seq")}
+        super().__init__(text.where, text.files, schema)
+
+    def _no_type(self, name: str) -> DataError:
+        return DataError(
+            f"'{self._text.where}': header '{name}' is not 'name:type' with a type of {', '.join(_TYPES)}; is it an atomic "
+            "file?"
         )
-    text = pl.when(pl.col(column) != "").then(pl.col(column))
-    if kind == "float":
-        return text.cast(pl.Float64).alias(name)
-    if kind == "token_seq":
-        return text.str.split(" ").alias(name)
-    if kind == "float_seq":
-        return text.str.split(" ").cast(pl.List(pl.Float64)).alias(name)
-    return text.alias(name)
+
+    @property
+    def notes(self) -> dict[str, object]:
+        """See :attr:`OpenedTable.notes`."""
+        return self._text.notes
+
+    def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
+        """See :meth:`OpenedTable.batches`."""
+        self.check_asked(columns)
+        for name in columns:
+            if not self._kinds[name]:
+                raise self._no_type(name)
+        written = [self._written[name] for name in columns]
+        values = [self._values(name) for name in columns]
+        for batch in self._text.batches(written, only):
+            yield batch.select(*values, pl.exclude(written))
+
+    def _values(self, name: str) -> pl.Expr:
+        text = pl.col(self._written[name])
+        return (text.str.split(" ") if self._kinds[name].endswith("_seq") else text).alias(name)

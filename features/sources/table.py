@@ -1,29 +1,35 @@
-"""Parquet or CSV tables with a column map: the main source.
+"""Text or Parquet tables with a column map: the main source.
 
 Reads a folder (or one file) of interactions, and optionally items, users and a prehistory; produces ``RawTables``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self, get_args
 
-import polars as pl
+from pydantic import model_validator
 
-from features.sources.mapped import MappedSource, OpenedTable
-from recsys.contracts.errors import DataError
+from features.reading import DataFiles, OpenedTable, TextFormat, find_files, open_files
+from features.sources.mapped import MappedSource, TableKind
 
 
 class TableSource(MappedSource):
-    """Interactions in Parquet or CSV.
+    """Interactions in Parquet, CSV, TSV or any other separated text.
+
+    The columns of a table are found by name in each of its files; ``key=value`` folders are columns of text.
 
     Attributes:
         path: A folder that holds the files below, or the interactions file itself.
-        interactions: File name or pattern (``part-*.parquet``) inside ``path``.
-        items: File name inside ``path``, or ``None``.
-        users: File name inside ``path``, or ``None``.
-        csv_separator: For files that end in ``.csv``, ``.tsv``, ``.csv.gz``.
+        interactions: File, folder or pattern (``day=*/part-*.parquet``, ``**/*.csv``) inside ``path``. Files are read in
+            natural order of their relative paths: ``part-2`` before ``part-10``.
+        items: The same for the items, or ``None``.
+        users: The same for the users, or ``None``.
+        separator: Of text files, of any length; without it a tab for ``.tsv`` and a comma for all others.
+        quote: Around fields of text files that hold separators or line ends; ``null``: quotes are plain text.
+        encoding: Of text files: ``utf-8``, ``latin-1``, ``cp1252``, ``utf-16`` …
+        header: Names of the columns of interactions, for text files whose first line is data already.
         kind: Names this form of source.
         user_id_column: Id column of the table of users.
 
@@ -32,52 +38,51 @@ class TableSource(MappedSource):
         'user_id'
     """
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {"csv_separator": "separator"}
+
     kind: Literal["table"] = "table"
     path: Path
     interactions: str = "interactions.parquet"
     items: str | None = None
     users: str | None = None
-    csv_separator: str = ","
+    separator: str | None = None
+    quote: str | None = '"'
+    encoding: str = "utf-8"
+    header: tuple[str, ...] = ()
 
-    def _open(self, kind: Literal["interactions", "items", "users", "prehistory"]) -> OpenedTable | None:
-        paths = self._paths(kind)
-        if not paths:
-            return None
-        where = str(paths[0]) if len(paths) == 1 else str(self.path / self.interactions)
-        if paths[0].suffix == ".parquet":
-            return OpenedTable(pl.scan_parquet(paths, glob=False), where)
-        if {".csv", ".tsv"} & set(paths[0].suffixes):
-            separator = "\t" if ".tsv" in paths[0].suffixes else self.csv_separator
-            # what is in a file decides no type: an id is text unless declared, and a number is read where one is expected
-            scanned = pl.scan_csv(paths, separator=separator, infer_schema=False, glob=False)
-            return OpenedTable(scanned, where, is_text=True)
-        raise DataError(f"'{paths[0]}' ends in neither .parquet nor .csv/.tsv; convert it or rename it")
+    @model_validator(mode="after")
+    def _text_format(self) -> Self:
+        self._text("interactions", "log.csv")  # refuses what is no text format
+        return self
+
+    def _text(self, kind: TableKind, name: str) -> TextFormat:
+        tabs = Path(name.lower().removesuffix(".gz")).suffix == ".tsv"
+        default = "\t" if tabs else ","
+        return TextFormat(
+            separator=default if self.separator is None else self.separator,
+            quote=self.quote,
+            encoding=self.encoding,
+            header=self.header if kind == "interactions" else (),
+        )
+
+    def _open(self, kind: TableKind) -> OpenedTable | None:
+        files = self._table_files(kind)
+        return None if files is None else open_files(files, self._text(kind, files.paths[0].name))
 
     def _files(self) -> Iterator[Path]:
-        for kind in ("interactions", "items", "users", "prehistory"):
-            yield from self._paths(kind)
+        for kind in get_args(TableKind):
+            files = self._table_files(kind)
+            yield from () if files is None else files.paths
 
-    def _paths(self, kind: str) -> list[Path]:
+    def _table_files(self, kind: TableKind) -> DataFiles | None:
         if kind == "interactions" and not self.path.is_dir():
-            paths = [self.path]
-        else:
-            name = {
-                "interactions": self.interactions,
-                "items": self.items,
-                "users": self.users,
-                "prehistory": self.prehistory.file if self.prehistory is not None else None,
-            }[kind]
-            if name is None:
-                return []
-            folder = self.path if self.path.is_dir() else self.path.parent
-            paths = sorted(folder.glob(name)) if "*" in name else [folder / name]
-            if not paths:
-                raise DataError(f"no file matches '{folder / name}'; set source.path and source.{kind}")
-        for path in paths:
-            if not path.is_file():
-                inside = sorted(p.name for p in path.parent.glob("*") if p.is_file()) if path.parent.is_dir() else []
-                raise DataError(
-                    f"'{path}' does not exist (for {kind}); files there: {', '.join(inside[:20]) or 'none'}; "
-                    f"set source.path or source.{kind}"
-                )
-        return paths
+            return find_files(self.path.parent, self.path.name, "source.path")
+        name = {
+            "interactions": self.interactions,
+            "items": self.items,
+            "users": self.users,
+            "prehistory": self.prehistory.file if self.prehistory is not None else None,
+        }[kind]
+        if name is None:
+            return None
+        return find_files(self._root(), name, f"source.{kind}")

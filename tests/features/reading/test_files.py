@@ -75,9 +75,8 @@ def test_every_change_of_a_file_is_noticed(tmp_path: Path, change) -> None:
     make(tmp_path, "day=1/part-0.csv", "day=2/part-0.csv", "items/part-0.csv")
 
     def current() -> dict[str, str]:
-        return fingerprint(
-            find_files(tmp_path, pattern, "source.interactions") for pattern in ("day=*/part-*.csv", "items/part-0.csv")
-        )
+        tables = [find_files(tmp_path, pattern, "k") for pattern in ("day=*/part-*.csv", "items/part-0.csv")]
+        return fingerprint([path for table in tables for path in table.paths], tmp_path)
 
     before = current()
     assert list(before) == ["day=1/part-0.csv", "day=2/part-0.csv", "items/part-0.csv"]
