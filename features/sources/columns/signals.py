@@ -111,7 +111,8 @@ class SignalReader(ColumnReader):
             numbers = numbers.cast(pl.Float32)
         if signal.values:
             if raw.dtype.is_integer():  # beyond 2^53 a float would equal its neighbours
-                truth = raw.is_in([value for value in signal.values if float(value).is_integer()])
+                whole = [int(value) for value in signal.values if float(value).is_integer()]
+                truth = raw.is_in(pl.Series(whole, dtype=pl.Int128).cast(raw.dtype, strict=False).drop_nulls())
             else:
                 truth = numbers.is_in(pl.Series([float(value) for value in signal.values], dtype=numbers.dtype))
         else:

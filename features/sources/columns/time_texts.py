@@ -17,7 +17,7 @@ from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal,
 from features.sources.columns.times import LocalTimes
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
-from recsys.contracts.event_times import fitting_units
+from recsys.contracts.event_times import EARLIEST_US, LATEST_US, fitting_units
 from recsys.contracts.null_markers import NULL_MARKERS
 
 _ISO: Final = (
@@ -182,15 +182,21 @@ def iso_times(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
 
 
 def fitting_formats(texts: pl.Series) -> list[str]:
-    """Return the usual formats that read all of some texts.
+    """Return the usual formats that read all of some texts as times between 1990 and 2100, one of each meaning.
 
     Example:
         >>> fitting_formats(pl.Series(["01/02/2023", "03/02/2023"])), fitting_formats(pl.Series(["31/01/2023 10:00"]))
         (['%d/%m/%Y', '%m/%d/%Y'], ['%d/%m/%Y %H:%M'])
     """
-    formats = [date + clock for date, clock in product(_DATES, _CLOCKS)] + list(_WHOLE)
+    meanings: dict[tuple[int, ...], str] = {}
     first = texts.head(1)
-    return [form for form in formats if not _parse(first, form).null_count() and not _parse(texts, form).null_count()]
+    for form in [date + clock for date, clock in product(_DATES, _CLOCKS)] + list(_WHOLE):
+        if _parse(first, form).null_count():
+            continue
+        times = _parse(texts, form).dt.epoch("us")
+        if bool(times.is_between(EARLIEST_US, LATEST_US).fill_null(False).all()):
+            meanings.setdefault(tuple(times), form)
+    return list(meanings.values())
 
 
 def _unread(reader: TextTimes, texts: pl.Series, form: str | None) -> DataError:

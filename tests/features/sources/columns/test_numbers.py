@@ -1,0 +1,88 @@
+"""Numbers: watch times, positions and what orders ties."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import polars as pl
+import pytest
+
+from features.sources.columns.cells import ColumnReader, Parsed, Place
+from features.sources.columns.numbers import NumberReader
+from features.sources.columns.tie_breaks import TieBreakReader
+from recsys.contracts.errors import DataError
+
+
+def parse(reader: ColumnReader, raw: pl.Series) -> Parsed:
+    place = Place(("log",), pl.zeros(len(raw), dtype=pl.Int32, eager=True), pl.int_range(len(raw), eager=True))
+    return reader.read(raw, place)
+
+
+def read(values: list | pl.Series, dtype: pl.DataType | None = None, scale: float = 1.0) -> Parsed:
+    raw = pl.Series("seconds", values)
+    return parse(NumberReader("seconds", "watch_time_ms", dtype or pl.Float32(), raw.dtype, "log", scale=scale), raw)
+
+
+def test_seconds_become_milliseconds() -> None:
+    """1.5 s are 1500 ms; NaN and a null marker are not known."""
+    for values in ([1.5, float("nan")], ["1.5", "nan"], ["1.5", "NULL"], [" 1.5", ""]):
+        parsed = read(values, scale=1000.0)
+        assert parsed.values.to_list() == [1500.0, None]
+        assert not parsed.refusals
+
+
+@pytest.mark.parametrize("value", ["1,5", "1.000,5", "12:30", "5s", "$5", "five"])
+def test_what_is_no_number_refuses_its_row(value: str) -> None:
+    parsed = read(["1", value])
+    assert parsed.values.to_list() == [1.0, None]
+    assert [(one.reason, one.rows.to_list()) for one in parsed.refusals] == [("seconds is not a number", [False, True])]
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), 1e39])
+def test_what_a_column_cannot_hold_refuses_its_row(value: float) -> None:
+    """Float32 ends at 3.4e38."""
+    for values in ([1.0, value], ["1", str(value)]):
+        parsed = read(values)
+        assert parsed.values.to_list() == [1.0, None]
+        assert [refusal.reason for refusal in parsed.refusals] == ["seconds is infinite or too large"]
+
+
+def test_positions_are_whole_and_large_ones_are_refused() -> None:
+    assert read(["1", "2.0", "3.4"], pl.Int64()).values.to_list() == [1, 2, 3]
+    parsed = read(pl.Series([1, 2**63], dtype=pl.UInt64), pl.Int64())
+    assert parsed.values.to_list() == [1, None]
+    assert [refusal.reason for refusal in parsed.refusals] == ["seconds is infinite or too large"]
+
+
+@pytest.mark.parametrize("values", [[[1.0]], [True], [datetime(2023, 1, 1)], [b"1"], [{"a": 1}]])
+def test_other_types_are_refused_by_name(values: list) -> None:
+    with pytest.raises(DataError, match=r"column 'seconds' \(for watch_time_ms\) is .*expected a number"):
+        read(values)
+
+
+@pytest.mark.parametrize(
+    "ascending",
+    [
+        [1, 2, 10],
+        ["1", "2", "10"],
+        [-1.5, -0.5, 0.0, 0.5, 1e300],
+        ["-2", "-1e-3", "3.5", "1e10"],
+        [datetime(2023, 1, 1), datetime(2023, 1, 1, 0, 0, 0, 1)],
+        pl.Series([1, 2**63, 2**64 - 1], dtype=pl.UInt64),
+    ],
+)
+def test_ties_are_broken_in_the_order_of_the_column(ascending: list | pl.Series) -> None:
+    raw = pl.Series("seq", ascending)
+    values = parse(TieBreakReader("seq", raw.dtype, "log"), raw).values
+    assert values.dtype == pl.Int64
+    assert values.to_list() == sorted(set(values.to_list()))
+
+
+def test_a_tie_break_that_is_no_number_is_refused() -> None:
+    raw = pl.Series("seq", ["1", "x", None])
+    parsed = parse(TieBreakReader("seq", raw.dtype, "log"), raw)
+    assert [(one.reason, one.rows.to_list()) for one in parsed.refusals] == [
+        ("seq is not a number", [False, True, False])
+    ]
+    with pytest.raises(DataError, match="column 'seq'"):
+        TieBreakReader("seq", pl.List(pl.Int64()), "log")
