@@ -27,7 +27,7 @@ from features.log.signal_bits import behaviour_bytes
 from features.sessions import SessionConfig, SessionRule, session_index, session_rule, session_table
 from features.sources.base import RawTables, Source
 from features.splits import SplitConfig, check_not_empty, split_events
-from features.tables import LabelledEvents, items_table, users_table, write_events
+from features.tables import LabelledEvents, items_table, users_table, write_events, write_large_table
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import (
@@ -151,8 +151,9 @@ def prepare_from_log(raw: RawTables, read: ReadLog, config: FeaturesConfig, out_
     write_events(out_dir / "events.parquet", data.events)
     items_table(data.events, data.items).write_parquet(out_dir / "items.parquet")
     data.users.write_parquet(out_dir / "users.parquet")
-    session_table(data.events.log, data.events.split, data.events.session).write_parquet(out_dir / "sessions.parquet")
-    data.targets.write_parquet(out_dir / "targets.parquet")
+    sessions = session_table(data.events.log, data.events.split, data.events.session)
+    write_large_table(out_dir / "sessions.parquet", sessions)
+    write_large_table(out_dir / "targets.parquet", data.targets)
     data.quarantine.write_parquet(out_dir / "quarantine.parquet")
     data.merged.write_parquet(out_dir / "merged.parquet")
     write_history_arrays(out_dir / "history", data.history)

@@ -6,7 +6,7 @@ Reads the event log, split and sessions; produces :class:`~recsys.contracts.data
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from recsys.contracts.event_features import gap_buckets, watch_buckets
 
 Task = Literal["next_item", "session"]
 EvalRows = Literal["per_user", "per_event"]
+_SLICE_ROWS: Final = 1 << 18
 
 
 def event_watch_ratio(log: EventLog) -> npt.NDArray[np.float32]:
@@ -48,22 +49,29 @@ def build_histories(
     rows = np.flatnonzero(log.positive)
     user, timestamp = log.user[rows], log.timestamp[rows]
     num_users = len(log.user_ids)
-    gap = np.full(len(rows), -1, np.int64)
-    both_timed = (user[1:] == user[:-1]) & (timestamp[1:] >= 0) & (timestamp[:-1] >= 0)
-    gap[1:] = np.where(both_timed, timestamp[1:] - timestamp[:-1], -1)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))]).astype(np.int64)
     in_split = [np.bincount(user[split[rows] == code], minlength=num_users) for code in (TRAIN, VALID)]
     train_end = offsets[:-1] + in_split[0]
     return HistoryArrays(
         item=log.item[rows],
         behaviour=behaviour[rows],
-        gap=gap_buckets(gap),
+        gap=_gaps(user, timestamp),
         watch=watch_buckets(watch_ratio[rows]),
         timestamp=timestamp,
         offsets=offsets,
         train_end=train_end,
         valid_end=train_end + in_split[1],
     )
+
+
+def _gaps(user: IntArray, timestamp: OffsetArray) -> ByteArray:
+    """Bucket the time since the user's previous event; slice by slice, so that temporaries stay in the cache."""
+    result = np.zeros(len(user), np.uint8)
+    for start in range(1, len(user), _SLICE_ROWS):
+        now, before = slice(start, start + _SLICE_ROWS), slice(start - 1, min(start + _SLICE_ROWS, len(user)) - 1)
+        both_timed = (user[now] == user[before]) & (timestamp[now] >= 0) & (timestamp[before] >= 0)
+        result[now] = gap_buckets(np.where(both_timed, timestamp[now] - timestamp[before], -1))
+    return result
 
 
 def build_targets(
@@ -124,11 +132,10 @@ def _session_targets(
 
 
 def _window_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
-    owner = _owners(history)
-    place = np.arange(len(history.item))
-    rows = np.flatnonzero((place >= start[owner]) & (place < end[owner]))
-    rows = rows[first_occurrences(owner[rows], history.item[rows])]
-    sizes = np.bincount(owner[rows], minlength=len(start))
+    rows, owner = _window(start, end)
+    first = first_occurrences(owner, history.item[rows])
+    rows, owner = rows[first], owner[first]
+    sizes = np.bincount(owner, minlength=len(start))
     users = np.flatnonzero(sizes)
     return _target_table(
         users.astype(np.int32), history.offsets[users], start[users], history.item[rows], sizes[users], split
@@ -136,10 +143,7 @@ def _window_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray
 
 
 def _event_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
-    owner = _owners(history)
-    place = np.arange(len(history.item))
-    rows = np.flatnonzero((place >= start[owner]) & (place < end[owner]))
-    users = owner[rows]
+    rows, users = _window(start, end)
     ones = np.ones(len(rows), np.int64)
     return _target_table(users, history.offsets[users], rows, history.item[rows], ones, split)
 
@@ -154,7 +158,15 @@ def first_occurrences(groups: npt.NDArray[np.integer], items: IntArray) -> npt.N
     if not len(groups):
         return np.empty(0, np.int64)
     key = groups.astype(np.int64) * (int(items.max()) + 1) + items
-    return np.sort(np.unique(key, return_index=True)[1]).astype(np.int64)
+    return pl.Series(key).is_first_distinct().arg_true().to_numpy().astype(np.int64)
+
+
+def _window(start: OffsetArray, end: OffsetArray) -> tuple[OffsetArray, npt.NDArray[np.int32]]:
+    """Return the rows from ``start`` to ``end`` of all users, and whose each is; looks at no other row."""
+    sizes = end - start
+    owner = np.repeat(np.arange(len(start), dtype=np.int32), sizes)
+    before = np.cumsum(sizes) - sizes
+    return np.arange(len(owner)) + np.repeat(start - before, sizes), owner
 
 
 def _owners(history: HistoryArrays) -> npt.NDArray[np.int32]:

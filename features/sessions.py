@@ -92,13 +92,13 @@ def _chunk_numbers(log: EventLog, session_length: int) -> npt.NDArray[np.int64]:
 
 def session_table(log: EventLog, split: SplitArray, sessions: npt.NDArray[np.int32]) -> pl.DataFrame:
     """Return ``sessions.parquet``: user, rows of ``events.parquet`` and split of each session."""
-    starts = np.flatnonzero(np.diff(sessions, prepend=-1))
+    starts = np.concatenate([[0], np.flatnonzero(sessions[1:] != sessions[:-1]) + 1]).astype(np.int64)
     return pl.DataFrame(
         {
             Columns.SESSION_INDEX: np.arange(len(starts), dtype=np.int32),
             Columns.USER_INDEX: log.user[starts],
-            Columns.EVENT_START: starts.astype(np.int64),
-            Columns.EVENT_END: np.append(starts[1:], len(log)).astype(np.int64),
+            Columns.EVENT_START: starts,
+            Columns.EVENT_END: np.append(starts[1:], len(log)),
             Columns.SPLIT: split[starts],
         }
     )

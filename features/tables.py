@@ -6,6 +6,7 @@ Reads kept events and what the later steps found out about each; produces ``even
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from features.items import ItemTable
 from features.log.event_log import EventLog
@@ -44,15 +46,20 @@ class LabelledEvents:
 
 def write_events(path: Path, events: LabelledEvents) -> None:
     """Write every kept event in contract columns, and the raw signals that feed the reward model."""
-    import pyarrow.parquet as pq  # only here: reading a configuration does not need it
 
-    writer: Any = None
-    for start in range(0, len(events.log), _SLICE_ROWS):
-        table = events_table(events, slice(start, start + _SLICE_ROWS)).to_arrow()
-        if writer is None:
-            writer = pq.ParquetWriter(path, table.schema, compression="lz4")
-        writer.write_table(table)
-    writer.close()
+    def slices(*_: object) -> Iterator[pl.DataFrame]:
+        for start in range(0, len(events.log), _SLICE_ROWS):
+            yield events_table(events, slice(start, start + _SLICE_ROWS))
+
+    schema = events_table(events, slice(0, 0)).schema
+    register_io_source(slices, schema=schema).sink_parquet(
+        path, compression="lz4", statistics=False, row_group_size=_SLICE_ROWS, maintain_order=True
+    )
+
+
+def write_large_table(path: Path, table: pl.DataFrame) -> None:
+    """Write a table that grows with the events; fast to write rather than small, as every day writes it anew."""
+    table.write_parquet(path, compression="lz4", statistics=False)
 
 
 def events_table(events: LabelledEvents, rows: slice) -> pl.DataFrame:

@@ -6,12 +6,13 @@ view and a like of the same second are one event that was viewed and liked; drop
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from features.log.arrays import NO_CODE, BoolArray, CodeArray
 from features.log.encoded_log import EncodedLog, instants
@@ -21,6 +22,7 @@ from features.sources.base import MergeRule
 
 RowArray = npt.NDArray[np.int64]
 Duplicates = Literal["merge", "keep", "drop"]
+_PIECE: Final = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,10 @@ def find_repeats(log: EncodedLog) -> Repeats:
     Example:
         See ``tests/features/log/test_repeats.py``.
     """
-    arrays = log.arrays()
-    tie = same_as_before([log.user, log.prehistory, *instants(arrays)])
-    in_run = tie.copy()
-    in_run[:-1] |= tie[1:]
-    rows = np.flatnonzero(in_run)
-    if not len(rows):
-        return Repeats(np.empty(0, np.int64), np.empty(0, np.int64))
-    run = np.cumsum(~tie[rows], dtype=np.int64)
-    key = run * len(log.item_ids) + log.item[rows]
-    order = np.argsort(key, kind="stable")
-    key, rows = key[order], rows[order]
-    repeated = same_as_before([key])
-    first = np.maximum.accumulate(np.where(repeated, 0, np.arange(len(rows))))
-    return Repeats(rows[repeated], rows[first[repeated]])
+    tie = same_as_before([log.user, log.prehistory, *instants(log.arrays())])
+    found = [_repeats_of(log, start, tie[start:end]) for start, end in _pieces(tie)]
+    rows, into = (np.concatenate([np.empty(0, np.int64), *parts]) for parts in zip(*found, strict=True))
+    return Repeats(rows, into)
 
 
 def merge_repeats(log: EncodedLog, repeats: Repeats, rules: Mapping[str, MergeRule]) -> EncodedLog:
@@ -102,6 +94,32 @@ def merge_repeats(log: EncodedLog, repeats: Repeats, rules: Mapping[str, MergeRu
         if column is not None:
             changed[name] = _with(column, target, _first_known(column[rows], starts))
     return replace(log, **changed)  # type: ignore[arg-type]
+
+
+def _pieces(tie: BoolArray) -> Iterator[tuple[int, int]]:
+    """Cut the log into pieces of some million rows that part no run of equal instants."""
+    start = 0
+    while start < len(tie):
+        end = min(start + _PIECE, len(tie))
+        while end < len(tie) and tie[end]:
+            end += 1
+        yield start, end
+        start = end
+
+
+def _repeats_of(log: EncodedLog, start: int, tie: BoolArray) -> tuple[RowArray, RowArray]:
+    in_run = tie.copy()
+    in_run[:-1] |= tie[1:]
+    rows = np.flatnonzero(in_run)
+    key = np.cumsum(~tie[rows], dtype=np.int64) * len(log.item_ids) + log.item[start + rows]
+    # events of the same instant are many, and of the same item few: only those are sorted
+    in_group = pl.Series(key).is_duplicated().to_numpy()
+    key, rows = key[in_group], rows[in_group]
+    order = np.argsort(key, kind="stable")
+    key, rows = key[order], start + rows[order]
+    repeated = same_as_before([key])
+    first = np.maximum.accumulate(np.where(repeated, 0, np.arange(len(rows))))
+    return rows[repeated], rows[first[repeated]]
 
 
 def without(repeats: Repeats, rows: int) -> BoolArray | None:

@@ -60,8 +60,9 @@ def unpack_signal(values: ByteArray, known: ByteArray, place: int) -> pl.Series:
         values, known: ``[rows]`` bits.
         place: Of the signal in the declared order.
     """
-    column = pl.Series((values >> np.uint8(place)) & np.uint8(1)).cast(pl.Boolean)
-    is_known = ((known >> np.uint8(place)) & np.uint8(1)).astype(bool)
+    bit = np.uint8(1 << place)
+    column = pl.Series((values & bit) != 0)
+    is_known = (known & bit) != 0
     return column if is_known.all() else column.set(~pl.Series(is_known), None)
 
 
