@@ -39,10 +39,12 @@ Summary = dict[str, Any]
 def prepare(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Turn raw logs into the prepared data set."""
     from features.audit.contract import write_contract
+    from features.audit.leakage.audit import audit_prepared
     from features.build import prepare as build
 
     report = build(config.source, config.features, out_dir, config.seed)
     write_contract(out_dir, report)
+    audit_prepared(out_dir, config.features.split.kind, config.source.model_dump(mode="json"))
     return report
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pipelines.cli.data_tools import audit
 from pipelines.cli.datasets import fetch
 from pipelines.cli.options import (
     ConfigOption,
@@ -206,7 +207,7 @@ def promote(
     print(f"{version.name} version {version.number} is champion: {decision.reason}")
 
 
-for _verb in (recommend, histories, report, simulate, fetch, validate, doctor):
+for _verb in (recommend, histories, report, simulate, fetch, validate, audit, doctor):
     app.command()(_verb)
 
 

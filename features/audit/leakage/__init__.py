@@ -1,0 +1,1 @@
+"""The leakage audit: what of the later events a model, or a metric, could look at, found and priced."""
