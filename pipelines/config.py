@@ -26,12 +26,13 @@ from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig
 from recsys.evaluation.config import EvaluateConfig
 from recsys.model.config import ModelConfig
+from recsys.paths import ConfigPath
 from recsys.reward.config import RewardConfig
 from recsys.semantic_ids.config import TokenizeConfig
 from recsys.training.config import TrainConfig
 from serving.config import ExportConfig, RecommendConfig
 
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_VARIABLE = re.compile(r"\$(?:\$|\{(\w+)\}|(\w+))")
 
 
 class RunConfig(FrozenConfig):
@@ -40,13 +41,14 @@ class RunConfig(FrozenConfig):
     Attributes:
         name: Names the experiment and the registered model.
         seed: Seed of every stage.
-        output_dir: Holds artefacts, tracking records, the lock; created when missing.
+        output_dir: Holds artefacts, tracking records, the lock; created when missing. A relative path, here and in
+            ``source.path``, starts at the working directory of the command.
         threads: Compute threads; ``None`` takes the cores of the machine, at most 4. Does not enter any digest.
     """
 
     name: str = Field(default="recsys", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = Field(default=17, ge=0, lt=2**31)
-    output_dir: Path = Path("runs/default")
+    output_dir: ConfigPath = Path("runs/default")
     threads: int | None = Field(default=None, ge=1)
     source: SourceConfig
     features: FeaturesConfig = FeaturesConfig()
@@ -90,12 +92,12 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: Names the key, the value and what was expected.
     """
     recipe = read_recipe(path)
-    values = expand_variables(apply_overrides(recipe.values, overrides), str(path))
+    values = expand_variables(apply_overrides(recipe.values, overrides, RunConfig), str(path))
     return validate(RunConfig, values, str(path), recipe)
 
 
 def expand_variables(values: Any, where: str) -> Any:
-    """Replace ``$NAME`` and ``${NAME}`` in every string by the environment variable.
+    """Replace ``$NAME`` and ``${NAME}`` in every string by the environment variable, and ``$$`` by a dollar sign.
 
     Raises:
         ConfigError: A variable is not set; an empty path would read the wrong folder without a word.
@@ -112,10 +114,13 @@ def expand_variables(values: Any, where: str) -> Any:
 
     def replace(match: re.Match[str]) -> str:
         name = match.group(1) or match.group(2)
+        if name is None:
+            return "$"
         if name not in os.environ:
             raise ConfigError(
                 f"config {where} is '{values}', but the environment variable '{name}' is not set; "
-                f"export {name}=… or give the path itself as an override, for example source.path=/my/folder"
+                f"export {name}=… or give the path itself as an override, for example source.path=/my/folder "
+                "(a dollar sign in a name is written $$)"
             )
         return os.environ[name]
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recsys.contracts.errors import ConfigError
+from recsys.paths import checked_path, read_override
 
 
 class FrozenConfig(BaseModel):
@@ -75,19 +76,24 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> Recipe:
             f"config '{above[0]}' extends itself: {' -> '.join(map(str, chain))}; remove one of these `{EXTENDS}` keys"
         )
     if above and not path.is_file():
+        what = "that is a folder: name the recipe in it" if path.is_dir() else "there is no such file"
         raise ConfigError(
-            f"config '{above[-1]}' extends '{path}', and there is no such file; the path after `{EXTENDS}` is relative "
-            "to the recipe that holds it"
+            f"config '{above[-1]}' extends '{path}', and {what}; the path after `{EXTENDS}` is relative "
+            f"to the recipe that holds it, '{above[-1].absolute().parent}'"
         )
     values = read_yaml(path)
     if EXTENDS not in values:
         return Recipe(path, values, _files(values, path))
     base = values.pop(EXTENDS)
-    if not isinstance(base, str):
+    if not isinstance(base, str) or not base.strip():
         raise ConfigError(
             f"config '{path}': `{EXTENDS}` is {base!r}, expected the path of one recipe, such as base.yaml"
         )
-    below = _read_chain(path.parent / base, chain)
+    try:
+        below_path = path.parent / checked_path(base)
+    except ValueError as error:
+        raise ConfigError(f"config '{path}': `{EXTENDS}` is {base!r}: {error}") from error
+    below = _read_chain(below_path, chain)
     return Recipe(path, merge(below.values, values), merge(below.files, _files(values, path)))
 
 
@@ -120,9 +126,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"config '{path}' cannot be read: {error.strerror or error}; give an existing YAML file"
+            f"config '{path}' cannot be read: {why}; give an existing YAML file of UTF-8 text"
+            + ("" if path.is_absolute() else f", as seen from '{Path.cwd()}'")
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"config '{path}' is not valid YAML: {error}") from error
@@ -133,8 +141,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(
+    values: dict[str, Any], overrides: Sequence[str], config_class: type[FrozenConfig] | None = None
+) -> dict[str, Any]:
     """Return ``values`` with ``key.sub=value`` overrides applied; values are parsed as YAML scalars or lists.
+
+    Args:
+        config_class: What the values are for; a key that is text or a path there takes its value as typed
+            (:func:`~recsys.paths.read_override`).
 
     Example:
         >>> apply_overrides({"train": {"max_epochs": 1}}, ["train.max_epochs=5", "seed=7"])
@@ -148,11 +162,15 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"override '{override}' has no '='; expected key=value, for example train.max_epochs=5")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override '{override}': the value is not valid YAML: {error}") from error
         *parents, leaf = key.split(".")
+        classes = _classes_at(config_class, parents) if config_class is not None else []
+        fields = [current.model_fields[leaf].annotation for current in classes if leaf in current.model_fields]
+        try:
+            value = read_override(text, fields)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"override '{override}': the value is not valid YAML: {error}; put quotes around what is text"
+            ) from error
         node = result
         for depth, parent in enumerate(parents):
             child = node.setdefault(parent, {})
@@ -184,7 +202,7 @@ def validate(
 def load_config(config_class: type[ConfigType], path: Path, overrides: Sequence[str] = ()) -> ConfigType:
     """Read a YAML recipe with what it extends, apply overrides, validate."""
     recipe = read_recipe(path)
-    return validate(config_class, apply_overrides(recipe.values, overrides), str(path), recipe)
+    return validate(config_class, apply_overrides(recipe.values, overrides, config_class), str(path), recipe)
 
 
 def _copy(value: Any) -> Any:
@@ -211,7 +229,7 @@ def _explain(config_class: type[FrozenConfig], error: ValidationError, where: st
         elif problem["type"] == "missing":
             lines.append(f"key '{key}' is missing; {_wanted(_classes_at(config_class, location[:-1]), location[-1])}")
         else:
-            lines.append(f"key '{key}' is {problem['input']!r}{stands}: {problem['msg']}")
+            lines.append(f"key '{key}' is {problem['input']!r}{stands}: {problem['msg'].removeprefix('Value error, ')}")
     return f"config {where}: " + "\n  ".join(lines)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
+from recsys.paths import ConfigPath
 
 RULE_FILES: Final = ("allow", "deny", "available", "segments", "segment_rules", "item_categories")
 """Fields of :class:`RecommendConfig` that name a file of business rules; a job depends on what is in them, not on where."""
@@ -129,15 +129,15 @@ class RecommendConfig(FrozenConfig):
     exclude_seen: bool = True
     rescore: bool | None = None
     users_per_shard: int = Field(default=8192, ge=1)
-    allow: Path | None = None
-    deny: Path | None = None
-    available: Path | None = None
-    segments: Path | None = None
-    segment_rules: Path | None = None
+    allow: ConfigPath | None = None
+    deny: ConfigPath | None = None
+    available: ConfigPath | None = None
+    segments: ConfigPath | None = None
+    segment_rules: ConfigPath | None = None
     default_segment: str | None = None
     max_per_category: int | None = Field(default=None, ge=1)
     category_limits: dict[str, Annotated[int, Field(ge=0)]] = Field(default={})
-    item_categories: Path | None = None
+    item_categories: ConfigPath | None = None
 
     @property
     def options(self) -> AnswerOptions:

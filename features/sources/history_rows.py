@@ -32,6 +32,7 @@ from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import content_hashes
+from recsys.paths import ConfigPath
 
 _HISTORY = "history"
 _SPLIT_CODE = "split_code"
@@ -80,7 +81,7 @@ class HistoryRowsSource(Source):
     """
 
     kind: Literal["history_rows"] = "history_rows"
-    path: Path
+    path: ConfigPath
     files: tuple[HistoryRowsFile, ...] = Field(min_length=1)
     history: str = "history_item_id"
     item_id: str = Columns.ITEM_ID

@@ -18,6 +18,7 @@ import polars as pl
 from features.reading import DataFiles, OpenedTable, TextFormat, find_files, open_text
 from features.sources.mapped import MappedSource, TableKind
 from recsys.contracts.errors import DataError
+from recsys.paths import ConfigPath
 
 _SUFFIX: Final = {"interactions": "inter", "items": "item", "users": "user"}
 _TYPES: Final = ("token", "token_seq", "float", "float_seq")
@@ -35,7 +36,7 @@ class RecBoleSource(MappedSource):
     """
 
     kind: Literal["recbole"] = "recbole"
-    path: Path
+    path: ConfigPath
     name: str | None = None
     encoding: str = "utf-8"
 

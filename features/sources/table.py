@@ -13,6 +13,7 @@ from pydantic import model_validator
 
 from features.reading import DataFiles, OpenedTable, TextFormat, find_files, open_files
 from features.sources.mapped import MappedSource, TableKind
+from recsys.paths import ConfigPath
 
 
 class TableSource(MappedSource):
@@ -41,7 +42,7 @@ class TableSource(MappedSource):
     renamed_keys: ClassVar[Mapping[str, str]] = {"csv_separator": "separator"}
 
     kind: Literal["table"] = "table"
-    path: Path
+    path: ConfigPath
     interactions: str = "interactions.parquet"
     items: str | None = None
     users: str | None = None

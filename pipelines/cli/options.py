@@ -69,10 +69,13 @@ def set_up_logging(level: LogLevel) -> None:
 
 
 def load(path: Path, overrides: list[str] | None) -> RunConfig:
-    """Read a recipe with its overrides."""
+    """Read a recipe with its overrides, and look whether its places can be what they are to be."""
     from pipelines.config import load_run_config
+    from pipelines.places import check_places
 
-    return load_run_config(path, overrides or [])
+    config = load_run_config(path, overrides or [])
+    check_places(config)
+    return config
 
 
 def locked(config: RunConfig, mode: ProgressMode, work: Callable[[Workflow], Any]) -> Any:

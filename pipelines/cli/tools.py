@@ -81,6 +81,7 @@ def _recommend_anything(
     progress: ProgressMode,
 ) -> None:
     from pipelines.engine.lock import run_lock
+    from pipelines.places import check_output
     from recsys.config import apply_overrides, validate
     from serving.batch.job import recommend_with
     from serving.config import RecommendConfig
@@ -96,7 +97,8 @@ def _recommend_anything(
         )
     if given.get("model") is None or users is None or out is None:
         raise ConfigError("recommend: give either --config, or all three of --model, --users and --out")
-    settings = validate(RecommendConfig, apply_overrides(given, overrides), "recommend")
+    check_output(out, "--out")
+    settings = validate(RecommendConfig, apply_overrides(given, overrides, RecommendConfig), "recommend")
     with run_lock(out):
         summary = recommend_with(settings, users, out, tracking_uri, make_progress(progress))
     print(f"{summary['rows']} rows for {summary['users']} users in {summary['shards']} files\n{out}")

@@ -36,7 +36,8 @@ def run_lock(output_dir: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunLocked(
-                f"another run works in '{output_dir}' ({_holder(handle)}); wait for it, or choose another output_dir"
+                f"another run works in '{output_dir.absolute()}' ({_holder(handle)}); wait for it, or choose another "
+                "output_dir"
             ) from error
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started})

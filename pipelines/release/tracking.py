@@ -26,6 +26,16 @@ from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.manifest import Artifact, digest_of, explain_write_errors, open_artifact, read_json, write_json
 from recsys.metrics.names import tracked_name
+from serving.registry.file_store import (
+    ARTIFACTS_NAME,
+    DATABASE_NAME,
+    check_there,
+    database_of,
+    is_sqlite,
+    local_path,
+    move_experiment,
+    own_artifacts,
+)
 from serving.registry.mlflow_client import TrackingUnreachable, connect, shown, tracking_uri, translated_errors
 
 if TYPE_CHECKING:
@@ -90,11 +100,20 @@ class Tracker:
     @property
     def is_file(self) -> bool:
         """MLflow is a database file, so nobody waits for a record."""
-        return self.uri.startswith("sqlite")
+        return is_sqlite(self.uri)
+
+    @property
+    def _own_database(self) -> Path | None:
+        """The database of the output folder, if that is where MLflow is."""
+        own = (self.output_dir / DATABASE_NAME).resolve()
+        database = database_of(self.uri)
+        return own if database is not None and database.resolve() == own else None
 
     @property
     def _logged(self) -> Path:
-        return self.output_dir / "tracking" / "logged" / digest_of(self.uri)[:8]
+        """What this MLflow has; the output folder's own is called so wherever the folder lies."""
+        server = "own" if self._own_database is not None else digest_of(self.uri)[:8]
+        return self.output_dir / "tracking" / "logged" / server
 
     @property
     def _pending(self) -> Path:
@@ -159,10 +178,23 @@ class Tracker:
         with translated_errors(self.uri):
             found = self._client.get_experiment_by_name(name)
             if found is not None:
-                return self._client, str(found.experiment_id)
+                return self._client, self._with_place(str(found.experiment_id), found.artifact_location)
             # a database alone has no place for files: give it one; a server decides for itself
-            place = (self.output_dir / "mlartifacts").resolve().as_uri() if self.uri.startswith("sqlite") else None
+            place = (self.output_dir / ARTIFACTS_NAME).resolve().as_uri() if self.is_file else None
             return self._client, str(self._client.create_experiment(name, artifact_location=place))
+
+    def _with_place(self, experiment: str, place: str) -> str:
+        """Return the experiment, sure that its new runs write to a place that is there, and is no other run's.
+
+        Raises:
+            ArtifactError: The place is gone.
+        """
+        database = self._own_database
+        if database is not None and local_path(place) not in (None, own_artifacts(database)):
+            move_experiment(database, experiment)
+        elif self.is_file:
+            check_there(place, f"experiment {experiment} at '{shown(self.uri)}'")
+        return experiment
 
     def _stage_run(self, client: MlflowClient, experiment: str, record: Mapping[str, Any], artifact: Artifact) -> str:
         """Find the run that an interrupted call began, or create it below this invocation's parent run."""

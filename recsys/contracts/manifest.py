@@ -271,13 +271,14 @@ def explain_write_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        root = root.absolute()
         if _is_full(error):
             raise ArtifactError(
                 f"no space left while writing below '{root}' ({error}); free space and run again: finished stages are kept"
             ) from error
         if not isinstance(error, OSError):
             raise
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
             raise ArtifactError(
                 f"cannot write below '{root}' ({error}); make it writable or choose another output_dir: nothing was lost"
             ) from error

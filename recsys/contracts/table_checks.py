@@ -80,7 +80,7 @@ def check_file_types(path: Path, table: type[dy.Schema], remedy: str) -> None:
         ArtifactError: The file is missing or damaged, a column is missing or of another type.
     """
     try:
-        found = pl.read_parquet_schema(path)
+        found = pl.scan_parquet(path, glob=False).collect_schema()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"'{path}' cannot be read: {error}; {remedy}") from error
     _refuse(_wrong_types(found, table), path, remedy)

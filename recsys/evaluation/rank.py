@@ -52,7 +52,7 @@ def rank_with_baselines(
         for exclude, path in paths.items():
             if not path.exists():
                 write_ranking(path, ranker.rank(histories, config.ks[-1], exclude))
-    curves = [pl.read_parquet(path) for path in sorted(out_dir.glob(".curves-*.parquet"))]
+    curves = [pl.read_parquet(path, glob=False) for path in sorted(out_dir.glob(".curves-*.parquet"))]
     (pl.concat(curves) if curves else pl.DataFrame(schema=_CURVES_SCHEMA)).write_parquet(out_dir / CURVES_FILE)
     write_json(out_dir / SYSTEMS_FILE, {"systems": list(config.baselines), "filters": list(config.filters)})
     return {"baselines": len(config.baselines), "rows": len(histories), "count_until": config.count_until}

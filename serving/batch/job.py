@@ -51,6 +51,6 @@ def _open_bundle(reference: str, out: Path, tracking_uri: str | None) -> tuple[P
         raise ConfigError(
             f"'{reference}' is in a registry; give --tracking-uri, for example sqlite:///runs/demo/mlflow.db"
         )
-    registry = Registry(uri, out / ".models")
+    registry = Registry(uri, out / ".models", create=False)
     version = registry.resolve(reference)
     return registry.fetch(version), version.reference

@@ -14,10 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from recsys.contracts.errors import ArtifactError
+from recsys.contracts.errors import ArtifactError, ConfigError
+from serving.registry.file_store import (
+    ARTIFACTS_NAME,
+    DATABASE_NAME,
+    database_of,
+    engine_uri,
+    is_sqlite,
+    reroot,
+    sqlite_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger("serving")
 
 _QUIET: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -34,20 +45,31 @@ class TrackingUnreachable(ArtifactError):
 
 def tracking_uri(configured: str | None, output_dir: Path) -> str:
     """Decide where MLflow is: the configuration, else the environment, else SQLite in the output folder."""
-    return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(output_dir / 'mlflow.db').resolve()}"
+    return configured or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri((output_dir / DATABASE_NAME).resolve())
 
 
-def connect(uri: str, timeout_s: float = 5.0) -> MlflowClient:
-    """Point MLflow at ``uri`` and return a client.
+def connect(uri: str, timeout_s: float = 5.0, *, create: bool = True) -> MlflowClient:
+    """Point MLflow at ``uri`` and return a client; a database that was moved with its artefacts is told so.
+
+    Args:
+        create: Make a database file that is missing.
 
     Raises:
+        ConfigError: The URI names no file, or none that exists while ``create`` is off.
         TrackingUnreachable: Nobody listens there.
+        ArtifactError: The database was moved and cannot be written.
     """
     parts = urlsplit(uri)
+    database = database_of(uri)
     if parts.scheme in ("http", "https"):
         _check_listening(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), uri, timeout_s)
-    elif parts.scheme == "sqlite":
-        _check_folder(uri)
+    elif database is not None:
+        if not create and not database.exists():
+            raise ConfigError(
+                f"tracking URI '{shown(uri)}': there is no '{database}'; name the {DATABASE_NAME} of a run"
+            )
+        _check_folder(database)
+        uri = engine_uri(uri)
     for name, value in {**_QUIET, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(int(timeout_s * 4), 1))}.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
@@ -59,12 +81,14 @@ def connect(uri: str, timeout_s: float = 5.0) -> MlflowClient:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
     with translated_errors(uri):
-        if parts.scheme == "sqlite":
-            _create_database(uri)
+        if database is not None:
+            _create_database(database)
+            for old in reroot(database):
+                logger.info("tracking: '%s' lies beside '%s' now, not in '%s'", ARTIFACTS_NAME, database, old.parent)
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _create_database(uri: str) -> None:
+def _create_database(path: Path) -> None:
     """Let MLflow build its tables in a file of another name, then link it into place.
 
     MLflow needs seconds for its migrations and cannot go on with half of them: a kill in between would leave a database
@@ -72,12 +96,11 @@ def _create_database(uri: str) -> None:
     """
     from mlflow import MlflowClient
 
-    path = Path(uri.removeprefix("sqlite:///"))
     if path.exists():
         return
     temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=sqlite_uri(temporary)).search_experiments(max_results=1)
     with contextlib.suppress(FileExistsError):
         os.link(temporary, path)
     temporary.unlink()
@@ -105,7 +128,7 @@ def shown(uri: str) -> str:
         >>> shown("https://ann:secret@mlflow.local:5000/x")
         'https://mlflow.local:5000/x'
     """
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return uri if is_sqlite(uri) else re.sub(r"//[^/@]*@", "//", uri)
 
 
 @contextmanager
@@ -131,9 +154,8 @@ def _check_listening(host: str, port: int, uri: str, timeout_s: float) -> None:
         ) from error
 
 
-def _check_folder(uri: str) -> None:
-    folder = Path(uri.removeprefix("sqlite:///")).parent
+def _check_folder(database: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        database.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrackingUnreachable(f"'{uri}': the folder cannot be created ({error}); set tracking.uri") from error
+        raise TrackingUnreachable(f"'{database}': its folder cannot be created ({error}); set tracking.uri") from error

@@ -16,6 +16,7 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, ConfigError
 from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import BUNDLE_FILE, BundleInfo, read_info
+from serving.registry.file_store import check_there, database_of
 from serving.registry.mlflow_client import connect, shown, translated_errors
 
 if TYPE_CHECKING:
@@ -60,12 +61,13 @@ class Registry:
     Args:
         uri: MLflow tracking URI; the registry is the same server.
         cache_dir: Where bundles from the registry are unpacked, by name and version.
+        create: Make a database file that is missing, for a run's own registry.
     """
 
-    def __init__(self, uri: str, cache_dir: Path, timeout_s: float = 5.0) -> None:
+    def __init__(self, uri: str, cache_dir: Path, timeout_s: float = 5.0, *, create: bool = True) -> None:
         self.uri = uri
         self.cache_dir = cache_dir
-        self.client: MlflowClient = connect(uri, timeout_s)
+        self.client: MlflowClient = connect(uri, timeout_s, create=create)
 
     def find_bundle(self, name: str, bundle_digest: str) -> Version | None:
         """Return the version made of this bundle, if it was registered before."""
@@ -154,6 +156,9 @@ class Registry:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         with translated_errors(self.uri):
+            if database_of(self.uri) is not None:
+                place = self.client.get_model_version_download_uri(version.name, version.number)
+                check_there(place, f"the registry of '{version.reference}' at '{shown(self.uri)}'")
             local = mlflow.artifacts.download_artifacts(
                 artifact_uri=version.reference, dst_path=str(temporary / "download")
             )
@@ -209,7 +214,7 @@ def _log_model(bundle: Path, info: BundleInfo, run_id: str) -> str:
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(packages / "serving" / "registry" / "pyfunc_model.py"),
-            artifacts={"bundle": str(bundle)},
+            artifacts={"bundle": bundle.absolute().as_uri()},
             code_paths=[str(packages / "recsys"), str(packages / "serving")],
             pip_requirements=requirements(),
             signature=_signature(catalogue),

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("recsys", "features", "serving", "pipelines")
 
 _CONTRACTS = {"recsys.contracts"}
-_BASE = _CONTRACTS | {"recsys.config", "recsys.runtime", "recsys.metrics"}
+_BASE = _CONTRACTS | {"recsys.paths", "recsys.config", "recsys.runtime", "recsys.metrics"}
 _IDS = _BASE | {"recsys.semantic_ids"}
 _DATA = _IDS | {"recsys.data"}
 _LAYERS = _DATA | {"recsys.native", "recsys.model.config", "recsys.model.layers"}
@@ -40,7 +40,8 @@ _ENGINE = {"pipelines.engine"}
 
 ALLOWED: dict[str, set[str]] = {
     "recsys.contracts": set(),
-    "recsys.config": _CONTRACTS,
+    "recsys.paths": set(),
+    "recsys.config": _CONTRACTS | {"recsys.paths"},
     "recsys.runtime": _CONTRACTS,
     "recsys.metrics": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "recsys.semantic_ids": _BASE,

@@ -48,7 +48,7 @@ class TrainingRecipe(FrozenConfig):
 
 def read_training_recipe(path: Path, overrides: Sequence[str]) -> TrainingRecipe:
     """Read the sections of a recipe that training needs; the others are the pipeline's business."""
-    values = apply_overrides(read_recipe(path).values, overrides)
+    values = apply_overrides(read_recipe(path).values, overrides, TrainingRecipe)
     own = {key: value for key, value in values.items() if key in TrainingRecipe.model_fields}
     return validate(TrainingRecipe, {"model": {}} | own, str(path))
 
