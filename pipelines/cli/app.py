@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipelines.cli.data_tools import audit
-from pipelines.cli.datasets import fetch
+from pipelines.cli.datasets import export_recbole, fetch
 from pipelines.cli.options import (
     ConfigOption,
     DryRun,
@@ -209,6 +209,7 @@ def promote(
 
 for _verb in (recommend, histories, report, simulate, fetch, validate, audit, doctor):
     app.command()(_verb)
+app.command(name="export-recbole")(export_recbole)
 
 
 def _print_report(config: RunConfig, report: RunReport) -> None:

@@ -1,4 +1,4 @@
-"""Verbs about data sets as files: fetch a public one from its publisher."""
+"""Verbs about data sets as files: fetch a public one from its publisher, hand a prepared one to RecBole."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelines.cli.options import LogLevel, LogOption, ProgressOption, set_up_logging
+from pipelines.cli.options import (
+    ConfigOption,
+    LogLevel,
+    LogOption,
+    Overrides,
+    ProgressOption,
+    load,
+    locked,
+    set_up_logging,
+)
 from recsys.contracts.errors import ConfigError
 from recsys.runtime import ProgressMode, make_progress
 
 _LIST: Final = "list"
+_BENCHMARKS: Final = ("none", "events", "histories")
 _REVIEWS: Final = ("5core", "all", "ratings")
 
 
@@ -61,3 +71,50 @@ def fetch(
     state = "fetched" if fetched.new else "nothing to do, all files are there"
     print(f"{wanted.name}: {state}\n{folder}: {len(fetched.files)} files, terms: {wanted.terms} ({wanted.page})\n")
     print(f"A recipe reads it with:\n\n{recipe_snippet(wanted, folder)}")
+
+
+def export_recbole(
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(help="Folder to write; its last part becomes the name of the RecBole data set.")],
+    overrides: Overrides = None,
+    benchmark: Annotated[
+        str,
+        typer.Option(
+            help="none: one .inter file. events: train, valid and test files of events. histories: the same of items with "
+            "the items before them, for sequential models."
+        ),
+    ] = "none",
+    max_history: Annotated[int, typer.Option(min=1, help="Items before a target in a row of histories.")] = 50,
+    progress: ProgressOption = ProgressMode.AUTO,
+    log_level: LogOption = LogLevel.INFO,
+) -> None:
+    """Write the prepared data set as RecBole's atomic files, with the settings RecBole needs.
+
+    Prepares the data set first where that has not been done. What is written is read back by `kind: recbole`.
+
+    Example: recsys export-recbole --config pipelines/recipes/movielens.yaml --out recbole/ml-100k --benchmark events
+    """
+    from pipelines.datasets.recbole import export_recbole as write_atomic_files
+    from recsys.contracts.dataset import Dataset
+
+    set_up_logging(log_level)
+    if benchmark not in _BENCHMARKS:
+        raise ConfigError(f"--benchmark is '{benchmark}', expected one of {', '.join(_BENCHMARKS)}")
+    loaded = load(config, overrides)
+    prepared = locked(loaded, progress, lambda workflow: workflow.run_verb("prepare"))
+    written = write_atomic_files(
+        Dataset.open(prepared.artifact.path),
+        out,
+        benchmark=benchmark,  # type: ignore[arg-type]
+        max_history=max_history,
+        leave_last_out=loaded.features.split.kind == "leave_last_out",
+    )
+    for file, rows in written.rows.items():
+        print(f"{written.folder / file}: {rows} rows")
+    facts = {
+        "texts in which tabs, line breaks or double quotes were replaced": written.texts_changed,
+        "events that have an order and no time": written.without_time,
+        "rows left out because nothing comes before them": written.without_history,
+        "ids that RecBole takes for missing, such as 'NA'": len(written.ids_read_as_missing),
+    }
+    print("".join(f"{what}: {count}\n" for what, count in facts.items() if count), end="")

@@ -49,7 +49,14 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["prepare", "--help"], ["recommend", "--help"], ["simulate", "--help"], ["fetch", "--help"]],
+    [
+        ["--help"],
+        ["prepare", "--help"],
+        ["recommend", "--help"],
+        ["simulate", "--help"],
+        ["fetch", "--help"],
+        ["export-recbole", "--help"],
+    ],
 )
 def test_help_imports_no_library_of_data_or_models(arguments: list[str]) -> None:
     assert "Usage" in assert_imports_none_of((*HEAVY, "polars", "pyarrow", "numpy", "yaml"), *arguments)

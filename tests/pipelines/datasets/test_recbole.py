@@ -1,0 +1,212 @@
+"""RecBole's atomic files: exact lines, what RecBole's own reader (pandas) makes of them, and the way back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from features.build import FeaturesConfig, prepare
+from features.sources import RecBoleSource, TableSource
+from pipelines.cli.app import main
+from pipelines.datasets.recbole import export_recbole
+from recsys.contracts.dataset import Dataset
+from recsys.contracts.errors import DataError
+
+START = 1_650_000_000_000_000
+LEAVE_LAST_OUT = FeaturesConfig.model_validate({"split": {"kind": "leave_last_out"}})
+
+
+def events(**more: list[Any]) -> pl.DataFrame:
+    """User a takes i1 to i4 a second and some microseconds apart, user b takes i4 to i1."""
+    times = [START, START + 1_000_000, START + 2_000_001, START + 3_500_000]
+    return pl.DataFrame(
+        {
+            "user_id": ["a"] * 4 + ["b"] * 4,
+            "item_id": ["i1", "i2", "i3", "i4", "i4", "i3", "i2", "i1"],
+            "timestamp": times + times,
+            **more,
+        }
+    )
+
+
+def prepared(folder: Path, log: pl.DataFrame, items: pl.DataFrame | None = None, **source: Any) -> Dataset:
+    (folder / "raw").mkdir(parents=True, exist_ok=True)
+    log.write_parquet(folder / "raw" / "interactions.parquet")
+    if items is not None:
+        items.write_parquet(folder / "raw" / "items.parquet")
+        source |= {"items": "items.parquet"}
+    opened = TableSource(path=folder / "raw", timestamp_unit="us", **source)
+    (folder / "data").mkdir(exist_ok=True)
+    prepare(opened, LEAVE_LAST_OUT, folder / "data", seed=0)
+    return Dataset.open(folder / "data")
+
+
+def as_recbole_reads(path: Path) -> pd.DataFrame:
+    """RecBole 1.2, ``Dataset._load_feat``: names and types by the header, then pandas' Python engine."""
+    fields = [field.split(":") for field in path.read_text().splitlines()[0].split("\t")]
+    dtype = {f"{name}:{kind}": "float64" if kind == "float" else str for name, kind in fields}
+    return pd.read_csv(path, delimiter="\t", dtype=dtype, engine="python")
+
+
+def test_every_event_in_order_with_its_time_to_the_microsecond(tmp_path: Path) -> None:
+    liked = {"name": "liked", "column": "liked"}
+    log = events(liked=[True, None, True, True] * 2, ms=[1.5, 0.0, None, 3.0] * 2)
+    data = prepared(tmp_path, log, signals=[liked], positive=["liked"], columns={"watch_time": "ms"})
+    written = export_recbole(data, tmp_path / "toy")
+    lines = (tmp_path / "toy" / "toy.inter").read_text().splitlines()
+    assert lines[:5] == [
+        "user_id:token\titem_id:token\tposition:float\ttimestamp:float\twatch_time_ms:float\tliked:float\tpositive:float",
+        "a\ti1\t0.0\t1650000000\t1.5\t1.0\t1.0",
+        "a\ti2\t1.0\t1650000001\t0.0\t\t0.0",
+        "a\ti3\t2.0\t1650000002.000001\t\t1.0\t1.0",
+        "a\ti4\t3.0\t1650000003.5\t3.0\t1.0\t1.0",
+    ]
+    assert written.rows == {"toy.inter": 8, "toy.item": 4, "toy.user": 2}
+    told = yaml.safe_load((tmp_path / "toy" / "toy.yaml").read_text())
+    assert told["TIME_FIELD"] == "position"
+    assert told["val_interval"] == {"positive": "[1,1]"}
+    assert told["eval_args"]["split"] == {"LS": "valid_and_test"}
+
+
+def test_texts_that_would_break_a_line_are_mended_and_counted(tmp_path: Path) -> None:
+    items = pl.DataFrame(
+        {
+            "item_id": ["i1", "i2", "i3", "i4"],
+            "title": ['"Quoted" at the start', "tab\there\r\nand there", "  plain  ", "\u2028line"],
+            "kind": [["Skin Care", "Face"], [], None, ['A "B"']],
+        }
+    )
+    data = prepared(tmp_path, events(), items, item_columns={"title": ["title"], "categories": ["kind"]})
+    written = export_recbole(data, tmp_path / "toy")
+    lines = [line.split("\t") for line in (tmp_path / "toy" / "toy.item").read_text().splitlines()]
+    assert lines[0] == ["item_id:token", "title:token", "text:token", "categories:token_seq", "author_id:token"]
+    assert [line[1] for line in lines[1:]] == ["'Quoted' at the start", "tab here and there", "plain", "line"]
+    assert [line[3] for line in lines[1:]] == ["Skin_Care Face", "", "", "A_'B'"]
+    assert written.texts_changed == 2
+    assert len(as_recbole_reads(tmp_path / "toy" / "toy.item")) == 4
+
+
+@pytest.mark.parametrize("bad", ["a\tb", "a\nb", "a\rb", '"a"', "a\u2028b"])
+def test_ids_that_cannot_stand_in_a_file_are_refused(tmp_path: Path, bad: str) -> None:
+    log = events().with_columns(pl.col("item_id").replace({"i2": bad}))
+    with pytest.raises(DataError, match=r"item_id .* cannot stand in an atomic file"):
+        export_recbole(prepared(tmp_path, log), tmp_path / "toy")
+
+
+def test_ids_that_pandas_takes_for_missing_are_named(tmp_path: Path) -> None:
+    """Our reader gives them back as they are; RecBole would drop their rows."""
+    log = events().with_columns(pl.col("item_id").replace({"i2": "NA"}))
+    assert export_recbole(prepared(tmp_path, log, null_markers=[]), tmp_path / "toy").ids_read_as_missing == ("NA",)
+
+
+def test_events_keep_the_split_they_were_prepared_with(tmp_path: Path) -> None:
+    """Leave last out: i4 and i1 are test, the ones before validation, the first two train."""
+    export_recbole(prepared(tmp_path, events()), tmp_path / "toy", benchmark="events")
+    items = {
+        name: [line.split("\t")[1] for line in (tmp_path / "toy" / f"toy.{name}.inter").read_text().splitlines()[1:]]
+        for name in ("train", "valid", "test")
+    }
+    assert items == {"train": ["i1", "i2", "i4", "i3"], "valid": ["i3", "i2"], "test": ["i4", "i1"]}
+    assert not (tmp_path / "toy" / "toy.inter").exists()
+    assert yaml.safe_load((tmp_path / "toy" / "toy.yaml").read_text())["benchmark_filename"] == [
+        "train",
+        "valid",
+        "test",
+    ]
+
+
+def test_histories_are_the_items_before_each_target(tmp_path: Path) -> None:
+    """A history holds two items at most; the first event of a user has none and is left out."""
+    written = export_recbole(prepared(tmp_path, events()), tmp_path / "toy", benchmark="histories", max_history=2)
+    assert (tmp_path / "toy" / "toy.test.inter").read_text().splitlines() == [
+        "user_id:token\titem_id:token\titem_id_list:token_seq",
+        "a\ti4\ti2 i3",
+        "b\ti1\ti3 i2",
+    ]
+    assert (tmp_path / "toy" / "toy.train.inter").read_text().splitlines()[1:] == ["a\ti2\ti1", "b\ti3\ti4"]
+    assert written.without_history == 2
+    told = yaml.safe_load((tmp_path / "toy" / "toy.yaml").read_text())
+    assert told["alias_of_item_id"] == ["item_id_list"]
+    assert told["load_col"]["inter"] == ["user_id", "item_id", "item_id_list"]
+
+
+ids = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=6)
+logs = st.lists(
+    st.tuples(
+        st.sampled_from(["u1", "u2", "u 3", "0007", "é\u4e2d"]),
+        ids.filter(lambda text: not text.startswith('"')),
+        st.integers(START, START + 10**13),
+        st.sampled_from([True, False, None]),
+    ),
+    min_size=12,
+    max_size=40,
+    unique_by=lambda row: row[:3],
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=logs)
+def test_what_is_exported_is_read_back(rows: list[tuple[str, str, int, bool | None]], tmp_path_factory: Any) -> None:
+    """Ids as written, times to the microsecond, order, signals; and RecBole's reader counts the same rows."""
+    folder = tmp_path_factory.mktemp("back")
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "liked"], orient="row")
+    signals = [{"name": "liked", "column": "liked"}]
+    features = FeaturesConfig.model_validate({"split": {"kind": "leave_last_out"}})
+    log.write_parquet(folder / "interactions.parquet")
+    source = TableSource(path=folder, timestamp_unit="us", signals=signals, null_markers=[])
+    (folder / "data").mkdir()
+    try:
+        prepare(source, features, folder / "data", seed=0)
+    except DataError:  # no user has three events: nothing to evaluate
+        return
+    data = Dataset.open(folder / "data")
+    export_recbole(data, folder / "toy")
+    back = RecBoleSource(
+        path=folder / "toy", timestamp_unit="s", signals=signals, columns={"position": "position"}, null_markers=[]
+    ).read(0)
+    columns = ["user_id", "item_id", "timestamp", "liked"]
+    stamped = data.events.with_columns(
+        data.users["user_id"].gather(data.events["user_index"]).alias("user_id"),
+        data.items["item_id"].gather(data.events["item_index"]).alias("item_id"),
+        pl.col("timestamp").cast(pl.Int64),
+    ).select(columns)
+    found = back.interactions.collect()
+    assert found["refused"].null_count() == len(found)
+    assert found.select(columns).equals(stamped)
+    assert len(as_recbole_reads(folder / "toy" / "toy.inter")) == len(stamped)
+
+
+def test_the_verb_prepares_writes_and_says_what_was_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = pl.DataFrame({"item_id": ["i1", "i2", "i3", "i4"], "title": ["a\tb", "c", "d", "e"]})
+    events().write_parquet(tmp_path / "interactions.parquet")
+    items.write_parquet(tmp_path / "items.parquet")
+    recipe = {
+        "source": {
+            "kind": "table",
+            "path": str(tmp_path),
+            "timestamp_unit": "us",
+            "items": "items.parquet",
+            "item_columns": {"title": ["title"]},
+        },
+        "features": {"split": {"kind": "leave_last_out"}},
+        "output_dir": str(tmp_path / "run"),
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    arguments = ["export-recbole", "--config", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "toy")]
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--progress", "off"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert "toy.inter: 8 rows" in printed
+    assert "were replaced: 1" in printed
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--benchmark", "sequences"])
+    assert end.value.code == 2
