@@ -5,13 +5,23 @@ The same six events of two users, as each kind of file has them; the simulator m
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import get_args
 
 import polars as pl
 import pytest
 
-from features.sources import HistoryRowsSource, RecBoleSource, SimulatedSource, SourceConfig, TableSource
+from features.sources import (
+    AmazonReviewsSource,
+    HistoryRowsSource,
+    KuaiRandSource,
+    MovieLensSource,
+    RecBoleSource,
+    SimulatedSource,
+    SourceConfig,
+    TableSource,
+)
 from features.sources.base import PREHISTORY, ROW, RawTables, Source
 from features.sources.history_rows import HistoryRowsFile
 from recsys.contracts.columns import Columns
@@ -48,12 +58,48 @@ def history_rows(folder: Path) -> HistoryRowsSource:
     return HistoryRowsSource(path=folder, files=files)
 
 
+def amazon_reviews(folder: Path) -> AmazonReviewsSource:
+    records = [
+        {"reviewerID": user, "asin": item, "overall": 5.0, "unixReviewTime": 1_650_000_000 + at}
+        for user, items in EVENTS.items()
+        for at, item in enumerate(items)
+    ]
+    (folder / "Toy_5.json").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return AmazonReviewsSource(path=folder, version=2018)
+
+
+def movielens(folder: Path) -> MovieLensSource:
+    """Ids of MovieLens are integers unless the recipe says otherwise."""
+    lines = ["userId,movieId,rating,timestamp"]
+    for user, items in EVENTS.items():
+        lines += [f"{user},{item},5.0,{1_650_000_000 + at}" for at, item in enumerate(items)]
+    (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
+    return MovieLensSource(path=folder, types={"userId": "text", "movieId": "text"})
+
+
+def kuairand(folder: Path) -> KuaiRandSource:
+    feedback = ("is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view")
+    lines = [",".join(("user_id", "video_id", "time_ms", *feedback, "play_time_ms", "duration_ms"))]
+    for user, items in EVENTS.items():
+        lines += [f"{user},{item},{1_650_000_000_000 + at},0,0,0,0,0,1,900,1000" for at, item in enumerate(items)]
+    (folder / "log_standard_4_08_to_4_21_pure.csv").write_text("\n".join(lines) + "\n")
+    return KuaiRandSource(path=folder, types={"user_id": "text", "video_id": "text"})
+
+
 def simulated(folder: Path) -> SimulatedSource:
     del folder
     return SimulatedSource(users=30, items=40, events=600, topics=4)
 
 
-SOURCES = {"table": table, "recbole": recbole, "history_rows": history_rows, "simulated": simulated}
+SOURCES = {
+    "table": table,
+    "recbole": recbole,
+    "history_rows": history_rows,
+    "amazon_reviews": amazon_reviews,
+    "movielens": movielens,
+    "kuairand": kuairand,
+    "simulated": simulated,
+}
 FROM_FILES = sorted(set(SOURCES) - {"simulated"})
 
 every_source = pytest.mark.parametrize("kind", SOURCES)

@@ -104,7 +104,7 @@ def test_ids_that_cannot_stand_in_a_file_are_refused(tmp_path: Path, bad: str) -
 def test_ids_that_pandas_takes_for_missing_are_named(tmp_path: Path) -> None:
     """Our reader gives them back as they are; RecBole would drop their rows."""
     log = events().with_columns(pl.col("item_id").replace({"i2": "NA"}))
-    assert export_recbole(prepared(tmp_path, log, null_markers=[]), tmp_path / "toy").ids_read_as_missing == ("NA",)
+    assert export_recbole(prepared(tmp_path, log, null_values=[]), tmp_path / "toy").ids_read_as_missing == ("NA",)
 
 
 def test_events_keep_the_split_they_were_prepared_with(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_what_is_exported_is_read_back(rows: list[tuple[str, str, int, bool | No
     signals = [{"name": "liked", "column": "liked"}]
     features = FeaturesConfig.model_validate({"split": {"kind": "leave_last_out"}})
     log.write_parquet(folder / "interactions.parquet")
-    source = TableSource(path=folder, timestamp_unit="us", signals=signals, null_markers=[])
+    source = TableSource(path=folder, timestamp_unit="us", signals=signals, null_values=[])
     (folder / "data").mkdir()
     try:
         prepare(source, features, folder / "data", seed=0)
@@ -170,7 +170,7 @@ def test_what_is_exported_is_read_back(rows: list[tuple[str, str, int, bool | No
     data = Dataset.open(folder / "data")
     export_recbole(data, folder / "toy")
     back = RecBoleSource(
-        path=folder / "toy", timestamp_unit="s", signals=signals, columns={"position": "position"}, null_markers=[]
+        path=folder / "toy", timestamp_unit="s", signals=signals, columns={"position": "position"}, null_values=[]
     ).read(0)
     columns = ["user_id", "item_id", "timestamp", "liked"]
     stamped = data.events.with_columns(

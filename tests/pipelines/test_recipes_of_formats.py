@@ -1,0 +1,88 @@
+"""Recipes of public data sets in their original files: each finds no problem in small files of that layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from features.build import validate_source
+from pipelines.config import load_run_config
+
+RECIPES = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
+USERS, ITEMS = 12, 6
+DAY = 86_400
+
+
+def amazon(folder: Path, year: int) -> None:
+    """Every user takes every item, so the 5-core keeps all."""
+    review = {
+        2014: ("reviewerID", "asin", "overall", "unixReviewTime", 1, "reviews_Toy_5.json", "meta_Toy.json", "asin"),
+        2018: ("reviewerID", "asin", "overall", "unixReviewTime", 1, "Toy_5.json", "meta_Toy.json", "asin"),
+        2023: ("user_id", "parent_asin", "rating", "timestamp", 1000, "Toy.jsonl", "meta_Toy.jsonl", "parent_asin"),
+    }[year]
+    user_key, item_key, stars, at, scale, reviews, metadata, meta_key = review
+    lines = [
+        {
+            user_key: f"A{user:012d}",
+            item_key: f"B{item:09d}",
+            stars: 4.0,
+            at: (1_500_000_000 + DAY * item + user) * scale,
+        }
+        for user in range(USERS)
+        for item in range(ITEMS)
+    ]
+    (folder / reviews).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    items = [{meta_key: f"B{item:09d}", "title": f"Toy {item}"} for item in range(ITEMS)]
+    (folder / metadata).write_text("".join(f"{json.dumps(line)}\n" for line in items))
+
+
+def movielens(folder: Path, separator: str, name: str) -> None:
+    rows = [(user, item, 4, 900_000_000 + DAY * item + user) for user in range(1, USERS) for item in range(1, ITEMS)]
+    header = ["userId,movieId,rating,timestamp"] if name.endswith(".csv") else []
+    (folder / name).write_text("\n".join([*header, *(separator.join(map(str, row)) for row in rows)]) + "\n")
+
+
+def kuairand(folder: Path, version: str) -> None:
+    """One exposure a day, from 20 April to 6 May, on both sides of the two cuts."""
+    names = (
+        "user_id,video_id,time_ms,is_like,is_follow,is_comment,is_forward,is_hate,long_view,play_time_ms,duration_ms"
+    )
+    lines = [names]
+    for user in range(USERS):
+        for day in range(17):
+            for place in range(2):
+                time_ms = 1_650_412_800_000 + 1000 * (DAY * day + 60 * place + user)
+                lines.append(f"{user},{(day + place + user) % ITEMS},{time_ms},1,0,0,0,0,1,900,1000")
+    (folder / f"log_standard_4_08_to_4_21_{version}.csv").write_text("\n".join(lines) + "\n")
+
+
+CASES: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
+    "amazon 2014": ("amazon18", lambda folder: amazon(folder, 2014), ["source.version=2014"]),
+    "amazon 2018": ("amazon18", lambda folder: amazon(folder, 2018), []),
+    "amazon 2023": ("amazon18", lambda folder: amazon(folder, 2023), ["source.version=2023"]),
+    "movielens 100k": ("movielens1m", lambda folder: movielens(folder, "\t", "u.data"), []),
+    "movielens 1m": ("movielens1m", lambda folder: movielens(folder, "::", "ratings.dat"), []),
+    "movielens 32m": ("movielens1m", lambda folder: movielens(folder, ",", "ratings.csv"), []),
+    "kuairand pure": ("kuairand1k", lambda folder: kuairand(folder, "pure"), []),
+    "kuairand 1k": ("kuairand1k", lambda folder: kuairand(folder, "1k"), []),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_recipe_finds_no_problem_in_files_of_its_layout(case: str, tmp_path: Path) -> None:
+    recipe, write, overrides = CASES[case]
+    write(tmp_path)
+    config = load_run_config(RECIPES / f"{recipe}.yaml", [f"source.path={tmp_path}", *overrides])
+    found = validate_source(config.source, config.features)
+    assert found["problems"] == []
+    assert found["report"]["rows_in"] == found["report"]["kept"]
+    assert found["report"]["layout"] == case.replace("32m", "csv")
+
+
+def test_every_recipe_of_a_public_layout_is_tried() -> None:
+    kinds = ("amazon_reviews", "movielens", "kuairand")
+    recipes = {path.stem for path in RECIPES.glob("*.yaml") if load_run_config(path).source.kind in kinds}
+    assert recipes == {recipe for recipe, _, _ in CASES.values()}
