@@ -7,7 +7,7 @@ from features.reading.open_files import open_files
 from features.reading.opened import FILE, RAW, REFUSED, ROW, OpenedTable
 from features.reading.parquet import open_parquet
 from features.reading.text import open_text
-from features.reading.text_format import TextFormat
+from features.reading.text_format import TextFormat, TextOptions
 
 __all__ = [
     "FILE",
@@ -17,6 +17,7 @@ __all__ = [
     "DataFiles",
     "OpenedTable",
     "TextFormat",
+    "TextOptions",
     "find_files",
     "fingerprint",
     "natural_key",

@@ -15,6 +15,36 @@ from recsys.config import FrozenConfig
 _LINE_ENDS: Final = frozenset("\r\n")
 
 
+class TextOptions(FrozenConfig):
+    """What a source of files says about text files.
+
+    Attributes:
+        separator: Of any length; without it a tab for ``.tsv`` and a comma for all others.
+        quote: Around fields that hold separators or line ends; ``null``: quotes are plain text.
+        encoding: ``utf-8``, ``latin-1``, ``cp1252``, ``utf-16`` …
+    """
+
+    separator: str | None = None
+    quote: str | None = '"'
+    encoding: str = "utf-8"
+
+    @model_validator(mode="after")
+    def _is_text_format(self) -> Self:
+        self.text_format("")
+        return self
+
+    def text_format(self, name: str, header: tuple[str, ...] = ()) -> TextFormat:
+        """Return the format of the file ``name``.
+
+        Raises:
+            ValueError: The separator, the quote or the encoding can be none.
+        """
+        separator = self.separator
+        if separator is None:
+            separator = "\t" if name.lower().removesuffix(".gz").endswith(".tsv") else ","
+        return TextFormat(separator=separator, quote=self.quote, encoding=self.encoding, header=header)
+
+
 class TextFormat(FrozenConfig):
     """Form of CSV, TSV and similar files, one record on a line; a quoted field may hold line ends.
 

@@ -15,27 +15,33 @@ with positions and the given split, and no timestamps: published train files oft
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
-from features.reading.errors import explain_file_errors
-from features.sources.base import PREHISTORY, ROW, EventStream, RawTables, Source
-from features.sources.columns.ids import id_expression
+from features import reading
+from features.reading import DataFiles, OpenedTable, TextOptions, find_files, fingerprint, open_files
+from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW, EventStream, RawTables, Source
+from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, no_rows
+from features.sources.columns.ids import IdReader, IdType, same_id_types
+from features.sources.columns.rows import RowReader
 from features.sources.columns_map import check_columns
-from features.sources.item_columns import ItemColumns, canonical_items
+from features.sources.item_columns import ItemColumns, canonical_items, columns_to_read
+from features.sources.mapped import merge_facts
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.errors import DataError
-from recsys.contracts.manifest import content_hashes
+from recsys.contracts.null_markers import NULL_MARKERS
 from recsys.paths import ConfigPath
 
 _HISTORY = "history"
 _SPLIT_CODE = "split_code"
+_ENTRY = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,\[\]()'"]+"""
+"""An entry of a list that is written as text, as Python or JSON print it: in quotes, or bare."""
+_LIST = rf"^\s*[\[(]\s*(?:(?:{_ENTRY})(?:\s*[,\s]\s*(?:{_ENTRY}))*\s*,?\s*)?[\])]\s*$"
 
 
 class RowFilter(FrozenConfig):
@@ -68,15 +74,17 @@ class HistoryRowsFile(FrozenConfig):
     only: RowFilter | None = None
 
 
-class HistoryRowsSource(Source):
-    """Files of (user, history, target) rows.
+class HistoryRowsSource(TextOptions, Source):
+    r"""Files of (user, history, target) rows; ids of text files are text, unless ``types`` says otherwise.
 
     Attributes:
         path: Folder of the files.
         files: In order of time: a user's rows are read file by file, row by row.
-        history: Column of lists of item ids, oldest first; in a CSV, text such as ``[3, 5]``.
+        history: Column of lists of item ids, oldest first; in a text file, text such as ``[3, 5]``.
         item_id: Column of the target.
         items: Item table inside ``path``, or ``None``.
+        types: ``integer`` or ``text`` for columns of ids.
+        null_values: Texts that stand for nothing; not given: ``NULL``, ``\N``, ``nan`` and their like.
         kind: Names this form of source.
     """
 
@@ -87,13 +95,13 @@ class HistoryRowsSource(Source):
     item_id: str = Columns.ITEM_ID
     items: str | None = None
     item_columns: ItemColumns = ItemColumns()
+    types: Mapping[str, IdType] = {}
+    null_values: tuple[str, ...] | None = None
 
     def fingerprint(self) -> dict[str, str]:
-        """Return file name -> sha256."""
-        paths = self._paths()
-        for path in paths:
-            self._check_exists(path)
-        return dict(zip((path.name for path in paths), content_hashes(paths), strict=True))
+        """Return path relative to the source's folder -> sha256."""
+        names = [declared.file for declared in self.files] + ([] if self.items is None else [self.items])
+        return fingerprint((path for name in names for path in self._found(name).paths), self.path)
 
     def read(self, seed: int) -> RawTables:
         """Read the rows and join them; see :meth:`Source.read`.
@@ -103,66 +111,131 @@ class HistoryRowsSource(Source):
                 targets of the same user; they would belong to no split.
         """
         del seed  # files are the same under every seed
-        for path in self._paths():
-            self._check_exists(path)
-        rows = pl.concat([self._read_rows(self.path / declared.file, declared) for declared in self.files])
-        events, facts = join_histories(rows)
-        items, absent = None, list[str]()
+        read: list[pl.DataFrame] = []
+        names: list[str] = []
+        notes: dict[str, object] = {}
+        for declared in self.files:
+            table = self._opened(declared.file)
+            rows, facts = self._read_rows(table, declared, len(names))
+            if read:
+                same_id_types(read[0].schema, self.files[0].file, rows.schema, declared.file)
+            read.append(rows)
+            names += table.files
+            notes = merge_facts([notes, facts])
+        rows = pl.concat(read)
+        good = rows.filter(pl.col(REFUSED).is_null())
+        events, joined = join_histories(good.select(Columns.USER_ID, _HISTORY, Columns.ITEM_ID, _SPLIT_CODE))
+        bad = rows.filter(pl.col(REFUSED).is_not_null())
+        refused = bad.select(FILE, ROW, PREHISTORY, REFUSED, RAW, Columns.USER_ID, Columns.ITEM_ID)
+        events = pl.concat([events, refused], how="diagonal_relaxed")
+        items = None
         if self.items is not None:
-            path = self.path / self.items
-            with explain_file_errors(path):
-                table = _scan(path).collect()
-            items, absent = canonical_items(table, self.item_columns, str(path))
-            if items.schema[Columns.ITEM_ID] != events.schema[Columns.ITEM_ID]:
-                raise DataError(
-                    f"'item_id' is {items.schema[Columns.ITEM_ID]} in '{path}' and {events.schema[Columns.ITEM_ID]} in the "
-                    "rows; the ids would never meet: convert one of the files"
-                )
+            items, absent = self._read_items(self._opened(self.items), events.schema)
+            notes["absent_item_columns"] = absent
         return RawTables(
-            interactions=EventStream.from_frame(events, "rows"),
+            interactions=EventStream.from_frame(events, *names),
             items=items,
             users=None,
             signals=(),
             positive=(),
             has_timestamps=False,
-            notes={"absent_item_columns": absent, **facts},
+            notes={"absent_item_columns": [], **notes, **joined},
         )
 
-    def _paths(self) -> list[Path]:
-        names = [file.file for file in self.files] + ([] if self.items is None else [self.items])
-        return [self.path / name for name in dict.fromkeys(names)]
+    def _found(self, name: str) -> DataFiles:
+        return find_files(self.path, name, "source.path")
 
-    def _check_exists(self, path: Path) -> None:
-        if not path.is_file():
-            inside = sorted(p.name for p in self.path.glob("*") if p.is_file()) if self.path.is_dir() else []
-            raise DataError(
-                f"'{path}' does not exist; files there: {', '.join(inside[:20]) or 'none'}; set source.path"
-            )
+    def _opened(self, name: str) -> OpenedTable:
+        files = self._found(name)
+        return open_files(files, self.text_format(files.paths[0].name))
 
-    def _read_rows(self, path: Path, declared: HistoryRowsFile) -> pl.DataFrame:
-        where = str(path)
-        frame = _scan(path)
-        with explain_file_errors(path):
-            schema = frame.collect_schema()
+    def _ids(self, table: OpenedTable, column: str, canonical: str) -> IdReader:
+        markers = NULL_MARKERS if self.null_values is None else self.null_values
+        declared = self.types.get(column)
+        return IdReader(column, canonical, table.schema[column], table.where, declared=declared, markers=markers)
+
+    def _read_items(self, table: OpenedTable, events: pl.Schema) -> tuple[pl.DataFrame, list[str]]:
+        columns = self.item_columns
+        raw = table.collect(columns_to_read(columns, list(table.schema), table.where))
+        ids = RowReader([self._ids(table, columns.item_id, Columns.ITEM_ID)], table.files).read(raw)
+        items, absent = canonical_items(raw, columns, table.where, ids[Columns.ITEM_ID])
+        same_id_types(items.schema, table.where, events, "the rows")
+        return items, absent
+
+    def _read_rows(
+        self, table: OpenedTable, declared: HistoryRowsFile, first_file: int
+    ) -> tuple[pl.DataFrame, dict[str, object]]:
+        """Return the rows of one file, refused ones too, and what was met."""
         needed = {Columns.USER_ID: declared.user_id, _HISTORY: self.history, Columns.ITEM_ID: self.item_id}
         if declared.only is not None:
             needed["only"] = declared.only.column
-        check_columns(needed, schema.names(), where)
-        if declared.only is not None:
-            frame = frame.filter(pl.col(declared.only.column).cast(pl.String).is_in(list(declared.only.values)))
-        user = id_expression(declared.user_id, schema[declared.user_id], Columns.USER_ID, where)
+        check_columns(needed, list(table.schema), table.where)
+        item = self._ids(table, self.item_id, Columns.ITEM_ID)
+        history = HistoryReader(self.history, table.schema[self.history], item.dtype, table.where)
+        reader = RowReader(
+            [self._ids(table, declared.user_id, Columns.USER_ID), item, history], table.files, first_file=first_file
+        )
+        batches = []
+        for batch in table.batches(list(dict.fromkeys([*reader.columns, *needed.values()]))):
+            if declared.only is not None:
+                wanted = pl.col(declared.only.column).cast(pl.String).is_in(list(declared.only.values))
+                batch = batch.filter(wanted | pl.col(reading.REFUSED).is_not_null())
+            batches.append(reader.read(batch))
+        rows = pl.concat(batches) if batches else pl.DataFrame(schema=reader.schema)
         if declared.user_prefix is not None:
-            user = (pl.lit(declared.user_prefix) + user.cast(pl.String)).alias(Columns.USER_ID)
-        item = id_expression(self.item_id, schema[self.item_id], Columns.ITEM_ID, where)
-        item_type = pl.Int64() if schema[self.item_id].is_integer() else pl.String()
-        history, history_type = pl.col(self.history), schema[self.history]
-        if history_type == pl.String:
-            history = history.str.replace_all("'", '"').str.json_decode(pl.List(item_type))
-        elif not isinstance(history_type, pl.List):
-            raise DataError(f"{where}: column '{self.history}' is {history_type}, expected lists of item ids")
+            user = pl.lit(declared.user_prefix) + pl.col(Columns.USER_ID).cast(pl.String)
+            rows = rows.with_columns(user.alias(Columns.USER_ID))
         split = pl.lit(SPLIT_NAMES.index(declared.split), pl.Int8).alias(_SPLIT_CODE)
-        with explain_file_errors(path):
-            return frame.select(user, history.cast(pl.List(item_type)).alias(_HISTORY), item, split).collect()
+        return rows.with_columns(split), {**reader.finish(), **table.notes}
+
+
+class HistoryReader(ColumnReader):
+    """Reads lists of item ids: lists, or text such as ``[3, 5]`` and ``['a', "it's"]``.
+
+    Raises:
+        DataError: The column holds neither.
+    """
+
+    def __init__(self, column: str, raw_type: pl.DataType, item_type: pl.DataType, where: str) -> None:
+        super().__init__(column, _HISTORY, pl.List(item_type), where)
+        self._item_type = item_type
+        if raw_type != pl.String and not isinstance(raw_type, pl.List):
+            raise self.unreadable(raw_type, "lists of item ids")
+
+    def read(self, raw: pl.Series, place: Place) -> Parsed:
+        """Read the next batch."""
+        del place
+        lists, wrong = raw, no_rows(len(raw))
+        if raw.dtype == pl.String:
+            wrong = ~raw.str.contains(_LIST).fill_null(True)
+            entries = pl.col("l").str.extract_all(_ENTRY).list.eval(_bare(pl.element()))
+            lists = raw.to_frame("l").select(entries).to_series()
+        texts = lists.cast(pl.List(pl.String))
+        if self._item_type == pl.Int64:
+            values = texts.cast(pl.List(pl.Int64), strict=False)
+            wrong |= texts.list.eval(_odd(pl.element())).list.any().fill_null(False)
+        else:
+            values = texts
+        nothing = pl.lit([], dtype=self.dtype)  # no history is an empty one
+        values = values.to_frame("l").select(pl.when(~wrong).then(pl.col("l").fill_null(nothing))).to_series()
+        refusal = Refusal(self.not_("a list of item ids"), wrong)
+        return Parsed(values.alias(_HISTORY), (refusal,) if wrong.any() else ())
+
+
+def _bare(entry: pl.Expr) -> pl.Expr:
+    """Take the quotes away, and the backslash before an escaped quote."""
+    quoted = entry.str.contains(r"""^['"]""")
+    return (
+        pl.when(quoted)
+        .then(entry.str.slice(1, entry.str.len_chars() - 2).str.replace_all(r"\\(.)", "${1}"))
+        .otherwise(entry)
+    )
+
+
+def _odd(entry: pl.Expr) -> pl.Expr:
+    """Return whether an entry of a list is no integer in its only spelling."""
+    spelled = entry.str.contains(r"^(0|-?[1-9][0-9]*)$")
+    return entry.is_not_null() & ~(spelled & entry.cast(pl.Int64, strict=False).is_not_null())
 
 
 def join_histories(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, object]]:
@@ -216,7 +289,8 @@ def join_histories(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, object]]
     place = np.arange(len(items)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     events = pl.DataFrame(
         {
-            ROW: pl.Series(np.arange(len(items)), dtype=pl.UInt32),
+            FILE: pl.repeat(0, len(items), dtype=pl.Int32(), eager=True),  # an event is told by rows of several files
+            ROW: pl.Series(np.arange(len(items)), dtype=pl.Int64),
             PREHISTORY: pl.repeat(False, len(items), eager=True),
             Columns.USER_ID: pl.Series(users, dtype=rows.schema[Columns.USER_ID]).gather(owner),
             Columns.ITEM_ID: pl.Series(items, dtype=rows.schema[Columns.ITEM_ID]),
@@ -235,11 +309,3 @@ def _overlap(sequence: Sequence[object], history: Sequence[object]) -> int:
         if list(sequence[-length:]) == list(history[:length]):
             return length
     return 0
-
-
-def _scan(path: Path) -> pl.LazyFrame:
-    if path.suffix == ".parquet":
-        return pl.scan_parquet(path, glob=False)
-    if path.suffix == ".csv":
-        return pl.scan_csv(path, infer_schema_length=10_000, glob=False)
-    raise DataError(f"'{path}' ends in neither .parquet nor .csv; convert it or rename it")

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, get_args
 
-from pydantic import model_validator
+from pydantic import field_validator
 
-from features.reading import DataFiles, OpenedTable, TextFormat, find_files, open_files
+from features.reading import DataFiles, OpenedTable, TextFormat, TextOptions, find_files, open_files
 from features.sources.mapped import MappedSource, TableKind
 from recsys.paths import ConfigPath
 
 
-class TableSource(MappedSource):
-    """Interactions in Parquet, CSV, TSV or any other separated text.
+class TableSource(TextOptions, MappedSource):
+    """Interactions in Parquet, CSV, TSV or any other separated text; see :class:`TextOptions` for the latter.
 
     The columns of a table are found by name in each of its files; ``key=value`` folders are columns of text.
 
@@ -27,9 +27,6 @@ class TableSource(MappedSource):
             natural order of their relative paths: ``part-2`` before ``part-10``.
         items: The same for the items, or ``None``.
         users: The same for the users, or ``None``.
-        separator: Of text files, of any length; without it a tab for ``.tsv`` and a comma for all others.
-        quote: Around fields of text files that hold separators or line ends; ``null``: quotes are plain text.
-        encoding: Of text files: ``utf-8``, ``latin-1``, ``cp1252``, ``utf-16`` …
         header: Names of the columns of interactions, for text files whose first line is data already.
         kind: Names this form of source.
         user_id_column: Id column of the table of users.
@@ -46,29 +43,19 @@ class TableSource(MappedSource):
     interactions: str = "interactions.parquet"
     items: str | None = None
     users: str | None = None
-    separator: str | None = None
-    quote: str | None = '"'
-    encoding: str = "utf-8"
     header: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _text_format(self) -> Self:
-        self._text("interactions", "log.csv")  # refuses what is no text format
-        return self
-
-    def _text(self, kind: TableKind, name: str) -> TextFormat:
-        tabs = Path(name.lower().removesuffix(".gz")).suffix == ".tsv"
-        default = "\t" if tabs else ","
-        return TextFormat(
-            separator=default if self.separator is None else self.separator,
-            quote=self.quote,
-            encoding=self.encoding,
-            header=self.header if kind == "interactions" else (),
-        )
+    @field_validator("header")
+    @classmethod
+    def _is_header(cls, header: tuple[str, ...]) -> tuple[str, ...]:
+        return TextFormat(header=header).header
 
     def _open(self, kind: TableKind) -> OpenedTable | None:
         files = self._table_files(kind)
-        return None if files is None else open_files(files, self._text(kind, files.paths[0].name))
+        if files is None:
+            return None
+        header = self.header if kind == "interactions" else ()
+        return open_files(files, self.text_format(files.paths[0].name, header))
 
     def _files(self) -> Iterator[Path]:
         for kind in get_args(TableKind):

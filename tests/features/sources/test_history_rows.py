@@ -118,15 +118,80 @@ def test_csv_with_lists_as_text_is_read_alike(tmp_path: Path) -> None:
     source = HistoryRowsSource(path=tmp_path, files=(HistoryRowsFile(file="train.csv", split="train"),))
     assert source.read(0).interactions.collect()["item_id"].to_list() == ["a", "b", "c"]
     csv.write_text('user_id,history_item_id,item_id\nA7,"[3, 5]",8\n')
-    assert source.read(0).interactions.collect()["item_id"].to_list() == [3, 5, 8]
+    assert source.read(0).interactions.collect()["item_id"].to_list() == ["3", "5", "8"]
+    declared = HistoryRowsSource(path=tmp_path, files=source.files, types={"item_id": "integer"})
+    assert declared.read(0).interactions.collect()["item_id"].to_list() == [3, 5, 8]
+
+
+@pytest.mark.parametrize(
+    ("history", "ids"),
+    [
+        ("[007, 7]", ["007", "7"]),
+        ("['a', \"it's\"]", ["a", "it's"]),
+        ("['a,b', 'c d']", ["a,b", "c d"]),
+        (r"['it\'s']", ["it's"]),
+        ("[3 5  8]", ["3", "5", "8"]),
+        ("(3, 5,)", ["3", "5"]),
+        ("[]", []),
+        ("", []),
+        ("[9e12, true]", ["9e12", "true"]),
+    ],
+)
+def test_ids_in_a_list_of_a_text_file_come_as_they_are_written(tmp_path: Path, history: str, ids: list[str]) -> None:
+    quoted = history.replace('"', '""')
+    (tmp_path / "train.csv").write_text(f'user_id,history_item_id,item_id\n01,"{quoted}",0009\n')
+    raw = HistoryRowsSource(path=tmp_path, files=(HistoryRowsFile(file="train.csv", split="train"),)).read(0)
+    events = raw.interactions.collect()
+    assert events["item_id"].to_list() == [*ids, "0009"]
+    assert events["user_id"].unique().to_list() == ["01"]
+
+
+def test_a_row_that_is_none_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(
+        'user_id,history_item_id,item_id\nA7,"[3]",5\nA7,3,5\nA7,"[3, 5]"\nNULL,"[3]",5\nA7,"[3, ""x]",5\n'
+    )
+    source = HistoryRowsSource(path=tmp_path, files=(HistoryRowsFile(file="train.csv", split="train"),))
+    refused = source.read(0).interactions.collect().drop_nulls("refused")
+    assert [(row + 1, reason) for row, reason in refused.select("row", "refused").iter_rows()] == [
+        (3, "history_item_id is not a list of item ids"),
+        (4, "too few fields"),
+        (5, "null user_id"),
+        (6, "history_item_id is not a list of item ids"),
+    ]
+
+
+def test_text_and_integer_ids_do_not_meet(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text('user_id,history_item_id,item_id\n7,"[3]",5\n')
+    pl.DataFrame({"user_id": [7], "history_item_id": [[3, 5]], "item_id": [8]}).write_parquet(tmp_path / "test.parquet")
+    files = (HistoryRowsFile(file="train.csv", split="train"), HistoryRowsFile(file="test.parquet", split="test"))
+    with pytest.raises(DataError, match=r"integer in 'test.parquet'|text in 'train.csv'"):
+        HistoryRowsSource(path=tmp_path, files=files).read(0)
+    types = {"user_id": "integer", "item_id": "integer"}
+    events = HistoryRowsSource(path=tmp_path, files=files, types=types).read(0).interactions.collect()
+    assert events["item_id"].to_list() == [3, 5, 8]
+
+
+def test_files_of_the_same_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.csv").write_text('user_id,history_item_id,item_id\n7,"[3]",5\n')
+    names = ("a/rows.csv", "b/rows.csv")
+    files = tuple(HistoryRowsFile(file=name, split="train") for name in names)
+    source = HistoryRowsSource(path=tmp_path, files=files)
+    before = source.fingerprint()
+    assert sorted(before) == sorted(names)
+    (tmp_path / "a/rows.csv").write_text('user_id,history_item_id,item_id\n7,"[3]",6\n')
+    assert source.fingerprint() != before
 
 
 def test_missing_file_and_history_of_another_type_are_refused(tmp_path: Path) -> None:
     source = HistoryRowsSource(path=tmp_path, files=(HistoryRowsFile(file="train.parquet", split="train"),))
-    with pytest.raises(DataError, match=r"train.parquet' does not exist; files there: none"):
+    with pytest.raises(DataError, match=r"train.parquet' does not exist .*; files there: none"):
         source.read(0)
     pl.DataFrame({"user_id": [7], "history_item_id": [3], "item_id": [5]}).write_parquet(tmp_path / "train.parquet")
-    with pytest.raises(DataError, match=r"column 'history_item_id' is Int64, expected lists of item ids"):
+    with pytest.raises(
+        DataError, match=r"column 'history_item_id' \(for history\) is Int64, expected lists of item ids"
+    ):
         source.read(0)
 
 
