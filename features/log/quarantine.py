@@ -13,6 +13,7 @@ from typing import Final
 import polars as pl
 from pydantic import Field
 
+from features.reading import place_of
 from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
@@ -155,7 +156,7 @@ def check_share(refused: pl.DataFrame, rows_in: int, config: QuarantineConfig) -
     )
     named = found.head(_NAMED_REASONS).select(Columns.REASON, "count", FILE, ROW)
     listed = "; ".join(
-        f"{reason}: {count}, first in {file} row {row} (from 0)" for reason, count, file, row in named.iter_rows()
+        f"{reason}: {count}, first in {place_of(file, row)}" for reason, count, file, row in named.iter_rows()
     )
     if len(found) > len(named):
         listed += f"; and {len(found) - len(named)} more reasons"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from features.reading.files import DataFiles, find_files, fingerprint, natural_key
+from features.reading.files import DataFiles, find_files, fingerprint, natural_key, place_of
 from features.reading.open_files import open_files
 from features.reading.opened import FILE, RAW, REFUSED, ROW, OpenedTable
 from features.reading.parquet import open_parquet
@@ -24,4 +24,5 @@ __all__ = [
     "open_files",
     "open_parquet",
     "open_text",
+    "place_of",
 ]

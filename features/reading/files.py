@@ -136,6 +136,21 @@ def relative_name(path: Path, root: Path) -> str:
         return Path(os.path.relpath(path.resolve(), root.resolve())).as_posix()
 
 
+def place_of(file: str, row: int) -> str:
+    """Phrase where a record stands, as an editor or a data frame counts.
+
+    Args:
+        file: Its name.
+        row: Place in the file from 0; of a text file, the line.
+
+    Example:
+        >>> place_of("log.csv", 11), place_of("log.parquet", 11)
+        ("'log.csv', line 12", "'log.parquet', row 11 (from 0)")
+    """
+    text = "." in Path(file).name and not file.lower().endswith(PARQUET_ENDINGS)
+    return f"'{file}', line {row + 1}" if text else f"'{file}', row {row} (from 0)"
+
+
 def hive_keys(relative: str) -> dict[str, str | None]:
     """Return the ``key=value`` parts of a path; values are text.
 

@@ -166,7 +166,7 @@ def to_series(values: pa.Array, target: pl.DataType, where: str, name: str, firs
     kind = values.type
     if pa.types.is_null(kind):
         return pl.repeat(None, len(values), dtype=target, eager=True)
-    if pa.types.is_uint64(kind):
+    if pa.types.is_uint64(kind) and target != pl.UInt64:
         beyond = pc.greater(values, pa.scalar((1 << 63) - 1, pa.uint64()))
         _refuse_any(beyond, values, where, name, first, "lies beyond 2^63 - 1; write the column as text")
         values = values.cast(pa.int64())

@@ -30,8 +30,8 @@ class Unreadable:
 def readable_type(arrow: pa.DataType) -> pl.DataType | Unreadable:
     """Return the type that a column is read as.
 
-    Whole numbers of any width become Int64 (a UInt64 beyond 2^63 - 1 is refused when it is met), text of every kind String,
-    and a decimal Int64 or, of more than 18 digits, text; with digits behind the point it becomes Float64.
+    Whole numbers of any width but UInt64 become Int64, text of every kind String, and a decimal Int64 or, of more than 18
+    digits, text; with digits behind the point it becomes Float64.
     """
     import pyarrow.types as types
 
@@ -42,7 +42,7 @@ def readable_type(arrow: pa.DataType) -> pl.DataType | Unreadable:
     if types.is_boolean(arrow):
         return pl.Boolean()
     if types.is_integer(arrow):
-        return pl.Int64()
+        return pl.UInt64() if types.is_uint64(arrow) else pl.Int64()
     if types.is_floating(arrow):
         return pl.Float64() if types.is_float64(arrow) else pl.Float32()
     if types.is_string(arrow) or types.is_large_string(arrow) or types.is_string_view(arrow):
@@ -78,7 +78,8 @@ def readable_type(arrow: pa.DataType) -> pl.DataType | Unreadable:
 def common_type(first: pl.DataType, second: pl.DataType) -> pl.DataType | None:
     """Return the type that holds the values of both; ``None`` when none does without loss.
 
-    A mix of Int64 and floats becomes Float64, and a whole number beyond 2^53 is refused when it is met.
+    A mix of whole numbers and floats becomes Float64, and a whole number beyond 2^53 is refused when it is met; a mix of
+    Int64 and UInt64 becomes Int64, and a number beyond 2^63 - 1 is refused.
 
     Example:
         >>> common_type(pl.Int64(), pl.Float32()), common_type(pl.Int64(), pl.String())
@@ -89,7 +90,7 @@ def common_type(first: pl.DataType, second: pl.DataType) -> pl.DataType | None:
     if first == pl.Null:
         return second
     if first.is_numeric() and second.is_numeric():
-        return pl.Float64()
+        return pl.Int64() if first.is_integer() and second.is_integer() else pl.Float64()
     if isinstance(first, pl.Datetime) and isinstance(second, pl.Datetime):
         if first.time_zone != second.time_zone:
             return None

@@ -14,6 +14,7 @@ from typing import Final
 
 import polars as pl
 
+from features.reading import place_of
 from recsys.contracts.errors import DataError
 from recsys.contracts.null_markers import NULL_MARKERS, null_markers
 from recsys.contracts.plain_text import SURROUNDINGS
@@ -62,8 +63,8 @@ class Place:
     row: pl.Series
 
     def of(self, place: int) -> str:
-        """Phrase where one row stands; records are counted from 1, a header aside."""
-        return f"'{self.files[self.file[place]]}', record {self.row[place] + 1}"
+        """Phrase where one row stands."""
+        return place_of(self.files[self.file[place]], self.row[place])
 
 
 class ColumnReader(ABC):

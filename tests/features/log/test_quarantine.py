@@ -25,7 +25,7 @@ def test_bad_rows_get_the_first_reason_that_applies() -> None:
     assert read.refused["row"].to_list() == [0, 1, 2, 3, 4]
     assert read.refused["like"].to_list() == [True, None, False, True, True]
     assert read.refused["file"].to_list() == ["log"] * 5
-    first = r"null user_id: 1, first in log row 0"
+    first = r"null user_id: 1, first in 'log', row 0"
     with pytest.raises(DataError, match=r"5 of 6 rows \(83.3%\) are unusable, allowed are 5.0%.*" + first):
         check_share(read.refused, 6, QuarantineConfig())
 

@@ -34,6 +34,7 @@ def column(values, dtype=None) -> pl.DataFrame:
         (column([1]), column([2], pl.Int32), pl.Int64, [1, 2]),
         (column([1], pl.UInt32), column([2], pl.Int8), pl.Int64, [1, 2]),
         (column([2**63 - 1], pl.UInt64), column([2]), pl.Int64, [2**63 - 1, 2]),
+        (column([2**64 - 1], pl.UInt64), column([2], pl.UInt64), pl.UInt64, [2**64 - 1, 2]),
         (column([0.5], pl.Float32), column([0.25]), pl.Float64, [0.5, 0.25]),
         (column([1]), column([0.5]), pl.Float64, [1.0, 0.5]),
         (column([None]), column(["x"]), pl.String, [None, "x"]),

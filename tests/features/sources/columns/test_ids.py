@@ -140,7 +140,7 @@ def test_a_column_of_integers_but_one_is_worth_a_word(odd: str) -> None:
     reader, _ = read([str(number) for number in range(30)] * 4 + [odd])
     (warning,) = reader.warnings()
     assert "log.csv: user_id reads as an integer in 120 of 121 rows and in 30 of 31 distinct values" in warning
-    assert f"others: {odd!r} ('log.csv', record 122)" in warning
+    assert f"others: {odd!r} ('log.csv', line 122)" in warning
 
 
 @pytest.mark.parametrize(
