@@ -120,3 +120,27 @@ def of_steering(rows: Rows) -> str:
         f"One policy follows the weights it is given: {line}, watch time goes from {float(first[3]):.0f} to "
         f"{float(last[3]):.0f} s and diversity from {float(first[5]):.2f} to {float(last[5]):.2f}."
     )
+
+
+def of_prepare(rows: Rows) -> str:
+    """The dearer file form at each size."""
+    worst: dict[str, Sequence[str]] = {}
+    for row in rows:
+        if row[0] not in worst or float(row[2]) > float(worst[row[0]][2]):
+            worst[row[0]] = row
+    parts = [f"{row[0]} rows take {row[2]} processor seconds and {row[4]} MiB" for row in worst.values()]
+    return "; ".join(parts) + f" ({rows[-1][5]} times linear)."
+
+
+def of_prepare_script(rows: Rows) -> str:
+    """The script form against `prepare`, at each size."""
+    lines = [row for row in rows if row[1].startswith("the public script")]
+    sizes = " and ".join(row[0] for row in lines)
+    times, memory = (span((float(row[place]) for row in lines), ".0f") for place in (5, 6))
+    return f"At {sizes} rows the public script's way takes {times} times as long and {memory} times the memory."
+
+
+def of_prepare_append(rows: Rows) -> str:
+    """Every second row: appending."""
+    shares = ", ".join(f"{float(row[7]):.0%} ({row[2]})" for row in rows[1::2])
+    return f"A day of {rows[0][1]} rows after {rows[0][0]} is prepared in {shares} of the time that everything takes."
