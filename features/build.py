@@ -7,10 +7,10 @@ targets -> write. Counts are kept at every step, and rows in = kept + quarantine
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import polars as pl
 from pydantic import Field, model_validator
@@ -22,10 +22,11 @@ from features.log.encode import ReadLog, read_log
 from features.log.event_log import EventLog, keep_events
 from features.log.k_core import KCoreConfig
 from features.log.quarantine import QuarantineConfig, as_duplicates, check_share
+from features.log.read_state import ReadState
 from features.log.repeats import Duplicates
 from features.log.signal_bits import behaviour_bytes
 from features.sessions import SessionConfig, SessionRule, session_index, session_rule, session_table
-from features.sources.base import RawTables, Source
+from features.sources.base import RawTables, Source, merge_facts
 from features.splits import SplitConfig, check_not_empty, split_events
 from features.tables import LabelledEvents, items_table, users_table, write_events, write_large_table
 from recsys.config import FrozenConfig
@@ -41,6 +42,9 @@ from recsys.contracts.event_features import NUM_GAP_BUCKETS, NUM_WATCH_BUCKETS
 from recsys.contracts.manifest import write_json
 
 logger = logging.getLogger("recsys.features")
+
+LOG_FOLDER: Final = "log"
+"""Where a prepared data set keeps its log."""
 
 
 class FeaturesConfig(FrozenConfig):
@@ -130,10 +134,12 @@ def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) ->
         ConfigError: The configuration asks for something the source does not have.
     """
     raw = source.read(seed)
-    return prepare_from_log(raw, read_events(raw, config), config, out_dir)
+    return prepare_from_log(raw, read_events(raw, config), config, out_dir, source.fingerprint())
 
 
-def prepare_from_log(raw: RawTables, read: ReadLog, config: FeaturesConfig, out_dir: Path) -> dict[str, Any]:
+def prepare_from_log(
+    raw: RawTables, read: ReadLog, config: FeaturesConfig, out_dir: Path, fingerprints: Mapping[str, str]
+) -> dict[str, Any]:
     """Write the prepared data set of a log that has been read, and the log beside it, so that a day can be added to it.
 
     Args:
@@ -141,13 +147,15 @@ def prepare_from_log(raw: RawTables, read: ReadLog, config: FeaturesConfig, out_
         read: The log.
         config: What to make of it.
         out_dir: Folder to write into; created when missing.
+        fingerprints: Of the source's files.
 
     Returns:
         The data report.
     """
     data = assemble(raw, read, config)
     out_dir.mkdir(parents=True, exist_ok=True)
-    read.log.save(out_dir / "log")
+    read.log.save(out_dir / LOG_FOLDER)
+    ReadState.of(raw.interactions, fingerprints, read.facts).save(out_dir / LOG_FOLDER)
     write_events(out_dir / "events.parquet", data.events)
     items_table(data.events, data.items).write_parquet(out_dir / "items.parquet")
     data.users.write_parquet(out_dir / "users.parquet")
@@ -183,18 +191,24 @@ def validate_source(source: Source, config: FeaturesConfig, seed: int = 0) -> di
     return {"problems": [], "report": data.report}
 
 
-def read_events(raw: RawTables, config: FeaturesConfig, only: Collection[str] | None = None) -> ReadLog:
+def read_events(raw: RawTables, config: FeaturesConfig) -> ReadLog:
     """Read the events of a source and refuse too many bad ones.
 
     Args:
         raw: The source.
         config: Its quarantine, and whether sessions are the source's.
-        only: Files to read; ``None``: all.
+
+    Raises:
+        DataError: There is no row at all, or too many are unusable.
     """
-    rule = _session_rule(raw, config)
-    read = read_log(raw, config.quarantine, need_session_id=rule == "given", only=only)
+    read = read_log(raw, config.quarantine, need_session_id=need_session_id(raw, config))
     check_share(read.refused, read.rows_in, config.quarantine)
     return read
+
+
+def need_session_id(raw: RawTables, config: FeaturesConfig) -> bool:
+    """Whether sessions are the source's, so that an event without one cannot be used."""
+    return _session_rule(raw, config) == "given"
 
 
 def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled:
@@ -229,7 +243,7 @@ def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled
         "sessions": {"by": rule, "chunked_prehistory": bool(log.prehistory.any()), "count": int(sessions[-1]) + 1},
         **history_counts(log, split, history, targets),
         **items.facts,
-        **raw.notes,
+        **merge_facts([raw.notes, read.facts]),
     }
     check_not_empty(report["target_rows"])
     return Assembled(

@@ -21,12 +21,13 @@ depends on (:mod:`pipelines.engine.code_version`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.engine.stage import Inputs, Stage
+from recsys.contracts.manifest import Artifact
 from recsys.runtime import Progress
 from serving.config import RULE_FILES
 
@@ -46,6 +47,13 @@ def prepare(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress
     write_contract(out_dir, report)
     audit_prepared(out_dir, config.features.split.kind, config.source.model_dump(mode="json"))
     return report
+
+
+def prepare_more(config: RunConfig, earlier: Sequence[Artifact], out_dir: Path, progress: Progress) -> Summary:
+    """Turn raw logs into the prepared data set, reading only the files that an earlier one has not."""
+    from features.append import prepare_appended
+
+    return prepare_appended(config.source, config.features, earlier, out_dir, config.seed)
 
 
 def embed(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
@@ -233,7 +241,13 @@ def rule_fingerprints(config: RunConfig) -> dict[str, str]:
 
 
 PREPARE: Final = Stage(
-    "prepare", "prepared", prepare, ("source", "features"), ignored=("source.path",), fingerprints=raw_fingerprints
+    "prepare",
+    "prepared",
+    prepare,
+    ("source", "features"),
+    ignored=("source.path",),
+    fingerprints=raw_fingerprints,
+    extend=prepare_more,
 )
 EMBED: Final = Stage("embed", "embeddings", embed, ("embed",), parents=("prepare",))
 TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), parents=("prepare", "embed"))

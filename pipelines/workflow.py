@@ -79,13 +79,17 @@ class Workflow:
         self.runner = Runner(config, config.seed, self.store, progress, after=self._after)
         self._with_champion = False
 
-    def run(self) -> RunReport:
+    def run(self, append: bool = False) -> RunReport:
         """Do everything, skipping what exists.
+
+        Args:
+            append: Read only the files that came since the last preparation, where nothing else has changed.
 
         Raises:
             ArtifactError: MLflow cannot be reached; the stages' results are kept.
             GateRefused: The gate refused and the configuration says that this fails the run.
         """
+        self.runner.extend = append
         self._begin()
         self._with_champion = True
         with tracked(self.tracker):
@@ -97,15 +101,20 @@ class Workflow:
             outcome, served_by = self._recommend(self.runner.outcomes[PREPARE.name].artifact)
         return RunReport(self.runner.outcomes, version, decision, outcome.artifact.path, served_by, registered)
 
-    def run_verb(self, verb: str) -> Outcome:
+    def run_verb(self, verb: str, append: bool = False) -> Outcome:
         """Run the stage behind one verb, whose parents must be there.
 
         `prepare` needs neither torch nor MLflow, which take seconds to import: it runs without them, and its record waits
         for the next run or verb, unless MLflow is a server that somebody may be watching.
 
+        Args:
+            verb: Its name.
+            append: As in :meth:`run`.
+
         Raises:
             ArtifactError: A parent has not run with this configuration.
         """
+        self.runner.extend = append
         light = verb == PREPARE.name
         self.tracker.postponed = light and self.tracker.is_file
         self._begin(with_torch=not light)

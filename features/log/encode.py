@@ -6,8 +6,8 @@ rows, and counts for the data report.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -42,11 +42,13 @@ class ReadLog:
         log: Usable rows.
         refused: The others, with the column ``reason``.
         rows_in: All of them.
+        facts: What was met in the files, for the data report.
     """
 
     log: EncodedLog
     refused: pl.DataFrame
     rows_in: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_log(
@@ -61,7 +63,7 @@ def read_log(
         only: Files to read; ``None``: all.
 
     Raises:
-        DataError: There is no row at all.
+        DataError: There is no row at all, in all files.
         ConfigError: More signals than a behaviour code holds.
     """
     check_signal_count(raw.signals)
@@ -72,9 +74,9 @@ def read_log(
         for part in batch.iter_slices(_BATCH_ROWS):
             columns.count(part)
             columns.append(quarantine.sift(part))
-    if quarantine.rows_in == 0:
+    if quarantine.rows_in == 0 and only is None:
         raise DataError("the source has no interactions at all; check source.path and the column map")
-    return ReadLog(columns.finish(stream.files), quarantine.table(), quarantine.rows_in)
+    return ReadLog(columns.finish(stream.files), quarantine.table(), quarantine.rows_in, dict(stream.facts))
 
 
 class _Columns:
@@ -92,10 +94,16 @@ class _Columns:
         types |= {"signal_values": np.uint8, "signal_known": np.uint8}
         self._arrays = {name: GrowingArray(dtype) for name, dtype in types.items()}
         self._file_records = np.zeros(len(raw.interactions.files), np.int64)
+        self._file_spans = np.zeros_like(self._file_records)
 
     def count(self, batch: pl.DataFrame) -> None:
         """Count the records of each file, refused ones included."""
-        self._file_records += np.bincount(batch[FILE].to_numpy(), minlength=len(self._file_records))
+        file, row = batch[FILE].to_numpy(), batch[ROW].to_numpy()
+        self._file_records += np.bincount(file, minlength=len(self._file_records))
+        ends = np.flatnonzero(np.diff(file, append=-1))  # a batch has few runs of one file, mostly one
+        for begin, end in zip([0, *(ends[:-1] + 1)], ends, strict=False):
+            place = file[end]
+            self._file_spans[place] = max(self._file_spans[place], int(row[begin : end + 1].max()) + 1)
 
     def append(self, rows: pl.DataFrame) -> None:
         """Add usable rows."""
@@ -129,7 +137,7 @@ class _Columns:
             parts[name] = self._arrays.pop(name).finish() if name in self._arrays else None
         parts["signal_values"] = self._arrays.pop("signal_values").finish()
         parts["signal_known"] = self._arrays.pop("signal_known").finish()
-        starts = np.concatenate([[0], np.cumsum(self._file_records)]).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(self._file_spans)]).astype(np.int64)
         record = self._arrays.pop("record").finish()
         record += starts[self._arrays.pop("file").finish()]
         parts["record"] = record
@@ -141,7 +149,8 @@ class _Columns:
         return EncodedLog(
             **parts,
             files=files,
-            file_records=tuple(int(count) for count in self._file_records),
+            file_records=tuple(self._file_records.tolist()),
+            file_spans=tuple(self._file_spans.tolist()),
             signals=self._raw.signals,
             positive=self._raw.positive,
         )

@@ -36,7 +36,7 @@ class EncodedLog:
     Attributes:
         user: ``[E]`` place in ``user_ids``.
         item: ``[E]`` place in ``item_ids``.
-        record: ``[E]`` place of the row among all records of all files: ``file_starts[file] + row``.
+        record: ``[E]`` number of the row among the rows of all files: ``file_starts[file] + row``.
         prehistory: ``[E]`` whether the event has an order but no time.
         timestamp: ``[E]`` UTC microseconds, -1 in the prehistory.
         position: ``[E]`` place in the user's order, ``NO_NUMBER`` where not given.
@@ -53,6 +53,7 @@ class EncodedLog:
         split_names: Likewise.
         files: Paths of the files, in the order in which they were read.
         file_records: Records of each file, refused ones included.
+        file_spans: One more than the largest row number of each file; in a text file rows are lines, which are more.
         signals: Names of the signals.
         positive: Those that make an event positive, any of them; empty: every event is positive.
     """
@@ -76,6 +77,7 @@ class EncodedLog:
     split_names: pl.Series | None
     files: tuple[str, ...]
     file_records: tuple[int, ...]
+    file_spans: tuple[int, ...]
     signals: tuple[str, ...]
     positive: tuple[str, ...]
 
@@ -89,8 +91,8 @@ class EncodedLog:
 
     @property
     def file_starts(self) -> npt.NDArray[np.int64]:
-        """``[files]`` the record number of each file's first row."""
-        return np.concatenate([[0], np.cumsum(self.file_records)]).astype(np.int64)[:-1]
+        """``[files]`` the record number of each file's row 0."""
+        return np.concatenate([[0], np.cumsum(self.file_spans)]).astype(np.int64)[:-1]
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the columns that are there, by name."""
@@ -180,7 +182,7 @@ ID_NAMES: Final = ("user_ids", "item_ids", "session_ids", "split_names")
 _OPTIONAL: Final = frozenset(
     {"timestamp", "position", "tie_break", "session", "split", "watch_time", "duration", "session_ids", "split_names"}
 )
-_FACT_NAMES: Final = ("files", "file_records", "signals", "positive")
+_FACT_NAMES: Final = ("files", "file_records", "file_spans", "signals", "positive")
 
 
 def sort_keys(arrays: Mapping[str, Any]) -> list[KeyArray]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import polars as pl
 
@@ -63,11 +63,15 @@ class EventStream:
             ``watch_time_ms`` and ``duration_ms`` (Float32), and one Boolean column per signal (null: not known).
         files: Paths of the files, relative to the source's folder, in natural order; ``file`` is a place in it.
         read: Yields the batches of the files that are named, of all for ``None``.
+        facts: What the last complete pass met in the files that it read, for the data report.
+        types: Type of every column that is read, over all files.
     """
 
     schema: pl.Schema
     files: tuple[str, ...]
     read: Callable[[Collection[str] | None], Iterator[pl.DataFrame]]
+    facts: dict[str, Any] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, *files: str) -> EventStream:
@@ -173,6 +177,27 @@ def closest(name: str, known: Sequence[str]) -> str:
     found = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{found[0]}'? " if found else ""
     return f"{hint}columns there: {', '.join(known) or 'none'}"
+
+
+def merge_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put the facts of several tables together: lists joined, mappings merged, numbers added.
+
+    Example:
+        >>> merge_facts([{"warnings": ["a"], "rows": {"x": 1}}, {"warnings": ["b"], "rows": {"x": 2, "y": 1}}])
+        {'warnings': ['a', 'b'], 'rows': {'x': 3, 'y': 1}}
+    """
+    merged: dict[str, Any] = {}
+    for fact in facts:
+        for name, value in fact.items():
+            before = merged.get(name)
+            merged[name] = (
+                merge_facts([before, value])
+                if isinstance(before, dict)
+                else value
+                if before is None
+                else before + value
+            )
+    return merged
 
 
 def text_sha256(text: str) -> str:

@@ -24,13 +24,12 @@ from pydantic import Field
 
 from features import reading
 from features.reading import DataFiles, OpenedTable, TextOptions, find_files, fingerprint, open_files
-from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW, EventStream, RawTables, Source
+from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW, EventStream, RawTables, Source, merge_facts
 from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, no_rows
 from features.sources.columns.ids import IdReader, IdType, same_id_types
 from features.sources.columns.rows import RowReader
 from features.sources.columns_map import check_columns
 from features.sources.item_columns import ItemColumns, canonical_items, columns_to_read
-from features.sources.mapped import merge_facts
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.errors import DataError

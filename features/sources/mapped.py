@@ -7,7 +7,7 @@ the declared columns are loaded, so what stands in any other column cannot stop 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import field_validator, model_validator
 
 from features.reading import OpenedTable, fingerprint
-from features.sources.base import FILE, RAW, REFUSED, ROW, EventStream, RawTables, Source
+from features.sources.base import FILE, RAW, REFUSED, ROW, EventStream, RawTables, Source, merge_facts
 from features.sources.columns.cells import Place
 from features.sources.columns.ids import IdType, same_id_types
 from features.sources.columns.readers import DeclaredTimes, TableReaders
@@ -131,15 +131,14 @@ class MappedSource(Source):
     def read(self, seed: int) -> RawTables:
         """Open all tables; see :meth:`Source.read`.
 
-        The notes are complete once the stream of interactions has been read to its end.
+        The facts of the stream of interactions are complete once it has been read to its end.
         """
         del seed  # files are the same under every seed
         opened = self._open("interactions")
         if opened is None:
             raise DataError("the source has no interactions")
         facts: list[Mapping[str, Any]] = []
-        notes: dict[str, object] = {}
-        interactions = self._stream(opened, self._open("prehistory"), facts, notes)
+        interactions = self._stream(opened, self._open("prehistory"))
         item_table, items = self._open("items"), None
         if item_table is not None:
             items, item_facts = self._read_items(item_table)
@@ -150,7 +149,6 @@ class MappedSource(Source):
             users, user_facts = self._read_users(user_table)
             facts.append(user_facts)
             same_id_types(users.schema, user_table.where, interactions.schema, opened.where)
-        notes.update(merge_facts(facts))
         return RawTables(
             interactions=interactions,
             items=items,
@@ -158,18 +156,12 @@ class MappedSource(Source):
             signals=tuple(signal.name for signal in self.signals),
             positive=self.positive,
             has_timestamps=self.timestamp_unit != "none",
-            notes=notes,
+            notes=merge_facts(facts),
             merge_rules={signal.name: signal.merge for signal in self.signals},
         )
 
-    def _stream(
-        self,
-        table: OpenedTable,
-        earlier: OpenedTable | None,
-        other_facts: Sequence[Mapping[str, Any]],
-        notes: dict[str, object],
-    ) -> EventStream:
-        """Return the events of both tables; each pass has readers of its own, and writes its facts to the notes."""
+    def _stream(self, table: OpenedTable, earlier: OpenedTable | None) -> EventStream:
+        """Return the events of both tables; each pass has readers of its own, and its facts become the stream's."""
         files = (*(earlier.files if earlier is not None else ()), *table.files)
         has_times = self.timestamp_unit != "none"
 
@@ -182,14 +174,16 @@ class MappedSource(Source):
                 tables.insert(0, (earlier, RowReader(readers, earlier.files, prehistory=True)))
             return tables
 
-        schema = pl.Schema({})
+        schema, types, met = pl.Schema({}), dict[str, str](), dict[str, Any]()
         for opened, reader in open_readers():
+            part = "" if opened is table else "prehistory: "
+            types |= {f"{part}{column}": str(opened.schema[column]) for column in reader.columns}
             if earlier is not None:
                 same_id_types(schema, earlier.where, reader.schema, opened.where)
             schema = pl.Schema(dict(reader.schema) | dict(schema))
 
         def read(only: Collection[str] | None) -> Iterator[pl.DataFrame]:
-            facts = list(other_facts)
+            facts = []
             for opened, reader in open_readers():
                 absent = [
                     pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in reader.schema
@@ -197,9 +191,10 @@ class MappedSource(Source):
                 for batch in opened.batches(reader.columns, only):
                     yield reader.read(batch).with_columns(absent).select(schema.names())
                 facts += [reader.finish(), opened.notes]
-            notes.update(merge_facts(facts))
+            met.clear()
+            met.update(merge_facts(facts))
 
-        return EventStream(schema, files, read)
+        return EventStream(schema, files, read, met, types)
 
     def _readers(self, table: OpenedTable) -> TableReaders:
         return TableReaders(
@@ -248,24 +243,3 @@ def _refused_rows(table: OpenedTable, rows: pl.DataFrame) -> dict[str, object]:
     if len(refused) > _MAX_REFUSED_SHARE * len(rows):
         raise DataError(f"{said}; at most {_MAX_REFUSED_SHARE:.0%} may be: mend the file")
     return {"warnings": [said]}
-
-
-def merge_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put the facts of several tables together: lists joined, mappings merged, numbers added.
-
-    Example:
-        >>> merge_facts([{"warnings": ["a"], "rows": {"x": 1}}, {"warnings": ["b"], "rows": {"x": 2, "y": 1}}])
-        {'warnings': ['a', 'b'], 'rows': {'x': 3, 'y': 1}}
-    """
-    merged: dict[str, Any] = {}
-    for fact in facts:
-        for name, value in fact.items():
-            before = merged.get(name)
-            merged[name] = (
-                merge_facts([before, value])
-                if isinstance(before, dict)
-                else value
-                if before is None
-                else before + value
-            )
-    return merged

@@ -20,6 +20,7 @@ import typer
 from pipelines.cli.data_tools import audit
 from pipelines.cli.datasets import export_recbole, fetch
 from pipelines.cli.options import (
+    AppendOption,
     ConfigOption,
     DryRun,
     LogLevel,
@@ -92,6 +93,7 @@ def run(
     dry_run: DryRun = False,
     progress: ProgressOption = ProgressMode.AUTO,
     log_level: LogOption = LogLevel.INFO,
+    append: AppendOption = False,
 ) -> None:
     """Run all stages in order, register, promote, recommend; skip what exists.
 
@@ -102,7 +104,7 @@ def run(
     if dry_run:
         print_plan(loaded)
     else:
-        _print_report(loaded, locked(loaded, progress, lambda workflow: workflow.run()))
+        _print_report(loaded, locked(loaded, progress, lambda workflow: workflow.run(append)))
 
 
 @app.command()
@@ -119,6 +121,26 @@ def demo(
     run(RECIPES / "demo.yaml", overrides, dry_run, progress, log_level)
 
 
+@app.command()
+def prepare(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    progress: ProgressOption = ProgressMode.AUTO,
+    log_level: LogOption = LogLevel.INFO,
+    append: AppendOption = False,
+) -> None:
+    """Turn raw logs into the prepared data set.
+
+    With --append a new day is sorted into the newest earlier result of the same code and configuration whose files are all
+    there, unchanged; the result is the same as without, byte for byte. Where none fits, it says why and prepares everything.
+
+    Example: recsys prepare --config pipelines/recipes/beauty.yaml
+    """
+    set_up_logging(log_level)
+    _run_stage("prepare", load(config, overrides), dry_run, progress, append)
+
+
 def _add_stage_verb(name: str, summary: str) -> None:
     def verb(
         config: ConfigOption,
@@ -128,25 +150,27 @@ def _add_stage_verb(name: str, summary: str) -> None:
         log_level: LogOption = LogLevel.INFO,
     ) -> None:
         set_up_logging(log_level)
-        loaded = load(config, overrides)
-        if dry_run:
-            print_plan(loaded, verb=name)
-            return
-        outcome = locked(loaded, progress, lambda workflow: workflow.run_verb(name))
-        if not outcome.ran:
-            print(f"{name}: nothing to do, up to date (digest {outcome.artifact.digest[:16]})")
-        if name == "evaluate":
-            from recsys.evaluation.table import format_table
-
-            print(format_table(outcome.artifact.manifest.summary))
-        print(outcome.artifact.path)
+        _run_stage(name, load(config, overrides), dry_run, progress)
 
     verb.__doc__ = f"{summary}\n\nExample: recsys {name} --config pipelines/recipes/beauty.yaml"
     app.command(name=name)(verb)
 
 
+def _run_stage(name: str, config: RunConfig, dry_run: bool, progress: ProgressMode, append: bool = False) -> None:
+    if dry_run:
+        print_plan(config, verb=name)
+        return
+    outcome = locked(config, progress, lambda workflow: workflow.run_verb(name, append))
+    if not outcome.ran:
+        print(f"{name}: nothing to do, up to date (digest {outcome.artifact.digest[:16]})")
+    if name == "evaluate":
+        from recsys.evaluation.table import format_table
+
+        print(format_table(outcome.artifact.manifest.summary))
+    print(outcome.artifact.path)
+
+
 for _name, _summary in (
-    ("prepare", "Turn raw logs into the prepared data set."),
     ("embed", "Give every item a vector (reads the result of prepare)."),
     ("tokenize", "Give every item a semantic ID (reads the result of embed)."),
     ("train", "Train the policy (reads the result of tokenize); goes on after a kill."),

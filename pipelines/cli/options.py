@@ -49,6 +49,12 @@ Overrides = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved config and what would run, and why; do nothing.")
 ]
+AppendOption = Annotated[
+    bool,
+    typer.Option(
+        "--append", help="Where only files of events were added since the last prepare: read only those. Same result."
+    ),
+]
 ProgressOption = Annotated[ProgressMode, typer.Option("--progress", help="auto: bars on a terminal, else plain lines.")]
 LogOption = Annotated[LogLevel, typer.Option("--log-level", help="How much is said on standard error.")]
 

@@ -25,7 +25,7 @@ StageFunction = Callable[[Any, Inputs, Path, Progress], dict[str, Any]]
 
 
 ExtendFunction = Callable[[Any, Sequence[Artifact], Path, Progress], dict[str, Any]]
-"""``extend(config, earlier, out_dir, progress) -> summary``: writes the same files as ``run``, byte for byte, in less time, from
+"""``extend(config, earlier, out_dir, progress) -> summary``: writes the files of ``run``, byte for byte, in less time, from
 one of the earlier results of the same code, seed, configuration and parents (the newest first). Raises
 :class:`~recsys.contracts.errors.CannotExtend` where none of them fits."""
 

@@ -182,6 +182,21 @@ def _verify_file(root: Path, entry: FileEntry) -> None:
         )
 
 
+def verify_files(artifact: Artifact, *prefixes: str) -> None:
+    """Compare the files of an artefact whose path begins with one of ``prefixes`` with its manifest.
+
+    Raises:
+        ArtifactError: One is missing or has changed.
+    """
+    entries = [entry for entry in artifact.manifest.files if entry.path.startswith(prefixes)]
+    paths = [artifact.path / entry.path for entry in entries]
+    if all(path.is_file() for path in paths):
+        hashes = content_hashes(paths)
+        entries = [entry for entry, found in zip(entries, hashes, strict=True) if found != entry.sha256]
+    for entry in entries:
+        _verify_file(artifact.path, entry)
+
+
 class ArtifactStore:
     """The folder that holds all artefacts of one workspace, ``<root>/<kind>/<digest>``."""
 
