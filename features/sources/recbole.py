@@ -45,7 +45,14 @@ class RecBoleSource(MappedSource):
         if files is None:
             return None
         text = TextFormat(separator="\t", quote=None, encoding=self.encoding)
-        return AtomicTable(open_text(files.paths, files.root, text, files.where))
+        whole = self._titles() if kind == "items" else set()
+        return AtomicTable(open_text(files.paths, files.root, text, files.where), whole)
+
+    def _titles(self) -> set[str]:
+        """Columns that are read as one text: RecBole writes a title as a sequence of its words."""
+        columns = self.item_columns
+        lists = {one.column for one in (*columns.categories, *columns.author)}
+        return {one.column for one in columns.title} | ({one.column for one in columns.text} - lists)
 
     def _files(self) -> Iterator[Path]:
         for kind in get_args(TableKind):
@@ -72,11 +79,15 @@ class AtomicTable(OpenedTable):
     """An atomic file: the columns of a text table under their bare names, sequences as lists.
 
     A column whose header is not ``name:type`` is refused when the recipe names it, and no other.
+
+    Args:
+        text: The file as text.
+        whole: Sequences that stay one text, as they are written.
     """
 
     is_text = True
 
-    def __init__(self, text: OpenedTable) -> None:
+    def __init__(self, text: OpenedTable, whole: Collection[str] = ()) -> None:
         self._text = text
         self._written: dict[str, str] = {}
         self._kinds: dict[str, str] = {}
@@ -89,7 +100,8 @@ class AtomicTable(OpenedTable):
         if not any(self._kinds.values()):
             raise self._no_type(next(iter(self._kinds), ""))
         schema: dict[str, pl.DataType] = {name: pl.String() for name in self._kinds}
-        schema |= {name: pl.List(pl.String()) for name, kind in self._kinds.items() if kind.endswith("_seq")}
+        self._lists = {name for name, kind in self._kinds.items() if kind.endswith("_seq") and name not in whole}
+        schema |= {name: pl.List(pl.String()) for name in self._lists}
         super().__init__(text.where, text.files, schema)
 
     def _no_type(self, name: str) -> DataError:
@@ -116,4 +128,4 @@ class AtomicTable(OpenedTable):
 
     def _values(self, name: str) -> pl.Expr:
         text = pl.col(self._written[name])
-        return (text.str.split(" ") if self._kinds[name].endswith("_seq") else text).alias(name)
+        return (text.str.split(" ") if name in self._lists else text).alias(name)

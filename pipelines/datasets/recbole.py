@@ -242,7 +242,7 @@ def _write(path: Path, table: pl.DataFrame) -> None:
             raise DataError(
                 f"column '{name}' cannot be named in '{path}': headers are 'name:type'; rename it in the source"
             )
-    sequences = {Columns.CATEGORIES, _ITEM_LIST}
+    sequences = {Columns.TITLE, Columns.TEXT, Columns.CATEGORIES, _ITEM_LIST}  # RecBole writes a title as its words
     header = {}
     for name, dtype in table.schema.items():
         number = dtype.is_float() or (name == Columns.TIMESTAMP and path.suffix == ".inter")

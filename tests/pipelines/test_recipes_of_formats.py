@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from features.build import validate_source
+from features.build import prepare, validate_source
 from pipelines.config import load_run_config
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
@@ -86,3 +87,30 @@ def test_every_recipe_of_a_public_layout_is_tried() -> None:
     kinds = ("amazon_reviews", "movielens", "kuairand")
     recipes = {path.stem for path in RECIPES.glob("*.yaml") if load_run_config(path).source.kind in kinds}
     assert recipes == {recipe for recipe, _, _ in CASES.values()}
+
+
+BROKEN = {
+    "amazon 2018": ("Toy_5.json", '{"reviewerID": "A1", "asin"', 73),
+    "movielens 1m": ("ratings.dat", "7::1::5", 56),
+    "movielens 32m": ("ratings.csv", "7,1,5,900000000,9,9", 57),
+    "kuairand pure": ("log_standard_4_08_to_4_21_pure.csv", "1,2,yesterday,1,0,0,0,0,1,900,1000", 410),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_line_lands_in_the_quarantine_with_file_line_and_text(case: str, tmp_path: Path) -> None:
+    """The last line of each file, counted from 1 as an editor counts; all other rows are kept."""
+    recipe, write, overrides = CASES[case]
+    (tmp_path / "raw").mkdir()
+    write(tmp_path / "raw")
+    name, line, number = BROKEN[case]
+    with (tmp_path / "raw" / name).open("a") as file:
+        file.write(f"{line}\n")
+    paths = [f"source.path={tmp_path / 'raw'}", "features.quarantine.max_share=0.5"]
+    config = load_run_config(RECIPES / f"{recipe}.yaml", [*paths, *overrides])
+    (tmp_path / "data").mkdir()
+    report = prepare(config.source, config.features, tmp_path / "data", config.seed)
+    quarantine = pl.read_parquet(tmp_path / "data" / "quarantine.parquet")
+    assert quarantine.select("file", "row").rows() == [(name, number - 1)]
+    assert line.split(",")[0] in quarantine["raw"][0]
+    assert report["rows_in"] == report["kept"] + 1

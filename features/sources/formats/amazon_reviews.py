@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 import polars as pl
 
 from features.reading import OpenedTable, TextFormat, open_text
-from features.sources.formats.amazon_text import BRAND, CATEGORIES, DETAILS, TEXTS, TITLE
+from features.sources.formats.amazon_text import BRAND, CATEGORIES, DETAILS, TEXTS, TITLE, VOTES
 from features.sources.formats.json_lines import (
     BOOLEAN,
     INTEGER,
@@ -50,8 +50,8 @@ _OLD_REVIEW: Final[dict[str, JsonField]] = {
     "reviewText": TEXT,
 }
 _REVIEW: Final[dict[int, dict[str, JsonField]]] = {
-    2014: _OLD_REVIEW,
-    2018: {**_OLD_REVIEW, "verified": BOOLEAN, "vote": TEXT},
+    2014: {**_OLD_REVIEW, "helpful": VOTES},
+    2018: {**_OLD_REVIEW, "verified": BOOLEAN, "vote": VOTES},
     2023: {
         "user_id": TEXT,
         "parent_asin": TEXT,

@@ -1,6 +1,6 @@
-"""Titles, descriptions and categories of the Amazon files made readable: tags, entities and scripts of the shop's pages go.
+"""Titles, descriptions, categories and votes of the Amazon files made readable: tags, entities and scripts of pages go.
 
-Produces the values of metadata columns for :mod:`features.sources.formats.json_lines`.
+Produces the values of columns for :mod:`features.sources.formats.json_lines`.
 """
 
 from __future__ import annotations
@@ -75,6 +75,15 @@ def _first_path(value: Any) -> list[str] | None:
     return _texts(value) or None
 
 
+def _votes(value: Any) -> float:
+    """Helpful votes: ``[2, 3]``, two of three, in 2014, and a text such as ``"1,234"`` in 2018."""
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(one, int) for one in value):
+        return float(value[0])
+    if isinstance(value, str) and value.replace(",", "").isdecimal():
+        return float(value.replace(",", ""))
+    raise ValueError("is no number of votes")
+
+
 def _details(value: Any) -> list[str] | None:
     """An object, or its JSON as text, as ``key: value`` texts."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -84,6 +93,7 @@ def _details(value: Any) -> list[str] | None:
 
 
 TITLE: Final = JsonField(pl.String(), _title)
+VOTES: Final = JsonField(pl.Float64(), _votes)
 BRAND: Final = JsonField(pl.String(), _brand)
 TEXTS: Final = JsonField(pl.List(pl.String), lambda value: _texts(value) or None)
 CATEGORIES: Final = JsonField(pl.List(pl.String), _first_path)

@@ -87,7 +87,7 @@ def test_texts_that_would_break_a_line_are_mended_and_counted(tmp_path: Path) ->
     data = prepared(tmp_path, events(), items, item_columns={"title": ["title"], "categories": ["kind"]})
     written = export_recbole(data, tmp_path / "toy")
     lines = [line.split("\t") for line in (tmp_path / "toy" / "toy.item").read_text().splitlines()]
-    assert lines[0] == ["item_id:token", "title:token", "text:token", "categories:token_seq", "author_id:token"]
+    assert lines[0] == ["item_id:token", "title:token_seq", "text:token_seq", "categories:token_seq", "author_id:token"]
     assert [line[1] for line in lines[1:]] == ["'Quoted' at the start", "tab here and there", "plain", "line"]
     assert [line[3] for line in lines[1:]] == ["Skin_Care Face", "", "", "A_'B'"]
     assert written.texts_changed == 2
@@ -182,6 +182,62 @@ def test_what_is_exported_is_read_back(rows: list[tuple[str, str, int, bool | No
     assert found["refused"].null_count() == len(found)
     assert found.select(columns).equals(stamped)
     assert len(as_recbole_reads(folder / "toy" / "toy.inter")) == len(stamped)
+
+
+def test_items_and_users_come_back(tmp_path: Path) -> None:
+    """Titles and texts whole, categories as a list, blanks inside a category aside."""
+    items = pl.DataFrame(
+        {
+            "item_id": ["i1", "i2", "i3", "i4"],
+            "title": ["A long film (1995)", "B", None, "D"],
+            "about": ["it is long", None, "x", "y"],
+            "kind": [["Drama", "War"], ["Drama"], None, []],
+            "brand": ["Big Studio", None, "b", "b"],
+        }
+    )
+    columns = {"title": ["title"], "text": ["about"], "categories": ["kind"], "author": ["brand"]}
+    data = prepared(tmp_path, events(), items, item_columns=columns)
+    export_recbole(data, tmp_path / "toy")
+    mapped = {"title": ["title"], "text": ["text"], "categories": ["categories"], "author": ["author_id"]}
+    back = RecBoleSource(path=tmp_path / "toy", timestamp_unit="s", item_columns=mapped).read(0)
+    names = ["item_id", "title", "text", "categories", "author_id"]
+    assert back.items is not None
+    assert back.items.select(names).equals(data.items.select(names))
+    assert back.users is not None
+    assert back.users["user_id"].to_list() == ["a", "b"]
+
+
+def test_a_log_without_times_is_written_in_its_order(tmp_path: Path) -> None:
+    log = events().drop("timestamp").with_columns(place=pl.Series([3, 2, 1, 0] * 2))
+    (tmp_path / "raw").mkdir()
+    log.write_parquet(tmp_path / "raw" / "interactions.parquet")
+    source = TableSource(path=tmp_path / "raw", timestamp_unit="none", columns={"position": "place"})
+    (tmp_path / "data").mkdir()
+    prepare(source, LEAVE_LAST_OUT, tmp_path / "data", seed=0)
+    written = export_recbole(Dataset.open(tmp_path / "data"), tmp_path / "toy")
+    lines = (tmp_path / "toy" / "toy.inter").read_text().splitlines()
+    assert lines[:3] == ["user_id:token\titem_id:token\tposition:float", "a\ti4\t0.0", "a\ti3\t1.0"]
+    assert written.without_time == 8
+
+
+def test_items_with_blanks_in_their_ids_have_no_histories(tmp_path: Path) -> None:
+    data = prepared(tmp_path, events().with_columns(pl.col("item_id").replace({"i2": "i 2"})))
+    export_recbole(data, tmp_path / "toy")
+    with pytest.raises(DataError, match="holds a blank"):
+        export_recbole(data, tmp_path / "toy", benchmark="histories")
+
+
+def test_attributes_of_users_keep_numbers_and_texts(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    users = pl.DataFrame({"user_id": ["a", "b"], "age": [30, 40], "height": [1.5, None], "zip": ["00123", 'x"y']})
+    users.write_parquet(tmp_path / "raw" / "users.parquet")
+    data = prepared(tmp_path, events(), users="users.parquet", user_columns=["age", "height", "zip"])
+    export_recbole(data, tmp_path / "toy")
+    assert (tmp_path / "toy" / "toy.user").read_text().splitlines() == [
+        "user_id:token\tage:token\theight:float\tzip:token",
+        "a\t30\t1.5\t00123",
+        "b\t40\t\tx'y",
+    ]
 
 
 def test_the_verb_prepares_writes_and_says_what_was_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,11 +40,15 @@ class Server:
     statuses: list[int] = field(default_factory=list)
     """Statuses of the next answers, before the file is given."""
     location: str | None = None
+    silent_s: list[float] = field(default_factory=list)
+    """Seconds that the next answers keep the client waiting."""
     wrong_range: bool = False
     asked: list[dict[str, str]] = field(default_factory=list)
 
     def reply(self, handler: BaseHTTPRequestHandler) -> None:
         self.asked.append(dict(handler.headers.items()))
+        if self.silent_s:
+            time.sleep(self.silent_s.pop(0))
         if self.statuses:
             handler.send_response(self.statuses.pop(0))
             if self.location:
@@ -234,6 +239,14 @@ def test_redirects_are_followed_and_their_circle_is_not(server: Server, tmp_path
     server.statuses = [302] * 50
     with pytest.raises(DataError, match="redirects for ever"):
         get(server, tmp_path / "other")
+
+
+def test_a_server_that_falls_silent_is_asked_again(server: Server, tmp_path: Path) -> None:
+    server.silent_s = [1.0]
+    patience = Patience(connect_s=5, read_s=0.2, attempts=2, first_wait_s=0)
+    waits: list[float] = []
+    assert fetch_file(server.url, tmp_path / "log.bin", patience=patience, sleep=waits.append).read_bytes() == BODY
+    assert len(waits) == 1
 
 
 def test_nobody_listens(tmp_path: Path) -> None:

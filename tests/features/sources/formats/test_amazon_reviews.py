@@ -304,6 +304,18 @@ def test_what_the_recipe_gives_is_laid_over_the_defaults(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize(("version", "column"), [(2014, "helpful"), (2018, "vote"), (2023, "helpful_vote")])
+def test_helpful_votes_are_numbers_in_every_version(tmp_path: Path, version: int, column: str) -> None:
+    """Two of three, "2" and 0 votes; then 1,234; then something that is none."""
+    _, _, review, _ = VERSIONS[version]
+    many = {2014: [1234, 2000], 2018: "1,234", 2023: 1234}[version]
+    write(tmp_path, version, more=lines({**review, column: many}, {**review, column: {"yes": 2}}))
+    signals = [{"name": "helpful", "column": column, "at_least": 100}]
+    found = AmazonReviewsSource(path=tmp_path, version=version, signals=signals).read(0).interactions.collect()
+    assert found["helpful"].to_list()[:2] == [False, True]
+    assert found[REFUSED].is_null().to_list() == [True, True, False]
+
+
 def test_the_version_is_declared_never_guessed() -> None:
     with pytest.raises(ValidationError, match="version"):
         AmazonReviewsSource(path="x")  # type: ignore[call-arg]
