@@ -72,7 +72,7 @@ def columns_to_read(columns: ItemColumns, present: list[str], where: str) -> lis
     """
     check_columns({Columns.ITEM_ID: columns.item_id}, present, where)
     wanted = [columns.item_id]
-    for declared in _declared(columns):
+    for declared in metadata_columns(columns):
         if declared.column in present:
             wanted.append(declared.column)
         elif not declared.optional:
@@ -101,7 +101,7 @@ def canonical_items(
         DataError: The id column, or a metadata column that is not ``optional``, does not exist.
     """
     present = columns_to_read(columns, table.columns, where)
-    absent = {declared.column for declared in _declared(columns)} - set(present)
+    absent = {declared.column for declared in metadata_columns(columns)} - set(present)
     if item_ids is None:
         raw_type = table.schema[columns.item_id]
         item_ids = table.select(id_expression(columns.item_id, raw_type, Columns.ITEM_ID, where)).to_series()
@@ -124,7 +124,8 @@ def canonical_items(
     return result, sorted(absent)
 
 
-def _declared(columns: ItemColumns) -> tuple[MetadataColumn, ...]:
+def metadata_columns(columns: ItemColumns) -> tuple[MetadataColumn, ...]:
+    """Return all columns of an item table that are declared, the id aside."""
     return (*columns.title, *columns.text, *columns.categories, *columns.author)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -22,7 +22,8 @@ from features.sources.columns.ids import IdType, same_id_types
 from features.sources.columns.readers import DeclaredTimes, TableReaders
 from features.sources.columns.rows import RowReader
 from features.sources.columns_map import InteractionColumns, PrehistoryTable, Signal, check_columns
-from features.sources.item_columns import ItemColumns, canonical_items, columns_to_read
+from features.sources.item_columns import ItemColumns, canonical_items, columns_to_read, metadata_columns
+from features.sources.typed_table import ColumnType, TypedTable
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import TimestampUnit
@@ -40,7 +41,9 @@ class MappedSource(Source):
         path: A folder, or a file in it.
         columns: Which column plays which part.
         types: ``integer`` or ``text`` for columns of ids. Without it ids of text files are text, and ids of Parquet
-            files keep their type; rows whose id is no integer are refused where ``integer`` is declared.
+            files keep their type; rows whose id is no integer are refused where ``integer`` is declared. For all other
+            columns of the recipe ``integer``, ``number``, ``boolean``, ``text`` or ``datetime``, for signals that compare
+            and attributes of users; without it their part decides.
         null_values: Texts that stand for nothing; not given: ``NULL``, ``\N``, ``nan`` and their like.
         timestamp_unit: Declared, never guessed: ``s``, ``ms``, ``us`` or ``ns`` for numbers, ``datetime`` for dates and
             ISO 8601 text, ``none`` for sources with an order only (then map ``position``).
@@ -55,7 +58,7 @@ class MappedSource(Source):
 
     path: Path
     columns: InteractionColumns = InteractionColumns()
-    types: Mapping[str, IdType] = {}
+    types: Mapping[str, ColumnType] = {}
     null_values: tuple[str, ...] | None = None
     timestamp_unit: TimestampUnit
     timestamp_format: str | None = None
@@ -99,11 +102,28 @@ class MappedSource(Source):
                 raise ValueError(
                     f"{key} is for dates, but timestamp_unit is '{self.timestamp_unit}'; declare timestamp_unit: datetime"
                 )
-        ids = self._id_columns()
-        for column in self.types:
-            if column not in ids:
-                raise ValueError(f"types names '{column}', which is no column of ids; those are {', '.join(ids)}")
+        ids, others = self._id_columns(), self._other_columns()
+        for column, kind in self.types.items():
+            if column in ids and kind not in get_args(IdType):
+                raise ValueError(f"types says that the ids in '{column}' are {kind}; ids are integer or text")
+            if column not in ids and column not in others:
+                raise ValueError(f"types names '{column}', which plays no part; these do: {', '.join([*ids, *others])}")
+            if kind == "datetime" and (self.timestamp_unit != "datetime" or column != self.columns.timestamp):
+                raise ValueError(
+                    f"types says that '{column}' is a datetime, but it is not the timestamp of timestamp_unit: datetime"
+                )
         return self
+
+    def _other_columns(self) -> list[str]:
+        """Columns of the recipe that hold no ids."""
+        names = list(self.columns.model_dump().values())
+        names += [signal.column for signal in self.signals]
+        if self.prehistory is not None:
+            names += [self.prehistory.position, *(signal.column for signal in self.prehistory.signals)]
+        names += [declared.column for declared in metadata_columns(self.item_columns)]
+        names += self.user_columns
+        ids = self._id_columns()
+        return list(dict.fromkeys(name for name in names if name is not None and name not in ids))
 
     def _id_columns(self) -> list[str]:
         names = [self.columns.user_id, self.columns.item_id, self.columns.session_id, self.item_columns.item_id]
@@ -111,6 +131,16 @@ class MappedSource(Source):
         if self.prehistory is not None:
             names += [self.prehistory.user_id, self.prehistory.item_id]
         return list(dict.fromkeys(name for name in names if name is not None))
+
+    def _typed(self, kind: TableKind) -> OpenedTable | None:
+        """Open one of the tables, with columns that hold no ids in their declared types."""
+        table = self._open(kind)
+        ids = self._id_columns()
+        types = {name: declared for name, declared in self.types.items() if name not in ids}
+        return TypedTable(table, types, self._markers()) if table is not None and types else table
+
+    def _markers(self) -> tuple[str, ...]:
+        return NULL_MARKERS if self.null_values is None else self.null_values
 
     @abstractmethod
     def _open(self, kind: TableKind) -> OpenedTable | None:
@@ -134,17 +164,17 @@ class MappedSource(Source):
         The facts of the stream of interactions are complete once it has been read to its end.
         """
         del seed  # files are the same under every seed
-        opened = self._open("interactions")
+        opened = self._typed("interactions")
         if opened is None:
             raise DataError("the source has no interactions")
         facts: list[Mapping[str, Any]] = []
-        interactions = self._stream(opened, self._open("prehistory"))
-        item_table, items = self._open("items"), None
+        interactions = self._stream(opened, self._typed("prehistory"))
+        item_table, items = self._typed("items"), None
         if item_table is not None:
             items, item_facts = self._read_items(item_table)
             facts.append(item_facts)
             same_id_types(items.schema, item_table.where, interactions.schema, opened.where)
-        user_table, users = self._open("users"), None
+        user_table, users = self._typed("users"), None
         if user_table is not None:
             users, user_facts = self._read_users(user_table)
             facts.append(user_facts)
@@ -200,8 +230,8 @@ class MappedSource(Source):
         return TableReaders(
             schema={**table.schema, **dict.fromkeys(table.float32, pl.Float32())},
             where=table.where,
-            types=self.types,
-            markers=NULL_MARKERS if self.null_values is None else self.null_values,
+            types={name: kind for name, kind in self.types.items() if kind == "integer" or kind == "text"},
+            markers=self._markers(),
             times=DeclaredTimes(self.timestamp_unit, self.timestamp_format, self.timestamp_zone),
             watch_scale=1000.0 if self.watch_unit == "s" else 1.0,
         )
