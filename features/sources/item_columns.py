@@ -6,44 +6,15 @@ absent, for the data report.
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import polars as pl
-from pydantic import model_validator
 
 from features.sources.base import closest
 from features.sources.columns.ids import id_expression
 from features.sources.columns_map import check_columns
+from features.sources.metadata_entries import MetadataColumn, entries
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
-
-Take = Literal["all", "first", "leading", "trailing"]
-
-
-class MetadataColumn(FrozenConfig):
-    """One column of the item table; a plain string in the recipe is short for ``{column: …}``.
-
-    Attributes:
-        column: Its name.
-        optional: Absent is allowed and named in the data report; otherwise absent is an error.
-        separator: Splits a text into a list (``|`` in MovieLens).
-        missing: Values that mean "not known", such as ``Unknown``.
-        take: Which entries of the list. ``leading`` is the first entry if it never stands behind another one in any
-            item: the brand, where a list is "brand, category, sub-category …" but the brand may be left out.
-            ``trailing`` is the rest: the category path without such a brand.
-    """
-
-    column: str
-    optional: bool = False
-    separator: str | None = None
-    missing: tuple[str, ...] = ()
-    take: Take = "all"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"column": value} if isinstance(value, str) else value
 
 
 class ItemColumns(FrozenConfig):
@@ -106,11 +77,11 @@ def canonical_items(
         raw_type = table.schema[columns.item_id]
         item_ids = table.select(id_expression(columns.item_id, raw_type, Columns.ITEM_ID, where)).to_series()
     ids = item_ids.alias(Columns.ITEM_ID).to_frame()
-    texts = [entries.list.join(", ") for entries in _entry_lists(table, columns.text)]
+    texts = [lists.list.join(", ") for lists in _entry_lists(table, columns.text, where)]
     text = pl.select(pl.concat_str(texts, separator=". ", ignore_nulls=True)).to_series() if texts else None
-    categories = next(iter(_entry_lists(table, columns.categories)), None)
-    title = next(iter(_entry_lists(table, columns.title)), None)
-    author = next(iter(_entry_lists(table, columns.author)), None)
+    categories = next(iter(_entry_lists(table, columns.categories, where, names=True)), None)
+    title = next(iter(_entry_lists(table, columns.title, where)), None)
+    author = next(iter(_entry_lists(table, columns.author, where, names=True)), None)
     rows = len(table)
     empty = pl.Series([None] * rows, dtype=pl.String)
     result = ids.with_columns(
@@ -129,40 +100,17 @@ def metadata_columns(columns: ItemColumns) -> tuple[MetadataColumn, ...]:
     return (*columns.title, *columns.text, *columns.categories, *columns.author)
 
 
-def _entry_lists(table: pl.DataFrame, declared: tuple[MetadataColumn, ...]) -> list[pl.Series]:
+def _entry_lists(
+    table: pl.DataFrame, declared: tuple[MetadataColumn, ...], where: str, *, names: bool = False
+) -> list[pl.Series]:
     """Lists of text entries of each declared column that is there and holds anything; an empty list becomes null."""
     found = []
     for column in declared:
         if column.column in table.columns:
-            entries = _entries(table[column.column], column)
-            if entries.null_count() < len(entries):
-                found.append(entries)
+            lists = entries(table[column.column], column, where, names=names)
+            if lists.null_count() < len(lists):
+                found.append(lists)
     return found
-
-
-def _entries(series: pl.Series, declared: MetadataColumn) -> pl.Series:
-    if series.dtype == pl.Null:
-        return pl.Series([None] * len(series), dtype=pl.List(pl.String))
-    if isinstance(series.dtype, pl.List):
-        lists = series.cast(pl.List(pl.String))
-    elif declared.separator is not None:
-        lists = series.cast(pl.String).str.split(declared.separator)
-    else:
-        texts = series.cast(pl.String)
-        lists = texts.to_frame("t").select(pl.when(pl.col("t").is_not_null()).then(pl.concat_list("t"))).to_series()
-    element = pl.element().str.strip_chars()
-    keep = element.is_not_null() & (element != "") & ~element.is_in(list(declared.missing))
-    frame = lists.to_frame("l").select(pl.col("l").list.eval(element.filter(keep)))
-    if declared.take == "first":
-        frame = frame.select(pl.col("l").list.head(1))
-    elif declared.take in ("leading", "trailing"):
-        behind = frame.select(pl.col("l").list.slice(1).explode().drop_nulls().unique()).to_series()
-        leads = ~pl.col("l").list.first().is_in(behind.implode())
-        if declared.take == "leading":
-            frame = frame.select(pl.when(leads).then(pl.col("l").list.head(1)))
-        else:
-            frame = frame.select(pl.when(leads).then(pl.col("l").list.slice(1)).otherwise(pl.col("l")))
-    return frame.select(pl.when(pl.col(frame.columns[0]).list.len() > 0).then(pl.col(frame.columns[0]))).to_series()
 
 
 def _null_if_blank(texts: pl.Series) -> pl.Series:
