@@ -228,9 +228,16 @@ def _explain(config_class: type[FrozenConfig], error: ValidationError, where: st
             lines.append(f"unknown key '{key}' (value {problem['input']!r}){stands}; {hint}")
         elif problem["type"] == "missing":
             lines.append(f"key '{key}' is missing; {_wanted(_classes_at(config_class, location[:-1]), location[-1])}")
+        elif problem["type"] == "value_error" and isinstance(problem["input"], dict):  # keys that do not fit each other
+            lines.append(f"key '{'.'.join(_inside(config_class, location))}'{stands}: {_sentence(problem['msg'])}")
         else:
-            lines.append(f"key '{key}' is {problem['input']!r}{stands}: {problem['msg'].removeprefix('Value error, ')}")
+            lines.append(f"key '{key}' is {problem['input']!r}{stands}: {_sentence(problem['msg'])}")
     return f"config {where}: " + "\n  ".join(lines)
+
+
+def _sentence(message: str) -> str:
+    """Leave out what says which Python class refused."""
+    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 
 def _classes_at(config_class: type[FrozenConfig], location: Sequence[str]) -> list[type[FrozenConfig]]:
@@ -260,13 +267,23 @@ def _without_tags(config_class: type[FrozenConfig], location: Sequence[str]) -> 
     return keys
 
 
+def _inside(config_class: type[FrozenConfig], location: Sequence[str]) -> list[str]:
+    """Keys that lead to a mapping; a member of a union is one whose tag is no key."""
+    known = any(
+        location[-1:] == (name,)
+        for current in _classes_at(config_class, location[:-1])
+        for name in current.model_fields
+    )
+    return _without_tags(config_class, location if known or not location else location[:-1])
+
+
 def _wanted(classes: Sequence[type[FrozenConfig]], key: str) -> str:
     """Say what a missing key takes."""
     for current in classes:
         field = current.model_fields.get(key)
         choices = get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
         if choices:
-            return f"it has no default: give one of {', '.join(map(str, choices))}"
+            return f"it has no default: give one of {', '.join(map(str, choices))}, for example {key}: {choices[0]}"
     return "it has no default"
 
 

@@ -5,6 +5,7 @@ Holds the configuration only; the readers of the columns are in :mod:`features.s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal, Self
 
@@ -66,7 +67,7 @@ class Signal(FrozenConfig):
         'rating'
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str
     column: str
     at_least: float | None = None
     at_most: float | None = None
@@ -83,10 +84,22 @@ class Signal(FrozenConfig):
 
     @field_validator("name")
     @classmethod
-    def _not_reserved(cls, name: str) -> str:
+    def _free_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ValueError(
+                f"'{name}' is no name for a signal; use lower-case letters, digits and _, such as {_as_name(name)}"
+            )
         if name in RESERVED_COLUMNS:
             raise ValueError(f"'{name}' is a column of ours; choose another name for the signal")
         return name
+
+    @field_validator("equals", "one_of", mode="before")
+    @classmethod
+    def _plain_values(cls, values: object) -> object:
+        for value in values if isinstance(values, list | tuple) else (values,):
+            if value is not None and not isinstance(value, bool | int | float | str):
+                raise ValueError(f"{value} is a {type(value).__name__}; put it in quotes to compare with text")
+        return values
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
@@ -161,6 +174,10 @@ def check_columns(needed: Mapping[str, str], present: list[str], where: str) -> 
     if missing:
         listed = "; ".join(f"'{name}' (for {role}): {closest(name, present)}" for role, name in missing.items())
         raise DataError(f"{where}: missing column {listed}. Set the column map of the source")
+
+
+def _as_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_0123456789") or "liked"
 
 
 def _kind(value: Value) -> Literal["number", "boolean", "text"]:

@@ -10,7 +10,6 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
-from zoneinfo import ZoneInfo
 
 import polars as pl
 from pydantic import field_validator, model_validator
@@ -76,8 +75,8 @@ class MappedSource(Source):
     def _known_zone(cls, zone: str | None) -> str | None:
         if zone is not None:
             try:
-                ZoneInfo(zone)
-            except (OSError, ValueError) as error:
+                pl.Series([0], dtype=pl.Datetime("us")).dt.replace_time_zone(zone)  # the list that is used later
+            except pl.exceptions.PolarsError as error:
                 raise ValueError(f"'{zone}' is no time zone; expected a name such as UTC or Europe/Paris") from error
         return zone
 
@@ -218,7 +217,10 @@ class MappedSource(Source):
                 absent = [
                     pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in reader.schema
                 ]
-                for batch in opened.batches(reader.columns, only):
+                wanted = None if only is None else [file for file in opened.files if file in only]
+                if wanted == []:
+                    continue
+                for batch in opened.batches(reader.columns, wanted):
                     yield reader.read(batch).with_columns(absent).select(schema.names())
                 facts += [reader.finish(), opened.notes]
             met.clear()
@@ -239,35 +241,40 @@ class MappedSource(Source):
     def _read_items(self, table: OpenedTable) -> tuple[pl.DataFrame, dict[str, object]]:
         columns = self.item_columns
         raw = table.collect(columns_to_read(columns, list(table.schema), table.where))
-        reader = RowReader([self._readers(table).ids(columns.item_id, Columns.ITEM_ID)], table.files)
-        ids = reader.read(raw)
-        items, absent = canonical_items(raw, columns, table.where, ids[Columns.ITEM_ID])
-        return items, {"absent_item_columns": absent, **_refused_rows(table, ids), **reader.finish(), **table.notes}
+        ids, facts = self._read_ids(table, raw, columns.item_id, Columns.ITEM_ID)
+        items, absent = canonical_items(raw, columns, table.where, ids)
+        return items, {"absent_item_columns": absent, **facts}
 
     def _read_users(self, table: OpenedTable) -> tuple[pl.DataFrame, dict[str, object]]:
         needed = {Columns.USER_ID: self.user_id_column} | {f"user column {name}": name for name in self.user_columns}
         check_columns(needed, list(table.schema), table.where)
         attributes = [name for name in self.user_columns if name != Columns.USER_ID]
         raw = table.collect(list(dict.fromkeys([self.user_id_column, *attributes])))
-        reader = RowReader([self._readers(table).ids(self.user_id_column, Columns.USER_ID)], table.files)
-        ids = reader.read(raw)
-        users = raw.select(ids[Columns.USER_ID], *attributes)
-        return users, {**_refused_rows(table, ids), **reader.finish(), **table.notes}
+        ids, facts = self._read_ids(table, raw, self.user_id_column, Columns.USER_ID)
+        return raw.select(ids, *attributes), facts
+
+    def _read_ids(
+        self, table: OpenedTable, raw: pl.DataFrame, column: str, canonical: str
+    ) -> tuple[pl.Series, dict[str, Any]]:
+        """Return the ids of a table that is in memory, and what was met in them."""
+        reader = RowReader([self._readers(table).ids(column, canonical)], table.files)
+        rows = reader.read(raw)
+        return rows[canonical], merge_facts([_refused_rows(table, rows), reader.finish(), table.notes])
 
 
 def _refused_rows(table: OpenedTable, rows: pl.DataFrame) -> dict[str, object]:
-    """Tell of the rows of a table of items or users that cannot be used.
+    """Tell of the rows of a table of items or users that cannot be read; those without an id belong to nobody.
 
     Raises:
         DataError: They are more than a twentieth of the table.
     """
-    refused = rows.filter(pl.col(REFUSED).is_not_null())
+    refused = rows.filter(pl.col(REFUSED).is_not_null() & ~pl.col(REFUSED).str.starts_with("null "))
     if not len(refused):
         return {}
     place = Place(table.files, refused[FILE], refused[ROW])
     counts = ", ".join(f"{reason}: {count}" for reason, count in refused[REFUSED].value_counts(sort=True).iter_rows())
     said = (
-        f"{table.where}: {len(refused)} of {len(rows)} rows cannot be used ({counts}), the first in {place.of(0)}: "
+        f"{table.where}: {len(refused)} of {len(rows)} rows cannot be read ({counts}), the first in {place.of(0)}: "
         f"{refused[RAW][0]}"
     )
     if len(refused) > _MAX_REFUSED_SHARE * len(rows):

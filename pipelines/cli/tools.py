@@ -214,7 +214,8 @@ def validate(config: ConfigOption, overrides: Overrides = None, log_level: LogOp
         print(json.dumps(found["report"], indent=2, ensure_ascii=False, default=str))
     if found["problems"]:
         raise DataError("\n".join(found["problems"]))
-    print("no problems found")
+    warned = len(found["report"].get("warnings", ()))
+    print(f"no problems found, {warned} warnings" if warned else "no problems found")
 
 
 def doctor(

@@ -1,7 +1,7 @@
 """Rows: all columns of a batch read, and every row with a value that was not understood refused, with what stood there.
 
-Reads batches of raw columns with :data:`~features.sources.base.FILE`, ``row``, ``refused`` and ``raw``; produces
-batches of canonical columns with the same four.
+Reads batches of an :class:`~features.reading.OpenedTable`; produces batches of canonical columns, with the place of
+each row, why it is refused, and what stood there.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from typing import Final
 
 import polars as pl
 
+from features import reading
 from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW
 from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal
 from features.sources.columns.signals import SignalReader
 from recsys.contracts.columns import Columns
-
-RAW_FILE: Final = "__file"
-RAW_ROW: Final = "__row"
-RAW_REFUSED: Final = "__refused"
-RAW_LINE: Final = "__raw"
 
 HEAD: Final = {FILE: pl.Int32(), ROW: pl.Int64(), PREHISTORY: pl.Boolean(), REFUSED: pl.String(), RAW: pl.String()}
 """Columns of every batch beside those that are read."""
@@ -39,7 +35,12 @@ class RowReader:
     """
 
     def __init__(
-        self, readers: Sequence[ColumnReader], files: tuple[str, ...], *, first_file: int = 0, prehistory: bool = False
+        self,
+        readers: Sequence[ColumnReader],
+        files: tuple[str, ...],
+        *,
+        first_file: int = 0,
+        prehistory: bool = False,
     ) -> None:
         self.readers = readers
         self._files = files
@@ -62,19 +63,19 @@ class RowReader:
         Raises:
             DataError: A column as a whole is not what was declared.
         """
-        place = Place(self._files, batch[RAW_FILE], batch[RAW_ROW])
+        place = Place(self._files, batch[reading.FILE], batch[reading.ROW])
         parsed = [self._parsed(reader, batch[reader.column], place) for reader in self.readers]
-        refused = batch[RAW_REFUSED]
+        refused = batch[reading.REFUSED]
         for refusal in (refusal for column in parsed for refusal in column.refusals):
             new = refusal.rows & refused.is_null()
             refused = refused.to_frame("r").select(pl.when(new).then(pl.lit(refusal.reason)).otherwise("r")).to_series()
-        raw = batch[RAW_LINE]
+        raw = batch[reading.RAW]
         seen = refused.is_not_null() & raw.is_null()
         if seen.any():
             raw = raw.scatter(seen.arg_true(), as_json(batch.filter(seen).select(self.columns)))
         head = [
-            (batch[RAW_FILE] + self._first_file).cast(pl.Int32).alias(FILE),
-            batch[RAW_ROW].cast(pl.Int64).alias(ROW),
+            (batch[reading.FILE] + self._first_file).cast(pl.Int32).alias(FILE),
+            batch[reading.ROW].cast(pl.Int64).alias(ROW),
             pl.repeat(self._prehistory, len(batch), dtype=pl.Boolean, eager=True).alias(PREHISTORY),
             refused.cast(pl.String).alias(REFUSED),
             raw.cast(pl.String).alias(RAW),

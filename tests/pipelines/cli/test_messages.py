@@ -51,7 +51,9 @@ def test_a_missing_key_says_what_it_takes(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "shop.yaml").write_text("source: {kind: table, path: .}\n")
     assert call("run", "--config", str(tmp_path / "shop.yaml")) == 2
     said = capsys.readouterr().err
-    assert "key 'source.timestamp_unit' is missing; it has no default: give one of s, ms, us, datetime, none" in said
+    assert (
+        "key 'source.timestamp_unit' is missing; it has no default: give one of s, ms, us, ns, datetime, none" in said
+    )
 
 
 @pytest.mark.parametrize(
