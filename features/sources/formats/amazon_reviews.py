@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 import polars as pl
 
-from features.reading import OpenedTable, TextFormat, open_text
+from features.reading import OpenedTable, TextFormat, find_files, open_text
 from features.sources.formats.amazon_text import BRAND, CATEGORIES, DETAILS, TEXTS, TITLE, VOTES
 from features.sources.formats.json_lines import (
     BOOLEAN,
@@ -188,7 +188,8 @@ class AmazonReviewsSource(FormatSource):
                 "columns; name one kind: source.reviews: '*.csv'"
             )
         if not tables:
-            self._check_keys(paths[0])
+            for path in paths:
+                self._check_keys(path)
             return JsonLinesTable(paths, self._root(), _REVIEW[self.version], where, loose=self.version == 2014)
         opened = open_text(paths, self._root(), TextFormat(header=_CSV_HEADER[self.version]), where)
         if self.version != 2023:
@@ -199,15 +200,15 @@ class AmazonReviewsSource(FormatSource):
         if self.path.is_file():
             return [self.path]
         names = _NAMES[self.version]
-        found = files_in(self.path, [self.reviews or "*"])
-        if self.reviews is None:
-            found = [path for path in found if names.fullmatch(path.name)]
+        if self.reviews is not None:
+            found = list(find_files(self.path, self.reviews, "source.reviews").paths)
+        else:
+            found = [path for path in files_in(self.path) if names.fullmatch(path.name)]
         if not found:
             expected = {2014: "reviews_X.json.gz", 2018: "X_5.json.gz", 2023: "X.jsonl.gz"}[self.version]
-            what = f"matches source.reviews '{self.reviews}'" if self.reviews else f"is called like {expected}"
             raise DataError(
-                f"'{self.path}': no file {what} (version {self.version}); {there(self.path)}. Set source.path, "
-                "source.version or source.reviews"
+                f"'{self.path}': no file is called like {expected} (version {self.version}); {there(self.path)}. Set "
+                "source.path, source.version or source.reviews"
             )
         refuse_two_of_one(
             self.path, ((_category(path, names), path) for path in found), "name the one to read in source.reviews"
@@ -215,13 +216,10 @@ class AmazonReviewsSource(FormatSource):
         return found
 
     def _metadata(self) -> list[Path]:
-        found = files_in(self._root(), [self.metadata or "meta_*"])
-        if self.metadata is None:
-            found = [path for path in found if _META_NAME.fullmatch(path.name)]
-        elif not found:
-            raise DataError(
-                f"'{self._root()}': no file matches source.metadata '{self.metadata}'; {there(self._root())}"
-            )
+        if self.metadata is not None:
+            found = list(find_files(self._root(), self.metadata, "source.metadata").paths)
+        else:
+            found = [path for path in files_in(self._root()) if _META_NAME.fullmatch(path.name)]
         refuse_two_of_one(
             self._root(),
             ((_category(path, _META_NAME), path) for path in found),

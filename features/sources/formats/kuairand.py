@@ -134,7 +134,7 @@ class KuaiRandSource(FormatSource):
             wanted.append("log_random")
         folder, version = self._folder(), self._version()
         found: dict[str, list[Path]] = {name: [] for name in wanted}
-        for path in files_in(folder, ["*.csv", "*.csv.gz"]):
+        for path in files_in(folder):
             match = _FILE.fullmatch(path.name)
             if match and match.group(1) in found and match.group(3) == version:
                 found[match.group(1)].append(path)

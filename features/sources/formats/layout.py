@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, model_validator
 
 from features.reading import natural_key
+from features.reading.files import is_ignored
 from features.sources.base import RawTables
 from features.sources.mapped import MappedSource
 from recsys.config import merge
 from recsys.contracts.errors import DataError
+from recsys.paths import ConfigPath
 
 
 class FormatSource(MappedSource):
     """A data set whose layout is known: the column map, units and signals have defaults.
 
     What a recipe gives is laid over the defaults, mappings key by key, lists as a whole.
+
+    Attributes:
+        path: The folder of the files.
     """
+
+    path: ConfigPath
 
     @classmethod
     @abstractmethod
@@ -54,15 +61,15 @@ class FormatSource(MappedSource):
         return raw
 
 
-def files_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """Return the files of a folder that match any of the patterns, in natural order.
+def files_in(folder: Path) -> list[Path]:
+    """Return the files of a folder in natural order, hidden and unfinished ones aside.
 
     Raises:
         DataError: The folder does not exist.
     """
     if not folder.is_dir():
         raise DataError(f"'{folder}' is no folder; set source.path to the folder of the data set's files")
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    found = [path for path in folder.iterdir() if path.is_file() and not is_ignored(path.name)]
     return sorted(found, key=lambda path: natural_key(path.name))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +15,9 @@ from threading import Thread
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
+from features.sources import SourceConfig
 from pipelines.cli.app import main
 from pipelines.datasets.catalogue import catalogue, find
 from pipelines.datasets.fetch import RECORD, file_name, recipe_snippet, with_addresses
@@ -28,6 +32,13 @@ def call(*arguments: str) -> int:
         main(list(arguments))
     assert isinstance(end.value.code, int)
     return end.value.code
+
+
+KUAIRAND = {
+    "log_standard_4_08_to_4_21_pure.csv": "user_id,video_id,time_ms,is_like,is_follow,is_comment,is_forward,is_hate,"
+    "long_view,play_time_ms,duration_ms\n1,7,1650000000000,1,0,0,0,0,1,900,1000\n",
+    "video_features_basic_pure.csv": "video_id,author_id,video_type,upload_type,tag\n7,441,NORMAL,ShortImport,12\n",
+}
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -53,8 +64,14 @@ def mirror(tmp_path: Path) -> Iterator[str]:
         archive.writestr("ml-1m/ratings.dat", RATINGS)
         archive.writestr("ml-1m/movies.dat", "1193::One Flew Over the Cuckoo's Nest (1975)::Drama\n")
     (served / "ml-1m.zip").write_bytes(buffer.getvalue())
-    (served / "reviews.json").write_text("{}\n")
-    (served / "meta.json").write_text("{}\n")
+    review = {"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1514764800}
+    (served / "Video_Games_5.json").write_text(json.dumps(review) + "\n")
+    (served / "meta_Video_Games.json").write_text(json.dumps({"asin": "B1", "title": "A game"}) + "\n")
+    with tarfile.open(served / "KuaiRand-Tiny.tar.gz", "w:gz") as tar:
+        for name, text in KUAIRAND.items():
+            info = tarfile.TarInfo(f"KuaiRand-Tiny/data/{name}")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
     Quiet.asked = []
     http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served)))
     http.daemon_threads = True
@@ -123,14 +140,36 @@ def test_the_publishers_checksum_holds_for_a_mirror(
 
 def test_several_files_take_one_address_each(mirror: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "am"), "--progress", "off"]
-    urls = ["--url", f"{mirror}/reviews.json", "--url", f"{mirror}/meta.json"]
+    urls = ["--url", f"{mirror}/Video_Games_5.json", "--url", f"{mirror}/meta_Video_Games.json"]
     assert call("fetch", "amazon-2018/Video_Games", *out, *urls) == 0
-    assert sorted(path.name for path in (tmp_path / "am").iterdir() if path.name != RECORD)[-2:] == [
-        "meta.json",
-        "reviews.json",
-    ]
+    assert {"Video_Games_5.json", "meta_Video_Games.json", RECORD} <= {
+        path.name for path in (tmp_path / "am").iterdir()
+    }
     assert call("fetch", "amazon-2018/Video_Games", *out, *urls[:2]) == 2
     assert "has 2 files: Video_Games_5.json.gz, meta_Video_Games.json.gz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "item"),
+    [
+        ("movielens-1m", ["ml-1m.zip"], 1193),
+        ("kuairand-pure", ["KuaiRand-Tiny.tar.gz"], 7),
+        ("amazon-2018/Video_Games", ["Video_Games_5.json", "meta_Video_Games.json"], "B1"),
+    ],
+)
+def test_the_printed_recipe_reads_what_was_fetched(
+    mirror: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, files: list[str], item: object
+) -> None:
+    options = [option for file in files for option in ("--url", f"{mirror}/{file}")]
+    if name == "movielens-1m":
+        options += ["--checksum", md5(tmp_path / "served" / files[0])]
+    assert call("fetch", name, "--out", str(tmp_path / "got"), "--progress", "off", *options) == 0
+    printed = capsys.readouterr().out
+    recipe = yaml.safe_load(printed[printed.index("source:") :])
+    source = TypeAdapter(SourceConfig).validate_python(recipe["source"])
+    raw = source.read(0)
+    assert raw.interactions.collect()["item_id"].to_list()[0] == item
+    assert raw.items is not None
 
 
 def test_gone_is_exit_3(mirror: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

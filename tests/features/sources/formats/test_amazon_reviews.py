@@ -240,9 +240,7 @@ def test_without_metadata_there_are_no_items_and_the_notes_say_so(tmp_path: Path
 
 def test_metadata_that_are_named_must_be_there(tmp_path: Path) -> None:
     write(tmp_path, 2018, metadata=False)
-    with pytest.raises(
-        DataError, match=r"no file matches source\.metadata 'meta_Luxury\*'; there are: Luxury_Beauty_5"
-    ):
+    with pytest.raises(DataError, match=r"no file matches .*meta_Luxury\*.*Luxury_Beauty_5\.json.*source\.metadata"):
         AmazonReviewsSource(path=tmp_path, version=2018, metadata="meta_Luxury*").read(0)
 
 
@@ -268,6 +266,27 @@ def test_the_same_events_in_two_files_are_refused(tmp_path: Path, second: str) -
     with pytest.raises(DataError, match=r"both of Luxury_Beauty.*source\.reviews"):
         AmazonReviewsSource(path=tmp_path, version=2018).read(0)
     AmazonReviewsSource(path=tmp_path, version=2018, reviews="Luxury_Beauty_5.json").read(0)
+
+
+@pytest.mark.parametrize(
+    "name", [".fetched.json", "Software_5.json.gz.part", "_SUCCESS.json", "Software_5.json.crdownload"]
+)
+def test_hidden_and_unfinished_files_are_no_categories(tmp_path: Path, name: str) -> None:
+    """`recsys fetch` leaves its record in the folder, and a second fetch may be at work."""
+    source = write(tmp_path, 2018)
+    (tmp_path / name).write_text("{}\n")
+    assert source.read(0).notes["categories_read"] == ["Luxury_Beauty"]
+
+
+@pytest.mark.parametrize("named", ["sub/Software_5.json", "sub/*.json", "absolute"])
+def test_reviews_may_be_named_in_another_folder(tmp_path: Path, named: str) -> None:
+    write(tmp_path, 2018)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "Software_5.json").write_text(lines({**REVIEW_2018, "asin": "B000000001"}))
+    reviews = str(tmp_path / "sub" / "Software_5.json") if named == "absolute" else named
+    source = AmazonReviewsSource(path=tmp_path, version=2018, reviews=reviews)
+    assert source.read(0).interactions.collect()["item_id"].to_list() == ["B000000001"]
+    assert sorted(source.fingerprint()) == ["meta_Luxury_Beauty.json", "sub/Software_5.json"]
 
 
 def test_reviews_of_one_category_and_ratings_of_another_have_other_columns(tmp_path: Path) -> None:
