@@ -66,7 +66,7 @@ class ParquetTable(OpenedTable):
     def _join(self, schema: dict[str, pl.DataType], place: int, name: str, dtype: pl.DataType | Unreadable) -> None:
         path = self._paths[place]
         if isinstance(dtype, Unreadable):
-            schema.setdefault(name, pl.Unknown())
+            schema.setdefault(name, dtype.dtype)
             self._conflicts.setdefault(
                 name, f"'{path}': column '{name}' is {dtype.shown}, which cannot be read; {dtype.advice}"
             )
@@ -114,9 +114,7 @@ class ParquetTable(OpenedTable):
                     rows = min(BATCH_ROWS, total - start)
                     yield self._batch(place, columns, {}, rows, start)
                 return
-            wanted = [file.schema_arrow.get_field_index(name) for name in present]
-            leaves = _leaf_columns(file.schema_arrow, wanted)
-            for batch in file.iter_batches(BATCH_ROWS, columns=leaves):
+            for batch in file.iter_batches(BATCH_ROWS, columns=present):
                 found = {name: self._column(place, name, batch.column(name), row) for name in present}
                 yield self._batch(place, columns, found, batch.num_rows, row)
                 row += batch.num_rows
@@ -238,8 +236,3 @@ def _file_types(path: Path) -> dict[str, pl.DataType | Unreadable]:
     if not len(schema):
         raise DataError(f"'{path}' has no columns: write it again, or leave it out")
     return {field.name: readable_type(field.type) for field in schema}
-
-
-def _leaf_columns(schema: pa.Schema, wanted: Sequence[int]) -> list[str]:
-    """Return the names under which PyArrow selects columns; a name with a dot is one name."""
-    return [schema.field(place).name for place in wanted]

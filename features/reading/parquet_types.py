@@ -5,7 +5,7 @@ Reads Arrow types; produces Polars types, or the reason why there is none. A typ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 import polars as pl
@@ -21,10 +21,11 @@ _UNITS: Final[dict[str, TimeUnit]] = {"s": "ms", "ms": "ms", "us": "us", "ns": "
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A type that is refused when the recipe names the column: what it is, and what to do."""
+    """A type that is refused when the recipe names the column: what it is, what to do, and what it would be in Polars."""
 
     shown: str
     advice: str
+    dtype: pl.DataType = field(default_factory=pl.Unknown)
 
 
 def readable_type(arrow: pa.DataType) -> pl.DataType | Unreadable:
@@ -62,16 +63,16 @@ def readable_type(arrow: pa.DataType) -> pl.DataType | Unreadable:
     if types.is_list(arrow) or types.is_large_list(arrow) or types.is_fixed_size_list(arrow):
         inner = readable_type(arrow.value_type)
         if isinstance(inner, (Unreadable, pl.List)):
-            return Unreadable(str(arrow), "write one list per row, of numbers or texts")
+            return Unreadable(str(arrow), "write one list per row, of numbers or texts", pl.List(pl.List(pl.Unknown)))
         return pl.List(inner)
     if types.is_struct(arrow):
-        return Unreadable("a struct", "write each of its fields as a column of its own")
+        return Unreadable("a struct", "write each of its fields as a column of its own", pl.Struct({}))
     if types.is_map(arrow):
-        return Unreadable("a map", "write the values that are needed as columns")
+        return Unreadable("a map", "write the values that are needed as columns", pl.List(pl.Struct({})))
     if types.is_duration(arrow):
-        return Unreadable("a duration", "write it as a number of milliseconds or seconds")
+        return Unreadable("a duration", "write it as a number of milliseconds or seconds", pl.Duration())
     if types.is_time(arrow):
-        return Unreadable("a time of day", "write date and time as one datetime")
+        return Unreadable("a time of day", "write date and time as one datetime", pl.Time())
     return Unreadable(str(arrow), "write it as a number, text or datetime")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from features.reading.errors import explain_file_errors
-from features.reading.files import hive_keys, relative_name
+from features.reading.files import hive_keys, place_of, relative_name
 from features.reading.opened import FILE, PLACE_TYPES, RAW, REFUSED, ROW, OpenedTable
 from features.reading.text_bytes import BLOCK_BYTES, read_blocks
 from features.reading.text_format import TextFormat
@@ -111,9 +111,26 @@ class TextTable(OpenedTable):
         self.check_asked(columns)
         places = self.chosen(only)
         sources = {place: self._sources(place, columns) for place in places}
+        first: str | None = None
+        good = False
         for place in places:
             with explain_file_errors(self._paths[place]):
-                yield from self._read(place, columns, sources[place])
+                for batch in self._read(place, columns, sources[place]):
+                    good = good or batch[REFUSED].null_count() > 0
+                    if not good and first is None:
+                        first = self._describe(batch)
+                    yield batch
+        if first is not None and not good:
+            raise DataError(f"{self.where}: no line is a record. {first}")
+
+    def _describe(self, batch: pl.DataFrame) -> str:
+        """Phrase what is wrong with the first line of a batch."""
+        place, row, reason, raw = batch.select(FILE, ROW, REFUSED, RAW).row(0)
+        names = self._headers[place].names
+        return (
+            f"{place_of(self.files[place], row)}, is refused ({reason}): {raw[:200]!r}; the header has {len(names)} names: "
+            f"{', '.join(names[:12])}. Mend the header or set source.separator, source.quote or source.header"
+        )
 
     def _sources(self, place: int, columns: Sequence[str]) -> _Sources:
         header, found = self._headers[place], _Sources()

@@ -150,6 +150,22 @@ class _Decoder:
             ) from error
         if self.first and text:
             text, self.first = text.removeprefix("\ufeff"), False
+        if len(text) == len(piece) and not piece.isascii():
+            self._refuse_utf8(piece, final=final)
         self.byte += len(piece)
         self.lines += text.count("\n")
         return text.encode("utf-8")
+
+    def _refuse_utf8(self, piece: bytes, *, final: bool) -> None:
+        """Refuse UTF-8 that is declared as a code of one byte per character: it would read 'Ã©' for 'é' without a word."""
+        try:
+            codecs.utf_8_decode(piece, "strict", final)
+        except UnicodeDecodeError:
+            return
+        start = next(place for place, value in enumerate(piece) if value > 0x7F)
+        word = piece[start : start + 4].decode("utf-8", "ignore")[:1]
+        line = self.lines + piece.count(b"\n", 0, start) + 1
+        raise DataError(
+            f"'{self.path}' is UTF-8, and source.encoding declares {self.declared}: line {line} has '{word}', which would "
+            f"be read as '{word.encode().decode(self.declared, 'replace')}'; set source.encoding: utf-8"
+        )

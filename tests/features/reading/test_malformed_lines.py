@@ -56,6 +56,14 @@ def test_a_malformed_line_is_refused_with_its_number_and_no_other_line_goes(
     assert refused_of(table) == refused
 
 
+def test_a_file_of_refused_lines_alone_stops_the_run(tmp_path: Path) -> None:
+    """As R writes them: the names of the rows have no name in the header."""
+    with pytest.raises(
+        DataError, match=r"no line is a record. 'log.csv', line 2, is refused \(too many.*header has 2 names"
+    ):
+        opened(tmp_path, b"a,b\nx,1,2\ny,3,4\n").collect(["a"])
+
+
 def test_a_wrong_separator_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"is one column when it is split at ','; it looks split at ';': set source.sep"

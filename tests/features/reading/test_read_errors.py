@@ -48,6 +48,8 @@ def test_another_encoding_is_named_with_line_byte_and_key(
         (b"a,b\n1,\x81\n", "cp1252", "line 2, byte 6 is 0x81"),
         ("a,b\n1,é\n".encode("utf-16-le")[:-1], "utf-16-le", "is not valid utf-16-le"),
         ("a,b\n1,é\n".encode("utf-16"), "latin-1", "It is probably utf-16"),
+        ("a,b\n1,café\n".encode(), "latin-1", "is UTF-8, and source.encoding declares latin-1: line 2 has 'é', which"),
+        ("a,b\n1,it’s\n".encode(), "cp1252", "would be read as 'â€™'; set source.encoding: utf-8"),
     ],
 )
 def test_a_declared_encoding_that_does_not_fit(tmp_path: Path, content: bytes, encoding: str, shown: str) -> None:
