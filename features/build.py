@@ -25,10 +25,10 @@ from features.log.quarantine import QuarantineConfig, as_duplicates, check_share
 from features.log.read_state import ReadState
 from features.log.repeats import Duplicates
 from features.log.signal_bits import behaviour_bytes
-from features.sessions import SessionConfig, SessionRule, session_index, session_rule, session_table
+from features.sessions import SessionConfig, SessionRule, session_index, session_rule
 from features.sources.base import RawTables, Source, merge_facts
 from features.splits import SplitConfig, check_not_empty, split_events
-from features.tables import LabelledEvents, items_table, users_table, write_events, write_large_table
+from features.tables import LabelledEvents, items_table, users_table, write_events, write_large_table, write_sessions
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import (
@@ -159,8 +159,7 @@ def prepare_from_log(
     write_events(out_dir / "events.parquet", data.events)
     items_table(data.events, data.items).write_parquet(out_dir / "items.parquet")
     data.users.write_parquet(out_dir / "users.parquet")
-    sessions = session_table(data.events.log, data.events.split, data.events.session)
-    write_large_table(out_dir / "sessions.parquet", sessions)
+    write_sessions(out_dir / "sessions.parquet", data.events)
     write_large_table(out_dir / "targets.parquet", data.targets)
     data.quarantine.write_parquet(out_dir / "quarantine.parquet")
     data.merged.write_parquet(out_dir / "merged.parquet")

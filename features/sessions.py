@@ -90,15 +90,31 @@ def _chunk_numbers(log: EventLog, session_length: int) -> npt.NDArray[np.int64]:
     return chunk
 
 
-def session_table(log: EventLog, split: SplitArray, sessions: npt.NDArray[np.int32]) -> pl.DataFrame:
-    """Return ``sessions.parquet``: user, rows of ``events.parquet`` and split of each session."""
-    starts = np.concatenate([[0], np.flatnonzero(sessions[1:] != sessions[:-1]) + 1]).astype(np.int64)
+def session_starts(sessions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Return ``[S + 1]`` the first event of every session, and behind them the number of events."""
+    inner = np.flatnonzero(sessions[1:] != sessions[:-1]) + 1
+    return np.concatenate([[0], inner, [len(sessions)]]).astype(np.int64)
+
+
+def session_table(
+    log: EventLog, split: SplitArray, starts: npt.NDArray[np.int64], wanted: slice = slice(None)
+) -> pl.DataFrame:
+    """Return a run of the rows of ``sessions.parquet``: user, rows of ``events.parquet`` and split of each session.
+
+    Args:
+        log: All kept events.
+        split: ``[E]``.
+        starts: As :func:`session_starts` gives them.
+        wanted: Which sessions.
+    """
+    first, last = starts[:-1][wanted], starts[1:][wanted]
+    begin = wanted.start or 0
     return pl.DataFrame(
         {
-            Columns.SESSION_INDEX: np.arange(len(starts), dtype=np.int32),
-            Columns.USER_INDEX: log.user[starts],
-            Columns.EVENT_START: starts,
-            Columns.EVENT_END: np.append(starts[1:], len(log)),
-            Columns.SPLIT: split[starts],
+            Columns.SESSION_INDEX: np.arange(begin, begin + len(first), dtype=np.int32),
+            Columns.USER_INDEX: log.user[first],
+            Columns.EVENT_START: first,
+            Columns.EVENT_END: last,
+            Columns.SPLIT: split[first],
         }
     )

@@ -19,10 +19,12 @@ from polars.io.plugins import register_io_source
 from features.items import ItemTable
 from features.log.event_log import EventLog
 from features.log.signal_bits import unpack_signal
+from features.sessions import session_starts, session_table
 from features.splits import SplitArray
 from recsys.contracts.columns import TRAIN, Columns
 
 _SLICE_ROWS: Final = 1_000_000
+_SESSION_NUMBERS: Final = (Columns.SESSION_INDEX, Columns.USER_INDEX, Columns.EVENT_START, Columns.EVENT_END)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,26 @@ def write_events(path: Path, events: LabelledEvents) -> None:
     register_io_source(slices, schema=schema).sink_parquet(
         path, compression="lz4", statistics=False, row_group_size=_SLICE_ROWS, maintain_order=True
     )
+
+
+def write_sessions(path: Path, events: LabelledEvents) -> None:
+    """Write ``sessions.parquet``: ascending numbers, so their differences are stored, in a fiftieth of the space."""
+    import pyarrow.parquet as pq  # only here: reading a configuration does not need it
+
+    starts = session_starts(events.session)
+    encoding = dict.fromkeys(_SESSION_NUMBERS, "DELTA_BINARY_PACKED")
+    schema = session_table(events.log, events.split, starts, slice(0, 0)).to_arrow().schema
+    with pq.ParquetWriter(
+        path,
+        schema,
+        compression="lz4",
+        use_dictionary=[Columns.SPLIT],
+        column_encoding=encoding,
+        write_statistics=False,
+    ) as writer:
+        for first in range(0, len(starts) - 1, _SLICE_ROWS):
+            rows = slice(first, first + _SLICE_ROWS)
+            writer.write_table(session_table(events.log, events.split, starts, rows).to_arrow())
 
 
 def write_large_table(path: Path, table: pl.DataFrame) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import polars as pl
 
 from features.log.arrays import NO_NUMBER, GrowingArray, IdColumn
 from features.log.encoded_log import EncodedLog, sort_keys
-from features.log.order import stable_order
+from features.log.order import sort_columns
 from features.log.quarantine import Quarantine, QuarantineConfig
 from features.log.signal_bits import check_signal_count, pack_signals
 from features.sources.base import FILE, PREHISTORY, ROW, TIE_BREAK, RawTables
@@ -141,13 +141,13 @@ class _Columns:
         record = self._arrays.pop("record").finish()
         record += starts[self._arrays.pop("file").finish()]
         parts["record"] = record
-        order = stable_order(sort_keys(parts))
-        if order is not None:
-            for name, values in parts.items():
-                if isinstance(values, np.ndarray):
-                    parts[name] = values[order]
+        columns = {name: values for name, values in parts.items() if isinstance(values, np.ndarray)}
+        for name in columns:
+            del parts[name]
+        sort_columns(columns, sort_keys, "user")
         return EncodedLog(
             **parts,
+            **cast(dict[str, Any], columns),
             files=files,
             file_records=tuple(self._file_records.tolist()),
             file_spans=tuple(self._file_spans.tolist()),

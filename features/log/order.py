@@ -7,7 +7,7 @@ all keys keep the order in which they came, which is that of the files and of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +18,7 @@ KeyArray = npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]
 _SLICE: Final = 1 << 22
 _DIGIT: Final = 16
 _GLANCE: Final = 1000
+_PILE_ROWS: Final = 1 << 16
 
 
 def stable_order(keys: Sequence[KeyArray]) -> npt.NDArray[np.int64] | None:
@@ -45,6 +46,39 @@ def stable_order(keys: Sequence[KeyArray]) -> npt.NDArray[np.int64] | None:
             if shift + _DIGIT < bits:
                 digits = digits[step]
     return order
+
+
+def sort_columns(columns: dict[str, Any], keys_of: Callable[[dict[str, Any]], list[KeyArray]], major: str) -> None:
+    """Put the rows of all columns into the order of their keys, in place or in new arrays: the dictionary holds them.
+
+    Rows are first dealt into piles by the most significant key, in one pass that reads and writes along, and then every
+    pile is sorted where it lies: it fits the cache, where sorting all rows at once would fetch each value from memory.
+
+    Args:
+        columns: ``[rows]`` each.
+        keys_of: Gives the keys of columns, the most significant first.
+        major: Name of the most significant key, whole numbers from 0.
+    """
+    if in_order(keys_of(columns)):
+        return
+    rows, highest = len(columns[major]), int(columns[major].max())
+    piles = min(max(rows // _PILE_ROWS, 1), 1 << _DIGIT)
+    shift = max((highest // piles).bit_length(), 0)
+    pile = (columns[major] >> shift).astype(np.uint16)
+    ends = np.cumsum(np.bincount(pile))
+    if len(ends) > 1 and not in_order([pile]):
+        order = np.argsort(pile, kind="stable")
+        for name in columns:
+            columns[name] = columns[name][order]
+        del order
+    start = 0
+    for end in ends:
+        piece = {name: column[start:end] for name, column in columns.items()}
+        order_in_pile = stable_order(keys_of(piece)) if end > start else None
+        if order_in_pile is not None:
+            for column in piece.values():
+                column[:] = column[order_in_pile]
+        start = end
 
 
 def in_order(keys: Sequence[KeyArray]) -> bool:

@@ -51,8 +51,10 @@ def find_repeats(log: EncodedLog) -> Repeats:
     """
     tie = same_as_before([log.user, log.prehistory, *instants(log.arrays())])
     found = [_repeats_of(log, start, tie[start:end]) for start, end in _pieces(tie)]
-    rows, into = (np.concatenate([np.empty(0, np.int64), *parts]) for parts in zip(*found, strict=True))
-    return Repeats(rows, into)
+    none = np.empty(0, np.int64)
+    return Repeats(
+        np.concatenate([none, *(rows for rows, _ in found)]), np.concatenate([none, *(into for _, into in found)])
+    )
 
 
 def merge_repeats(log: EncodedLog, repeats: Repeats, rules: Mapping[str, MergeRule]) -> EncodedLog:

@@ -1,0 +1,108 @@
+"""Sorting by digits and by piles gives what one stable sort gives; ids and batches do not change it."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from features.log import arrays, order
+from features.log.arrays import GrowingArray, IdColumn, encode_ids
+from features.log.order import in_order, sort_columns, stable_order
+
+SEED = 5
+
+
+@pytest.mark.parametrize("low", [0, -(1 << 40), -5])
+@pytest.mark.parametrize("span", [3, 70_000, 1 << 45])
+def test_the_order_by_digits_is_the_stable_order(low: int, span: int) -> None:
+    rng = np.random.default_rng(SEED)
+    first, second = rng.integers(0, 40, 500).astype(np.int32), low + rng.integers(0, span, 500)
+    expected = np.lexsort((second, first))
+    found = stable_order([first, second])
+    assert found is not None
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("scale", [1, 1_000, 1_000_000])
+def test_whole_seconds_are_sorted_like_any_number(scale: int) -> None:
+    rng = np.random.default_rng(SEED)
+    time = 1_650_000_000_000_000 + rng.integers(0, 1_000_000, 400) * scale
+    found = stable_order([time])
+    assert found is not None
+    assert found.tolist() == np.argsort(time, kind="stable").tolist()
+
+
+def test_a_placeholder_far_from_all_other_numbers_comes_first() -> None:
+    key = np.array([np.iinfo(np.int64).max, 4, np.iinfo(np.int64).min, 4])
+    found = stable_order([key])
+    assert found is not None
+    assert found.tolist() == [2, 1, 3, 0]
+
+
+def test_rows_in_order_are_left_alone() -> None:
+    assert stable_order([np.array([1, 1, 2]), np.array([5, 5, 0])]) is None
+    assert in_order([np.empty(0, np.int64)])
+    assert not in_order([np.array([1, 1]), np.array([2, 1])])
+
+
+@pytest.mark.parametrize("pile_rows", [1, 7, 100, 100_000])
+def test_piles_of_any_size_give_the_same_order(pile_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "_PILE_ROWS", pile_rows)
+    rng = np.random.default_rng(SEED)
+    user, time = rng.integers(0, 90, 1000).astype(np.int32), rng.integers(0, 50, 1000)
+    expected = np.lexsort((time, user))
+    columns = {"user": user.copy(), "time": time.copy(), "row": np.arange(1000)}
+    sort_columns(columns, lambda part: [part["user"], part["time"]], "user")
+    assert columns["row"].tolist() == expected.tolist()
+    assert columns["time"].tolist() == time[expected].tolist()
+
+
+def test_one_user_of_all_rows_and_no_rows_at_all() -> None:
+    columns = {"user": np.zeros(4, np.int32), "time": np.array([3, 1, 2, 1])}
+    sort_columns(columns, lambda part: [part["user"], part["time"]], "user")
+    assert columns["time"].tolist() == [1, 1, 2, 3]
+    empty = {"user": np.empty(0, np.int32)}
+    sort_columns(empty, lambda part: [part["user"]], "user")
+    assert not len(empty["user"])
+
+
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_an_array_grows_by_blocks_of_any_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "_BLOCK", block)
+    column = GrowingArray(np.int64)
+    for batch in ([1, 2], [], [3, 4, 5, 6, 7], [8]):
+        column.append(np.array(batch))
+    assert len(column) == 8
+    assert column.finish().tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+IDS = {
+    "text": ["z", "a", "", "ä", "a", "7", "07"],
+    "dense numbers": [3, 1, 2, 1],
+    "sparse numbers": [9_000_000_000, -5, 12, -5],
+    "numbers at both ends": [np.iinfo(np.int64).max, np.iinfo(np.int64).min + 1, 0],
+    "one number": [4],
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+@pytest.mark.parametrize("block", [2, 1000])
+def test_ids_get_ascending_codes(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code = place among the sorted distinct ids, whatever the batches; and every id comes back as it was."""
+    monkeypatch.setattr(arrays, "_BLOCK", block)
+    ids = IDS[kind]
+    column = IdColumn(pl.Series(ids).dtype)
+    for value in ids:
+        column.append(pl.Series([value]))
+    codes, distinct = column.finish()
+    assert distinct.to_list() == sorted(set(ids))
+    assert distinct.gather(pl.Series(codes)).to_list() == ids
+    at_once, same = encode_ids(pl.Series(ids))
+    assert at_once.tolist() == codes.tolist()
+    assert same.equals(distinct)
+
+
+@pytest.mark.parametrize("ids", [["b", None, "a"], [7, None, 3], [None, None]])
+def test_a_missing_id_has_no_code(ids: list) -> None:
+    series = pl.Series(ids, dtype=pl.String if ids[0] in ("b", None) else pl.Int64)
+    codes, distinct = encode_ids(series)
+    assert [None if code < 0 else distinct[int(code)] for code in codes] == ids
