@@ -201,7 +201,7 @@ def read_events(raw: RawTables, config: FeaturesConfig) -> ReadLog:
         DataError: There is no row at all, or too many are unusable.
     """
     read = read_log(raw, config.quarantine, need_session_id=need_session_id(raw, config))
-    for warning in raw.notes.get("warnings", ()):  # type: ignore[attr-defined]  # sentences
+    for warning in merge_facts([raw.notes, read.facts]).get("warnings", ()):
         logger.warning("%s", warning)
     check_share(read.refused, read.rows_in, config.quarantine)
     return read
