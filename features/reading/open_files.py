@@ -32,5 +32,8 @@ def open_files(files: DataFiles, text: TextFormat) -> OpenedTable:
         other = next(path for path in files.paths if path not in parquet)
         raise DataError(f"'{files.where}' names Parquet ('{parquet[0]}') and text ('{other}'); name one kind")
     if parquet:
-        return open_parquet(files.paths, files.root, files.where)
-    return open_text(files.paths, files.root, text, files.where)
+        table = open_parquet(files.paths, files.root, files.where)
+    else:
+        table = open_text(files.paths, files.root, text, files.where)
+    table.ignored = files.ignored
+    return table

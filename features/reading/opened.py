@@ -43,11 +43,13 @@ class OpenedTable(ABC):
         files: Paths relative to the source's folder, in natural order (``part-2`` before ``part-10``).
         schema: Column -> type, the union over all files; in text files every column is text.
         is_text: Whether the files are text: then every value is a text that still has to be understood.
+        ignored: Hidden and unfinished files that a pattern matched as well.
         float32: Columns that a file holds as 32-bit floats, too coarse for times even where another file has 64 bits.
     """
 
     is_text: bool
     float32: frozenset[str] = frozenset()
+    ignored: tuple[str, ...] = ()
 
     def __init__(self, where: str, files: tuple[str, ...], schema: dict[str, pl.DataType]) -> None:
         self.where = where

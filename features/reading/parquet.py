@@ -90,7 +90,7 @@ class ParquetTable(OpenedTable):
     @property
     def notes(self) -> dict[str, object]:
         """See :attr:`OpenedTable.notes`."""
-        return {}
+        return {"ignored_files": list(self.ignored)} if self.ignored else {}
 
     def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """See :meth:`OpenedTable.batches`."""

@@ -103,6 +103,7 @@ class TextTable(OpenedTable):
             "records_over_several_lines": sum(fact.wrapped for fact in facts),
             "header_names_with_blanks": sorted({name for header in self._headers for name in header.stripped}),
             "empty_files": self.empty_files,
+            "ignored_files": list(self.ignored),
         }
         return {name: value for name, value in found.items() if value}
 

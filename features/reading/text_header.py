@@ -20,6 +20,8 @@ SUBSTITUTES: Final = tuple(bytes([value]) for value in (*range(0x1F, 0x0D, -1), 
 """Control characters that stand for a separator of several bytes while a block is read."""
 
 _GUESSES: Final = ("::", "\t", ";", "|", ",", "\x01", "^", "~")
+_LONGEST_HINT: Final = 8
+"""Of the line ``sep=;``, by which a spreadsheet knows the separator; it is no header."""
 _HEADER_BYTES: Final = 1 << 20
 
 
@@ -79,7 +81,8 @@ def read_header(path: Path, text: TextFormat) -> TextHeader:
     blank = 0
     while True:
         line, _, following = data.partition(b"\n")
-        if line.strip():
+        hint = line.strip()
+        if hint and not (following and hint[:4].lower() == b"sep=" and len(hint) <= _LONGEST_HINT):
             break
         data, blank = following, blank + 1
     names, lines, written = _split(path, data, text, final=final)
@@ -102,11 +105,13 @@ def _split(path: Path, data: bytes, text: TextFormat, *, final: bool) -> tuple[l
         data = data.replace(separator, single)
     if not data.endswith(b"\n"):
         data += b"\n"
-    ends = [place for place, value in enumerate(data[:_HEADER_BYTES]) if value == 10]
-    starts = [0, *(end + 1 for end in ends[:-1])]
-    if text.quote is None:
-        fields, lines = data[: ends[0]].removesuffix(b"\r").split(single), 1
+    end = data.index(b"\n")
+    ends, starts = [end], [0]
+    if text.quote is None or text.quote.encode() not in data[:end]:
+        fields, lines = data[:end].removesuffix(b"\r").split(single), 1
     else:
+        ends = [place for place, value in enumerate(data[:_HEADER_BYTES]) if value == ord("\n")]
+        starts = [0, *(end + 1 for end in ends[:-1])]
         record = RecordReader(single, text.quote.encode(), 0).read(data, starts, ends, 0, final=final)
         if record.fields is None:
             raise DataError(

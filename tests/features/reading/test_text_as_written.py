@@ -75,6 +75,7 @@ def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blo
         (b"id,text\r7,caf\xc3\xa9\r", None),
         (b' id ,"text"\n7,caf\xc3\xa9\n', None),
         (b"\xc2\xa0id,text\xe2\x80\x8b\n7,caf\xc3\xa9\n", None),
+        (b"sep=;\r\nid;text\r\n7;caf\xc3\xa9\r\n", TextFormat(separator=";")),
         (b"\n\nid,text\n7,caf\xc3\xa9\n", None),
         (b"id;text\n7;caf\xe9\n", TextFormat(separator=";", encoding="latin-1")),
         ("id\ttext\n7\tcafé\n".encode("utf-16"), TextFormat(separator="\t", encoding="utf-16")),
