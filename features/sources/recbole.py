@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 import polars as pl
+from pydantic import Field, field_validator
 
-from features.reading import DataFiles, OpenedTable, TextFormat, find_files, open_text
+from features.reading import FILE, DataFiles, OpenedTable, TextFormat, find_files, open_text
+from features.reading.files import missing_file
+from features.sources.derived import Derived, DerivedTable
 from features.sources.mapped import MappedSource, TableKind
+from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, Columns
 from recsys.contracts.errors import DataError
 from recsys.paths import ConfigPath
 
@@ -30,6 +34,9 @@ class RecBoleSource(MappedSource):
     Attributes:
         path: The folder.
         name: Stem of the files; the folder's name when not given, as RecBole has it.
+        benchmark_filename: Middle parts of the files of a given split, ``NAME.train.inter`` and so on, in the order train,
+            valid, test; two are train and test. They take the place of ``NAME.inter``, and the column ``split`` says of each
+            event where it stood: map it with ``columns: {split: split}`` for ``features.split.kind: given``.
         encoding: Of the files.
         kind: Names this form of source.
         user_id_column: Id column of the table of users.
@@ -38,7 +45,15 @@ class RecBoleSource(MappedSource):
     kind: Literal["recbole"] = "recbole"
     path: ConfigPath
     name: str | None = None
+    benchmark_filename: tuple[str, ...] = Field((), max_length=3)
     encoding: str = "utf-8"
+
+    @field_validator("benchmark_filename")
+    @classmethod
+    def _two_or_three(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(names) == 1 or len(set(names)) < len(names):
+            raise ValueError(f"{list(names)}: expected two or three different parts, as in [train, valid, test]")
+        return names
 
     def _open(self, kind: TableKind) -> OpenedTable | None:
         files = self._table_files(kind)
@@ -46,7 +61,17 @@ class RecBoleSource(MappedSource):
             return None
         text = TextFormat(separator="\t", quote=None, encoding=self.encoding)
         whole = self._titles() if kind == "items" else set()
-        return AtomicTable(open_text(files.paths, files.root, text, files.where), whole)
+        table = AtomicTable(open_text(files.paths, files.root, text, files.where), whole)
+        if kind != "interactions" or not self.benchmark_filename:
+            return table
+        if Columns.SPLIT in table.schema:
+            raise DataError(
+                f"'{files.where}' has a column '{Columns.SPLIT}' beside a split by files; rename the column"
+            )
+        splits = SPLIT_NAMES if len(self.benchmark_filename) == 3 else (SPLIT_NAMES[TRAIN], SPLIT_NAMES[TEST])
+        stood = {place: splits[files.paths.index(self.path / name)] for place, name in enumerate(table.files)}
+        split = pl.col(FILE).replace_strict(stood, return_dtype=pl.String)
+        return DerivedTable(table, {Columns.SPLIT: Derived((), split, pl.String())})
 
     def _titles(self) -> set[str]:
         """Columns that are read as one text: RecBole writes a title as a sequence of its words."""
@@ -64,6 +89,12 @@ class RecBoleSource(MappedSource):
             return None if self.prehistory is None else find_files(self.path, self.prehistory.file, "source.prehistory")
         stem = self.name if self.name is not None else self.path.resolve().name
         path = self.path / f"{stem}.{_SUFFIX[kind]}"
+        if kind == "interactions" and self.benchmark_filename:
+            paths = tuple(self.path / f"{stem}.{part}.inter" for part in self.benchmark_filename)
+            for one in paths:
+                if not one.is_file():
+                    raise missing_file(one, "source.benchmark_filename")
+            return DataFiles(paths, self.path, str(self.path / f"{stem}.*.inter"))
         if path.is_file():
             return DataFiles((path,), self.path, str(path))
         if kind == "interactions":

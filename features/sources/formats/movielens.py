@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, get_args
 import polars as pl
 
 from features.reading import OpenedTable, TextFormat, open_text
-from features.sources.formats.derived import Derived, DerivedTable
+from features.sources.derived import Derived, DerivedTable
 from features.sources.formats.json_lines import open_bytes
 from features.sources.formats.layout import FormatSource, there
 from features.sources.mapped import TableKind

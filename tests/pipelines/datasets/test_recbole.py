@@ -123,6 +123,22 @@ def test_events_keep_the_split_they_were_prepared_with(tmp_path: Path) -> None:
     ]
 
 
+def test_the_split_comes_back_and_prepares_to_the_same_data_set(tmp_path: Path) -> None:
+    data = prepared(tmp_path, events())
+    export_recbole(data, tmp_path / "toy", benchmark="events")
+    back = RecBoleSource(
+        path=tmp_path / "toy",
+        timestamp_unit="s",
+        benchmark_filename=["train", "valid", "test"],
+        columns={"position": "position", "split": "split"},
+    )
+    (tmp_path / "again").mkdir()
+    prepare(back, FeaturesConfig.model_validate({"split": {"kind": "given"}}), tmp_path / "again", seed=0)
+    again = Dataset.open(tmp_path / "again")
+    assert again.events.equals(data.events)
+    assert again.items["item_id"].to_list() == data.items["item_id"].to_list()
+
+
 def test_histories_are_the_items_before_each_target(tmp_path: Path) -> None:
     """A history holds two items at most; the first event of a user has none and is left out."""
     written = export_recbole(prepared(tmp_path, events()), tmp_path / "toy", benchmark="histories", max_history=2)

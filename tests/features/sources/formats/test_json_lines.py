@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from features.reading import FILE, RAW, REFUSED, ROW
 from features.sources.formats import json_lines
@@ -143,3 +147,31 @@ def test_one_file_of_several(tmp_path: Path) -> None:
 
 def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
     assert opened(tmp_path, b"").collect(["user", "at"]).schema["at"] == pl.Int64
+
+
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text(max_size=8)
+)
+records = st.dictionaries(
+    st.sampled_from([*FIELDS, "other"]), st.one_of(values, st.lists(values, max_size=2)), max_size=5
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lines=st.lists(st.one_of(records, st.just("{broken"), st.just("   ")), max_size=12), packed=st.booleans())
+def test_every_line_is_a_row_a_refusal_or_blank(lines: list[Any], packed: bool, tmp_path_factory: Any) -> None:
+    """Rows in their order as a naive reader sees them: what it takes over unchanged, or why it does not."""
+    folder = tmp_path_factory.mktemp("lines")
+    texts = [json.dumps(line) if isinstance(line, dict) else line for line in lines]
+    content = "\n".join(texts).encode()
+    (folder / "log.json").write_bytes(gzip.compress(content) if packed else content)
+    found = JsonLinesTable([folder / "log.json"], folder, FIELDS, "log").collect(list(FIELDS))
+    assert found[ROW].to_list() == [number for number, text in enumerate(texts) if text.strip()]
+    for row in found.iter_rows(named=True):
+        line = lines[row[ROW]]
+        if line == "{broken":
+            assert row[REFUSED] == "the line is not valid JSON"
+            continue
+        expected = {name: line.get(name) for name in FIELDS}
+        kept = {name: row[name] for name in FIELDS}
+        assert kept == expected if row[REFUSED] is None else any(name in row[REFUSED] for name in line)
