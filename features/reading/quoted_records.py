@@ -6,8 +6,9 @@ are none. The rules, those of RFC 4180 where it says anything:
 - a field that begins with a quote ends at the next quote that is not doubled; blanks beside the two quotes do not count;
 - a quote inside a field that does not begin with one is plain text (``27" wide``);
 - a quoted field may hold line ends. If one of the lines it would take in is a record by itself (as many fields as there are
-  columns, and numbers where the other records have numbers; where no column holds numbers, all of the lines), the quote was
-  never closed: the line that opens it is refused, and the next line is read as a line of its own.
+  columns, and numbers where the other records have numbers; where no column holds numbers, all of the lines; but not a line
+  whose first quote stands where a field ends), the quote was never closed: the line that opens it is refused, and the next
+  line is read as a line of its own.
 """
 
 from __future__ import annotations
@@ -81,12 +82,23 @@ class RecordReader:
         """Return whether a line inside of a quoted field is a record by itself, with numbers where the others have them."""
         if self.quote not in line:
             fields = line.split(self.separator)
+        elif self._ends_a_field(line):
+            return False
         else:
             alone = RecordReader(self.separator, self.quote, 0).read(line + b"\n", [0], [len(line)], 0, final=True)
             if alone.fields is None:
                 return False
             fields = alone.fields
         return len(fields) == self.num_fields and all(_NUMBER.fullmatch(fields[j]) for j in self._numbers or ())
+
+    def _ends_a_field(self, line: bytes) -> bool:
+        """Return whether the first quote of a line closes a field that began on a line before: it opens none here."""
+        before, found, after = line.replace(self.quote * 2, b"").partition(self.quote)
+        return (
+            bool(found and before)
+            and not before.endswith(self.separator)
+            and after.strip((_BLANKS + b"\r").replace(self.separator, b""))[:1] in (b"", self.separator)
+        )
 
     def _could_tell(self) -> bool:
         """Whether lines of prose are unlikely to pass for records: of two texts, one comma would do."""
