@@ -1,7 +1,9 @@
 """Text tables: every line is read right, or is refused with its number, or stops the run; none goes without a word."""
 
 from pathlib import Path
+from random import Random
 
+import polars as pl
 import pytest
 
 from features.reading import FILE, RAW, REFUSED, ROW, TextFormat, open_text
@@ -69,3 +71,26 @@ def test_a_wrong_separator_is_named(tmp_path: Path) -> None:
         DataError, match=r"is one column when it is split at ','; it looks split at ';': set source.sep"
     ):
         opened(tmp_path, b"a;b\n1;2\n")
+
+
+@pytest.mark.parametrize("block", [7, 64, 1 << 20])
+def test_no_line_that_was_left_alone_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Random quotes, separators and line ends in a quarter of the lines; the others come back, each as it was."""
+    monkeypatch.setattr("features.reading.text.BLOCK_BYTES", block)
+    random = Random(block)
+    texts = {"x": "x", "": None, "é": "é", '"q"': "q", '"a,b"': "a,b", '27" w': '27" w'}
+    for _ in range(30):
+        lines, alone = [], {}
+        for row in range(30):
+            text = random.choice(list(texts))
+            line = f"{random.randint(0, 99)},{text},{1_700_000_000 + row}"
+            if row and random.random() < 0.25:
+                place = random.randrange(len(line))
+                line = line[:place] + random.choice(['"', ",", '""', ',"', '",', "\n", '"\n']) + line[place:]
+            else:
+                alone[str(1_700_000_000 + row)] = (line.partition(",")[0], texts[text])
+            lines.append(line)
+        table = opened(tmp_path, ("id,text,time\n" + "\n".join(lines) + "\n").encode())
+        good = table.collect(["id", "text", "time"]).filter(pl.col(REFUSED).is_null())
+        found = {time: (identity, text) for identity, text, time in good.select("id", "text", "time").rows()}
+        assert {time: found.get(time) for time in alone} == alone
