@@ -255,18 +255,21 @@ def served_rows(folder: Path, metric: str) -> pl.DataFrame:
     """
     import polars as pl
 
-    from recsys.contracts.table_checks import read_table
+    from recsys.contracts.table_checks import check_file_types, check_table
     from recsys.contracts.tables import PerUserTable
     from recsys.evaluation.rankings import SERVED
 
-    rows = read_table(folder / "per_user.parquet", PerUserTable, "run `evaluate` again")
-    if metric not in rows.columns:
+    path = folder / "per_user.parquet"
+    remedy = "run `evaluate` again"
+    check_file_types(path, PerUserTable, remedy)
+    table = pl.scan_parquet(path, glob=False)
+    if metric not in table.collect_schema().names():
         raise ArtifactError(
             f"'{folder}' was evaluated without '{metric}'; set promote.metric or evaluate.ks so that they fit"
         )
-    rows = rows.filter((pl.col(Columns.SYSTEM) == SERVED) & pl.col(Columns.EXCLUDE_SEEN)).select(
-        Columns.USER_ID, metric
-    )
+    served = table.filter((pl.col(Columns.SYSTEM) == SERVED) & pl.col(Columns.EXCLUDE_SEEN)).collect()
+    check_table(served, PerUserTable, path, remedy)
+    rows = served.select(Columns.USER_ID, metric)
     if not len(rows):
         raise ArtifactError(f"'{folder}' holds no rows of '{SERVED}'; run `evaluate` again")
     return rows

@@ -2,6 +2,8 @@
 
 Reads a prepared data set and one ranking per system, with and without the items already seen. Steps:
 
+The rows are evaluated one block of users at a time, and what is needed again lies on disk: memory does not grow with them.
+
 1. every ranking -> metrics per row -> ``per_user.parquet`` (system, exclude_seen, user_id, one column per metric)
 2. slices and bootstrap -> ``metrics.parquet`` (mean, low, high for every system, filter, slice and metric)
 3. differences from the reference system, row by row -> ``comparisons.parquet``
@@ -11,10 +13,13 @@ Reads a prepared data set and one ranking per system, with and without the items
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from recsys.contracts.columns import Columns
@@ -23,9 +28,12 @@ from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.manifest import write_json
 from recsys.contracts.ranking import RankedItems
 from recsys.evaluation.config import EvaluateConfig
+from recsys.evaluation.per_user import PerUserFile
+from recsys.evaluation.rankings import ROWS_PER_BLOCK, rows_of
 from recsys.evaluation.slices import ALL_ROWS, Mask, row_slices
-from recsys.metrics.bootstrap import ResampledMeans, resample_means
-from recsys.metrics.ranking import Values, coverage, gini, row_metrics
+from recsys.metrics.bootstrap import ResampledMeans, UserSums
+from recsys.metrics.ranking import ROW_METRICS, Values, coverage_of, exposures, gini_of, row_metrics
+from recsys.metrics.row_store import RowStore
 
 Rankings = Mapping[str, Mapping[bool, RankedItems]]
 
@@ -36,13 +44,22 @@ PER_USER_FILE: Final = "per_user.parquet"
 SUMMARY_FILE: Final = "metrics.json"
 
 
-def evaluate(prepared: Dataset, rankings: Rankings, config: EvaluateConfig, out_dir: Path, seed: int) -> dict[str, Any]:
+def evaluate(
+    prepared: Dataset,
+    rankings: Rankings,
+    config: EvaluateConfig,
+    out_dir: Path,
+    seed: int,
+    *,
+    rows_per_block: int = ROWS_PER_BLOCK,
+) -> dict[str, Any]:
     """Evaluate all rankings and write the four files of the module docstring into ``out_dir``.
 
     Args:
         rankings: ``{system: {exclude_seen: ranking}}`` of the rows of ``prepared.targets(config.split_code)``, in that
             order, at least ``max(ks)`` wide; every system needs each filter of ``config.filters``.
         seed: Of the bootstrap.
+        rows_per_block: Rows evaluated at once, rounded up to whole users; what is needed of earlier ones lies on disk.
 
     Returns:
         The summary: ``systems[system][filtered | unfiltered][metric]`` is ``{mean, low, high}`` over all rows, and
@@ -57,20 +74,23 @@ def evaluate(prepared: Dataset, rankings: Rankings, config: EvaluateConfig, out_
     out_dir.mkdir(parents=True, exist_ok=True)
     counts = prepared.items[Columns.TRAIN_COUNT].to_numpy()
     slices = row_slices(targets, counts, config.slices)
-    evaluated = {
-        (system, exclude): row_metrics(rankings[system][exclude], targets, config.ks)
-        for system in rankings
-        for exclude in config.filters
-    }
-    _per_user_table(prepared, targets, evaluated).write_parquet(out_dir / PER_USER_FILE)
+    work = _Work(prepared, rankings, config, targets, slices, user_blocks(targets.user_index, rows_per_block), out_dir)
     rows: list[dict[str, Any]] = []
-    for (system, exclude), values in evaluated.items():
-        resampled = _resample(values, slices, targets, config, seed)
-        rows += _metric_rows(system, exclude, list(values), slices, resampled, config)
-        rows += _catalogue_rows(system, exclude, rankings[system][exclude], prepared.spec.num_items, config)
+    compared: list[dict[str, Any]] = []
+    references = {exclude: work.reference_values(exclude) for exclude in config.filters} if config.reference else {}
+    with PerUserFile(out_dir / PER_USER_FILE) as table:
+        for system in rankings:
+            for exclude in config.filters:
+                found = work.measure(system, exclude, references.get(exclude), table)
+                means = found.means.resample(config.resamples, seed)
+                rows += _metric_rows(system, exclude, work.names, slices, means, config)
+                rows += _catalogue_rows(system, exclude, found.shown, len(targets))
+                if found.gaps is not None:
+                    gaps = found.gaps.resample(config.resamples, seed)
+                    compared += _compared_rows(system, exclude, work.names, gaps, config)
     metrics = pl.DataFrame(rows, schema=_METRICS_SCHEMA)
     metrics.write_parquet(out_dir / METRICS_FILE)
-    comparisons = _compare(evaluated, slices[ALL_ROWS], targets, config, seed)
+    comparisons = pl.DataFrame(compared, schema=_COMPARISONS_SCHEMA)
     comparisons.write_parquet(out_dir / COMPARISONS_FILE)
     summary = _summary(metrics, comparisons, slices, targets, config)
     write_json(out_dir / SUMMARY_FILE, {**summary, "metrics": metrics.to_dicts()})
@@ -113,32 +133,87 @@ def _check(targets: Targets, rankings: Rankings, config: EvaluateConfig) -> None
                     f"system '{system}' has no {FILTER_NAMES[exclude]} ranking, filter_seen={config.filter_seen} "
                     f"needs it; rank with exclude_seen={exclude} too"
                 )
+            if len(by_filter[exclude]) != len(targets):
+                raise DataError(
+                    f"the {FILTER_NAMES[exclude]} ranking of '{system}' has {len(by_filter[exclude])} rows, the targets "
+                    f"{len(targets)}; rank the histories of these targets"
+                )
 
 
-def _per_user_table(
-    prepared: Dataset, targets: Targets, evaluated: Mapping[tuple[str, bool], Mapping[str, Values]]
-) -> pl.DataFrame:
-    user_ids = prepared.users[Columns.USER_ID].gather(targets.user_index)
-    parts = [
-        pl.DataFrame({"system": [system], "exclude_seen": [exclude]}).join(
-            pl.DataFrame({Columns.USER_ID: user_ids, **{name: v.astype(np.float32) for name, v in values.items()}}),
-            how="cross",
-        )
-        for (system, exclude), values in evaluated.items()
-    ]
-    return pl.concat(parts)
+def user_blocks(users: npt.NDArray[np.integer], rows_per_block: int) -> list[slice]:
+    """Cut rows into blocks of whole users; rows that are not in the order of their users stay in one block.
+
+    Example:
+        >>> user_blocks(np.array([0, 0, 1, 2, 2, 2, 3]), 2)
+        [slice(0, 2, None), slice(2, 6, None), slice(6, 7, None)]
+    """
+    if (np.diff(users) < 0).any():
+        return [slice(0, len(users))]
+    starts = np.flatnonzero(np.diff(users, prepend=users[0] - 1))  # first row of every user
+    cuts = [0]
+    while cuts[-1] < len(users):
+        place = np.searchsorted(starts, cuts[-1] + rows_per_block)
+        cuts.append(int(starts[place]) if place < len(starts) else len(users))
+    return [slice(begin, end) for begin, end in pairwise(cuts)]
 
 
-def _resample(
-    values: Mapping[str, Values], slices: Mapping[str, Mask], targets: Targets, config: EvaluateConfig, seed: int
-) -> ResampledMeans:
-    return resample_means(
-        np.stack(list(values.values()), axis=1),
-        np.stack(list(slices.values()), axis=1),
-        targets.user_index,
-        resamples=config.resamples,
-        seed=seed,
-    )
+@dataclass(frozen=True)
+class _Measured:
+    """What one ranking gave: sums per user, gaps of the reference to it, and how often each item was shown, by cut-off."""
+
+    means: UserSums
+    gaps: UserSums | None
+    shown: dict[int, npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The rows that all systems are evaluated on, and how they are cut."""
+
+    prepared: Dataset
+    rankings: Rankings
+    config: EvaluateConfig
+    targets: Targets
+    slices: Mapping[str, Mask]
+    blocks: list[slice]
+    scratch: Path
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics, in the order of the columns."""
+        return [f"{metric}@{k}" for k in self.config.ks for metric in ROW_METRICS]
+
+    def reference_values(self, exclude: bool) -> RowStore:
+        """Metrics of the reference, one block of rows after the other."""
+        store = RowStore(self.scratch)
+        for rows in self.blocks:
+            store.add(self._values(rows_of(self.rankings[self.config.reference or ""][exclude], rows), rows))
+        return store
+
+    def measure(self, system: str, exclude: bool, reference: RowStore | None, table: PerUserFile) -> _Measured:
+        """Go over the rows once."""
+        ranked, users = self.rankings[system][exclude], self.targets.user_index
+        user_ids = self.prepared.users[Columns.USER_ID]
+        masks = np.stack(list(self.slices.values()), axis=1)
+        compared = reference is not None and system != self.config.reference
+        means, gaps = UserSums(self.scratch), UserSums(self.scratch) if compared else None
+        shown = {k: np.zeros(self.prepared.spec.num_items, np.int64) for k in self.config.ks}
+        for rows, known in zip(self.blocks, reference or [None] * len(self.blocks), strict=True):
+            part = rows_of(ranked, rows)
+            values = known if known is not None and not compared else self._values(part, rows)
+            means.add(values, masks[rows], users[rows])
+            if gaps is not None and known is not None:
+                gaps.add(known - values, np.ones((len(values), 1), bool), users[rows])
+            for k, counts in shown.items():
+                counts += exposures(part, k, len(counts))
+            columns = {name: values[:, m].astype(np.float32) for m, name in enumerate(self.names)}
+            table.add(system, exclude, user_ids.gather(users[rows]), columns)
+        return _Measured(means, gaps, shown)
+
+    def _values(self, ranked: RankedItems, rows: slice) -> Values:
+        targets = self.targets.take(np.arange(rows.start, rows.stop))
+        found = row_metrics(ranked, targets, self.config.ks, first_row=rows.start)
+        return np.stack([found[name] for name in self.names], axis=1)
 
 
 def _metric_rows(
@@ -167,48 +242,35 @@ def _metric_rows(
 
 
 def _catalogue_rows(
-    system: str, exclude: bool, ranked: RankedItems, num_items: int, config: EvaluateConfig
+    system: str, exclude: bool, shown: Mapping[int, npt.NDArray[np.int64]], num_rows: int
 ) -> list[dict[str, Any]]:
     """Coverage and Gini belong to a whole system, so they have no interval over users."""
     common = {"system": system, "exclude_seen": exclude, "slice": ALL_ROWS, "low": None, "high": None}
-    found = [
-        (f"{name}@{k}", function(ranked, k, num_items)) for name, function in _CATALOGUE.items() for k in config.ks
+    found = [(f"{name}@{k}", function(counts)) for name, function in _CATALOGUE.items() for k, counts in shown.items()]
+    return [{**common, "metric": metric, "mean": value, "rows": num_rows} for metric, value in found]
+
+
+_CATALOGUE = {"coverage": coverage_of, "gini": gini_of}
+
+
+def _compared_rows(
+    system: str, exclude: bool, names: list[str], gaps: ResampledMeans, config: EvaluateConfig
+) -> list[dict[str, Any]]:
+    """The reference minus one system, by metric."""
+    (low, high), p_value = gaps.interval(config.confidence), gaps.p_value()
+    return [
+        {
+            "reference": config.reference,
+            "system": system,
+            "exclude_seen": exclude,
+            "metric": metric,
+            "difference": float(gaps.mean[0, m]),
+            "low": float(low[0, m]),
+            "high": float(high[0, m]),
+            "p_value": float(p_value[0, m]),
+        }
+        for m, metric in enumerate(names)
     ]
-    return [{**common, "metric": metric, "mean": value, "rows": len(ranked)} for metric, value in found]
-
-
-_CATALOGUE = {"coverage": coverage, "gini": gini}
-
-
-def _compare(
-    evaluated: Mapping[tuple[str, bool], Mapping[str, Values]],
-    everybody: Mask,
-    targets: Targets,
-    config: EvaluateConfig,
-    seed: int,
-) -> pl.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for (system, exclude), values in evaluated.items():
-        if config.reference is None or system == config.reference:
-            continue
-        reference = evaluated[config.reference, exclude]
-        differences = {metric: reference[metric] - value for metric, value in values.items()}
-        resampled = _resample(differences, {ALL_ROWS: everybody}, targets, config, seed)
-        (low, high), p_value = resampled.interval(config.confidence), resampled.p_value()
-        rows += [
-            {
-                "reference": config.reference,
-                "system": system,
-                "exclude_seen": exclude,
-                "metric": metric,
-                "difference": float(resampled.mean[0, m]),
-                "low": float(low[0, m]),
-                "high": float(high[0, m]),
-                "p_value": float(p_value[0, m]),
-            }
-            for m, metric in enumerate(differences)
-        ]
-    return pl.DataFrame(rows, schema=_COMPARISONS_SCHEMA)
 
 
 def _summary(

@@ -10,12 +10,14 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import write_json
 from recsys.contracts.ranking import RankedItems
+from recsys.evaluation.rankings import ROWS_PER_BLOCK, rows_of
 
 EXAMPLES_FILE: Final = "examples.json"
 USERS_SHOWN: Final = 5
@@ -47,7 +49,7 @@ def write_examples(
     k = min(ANSWERS_SHOWN, ranked.items.shape[1])
     rows, adjusted = choose_rows(targets, hit_rows(ranked, targets, k), seed)
     items = {name: prepared.items[name].to_list() for name in (Columns.ITEM_ID, Columns.TITLE)}
-    users = prepared.users[Columns.USER_ID].to_list()
+    users = prepared.users[Columns.USER_ID]
     found = {
         "system": system,
         "exclude_seen": exclude_seen,
@@ -64,11 +66,13 @@ def write_examples(
 
 def hit_rows(ranked: RankedItems, targets: Targets, k: int) -> npt.NDArray[np.bool_]:
     """``[N]``: whether one of the first ``k`` items is a target of the row."""
-    lengths = np.diff(targets.item_offsets)
-    row_of_target = np.repeat(np.arange(len(targets)), lengths)
-    is_hit = (ranked.items[row_of_target, :k] == targets.items[:, None]).any(1)
     found = np.zeros(len(targets), bool)
-    np.logical_or.at(found, row_of_target, is_hit)
+    for start in range(0, len(targets), ROWS_PER_BLOCK):
+        rows = slice(start, min(start + ROWS_PER_BLOCK, len(targets)))
+        block, shown = targets.take(np.arange(rows.start, rows.stop)), rows_of(ranked, rows).items[:, :k]
+        row_of_target = np.repeat(np.arange(len(block)), np.diff(block.item_offsets))
+        is_hit = (shown[row_of_target] == block.items[:, None]).any(1)
+        np.logical_or.at(found, start + row_of_target, is_hit)
     return found
 
 
@@ -103,7 +107,7 @@ def _example(
     row: int,
     k: int,
     items: dict[str, list[Any]],
-    users: list[Any],
+    users: pl.Series,
 ) -> dict[str, Any]:
     start, end = int(targets.history_start[row]), int(targets.history_end[row])
     history = np.asarray(prepared.history.item[start:end]).tolist()

@@ -6,9 +6,11 @@ goes on where it was.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
 from recsys.contracts.dataset import Dataset
@@ -22,12 +24,13 @@ from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.rankings import (
     BEAM,
     CURVES_FILE,
+    ROWS_PER_BLOCK,
     SERVED,
     Rankings,
     ranking_folder,
     read_ranking,
     read_rankings,
-    write_ranking,
+    write_rankings,
 )
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import Progress
@@ -51,7 +54,8 @@ def rank_with_baselines(
         _write_curves(out_dir / f".curves-{name}.parquet", name, getattr(ranker, "curves", []))
         for exclude, path in paths.items():
             if not path.exists():
-                write_ranking(path, ranker.rank(histories, config.ks[-1], exclude))
+                blocks = (ranker.rank(block, config.ks[-1], exclude) for block in _blocks(histories))
+                write_rankings([path], blocks, len(histories))
     curves = [pl.read_parquet(path, glob=False) for path in sorted(out_dir.glob(".curves-*.parquet"))]
     (pl.concat(curves) if curves else pl.DataFrame(schema=_CURVES_SCHEMA)).write_parquet(out_dir / CURVES_FILE)
     write_json(out_dir / SYSTEMS_FILE, {"systems": list(config.baselines), "filters": list(config.filters)})
@@ -81,14 +85,27 @@ def rank_with_policy(
     for exclude in config.filters:
         paths = {system: ranking_folder(out_dir / ".rankings", system, exclude) for system in names}
         if not all(path.exists() for path in paths.values()):
-            beam, dense = recommender.both_orders(histories, config.ks[-1], exclude_seen=exclude, progress=progress)
-            answers = {beam_name: beam, served_name: dense if decode.rescore == "dense" else beam}
-            for system, path in paths.items():
-                if not path.exists():
-                    write_ranking(path, answers[system])
+            answers = (
+                recommender.both_orders(block, config.ks[-1], exclude_seen=exclude, progress=progress)
+                for block in _blocks(histories)
+            )
+            as_served = int(decode.rescore == "dense")  # of the two orders: by path probability, and by the dense head
+            orders = {beam_name: 0, served_name: as_served}
+            missing = [system for system, path in paths.items() if not path.exists()]
+            chosen = ([answer[orders[system]] for system in missing] for answer in answers)
+            write_rankings([paths[system] for system in missing], chosen, len(histories))
         for system, path in paths.items():
             rankings[system][exclude] = read_ranking(path)
     return rankings
+
+
+def _blocks(histories: Histories) -> Iterator[Histories]:
+    """The histories in blocks whose rankings fit into memory; all of them at once where they are few."""
+    if len(histories) <= ROWS_PER_BLOCK:
+        yield histories
+        return
+    for start in range(0, len(histories), ROWS_PER_BLOCK):
+        yield histories.take(np.arange(start, min(start + ROWS_PER_BLOCK, len(histories))))
 
 
 def compare_systems(

@@ -13,15 +13,23 @@ Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 13
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys.contracts.errors import DataError
+from recsys.metrics.row_store import RowStore
 
 Values = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int32]
+
+
+DRAWN_ENTRIES: Final = 1 << 25
+"""How often so many users came up in a draw is held at once: 128 MB, 32 draws of a million users."""
 
 
 @dataclass(frozen=True)
@@ -159,21 +167,76 @@ def resample_means(
         >>> [float(bound[0, 0]) for bound in always_one.interval(0.95)]
         [1.0, 1.0]
     """
-    if not len(values):
-        raise DataError("no rows to evaluate: the split is empty; check the dates or shares of the split in `prepare`")
     if not len(values) == len(masks) == len(users):
         raise DataError(
             f"{len(values)} rows of values, {len(masks)} of slices, {len(users)} of users; they must be equal"
         )
-    owner = np.unique(users, return_inverse=True)[1]
-    num_users, num_slices, num_metrics = int(owner.max()) + 1, masks.shape[1], values.shape[1]
-    counts = _sum_by_user(masks.astype(np.float32), owner, num_users)
-    columns = [_sum_by_user((values * masks[:, [s]]).astype(np.float32), owner, num_users) for s in range(num_slices)]
-    sums = bootstrap_sums(np.concatenate([counts, *columns], axis=1), resamples=resamples, seed=seed)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        samples = sums[:, num_slices:].reshape(resamples, num_slices, num_metrics) / sums[:, :num_slices, None]
-        observed = (masks.T.astype(np.float64) @ values) / masks.sum(axis=0)[:, None]
-    return ResampledMeans(mean=observed, samples=samples)
+    sums = UserSums()
+    sums.add(values, masks, users)
+    return sums.resample(resamples, seed)
+
+
+class UserSums:
+    """Sums per user of all metrics in all slices, added block by block, and the resampled means they give.
+
+    As many users as fit one block give the numbers of :func:`resample_means` to the last digit; with several blocks the
+    draws are the same, and the sums differ in the order they are added in.
+
+    Args:
+        scratch: Folder of the temporary file that holds them beyond a few; ``None`` takes the system's.
+    """
+
+    def __init__(self, scratch: Path | None = None) -> None:
+        self._columns = RowStore(scratch)
+        self._observed: Values | None = None
+        self._rows: Values | None = None
+        self._last: int | None = None
+
+    def add(
+        self, values: npt.NDArray[np.floating], masks: npt.NDArray[np.bool_], users: npt.NDArray[np.integer]
+    ) -> None:
+        """Add the rows of some users.
+
+        Args:
+            values: ``[b, M]``.
+            masks: ``[b, S]``, which rows count in which slice.
+            users: ``[b]``, whose row it is: all rows of these users, who come after those of earlier blocks.
+
+        Raises:
+            ValueError: A user was in an earlier block, or should have been.
+        """
+        if not len(values):
+            return
+        distinct, owner = np.unique(users, return_inverse=True)
+        if self._last is not None and int(distinct[0]) <= self._last:
+            raise ValueError(f"user {distinct[0]} comes after user {self._last}; give whole users in ascending order")
+        self._last = int(distinct[-1])
+        counts = _sum_by_user(masks.astype(np.float32), owner, len(distinct))
+        columns = [
+            _sum_by_user((values * masks[:, [s]]).astype(np.float32), owner, len(distinct))
+            for s in range(masks.shape[1])
+        ]
+        self._columns.add(np.concatenate([counts, *columns], axis=1))
+        observed, rows = masks.T.astype(np.float64) @ values, masks.sum(axis=0)
+        self._observed = observed if self._observed is None else self._observed + observed
+        self._rows = rows if self._rows is None else self._rows + rows
+
+    def resample(self, resamples: int, seed: int) -> ResampledMeans:
+        """Draw users and take the means of every draw.
+
+        Raises:
+            DataError: There are no rows.
+        """
+        if self._observed is None or self._rows is None:
+            raise DataError(
+                "no rows to evaluate: the split is empty; check the dates or shares of the split in `prepare`"
+            )
+        num_slices, num_metrics = self._observed.shape
+        sums = bootstrap_sums(self._columns, resamples=resamples, seed=seed)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            samples = sums[:, num_slices:].reshape(resamples, num_slices, num_metrics) / sums[:, :num_slices, None]
+            observed = self._observed / self._rows[:, None]
+        return ResampledMeans(mean=observed, samples=samples)
 
 
 def estimate_means(
@@ -202,19 +265,28 @@ def estimate_means(
     return resample_means(columns, everybody, owners, resamples=resamples, seed=seed).estimates(confidence)
 
 
-def bootstrap_sums(columns: npt.NDArray[np.float32], *, resamples: int, seed: int) -> Values:
+def bootstrap_sums(columns: npt.NDArray[np.float32] | RowStore, *, resamples: int, seed: int) -> Values:
     """Sum the rows ``[U, C]`` of ``resamples`` draws of U users with replacement; returns ``[R, C]``.
 
     A draw is a vector of how often each user came up, so a block of draws is one matrix product: 22,000 users, 1000
-    resamples and 140 columns take less than a second.
+    resamples and 140 columns take less than a second. A store of several blocks is read once for every few draws, so that
+    neither all draws nor all columns are held at once.
     """
     generator = np.random.default_rng(seed)
     num_users = len(columns)
-    block = max(1, min(resamples, (1 << 22) // num_users))
-    sums = np.empty((resamples, columns.shape[1]), np.float64)
+    blocks = columns if isinstance(columns, RowStore) else (columns,)
+    one_block = not isinstance(columns, RowStore) or columns.num_blocks == 1
+    block = max(1, min(resamples, (1 << 22 if one_block else DRAWN_ENTRIES) // num_users))
+    sums: Values | None = None
     for begin in range(0, resamples, block):
         size = min(block, resamples - begin)
-        sums[begin : begin + size] = _draws(generator, num_users, size).astype(np.float32) @ columns
+        drawn, first = _draws(generator, num_users, size), 0
+        for part in blocks:
+            if sums is None:
+                sums = np.zeros((resamples, part.shape[1]), np.float64)
+            sums[begin : begin + size] += drawn[:, first : first + len(part)].astype(np.float32) @ part
+            first += len(part)
+    assert sums is not None
     return sums
 
 
@@ -225,6 +297,17 @@ def user_draws(num_users: int, resamples: int, seed: int) -> Counts:
     """
     drawn = _draws(np.random.default_rng(seed), num_users, resamples)
     return np.concatenate([np.ones((1, num_users), np.int32), drawn])
+
+
+def draw_blocks(num_users: int, resamples: int, seed: int, entries: int = DRAWN_ENTRIES) -> Iterator[Counts]:
+    """The rows of :func:`user_draws`, several at a time, ``[b, U]``: of a million users all of them would take 4 GB."""
+    if (resamples + 1) * num_users <= entries:
+        yield user_draws(num_users, resamples, seed)
+        return
+    generator, block = np.random.default_rng(seed), max(1, entries // num_users)
+    yield np.ones((1, num_users), np.int32)
+    for begin in range(0, resamples, block):
+        yield _draws(generator, num_users, min(block, resamples - begin))
 
 
 def means_of_draws(draws: Counts, sums: Values, counts: Values) -> Values:

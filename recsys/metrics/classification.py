@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recsys.metrics.bootstrap import MetricEstimate, means_of_draws, user_draws
+from recsys.metrics.bootstrap import MetricEstimate, draw_blocks, means_of_draws
 
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -41,7 +41,7 @@ def auc_samples(
 
     Args:
         owner: ``[N]`` user of each session, from 0.
-        draws: ``[R, U]`` how often each user came up, from :func:`user_draws`.
+        draws: ``[R, U]`` how often each user came up, from :func:`~recsys.metrics.bootstrap.user_draws`.
     """
     step = max(1, BLOCK_ENTRIES // max(1, len(scores)))
     order = np.argsort(scores, kind="stable")
@@ -106,17 +106,17 @@ def metric_estimates(
     """
     owner = np.unique(users, return_inverse=True)[1]
     num_users = int(owner.max()) + 1
-    draws = user_draws(num_users, resamples, seed)
     positive = labels >= 0.5
-    whole = auc_samples(predicted, positive, owner, draws)
     aucs, sessions = user_aucs(predicted, positive, owner, num_users)
     losses: Values = np.bincount(owner, cross_entropy(predicted, labels), num_users).astype(np.float64)
     known = ~np.isnan(aucs)
-    inside = means_of_draws(draws[:, known], (aucs * sessions)[known], sessions[known])
-    return {
-        name: MetricEstimate(float(samples[0]), samples[1:])
-        for name, samples in (("auc", whole), ("user_auc", inside), ("bce", means_of_draws(draws, losses, sessions)))
-    }
+    parts: dict[str, list[Values]] = {"auc": [], "user_auc": [], "bce": []}
+    for draws in draw_blocks(num_users, resamples, seed):
+        parts["auc"].append(auc_samples(predicted, positive, owner, draws))
+        parts["user_auc"].append(means_of_draws(draws[:, known], (aucs * sessions)[known], sessions[known]))
+        parts["bce"].append(means_of_draws(draws, losses, sessions))
+    whole = {name: np.concatenate(samples) for name, samples in parts.items()}
+    return {name: MetricEstimate(float(samples[0]), samples[1:]) for name, samples in whole.items()}
 
 
 def cross_entropy(predicted: npt.NDArray[np.floating], labels: npt.NDArray[np.floating]) -> Values:

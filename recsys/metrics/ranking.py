@@ -23,13 +23,14 @@ Values = npt.NDArray[np.float64]
 ROW_METRICS = ("hr", "recall", "ndcg", "mrr")
 
 
-def row_metrics(ranked: RankedItems, targets: Targets, ks: Sequence[int]) -> dict[str, Values]:
+def row_metrics(ranked: RankedItems, targets: Targets, ks: Sequence[int], *, first_row: int = 0) -> dict[str, Values]:
     """Evaluate every row.
 
     Args:
         ranked: ``[N, width]`` with ``width >= max(ks)``; short rankings are padded with -1, which never hits.
         targets: N rows of at least one target each.
         ks: Cut-offs, each at least 1.
+        first_row: Number of the first row, for messages, where a block of rows is given.
 
     Returns:
         ``{metric@k: [N]}``, all in [0, 1]: ``hr`` is 1 if any target is among the first k; ``recall`` is the share of
@@ -46,7 +47,7 @@ def row_metrics(ranked: RankedItems, targets: Targets, ks: Sequence[int]) -> dic
         {'hr@3': 1.0, 'recall@3': 1.0, 'ndcg@3': 0.631, 'mrr@3': 0.5}
     """
     widest = max(ks)
-    hits, num_targets = hit_matrix(ranked, targets, widest)
+    hits, num_targets = hit_matrix(ranked, targets, widest, first_row)
     ranks = np.arange(1, widest + 1)
     discount = 1.0 / np.log2(ranks + 1.0)
     ideal = np.concatenate([[0.0], np.cumsum(discount)])
@@ -63,7 +64,7 @@ def row_metrics(ranked: RankedItems, targets: Targets, ks: Sequence[int]) -> dic
 
 
 def hit_matrix(
-    ranked: RankedItems, targets: Targets, width: int
+    ranked: RankedItems, targets: Targets, width: int, first_row: int = 0
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Mark the places ``[N, width]`` that hold a target, and count each row's distinct targets ``[N]``."""
     rows = len(targets)
@@ -74,14 +75,14 @@ def hit_matrix(
             f"the ranking has {ranked.items.shape[1]} places, {width} are evaluated; rank more or pad with -1"
         )
     items = ranked.items[:, :width].astype(np.int64)
-    _refuse_repeats(items)
+    _refuse_repeats(items, first_row)
     span = int(max(items.max(initial=0), targets.items.max(initial=0))) + 1
     target_row = np.repeat(np.arange(rows), np.diff(targets.item_offsets))
     wanted = np.unique(target_row * span + targets.items)
     num_targets = np.bincount(wanted // span, minlength=rows)
     if rows and not num_targets.all():
         raise DataError(
-            f"target row {int(num_targets.argmin())} asks for no item; only rows with targets can be evaluated"
+            f"target row {first_row + int(num_targets.argmin())} asks for no item; only rows with targets can be evaluated"
         )
     keys = np.where(items >= 0, np.arange(rows)[:, None] * span + items, -1)
     return np.isin(keys, wanted, kind="sort"), num_targets
@@ -94,7 +95,7 @@ def coverage(ranked: RankedItems, k: int, num_items: int) -> float:
         >>> coverage(RankedItems(np.array([[0, 1], [0, -1]], np.int32), np.zeros((2, 2), np.float32)), 2, 4)
         0.5
     """
-    return float((_exposures(ranked, k, num_items) > 0).mean())
+    return coverage_of(exposures(ranked, k, num_items))
 
 
 def gini(ranked: RankedItems, k: int, num_items: int) -> float:
@@ -106,22 +107,36 @@ def gini(ranked: RankedItems, k: int, num_items: int) -> float:
         >>> gini(RankedItems(np.array([[0], [1]], np.int32), np.zeros((2, 1), np.float32)), 1, 4)
         0.5
     """
-    exposures = np.sort(_exposures(ranked, k, num_items)).astype(np.float64)
-    total = exposures.sum()
-    if total == 0:
-        return 0.0
-    place = np.arange(1, num_items + 1)
-    return float(((2 * place - num_items - 1) * exposures).sum() / (num_items * total))
+    return gini_of(exposures(ranked, k, num_items))
 
 
-def _exposures(ranked: RankedItems, k: int, num_items: int) -> npt.NDArray[np.int64]:
+def exposures(ranked: RankedItems, k: int, num_items: int) -> npt.NDArray[np.int64]:
+    """Count how often each item stands among the first ``k``, ``[I]``; counts of blocks of rows add up."""
     shown = ranked.items[:, :k]
     return np.bincount(shown[shown >= 0], minlength=num_items)
 
 
-def _refuse_repeats(items: npt.NDArray[np.int64]) -> None:
+def coverage_of(shown: npt.NDArray[np.int64]) -> float:
+    """:func:`coverage` of counts ``[I]``."""
+    return float((shown > 0).mean())
+
+
+def gini_of(shown: npt.NDArray[np.int64]) -> float:
+    """:func:`gini` of counts ``[I]``."""
+    ordered = np.sort(shown).astype(np.float64)
+    total = ordered.sum()
+    if total == 0:
+        return 0.0
+    num_items = len(ordered)
+    place = np.arange(1, num_items + 1)
+    return float(((2 * place - num_items - 1) * ordered).sum() / (num_items * total))
+
+
+def _refuse_repeats(items: npt.NDArray[np.int64], first_row: int) -> None:
     ordered = np.sort(items, axis=1)
     repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     if repeated.any():
         row, place = np.argwhere(repeated)[0]
-        raise DataError(f"ranking row {row} holds item_index {ordered[row, place]} twice; an item has one rank")
+        raise DataError(
+            f"ranking row {first_row + row} holds item_index {ordered[row, place]} twice; an item has one rank"
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("presets", "decoder", "training", "moe", "rollouts", "tables", "batch_job")
+BENCHMARKS = ("presets", "decoder", "training", "moe", "rollouts", "tables", "evaluation_memory", "batch_job")
 
 
 def main() -> int:
