@@ -1,7 +1,8 @@
 """The `embed` stage: reads a prepared data set, writes one vector per item from each source and their fusion.
 
 Files (float32 ``[I, D]``, row number = item_index):
-    text.npy, collaborative.npy, attributes.npy   those that are enabled and that the data can give
+    text.npy, collaborative.npy, attributes.npy, precomputed.npy   those that are enabled and that the data can give
+    precomputed_given.npy                         bool [I]: whose vector was in the file
     fused.npy                                     what `tokenize` reads
     embedding_report.json                         widths, weights, items without a source
 """
@@ -9,16 +10,18 @@ Files (float32 ``[I, D]``, row number = item_index):
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import polars as pl
+from pydantic import Field, model_validator
 
 from features.embeddings.attributes import AttributesConfig, attribute_embedding
 from features.embeddings.collaborative import CollaborativeConfig, collaborative_embedding
 from features.embeddings.factorise import FloatArray
 from features.embeddings.fusion import FusionConfig, fuse
-from features.embeddings.text import TextConfig, text_embedding
+from features.embeddings.precomputed import PrecomputedConfig, precomputed_embedding, told_from_text
+from features.embeddings.text import TextConfig, encoder_device, text_embedding
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset
@@ -30,12 +33,28 @@ REPORT_NAME: Final = "embedding_report.json"
 
 
 class EmbedConfig(FrozenConfig):
-    """Settings of the `embed` stage; a source set to ``None`` (``text.model`` for text) is switched off."""
+    """Settings of the `embed` stage; a source set to ``None`` (``text.model`` for text) is switched off.
 
+    Attributes:
+        device: Where the text encoder runs: ``cpu``, ``cuda``, ``cuda:1`` …, or ``auto``, CUDA where there is one. Does not
+            enter the digest.
+        precomputed: Vectors from a file, such as those of an encoder of pictures or of your own language model.
+    """
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precomputed: PrecomputedConfig | None = None
     text: TextConfig = TextConfig()
     collaborative: CollaborativeConfig | None = CollaborativeConfig()
     attributes: AttributesConfig | None = AttributesConfig()
     fusion: FusionConfig = FusionConfig()
+
+    @model_validator(mode="after")
+    def _has_text(self) -> Self:
+        if self.precomputed is not None and self.precomputed.missing == "text" and self.text.model is None:
+            raise ValueError(
+                "precomputed.missing is 'text', but text.model is null: there is no text to tell vectors from"
+            )
+        return self
 
 
 def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, progress: Progress) -> dict[str, Any]:
@@ -56,7 +75,14 @@ def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, prog
         DataError: No enabled source of positive weight finds anything in the data.
     """
     items = prepared.items
+    given = _precomputed(items, config)
     found = _sources(prepared, config, seed, progress)
+    if given is not None:
+        vectors, counts = given
+        has = np.asarray(vectors.any(axis=1))
+        if config.precomputed is not None and config.precomputed.missing == "text":
+            vectors = told_from_text(vectors, has, found["text"])
+        found["precomputed"] = vectors
     weights = {name: float(getattr(config.fusion, name)) for name in found}
     usable = {name: source for name, source in found.items() if source.any()}
     if not any(weights[name] > 0.0 for name in usable):
@@ -68,6 +94,8 @@ def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, prog
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, array in {**usable, "fused": fused}.items():
         np.save(out_dir / f"{name}.npy", array)
+    if given is not None:
+        np.save(out_dir / "precomputed_given.npy", has)
     present = np.column_stack([usable[name].any(axis=1) for name in usable if weights[name] > 0.0])
     report = {
         "num_items": len(items),
@@ -84,14 +112,24 @@ def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, prog
         "items_without_any": int((~present.any(axis=1)).sum()),
         "empty_sources": sorted(set(found) - set(usable)),
     }
+    if given is not None:
+        told = int((found["precomputed"].any(axis=1) & ~has).sum())
+        report["precomputed"] = {**counts, "items_told_from_text": told}
     write_json(out_dir / REPORT_NAME, report)
     return report
+
+
+def _precomputed(items: pl.DataFrame, config: EmbedConfig) -> tuple[FloatArray, dict[str, int]] | None:
+    """Vectors from the file, and that the encoder's device is there: both are looked at before anything long is done."""
+    if config.text.model is not None:
+        encoder_device(config.device)
+    return precomputed_embedding(items[Columns.ITEM_ID], config.precomputed) if config.precomputed is not None else None
 
 
 def _sources(prepared: Dataset, config: EmbedConfig, seed: int, progress: Progress) -> dict[str, FloatArray]:
     found: dict[str, FloatArray] = {}
     if config.text.model is not None:
-        found["text"] = text_embedding(_texts(prepared.items), config.text, progress)
+        found["text"] = text_embedding(_texts(prepared.items), config.text, progress, encoder_device(config.device))
     if config.collaborative is not None:
         num_items = prepared.spec.num_items
         found["collaborative"] = collaborative_embedding(prepared.history, num_items, config.collaborative, seed)

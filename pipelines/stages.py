@@ -238,6 +238,13 @@ def raw_fingerprints(config: RunConfig) -> dict[str, str]:
     return config.source.fingerprint()
 
 
+def vector_fingerprints(config: RunConfig) -> dict[str, str]:
+    """Content hashes of the files of item vectors."""
+    from features.embeddings.precomputed import fingerprint
+
+    return fingerprint(config.embed.precomputed)
+
+
 def rule_fingerprints(config: RunConfig) -> dict[str, str]:
     """Content hashes of the files of business rules."""
     from serving.inputs.item_lists import fingerprint
@@ -254,7 +261,16 @@ PREPARE: Final = Stage(
     fingerprints=raw_fingerprints,
     extend=prepare_more,
 )
-EMBED: Final = Stage("embed", "embeddings", embed, ("embed",), parents=("prepare",))
+EMBED: Final = Stage(
+    "embed",
+    "embeddings",
+    embed,
+    ("embed",),
+    parents=("prepare",),
+    # on another device the vectors are the same up to rounding
+    ignored=("embed.device", "embed.precomputed.path", "embed.precomputed.ids"),
+    fingerprints=vector_fingerprints,
+)
 TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), parents=("prepare", "embed"))
 TRAIN: Final = Stage(
     "train",

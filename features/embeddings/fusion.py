@@ -24,15 +24,17 @@ class FusionConfig(FrozenConfig):
 
     Attributes:
         dim: Reduce the fused embedding to this width by principal components; ``None`` keeps the blocks as they are.
-        text, collaborative, attributes: Weight of the source.
+        text, collaborative, attributes, precomputed: Weight of the source.
 
     The defaults come from Amazon Beauty, by the share of 4,000 users whose validation item is among the 10 nearest of their
     last train item (standard error 0.004): 0.082, without text 0.079, collaborative alone 0.074, equal weights 0.043.
+    Vectors from a file say what text says, and start at its weight.
     """
 
     text: float = Field(default=0.3, ge=0.0)
     collaborative: float = Field(default=1.0, ge=0.0)
     attributes: float = Field(default=0.3, ge=0.0)
+    precomputed: float = Field(default=0.3, ge=0.0)
     dim: int | None = Field(default=128, ge=1)
 
 

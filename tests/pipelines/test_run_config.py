@@ -9,9 +9,9 @@ import yaml
 
 from pipelines.config import RunConfig, expand_variables, load_run_config, to_yaml
 from pipelines.engine.stage import plan_stage, select_sections
-from pipelines.stages import STAGES
+from pipelines.stages import BY_NAME, STAGES
 from recsys.config import validate
-from recsys.contracts.errors import ConfigError
+from recsys.contracts.errors import ConfigError, DataError
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "pipelines" / "recipes").glob("*.yaml"))
 DEMO = next(path for path in RECIPES if path.stem == "demo")
@@ -73,7 +73,8 @@ def test_stage_sections_exist_and_cover_the_whole_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["output_dir=elsewhere", "threads=3", "tracking.uri=http://x", "promote.tolerance=0.5"]
+    "override",
+    ["output_dir=elsewhere", "threads=3", "tracking.uri=http://x", "promote.tolerance=0.5", "embed.device=cpu"],
 )
 def test_where_and_how_fast_enter_no_digest(override: str) -> None:
     before, after = load_run_config(DEMO), load_run_config(DEMO, [override])
@@ -90,3 +91,18 @@ def test_model_keys_rerun_neither_data_nor_baselines() -> None:
         if plan_stage(stage, before, 1, parents).digest != plan_stage(stage, after, 1, parents).digest:
             changed.add(stage.name)
     assert changed == {"train"}
+
+
+def test_embed_follows_the_content_of_a_file_of_vectors_and_not_its_place(tmp_path: Path) -> None:
+    def digest(path: Path) -> str:
+        config = load_run_config(DEMO, [f"embed.precomputed.path={path}"])
+        return plan_stage(BY_NAME["embed"], config, 1, {"prepare": "0"}).digest
+
+    (tmp_path / "a.parquet").write_bytes(b"one")
+    (tmp_path / "b #1.parquet").write_bytes(b"one")
+    assert digest(tmp_path / "a.parquet") == digest(tmp_path / "b #1.parquet")
+    before = digest(tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").write_bytes(b"two")
+    assert digest(tmp_path / "a.parquet") != before
+    with pytest.raises(DataError, match="is no file; name the file of item vectors"):
+        digest(tmp_path / "gone.parquet")
