@@ -218,7 +218,7 @@ def export(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress)
         digests=digests,
         reward_model=inputs["reward"].path / "reward" if "reward" in inputs else None,
     )
-    summary = export_bundle(sources, config.registered_name, config.decode, out_dir)
+    summary = export_bundle(sources, config.registered_name, config.decode, out_dir, config.export.limits)
     prepared = Dataset.open(inputs["prepare"].path)
     return {**summary, **check_parity(out_dir, sources, prepared, config.decode, config.export.parity_users)}
 

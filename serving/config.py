@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
-from recsys.contracts.errors import ConfigError
+from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.event_times import NumberUnit
 from recsys.paths import ConfigPath
 
 RULE_FILES: Final = ("allow", "deny", "available", "segments", "segment_rules", "item_categories")
@@ -17,6 +19,49 @@ RULE_FILES: Final = ("allow", "deny", "available", "segments", "segment_rules", 
 
 AnswerKind = Literal["items", "sessions"]
 SecondStage = Literal["none", "reward"]
+
+
+class ServingLimits(FrozenConfig):
+    """What one request may ask for at most; kept in the bundle, so that whoever serves it cannot be asked for more.
+
+    Attributes:
+        max_k: Items or sessions per user. The beam is as wide as k, so memory and time of a request grow with it.
+        max_history_items: Events of one user that are read; the model looks at its own window of the newest, so a longer
+            list is a mistake or an attack. It is refused rather than cut.
+        max_rows: Users in one call of the registered model; the batch job has no such limit.
+        max_rule_items: Ids in one of the lists ``allow`` and ``deny`` of a call; the batch job reads such lists from files.
+    """
+
+    max_k: int = Field(default=1000, ge=1)
+    max_history_items: int = Field(default=10_000, ge=1)
+    max_rows: int = Field(default=100_000, ge=1)
+    max_rule_items: int = Field(default=1_000_000, ge=1)
+
+    def check_k(self, k: int, name: str) -> None:
+        """Refuse a number of answers above the limit.
+
+        Raises:
+            ConfigError: It is.
+        """
+        if k > self.max_k:
+            raise ConfigError(
+                f"k is {k}, the bundle of '{name}' answers with at most {self.max_k} per user; ask for fewer, or "
+                "export it with a "
+                "larger export.limits.max_k"
+            )
+
+    def check_rows(self, rows: int, name: str) -> None:
+        """Refuse a call with too many users.
+
+        Raises:
+            DataError: It has.
+        """
+        if rows > self.max_rows:
+            raise DataError(
+                f"the call has {rows} users, the bundle of '{name}' answers at most {self.max_rows} at once; send "
+                "them in parts, use "
+                "the batch job (`recsys recommend`), or export with a larger export.limits.max_rows"
+            )
 
 
 @dataclass(frozen=True)
@@ -53,8 +98,8 @@ class AnswerOptions:
         ):
             if value not in choices:
                 raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
-        if k < 1:
-            raise ConfigError(f"k is {k}, expected at least 1: the number of {self.answer} per user")
+        if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+            raise ConfigError(f"k is {k!r}, expected at least 1: the number of {self.answer} per user")
         if self.rescore is not None and (self.answer == "sessions" or self.second_stage != "none"):
             raise ConfigError(
                 f"rescore is {self.rescore}, but the dense head decides no order with answer: {self.answer} and "
@@ -76,11 +121,13 @@ class ExportConfig(FrozenConfig):
             difference refuses the export.
         reward_model: Put the reward model into the bundle, for the second stage: ``true`` (the stage `reward` then runs,
             whatever alignment asks for), ``false``, or ``None``: where alignment or ``recommend.second_stage`` needs it.
+        limits: What one request may ask of the bundle at most.
     """
 
     registered_name: str | None = None
     reward_model: bool | None = None
     parity_users: int = Field(default=64, ge=1)
+    limits: ServingLimits = ServingLimits()
 
 
 class RecommendConfig(FrozenConfig):
@@ -93,8 +140,8 @@ class RecommendConfig(FrozenConfig):
     Attributes:
         model: ``models:/name@alias``, ``models:/name/version`` or a bundle folder; ``None`` takes the champion of the
             run's registered model.
-        k: Items, or with ``answer: sessions`` sessions, per user, at least 1; fewer only where rules leave fewer possible
-            ones, and then ``shortfalls-*.parquet`` says why.
+        k: Items, or with ``answer: sessions`` sessions, per user, at least 1 and at most what the bundle's limits say;
+            fewer only where rules leave fewer possible ones, and then ``shortfalls-*.parquet`` says why.
         answer: ``items``: a ranked list of single items; ``sessions``: whole sessions of the policy's session length, for
             models of a session task. Limits per category then hold for each session.
         second_stage: ``reward``: the bundle's reward model orders the whole beam, of which the best ``k`` are kept; single
@@ -119,10 +166,12 @@ class RecommendConfig(FrozenConfig):
             are those of ``item_categories``, or without that file the model's category_index as text.
         item_categories: File ``item_id, category``; items that it does not list are in no category and have no limit.
             ``None`` takes the categories that the model was trained with.
+        timestamp_unit: What numbers in the column ``timestamps`` of a file of histories count: ``us``, ``ms``, ``s`` or
+            ``ns``.
     """
 
     model: str | None = None
-    k: int = Field(default=20, le=1000)
+    k: int = Field(default=20, strict=True)
     answer: AnswerKind = "items"
     second_stage: SecondStage = "none"
     objective: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
@@ -138,6 +187,7 @@ class RecommendConfig(FrozenConfig):
     max_per_category: int | None = Field(default=None, ge=1)
     category_limits: dict[str, Annotated[int, Field(ge=0)]] = Field(default={})
     item_categories: ConfigPath | None = None
+    timestamp_unit: NumberUnit = "us"
 
     @property
     def options(self) -> AnswerOptions:

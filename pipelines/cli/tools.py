@@ -90,7 +90,7 @@ def _recommend_anything(
         raise ConfigError(
             "recommend: --users and --out belong to --model; with --config the users and the folder are the run's own"
         )
-    if users is not None and {".csv", ".tsv"} & set(users.suffixes):
+    if users is not None and users.suffix.lower() in (".tsv", ".inter", ".txt", ".gz"):
         raise DataError(
             f"recommend: --users '{users}' is a table of interactions; histories are a Parquet file with one row per user, "
             f"written by: recsys histories --config my.yaml --out {users.name.partition('.')[0]}_histories.parquet"
@@ -99,8 +99,7 @@ def _recommend_anything(
         raise ConfigError("recommend: give either --config, or all three of --model, --users and --out")
     check_output(out, "--out")
     settings = validate(RecommendConfig, apply_overrides(given, overrides, RecommendConfig), "recommend")
-    with run_lock(out):
-        summary = recommend_with(settings, users, out, tracking_uri, make_progress(progress))
+    summary = recommend_with(settings, users, out, tracking_uri, make_progress(progress), lambda: run_lock(out))
     print(f"{summary['rows']} rows for {summary['users']} users in {summary['shards']} files\n{out}")
 
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from recsys.config import validate
 from recsys.contracts.errors import ArtifactError
+from recsys.contracts.event_times import NumberUnit
 from recsys.contracts.manifest import read_json
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
@@ -131,18 +132,30 @@ class Scorer:
         return Answer(asked, items, explain_shortfalls(histories, items, rules))
 
     def score_frame(
-        self, frame: pl.DataFrame, k: int, rules: ItemRules | None = None, options: AnswerOptions | None = None
+        self,
+        frame: pl.DataFrame,
+        k: int,
+        rules: ItemRules | None = None,
+        options: AnswerOptions | None = None,
+        timestamp_unit: NumberUnit = "us",
     ) -> pl.DataFrame:
         """Answer a frame of histories (columns: :mod:`serving.inputs.history_frame`).
+
+        Args:
+            timestamp_unit: What numbers in the column ``timestamps`` count.
 
         Returns:
             Rows of :func:`~serving.answers.frame.answer_frame`, at most ``k`` items or sessions per user.
 
         Raises:
             ConfigError: The bundle cannot do what is asked.
-            DataError: The frame does not keep the form.
+            DataError: The frame does not keep the form, or has too many rows.
         """
-        mapped = map_frame(frame, self.catalogue)
+        self.catalogue.limits.check_rows(len(frame), self.info.name)
+        reports: set[str] = set()
+        mapped = map_frame(frame, self.catalogue, timestamp_unit=timestamp_unit, reports=reports)
+        for line in sorted(reports):
+            logger.warning("%s", line)
         unknown = int(mapped.num_unknown.sum())
         if unknown:
             logger.warning(

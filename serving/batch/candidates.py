@@ -15,8 +15,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -44,13 +45,19 @@ DONE_FILE: Final = "candidates.json"
 
 
 def write_candidates(
-    bundle: Path, users: StoredUsers, config: RecommendConfig, out_dir: Path, progress: Progress
+    bundle: Path,
+    users: StoredUsers,
+    config: RecommendConfig,
+    out_dir: Path,
+    progress: Progress,
+    lock: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Any]:
     """Score all users and write their candidates.
 
     Args:
         bundle: Bundle folder.
         out_dir: Empty or missing, or the folder of the same job, which is then continued.
+        lock: Held while the folder is written; not entered by a request that is refused, which leaves nothing behind.
 
     Returns:
         Counts of users, rows, shards, users with fewer rows than asked by reason, and users per second of the shards
@@ -63,9 +70,12 @@ def write_candidates(
         DataError: A history or a rule file does not keep its form.
     """
     scorer = Scorer.open(bundle)
+    config.options.check(config.k)
+    scorer.catalogue.limits.check_k(config.k, scorer.info.name)
+    users.check(scorer.catalogue)
     rules = read_rules(config, scorer.catalogue, users.user_ids)
     request = scorer.request(users, config.k, rules, config.options)
-    with explain_write_errors(out_dir):
+    with lock(), explain_write_errors(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
         job = _open_job(out_dir, scorer.info, users.digest, config)
         names = shard_names(len(users), config.users_per_shard)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from recsys.contracts.errors import ArtifactError, ConfigError
@@ -13,31 +16,44 @@ from serving.config import RecommendConfig
 
 
 def recommend_with(
-    settings: RecommendConfig, users: Path, out: Path, tracking_uri: str | None, progress: Progress
+    settings: RecommendConfig,
+    users: Path,
+    out: Path,
+    tracking_uri: str | None,
+    progress: Progress,
+    lock: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Any]:
-    """Write candidates for users that belong to no run.
+    """Write candidates for users that belong to no run; a request that is refused leaves nothing in ``out``.
 
     Args:
         settings: ``model`` names the bundle folder or registry reference.
-        users: Parquet file of histories, or the folder of a prepared data set.
+        users: File of histories, or the folder of a prepared data set.
         tracking_uri: MLflow of a registry reference; ``None`` takes ``MLFLOW_TRACKING_URI``.
+        lock: Held while ``out`` is written.
+
+    Raises:
+        ConfigError, DataError, ArtifactError: As in :func:`~serving.batch.candidates.write_candidates`; or the model or the
+            users do not exist.
     """
     from serving.batch.candidates import write_candidates
     from serving.inputs.user_histories import FrameUsers, PreparedUsers, StoredUsers
 
     if settings.model is None:
         raise ConfigError("recommend: no model given; use --model with a registry reference or a bundle folder")
-    bundle, pinned = _open_bundle(settings.model, out, tracking_uri)
-    people: StoredUsers
-    if users.is_dir():
-        digest = open_artifact(users, "prepared").digest if (users / MANIFEST_NAME).exists() else str(users.resolve())
-        people = PreparedUsers(users, digest)
-    else:
-        people = FrameUsers(users)
-    return write_candidates(bundle, people, settings.model_copy(update={"model": pinned}), out, progress)
+    with TemporaryDirectory(prefix="recsys-model-") as scratch:
+        bundle, pinned = _open_bundle(settings.model, Path(scratch), tracking_uri)
+        people: StoredUsers
+        if users.is_dir():
+            digest = (
+                open_artifact(users, "prepared").digest if (users / MANIFEST_NAME).exists() else str(users.resolve())
+            )
+            people = PreparedUsers(users, digest)
+        else:
+            people = FrameUsers(users, settings.timestamp_unit)
+        return write_candidates(bundle, people, settings.model_copy(update={"model": pinned}), out, progress, lock)
 
 
-def _open_bundle(reference: str, out: Path, tracking_uri: str | None) -> tuple[Path, str]:
+def _open_bundle(reference: str, scratch: Path, tracking_uri: str | None) -> tuple[Path, str]:
     if not reference.startswith("models:/"):
         if not Path(reference).is_dir():
             raise ArtifactError(
@@ -51,6 +67,6 @@ def _open_bundle(reference: str, out: Path, tracking_uri: str | None) -> tuple[P
         raise ConfigError(
             f"'{reference}' is in a registry; give --tracking-uri, for example sqlite:///runs/demo/mlflow.db"
         )
-    registry = Registry(uri, out / ".models", create=False)
+    registry = Registry(uri, scratch, create=False)
     version = registry.resolve(reference)
     return registry.fetch(version), version.reference

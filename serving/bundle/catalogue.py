@@ -25,6 +25,7 @@ from recsys.contracts.manifest import read_json
 from recsys.contracts.table_checks import read_table
 from recsys.model.layers.tables import unseen_row_numbers
 from serving.bundle.layout import BundleInfo
+from serving.config import ServingLimits
 
 logger = logging.getLogger("recsys.serving")
 
@@ -43,6 +44,7 @@ class Catalogue:
         category_I: int64 ``[I]`` category of each item as the model was trained with it, 0 is "not known"; ``None`` where
             nobody has read the policy.
         digests: Of the bundle, see :class:`~serving.bundle.layout.BundleInfo`.
+        limits: What one request may ask for at most.
     """
 
     item_ids: pl.Series
@@ -51,6 +53,7 @@ class Catalogue:
     unseen_user_rows: int = 0
     category_I: npt.NDArray[np.int64] | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    limits: ServingLimits = field(default_factory=ServingLimits)
 
     def item_index(self, item_ids: pl.Series, what: str) -> npt.NDArray[np.int32]:
         """Return item_index of each id, -1 for ids that the model does not know.
@@ -64,8 +67,13 @@ class Catalogue:
         """As :meth:`item_index`, for a list of business rules: ids that the model does not know are counted in the log."""
         index = self.item_index(item_ids, what)
         if (index < 0).any():
+            unknown = item_ids.filter(index < 0).head(3).to_list()
             logger.warning(
-                "%s: %d of %d listed items are not in the model's catalogue", what, int((index < 0).sum()), len(index)
+                "%s: %d of %d listed items are not in the model's catalogue, such as %s",
+                what,
+                int((index < 0).sum()),
+                len(index),
+                ", ".join(map(repr, unknown)),
             )
         return index
 
@@ -121,7 +129,7 @@ def read_catalogue(
     if info.uses_users:
         users = read_table(folder / "users.parquet", UsersTable, remedy, rows=spec.num_users)
     user_ids = None if users is None else users[Columns.USER_ID]
-    return Catalogue(items[Columns.ITEM_ID], user_ids, spec, unseen_user_rows, category_I, info.digests)
+    return Catalogue(items[Columns.ITEM_ID], user_ids, spec, unseen_user_rows, category_I, info.digests, info.limits)
 
 
 def index_of(values: pl.Series, ids: pl.Series, what: str) -> npt.NDArray[np.int32]:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import MANIFEST_NAME, open_artifact, read_json
+from serving.config import ServingLimits
 
 BUNDLE_FORMAT: Final = 1
 BUNDLE_FILE: Final = "bundle.json"
@@ -39,6 +40,7 @@ class BundleInfo(BaseModel):
         digests: ``data``, ``train`` (artefact digests) and ``semantic_ids`` (of the codes themselves); ``align`` and
             ``reward`` (artefact digests) where the policy was aligned, and where the bundle has a reward model.
         uses_users: The policy looks up users it has met in training.
+        limits: What one request may ask for at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +49,7 @@ class BundleInfo(BaseModel):
     name: str
     digests: dict[str, str]
     uses_users: bool
+    limits: ServingLimits = ServingLimits()
 
 
 def read_info(folder: Path) -> BundleInfo:

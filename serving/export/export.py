@@ -24,6 +24,7 @@ from recsys.reward.checkpoint import SPEC_NAME
 from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.second_stage import REWARD_FOLDER, open_reward_model
 from serving.bundle.layout import BUNDLE_FILE, BUNDLE_FORMAT, SEMANTIC_ID_FILES, BundleInfo
+from serving.config import ServingLimits
 
 REWARD_FILES: Final = (WEIGHTS_NAME, SPEC_NAME)
 
@@ -47,11 +48,14 @@ class BundleSources:
     reward_model: Path | None = None
 
 
-def export_bundle(sources: BundleSources, name: str, decode: DecodeConfig, out_dir: Path) -> dict[str, Any]:
+def export_bundle(
+    sources: BundleSources, name: str, decode: DecodeConfig, out_dir: Path, limits: ServingLimits | None = None
+) -> dict[str, Any]:
     """Write the bundle.
 
     Args:
         name: Registered name of the model.
+        limits: What one request may ask for at most; ``None`` takes the defaults.
 
     Returns:
         Summary: sizes and digests.
@@ -90,6 +94,7 @@ def export_bundle(sources: BundleSources, name: str, decode: DecodeConfig, out_d
         name=name,
         digests={**sources.digests, "semantic_ids": semantic_ids.digest},
         uses_users=uses_users,
+        limits=limits or ServingLimits(),
     )
     write_json(out_dir / BUNDLE_FILE, info.model_dump(mode="json"))
     size = sum(path.stat().st_size for path in out_dir.rglob("*") if path.is_file())

@@ -3,14 +3,16 @@
 Reads a frame of item ids; produces :class:`~recsys.data.histories.Histories` in the model's own indices.
 
 The frame has one row per user: ``user_id``, ``item_ids`` (list, oldest first) and, where known, lists of the same
-length ``timestamps`` (UTC microseconds, or Datetime), ``behaviours`` (codes as in
-:func:`~recsys.contracts.event_features.behaviour_codes`) and ``watch_ratios``. A column ``objective`` (JSON text, see
-:mod:`serving.inputs.objectives`) says what a row's request wants more of.
+length ``timestamps`` (UTC microseconds, Datetime, or ISO text), ``behaviours`` (codes as in
+:func:`~recsys.contracts.event_features.behaviour_codes`) and ``watch_ratios``. Null instead of a list means "not known" for
+that user, ``item_ids`` null is an empty history; null inside a list is not known for that event, and an item that is null is
+one that the model does not know. A column ``objective`` (JSON text, see :mod:`serving.inputs.objectives`) says what a row's
+request wants more of.
 """
 
 from __future__ import annotations
 
-import logging
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,11 +23,11 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
-from recsys.contracts.event_features import behaviour_codes, gap_buckets, watch_buckets
+from recsys.contracts.event_times import NumberUnit
 from recsys.data.histories import Histories
 from serving.bundle.catalogue import Catalogue
-
-logger = logging.getLogger("recsys.serving")
+from serving.inputs.history_columns import behaviour_values, id_values, user_values, watch_values
+from serving.inputs.history_times import FUTURE, gaps, later_than_now, times_us
 
 OPTIONAL_LISTS: Final = (Columns.TIMESTAMPS, Columns.BEHAVIOURS, Columns.WATCH_RATIOS)
 _KNOWN: Final = (Columns.USER_ID, Columns.ITEM_IDS, *OPTIONAL_LISTS, Columns.OBJECTIVE)
@@ -58,7 +60,12 @@ class MappedHistories:
 
 
 def map_frame(
-    frame: pl.DataFrame, catalogue: Catalogue, user_index: npt.NDArray[np.int32] | None = None
+    frame: pl.DataFrame,
+    catalogue: Catalogue,
+    user_index: npt.NDArray[np.int32] | None = None,
+    *,
+    timestamp_unit: NumberUnit = "us",
+    reports: set[str] | None = None,
 ) -> MappedHistories:
     """Map a frame of histories.
 
@@ -67,42 +74,62 @@ def map_frame(
     Args:
         user_index: What :meth:`~serving.bundle.catalogue.Catalogue.user_index` gave for the rows, if the caller has it
             already; the look-up costs as much for one row as for a million.
+        timestamp_unit: What numbers in ``timestamps`` count.
+        reports: Takes what is to be said once: what is not known, what lies in the future; ``None`` says nothing.
 
     Raises:
         DataError: A column is missing, unknown or of the wrong type; ``user_id`` is null or occurs twice; lists of one
-            row differ in length; times run backwards.
+            row differ in length or are too long; times are in another unit, implausible or run backwards; a code or a ratio
+            is none.
     """
+    frame = untyped_if_empty(frame)
     check_columns(frame.schema)
-    check_users(frame[Columns.USER_ID])
-    if Columns.TIMESTAMPS in frame.columns and not catalogue.spec.has_timestamps:
+    users = user_values(frame[Columns.USER_ID])
+    if users.dtype == pl.Null:  # nobody; the answer's column has a type all the same
+        users = users.cast(pl.String if catalogue.user_ids is None else catalogue.user_ids.dtype)
+    present = [name for name in OPTIONAL_LISTS if _is_given(frame, name)]
+    if Columns.TIMESTAMPS in present and not catalogue.spec.has_timestamps:
         raise DataError("histories have timestamps, but the model was trained on data without; leave the column out")
-    present = [name for name in OPTIONAL_LISTS if name in frame.columns]
-    rows = frame.select(
-        pl.col(Columns.USER_ID), pl.int_range(pl.len()).alias("row"), pl.col(Columns.ITEM_IDS).fill_null([]), *present
-    )
-    _check_lengths(rows, present)
-    _warn_of_missing(present, catalogue)
-    events = (
-        rows.filter(pl.col(Columns.ITEM_IDS).list.len() > 0).drop(Columns.USER_ID).explode([Columns.ITEM_IDS, *present])
-    )
-    item = catalogue.item_index(events[Columns.ITEM_IDS], Columns.ITEM_IDS)
+    rows = _same_lengths(frame, users, present, catalogue.limits.max_history_items)
+    if reports is not None:
+        reports.update(_missing(frame, rows, present, catalogue))
+    events = rows.filter(pl.col(Columns.ITEM_IDS).list.len() > 0).explode([Columns.ITEM_IDS, *present])
     row = events["row"].to_numpy()
-    gap = _gaps(events, row, catalogue)
+    owner = users.gather(events["row"])
+    item = catalogue.item_index(id_values(events[Columns.ITEM_IDS], Columns.ITEM_IDS), Columns.ITEM_IDS)
+    gap = np.zeros(len(events), np.uint8)
+    if Columns.TIMESTAMPS in present:
+        times = times_us(events[Columns.TIMESTAMPS], owner, timestamp_unit)
+        gap = gaps(times, row, owner)
+        if reports is not None and later_than_now(times):
+            reports.add(FUTURE)
     known = item >= 0
     counts = np.bincount(row[known], minlength=len(frame)).astype(np.int64)
     ends = np.cumsum(counts)
+    codes, ratios = (events[name] if name in present else None for name in (Columns.BEHAVIOURS, Columns.WATCH_RATIOS))
     histories = Histories(
-        user_index=catalogue.user_index(frame[Columns.USER_ID]) if user_index is None else user_index,
+        user_index=catalogue.user_index(users) if user_index is None else user_index,
         start=ends - counts,
         end=ends,
         item=item[known],
-        behaviour=_behaviours(events, catalogue)[known],
+        behaviour=behaviour_values(codes, catalogue.spec, len(events), owner)[known],
         gap=gap[known],
-        watch=_watch(events)[known],
+        watch=watch_values(ratios, len(events), owner)[known],
     )
     num_unknown = np.bincount(row[~known], minlength=len(frame)).astype(np.int32)
     objectives = frame[Columns.OBJECTIVE] if Columns.OBJECTIVE in frame.columns else None
-    return MappedHistories(frame[Columns.USER_ID], histories, num_unknown, objectives)
+    if objectives is not None and objectives.null_count() == len(objectives):
+        objectives = None  # nobody asks for anything
+    return MappedHistories(users, histories, num_unknown, objectives)
+
+
+def untyped_if_empty(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame without rows as one without types, too: what its lists would have held nobody can say."""
+    if len(frame):
+        return frame
+    return pl.DataFrame(
+        [frame[name] if name == Columns.USER_ID else pl.Series(name, [], pl.Null) for name in frame.columns]
+    )
 
 
 def check_columns(schema: pl.Schema, where: str = "histories") -> None:
@@ -117,97 +144,87 @@ def check_columns(schema: pl.Schema, where: str = "histories") -> None:
     names = schema.names()
     missing = [name for name in _KNOWN[:2] if name not in names]
     if missing:
-        raise DataError(f"{where} lack the column '{missing[0]}'; they have {names}, expected {list(_KNOWN)}")
+        close = difflib.get_close_matches(missing[0], [name for name in names if name not in _KNOWN], n=1)
+        hint = f"; is '{close[0]}' meant?" if close else ""
+        raise DataError(f"{where} lack the column '{missing[0]}'; they have {names}, expected {list(_KNOWN)}{hint}")
     extra = [name for name in names if name not in _KNOWN]
     if extra:
+        close = difflib.get_close_matches(extra[0], _KNOWN, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
         raise DataError(
-            f"{where} have the column '{extra[0]}', which the model would not read; allowed are {list(_KNOWN)}"
+            f"{where} have the column '{extra[0]}', which the model would not read; {hint}allowed are {list(_KNOWN)}"
         )
     for name in names:
-        if name not in (Columns.USER_ID, Columns.OBJECTIVE) and not isinstance(schema[name], pl.List | pl.Array):
+        if name in (Columns.USER_ID, Columns.OBJECTIVE) or schema[name] == pl.Null:
+            continue
+        if not isinstance(schema[name], pl.List | pl.Array):
             raise DataError(f"{where}: column '{name}' is {schema[name]}, expected a list per user")
 
 
-def check_users(user_ids: pl.Series, where: str = "histories") -> None:
-    """Check that every row has a user of its own.
+def _is_given(frame: pl.DataFrame, name: str) -> bool:
+    """Whether anybody's list is known; a column of nulls says the same as none."""
+    return name in frame.columns and frame[name].null_count() < len(frame)
+
+
+def _same_lengths(frame: pl.DataFrame, users: pl.Series, present: Sequence[str], limit: int) -> pl.DataFrame:
+    """Return the lists with one entry per event and the row number; a list that is not known becomes one of nulls.
 
     Raises:
-        DataError: A user is null or occurs twice.
+        DataError: Lists of a user differ in length, or are longer than the limit.
     """
-    if user_ids.null_count():
+    lists = [_as_list(frame[name]) for name in (Columns.ITEM_IDS, *present)]
+    items = lists[0]
+    if items.dtype == pl.List(pl.Null) or items.null_count():
+        items = items.to_frame().select(pl.col(items.name).fill_null([])).to_series()
+    lengths = items.list.len()
+    rows = pl.DataFrame([items]).with_columns(pl.int_range(pl.len()).alias("row"))
+    longest = int(lengths.arg_max() or 0) if len(lengths) else 0
+    if len(lengths) and lengths[longest] > limit:
         raise DataError(
-            f"{where}: user_id is null in {user_ids.null_count()} of {len(user_ids)} rows; every row needs its user"
+            f"histories: user_id {users[longest]!r} has {lengths[longest]} item_ids, at most {limit} are read "
+            "(export.limits.max_history_items); give the newest, the model reads no more than its own window of them"
         )
-    if user_ids.n_unique() != len(user_ids):
-        twice = user_ids.filter(user_ids.is_duplicated())[0]
-        raise DataError(
-            f"{where}: user_id {twice!r} occurs more than once; give one row per user with the whole history"
-        )
+    for values in lists[1:]:
+        name = values.name
+        inner = values.dtype.inner  # type: ignore[attr-defined]  # of lists
+        unknown = pl.lit(None, dtype=inner).repeat_by(lengths)
+        rows = rows.with_columns(pl.when(values.is_null()).then(unknown).otherwise(values).alias(name))
+        wrong = (rows[name].list.len() != lengths).arg_true()
+        if len(wrong):
+            row = int(wrong[0])
+            raise DataError(
+                f"histories: user_id {users[row]!r} has {lengths[row]} item_ids but another number of {name} "
+                f"({rows[name].list.len()[row]}); every event needs one entry, null where it is not known"
+            )
+    return rows
 
 
-def _warn_of_missing(present: Sequence[str], catalogue: Catalogue) -> None:
+def _as_list(values: pl.Series) -> pl.Series:
+    if values.dtype == pl.Null:
+        return values.cast(pl.List(pl.Null))
+    return values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
+
+
+def _missing(frame: pl.DataFrame, rows: pl.DataFrame, present: Sequence[str], catalogue: Catalogue) -> list[str]:
     """Say what the model was trained with and the caller does not give; the answer stands, but it is a poorer one."""
     trained_with = {
         Columns.TIMESTAMPS: catalogue.spec.has_timestamps,
         Columns.BEHAVIOURS: bool(catalogue.spec.signals),
     }
+    has_items = rows[Columns.ITEM_IDS].list.len() > 0
+    if not has_items.any():
+        return []
     missing = [name for name, used in trained_with.items() if used and name not in present]
+    said = []
     if missing:
-        logger.warning(
-            "histories lack %s, which the model was trained with; it ranks without, and differently from a batch job "
-            "that has them",
-            " and ".join(missing),
+        said.append(
+            f"histories lack {' and '.join(missing)}, which the model was trained with; it ranks without, and "
+            "differently from a "
+            "batch job that has them"
         )
-
-
-def _check_lengths(rows: pl.DataFrame, present: Sequence[str]) -> None:
-    for name in present:
-        wrong = rows.filter(pl.col(name).list.len().fill_null(0) != pl.col(Columns.ITEM_IDS).list.len())
-        if len(wrong):
-            raise DataError(
-                f"histories: user_id {wrong[Columns.USER_ID][0]!r} has {len(wrong[Columns.ITEM_IDS][0])} item_ids but "
-                f"another number of {name}; every event needs one entry, null where it is not known"
-            )
-
-
-def _gaps(events: pl.DataFrame, row: npt.NDArray[np.int64], catalogue: Catalogue) -> npt.NDArray[np.uint8]:
-    """Gap buckets; the gap is to the user's previous event, whether the model knows that one's item or not."""
-    if Columns.TIMESTAMPS not in events.columns:
-        return np.zeros(len(events), np.uint8)
-    times = events[Columns.TIMESTAMPS]
-    if isinstance(times.dtype, pl.Datetime):
-        times = times.dt.cast_time_unit("us").to_physical()
-    elif not times.dtype.is_integer() and times.dtype != pl.Null:
-        raise DataError(f"histories: timestamps hold {times.dtype}, expected Int64 UTC microseconds or Datetime")
-    known = times.is_not_null().to_numpy()
-    time = times.cast(pl.Int64).fill_null(0).to_numpy()
-    gap = np.full(len(time), -1, np.int64)
-    follows = (row[1:] == row[:-1]) & known[1:] & known[:-1]
-    gap[1:][follows] = (time[1:] - time[:-1])[follows]
-    if (gap[1:][follows] < 0).any():
-        raise DataError(
-            "histories: timestamps of a user run backwards; sort each list from the oldest event to the newest"
-        )
-    return gap_buckets(gap)
-
-
-def _behaviours(events: pl.DataFrame, catalogue: Catalogue) -> npt.NDArray[np.uint8]:
-    if not catalogue.spec.signals and Columns.BEHAVIOURS not in events.columns:
-        # without signals there is one behaviour, and every event of the training data has it
-        return behaviour_codes(np.zeros((len(events), 0), bool))
-    if Columns.BEHAVIOURS not in events.columns:
-        return np.zeros(len(events), np.uint8)
-    codes = events[Columns.BEHAVIOURS].fill_null(0)
-    limit = catalogue.spec.num_behaviours
-    if not codes.dtype.is_integer() or (len(codes) and not codes.is_between(0, limit - 1).all()):
-        raise DataError(
-            f"histories: behaviours must be integer codes from 0 (not known) to {limit - 1}, packed from the signals "
-            f"{list(catalogue.spec.signals)}; found {codes.dtype} from {codes.min()!r} to {codes.max()!r}"
-        )
-    return codes.cast(pl.UInt8).to_numpy()
-
-
-def _watch(events: pl.DataFrame) -> npt.NDArray[np.uint8]:
-    if Columns.WATCH_RATIOS not in events.columns:
-        return np.zeros(len(events), np.uint8)
-    return watch_buckets(events[Columns.WATCH_RATIOS].cast(pl.Float64).fill_null(np.nan).to_numpy())
+    said += [
+        f"{name} of some users are not known; the model was trained with them, and ranks these users without"
+        for name in present
+        if trained_with.get(name, False) and (frame[name].is_null() & has_items).any()
+    ]
+    return said

@@ -24,7 +24,9 @@ from recsys.contracts.errors import ConfigError, DataError
 from recsys.decoding.rules import ItemRules, Quotas
 from serving.bundle.catalogue import BoolMask, Catalogue, index_of
 from serving.config import RecommendConfig
-from serving.inputs.item_lists import read_item_list, read_rule_table, refuse_rows
+from serving.inputs.callers_frame import typed_values
+from serving.inputs.history_columns import id_values
+from serving.inputs.item_lists import plain_texts, read_item_list, read_rule_table, refuse_rows
 
 logger = logging.getLogger("recsys.serving")
 
@@ -77,7 +79,7 @@ def listed_rules(
 
     Raises:
         ConfigError: A limit is below 0, or set for a model that knows no categories.
-        DataError: An id is not of the catalogue's type.
+        DataError: An id is not of the catalogue's type, or null, or there are more than the bundle's limit.
     """
     if max_per_category < 0:
         raise ConfigError(f"max_per_category is {max_per_category}, expected at least 1, or 0 for no limit")
@@ -92,11 +94,23 @@ def listed_rules(
 
 
 def _listed(catalogue: Catalogue, item_ids: Sequence[Any], what: str) -> BoolMask:
+    limit = catalogue.limits.max_rule_items
+    if len(item_ids) > limit:
+        raise DataError(
+            f"{what} lists {len(item_ids)} items, at most {limit} are taken in one call "
+            "(export.limits.max_rule_items); give long "
+            "lists to the batch job as files"
+        )
+    ids = id_values(typed_values(what, list(item_ids)), what)
     dtype = catalogue.item_ids.dtype
-    try:
-        ids = pl.Series(what, list(item_ids), dtype=dtype)
-    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{what} is to hold item ids of type {dtype}, and a value does not: {error}") from error
+    if ids.dtype == pl.String and dtype == pl.String:
+        ids = plain_texts(ids, catalogue.item_ids)
+    if ids.null_count():
+        raise DataError(
+            f"{what} holds {ids.null_count()} values that are null or stand for nothing, expected item ids alone"
+        )
+    if ids.dtype.is_integer() != dtype.is_integer():
+        raise DataError(f"{what} is to hold item ids of type {dtype}, and a value does not: {ids[0]!r}")
     return catalogue.mask(ids, what)
 
 
@@ -110,7 +124,7 @@ def _lists(config: RecommendConfig, catalogue: Catalogue) -> BoolMask | None:
     mask = None
     for path, listed_are_possible in ((config.allow, True), (config.available, True), (config.deny, False)):
         if path is not None:
-            listed = catalogue.mask(read_item_list(path, catalogue.item_ids.dtype), f"'{path}'")
+            listed = catalogue.mask(read_item_list(path, catalogue.item_ids.dtype, catalogue.item_ids), f"'{path}'")
             possible = listed if listed_are_possible else ~listed
             mask = possible if mask is None else mask & possible
     return mask

@@ -45,6 +45,8 @@ def objective_weights(asked: Mapping[str, float], towers: Sequence[str], where: 
             "train with model.num_objectives and align with align.ipa.objective"
         )
     for name, weight in asked.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise ConfigError(f"{where}: the weight of '{name}' is {weight!r}, expected a number of at least 0")
         if name not in towers:
             close = difflib.get_close_matches(name, towers, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
@@ -69,12 +71,20 @@ def parse_objective(text: str, where: str = Columns.OBJECTIVE) -> dict[str, floa
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is {text!r}, which is no JSON: {error}; give for example {_EXAMPLE}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        why = error if isinstance(error, json.JSONDecodeError) else "it is nested too deep"
+        raise DataError(f"{where} is {_cut(text)}, which is no JSON: {why}; give for example {_EXAMPLE}") from None
     numbers = isinstance(values, dict) and all(type(value) in (int, float) for value in values.values())
     if not numbers:
-        raise DataError(f"{where} is {text!r}, expected a JSON object of numbers; give for example {_EXAMPLE}")
-    return {name: float(value) for name, value in values.items()}
+        raise DataError(f"{where} is {_cut(text)}, expected a JSON object of numbers; give for example {_EXAMPLE}")
+    try:
+        return {name: float(value) for name, value in values.items()}
+    except OverflowError:
+        raise DataError(f"{where} is {_cut(text)}, which holds a number that is too large") from None
+
+
+def _cut(text: str) -> str:
+    return repr(text) if len(text) <= 200 else f"{text[:160]!r}... ({len(text)} characters)"
 
 
 def row_objectives(texts: pl.Series, towers: Sequence[str], default: FloatArray | None) -> FloatArray:
@@ -92,7 +102,7 @@ def row_objectives(texts: pl.Series, towers: Sequence[str], default: FloatArray 
     texts = texts.cast(pl.String).fill_null("")
     known: dict[str, FloatArray] = {}
     for text in texts.unique(maintain_order=True):
-        where = f"column '{Columns.OBJECTIVE}' ({text})"
+        where = f"column '{Columns.OBJECTIVE}' ({text if len(text) <= 200 else text[:160] + '...'})"
         if text:
             try:
                 known[text] = objective_weights(parse_objective(text, where), towers, where)

@@ -54,7 +54,7 @@ class Request:
 
     Raises:
         ConfigError: Sessions of a model of single items, a second stage without a reward model, weights that the policy does
-            not take, options that contradict each other, or ``k`` below 1.
+            not take, options that contradict each other, or ``k`` below 1 or above the bundle's limit.
         DataError: Texts of the users' rows are no weights, or lack some.
     """
 
@@ -80,6 +80,7 @@ class Request:
         if self.users.objectives is not None:
             row_objectives(self.users.objectives.unique(maintain_order=True), self.model.towers, default)
         self.options.check(self.k, steered=self.is_steered)
+        self.model.catalogue.limits.check_k(self.k, self.model.name)
 
     @property
     def is_steered(self) -> bool:

@@ -1,4 +1,4 @@
-"""Whom the batch job scores: all users of a prepared data set, or the rows of a Parquet file of histories.
+"""Whom the batch job scores: all users of a prepared data set, or the rows of a file of histories.
 
 Both give shards of histories in the *model's* indices. The model may have been trained on other data than it now scores
 (yesterday's champion on today's users): then items and users are matched by their outside ids, never by index.
@@ -6,8 +6,10 @@ Both give shards of histories in the *model's* indices. The model may have been 
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +18,17 @@ import polars as pl
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset, HistoryArrays, Targets
 from recsys.contracts.errors import DataError
+from recsys.contracts.event_times import NumberUnit
 from recsys.contracts.manifest import sha256_of_file
+from recsys.contracts.null_markers import is_null_marker
+from recsys.contracts.plain_text import SURROUNDINGS, strip_text
 from recsys.data.histories import Histories
 from serving.bundle.catalogue import Catalogue
-from serving.inputs.history_frame import MappedHistories, check_columns, check_users, map_frame
+from serving.inputs.callers_frame import to_frame
+from serving.inputs.history_columns import user_values
+from serving.inputs.history_frame import OPTIONAL_LISTS, MappedHistories, check_columns, map_frame, untyped_if_empty
+
+logger = logging.getLogger("recsys.serving")
 
 READ_AHEAD: Final = 32_768
 """Rows read from a file at once: getting to a row inside a row group costs several times what reading it does."""
@@ -53,6 +62,10 @@ class StoredUsers(UserHistories, Protocol):
     @property
     def digest(self) -> str:
         """Changes when any history changes."""
+        ...
+
+    def check(self, catalogue: Catalogue) -> None:
+        """Refuse histories that the model behind ``catalogue`` could not read, before the first user is scored."""
         ...
 
 
@@ -118,6 +131,9 @@ class PreparedUsers:
         """Row number = user_index."""
         return self.prepared.users[Columns.USER_ID]
 
+    def check(self, catalogue: Catalogue) -> None:
+        """Nothing: what `prepare` has written was checked by it."""
+
     def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Histories of users ``start`` to ``end`` (user_index)."""
         return self.map_targets(self._targets.take(np.arange(start, end)), catalogue)
@@ -151,29 +167,44 @@ class PreparedUsers:
 
 
 class FrameUsers:
-    """Users given as a Parquet file in the form of :mod:`serving.inputs.history_frame`; read lazily.
+    """Users given as a file in the form of :mod:`serving.inputs.history_frame`: Parquet, which is read lazily, or CSV.
+
+    In a CSV file a list is JSON (``"[3, 7]"``). User ids are text there, leading zeros included, unless the model knows its
+    users by integers.
+
+    Args:
+        timestamp_unit: What numbers in ``timestamps`` count.
 
     Raises:
         DataError: It cannot be read, or its columns or users do not keep the form.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, timestamp_unit: NumberUnit = "us") -> None:
+        self._path, self._unit = path, timestamp_unit
+        self._where = f"histories '{path}'"
+        self._is_csv = path.suffix.lower() == ".csv"
         try:
-            self._rows = pl.scan_parquet(path, glob=False)  # a bracket in a file name is a bracket
+            self._rows = _read_csv(path, self._where) if self._is_csv else pl.scan_parquet(path, glob=False)
+            if self._rows.head(1).collect().is_empty():
+                self._rows = untyped_if_empty(to_frame(self._rows)).lazy()
             schema = self._rows.collect_schema()
-            check_columns(schema, f"histories '{path}'")
-            self._user_ids = self._rows.select(Columns.USER_ID).collect()[Columns.USER_ID]
+            check_columns(schema, self._where)
+            user_ids = self._rows.select(Columns.USER_ID).collect()[Columns.USER_ID]
             self.objectives: pl.Series | None = None
             if Columns.OBJECTIVE in schema:
                 different = self._rows.select(pl.col(Columns.OBJECTIVE).unique(maintain_order=True))
-                self.objectives = different.collect()[Columns.OBJECTIVE]
+                texts = different.collect()[Columns.OBJECTIVE]
+                self.objectives = texts if texts.null_count() < len(texts) else None
+        except pl.exceptions.NoDataError as error:
+            raise DataError(
+                f"{self._where} is empty; its first line is to name the columns user_id and item_ids"
+            ) from error
         except (OSError, pl.exceptions.PolarsError) as error:
             raise self._unreadable(error) from error
         self.digest = sha256_of_file(path)
-        check_users(self._user_ids, f"histories '{path}'")  # shards would hide a user that occurs in two of them
+        self._user_ids = user_values(user_ids, self._where)  # shards would hide a user that occurs in two of them
         self._user_index: dict[str, npt.NDArray[np.int32]] = {}
-        self._first, self._block = 0, pl.DataFrame()
+        self._first, self._block = -1, pl.DataFrame()
 
     def __len__(self) -> int:
         return len(self._user_ids)
@@ -183,12 +214,32 @@ class FrameUsers:
         """In the order of the file."""
         return self._user_ids
 
+    def check(self, catalogue: Catalogue) -> None:
+        """Read the file once from end to end, so that a bad row costs no night; what is not known is reported here, once.
+
+        Raises:
+            DataError: Any row does not keep the form.
+        """
+        known = catalogue.user_ids
+        if self._is_csv and known is not None and known.dtype.is_integer():
+            self._user_ids = _whole_numbers(self._user_ids, self._where)
+        reports: set[str] = set()
+        for start in range(0, len(self), READ_AHEAD):
+            self._map(start, min(start + READ_AHEAD, len(self)), catalogue, reports)
+        for line in sorted(reports):
+            logger.warning("%s: %s", self._where, line)
+
     def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Rows ``start`` to ``end`` of the file."""
+        return self._map(start, end, catalogue, None)
+
+    def _map(self, start: int, end: int, catalogue: Catalogue, reports: set[str] | None) -> MappedHistories:
         key = catalogue.digests["train"]
         if key not in self._user_index:
             self._user_index[key] = catalogue.user_index(self._user_ids)
-        return map_frame(self._read(start, end), catalogue, self._user_index[key][start:end])
+        block = self._read(start, end).with_columns(self._user_ids[start:end].alias(Columns.USER_ID))
+        index = self._user_index[key][start:end]
+        return map_frame(block, catalogue, index, timestamp_unit=self._unit, reports=reports)
 
     def _read(self, start: int, end: int) -> pl.DataFrame:
         if start < self._first or end > self._first + len(self._block):
@@ -203,6 +254,48 @@ class FrameUsers:
         return DataError(
             f"histories '{self._path}' cannot be read: {error}; give a Parquet file with user_id and item_ids"
         )
+
+
+def _read_csv(path: Path, where: str) -> pl.LazyFrame:
+    """Read a CSV file of histories: lists are JSON."""
+    table = pl.read_csv(path, infer_schema=False, glob=False)
+    table = table.rename({name: strip_text(name) for name in table.columns})
+    if Columns.ITEM_IDS not in table.columns and Columns.ITEM_ID in table.columns:
+        raise DataError(
+            f"{where} is a table of interactions; histories have one row per user, and `recsys histories --config "
+            "my.yaml --out "
+            f"{path.stem}_histories.parquet` writes them from such a table"
+        )
+    lists = [name for name in (Columns.ITEM_IDS, *OPTIONAL_LISTS) if name in table.columns]
+    cells = {name: [_json_list(text, name, row, where) for row, text in enumerate(table[name])] for name in lists}
+    ids = table[Columns.USER_ID].str.strip_chars(SURROUNDINGS) if Columns.USER_ID in table.columns else None
+    others = table.drop(lists) if ids is None else table.drop(lists).with_columns(ids)
+    return pl.concat([others, to_frame(cells, where)], how="horizontal").lazy()
+
+
+def _json_list(text: str | None, name: str, row: int, where: str) -> Any:
+    if text is None or is_null_marker(text):
+        return None
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(
+            f"{where}: column '{name}' is {text[:60]!r} in row {row}, expected a JSON list such as [3, 7] "
+            f"({type(error).__name__})"
+        ) from None
+
+
+def _whole_numbers(texts: pl.Series, where: str) -> pl.Series:
+    """Parse user ids of a CSV file as integers; ``007`` is refused, because the user 7 is another one."""
+    numbers = texts.cast(pl.Int64, strict=False)
+    wrong = numbers.is_null() | (numbers.cast(pl.String) != texts).fill_null(True)
+    if wrong.any():
+        raise DataError(
+            f"{where}: user_id is {texts.filter(wrong)[0]!r} ({int(wrong.sum())} such rows), the model's users are "
+            "integers; give "
+            "ids of the same type as in the training data"
+        )
+    return numbers
 
 
 def _remap(

@@ -5,6 +5,7 @@ Aliases: ``champion`` is what serves, ``challenger`` the newest version, ``previ
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import shutil
 from collections.abc import Mapping
@@ -128,9 +129,7 @@ class Registry:
         if alias is not None:
             version = self.by_alias(name, alias)
             if version is None:
-                raise ArtifactError(
-                    f"'{reference}': no version of '{name}' at '{shown(self.uri)}' is '{alias}'; run `recsys promote` first"
-                )
+                raise ArtifactError(f"'{reference}' does not exist at '{shown(self.uri)}': {self._what_there_is(name)}")
             return version
         from mlflow.exceptions import MlflowException
 
@@ -140,10 +139,25 @@ class Registry:
             except MlflowException as error:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     raise ArtifactError(
-                        f"'{reference}' does not exist at '{shown(self.uri)}'; look into `mlflow ui` for what does"
+                        f"'{reference}' does not exist at '{shown(self.uri)}': {self._what_there_is(name)}"
                     ) from error
                 raise
         return Version(name, str(found.version), dict(found.tags))
+
+    def _what_there_is(self, name: str) -> str:
+        """Say which models are registered, or which versions and aliases a model has."""
+        with translated_errors(self.uri):
+            names = sorted(model.name for model in self.client.search_registered_models())
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean '{close[0]}'? " if close else ""
+                listed = ", ".join(names[:20]) or "none; run `recsys export` first"
+                return f"no model is called '{name}'; {hint}registered are {listed}"
+            numbers = [int(version.version) for version in self.client.search_model_versions(f"name='{name}'")]
+            aliases = self.client.get_registered_model(name).aliases
+        numbered = ", ".join(map(str, sorted(numbers))) or "none"
+        named = ", ".join(f"{alias} (version {number})" for alias, number in sorted(aliases.items()))
+        return f"'{name}' has the versions {numbered}, and the aliases {named or 'none; run `recsys promote` first'}"
 
     def fetch(self, version: Version) -> Path:
         """Return a folder with the version's bundle, downloaded once and verified each time it is opened."""
@@ -217,9 +231,9 @@ def _log_model(bundle: Path, info: BundleInfo, run_id: str) -> str:
             artifacts={"bundle": bundle.absolute().as_uri()},
             code_paths=[str(packages / "recsys"), str(packages / "serving")],
             pip_requirements=requirements(),
-            signature=_signature(catalogue),
+            signature=model_signature(catalogue),
             input_example=_input_example(catalogue),
-            metadata={"digests": info.digests},
+            metadata={"digests": info.digests, "inputs": _inputs(catalogue)},
         )
     return str(logged.model_uri)
 
@@ -238,22 +252,13 @@ def _fbgemm_name() -> str:
         return "fbgemm-gpu"
 
 
-def _signature(catalogue: Catalogue) -> ModelSignature:
+def model_signature(catalogue: Catalogue) -> ModelSignature:
+    """Parameters and outputs; why no inputs, :mod:`serving.registry.pyfunc_model` says, and the metadata name them."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import AnyType, Array
+    from mlflow.types.schema import AnyType
 
     item = DataType.long if catalogue.item_ids.dtype.is_integer() else DataType.string
-    inputs = Schema(
-        [
-            ColSpec(AnyType(), Columns.USER_ID),
-            ColSpec(Array(item), Columns.ITEM_IDS),
-            ColSpec(Array(DataType.long), Columns.TIMESTAMPS, required=False),
-            ColSpec(Array(DataType.long), Columns.BEHAVIOURS, required=False),
-            ColSpec(Array(DataType.double), Columns.WATCH_RATIOS, required=False),
-            ColSpec(DataType.string, Columns.OBJECTIVE, required=False),
-        ]
-    )
     outputs = Schema(
         [
             ColSpec(AnyType(), Columns.USER_ID),
@@ -275,9 +280,23 @@ def _signature(catalogue: Catalogue) -> ModelSignature:
             ParamSpec("answer", DataType.string, "items"),
             ParamSpec("second_stage", DataType.string, "none"),
             ParamSpec(Columns.OBJECTIVE, DataType.string, ""),
+            ParamSpec("timestamp_unit", DataType.string, "us"),
         ]
     )
-    return ModelSignature(inputs=inputs, outputs=outputs, params=params)
+    return ModelSignature(inputs=None, outputs=outputs, params=params)
+
+
+def _inputs(catalogue: Catalogue) -> dict[str, str]:
+    """What a row may hold, for people who look at the registered model."""
+    item = "integer" if catalogue.item_ids.dtype.is_integer() else "text"
+    return {
+        Columns.USER_ID: "integer or text, required",
+        Columns.ITEM_IDS: f"list of {item} ids, oldest first, required; null: no history",
+        Columns.TIMESTAMPS: "list of UTC microseconds, Datetime or ISO text, optional; null: not known",
+        Columns.BEHAVIOURS: f"list of codes of the signals {list(catalogue.spec.signals)}, optional; null: not known",
+        Columns.WATCH_RATIOS: "list of watched time / duration, optional; null: not known",
+        Columns.OBJECTIVE: "JSON text of objective weights, optional",
+    }
 
 
 def _input_example(catalogue: Catalogue) -> Any:

@@ -3,6 +3,9 @@
 It answers a frame of histories (columns: :mod:`serving.inputs.history_frame`) with the rows of
 :func:`serving.answers.frame.answer_frame`: items, or whole sessions. Its only data is the serving bundle,
 safetensors and JSON; it knows nothing of the pipeline.
+
+Its signature names parameters and outputs, and no inputs: with inputs MLflow would refuse a Polars frame and nulls inside of
+lists, and drop columns that it does not know, before any of this code could say what is wrong.
 """
 
 from __future__ import annotations
@@ -11,16 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import polars as pl
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from recsys.contracts.columns import Columns
+from recsys.contracts import errors
 from serving.answers.scorer import Scorer
-from serving.config import AnswerOptions
-from serving.inputs.history_frame import OPTIONAL_LISTS
+from serving.inputs.callers_frame import to_frame
 from serving.inputs.item_rules import listed_rules
-from serving.inputs.objectives import parse_objective
+from serving.inputs.parameters import read_parameters
+
+
+class ConfigError(errors.ConfigError, MlflowException):
+    """A wrong parameter; as MLflow's own error its words reach who called over HTTP, with status 400."""
+
+
+class DataError(errors.DataError, MlflowException):
+    """Wrong histories; the same."""
 
 
 class RecommenderModel(PythonModel):
@@ -36,64 +49,55 @@ class RecommenderModel(PythonModel):
         """Rank items for each row, or generate sessions.
 
         Args:
-            model_input: Frame of histories, pandas or polars. (MLflow reads the type hint as a schema and refuses a union.)
-            params: ``k`` items or sessions per user; ``exclude_seen``; ``allow`` and ``deny``, lists of item ids (empty: no
-                rule); ``max_per_category``, items of one category per list or session (0: no limit); ``answer``,
-                ``items`` or ``sessions``; ``second_stage``, ``none`` or ``reward``; ``objective``, weights of the towers
-                as JSON text (empty: none in particular), for rows whose own column ``objective`` is empty.
+            model_input: Histories: a pandas or Polars frame, or rows as mappings, which is how JSON arrives; columns
+                and what null
+                means in them: :mod:`serving.inputs.history_frame`. (MLflow reads the type hint as a schema and refuses
+                    a union.)
+            params: See :class:`~serving.inputs.parameters.Parameters`.
+
+        Returns:
+            Rows of users in the order given; no rows for no users, with the same types.
 
         Raises:
-            ConfigError: A parameter has another value, or the bundle cannot do what it asks.
+            ConfigError: A parameter has another type or value, or the bundle cannot do what it asks.
+            DataError: The histories do not keep the form.
         """
-        values: dict[str, Any] = params or {}
-        frame = model_input if isinstance(model_input, pl.DataFrame) else _to_polars(model_input)
-        k, options = int(values.get("k", 10)), _options(values)
+        try:
+            return self._answer(model_input, params)
+        except errors.ConfigError as error:
+            raise ConfigError(str(error), INVALID_PARAMETER_VALUE) from None
+        except errors.DataError as error:
+            raise DataError(str(error), INVALID_PARAMETER_VALUE) from None
+
+    def _answer(self, model_input: Any, params: dict[str, Any] | None) -> pd.DataFrame:
+        asked = read_parameters(params)
+        options = asked.options
+        frame = to_frame(model_input)
+        options.check(asked.k)
+        self.scorer.catalogue.limits.check_k(asked.k, self.scorer.info.name)
         rules = listed_rules(
             self.scorer.catalogue,
-            k,
+            asked.k,
             options.answer,
-            allow=_listed(values, "allow"),
-            deny=_listed(values, "deny"),
-            max_per_category=int(values.get("max_per_category", 0)),
-            exclude_seen=bool(values.get("exclude_seen", True)),
+            allow=asked.allow,
+            deny=asked.deny,
+            max_per_category=asked.max_per_category,
+            exclude_seen=asked.exclude_seen,
         )
-        rows = self.scorer.score_frame(frame, k, rules, options)
-        return pd.DataFrame({name: rows[name].to_list() for name in rows.columns})
+        return _to_pandas(self.scorer.score_frame(frame, asked.k, rules, options, asked.timestamp_unit))
 
 
-def _options(values: dict[str, Any]) -> AnswerOptions:
-    objective = values.get(Columns.OBJECTIVE) or None
-    where = f"parameter '{Columns.OBJECTIVE}'"
-    return AnswerOptions(
-        answer=values.get("answer", "items"),
-        second_stage=values.get("second_stage", "none"),
-        objective=parse_objective(objective, where) if isinstance(objective, str) else objective,
-    )
-
-
-def _listed(values: dict[str, Any], name: str) -> list[Any]:
-    listed = values.get(name)
-    return [] if listed is None else list(listed)
-
-
-def _to_polars(frame: pd.DataFrame) -> pl.DataFrame:
-    """Convert column by column: pandas keeps lists as objects, whose type only their values tell."""
-    columns: dict[str, pl.Series] = {}
-    for name in frame.columns:
-        values = frame[name].tolist()
-        if name == Columns.ITEM_IDS or name in OPTIONAL_LISTS:
-            if name in OPTIONAL_LISTS and all(value is None for value in values):
-                continue  # an optional column that the signature filled in
-            values = [[] if value is None else list(value) for value in values]
-        if name == Columns.OBJECTIVE:
-            values = [None if pd.isna(value) else value for value in values]
-            if all(value is None for value in values):
-                continue
-        columns[str(name)] = pl.Series(str(name), values)
-    result = pl.DataFrame(columns)
-    if Columns.ITEM_IDS in result.columns and result.schema[Columns.ITEM_IDS] == pl.List(pl.Null):
-        return result.with_columns(pl.col(Columns.ITEM_IDS).cast(pl.List(pl.Int64)))
-    return result
+def _to_pandas(rows: pl.DataFrame) -> pd.DataFrame:
+    """Convert column by column; integers are int64, scores float64, text objects, with and without rows."""
+    columns: dict[str, Any] = {}
+    for name, dtype in rows.schema.items():
+        if dtype.is_integer():
+            columns[name] = rows[name].cast(pl.Int64).to_numpy()
+        elif dtype.is_float():
+            columns[name] = rows[name].cast(pl.Float64).to_numpy()
+        else:
+            columns[name] = np.array(rows[name].to_list(), dtype=object)
+    return pd.DataFrame(columns)
 
 
 mlflow.models.set_model(RecommenderModel())

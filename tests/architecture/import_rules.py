@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.reports": _ALIGNMENT | {"recsys.evaluation"},
     "features": _BASE,
     "serving.config": _BASE,
-    "serving.bundle": _LAYERS,
+    "serving.bundle": _LAYERS | {"serving.config"},
     "serving.inputs": _DECODING | {"serving.config", "serving.bundle"},
     "serving.answers": _INPUTS | _REWARD,
     "serving.export": _ANSWERS,

@@ -300,22 +300,6 @@ class TestWholeRun:
         )
         assert found.equals(expected)
 
-    def test_an_unknown_alias_is_4(self, tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        uri = f"sqlite:///{tiny_run.folder}/mlflow.db"
-        users = str(tiny_run.artifact("prepared"))
-        arguments = [
-            "--model",
-            "models:/demo@nobody",
-            "--users",
-            users,
-            "--out",
-            str(tmp_path / "o"),
-            "--tracking-uri",
-            uri,
-        ]
-        assert call("recommend", *arguments) == 4
-        assert "'models:/demo@nobody'" in capsys.readouterr().err
-
     def test_report_writes_the_file_again(
         self, tiny_run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

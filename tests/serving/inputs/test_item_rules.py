@@ -227,7 +227,7 @@ def test_fractions_are_no_ids(bundle: Path, users: PreparedUsers, tmp_path: Path
             write_candidates(bundle, users, config, tmp_path / "out", QUIET)
             assert 100 not in rows_of(tmp_path / "out")["item_id"]
         else:
-            with pytest.raises(DataError, match="found fractions"):
+            with pytest.raises(DataError, match=r"hold 100.5 .Float64., expected whole ids"):
                 write_candidates(bundle, users, config, tmp_path / "other", QUIET)
 
 

@@ -1,0 +1,107 @@
+"""Parameters of the registered model: out of range, of another type, of another name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+
+from recsys.contracts.errors import ConfigError, RecsysError
+from serving.registry.pyfunc_model import RecommenderModel
+from tests.serving.registry.conftest import (
+    ITEMS,
+    NAN,
+    Dress,
+    as_pandas,
+    every_dress,
+    history,
+    listed,
+    times,
+)
+
+
+@every_dress
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"k": 0}, "k is 0, expected at least 1"),
+        ({"k": -1}, "k is -1, expected at least 1"),
+        ({"k": 51}, "k is 51, the bundle of 'toy' answers with at most 50 per user"),
+        ({"k": 10**9}, "k is 1000000000, the bundle of 'toy' answers with at most 50"),
+        ({"k": 10**30}, "answers with at most 50"),
+        ({"k": None}, "k is None, expected a whole number"),
+        ({"exclude_seen": None}, "exclude_seen is None, expected true or false"),
+        ({"max_per_category": -1}, "max_per_category is -1, expected at least 1, or 0 for no limit"),
+        ({"answer": "lists"}, "answer is 'lists', expected one of items, sessions"),
+        ({"answer": "sessions"}, "generates single items"),
+        ({"second_stage": "best"}, "second_stage is 'best'"),
+        ({"objective": "{" * 3}, "which is no JSON"),
+        ({"objective": "[" * 100_000 + "]" * 100_000}, "nested too deep"),
+        ({"objective": '{"like": {"more": 1}}'}, "expected a JSON object of numbers"),
+        ({"objective": '{"like": true}'}, "expected a JSON object of numbers"),
+        ({"objective": '{"like": 1}'}, "it cannot be steered"),
+        ({"objective": '{"like": ' + "9" * 400 + "}"}, "a number that is too large"),
+        ({"deny": [None]}, "deny holds 1 values that are null"),
+        ({"deny": list(range(16))}, "deny lists 16 items, at most 15 are taken in one call"),
+        ({"deny": ITEMS}, "the item rules together leave no item"),
+        ({"allow": [1, 2]}, "the item rules together leave no item"),
+        ({"timestamp_unit": "minutes"}, "timestamp_unit is 'minutes', expected one of s, ms, us, ns"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(loaded: Any, dress: Dress, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecsysError) as refused:
+        dress(loaded, [history(1, 0)], params)
+    assert message in str(refused.value)
+
+
+@every_dress
+@pytest.mark.parametrize(
+    "params", [{"k": 1.5}, {"k": "5"}, {"k": True}, {"deny": ["107"]}, {"exclude_seen": 1}, {"k": [3]}]
+)
+def test_parameters_of_another_type_are_refused_by_mlflow_itself(
+    loaded: Any, dress: Dress, params: dict[str, Any]
+) -> None:
+    (name,) = params
+    with pytest.raises(MlflowException, match=f"Invalid parameters found.*{name}"):
+        dress(loaded, [history(1, 0)], params)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"k": 1.5}, "k is 1.5, expected a whole number"),
+        ({"k": "5"}, "k is '5', expected a whole number"),
+        ({"k": True}, "k is True, expected a whole number"),
+        ({"k": NAN}, "k is nan, expected a whole number"),
+        ({"exclude_seen": "no"}, "exclude_seen is 'no', expected true or false"),
+        ({"deny": "107"}, "deny is '107', expected a list of item ids"),
+        ({"deny": [True]}, "deny are Boolean, expected integers or text"),
+        ({"deny": ["107"]}, "deny is to hold item ids of type Int64"),
+        ({"deny": [107, "114"]}, "deny mixes types"),
+        ({"answer": 3}, "answer is 3, expected a text"),
+        ({"objective": {"like": True}}, "cannot be steered"),
+        ({"kk": 3}, "parameter 'kk' is unknown; did you mean 'k'?"),
+        ({"max_per_author": 1}, "parameter 'max_per_author' is unknown; did you mean 'max_per_category'?"),
+        ({"exclude-seen": True}, "did you mean 'exclude_seen'?"),
+        ({"temperature": 1.0}, "parameter 'temperature' is unknown; there are k, exclude_seen"),
+    ],
+)
+def test_without_mlflow_in_between_types_and_names_are_checked_as_well(
+    loaded: Any, params: dict[str, Any], message: str
+) -> None:
+    model = RecommenderModel()
+    model.scorer = loaded.unwrap_python_model().scorer
+    with pytest.raises(ConfigError if "deny" not in params else RecsysError) as refused:
+        model.predict(None, pd.DataFrame([history(1, 0)]), params)  # type: ignore[arg-type]  # the context is not read
+    assert message in str(refused.value)
+
+
+@every_dress
+@pytest.mark.parametrize("unit", ["s", "ms", "ns"])
+def test_a_declared_unit_is_read(loaded: Any, dress: Dress, unit: str) -> None:
+    scale = {"s": 1e-6, "ms": 1e-3, "ns": 1000}[unit]
+    rows = [history(1, 0, 1, timestamps=[int(time * scale) for time in times(0, 9)])]
+    found = dress(loaded, rows, {"k": 4, "timestamp_unit": unit})
+    assert listed(found) == listed(as_pandas(loaded, [history(1, 0, 1, timestamps=times(0, 9))], {"k": 4}))
