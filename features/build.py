@@ -201,7 +201,11 @@ def read_events(raw: RawTables, config: FeaturesConfig) -> ReadLog:
         DataError: There is no row at all, or too many are unusable.
     """
     read = read_log(raw, config.quarantine, need_session_id=need_session_id(raw, config))
-    for warning in merge_facts([raw.notes, read.facts]).get("warnings", ()):
+    met = merge_facts([raw.notes, read.facts])
+    for column, markers in met.get("null_markers", {}).items():
+        listed = ", ".join(f"{marker} ({count} rows)" for marker, count in markers.items())
+        logger.warning("column '%s' holds texts that stand for nothing: %s", column, listed)
+    for warning in met.get("warnings", ()):
         logger.warning("%s", warning)
     check_share(read.refused, read.rows_in, config.quarantine)
     return read
