@@ -201,6 +201,16 @@ def read_events(raw: RawTables, config: FeaturesConfig) -> ReadLog:
         DataError: There is no row at all, or too many are unusable.
     """
     read = read_log(raw, config.quarantine, need_session_id=need_session_id(raw, config))
+    check_read(raw, read, config)
+    return read
+
+
+def check_read(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> None:
+    """Say what was strange in the files, and refuse too many bad rows.
+
+    Raises:
+        DataError: Too many are unusable.
+    """
     met = merge_facts([raw.notes, read.facts])
     for column, markers in met.get("null_markers", {}).items():
         listed = ", ".join(f"{marker} ({count} rows)" for marker, count in markers.items())
@@ -208,7 +218,6 @@ def read_events(raw: RawTables, config: FeaturesConfig) -> ReadLog:
     for warning in met.get("warnings", ()):
         logger.warning("%s", warning)
     check_share(read.refused, read.rows_in, config.quarantine)
-    return read
 
 
 def need_session_id(raw: RawTables, config: FeaturesConfig) -> bool:
@@ -243,12 +252,11 @@ def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled
     )
     report: dict[str, Any] = {
         **rows,
-        **facts,
         "split": split_facts,
         "sessions": {"by": rule, "chunked_prehistory": bool(log.prehistory.any()), "count": int(sessions[-1]) + 1},
         **history_counts(log, split, history, targets),
         **items.facts,
-        **merge_facts([raw.notes, read.facts]),
+        **merge_facts([raw.notes, read.facts, facts]),
     }
     check_not_empty(report["target_rows"])
     return Assembled(

@@ -60,17 +60,18 @@ def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: KeptEvents) -> dic
 
 
 def event_facts(kept: KeptEvents) -> dict[str, Any]:
-    """Describe the kept events: dates, equal times, signals, and those that lie in the future; warn where it matters.
+    """Describe the kept events: dates, equal times, signals, and those that lie in the future.
 
     Returns:
-        ``first_event`` and ``last_event`` (UTC, ``None`` without times), ``future_events``, ``ties``, ``signals``.
+        ``first_event`` and ``last_event`` (UTC, ``None`` without times), ``future_events``, ``ties``, ``signals``, and
+        ``warnings`` where one of them matters.
     """
     log, ties = kept.log, kept.ties
+    warnings = []
     if ties["by_file_order_share"] > _MANY_TIES:
-        logger.warning(
-            "%.1f %% of the events have the same time as the event before them (same user) and are ordered as they stand in "
-            "the files; declare source.columns.tie_break if a column says which came first",
-            100 * ties["by_file_order_share"],
+        warnings.append(
+            f"{ties['by_file_order_share']:.1%} of the events have the same time as the event before them (same user) "
+            "and are ordered as they stand in the files; declare source.columns.tie_break if a column says which came first"
         )
     timed = len(log) - int(log.prehistory.sum()) if log.timestamp.max(initial=-1) >= 0 else 0
     first, last, future = None, None, 0
@@ -79,17 +80,18 @@ def event_facts(kept: KeptEvents) -> dict[str, Any]:
         first, last = _iso(int(early)), _iso(int(log.timestamp.max()))
         future = int((log.timestamp > time.time_ns() // 1000).sum())
     if future:
-        logger.warning(
-            "%d events are later than now, the last at %s; set features.quarantine.not_after to refuse such rows",
-            future,
-            last,
+        warnings.append(
+            f"{future} events are later than now, the last at {last}; set features.quarantine.not_after to refuse such rows"
         )
+    for warning in warnings:
+        logger.warning("%s", warning)
     return {
         "first_event": first,
         "last_event": last,
         "future_events": future,
         "ties": ties,
         "signals": _signal_counts(log),
+        "warnings": warnings,
     }
 
 

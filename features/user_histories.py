@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from features.build import FeaturesConfig
+from features.build import FeaturesConfig, check_read
 from features.histories import event_watch_ratio
 from features.log.encode import read_log
 from features.log.event_log import keep_events
@@ -42,7 +42,7 @@ def user_histories(source: Source, config: FeaturesConfig, seed: int) -> pl.Data
     """
     raw = source.read(seed)
     read = read_log(raw, config.quarantine, need_session_id=False)
-    check_share(read.refused, read.rows_in, config.quarantine)
+    check_read(raw, read, config)
     kept = keep_events(read.log, _NO_K_CORE, config.duplicates, raw.merge_rules)
     refused = pl.concat([read.refused, as_duplicates(kept.dropped, read.refused)])
     check_share(refused, read.rows_in, config.quarantine)

@@ -325,3 +325,37 @@ def test_beauty_has_the_published_counts(tmp_path: Path) -> None:
     prepare(source, FeaturesConfig(split={"kind": "given"}), tmp_path / "b", seed=0)
     for file in ("targets.parquet", "history/train_end.npy"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_report_says_where_every_row_went_and_what_the_events_are_like(tmp_path: Path) -> None:
+    """Two files: 8 rows of user 7, of which one is a repeat and four tie, and one row without a user; 2099 is the future."""
+    future = 4_070_908_800  # 2099-01-01
+    rows = {
+        "user_id": [7] * 8,
+        "item_id": [1, 1, 2, 3, 4, 5, 6, 8],
+        "timestamp": [START, START, START, START, START, START, START + DAY, future],
+        "liked": [0, 1, None, 0, 0, 1, 1, 1],
+    }
+    for name, part in (("part-2", pl.DataFrame(rows)), ("part-10", pl.DataFrame(rows).tail(1))):
+        bad = part.with_columns(user_id=pl.lit(None, pl.Int64)) if name == "part-10" else part
+        bad.write_parquet(tmp_path / f"{name}.parquet")
+    source = TableSource(
+        path=tmp_path, interactions="part-*.parquet", timestamp_unit="s", signals=[{"name": "liked", "column": "liked"}]
+    )
+    config = FeaturesConfig(split={"kind": "leave_last_out"}, quarantine={"max_share": 0.5})
+    report = prepare(source, config, tmp_path / "out", seed=0)
+    assert (report["rows_in"], report["merged"], report["kept"]) == (9, 1, 7)
+    assert report["files"] == [
+        {"file": "part-2.parquet", "rows_in": 8, "quarantined": 0},
+        {"file": "part-10.parquet", "rows_in": 1, "quarantined": 1},
+    ]
+    assert report["ties"] == {"events": 4, "share": 0.571429, "by_file_order": 4, "by_file_order_share": 0.571429}
+    assert report["signals"] == {"liked": {"true": 4, "false": 2, "not_known": 1}}
+    assert (report["first_event"], report["last_event"]) == ("2022-04-15T05:20:00+00:00", "2099-01-01T00:00:00+00:00")
+    assert report["future_events"] == 1
+    assert any("57.1% of the events have the same time" in warning for warning in report["warnings"])
+    assert any("1 events are later than now" in warning for warning in report["warnings"])
+    strict = FeaturesConfig(**{**config.model_dump(), "quarantine": {"max_share": 0.5, "not_after": "2030-01-01"}})
+    report = prepare(source, strict, tmp_path / "strict", seed=0)
+    assert report["quarantined"] == {"null user_id": 1, "timestamp after 2030-01-01T00:00:00": 1}
+    assert report["future_events"] == 0
