@@ -69,7 +69,7 @@ def fetch(
     with run_lock(folder):
         fetched = fetch_dataset(wanted, folder, make_progress(progress), keep_archives=keep_archives, again=again)
     state = "fetched" if fetched.new else "nothing to do, all files are there"
-    print(f"{wanted.name}: {state}\n{folder}: {len(fetched.files)} files, terms: {wanted.terms} ({wanted.page})\n")
+    print(f"{wanted.name}: {state}\n{folder}: {len(fetched.files)} data files, terms: {wanted.terms} ({wanted.page})\n")
     print(f"A recipe reads it with:\n\n{recipe_snippet(wanted, folder)}")
 
 
