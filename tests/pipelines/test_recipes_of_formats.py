@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import polars as pl
 import pytest
 
 from features.build import prepare, validate_source
-from pipelines.config import load_run_config
+from pipelines.config import RunConfig, load_run_config
+from pipelines.engine.lock import run_lock
+from pipelines.workflow import Workflow
+from recsys.runtime import SilentProgress
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
 USERS, ITEMS = 12, 6
@@ -114,3 +118,70 @@ def test_a_broken_line_lands_in_the_quarantine_with_file_line_and_text(case: str
     assert quarantine.select("file", "row").rows() == [(name, number - 1)]
     assert line.split(",")[0] in quarantine["raw"][0]
     assert report["rows_in"] == report["kept"] + 1
+
+
+def amazon_day(folder: Path, day: int) -> None:
+    """A category a day, with its metadata and a line that is no JSON."""
+    lines = [
+        {
+            "reviewerID": f"A{user}",
+            "asin": f"B{(user * day + step) % 9}",
+            "overall": 4.0,
+            "unixReviewTime": 1_500_000_000 + at,
+        }
+        for user in range(6)
+        for step in range(3)
+        for at in [DAY * (3 * day + step)]
+    ]
+    (folder / f"Day{day}_5.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines) + "{broken\n")
+    (folder / f"meta_Day{day}.json").write_text(json.dumps({"asin": f"B{day}", "title": f"Toy {day}"}) + "\n")
+
+
+def kuairand_part(folder: Path, part: int) -> None:
+    """Every signal is true in some rows: a warning about a whole column would have everything prepared anew."""
+    names = (
+        "user_id,video_id,time_ms,is_like,is_follow,is_comment,is_forward,is_hate,long_view,play_time_ms,duration_ms"
+    )
+    rows = []
+    for user in range(6):
+        feedback = ",".join(str(int((user + place) % 3 == 0)) for place in range(6))
+        rows.append(f"{user},{(user + part) % 5},{1_650_000_000_000 + 86_400_000 * part + user},{feedback},9,9")
+    rows.append("1,2,yesterday,1,0,0,0,0,1,9,9")
+    (folder / f"log_standard_4_08_to_4_21_27k_part{part}.csv").write_text("\n".join([names, *rows, ""]))
+
+
+GROWING: dict[str, tuple[Callable[[Path, int], None], dict[str, object]]] = {
+    "amazon": (amazon_day, {"kind": "amazon_reviews", "version": 2018}),
+    "kuairand": (kuairand_part, {"kind": "kuairand"}),
+}
+
+
+@pytest.mark.parametrize("form", GROWING)
+def test_files_that_come_later_are_appended_to_the_bytes_of_preparing_all(
+    form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, source = GROWING[form]
+    (tmp_path / "raw").mkdir()
+
+    def prepared(output: str, append: bool) -> dict[str, bytes]:
+        config = RunConfig.model_validate(
+            {
+                "source": {**source, "path": str(tmp_path / "raw")},
+                "features": {"split": {"kind": "leave_last_out"}, "quarantine": {"max_share": 0.5}},
+                "output_dir": str(tmp_path / output),
+            }
+        )
+        with run_lock(config.output_dir):
+            folder = Workflow(config, SilentProgress()).run_verb("prepare", append=append).artifact.path
+        return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    for part in (1, 2, 3):
+        write(tmp_path / "raw", part)
+    prepared("daily", append=True)
+    caplog.clear()
+    for part in (4, 10):
+        write(tmp_path / "raw", part)
+        with caplog.at_level(logging.INFO):
+            found = prepared("daily", append=True)
+    assert [record for record in caplog.records if "nothing to append to" in record.getMessage()] == []
+    assert found == prepared("whole", append=False)
