@@ -5,6 +5,7 @@ Holds the configuration only; the readers of the columns are in :mod:`features.s
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Literal, Self
@@ -69,8 +70,8 @@ class Signal(FrozenConfig):
 
     name: str
     column: str
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: float | None = Field(None, allow_inf_nan=False)
+    at_most: float | None = Field(None, allow_inf_nan=False)
     equals: Value | None = None
     one_of: tuple[Value, ...] | None = Field(None, min_length=1)
     merge: MergeRule = "any"
@@ -99,6 +100,8 @@ class Signal(FrozenConfig):
         for value in values if isinstance(values, list | tuple) else (values,):
             if value is not None and not isinstance(value, bool | int | float | str):
                 raise ValueError(f"{value} is a {type(value).__name__}; put it in quotes to compare with text")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{value} is no number that a value could be equal to")
         return values
 
     @model_validator(mode="after")

@@ -22,6 +22,11 @@ from recsys.contracts.plain_text import SURROUNDINGS
 SHOWN_VALUES: Final = 5
 """How many values a message shows."""
 
+EARLY_ROWS: Final = 10_000
+"""After so many rows a column that has been wrong throughout is refused before the rest of it is read."""
+
+_SAMPLE: Final = 2000
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -65,6 +70,31 @@ class Place:
     def of(self, place: int) -> str:
         """Phrase where one row stands."""
         return place_of(self.files[self.file[place]], self.row[place])
+
+
+class Unread:
+    """Values that could not be read, beside all there are: a column of mostly such values is not what was declared."""
+
+    def __init__(self) -> None:
+        self._known = 0
+        self._wrong = 0
+        self.sample = pl.Series([], dtype=pl.String)
+
+    def see(self, known: int, wrong: pl.Series) -> None:
+        """Count a batch.
+
+        Args:
+            known: How many values are there.
+            wrong: Those that could not be read.
+        """
+        self._known += known
+        self._wrong += len(wrong)
+        if len(wrong) and len(self.sample) < _SAMPLE:
+            self.sample = pl.concat([self.sample, wrong.cast(pl.String).head(_SAMPLE)]).unique(maintain_order=True)
+
+    def is_most(self, *, at_end: bool) -> bool:
+        """Return whether more than half could not be read; on the way only where that is so of many rows."""
+        return 2 * self._wrong > self._known and (at_end or self._known >= EARLY_ROWS)
 
 
 class ColumnReader(ABC):

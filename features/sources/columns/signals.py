@@ -12,7 +12,7 @@ from typing import Final
 
 import polars as pl
 
-from features.sources.columns.cells import SHOWN_VALUES, ColumnReader, Parsed, Place, Refusal, no_rows, shown
+from features.sources.columns.cells import SHOWN_VALUES, ColumnReader, Parsed, Place, Refusal, Unread, no_rows, shown
 from features.sources.columns.numbers import as_numbers
 from features.sources.columns_map import Signal
 from recsys.contracts.errors import DataError
@@ -39,7 +39,8 @@ class SignalReader(ColumnReader):
         self.counts = {"true": 0, "false": 0, "not known": 0}
         self._met: list[str] = []
         self._near: Counter[str] = Counter()
-        self._rows = 0
+        self._unread = Unread()
+        self._kind = ""
         self._check_type(raw_type)
 
     def _check_type(self, raw_type: pl.DataType) -> None:
@@ -66,10 +67,9 @@ class SignalReader(ColumnReader):
         del place
         reading = {"truth": self._truth, "number": self._number, "boolean": self._boolean, "text": self._text}
         values, wrong, kind = reading[self.signal.kind](raw)
-        known = len(raw) - raw.null_count()
-        if self._rows == 0 and 2 * int(wrong.sum()) > known:
-            raise self._unreadable(raw.filter(wrong), kind)
-        self._rows += known
+        self._kind = kind if wrong.any() else self._kind
+        self._unread.see(len(raw) - raw.null_count(), raw.filter(wrong))
+        self._check_readable(at_end=False)
         refusals = [Refusal(self.not_(kind), wrong)] if wrong.any() else []
         yes, missing = int(values.sum() or 0), values.null_count()
         self.counts["true"] += yes
@@ -164,12 +164,21 @@ class SignalReader(ColumnReader):
                 self._near[value] += int((texts == value).sum())
         return truth, no_rows(len(raw)), "text"
 
-    def _unreadable(self, values: pl.Series, kind: str) -> DataError:
-        rule = f"'{self.signal.rule}' compares with" if self.signal.kind != "truth" else "without a rule it must be"
-        return DataError(
-            f"{self.where}: signal '{self.signal.name}': column '{self.column}' holds {shown(values)}, and {rule} {kind}; "
-            "for text give equals: '<value>' in quotes"
-        )
+    def finish(self) -> None:
+        """Check that most values can be compared.
+
+        Raises:
+            DataError: Most cannot.
+        """
+        self._check_readable(at_end=True)
+
+    def _check_readable(self, *, at_end: bool) -> None:
+        if self._unread.is_most(at_end=at_end):
+            rule = f"'{self.signal.rule}' compares with" if self.signal.kind != "truth" else "without a rule it must be"
+            raise DataError(
+                f"{self.where}: signal '{self.signal.name}': column '{self.column}' holds {shown(self._unread.sample)}, "
+                f"and {rule} {self._kind}; for text give equals: '<value>' in quotes"
+            )
 
     def warnings(self) -> list[str]:
         """Tell of a signal that is true in no row, and of texts that differ from the rule in upper and lower case only."""

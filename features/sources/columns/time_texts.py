@@ -13,7 +13,7 @@ from typing import Final
 
 import polars as pl
 
-from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, shown
+from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, Unread, shown
 from features.sources.columns.times import LocalTimes
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
@@ -50,7 +50,6 @@ _WHOLE: Final = (
     "%a %b %d %H:%M:%S %Y",
     "%d/%b/%Y:%H:%M:%S %z",
 )
-_SAMPLE: Final = 2000
 
 
 class TextTimes(ColumnReader):
@@ -77,7 +76,7 @@ class TextTimes(ColumnReader):
         self._form = form
         self._zone = zone
         self._local = LocalTimes(column, zone)
-        self._first = True
+        self._unread = Unread()
         self._with_zone: str | None = None
         self._without_zone: str | None = None
 
@@ -93,7 +92,9 @@ class TextTimes(ColumnReader):
             local, instants = local.scatter(places, more_local), instants.scatter(places, more_instants)
             left = left.scatter(places, known.is_not_null())
         unread = left & local.is_null() & instants.is_null()
-        self._check(texts, local, instants, unread)
+        self._unread.see(len(texts) - texts.null_count(), texts.filter(unread))
+        self._check_readable(at_end=False)
+        self._check_zones(texts, local, instants)
         zoned = self._local.as_utc(local)
         values = zoned.values.to_frame("l").select(pl.coalesce(pl.Series("i", instants), "l")).to_series()
         kind = "an ISO date and time" if self._form is None else f"of the format '{self._form}'"
@@ -126,11 +127,19 @@ class TextTimes(ColumnReader):
             return (nothing, parsed.dt.epoch("us")) if zoned else (parsed, nothing.cast(pl.Int64))
         return iso_times(texts)
 
-    def _check(self, texts: pl.Series, local: pl.Series, instants: pl.Series, unread: pl.Series) -> None:
-        known = len(texts) - texts.null_count()
-        if self._first and 2 * int(unread.sum()) > known:
-            raise _unread(self, texts.filter(unread), self._form)
-        self._first = self._first and known == 0
+    def finish(self) -> None:
+        """Check that most texts are times.
+
+        Raises:
+            DataError: Most are not; says what could be declared.
+        """
+        self._check_readable(at_end=True)
+
+    def _check_readable(self, *, at_end: bool) -> None:
+        if self._unread.is_most(at_end=at_end):
+            raise _unread(self, self._unread.sample, self._form)
+
+    def _check_zones(self, texts: pl.Series, local: pl.Series, instants: pl.Series) -> None:
         if self._with_zone is None:
             self._with_zone = next(iter(texts.filter(instants.is_not_null()).head(1)), None)
         if self._without_zone is None:
@@ -201,7 +210,7 @@ def fitting_formats(texts: pl.Series) -> list[str]:
 
 def _unread(reader: TextTimes, texts: pl.Series, form: str | None) -> DataError:
     """Return the error for a column of which most texts cannot be read, with what could be declared."""
-    bare = reader.known(texts).drop_nulls().unique(maintain_order=True).head(_SAMPLE)
+    bare = reader.known(texts).drop_nulls().unique(maintain_order=True)
     begin = f"{reader.where}: column '{reader.column}' holds times such as {shown(bare)}"
     if form is not None:
         begin += f", which are not of the declared format '{form}'"

@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, no_rows, shown
+from features.sources.columns.cells import EARLY_ROWS, ColumnReader, Parsed, Place, Refusal, Unread, no_rows, shown
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import EARLIEST_US, LATEST_US, NANOSECONDS, NumberUnit, as_microseconds, wrong_unit
@@ -51,13 +51,15 @@ class UnitCheck:
         if count and unit not in self._examples:
             self._examples[unit] = numbers[int(fits.arg_max() or 0)]
 
-    def check(self) -> None:
-        """Refuse a wrong unit.
+    def check(self, *, at_end: bool) -> None:
+        """Refuse a wrong unit; on the way only where none of many times fits.
 
         Raises:
             DataError: Two units share the column, or fewer than half of the times fit the declared one.
         """
         own = self._fits[self._unit]
+        if not at_end and (own or self._known < EARLY_ROWS):
+            return
         for unit, count in self._fits.items():
             if unit != self._unit and min(count, own) >= TWO_UNITS_SHARE * self._known > 0:
                 raise DataError(
@@ -85,6 +87,7 @@ class NumberTimes(ColumnReader):
         self._unit = unit
         self._check = UnitCheck(column, unit, where)
         self._rows = 0
+        self._unread = Unread()
         if raw_type in (pl.Float32, pl.Float16):
             raise DataError(
                 f"{where}: timestamp column '{column}' is {raw_type}, which holds the seconds of today to 128 s only and "
@@ -107,6 +110,9 @@ class NumberTimes(ColumnReader):
                 numbers = numbers.to_frame("n").select(pl.when(~endless).then("n")).to_series()
         microseconds = as_microseconds(numbers, self._unit)
         self._check.see(numbers, microseconds)
+        self._unread.see(len(raw) - raw.null_count(), raw.filter(wrong))
+        self._check_readable(at_end=False)
+        self._check.check(at_end=False)
         self._rows += len(raw)
         reasons = (Refusal(self.not_("a number"), wrong), Refusal(f"{self.column} is infinite", endless))
         return Parsed(microseconds.alias(self.canonical), tuple(reason for reason in reasons if reason.rows.any()))
@@ -127,11 +133,6 @@ class NumberTimes(ColumnReader):
         found = known.cast(pl.Int64, strict=False)
         floats = known.cast(pl.Float64, strict=False).fill_nan(None)
         unread = floats.is_null() & found.is_null() & known.is_not_null()
-        if self._rows == 0 and 2 * int(unread.sum()) > len(texts) - texts.null_count():
-            raise DataError(
-                f"{self.where}: timestamp_unit is '{self._unit}' but column '{self.column}' holds text such as "
-                f"{shown(known.filter(unread))}; declare timestamp_unit: datetime for dates and ISO text"
-            )
         wrong = no_rows(len(raw)).scatter(places, unread)
         if (floats.is_not_null() & found.is_null()).any():
             return numbers.cast(pl.Float64).scatter(places, floats), wrong
@@ -143,8 +144,16 @@ class NumberTimes(ColumnReader):
         Raises:
             DataError: The declared unit does not fit, or two units share the column.
         """
+        self._check_readable(at_end=True)
         if self._rows:
-            self._check.check()
+            self._check.check(at_end=True)
+
+    def _check_readable(self, *, at_end: bool) -> None:
+        if self._unread.is_most(at_end=at_end):
+            raise DataError(
+                f"{self.where}: timestamp_unit is '{self._unit}' but column '{self.column}' holds text such as "
+                f"{shown(self._unread.sample)}; declare timestamp_unit: datetime for dates and ISO text"
+            )
 
 
 class DateTimes(ColumnReader):

@@ -21,7 +21,9 @@ def read(values: list | pl.Series, **rule: object) -> tuple[SignalReader, Parsed
     raw = pl.Series("code", values)
     reader = SignalReader(Signal.model_validate({"name": "yes", "column": "code", **rule}), raw.dtype, "log")
     place = Place(("log",), pl.zeros(len(raw), dtype=pl.Int32, eager=True), pl.int_range(len(raw), eager=True))
-    return reader, reader.read(raw, place)
+    parsed = reader.read(raw, place)
+    reader.finish()
+    return reader, parsed
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,8 @@ def test_a_signal_that_is_never_true_is_named_with_what_was_met(values: list, ru
         ({"in": [1, "2"]}, "different types"),
         ({"in": []}, "at least 1 item"),
         ({"name": "user_id"}, "is a column of ours"),
+        ({"equals": float("nan")}, "nan is no number"),
+        ({"at_least": float("inf")}, "finite number"),
         ({"merge": "sum"}, "'any', 'all', 'first' or 'last'"),
     ],
 )

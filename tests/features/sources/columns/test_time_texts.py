@@ -22,7 +22,9 @@ def read(texts: list, form: str | None = None, zone: str | None = None) -> tuple
     raw = pl.Series("timestamp", texts, dtype=pl.String)
     place = Place(("log.csv",), pl.zeros(len(raw), dtype=pl.Int32, eager=True), pl.int_range(len(raw), eager=True))
     reader = TextTimes("timestamp", "log.csv", form=form, zone=zone)
-    return reader, reader.read(raw, place)
+    parsed = reader.read(raw, place)
+    reader.finish()
+    return reader, parsed
 
 
 ISO = {

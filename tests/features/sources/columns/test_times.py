@@ -119,8 +119,23 @@ def test_a_wrong_unit_names_the_right_one(declared: NumberUnit, true: NumberUnit
 
 
 def test_text_that_is_no_number_at_all_asks_for_datetime() -> None:
+    reader, _ = read(["2023-11-14", "2023-11-15"])
     with pytest.raises(DataError, match=r"holds text such as '2023-11-14'.*declare timestamp_unit: datetime"):
-        read(["2023-11-14", "2023-11-15"])
+        reader.finish()
+
+
+def test_a_short_first_part_does_not_speak_for_the_column() -> None:
+    """One bad row in a file of its own is one bad row of a thousand."""
+    reader, first = read(["soon"])
+    assert first.refusals
+    raw = pl.Series("timestamp", [str(SECOND)] * 999)
+    assert not reader.read(raw, place(999)).refusals
+    reader.finish()
+
+
+def test_a_long_column_in_another_unit_is_refused_before_it_is_read_to_the_end() -> None:
+    with pytest.raises(DataError, match="declare timestamp_unit: ms"):
+        read([SECOND * 1000] * 10_000)
 
 
 def local(values: list | pl.Series, zone: str | None = None) -> tuple[DateTimes, Parsed]:
