@@ -93,7 +93,10 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     recipe = read_recipe(path)
     values = expand_variables(apply_overrides(recipe.values, overrides, RunConfig), str(path))
-    return validate(RunConfig, values, str(path), recipe)
+    config = validate(RunConfig, values, str(path), recipe)
+    if config.recommend.model is None:  # the bundle that answers is made with these limits
+        config.export.limits.check_k(config.recommend.k, config.registered_name)
+    return config
 
 
 def expand_variables(values: Any, where: str) -> Any:

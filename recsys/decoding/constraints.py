@@ -133,6 +133,19 @@ class CompiledRules:
         leaves = self.index.leaf_of_item[np.unique(seen).astype(np.int64)]
         return allowed - int((self.allowed_below[-1][segment, leaves] > 0).sum())
 
+    def count_within_quotas(self, segment: int, seen: npt.NDArray[np.integer]) -> int:
+        """Length of the longest list that such a user may have: of what is left, each group up to its limit."""
+        if self.quotas is None:
+            return self.count_left(segment, seen)
+        group_I, limit_G = self.quotas.group_I.cpu().numpy(), self.quotas.limit_G.cpu().numpy()
+        allowed = self.allowed_below[-1][segment] > 0
+        count_G = np.bincount(group_I[self.index.leaf_item[allowed]], minlength=len(limit_G))
+        if self.exclude_seen:
+            items = np.unique(seen).astype(np.int64)
+            items = items[allowed[self.index.leaf_of_item[items]]]
+            count_G = count_G - np.bincount(group_I[items], minlength=len(limit_G))
+        return int(count_G[0] + np.minimum(count_G[1:], limit_G[1:]).sum())
+
     def segment_of(self, row: int) -> int:
         """Segment of user number ``row``."""
         return int(self.segment_U[row]) if self.segment_U is not None else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -113,6 +115,7 @@ class Recommender:
             One row per history; fewer than ``k`` possible items give -1 at the end of the row, and
             :func:`~recsys.decoding.shortfall.explain_shortfalls` says why.
         """
+        check_count(k, "k")
         rescore = self.config.rescore == "dense" if rescore is None else rescore
         return self._decode(histories, k, (rescore,), rules, progress)[0]
 
@@ -171,6 +174,7 @@ class Recommender:
             ``(items [N, sessions, M] item_index, log-probabilities [N, sessions])``, best session first; a session that
             does not exist holds -1 and ``-inf``.
         """
+        check_count(num_sessions, "num_sessions")
         length = self.policy.spec.dataset.session_length
         width = max(self.config.beam_width, num_sessions)
         items = np.full((len(histories), num_sessions, length), -1, np.int64)
@@ -246,6 +250,16 @@ class Recommender:
             with torch.inference_mode():
                 self._item_vectors = self.policy.item_vectors()
         return self._item_vectors
+
+
+def check_count(count: object, name: str) -> None:
+    """Refuse a number of answers that is none.
+
+    Raises:
+        ConfigError: It is no whole number of at least 1.
+    """
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+        raise ConfigError(f"{name} is {count!r}, expected a whole number of at least 1")
 
 
 def _prepared_for(config: DecodeConfig, policy: GenerativeRecommender) -> GenerativeRecommender:

@@ -1,7 +1,8 @@
 """Why a user got fewer items than asked.
 
 Reads an answer and the compiled rules behind it; produces one :class:`Shortfall` per short row. A search loses no item to
-a shared or personal rule, so a row is short only when the rules themselves leave too little.
+a shared or personal rule, so a row is short only when the rules themselves leave too little, or when quotas meet a beam that
+is too narrow.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.constraints import CompiledRules
 
-Reason = Literal["rules", "seen", "quotas"]
+Reason = Literal["rules", "seen", "quotas", "beam"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Shortfall:
         wanted, found: Items asked for and given.
         allowed: Items that the shared rules allow this user.
         unseen: Those of them that the user has not seen (equal to ``allowed`` where seen items may come again).
-        reason: ``rules``: fewer are allowed than wanted; ``seen``: enough are allowed, but the user has seen them;
-            ``quotas``: enough are left, but their groups' quotas are used up.
+        reason: ``quotas``: the quotas of groups took items that rules and history would have left; ``rules``: fewer are
+            allowed than wanted; ``seen``: enough are allowed, but the user has seen them; ``beam``: a longer list would have
+            kept the quotas, but the beam was too narrow to hold it.
     """
 
     row: int
@@ -46,11 +48,29 @@ def explain_shortfalls(histories: Histories, ranked: RankedItems, rules: Compile
     short = np.flatnonzero(found_N < wanted)
     result = []
     for row, seen in zip(short, histories.take(short).seen_items(), strict=True):
-        segment = rules.segment_of(int(row))
+        segment, found = rules.segment_of(int(row)), int(found_N[row])
         allowed, unseen = rules.count_allowed(segment), rules.count_left(segment, seen)
-        reason: Reason = "rules" if allowed < wanted else "seen" if unseen < wanted else "quotas"
-        assert rules.quotas is not None or reason != "quotas", (
-            "without quotas a search finds everything that is possible"
+        possible = rules.count_within_quotas(segment, seen)
+        result.append(
+            Shortfall(int(row), wanted, found, allowed, unseen, _reason(wanted, found, allowed, unseen, possible))
         )
-        result.append(Shortfall(int(row), wanted, int(found_N[row]), allowed, unseen, reason))
     return result
+
+
+def _reason(wanted: int, found: int, allowed: int, unseen: int, possible: int) -> Reason:
+    """Say what took the items: whatever took the last of them comes first.
+
+    Args:
+        possible: Length of the longest list that rules, history and quotas together permit.
+
+    Example:
+        >>> _reason(wanted=5, found=2, allowed=4, unseen=4, possible=2)
+        'quotas'
+        >>> _reason(wanted=5, found=2, allowed=4, unseen=4, possible=3)
+        'beam'
+    """
+    if found < min(wanted, possible):
+        return "beam"
+    if possible < min(wanted, unseen):
+        return "quotas"
+    return "rules" if allowed < wanted else "seen"

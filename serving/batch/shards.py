@@ -55,8 +55,7 @@ SHORTFALL_COLUMNS: Final = {
     "unseen": pl.Int64,
     Columns.REASON: pl.String,
 }
-REASONS: Final = ("rules", "seen", "quotas")
-SESSION_REASONS: Final = (*REASONS, "beam")
+REASONS: Final = ("rules", "seen", "quotas", "beam")
 _COUNTS_KEY: Final = "recsys.counts"
 
 
@@ -106,7 +105,7 @@ def write_shard(path: Path, answer: Answer, item_ids: pl.Series, job: Mapping[st
         "users": len(user_ids),
         "users_without_items": int(np.isneginf(answer.ranked.scores[:, 0]).sum()),
         "users_short": len(answer.short),
-        **{f"short_by_{reason}": reasons[reason] for reason in (SESSION_REASONS if sessions else REASONS)},
+        **{f"short_by_{reason}": reasons[reason] for reason in REASONS},
         "rows": len(rows),
     }
     shortfalls = path.with_name(shortfall_name(path.name))

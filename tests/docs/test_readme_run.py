@@ -63,6 +63,7 @@ def test_own_data_from_a_csv_file_to_candidates(tmp_path: Path) -> None:
     assert {"validate", "run", "python", "recommend"} <= set(printed)
     assert "generative (served)" in printed["run"]
     assert "item_id" in printed["python"]
+    assert not (tmp_path / "mlflow.db").exists()  # MLflow leaves one where it is not told of another
     rows = pl.read_parquet(tmp_path / "candidates" / "part-*.parquet")
     assert rows["user_id"].n_unique() == customers
     assert rows.group_by("user_id").len()["len"].min() == 20
