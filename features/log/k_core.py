@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from features.log.arrays import BoolArray, CodeArray
 from recsys.config import FrozenConfig
+
+_SLICE: Final = 1 << 22
 
 
 class KCoreConfig(FrozenConfig):
@@ -40,12 +45,24 @@ def k_core_mask(user: CodeArray, item: CodeArray, positive: BoolArray, limits: K
     if limits.user == 0 and limits.item == 0:
         return None
     num_users, num_items = int(user.max(initial=-1)) + 1, int(item.max(initial=-1)) + 1
+    left_user, left_item = (user, item) if positive.all() else (user[positive], item[positive])
+    user_events, item_events = _count(left_user, num_users), _count(left_item, num_items)
     user_stays, item_stays = np.ones(num_users, bool), np.ones(num_items, bool)
-    left_user, left_item = user[positive], item[positive]
     while True:
-        user_stays &= np.bincount(left_user, minlength=num_users) >= limits.user
-        item_stays &= np.bincount(left_item, minlength=num_items) >= limits.item
-        stays = user_stays[left_user] & item_stays[left_item]
-        if stays.all():
+        user_falls, item_falls = user_stays & (user_events < limits.user), item_stays & (item_events < limits.item)
+        if not user_falls.any() and not item_falls.any():
             return user_stays[user] & item_stays[item]
-        left_user, left_item = left_user[stays], left_item[stays]
+        user_stays &= ~user_falls
+        item_stays &= ~item_falls
+        # an event whose user fell in one round and whose item falls in another is taken off twice: of both, which are out
+        gone = np.flatnonzero(user_falls[left_user] | item_falls[left_item])
+        user_events -= _count(left_user[gone], num_users)
+        item_events -= _count(left_item[gone], num_items)
+
+
+def _count(codes: CodeArray, size: int) -> npt.NDArray[np.int64]:
+    """Count codes, slice by slice: ``bincount`` makes a copy of 8 bytes per event."""
+    counts = np.zeros(size, np.int64)
+    for start in range(0, len(codes), _SLICE):
+        counts += np.bincount(codes[start : start + _SLICE], minlength=size)
+    return counts

@@ -14,7 +14,7 @@ import ast
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +49,7 @@ def normalised(tree: ast.Module) -> str:
         >>> normalised(ast.parse("x = 1  # one")) == normalised(ast.parse("x=1"))
         True
     """
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             if (
@@ -93,7 +93,7 @@ def _module_hash(path: Path) -> str:
 def _imported(tree: ast.Module, package: str, root: Path) -> set[str]:
     """Project modules named by the import statements of ``tree``, with their parent packages."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -110,6 +110,18 @@ def _imported(tree: ast.Module, package: str, root: Path) -> set[str]:
             prefixes = (".".join(parts[: depth + 1]) for depth in range(len(parts)))
             modules.update(prefix for prefix in prefixes if _is_module(prefix, root))
     return modules
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the module and every statement in it; imports and docstrings stand nowhere else, and expressions are many."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                waiting += block
 
 
 def _is_module(name: str, root: Path) -> bool:
