@@ -118,6 +118,7 @@ def _fetch_one(
     target = fetch_file(file.url, folder / name, checksum=checksum, progress=progress, patience=patience)
     names = [name]
     if is_archive(target):
+        logger.info("%s: unpacking %.0f MB", name, target.stat().st_size / 1e6)
         names = unpack(target, folder)
         if not keep_archives:
             target.unlink()

@@ -32,6 +32,8 @@ def plain(text: str) -> str | None:
         >>> plain("<b>Tom &amp; Jerry</b><br/>  5 < 6")
         'Tom & Jerry 5 < 6'
     """
+    if not text.isascii():  # an escape that was cut in two, as "\\ud83d", is no character
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = _BLOCK.sub(" ", text)
     if _SCRIPT.search(text):
         return None

@@ -11,6 +11,7 @@ import ast
 import gzip
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ SHOWN_CHARACTERS: Final = 2_000
 """How much of a refused line is kept."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -176,13 +178,21 @@ def _value(record: dict[str, Any], name: str, read: Callable[[Any], Any]) -> Any
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"is {_kind(value)}, expected text")
+    if not value.isascii() and _HALF_PAIR.search(value):
+        raise ValueError("holds half of a surrogate pair, which is no character")
     return value
 
 
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"is {_kind(value)}, expected a number")
-    return None if math.isnan(value) else float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number):
+        raise ValueError("is a number too large to be one")
+    return None if math.isnan(number) else number
 
 
 def _integer(value: Any) -> int | None:

@@ -354,6 +354,8 @@ def test_the_version_is_declared_never_guessed() -> None:
         ("  \n ", None),
         ("<script>f()</script>", None),
         ("<b>unclosed", "unclosed"),
+        ("cut \ud83d emoji", "cut \ufffd emoji"),
+        ("whole \U0001f600 emoji", "whole \U0001f600 emoji"),
     ],
 )
 def test_html_goes_and_signs_that_only_look_like_it_stay(text: str, expected: str | None) -> None:

@@ -57,8 +57,12 @@ def test_keys_become_columns_and_unknown_keys_are_left_alone(tmp_path: Path) -> 
         (b'{"stars": true}', "'stars' is true or false, expected a number"),
         (b'{"at": 1.5}', "'at' is a number with a fraction, expected a whole number"),
         (b'{"at": 99999999999999999999}', "'at' is a number beyond 64 bits"),
+        (b'{"stars": 1e999}', "'stars' is a number too large to be one"),
+        (b'{"stars": 1' + b"0" * 400 + b"}", "'stars' is a number too large to be one"),
+        (b'{"at": -Infinity}', "'at' is a number too large to be one"),
         (b'{"verified": 1}', "'verified' is a number, expected true or false"),
         (b"[" * 100_000, "the line is not valid JSON"),
+        (b'{"user": "u\\ud83d"}', "'user' holds half of a surrogate pair, which is no character"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_a_row_with_reason_line_and_place(
@@ -150,7 +154,11 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
 
 
 values = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text(max_size=8)
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
 )
 records = st.dictionaries(
     st.sampled_from([*FIELDS, "other"]), st.one_of(values, st.lists(values, max_size=2)), max_size=5
