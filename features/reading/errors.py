@@ -61,6 +61,8 @@ def _by_message(path: Path, error: Exception) -> DataError:
         return DataError(
             f"{start}; the file uses a type or a compression that is not supported: write it again without"
         )
+    if "crypt" in lowered:
+        return DataError(f"{start}; the file is encrypted: write it without encryption")
     if "utf" in lowered:
         return DataError(f"{start}; a text column holds bytes that are not UTF-8: write the column as UTF-8 text")
     return DataError(f"{start}; the file is cut off or damaged: fetch it again")

@@ -6,16 +6,18 @@ batches in Polars types. Columns that are not asked for are not looked at.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 import polars as pl
 
 from features.reading.errors import explain_file_errors
 from features.reading.files import hive_keys, relative_name
 from features.reading.opened import FILE, PLACE_TYPES, RAW, REFUSED, ROW, OpenedTable
-from features.reading.parquet_types import Unreadable, common_type, readable_type
+from features.reading.parquet_types import Unreadable, common_type, is_uuid, readable_type
 from recsys.contracts.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ BATCH_ROWS: Final = 1 << 18
 """Rows of a batch: about 262,000."""
 
 _EXACT_IN_FLOAT: Final = 1 << 53
+_MAGIC: Final = b"PAR1"
 
 
 def open_parquet(paths: Sequence[Path], root: Path, where: str | None = None) -> OpenedTable:
@@ -103,23 +106,13 @@ class ParquetTable(OpenedTable):
                 yield from self._read(place, columns)
 
     def _read(self, place: int, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        import pyarrow.parquet as pq
-
-        path, types = self._paths[place], self._types[place]
-        present = [name for name in columns if name in types]
-        with pq.ParquetFile(path) as file:
-            row, total = 0, file.metadata.num_rows
-            if not present:
-                for start in range(0, total, BATCH_ROWS):
-                    rows = min(BATCH_ROWS, total - start)
-                    yield self._batch(place, columns, {}, rows, start)
-                return
-            for batch in file.iter_batches(BATCH_ROWS, columns=present):
-                found = {name: self._column(place, name, batch.column(name), row) for name in present}
-                yield self._batch(place, columns, found, batch.num_rows, row)
-                row += batch.num_rows
-        if row != total:
-            raise DataError(f"'{path}': its footer counts {total} rows, and {row} were read; the file is damaged")
+        present = [name for name in columns if name in self._types[place]]
+        row = 0
+        for rows, arrays in _pieces(self._paths[place], present):
+            where = f"'{self._paths[place]}'"
+            found = {name: to_series(values, self.schema[name], where, name, row) for name, values in arrays.items()}
+            yield self._batch(place, columns, found, rows, row)
+            row += rows
 
     def _batch(
         self, place: int, columns: Sequence[str], found: dict[str, pl.Series], rows: int, first: int
@@ -141,9 +134,43 @@ class ParquetTable(OpenedTable):
             schema={**{name: self.schema[name] for name in columns}, **PLACE_TYPES},
         )
 
-    def _column(self, place: int, name: str, values: pa.Array, first: int) -> pl.Series:
-        """Return a column of a batch in the type of the whole table."""
-        return to_series(values, self.schema[name], f"'{self._paths[place]}'", name, first)
+
+def _pieces(path: Path, present: Sequence[str]) -> Iterator[tuple[int, dict[str, pa.Array]]]:
+    """Yield the columns of a file piece by piece: number of rows, column -> values.
+
+    Raises:
+        DataError: The footer counts other rows than there are.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        opened = pq.ParquetFile(path)
+    except pa.ArrowNotImplementedError:  # a column of more than 64 bits, perhaps not even an asked one
+        yield from _pieces_by_polars(path, present)
+        return
+    with opened as file:
+        total = file.metadata.num_rows
+        if not present:
+            yield from ((min(BATCH_ROWS, total - start), {}) for start in range(0, total, BATCH_ROWS))
+            return
+        read = 0
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(present)):
+            yield batch.num_rows, {name: batch.column(name) for name in present}
+            read += batch.num_rows
+    if read != total:
+        raise DataError(f"'{path}': its footer counts {total} rows, and {read} were read; the file is damaged")
+
+
+def _pieces_by_polars(path: Path, present: Sequence[str]) -> Iterator[tuple[int, dict[str, pa.Array]]]:
+    frame = pl.scan_parquet(path, glob=False)
+    if not present:
+        total = frame.select(pl.len()).collect().item()
+        yield from ((min(BATCH_ROWS, total - start), {}) for start in range(0, total, BATCH_ROWS))
+        return
+    narrow = frame.select(present).with_columns(pl.col(pl.Int128, pl.UInt128).cast(pl.String))
+    for batch in narrow.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+        yield len(batch), {name: batch[name].to_arrow() for name in present}
 
 
 def to_series(values: pa.Array, target: pl.DataType, where: str, name: str, first: int) -> pl.Series:
@@ -161,6 +188,8 @@ def to_series(values: pa.Array, target: pl.DataType, where: str, name: str, firs
 
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if isinstance(values.type, pa.BaseExtensionType):
+        values = _without_extension(values)
     kind = values.type
     if pa.types.is_null(kind):
         return pl.repeat(None, len(values), dtype=target, eager=True)
@@ -182,6 +211,15 @@ def to_series(values: pa.Array, target: pl.DataType, where: str, name: str, firs
         values = values.cast(pa.timestamp(kind.unit, "UTC"))
     series: Any = pl.from_arrow(values)
     return series.rename(name).cast(target)
+
+
+def _without_extension(values: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    if not is_uuid(values.type):
+        return values.storage
+    written = (None if value is None else str(UUID(bytes=value)) for value in values.storage.to_pylist())
+    return pa.array(written, pa.large_string())
 
 
 def _arrow_of(target: pl.DataType) -> pa.DataType:
@@ -225,14 +263,33 @@ def _file_types(path: Path) -> dict[str, pl.DataType | Unreadable]:
     """Read the footer of a file: column -> type.
 
     Raises:
-        DataError: The file is damaged, or has no columns.
+        DataError: The file is no Parquet file, damaged, or has no columns.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with explain_file_errors(path):
-        if path.stat().st_size == 0:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+        if not head:
             raise DataError(f"'{path}' is empty (0 bytes), so it is no Parquet file: write it again, or leave it out")
-        schema = pq.read_schema(path)
-    if not len(schema):
+        if head != _MAGIC[: len(head)]:
+            raise DataError(
+                f"'{path}' is no Parquet file: it begins with {head!r}; give it the ending of what it is, such as .csv"
+            )
+        try:
+            types = [(field.name, readable_type(field.type)) for field in pq.read_schema(path)]
+        except pa.ArrowNotImplementedError:
+            types = [(name, _type_in_polars(dtype)) for name, dtype in pl.read_parquet_schema(path).items()]
+    if not types:
         raise DataError(f"'{path}' has no columns: write it again, or leave it out")
-    return {field.name: readable_type(field.type) for field in schema}
+    counts = Counter(name for name, _ in types)
+    twice = Unreadable("there more than once", "give each column a name of its own")
+    return {name: twice if counts[name] > 1 else dtype for name, dtype in types}
+
+
+def _type_in_polars(dtype: pl.DataType) -> pl.DataType | Unreadable:
+    """Return the type a column is read as when Polars reads it; integers of 128 bits become text, as long decimals do."""
+    if dtype in (pl.Int128, pl.UInt128):
+        return pl.String()
+    return readable_type(pl.Series([], dtype=dtype).to_arrow().type)

@@ -38,6 +38,8 @@ def readable_type(arrow: pa.DataType) -> pl.DataType | Unreadable:
 
     if types.is_dictionary(arrow):
         return readable_type(arrow.value_type)
+    if hasattr(arrow, "storage_type"):  # an extension, such as a UUID or JSON
+        return pl.String() if is_uuid(arrow) else readable_type(arrow.storage_type)
     if types.is_null(arrow):
         return pl.Null()
     if types.is_boolean(arrow):
@@ -74,6 +76,11 @@ def readable_type(arrow: pa.DataType) -> pl.DataType | Unreadable:
     if types.is_time(arrow):
         return Unreadable("a time of day", "write date and time as one datetime", pl.Time())
     return Unreadable(str(arrow), "write it as a number, text or datetime")
+
+
+def is_uuid(arrow: pa.DataType) -> bool:
+    """Return whether a column holds UUIDs, which are read as text such as ``1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed``."""
+    return getattr(arrow, "extension_name", "") == "arrow.uuid"
 
 
 def common_type(first: pl.DataType, second: pl.DataType) -> pl.DataType | None:

@@ -3,6 +3,7 @@
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import polars as pl
 import pyarrow as pa
@@ -52,6 +53,9 @@ def column(values, dtype=None) -> pl.DataFrame:
         (column([], pl.String), column(["x"]), pl.String, ["x"]),
         (column(["x"]), pl.DataFrame({"b": [1]}), pl.String, ["x", None]),
         (pa.table({"a": pa.array([5, 6]).dictionary_encode()}), column([1]), pl.Int64, [5, 6, 1]),
+        (column([2**70], pl.Int128), column(["x"]), pl.String, [str(2**70), "x"]),
+        (pa.table({"a": pa.array([UUID(int=7).bytes], pa.uuid())}), column(["x"]), pl.String, [str(UUID(int=7)), "x"]),
+        (pa.table({"a": pa.array(['{"x":1}'], pa.json_())}), column(["x"]), pl.String, ['{"x":1}', "x"]),
         (pa.table({"a": pa.array(["x"], pa.string_view())}), column(["y"]), pl.String, ["x", "y"]),
     ],
 )
@@ -114,6 +118,22 @@ def test_columns_that_are_not_asked_for_do_not_matter(tmp_path: Path) -> None:
     odd = pl.DataFrame({"a": [1], "b": [timedelta(1)], "c": [[[1]]], "d": [{"x": 1}], "e": [b"\xff"]})
     other = pl.DataFrame({"a": [2], "b": [1], "c": ["x"], "d": [2.0], "e": [True]})
     assert parts(tmp_path, odd, other).collect(["a"])["a"].to_list() == [1, 2]
+
+
+def test_a_wide_integer_and_a_name_that_stands_twice_do_not_matter_where_they_are_not_asked_for(tmp_path: Path) -> None:
+    wide = pl.DataFrame({"a": [1, 2], "b": pl.Series([2**70, None], dtype=pl.Int128)})
+    twice = pa.table([pa.array([3]), pa.array([4]), pa.array([5])], names=["a", "b", "b"])
+    table = parts(tmp_path, wide, twice)
+    assert table.collect(["a"])["a"].to_list() == [1, 2, 3]
+    assert table.collect([]).select(FILE, ROW).rows() == [(0, 0), (0, 1), (1, 0)]
+    with pytest.raises(DataError, match=r"part-1.parquet': column 'b' is there more than once"):
+        table.collect(["b"])
+
+
+def test_a_text_file_that_is_called_parquet(tmp_path: Path) -> None:
+    (tmp_path / "log.parquet").write_text("user_id,item_id\n1,2\n")
+    with pytest.raises(DataError, match=r"log.parquet' is no Parquet file: it begins with b'user'; give it the ending"):
+        open_parquet([tmp_path / "log.parquet"], tmp_path)
 
 
 def test_batches_follow_the_rows_and_a_day_can_be_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
