@@ -316,6 +316,13 @@ def test_times_that_nothing_explains_stop_the_run(
         prepare(csv(tmp_path, columns, **{"timestamp_unit": "datetime", **declared}), LENIENT, tmp_path / "out", seed=0)
 
 
+def test_a_format_for_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    stamps = pl.Series([START * 10**6] * EVENTS).cast(pl.Datetime("us"))
+    source = parquet(tmp_path, cells(timestamp=stamps), timestamp_unit="datetime", timestamp_format="%d/%m/%Y")
+    with pytest.raises(DataError, match="timestamp_format is declared, but column 'timestamp' is Datetime"):
+        source.read(0)
+
+
 @pytest.mark.parametrize("unit", ["s", "ms"])
 def test_float32_times_are_refused(unit: str, tmp_path: Path) -> None:
     source = parquet(tmp_path, cells(timestamp=pl.Series(cells()["timestamp"], dtype=pl.Float32)), timestamp_unit=unit)

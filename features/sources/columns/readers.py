@@ -17,6 +17,7 @@ from features.sources.columns.times import DateTimes, NumberTimes
 from features.sources.columns.words import WordReader
 from features.sources.columns_map import InteractionColumns, PrehistoryTable, Signal, check_columns
 from recsys.contracts.columns import Columns
+from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import TimestampUnit
 
 
@@ -135,4 +136,9 @@ class TableReaders:
             return NumberTimes(column, raw_type, times.unit, self.where, markers=self.markers)
         if raw_type in (pl.String, pl.Categorical, pl.Enum, pl.Null):
             return TextTimes(column, self.where, form=times.form, zone=times.zone, markers=self.markers)
+        if times.form is not None:
+            raise DataError(
+                f"{self.where}: timestamp_format is declared, but column '{column}' is {raw_type} and no text; leave the "
+                "format out"
+            )
         return DateTimes(column, raw_type, self.where, zone=times.zone)

@@ -21,8 +21,8 @@ from recsys.contracts.event_times import EARLIEST_US, LATEST_US, fitting_units
 from recsys.contracts.null_markers import NULL_MARKERS
 
 _ISO: Final = (
-    r"^(?P<date>\d{4}-\d{2}-\d{2})"
-    r"(?:[Tt ](?P<time>\d{2}:\d{2}(?::\d{2})?)(?:[.,](?P<fraction>\d+))?)?"
+    r"^(?P<date>\d{4}-\d{1,2}-\d{1,2})"
+    r"(?:[Tt ](?P<time>\d{1,2}:\d{2}(?::\d{2})?)(?:[.,](?P<fraction>\d+))?)?"
     r" ?(?P<zone>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?(?: UTC)?(?:\[[^\]]+\])?$"
 )
 _FAST: Final = (
@@ -173,7 +173,7 @@ def iso_times(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
     """
     parts = texts.to_frame("t").select(pl.col("t").str.extract_groups(_ISO)).unnest("t")
     clock = pl.col("time").fill_null("00:00")
-    seconds = pl.when(clock.str.len_bytes() == 5).then(clock + ":00").otherwise(clock)
+    seconds = pl.when(clock.str.count_matches(":", literal=True) == 1).then(clock + ":00").otherwise(clock)
     written = pl.col("date") + "T" + seconds + "." + pl.col("fraction").fill_null("0")
     zone = (
         pl.col("zone").str.replace("(?i)^(z|utc|gmt)$", "+0000").str.replace(":", "", literal=True).str.pad_end(5, "0")
