@@ -1,4 +1,4 @@
-"""The k-core against its definition: take away what has too few, one user or item at a time, until nothing is left to take."""
+"""The k-core against its definition: take away what has too few, one user or item at a time, while there is such a one."""
 
 from __future__ import annotations
 
