@@ -25,6 +25,7 @@ from features.log.quarantine import QuarantineConfig, as_duplicates, check_share
 from features.log.read_state import ReadState
 from features.log.repeats import Duplicates
 from features.log.signal_bits import behaviour_bytes
+from features.session_quality import good_sessions
 from features.sessions import SessionConfig, SessionRule, session_index, session_rule
 from features.sources.base import RawTables, Source, merge_facts
 from features.splits import SplitConfig, check_not_empty, split_events
@@ -78,6 +79,8 @@ class FeaturesConfig(FrozenConfig):
             raise ValueError(
                 f"session_length is {self.session_length}, but task next_item predicts 1 item; use task: session"
             )
+        if self.task == "next_item" and self.sessions.high_quality is not None:
+            raise ValueError("sessions.high_quality chooses what is generated in task session; the task is next_item")
         if self.task == "session" and self.session_length < 2:
             raise ValueError("task session needs session_length >= 2; use task: next_item for one item")
         if self.task == "session" and self.eval_rows == "per_event":
@@ -242,6 +245,8 @@ def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled
     behaviour = behaviour_bytes(log.signal_values, log.signal_known, len(log.signals))
     events = LabelledEvents(log, split, sessions, behaviour, event_watch_ratio(log))
     history = build_histories(log, split, events.behaviour, events.watch_ratio)
+    quality = config.sessions.high_quality
+    good, good_facts = good_sessions(log, split, sessions, quality) if quality is not None else (None, None)
     targets = build_targets(
         history,
         task=config.task,
@@ -249,11 +254,13 @@ def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled
         min_positive=config.sessions.min_positive,
         positive_sessions=sessions[log.positive],
         eval_rows=config.eval_rows,
+        good=good,
     )
     report: dict[str, Any] = {
         **rows,
         "split": split_facts,
         "sessions": {"by": rule, "chunked_prehistory": bool(log.prehistory.any()), "count": int(sessions[-1]) + 1},
+        **({"high_quality_sessions": good_facts} if good_facts is not None else {}),
         **history_counts(log, split, history, targets),
         **items.facts,
         **merge_facts([raw.notes, read.facts, facts]),

@@ -82,6 +82,7 @@ def build_targets(
     min_positive: int,
     positive_sessions: npt.NDArray[np.int32],
     eval_rows: EvalRows = "per_user",
+    good: npt.NDArray[np.bool_] | None = None,
 ) -> pl.DataFrame:
     """Return ``targets.parquet``.
 
@@ -98,22 +99,29 @@ def build_targets(
         min_positive: Fewest distinct items of a training target.
         positive_sessions: ``[positive events]`` session_index.
         eval_rows: Rows of validation and test.
+        good: ``[S]`` sessions that training targets come from; ``None`` for all.
     """
     window_targets = _event_targets if eval_rows == "per_event" else _window_targets
     tables = []
     if task == "session":
-        tables.append(_session_targets(history, session_length, min_positive, positive_sessions))
+        tables.append(_session_targets(history, session_length, min_positive, positive_sessions, good))
     tables.append(window_targets(history, history.train_end, history.valid_end, VALID))
     tables.append(window_targets(history, history.valid_end, history.offsets[1:], TEST))
     return pl.concat(tables)
 
 
 def _session_targets(
-    history: HistoryArrays, session_length: int, min_positive: int, sessions: npt.NDArray[np.int32]
+    history: HistoryArrays,
+    session_length: int,
+    min_positive: int,
+    sessions: npt.NDArray[np.int32],
+    good: npt.NDArray[np.bool_] | None,
 ) -> pl.DataFrame:
     """Cut each training session into rows of at most m distinct items; the history ends where the row begins."""
     owner = _owners(history)
     train = np.flatnonzero(np.arange(len(history.item)) < history.train_end[owner])
+    if good is not None:
+        train = train[good[sessions[train]]]
     rows = train[first_occurrences(sessions[train], history.item[train])]
     place = np.arange(len(rows)) - _run_starts(sessions[rows])
     chunk_starts = np.flatnonzero(place % session_length == 0)

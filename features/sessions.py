@@ -14,6 +14,7 @@ from pydantic import Field
 
 from features.log.arrays import NO_CODE
 from features.log.event_log import EventLog
+from features.session_quality import HighQualityConfig
 from features.splits import SplitArray
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
@@ -31,6 +32,8 @@ class SessionConfig(FrozenConfig):
             ``session_length`` positive events; ``auto``: given if mapped, else gap if there are timestamps, else chunk
             (the data report says which). Events of a prehistory have no time and are always chunked.
         gap_minutes: For ``gap``.
+        high_quality: What a session needs so that training targets come from it (task session); ``None`` takes all. The
+            reward model reads all sessions either way.
         min_positive: A training target needs at least this many distinct positive items (OneRec §3.2 uses 5); shorter
             ones stay in the histories.
     """
@@ -38,6 +41,7 @@ class SessionConfig(FrozenConfig):
     by: Literal["auto", "given", "gap", "chunk"] = "auto"
     gap_minutes: float = Field(30.0, gt=0.0)
     min_positive: int = Field(1, ge=1)
+    high_quality: HighQualityConfig | None = None
 
 
 def session_rule(config: SessionConfig, *, has_session_id: bool, has_timestamps: bool) -> SessionRule:

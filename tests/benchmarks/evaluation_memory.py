@@ -31,13 +31,15 @@ ITEMS: Final = 4999  # a prime: steps of any length walk over all items without 
 PLACES: Final = 50
 FOUND: Final = {"model": 0.5, "baseline": 0.45}
 CHILD: Final = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from recsys.contracts.dataset import Dataset
 from recsys.evaluation.config import EvaluateConfig
 from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.rankings import read_rankings
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # in kB; getrusage would give the parent's where that was larger
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+before = peak()
 folder = Path(sys.argv[1])
 prepared = Dataset.open(folder / "prepared")
 rankings = read_rankings(folder / "rankings", ["model", "baseline"], [True])
@@ -48,7 +50,7 @@ cell = summary["comparisons"]["baseline"]["filtered"]["ndcg@10"]
 metrics = sum(name.split("@")[0] in ("hr", "recall", "ndcg", "mrr") for name in summary["systems"]["model"]["filtered"])
 print(json.dumps({
     "metrics": metrics, "low": cell["low"], "high": cell["high"],
-    "start": before, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    "start": before, "peak": peak(),
     "wall": time.perf_counter() - start, "cpu": time.process_time() - cpu,
 }))
 """
