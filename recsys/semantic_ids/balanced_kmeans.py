@@ -31,6 +31,10 @@ Balancing = Literal["sequential", "capacity_aware"]
 _BLOCK_ENTRIES: Final = 16_777_216
 """Distances kept at once in a sequential pass, 64 MB."""
 
+_FEW_ROUNDS: Final = 32
+"""Rounds of proposals after which the codes of every point are ranked. Points that lie alike are turned away by one code
+after the other, and distances to all codes in each of these rounds would take K times as long as they do once."""
+
 _PATIENCE: Final = 3
 """Passes without a better error before a level ends; shuffled passes are noisy, one bad pass says little."""
 
@@ -155,9 +159,15 @@ def balanced_codes(points_ND: torch.Tensor, centroids_KD: torch.Tensor) -> torch
     held_N = np.full(num_points, np.inf, np.float32)
     limit_K = np.full(num_codes, np.inf, np.float32)
     limit_K[capacity_K == 0] = -np.inf
-    free = np.arange(num_points)
+    free, rounds, ranked = np.arange(num_points), 0, None
     while len(free):
-        codes_N[free], held_N[free] = _proposals(points_ND, centroids_KD, free, limit_K)
+        rounds += 1
+        if rounds == _FEW_ROUNDS and num_points * num_codes <= _BLOCK_ENTRIES:
+            ranked = _RankedCodes(points_ND, centroids_KD)
+        if ranked is not None:
+            codes_N[free], held_N[free] = ranked.proposals(free, limit_K)
+        else:
+            codes_N[free], held_N[free] = _proposals(points_ND, centroids_KD, free, limit_K)
         free = _keep_nearest(codes_N, held_N, np.unique(codes_N[free]), capacity_K, limit_K)
     return torch.from_numpy(codes_N)
 
@@ -183,6 +193,28 @@ def _proposals(
         smallest, best = grid.masked_fill_(grid >= limits, torch.inf).min(dim=1)
         codes[rows], distances[rows] = best.numpy(), smallest.numpy()
     return codes, distances
+
+
+class _RankedCodes:
+    """All codes of every point by distance, and how far each point has come: limits only fall, so nobody turns back."""
+
+    def __init__(self, points_ND: torch.Tensor, centroids_KD: torch.Tensor) -> None:
+        sorted_NK, order_NK = squared_distances(points_ND, centroids_KD).sort(dim=1, stable=True)
+        self.distance_NK, self.code_NK = sorted_NK.numpy(), order_NK.to(torch.int32).numpy()
+        self.place_N = np.zeros(len(points_ND), np.int64)
+
+    def proposals(
+        self, free: npt.NDArray[np.int64], limit_K: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """See :func:`_proposals`."""
+        waiting = free
+        while len(waiting):
+            place = self.place_N[waiting]
+            refused = self.distance_NK[waiting, place] >= limit_K[self.code_NK[waiting, place]]
+            waiting = waiting[refused]
+            self.place_N[waiting] += 1
+        place = self.place_N[free]
+        return self.code_NK[free, place].astype(np.int64), self.distance_NK[free, place]
 
 
 def _keep_nearest(

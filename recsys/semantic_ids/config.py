@@ -81,6 +81,11 @@ def check_codebook_size(num_items: int, config: TokenizeConfig) -> list[str]:
     """
     size, levels = config.codebook_size, config.num_levels
     advice = advised_codebook_size(num_items)
+    if num_items < 2:
+        raise DataError(
+            f"tokenize: the catalogue has {num_items} item; semantic IDs tell items apart, and a model that chooses needs "
+            "at least 2: check the source, its positive signals and features.k_core"
+        )
     if num_items < size:
         raise DataError(
             f"tokenize: the catalogue has {num_items} items, fewer than codebook_size={size} codes per level; "

@@ -244,7 +244,8 @@ def _digest(codes: CodeArray, level_sizes: Sequence[int], item_ids: pl.Series) -
     found = hashlib.sha256()
     found.update(json.dumps([list(codes.shape), list(level_sizes)]).encode())
     found.update(np.ascontiguousarray(codes, dtype="<i4").tobytes())
-    found.update(json.dumps([str(item_id) for item_id in item_ids.to_list()], ensure_ascii=False).encode())
+    # 7 and "7" are different items, and a table of one must not pass for a table of the other
+    found.update(json.dumps(item_ids.to_list(), ensure_ascii=False).encode())
     return found.hexdigest()
 
 

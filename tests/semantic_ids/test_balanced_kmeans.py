@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.semantic_ids.balanced_kmeans import BalancedResidualKMeans, balanced_codes, sequential_pass
+from recsys.semantic_ids.quantizer import squared_distances
 
 
 def points_of(*values):
@@ -92,3 +93,33 @@ def test_nearest_assignment_is_more_even_than_plain_kmeans_on_skewed_data():
         quantizer.fit(x, seed=0)
         largest[kind] = np.bincount(quantizer.encode(x)[:, 0]).max()
     assert largest[BalancedResidualKMeans] < 0.5 * largest[ResidualKMeans]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_points_that_lie_alike_take_the_codes_in_turn(noise):
+    """300 points that all rank 100 codes alike or nearly so: more rounds than few, and still the sorted pairs' answer.
+
+    Whole numbers below 2**24 keep every distance exact, so that both ways see the same ties.
+    """
+    rng = np.random.default_rng(3)
+    points = np.tile(rng.integers(-9, 9, 4), (300, 1)) + (rng.random((300, 4)) < noise)
+    centroids = rng.integers(-99, 99, (100, 4))
+    codes = balanced_codes(torch.from_numpy(points.astype(np.float32)), torch.from_numpy(centroids.astype(np.float32)))
+    expected = greedy_over_sorted_pairs(points.astype(np.int64), centroids, np.full(100, 3))
+    assert np.array_equal(codes.numpy(), expected)
+
+
+def test_identical_points_take_no_more_distances_than_there_are(monkeypatch):
+    """A thousand equal points and 500 codes: 500 rounds of all distances would be 125 million, 32 rounds are 16 million."""
+    from recsys.semantic_ids import balanced_kmeans
+
+    counted = [0]
+
+    def counting(points, centroids):
+        counted[0] += len(points) * len(centroids)
+        return squared_distances(points, centroids)
+
+    monkeypatch.setattr(balanced_kmeans, "squared_distances", counting)
+    codes = balanced_codes(torch.ones(1000, 4), torch.randn(500, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.bincount(codes).tolist() == [2] * 500
+    assert counted[0] < 17_000_000

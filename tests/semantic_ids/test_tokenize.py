@@ -117,3 +117,12 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path, change, message):
 def test_settings_that_cannot_be_honoured_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         validate(TokenizeConfig, values, "test")
+
+
+@pytest.mark.parametrize("num_items", [0, 1])
+def test_a_catalogue_without_a_choice_is_told_so(num_items):
+    """Not "codebook_size at most 1": the smallest there is is 2."""
+    with pytest.raises(DataError, match=rf"the catalogue has {num_items} item; .* needs at least 2") as refused:
+        check_codebook_size(num_items, TokenizeConfig(codebook_size=2))
+    assert "codebook_size" not in str(refused.value)
+    assert check_codebook_size(2, TokenizeConfig(codebook_size=2))  # advice, no refusal

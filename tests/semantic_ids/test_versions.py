@@ -42,6 +42,8 @@ def test_digest_notices_codes_sizes_and_ids():
         SemanticIds(small().codes, (2, 4), pl.Series(["x", "y", "z"]), BOOKS),
         small(("x", "y", "w")),
         small(("x", "yz", "")),
+        small((7, 8, 9)),
+        small(("7", "8", "9")),
     ]
     assert len({variant.digest for variant in variants}) == len(variants)
     assert small().digest == small().digest

@@ -24,6 +24,8 @@ MICROSECONDS_PER_DAY = 86_400_000_000
 def popularity_shares(events: CountedEvents, num_items: int, config: PopularityConfig) -> FloatArray:
     """Return each item's share of the (decayed) traffic, ``[I]``, summing to 1.
 
+    An event without a time weighs as much as the oldest that has one.
+
     Example:
         >>> day = MICROSECONDS_PER_DAY
         >>> events = CountedEvents(
@@ -32,9 +34,11 @@ def popularity_shares(events: CountedEvents, num_items: int, config: PopularityC
         [0.20000000298023224, 0.800000011920929, 0.0]
     """
     weight = np.ones(len(events.item))
-    if config.half_life_days is not None and bool((events.timestamp >= 0).all()):
-        age_days = (events.timestamp.max() - events.timestamp) / MICROSECONDS_PER_DAY
-        weight = np.exp2(-age_days / config.half_life_days)
+    timed = events.timestamp >= 0
+    if config.half_life_days is not None and bool(timed.any()):
+        # an event of a prehistory is older than all that have a time; how much older nobody knows
+        age_us = events.timestamp.max() - np.where(timed, events.timestamp, events.timestamp[timed].min())
+        weight = np.exp2(-age_us / MICROSECONDS_PER_DAY / config.half_life_days)
     if config.last_events is not None:
         weight = np.where(events.age < config.last_events, weight, 0.0)
     counts = np.bincount(events.item, weights=weight, minlength=num_items)

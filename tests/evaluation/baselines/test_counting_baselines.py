@@ -80,6 +80,16 @@ def test_popularity_counts_the_last_events_only() -> None:
     np.testing.assert_allclose(every[:3], [0.2, 0.2, 0.6])
 
 
+def test_popularity_decays_beside_events_without_a_time() -> None:
+    """Items 0 and 1 at day 0 and 30, half life 30 days: 1/2 and 1. Item 2 has no time: as old as the oldest, 1/2 too."""
+    day = 86_400_000_000
+    users, items, ages = np.zeros(3, np.int32), np.array([2, 0, 1], np.int32), np.array([2, 1, 0])
+    events = CountedEvents(users, items, np.array([-1, 0, 30 * day]), ages)
+    np.testing.assert_allclose(popularity_shares(events, 3, PopularityConfig(half_life_days=30)), [0.25, 0.5, 0.25])
+    timeless = CountedEvents(users, items, np.full(3, -1), ages)
+    np.testing.assert_allclose(popularity_shares(timeless, 3, PopularityConfig(half_life_days=30)), [1 / 3] * 3)
+
+
 def test_repeat_last_goes_backwards() -> None:
     """History 4 2 4 7: latest first, each item once, then the most popular other one (0)."""
     (ranker,) = build_baselines(["repeat_last"], BaselinesConfig())
