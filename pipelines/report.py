@@ -1,6 +1,6 @@
-"""The HTML report of an evaluation: found among the artefacts of a configuration, and written once more.
+"""The HTML reports of an evaluation and of its data: found among the artefacts, and written once more.
 
-Reads the artefacts of a configuration; produces one HTML file. ``recsys report`` calls it.
+Reads the artefacts of a configuration; produces HTML files. ``recsys report`` calls it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import ArtifactStore, explain_write_errors
+from recsys.contracts.manifest import ArtifactStore, explain_write_errors, read_json
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
+
+
+def rewrite_data_report(config: RunConfig) -> Path | None:
+    """Write the page of this configuration's prepared data into the output folder.
+
+    It holds the last comparison with the data before, and the whole audit where `audit` has looked at these very data.
+
+    Returns:
+        The file; ``None`` where `prepare` has not run with this configuration.
+    """
+    from pipelines.engine.stage import make_plan
+    from pipelines.release.nights import changes_of
+    from pipelines.stages import PREPARE
+    from recsys.reports.data.page import PAGE_NAME, write_data_page
+
+    store = ArtifactStore(config.output_dir / "artifacts")
+    (step,) = make_plan([PREPARE], config, config.seed)
+    prepared = store.find(PREPARE.kind, step.digest, verify=False)
+    if prepared is None:
+        return None
+    audited = config.output_dir / "leakage.json"
+    leakage = read_json(audited) if audited.exists() else {}
+    with explain_write_errors(config.output_dir):
+        return write_data_page(
+            prepared.path,
+            config.output_dir / PAGE_NAME,
+            leakage=leakage if leakage.get("data_digest") == prepared.digest else None,
+            changes=changes_of(config.output_dir, config.registered_name, prepared.digest),
+        )
 
 
 def rewrite_report(config: RunConfig, out_file: Path) -> tuple[Path, str]:

@@ -39,25 +39,21 @@ Summary = dict[str, Any]
 
 def prepare(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Turn raw logs into the prepared data set."""
-    from features.audit.contract import write_contract
-    from features.audit.leakage.audit import audit_prepared
     from features.build import prepare as build
+    from pipelines.described import describe
 
     report = build(config.source, config.features, out_dir, config.seed)
-    write_contract(out_dir, report)
-    audit_prepared(out_dir, config.features.split.kind, config.source.model_dump(mode="json"))
+    describe(config, out_dir, report)
     return report
 
 
 def prepare_more(config: RunConfig, earlier: Sequence[Artifact], out_dir: Path, progress: Progress) -> Summary:
     """Turn raw logs into the prepared data set, reading only the files that an earlier one has not."""
     from features.append import prepare_appended
-    from features.audit.contract import write_contract
-    from features.audit.leakage.audit import audit_prepared
+    from pipelines.described import describe
 
     report = prepare_appended(config.source, config.features, earlier, out_dir, config.seed)
-    write_contract(out_dir, report)
-    audit_prepared(out_dir, config.features.split.kind, config.source.model_dump(mode="json"))
+    describe(config, out_dir, report)
     return report
 
 

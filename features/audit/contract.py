@@ -93,8 +93,10 @@ def write_contract(folder: Path, report: Mapping[str, Any]) -> DataContract:
 def describe(folder: Path, report: Mapping[str, Any]) -> DataContract:
     """Return what the prepared data set in ``folder`` promises; reads ids and a few columns of the events."""
     spec = DatasetSpec.model_validate(read_json(folder / "dataset.json"))
-    users = pl.read_parquet(folder / "users.parquet", columns=[Columns.USER_ID])[Columns.USER_ID]
-    items = pl.read_parquet(folder / "items.parquet", columns=[Columns.ITEM_ID, Columns.CATEGORIES, Columns.AUTHOR_ID])
+    users = pl.read_parquet(folder / "users.parquet", columns=[Columns.USER_ID], glob=False)[Columns.USER_ID]
+    items = pl.read_parquet(
+        folder / "items.parquet", columns=[Columns.ITEM_ID, Columns.CATEGORIES, Columns.AUTHOR_ID], glob=False
+    )
     facts = _event_facts(folder, spec)
     categories = items[Columns.CATEGORIES].explode().drop_nulls().unique()
     sessions = report.get("sessions")
@@ -160,7 +162,7 @@ def _sample(ids: pl.Series) -> Sample:
 
 
 def _event_facts(folder: Path, spec: DatasetSpec) -> dict[str, Any]:
-    events = pl.scan_parquet(folder / "events.parquet")
+    events = pl.scan_parquet(folder / "events.parquet", glob=False)
     medians = [name for name in (Columns.WATCH_TIME_MS, Columns.DURATION_MS) if name in events.collect_schema().names()]
     found: dict[str, Any] = (
         events.select(

@@ -250,6 +250,7 @@ def _print_report(config: RunConfig, report: RunReport) -> None:
     if report.decision.numbers or not report.decision.promoted:
         print(f"gate        {report.decision.reason}")
     print(f"candidates  {report.candidates} (by {report.served_by})")
+    print(f"data        {report.outcomes['prepare'].artifact.path / 'data_report.html'}")
     print(f"report      {evaluation.path / 'report.html'}")
 
 

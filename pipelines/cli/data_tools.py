@@ -28,10 +28,12 @@ def audit(
     Example: recsys audit --config pipelines/recipes/movielens.yaml --strict
     """
     from pipelines.audit import audit_run, table_of
+    from pipelines.report import rewrite_data_report
 
     set_up_logging(log_level)
-    path, result = audit_run(load(config, overrides), artefact or [])
-    print(f"{table_of(result)}\n{path}")
+    loaded = load(config, overrides)
+    path, result = audit_run(loaded, artefact or [])
+    print(f"{table_of(result)}\n{path}\n{rewrite_data_report(loaded)}")
     if strict and result["severe"]:
         worst = [found["code"] for found in result["findings"] if found["severity"] == "severe"]
         raise DataError(f"audit: {len(worst)} severe leaks ({', '.join(dict.fromkeys(worst))}); see '{path}'")

@@ -155,14 +155,16 @@ def report(
     out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the output folder.")] = None,
     log_level: LogOption = LogLevel.INFO,
 ) -> None:
-    """Write the HTML report of an evaluation that has run, and print its table.
+    """Write the HTML report of an evaluation that has run, and print its table; and the page of its data.
 
     Example: recsys report --config pipelines/recipes/beauty.yaml --out report.html
     """
-    from pipelines.report import rewrite_report
+    from pipelines.report import rewrite_data_report, rewrite_report
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
+    if (data := rewrite_data_report(loaded)) is not None:
+        print(data)
     path, table = rewrite_report(loaded, out or loaded.output_dir / "report.html")
     print(f"{table}\n{path}")
 

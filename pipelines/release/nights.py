@@ -141,6 +141,13 @@ class NightCheck:
             write_json(path, value)
 
 
+def changes_of(output_dir: Path, registered_name: str, digest: str) -> dict[str, Any] | None:
+    """Return the last comparison of an output folder if it was about these data, else ``None``."""
+    path = NightCheck(output_dir, registered_name, ChangesConfig()).changes_file
+    found: dict[str, Any] = read_json(path) if path.exists() else {}
+    return found if found.get("digest") == digest else None
+
+
 def champion_data(registry: Callable[[], Registry], store: ArtifactStore, name: str) -> Earlier | None:
     """Return what the champion's data promised, ``None`` where there is none or the registry does not answer.
 

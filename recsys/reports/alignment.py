@@ -20,8 +20,8 @@ from recsys.contracts.tables import StepCurvesTable
 from recsys.evaluation.table import is_unknown
 from recsys.reports.conclusion import SAID, changed, interval, signed, standing_of
 from recsys.reports.curves import training_panels
-from recsys.reports.figures import grid, line_panel
-from recsys.reports.html import NO_BREAK, Conclusion, details, facts, key, page, paragraph
+from recsys.reports.figures import line_panel
+from recsys.reports.html import NO_BREAK, Conclusion, details, facts, grid, key, page, paragraph
 
 PAGE_NAME: Final = "alignment.html"
 _PANELS: Final = (

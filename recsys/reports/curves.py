@@ -12,7 +12,8 @@ import polars as pl
 
 from recsys.contracts.errors import DataError
 from recsys.metrics.names import display_name
-from recsys.reports.figures import grid, line_panel
+from recsys.reports.figures import line_panel
+from recsys.reports.html import grid
 
 POINTS: Final = 200
 """More points than this along a curve are averaged in bins of equal width."""

@@ -22,7 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from recsys.reports.html import paragraph
+from recsys.reports.html import as_panel, grid
+from recsys.reports.style import PALETTE, PANEL_WIDTH
 
 INK: Final = "#010203"
 """Stands for the page's text colour until the figure is written."""
@@ -30,14 +31,8 @@ INK: Final = "#010203"
 PAPER: Final = "#010204"
 """Stands for the colour of the card behind the figure."""
 
-PALETTE: Final = (
-    "#3b7dd8", "#e08e0b", "#23a26d", "#c2599d", "#d5542b", "#8b6fd1", "#36a6bf", "#909090", "#a8792f", "#7f9a1c",
-)  # fmt: skip
 DASHES: Final = ("", "6 3", "2 3")
 """With more lines than colours the colours come again, dashed."""
-
-PANEL_WIDTH: Final = 324
-"""Width of a panel in its own units; the page shows it 300 to 430 pixels wide, so 12 units of text are 11 pixels or more."""
 
 STYLE: Final[Any] = {
     "svg.fonttype": "none",
@@ -73,18 +68,6 @@ def panel(heading: str, words: str, draw: Callable[[Axes], None], height: float 
         draw(axes)
         svg = inline_svg(figure, heading)
     return as_panel(heading, words, svg)
-
-
-def as_panel(heading: str, words: str, svg: str) -> str:
-    """Put heading and words above a drawing."""
-    said = paragraph(words) if words else ""
-    return f"<figure><figcaption><h4>{escape(heading)}</h4>{said}</figcaption>{svg}</figure>"
-
-
-def grid(panels: Sequence[str], legend: str = "") -> str:
-    """Lay panels side by side where there is room; the legend above them belongs to all."""
-    css = "panels wide" if len(panels) == 4 else "panels"
-    return f'{legend}<div class="{css}">{"".join(panels)}</div>'
 
 
 def inline_svg(figure: Figure, label: str) -> str:

@@ -59,9 +59,47 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[int] = (), cards: bool = True) -> str:
+    """Return a table.
+
+    Args:
+        head: Names of the columns, plain text.
+        rows: Cells, plain text.
+        words: Columns that hold sentences, which wrap.
+        cards: On a narrow page every row becomes a card; leave it off for a few short columns.
+
+    Example:
+        >>> table(["", "n"], [["a&b", "1"]]).count("a&amp;b")
+        1
+    """
+    css = dict.fromkeys(words, ' class="words"')
+    titles = "".join(f"<th{css.get(place, '')}>{escape(name)}</th>" for place, name in enumerate(head))
+    labels = [f' data-label="{escape(name)}"' if place and name else "" for place, name in enumerate(head)]
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{css.get(place, '')}{labels[place]}>{escape(cell)}</td>" for place, cell in enumerate(row))
+        + "</tr>"
+        for row in rows
+    )
+    kind = ' class="cards"' if cards else ""
+    return f'<div class="scroll"><table{kind}><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def details(summary: str, html: str) -> str:
     """Return HTML that is folded away under one line of plain text."""
     return f"<details><summary>{escape(summary)}</summary>{html}</details>"
+
+
+def as_panel(heading: str, words: str, svg: str) -> str:
+    """Put heading and words above a drawing."""
+    said = paragraph(words) if words else ""
+    return f"<figure><figcaption><h4>{escape(heading)}</h4>{said}</figcaption>{svg}</figure>"
+
+
+def grid(panels: Sequence[str], legend: str = "") -> str:
+    """Lay panels side by side where there is room; the legend above them belongs to all."""
+    css = "panels wide" if len(panels) == 4 else "panels"
+    return f'{legend}<div class="{css}">{"".join(panels)}</div>'
 
 
 def key(name: str) -> str:

@@ -16,8 +16,9 @@ import polars as pl
 from matplotlib.axes import Axes
 
 from recsys.contracts.columns import Columns
-from recsys.reports.figures import PALETTE, PANEL_WIDTH, as_panel, grid, panel
-from recsys.reports.html import details, facts, item_title, paragraph, percent
+from recsys.reports.figures import panel
+from recsys.reports.html import as_panel, details, facts, grid, item_title, paragraph, percent
+from recsys.reports.style import PALETTE, PANEL_WIDTH
 from recsys.semantic_ids.collisions import group_numbers
 from recsys.semantic_ids.versions import SemanticIds
 

@@ -2,6 +2,12 @@
 
 from typing import Final
 
+PALETTE: Final = (
+    "#3b7dd8", "#e08e0b", "#23a26d", "#c2599d", "#d5542b", "#8b6fd1", "#36a6bf", "#909090", "#a8792f", "#7f9a1c",
+)  # fmt: skip
+PANEL_WIDTH: Final = 324
+"""Width of a panel in its own units; the page shows it 300 to 430 pixels wide, so 12 units of text are 11 pixels or more."""
+
 CSS: Final = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1c2330; --soft: #566172; --line: #dfe3e9;
   --accent: #2563c9; --good: #137346; --bad: #b3382c; --tint: #eef3fc; --good-tint: #e8f5ee; --bad-tint: #fbeeec; }
@@ -75,6 +81,14 @@ ul.legend svg { width: 26px; height: 10px; display: inline-block; margin-right: 
 ul.path { list-style: none; margin: 6px 0; padding: 0; }
 ul.path ul { list-style: none; padding-left: 14px; margin: 2px 0 2px 6px; border-left: 2px solid var(--line); }
 ul.path .this { font-weight: 600; color: var(--accent); }
+
+.panels figure.top { justify-content: flex-start; }
+.leak { border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; margin: 12px 0; break-inside: avoid; }
+.leak h3 { margin: 0 0 4px; } .leak.severe { border-left: 4px solid var(--bad); }
+ul.warnings { list-style: none; margin: 6px 0; padding: 0; }
+ul.warnings li { border-left: 4px solid var(--soft); padding: 2px 0 2px 12px; margin: 12px 0; color: var(--soft);
+  max-width: 96ch; }
+ul.warnings li.worse { border-left-color: var(--bad); } ul.warnings b { color: var(--ink); font-weight: 600; }
 
 @media screen and (max-width: 720px) {
   main { padding: 18px 10px 40px; } section, .conclusion { padding: 14px 14px; } h1 { font-size: 22px; }

@@ -44,7 +44,7 @@ class Arrays:
     def of(cls, dataset: Dataset) -> Arrays:
         """Read the arrays of a data set."""
         history = dataset.history
-        ids = pl.read_parquet(dataset.path / "users.parquet", columns=["user_id"])["user_id"]
+        ids = pl.read_parquet(dataset.path / "users.parquet", columns=["user_id"], glob=False)["user_id"]
         return cls(
             item=np.asarray(history.item),
             timestamp=np.asarray(history.timestamp),
@@ -63,7 +63,8 @@ class Arrays:
     @cached_property
     def in_train(self) -> BoolArray:
         """``[E]`` whether the event may be trained on."""
-        return np.arange(len(self.item)) < self.train_end[self.owner]
+        lengths = np.stack([self.train_end - self.offsets[:-1], self.offsets[1:] - self.train_end], axis=1)
+        return np.repeat(np.tile([True, False], len(self.train_end)), lengths.ravel())
 
     @cached_property
     def train_item(self) -> npt.NDArray[np.int32]:
@@ -88,9 +89,23 @@ class Arrays:
     @cached_property
     def backwards(self) -> Int64Array:
         """Places whose known time is before that of the event in front of it, of the same user; none in sound data."""
-        time = self.timestamp
-        known = (time[1:] >= 0) & (time[:-1] >= 0)
-        return np.flatnonzero((time[1:] < time[:-1]) & known & (self.owner[1:] == self.owner[:-1])) + 1
+        drops = np.flatnonzero(self.timestamp[1:] < self.timestamp[:-1]) + 1
+        first = self.offsets[np.searchsorted(self.offsets, drops)] == drops
+        return drops[~first & (self.timestamp[drops] >= 0)]
+
+    @cached_property
+    def backward_users(self) -> Int64Array:
+        """Users whose events go backwards, ascending."""
+        return np.unique(np.searchsorted(self.offsets, self.backwards, side="right") - 1)
+
+    @cached_property
+    def latest_train_time(self) -> Int64Array:
+        """``[U]`` time of the user's latest train event, -1 without one."""
+        last = self.train_end - 1
+        time = np.where(last >= self.offsets[:-1], self.timestamp[np.maximum(last, 0)], -1)
+        for user in self.backward_users.tolist():
+            time[user] = self.timestamp[self.offsets[user] : self.train_end[user]].max(initial=-1)
+        return time
 
     def window(self, split: int) -> tuple[Int64Array, Int64Array]:
         """Return start and end of every user's events of a split, as places in the arrays."""

@@ -125,7 +125,7 @@ def _checks(
     yield from train_rows_too_long(dataset, arrays, rows)
     yield from train_after_target(arrays, rows, inputs.split_kind, priced=not quick)
     yield from users_on_both_sides(arrays, rows, inputs.split_kind)
-    items = pl.read_parquet(dataset.path / "items.parquet", columns=[Columns.ITEM_ID, Columns.TRAIN_COUNT])
+    items = pl.read_parquet(dataset.path / "items.parquet", columns=[Columns.ITEM_ID, Columns.TRAIN_COUNT], glob=False)
     item_ids = items[Columns.ITEM_ID].cast(pl.String).to_numpy()
     yield from counted_from_later(arrays, rows, items[Columns.TRAIN_COUNT].to_numpy(), item_ids)
     yield from ties(arrays, rows, priced=not quick)
@@ -168,7 +168,7 @@ def mapped_columns(source: Mapping[str, Any], users: Path | None = None) -> dict
             if isinstance(name, str):
                 found.setdefault(name, f"items.{use}")
     if users is not None:
-        for name in pl.read_parquet_schema(users):
+        for name in pl.scan_parquet(users, glob=False).collect_schema().names():
             if name not in (Columns.USER_ID, Columns.USER_INDEX):
                 found.setdefault(name, f"users.{name}")
     return found

@@ -67,8 +67,7 @@ def _later_by_time(arrays: Arrays, rows: AskedRows) -> BoolArray:
     found = np.zeros(len(rows), bool)
     if not len(arrays.backwards):
         return found
-    users = np.unique(arrays.owner[arrays.backwards])
-    for row in np.flatnonzero(np.isin(rows.user, users) & (rows.time >= 0)).tolist():
+    for row in np.flatnonzero(np.isin(rows.user, arrays.backward_users) & (rows.time >= 0)).tolist():
         times = arrays.timestamp[rows.targets.history_start[row] : rows.targets.history_end[row]]
         found[row] = bool((times > rows.time[row]).any())
     return found

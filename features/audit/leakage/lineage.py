@@ -33,7 +33,7 @@ def fitted_on_later_events(arrays: Arrays, rows: AskedRows, artefacts: Sequence[
     """
     if not artefacts:
         return []
-    latest = int(arrays.train_time.max(initial=-1))
+    latest = int(arrays.latest_train_time.max(initial=-1))
     touched = (rows.time >= 0) & (rows.time < latest)
     if not touched.any():
         return []
@@ -88,7 +88,7 @@ def fitted_on_other_data(
         if folder is None:
             found.append(_cannot_tell(rows, name, parent))
             continue
-        latest = int(Arrays.of(Dataset.open(folder)).train_time.max(initial=-1))
+        latest = int(Arrays.of(Dataset.open(folder)).latest_train_time.max(initial=-1))
         touched = (rows.time >= 0) & (rows.time <= latest)
         if not touched.any():
             continue

@@ -27,7 +27,7 @@ SPAN_PARTS = 20
 def targets_in_training(arrays: Arrays, rows: AskedRows) -> list[Finding]:
     """Find right items whose very event (user, item, time) is a train event too."""
     start, end = arrays.window(SPLIT_NAMES.index(rows.split))
-    last_train = _latest_train_time(arrays)
+    last_train = arrays.latest_train_time
     users = np.flatnonzero((end > start) & (last_train >= 0))
     users = users[_earliest(arrays, start, end, users) <= last_train[users]]
     if not len(users):
@@ -66,18 +66,9 @@ def targets_in_training(arrays: Arrays, rows: AskedRows) -> list[Finding]:
     ]
 
 
-def _latest_train_time(arrays: Arrays) -> Int64Array:
-    """``[U]`` time of the user's latest train event, -1 without one: the last, unless the events go backwards."""
-    last = arrays.train_end - 1
-    time = np.where(last >= arrays.offsets[:-1], arrays.timestamp[np.maximum(last, 0)], -1)
-    for user in np.unique(arrays.owner[arrays.backwards]).tolist():
-        time[user] = arrays.timestamp[arrays.offsets[user] : arrays.train_end[user]].max(initial=-1)
-    return time
-
-
 def _earliest(arrays: Arrays, start: Int64Array, end: Int64Array, users: Int64Array) -> Int64Array:
     time = arrays.timestamp[start[users]].copy()
-    backwards = np.isin(users, arrays.owner[arrays.backwards])
+    backwards = np.isin(users, arrays.backward_users)
     for place in np.flatnonzero(backwards).tolist():
         time[place] = arrays.timestamp[start[users[place]] : end[users[place]]].min()
     return time
@@ -149,11 +140,11 @@ def train_after_target(arrays: Arrays, rows: AskedRows, split_kind: str, *, pric
     the day before.
     """
     timed = rows.time >= 0
-    train_time = arrays.train_time
-    latest = int(train_time.max(initial=-1))
+    latest = int(arrays.latest_train_time.max(initial=-1))
     touched = timed & (rows.time < latest)
     if not touched.any():
         return []
+    train_time = arrays.train_time
     later = int((train_time > rows.time[touched].min()).sum())
     last_of_item = _last_train_time(arrays)
     readable = rows.any_of(last_of_item[rows.targets.items] > np.where(touched, rows.time, latest)[rows.row])
@@ -182,10 +173,8 @@ def train_after_target(arrays: Arrays, rows: AskedRows, split_kind: str, *, pric
 
 def _last_train_time(arrays: Arrays) -> Int64Array:
     """``[I]`` time of the last train event of every item, -1 without one."""
-    frame = pl.DataFrame({"item": arrays.train_item, "time": arrays.train_time})
-    latest = frame.group_by("item").agg(pl.col("time").max())
     time = np.full(arrays.num_items, -1, np.int64)
-    time[latest["item"].to_numpy()] = latest["time"].to_numpy()
+    np.maximum.at(time, arrays.train_item, arrays.train_time)
     return time
 
 
