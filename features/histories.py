@@ -46,7 +46,7 @@ def build_histories(
         behaviour: ``[E]`` packed signals.
         watch_ratio: ``[E]`` NaN where not known.
     """
-    rows = np.flatnonzero(log.positive)
+    rows = log.positive
     user, timestamp = log.user[rows], log.timestamp[rows]
     num_users = len(log.user_ids)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))]).astype(np.int64)

@@ -5,7 +5,7 @@ Reads the event log and the split; produces one session_index per event and the 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ConfigError
 
+_SLICE_ROWS: Final = 1 << 20
 SessionRule = Literal["given", "gap", "chunk"]
 
 
@@ -96,8 +97,15 @@ def _chunk_numbers(log: EventLog, session_length: int) -> npt.NDArray[np.int64]:
 
 def session_starts(sessions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """Return ``[S + 1]`` the first event of every session, and behind them the number of events."""
-    inner = np.flatnonzero(sessions[1:] != sessions[:-1]) + 1
-    return np.concatenate([[0], inner, [len(sessions)]]).astype(np.int64)
+    starts = np.empty(int(sessions[-1]) + 2, np.int64)
+    filled = 0
+    for begin in range(0, len(sessions), _SLICE_ROWS):
+        part = sessions[begin : begin + _SLICE_ROWS]
+        new = begin + np.flatnonzero(np.diff(part, prepend=sessions[begin - 1] if begin else -1))
+        starts[filled : filled + len(new)] = new
+        filled += len(new)
+    starts[-1] = len(sessions)
+    return starts
 
 
 def session_table(

@@ -12,12 +12,17 @@ from recsys.contracts.errors import DataError
 
 CodeArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
+RowArray = npt.NDArray[np.int64]
+HashArray = npt.NDArray[np.uint64]
 
 NO_NUMBER: Final = np.iinfo(np.int64).min
 """Stands for a missing whole number."""
 
 NO_CODE: Final = -1
 """Stands for a missing id."""
+
+_FEWEST_SLOTS: Final = 1 << 12
+_SEEDS: Final = (1, 2)
 
 _BLOCK: Final = (
     1 << 22
@@ -89,20 +94,13 @@ class IdColumn:
         if dtype not in (pl.String, pl.Int64):
             raise DataError(f"ids are {dtype}, expected Int64 or String")
         self._is_text = dtype == pl.String
-        self._categories = pl.Categories.random()
-        self._type = pl.Categorical(self._categories)
-        # the dictionary lives as long as a series of its type does
-        self._alive = pl.Series(dtype=self._type)
+        self._texts = TextTable()
         self._column = GrowingArray(np.int32 if self._is_text else np.int64)
 
     def append(self, ids: pl.Series) -> None:
         """Add a batch; null stands for "no id"."""
         if self._is_text:
-            codes = ids.cast(self._type).to_physical()
-            if codes.null_count():
-                self._column.append(codes.cast(pl.Int64).fill_null(NO_CODE).to_numpy())
-            else:
-                self._column.append(codes.to_numpy())
+            self._column.append(self._texts.encode(ids))
         else:
             self._column.append(ids.fill_null(NO_NUMBER).to_numpy() if ids.null_count() else ids.to_numpy())
 
@@ -111,7 +109,7 @@ class IdColumn:
         values = self._column.finish()
         if not self._is_text:
             return _encode_numbers(values)
-        known = self._categories.to_series().cast(pl.String)
+        known = self._texts.texts()
         places = known.arg_sort().to_numpy()
         table = np.empty(len(known) + 1, np.int32)
         table[places] = np.arange(len(known), dtype=np.int32)
@@ -120,6 +118,96 @@ class IdColumn:
             part = values[start : start + _BLOCK]
             part[:] = table[part]
         return values, known.gather(pl.Series(places)).alias("")
+
+
+class TextTable:
+    """A table of distinct texts that grows, and the code of each: open addressing, a whole batch at a time.
+
+    Texts are told apart by two independent hashes of 64 bits, and not compared: among a hundred million of them, two that
+    agree in both are met once in 10^22 tables. Polars' own dictionary does the same work in four to five times the time.
+
+    Example:
+        >>> table = TextTable()
+        >>> codes = table.encode(pl.Series(["b", "a", "b", None]))
+        >>> table.texts().gather(pl.Series(codes[:3])).to_list(), int(codes[3])
+        (['b', 'a', 'b'], -1)
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[pl.Series] = []
+        self._first, self._second = np.empty(0, np.uint64), np.empty(0, np.uint64)  # by code
+        self._code_at = np.full(_FEWEST_SLOTS, NO_CODE, np.int32)
+        self._hash_at = np.zeros(_FEWEST_SLOTS, np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def texts(self) -> pl.Series:
+        """Return the distinct texts, code = place."""
+        return pl.concat([pl.Series(dtype=pl.String), *self._texts], rechunk=True)
+
+    def encode(self, texts: pl.Series) -> CodeArray:
+        """Return ``[rows]`` codes, -1 for null; texts that are new are added."""
+        if texts.null_count():
+            codes = np.full(len(texts), NO_CODE, np.int32)
+            known = texts.is_not_null()
+            codes[known.to_numpy()] = self.encode(texts.filter(known))
+            return codes
+        first, second = (texts.hash(seed).to_numpy() for seed in _SEEDS)
+        codes = self._find(first, second)
+        missing = np.flatnonzero(codes == NO_CODE)
+        if len(missing):
+            codes[missing] = self._add(texts, missing, first[missing], second[missing])
+        return codes
+
+    def _find(self, first: HashArray, second: HashArray) -> CodeArray:
+        slot = self._slots(first)
+        codes = self._code_at[slot]
+        unsure = np.flatnonzero((codes != NO_CODE) & ~self._same(codes, slot, first, second))
+        while len(unsure):  # another text lies where this one would: look into the next slot
+            slot[unsure] = (slot[unsure] + 1) & (len(self._code_at) - 1)
+            codes[unsure] = self._code_at[slot[unsure]]
+            same = self._same(codes[unsure], slot[unsure], first[unsure], second[unsure])
+            unsure = unsure[(codes[unsure] != NO_CODE) & ~same]
+        return codes
+
+    def _same(self, codes: CodeArray, slot: RowArray, first: HashArray, second: HashArray) -> BoolArray:
+        if not len(self):
+            return np.zeros(len(codes), bool)
+        same: BoolArray = self._hash_at[slot] == first
+        same &= self._second[codes] == second
+        return same
+
+    def _add(self, texts: pl.Series, rows: RowArray, first: HashArray, second: HashArray) -> CodeArray:
+        """Add the texts in these rows, which repeat; return their codes."""
+        order = np.lexsort((second, first))
+        begins = np.ones(len(order), bool)
+        begins[1:] = (np.diff(first[order]) != 0) | (np.diff(second[order]) != 0)
+        codes = np.empty(len(rows), np.int32)
+        codes[order] = len(self) + np.cumsum(begins) - 1
+        fresh = order[begins]
+        self._texts.append(texts.gather(pl.Series(rows[fresh])))
+        self._first, self._second = np.append(self._first, first[fresh]), np.append(self._second, second[fresh])
+        if 2 * len(self) > len(self._code_at):  # at most half full, so that a search takes few steps
+            slots = 1 << (4 * len(self)).bit_length()
+            self._code_at, self._hash_at = np.full(slots, NO_CODE, np.int32), np.zeros(slots, np.uint64)
+            self._insert(np.arange(len(self), dtype=np.int32))
+        else:
+            self._insert(codes[fresh])
+        return codes
+
+    def _insert(self, codes: CodeArray) -> None:
+        """Give each code the first free slot from its own on; of those that want the same one, one gets it."""
+        slot = self._slots(self._first[codes])
+        while len(codes):
+            free = self._code_at[slot] == NO_CODE
+            self._code_at[slot[free]] = codes[free]
+            placed = self._code_at[slot] == codes
+            self._hash_at[slot[placed]] = self._first[codes[placed]]
+            codes, slot = codes[~placed], (slot[~placed] + 1) & (len(self._code_at) - 1)
+
+    def _slots(self, hashes: HashArray) -> RowArray:
+        return (hashes & np.uint64(len(self._code_at) - 1)).astype(np.int64)
 
 
 def encode_ids(ids: pl.Series) -> tuple[CodeArray, pl.Series]:

@@ -34,9 +34,6 @@ def closest(name: str, known: Sequence[str]) -> str:
 @contextmanager
 def explain_file_errors(path: Path) -> Iterator[None]:
     """Turn what the system and the parsers raise while a file is read into a :class:`DataError` that names the file."""
-    import polars as pl
-    import pyarrow as pa
-
     try:
         yield
     except DataError:
@@ -49,8 +46,11 @@ def explain_file_errors(path: Path) -> Iterator[None]:
         raise DataError(
             f"'{path}' cannot be read: the compressed file is cut off or damaged ({_first_line(error)}); fetch it again"
         ) from error
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        raise _by_message(path, error) from error
+    except Exception as error:
+        # by name, because a text file is read without importing pyarrow
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("polars", "pyarrow"):
+            raise _by_message(path, error) from error
+        raise
 
 
 def _by_message(path: Path, error: Exception) -> DataError:

@@ -7,8 +7,8 @@ are none. The rules, those of RFC 4180 where it says anything:
 - a quote inside a field that does not begin with one is plain text (``27" wide``);
 - a quoted field may hold line ends. If one of the lines it would take in is a record by itself (as many fields as there are
   columns, and numbers where the other records have numbers; where no column holds numbers, all of the lines; but not a line
-  whose first quote stands where a field ends), the quote was never closed: the line that opens it is refused, and the next
-  line is read as a line of its own.
+  whose first quote ends a field behind no number), the quote was never closed: the line that opens it is refused, and the
+  next line is read as a line of its own.
 """
 
 from __future__ import annotations
@@ -92,11 +92,15 @@ class RecordReader:
         return len(fields) == self.num_fields and all(_NUMBER.fullmatch(fields[j]) for j in self._numbers or ())
 
     def _ends_a_field(self, line: bytes) -> bool:
-        """Return whether the first quote of a line closes a field that began on a line before: it opens none here."""
+        """Return whether the first quote of a line closes a field that began on a line before: it opens none here.
+
+        Numbers in front of it, where the other records have numbers, speak against it: ``7,1700000000,nice"``.
+        """
         before, found, after = line.replace(self.quote * 2, b"").partition(self.quote)
         return (
             bool(found and before)
             and not before.endswith(self.separator)
+            and not any(column < before.count(self.separator) for column in self._numbers or ())
             and after.strip((_BLANKS + b"\r").replace(self.separator, b""))[:1] in (b"", self.separator)
         )
 

@@ -17,6 +17,9 @@ from recsys.contracts.errors import DataError
 
 BLOCK_BYTES: Final = 16 << 20  # about 350,000 events; the memory of a block is some ten times this
 
+LONGEST_LINE: Final = 64 << 20
+"""Bytes; a file without line ends is no table, and would have to be held in memory as a whole."""
+
 _OTHER_FORMATS: Final = {
     b"PAR1": "a Parquet file; give it the ending .parquet",
     b"PK\x03\x04": "a ZIP archive (or a spreadsheet); unpack it, or export the sheet as CSV",
@@ -72,6 +75,10 @@ def read_blocks(path: Path, encoding: str, block_bytes: int = BLOCK_BYTES) -> It
                 rest = text[cut:]
             else:
                 rest += text
+                if len(rest) > LONGEST_LINE:
+                    raise DataError(
+                        f"'{path}' has a line of more than {LONGEST_LINE >> 20} MB, so it is no text table; check its format"
+                    )
             if final:
                 return
             piece = following

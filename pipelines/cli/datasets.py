@@ -80,8 +80,8 @@ def export_recbole(
     benchmark: Annotated[
         str,
         typer.Option(
-            help="none: one .inter file. events: train, valid and test files of events. histories: the same of items with "
-            "the items before them, for sequential models."
+            help="none: one .inter file. events: train, valid and test files of positive events. histories: the same of "
+            "items with the items before them, for sequential models."
         ),
     ] = "none",
     max_history: Annotated[int, typer.Option(min=1, help="Items before a target in a row of histories.")] = 50,

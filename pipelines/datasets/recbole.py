@@ -73,7 +73,8 @@ def export_recbole(
     Args:
         data: A prepared data set.
         folder: Its last part is the name of the data set, as RecBole looks for ``FOLDER/NAME/NAME.inter``.
-        benchmark: ``events`` splits the events as they were split when the data set was prepared, for general models.
+        benchmark: ``events`` splits the positive events as they were split when the data set was prepared, for general
+            models.
             ``histories`` writes one row per item to predict with the items before it, for sequential models.
         max_history: Items before a target that a row of ``histories`` holds.
         leave_last_out: Whether the data set's own split is each user's last events, which RecBole can make by itself.
@@ -95,6 +96,8 @@ def export_recbole(
         if benchmark == "none":
             tables[f"{name}.inter"] = events.drop(Columns.SPLIT)
         else:
+            if Columns.POSITIVE in events.columns:  # RecBole applies val_interval to no benchmark
+                events = events.filter(pl.col(Columns.POSITIVE) == 1).drop(Columns.POSITIVE)
             for split, split_name in enumerate(SPLIT_NAMES):
                 tables[f"{name}.{split_name}.inter"] = events.filter(pl.col(Columns.SPLIT) == split).drop(Columns.SPLIT)
     item_table, changed_items = _attributes(
@@ -271,7 +274,11 @@ def _settings(
         "ITEM_ID_FIELD": Columns.ITEM_ID,
     }
     load = [Columns.USER_ID, Columns.ITEM_ID]
-    evaluation: dict[str, Any] = {"mode": "full", "group_by": "user"}
+    evaluation: dict[str, Any] = {
+        "mode": "full",
+        "group_by": "user",
+        "order": "TO",
+    }  # sequential models refuse any other
     if benchmark == "histories":
         settings |= {"benchmark_filename": list(SPLIT_NAMES), f"alias_of_{Columns.ITEM_ID}": [_ITEM_LIST]}
         load.append(_ITEM_LIST)
@@ -284,9 +291,9 @@ def _settings(
         if benchmark == "events":
             settings["benchmark_filename"] = list(SPLIT_NAMES)
         elif leave_last_out:
-            evaluation |= {"split": {"LS": "valid_and_test"}, "order": "TO"}
+            evaluation["split"] = {"LS": "valid_and_test"}
         else:
-            evaluation |= {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO"}
+            evaluation["split"] = {"RS": [0.8, 0.1, 0.1]}
     settings |= {"load_col": {"inter": load}, "eval_args": evaluation}
     head = "\n".join(f"# {line}" for line in _head(benchmark, leave_last_out, data))
     return f"{head}\n{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}"

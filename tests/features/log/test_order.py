@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from features.log import arrays, order
-from features.log.arrays import GrowingArray, IdColumn, encode_ids
+from features.log.arrays import GrowingArray, IdColumn, TextTable, encode_ids
 from features.log.order import in_order, sort_columns, stable_order
 
 SEED = 5
@@ -106,3 +106,28 @@ def test_a_missing_id_has_no_code(ids: list) -> None:
     series = pl.Series(ids, dtype=pl.String if ids[0] in ("b", None) else pl.Int64)
     codes, distinct = encode_ids(series)
     assert [None if code < 0 else distinct[int(code)] for code in codes] == ids
+
+
+@pytest.mark.parametrize("slots", [2, 8, 4096])
+def test_a_table_of_texts_gives_every_text_one_code(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that begins with two slots grows many times and is full of collisions, as a dict would."""
+    monkeypatch.setattr(arrays, "_FEWEST_SLOTS", slots)
+    rng = np.random.default_rng(SEED)
+    table, seen = TextTable(), {}
+    for size in (1, 5, 300, 0, 3000):
+        texts = pl.Series([f"user {number}" for number in rng.integers(0, 2000, size)], dtype=pl.String)
+        for text, code in zip(texts, table.encode(texts).tolist(), strict=True):
+            assert seen.setdefault(text, code) == code
+    assert len(table) == len(seen) == len(set(seen.values()))
+    assert dict(zip(table.texts(), range(len(table)), strict=True)) == seen
+
+
+def test_texts_that_agree_in_one_hash_are_told_apart_by_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one hash the same for all texts, every search walks over every text."""
+    original = pl.Series.hash
+    monkeypatch.setattr(pl.Series, "hash", lambda self, seed: original(self, seed) * (seed != 1))
+    table, texts = TextTable(), pl.Series(["a", "b", "a", "c", "b"])
+    for _ in range(2):
+        codes = table.encode(texts)
+        assert table.texts().gather(pl.Series(codes)).equals(texts)
+    assert len(table) == 3

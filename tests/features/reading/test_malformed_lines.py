@@ -45,6 +45,7 @@ def test_values_come_as_they_are_written(tmp_path: Path, value: str) -> None:
         (b'a,b\n1,"x"y\n3,4\n', 1, [(2, "text behind a closing quote")]),
         (b'a,b\n1,2\n3,"so\n4,5\n6,7\n', 3, [(3, "a quote is not closed")]),
         (b'a,b\n1,2\n3,"so\n4,5\n6,nice"\n', 3, [(3, "a quote is not closed")]),
+        (b'a,b\n1,x\n3,"so\n4,nice"\n5,y\n', 3, [(3, "a quote is not closed")]),
         (b'a,b\n1,2\n3,4\n5,"so', 2, [(4, "a quote is not closed")]),
         (b'a,b\n1,2\n"3,4\n"5,6\n', 1, [(3, "a quote is not closed"), (4, "a quote is not closed")]),
         (b'a,b\n1,"2,5",3\n3,4\n', 1, [(2, "too many fields")]),

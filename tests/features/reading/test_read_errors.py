@@ -81,6 +81,12 @@ def test_what_is_no_table_says_what_it_is(tmp_path: Path, content: bytes, shown:
         open_text([path], tmp_path).collect([])
 
 
+def test_a_file_without_line_ends_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.reading.text_bytes.LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("features.reading.text.BLOCK_BYTES", 1 << 16)
+    assert "has a line of more than 1 MB" in text_error(tmp_path, b"a,b\n1,2\n" + b"x" * (1 << 21))
+
+
 def test_a_name_that_stands_twice_matters_when_it_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"id,rating,,rating,\n1,2,3,4,5\n")

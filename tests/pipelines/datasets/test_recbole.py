@@ -123,6 +123,19 @@ def test_events_keep_the_split_they_were_prepared_with(tmp_path: Path) -> None:
     ]
 
 
+def test_a_benchmark_of_events_holds_positive_ones_alone(tmp_path: Path) -> None:
+    """RecBole filters nothing when it reads a benchmark, so a dislike would be learned as a like."""
+    log = events(liked=[True, False, True, True] * 2)
+    signals = [{"name": "liked", "column": "liked"}]
+    export_recbole(prepared(tmp_path, log, signals=signals, positive=["liked"]), tmp_path / "toy", benchmark="events")
+    lines = [
+        line
+        for name in ("train", "valid", "test")
+        for line in (tmp_path / "toy" / f"toy.{name}.inter").read_text().splitlines()[1:]
+    ]
+    assert sorted(line.split("\t")[1] for line in lines) == ["i1", "i1", "i2", "i3", "i4", "i4"]
+
+
 def test_the_split_comes_back_and_prepares_to_the_same_data_set(tmp_path: Path) -> None:
     data = prepared(tmp_path, events())
     export_recbole(data, tmp_path / "toy", benchmark="events")
@@ -151,6 +164,7 @@ def test_histories_are_the_items_before_each_target(tmp_path: Path) -> None:
     assert written.without_history == 2
     told = yaml.safe_load((tmp_path / "toy" / "toy.yaml").read_text())
     assert told["alias_of_item_id"] == ["item_id_list"]
+    assert told["eval_args"]["order"] == "TO"
     assert told["load_col"]["inter"] == ["user_id", "item_id", "item_id_list"]
 
 

@@ -1,0 +1,90 @@
+"""Several files of one table, through the source: their order, their columns, and what is noticed when one changes."""
+
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from features.sources import TableSource
+from recsys.contracts.errors import DataError
+
+TIME = 1_650_000_000
+
+
+def write(path: Path, users: list[int], **more: list) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"user_id": users, "item_id": [1] * len(users), "timestamp": [TIME] * len(users), **more}
+    table = pl.DataFrame(columns)
+    table.write_csv(path) if path.suffix == ".csv" else table.write_parquet(path)
+
+
+def rewrite(root: Path) -> None:
+    """Another user: the same size, and the time of modification set back."""
+    path = root / "day=1/part-0.csv"
+    before = path.stat()
+    write(path, [3])
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rewrite,
+        lambda root: write(root / "day=0/part-0.csv", [3]),
+        lambda root: (root / "day=1/part-0.csv").unlink(),
+        lambda root: (root / "day=2").rename(root / "day=3"),
+        lambda root: write(root / "items/part-0.csv", [3]),
+        lambda root: write(root / "users/part-0.csv", [3]),
+    ],
+)
+def test_a_partition_that_changes_is_noticed_though_all_files_have_one_name(tmp_path: Path, change) -> None:
+    for folder in ("day=1", "day=2", "items", "users"):
+        write(tmp_path / folder / "part-0.csv", [1])
+    source = TableSource(
+        path=tmp_path,
+        interactions="day=*/part-*.csv",
+        items="items/part-0.csv",
+        users="users/part-0.csv",
+        timestamp_unit="s",
+    )
+    before = source.fingerprint()
+    assert sorted(before) == ["day=1/part-0.csv", "day=2/part-0.csv", "items/part-0.csv", "users/part-0.csv"]
+    change(tmp_path)
+    assert source.fingerprint() != before
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_parts_are_read_in_natural_order(tmp_path: Path, ending: str) -> None:
+    """Part 10 after part 9: events of the same instant keep the order of the files."""
+    for part in range(12):
+        write(tmp_path / f"part-{part}.{ending}", [part])
+    source = TableSource(path=tmp_path, interactions=f"part-*.{ending}", timestamp_unit="s")
+    events = source.read(0).interactions.collect()
+    assert events["user_id"].cast(pl.Int64).to_list() == list(range(12))
+    assert events["file"].to_list() == list(range(12))
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_part_with_a_column_more_is_read(tmp_path: Path, ending: str, place: int) -> None:
+    for part in range(2):
+        more = {"note": ["x"], "stars": [5]} if part == place else {}
+        write(tmp_path / f"part-{part}.{ending}", [part], **more)
+    source = TableSource(
+        path=tmp_path,
+        interactions=f"part-*.{ending}",
+        timestamp_unit="s",
+        signals=[{"name": "liked", "column": "stars", "at_least": 4}],
+    )
+    events = source.read(0).interactions.collect()
+    assert events["liked"].to_list() == [True if part == place else None for part in range(2)]
+    assert events["refused"].null_count() == 2
+
+
+def test_a_relative_path_names_the_folder_that_was_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "logs/log.csv", [1])
+    with pytest.raises(DataError, match=rf"'logs/interactions.parquet' does not exist .*looked in '{tmp_path}/logs'\)"):
+        TableSource(path="logs", timestamp_unit="s").read(0)
