@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Final
 
 from recsys.contracts.errors import DataError
 
+_RUNS: Final = re.compile(rb"[\x80-\xff]{3,}")
 _ICONV: Final = {"latin-1": "ISO-8859-1"}
 _UTF16_NUL_SHARE: Final = 0.2  # in UTF-16 half of the bytes of Latin text are NUL; a stray NUL is one in thousands
 
@@ -26,7 +28,8 @@ def closest(name: str, known: Sequence[str]) -> str:
         >>> closest("userid", ["item_id", "user_id"])
         "did you mean 'user_id'? columns there: item_id, user_id"
     """
-    found = difflib.get_close_matches(name, known, n=1)
+    folded = {other.lower(): other for other in known}
+    found = [folded[near] for near in difflib.get_close_matches(name.lower(), folded, n=1)]
     hint = f"did you mean '{found[0]}'? " if found else ""
     return f"{hint}columns there: {', '.join(known) or 'none'}"
 
@@ -79,17 +82,25 @@ def not_encoded(path: Path, start: bytes, line: int, byte: int, bad: bytes, enco
         encoding: The declared encoding.
     """
     probable = probable_encoding(start, bad)
-    shown = " ".join(f"0x{value:02x}" for value in bad[:1])
+    said = f"'{path}' is not valid {encoding}: line {line}, byte {byte} is " + " ".join(
+        f"0x{one:02x}" for one in bad[:1]
+    )
+    if probable is None:
+        return DataError(
+            f"{said}. It is probably not Western text: declare what it was written in as source.encoding, such as "
+            "cp1251 or koi8-r (Cyrillic), shift_jis, gb18030, big5 or euc_kr; fetching it again does not help"
+        )
+    name = _ICONV.get(probable, probable.upper())
     return DataError(
-        f"'{path}' is not valid {encoding}: line {line}, byte {byte} is {shown}. It is probably {probable}: set "
-        f"source.encoding: {probable}, or convert it with "
-        f"`iconv -f {_ICONV.get(probable, probable.upper())} -t UTF-8 '{path.name}' > new.csv`; fetching it again does "
-        "not help"
+        f"{said}. It is probably {probable}: set source.encoding: {probable}, or convert it with "
+        f"`iconv -f {name} -t UTF-8 '{path.name}' > new.csv`; fetching it again does not help"
     )
 
 
-def probable_encoding(start: bytes, bad: bytes = b"") -> str:
-    r"""Guess the encoding of a file that is not UTF-8.
+def probable_encoding(start: bytes, bad: bytes = b"") -> str | None:
+    r"""Guess the encoding of a file that is not UTF-8; ``None`` where it is no Western one.
+
+    Letters with accents stand among ASCII letters; other scripts are runs of bytes above 0x7f.
 
     Example:
         >>> probable_encoding("naïve".encode("utf-16")), probable_encoding(b"caf\xe9"), probable_encoding(b"it\x92s")
@@ -101,6 +112,10 @@ def probable_encoding(start: bytes, bad: bytes = b"") -> str:
         return "utf-16"
     if start.count(0) > _UTF16_NUL_SHARE * max(len(start), 1):
         return "utf-16-le" if start[1::2].count(0) >= start[0::2].count(0) else "utf-16-be"
+    above = sum(value > 0x7F for value in start)
+    in_runs = sum(len(run) for run in _RUNS.findall(start))
+    if in_runs > above / 2:
+        return None
     # 0x80 to 0x9f are control characters in Latin-1 and curly quotes, dashes and the euro sign in Windows' cp1252
     return "cp1252" if any(0x80 <= value <= 0x9F for value in start + bad) else "latin-1"
 

@@ -69,9 +69,7 @@ def find_files(root: Path, pattern: str, key: str) -> DataFiles:
     files = [one for one in found if one.is_file()]
     kept = [one for one in files if not is_ignored(relative_name(one, root))]
     if not kept:
-        raise DataError(
-            f"no file matches '{where}' (looked in '{root.resolve()}'); {_there(root)}; set source.path and {key}"
-        )
+        raise DataError(f"no file matches '{where}' (looked in '{root.resolve()}'); {_there(root)}; set {_keys(key)}")
     ignored = tuple(sorted(relative_name(one, root) for one in set(files) - set(kept)))
     kept.sort(key=lambda one: natural_key(relative_name(one, root)))
     return DataFiles(tuple(kept), root, where, ignored)
@@ -87,8 +85,12 @@ def missing_file(path: Path, key: str) -> DataError:
         return DataError(f"'{path}' (for {key}) is a link to '{os.readlink(path)}', which does not exist")
     return DataError(
         f"'{path}' does not exist (for {key}; looked in '{path.parent.resolve()}'); {_there(path.parent)}; "
-        f"set source.path or {key}"
+        f"set {_keys(key)}"
     )
+
+
+def _keys(key: str) -> str:
+    return key if key == "source.path" else f"source.path or {key}"
 
 
 def _there(folder: Path) -> str:

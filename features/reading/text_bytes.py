@@ -95,7 +95,7 @@ def _check_text(path: Path, head: bytes, encoding: str) -> None:
         if head.startswith(magic):
             raise DataError(f"'{path}' is no text file: it is {what}")
     probable = probable_encoding(head[: 1 << 16])
-    if probable.startswith("utf-") and not encoding.startswith(probable[:6]):
+    if probable is not None and probable.startswith("utf-") and not encoding.startswith(probable[:6]):
         at = head.find(b"\0") if not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else 0
         line = head[:at].count(b"\n") + 1
         raise not_encoded(path, head[: 1 << 16], line, at, head[at : at + 4], encoding)
@@ -109,7 +109,7 @@ class _Utf8Check:
         self.byte = 0
         self.lines = 0
         self.kept = b""
-        self.start = b""
+        self.seen = False  # whether there was any character beyond ASCII
 
     def decode(self, piece: bytes, *, final: bool) -> bytes:
         if self.byte == 0 and piece.startswith(codecs.BOM_UTF8):
@@ -120,11 +120,20 @@ class _Utf8Check:
             try:
                 _, used = codecs.utf_8_decode(text, "strict", final)
             except UnicodeDecodeError as error:
+                if (
+                    (self.seen or not text[: error.start].isascii())
+                    and final
+                    and error.reason == "unexpected end of data"
+                ):
+                    raise DataError(
+                        f"'{self.path}' ends inside of a character: it is cut off, fetch it again"
+                    ) from error
                 bad = text[error.start : error.start + 1]
                 line = self.lines + text.count(b"\n", 0, error.start) + 1
                 around = text[max(error.start - 1000, 0) : error.start + 1000]
                 raise not_encoded(self.path, around, line, self.byte + error.start, bad, "UTF-8") from error
             text, self.kept = text[:used], text[used:]
+            self.seen = self.seen or not text.isascii()
         else:
             self.kept = b""
         self.byte += len(text)

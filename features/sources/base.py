@@ -5,10 +5,9 @@ Reads nothing itself. Produces :class:`RawTables`, the one input of everything d
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -165,18 +164,6 @@ class Source(FrozenConfig, ABC):
     @abstractmethod
     def fingerprint(self) -> dict[str, str]:
         """Return what the content depends on besides this configuration: file name -> sha256 of its bytes."""
-
-
-def closest(name: str, known: Sequence[str]) -> str:
-    """Phrase the columns that exist, the most similar first.
-
-    Example:
-        >>> closest("userid", ["item_id", "user_id"])
-        "did you mean 'user_id'? columns there: item_id, user_id"
-    """
-    found = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{found[0]}'? " if found else ""
-    return f"{hint}columns there: {', '.join(known) or 'none'}"
 
 
 def merge_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from features.sources.base import RESERVED_COLUMNS, MergeRule, closest
+from features.reading.errors import closest
+from features.sources.base import RESERVED_COLUMNS, MergeRule
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from features.sources.base import closest
+from features.reading.errors import closest
 from features.sources.columns.ids import id_expression
 from features.sources.columns_map import check_columns
 from features.sources.metadata_entries import MetadataColumn, entries

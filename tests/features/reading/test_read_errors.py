@@ -43,6 +43,25 @@ def test_another_encoding_is_named_with_line_byte_and_key(
 
 
 @pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("Привет", "cp1251"), ("кино", "koi8-r"), ("日本語", "shift_jis"), ("中文商品", "gb18030"), ("영화", "euc_kr")],
+)
+def test_other_scripts_are_not_taken_for_western(tmp_path: Path, text: str, encoding: str) -> None:
+    content = f"a,b\n1,{text}\n".encode(encoding)
+    assert "It is probably not Western text: declare what it was written in as source.encoding" in text_error(
+        tmp_path, content
+    )
+    (tmp_path / "t.csv").write_bytes(content)
+    table = open_text([tmp_path / "t.csv"], tmp_path, TextFormat(encoding=encoding))
+    assert table.collect(["b"])["b"].to_list() == [text]
+
+
+def test_a_file_that_ends_inside_of_a_character_was_cut_off(tmp_path: Path) -> None:
+    message = text_error(tmp_path, "a,b\n1,é\n2,é".encode()[:-1])
+    assert message.endswith("ends inside of a character: it is cut off, fetch it again")
+
+
+@pytest.mark.parametrize(
     ("content", "encoding", "shown"),
     [
         (b"a,b\n1,\x81\n", "cp1252", "line 2, byte 6 is 0x81"),
