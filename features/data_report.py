@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from features.log.encode import ReadLog
@@ -118,21 +118,24 @@ def history_counts(log: EventLog, split: SplitArray, history: HistoryArrays, tar
     """Count users, events per split, and the rows that will be predicted."""
     lengths = np.diff(history.offsets)
     rows = np.bincount(targets[Columns.SPLIT].to_numpy(), minlength=len(SPLIT_NAMES))
+    train, valid = history.train_end - history.offsets[:-1], history.valid_end - history.train_end
     return {
         "users": len(log.user_ids),
         "users_without_positive_events": int((lengths == 0).sum()),
-        "positive_events": int(log.positive.sum()),
-        "prehistory_events": int(log.prehistory.sum()),
-        "events_per_split": _by_split(np.bincount(split, minlength=len(SPLIT_NAMES))),
-        "positive_events_per_split": _by_split(np.bincount(split[log.positive], minlength=len(SPLIT_NAMES))),
-        "target_rows": _by_split(rows),
+        "positive_events": len(history.item),
+        "prehistory_events": int(np.count_nonzero(log.prehistory)),
+        "events_per_split": _by_split([int(np.count_nonzero(split == code)) for code in range(len(SPLIT_NAMES))]),
+        "positive_events_per_split": _by_split(
+            [int(count) for count in (train.sum(), valid.sum(), len(history.item) - train.sum() - valid.sum())]
+        ),
+        "target_rows": _by_split(rows.tolist()),
         "history_length_quantiles": {
             f"p{percent}": int(np.percentile(lengths, percent, method="lower")) for percent in (0, 10, 50, 90, 99, 100)
         },
     }
 
 
-def _by_split(counts: npt.NDArray[np.integer]) -> dict[str, int]:
+def _by_split(counts: Iterable[int]) -> dict[str, int]:
     return {name: int(count) for name, count in zip(SPLIT_NAMES, counts, strict=True)}
 
 

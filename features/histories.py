@@ -15,7 +15,7 @@ import polars as pl
 from features.log.arrays import BoolArray
 from features.log.event_log import EventLog
 from features.splits import SplitArray
-from recsys.contracts.columns import TEST, TRAIN, VALID, Columns
+from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID, Columns
 from recsys.contracts.dataset import ByteArray, HistoryArrays, IntArray, OffsetArray
 from recsys.contracts.event_features import gap_buckets, watch_buckets
 
@@ -46,32 +46,44 @@ def build_histories(
         behaviour: ``[E]`` packed signals.
         watch_ratio: ``[E]`` NaN where not known.
     """
-    rows = log.positive
-    user, timestamp = log.user[rows], log.timestamp[rows]
-    num_users = len(log.user_ids)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))]).astype(np.int64)
-    in_split = [np.bincount(user[split[rows] == code], minlength=num_users) for code in (TRAIN, VALID)]
-    train_end = offsets[:-1] + in_split[0]
+    total = int(np.count_nonzero(log.positive))
+    item, timestamp = np.empty(total, np.int32), np.empty(total, np.int64)
+    codes, gap, watch = (np.empty(total, np.uint8) for _ in range(3))
+    per_split = np.zeros((len(SPLIT_NAMES), len(log.user_ids)), np.int64)
+    done, last_user, last_time = 0, -1, -1
+    for start in range(0, len(log), _SLICE_ROWS):  # a slice at a time, so that temporaries stay in the cache
+        rows = slice(start, start + _SLICE_ROWS)
+        kept = log.positive[rows]
+        user, time = log.user[rows][kept], log.timestamp[rows][kept]
+        if not len(user):
+            continue
+        out = slice(done, done + len(user))
+        item[out], timestamp[out], codes[out] = log.item[rows][kept], time, behaviour[rows][kept]
+        watch[out] = watch_buckets(watch_ratio[rows][kept])
+        gap[out] = _gaps(np.append(np.int32(last_user), user), np.append(last_time, time))
+        first, users = int(user[0]), int(user[-1]) - int(user[0]) + 1
+        where = split[rows][kept]
+        for code in range(len(SPLIT_NAMES)):
+            per_split[code, first : first + users] += np.bincount(user[where == code] - first, minlength=users)
+        done, last_user, last_time = out.stop, int(user[-1]), int(time[-1])
+    offsets = np.concatenate([[0], np.cumsum(per_split.sum(axis=0))]).astype(np.int64)
+    train_end = offsets[:-1] + per_split[TRAIN]
     return HistoryArrays(
-        item=log.item[rows],
-        behaviour=behaviour[rows],
-        gap=_gaps(user, timestamp),
-        watch=watch_buckets(watch_ratio[rows]),
+        item=item,
+        behaviour=codes,
+        gap=gap,
+        watch=watch,
         timestamp=timestamp,
         offsets=offsets,
         train_end=train_end,
-        valid_end=train_end + in_split[1],
+        valid_end=train_end + per_split[VALID],
     )
 
 
 def _gaps(user: IntArray, timestamp: OffsetArray) -> ByteArray:
-    """Bucket the time since the user's previous event; slice by slice, so that temporaries stay in the cache."""
-    result = np.zeros(len(user), np.uint8)
-    for start in range(1, len(user), _SLICE_ROWS):
-        now, before = slice(start, start + _SLICE_ROWS), slice(start - 1, min(start + _SLICE_ROWS, len(user)) - 1)
-        both_timed = (user[now] == user[before]) & (timestamp[now] >= 0) & (timestamp[before] >= 0)
-        result[now] = gap_buckets(np.where(both_timed, timestamp[now] - timestamp[before], -1))
-    return result
+    """Bucket the time since the user's previous event, for every event but the first."""
+    both_timed = (user[1:] == user[:-1]) & (timestamp[1:] >= 0) & (timestamp[:-1] >= 0)
+    return gap_buckets(np.where(both_timed, timestamp[1:] - timestamp[:-1], -1))
 
 
 def build_targets(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, date, datetime
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from recsys.contracts.event_times import microseconds
 
 logger = logging.getLogger("recsys.features")
 SplitArray = npt.NDArray[np.int8]
+_SLICE_ROWS: Final = 1 << 20
+_BIN_BITS: Final = 14
 
 _GIVEN = {"train": TRAIN, "valid": VALID, "validation": VALID, "val": VALID, "dev": VALID, "test": TEST}
 _GIVEN |= {str(code): code for code in (TRAIN, VALID, TEST)}
@@ -83,14 +85,13 @@ def split_events(log: EventLog, config: SplitConfig, *, has_timestamps: bool) ->
             "features.split.kind is 'global_temporal' but the source has no timestamps; "
             "use leave_last_out, or given with a split column"
         )
-    timed = log.timestamp[~log.prehistory]
+    timed = log.timestamp[~log.prehistory] if log.prehistory.any() else log.timestamp
     if config.valid_from is not None and config.test_from is not None:
         cuts = microseconds(config.valid_from), microseconds(config.test_from)
     else:
         cuts = cut_times(timed, config.valid_share, config.test_share)
-    split = np.zeros(len(log), np.int8)
-    split[log.timestamp >= cuts[0]] = VALID
-    split[log.timestamp >= cuts[1]] = TEST
+    split = (log.timestamp >= cuts[0]).astype(np.int8)  # VALID, and TEST is the next
+    split += log.timestamp >= cuts[1]
     facts: dict[str, object] = {
         "kind": config.kind,
         "valid_from": datetime.fromtimestamp(cuts[0] / 1e6, UTC).isoformat(),
@@ -109,8 +110,26 @@ def cut_times(timestamps: npt.NDArray[np.int64], valid_share: float, test_share:
     count = len(timestamps)
     first_test = min(count - 1, count - max(1, round(test_share * count)))
     first_valid = min(first_test, count - max(2, round((valid_share + test_share) * count)))
-    ordered = np.partition(timestamps, (max(first_valid, 0), first_test))
-    return int(ordered[max(first_valid, 0)]), int(ordered[first_test])
+    return kth_smallest(timestamps, max(first_valid, 0)), kth_smallest(timestamps, first_test)
+
+
+def kth_smallest(values: npt.NDArray[np.int64], rank: int) -> int:
+    """Return the value that stands at place ``rank`` when all are sorted: counted into bins, and sorted in one bin only.
+
+    Example:
+        >>> kth_smallest(np.array([30, 10, 20]), 1)
+        20
+    """
+    low, high = int(values.min()), int(values.max())
+    shift = max((high - low).bit_length() - _BIN_BITS, 0)
+    pieces = [values[start : start + _SLICE_ROWS] for start in range(0, len(values), _SLICE_ROWS)]
+    counts = sum(np.bincount((piece - low) >> shift, minlength=(1 << _BIN_BITS) + 1) for piece in pieces)
+    ends = np.cumsum(counts)
+    place = int(np.searchsorted(ends, rank, side="right"))
+    first, after = low + (place << shift), low + ((place + 1) << shift)
+    inside = np.concatenate([piece[(piece >= first) & (piece < after)] for piece in pieces])
+    rank -= int(ends[place - 1]) if place else 0
+    return int(np.partition(inside, rank)[rank])
 
 
 def leave_last_out(user: npt.NDArray[np.int32], positive: npt.NDArray[np.bool_], num_users: int) -> SplitArray:

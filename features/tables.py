@@ -109,8 +109,11 @@ def events_table(events: LabelledEvents, rows: slice) -> pl.DataFrame:
 def items_table(events: LabelledEvents, items: ItemTable) -> pl.DataFrame:
     """Return ``items.parquet``: the items, with their positive events in the train split."""
     log = events.log
-    in_train = log.item[log.positive & (events.split == TRAIN)]
-    counts = np.bincount(in_train, minlength=len(items.table)).astype(np.int64)
+    counts = np.zeros(len(items.table), np.int64)
+    for start in range(0, len(log), _SLICE_ROWS):
+        rows = slice(start, start + _SLICE_ROWS)
+        in_train = log.item[rows][log.positive[rows] & (events.split[rows] == TRAIN)]
+        counts += np.bincount(in_train, minlength=len(counts))
     table = items.table.with_columns(pl.Series(Columns.TRAIN_COUNT, counts))
     return table.select(
         Columns.ITEM_INDEX,

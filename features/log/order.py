@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 KeyArray = npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]
 
-_SLICE: Final = 1 << 22
+_SLICE: Final = 1 << 18
 _DIGIT: Final = 16
 _GLANCE: Final = 1000
 _PILE_ROWS: Final = 1 << 16
@@ -102,10 +102,13 @@ def same_as_before(keys: Sequence[KeyArray]) -> npt.NDArray[np.bool_]:
         >>> same_as_before([np.array([1, 1, 1]), np.array([4, 4, 5])]).tolist()
         [False, True, False]
     """
-    result = np.ones(len(keys[0]), bool)
-    result[:1] = False
-    for key in keys:
-        result[1:] &= key[1:] == key[:-1]
+    result = np.zeros(len(keys[0]), bool)
+    for start in range(1, len(result), _SLICE):
+        end = min(start + _SLICE, len(result))
+        same = keys[0][start:end] == keys[0][start - 1 : end - 1]
+        for key in keys[1:]:
+            same &= key[start:end] == key[start - 1 : end - 1]
+        result[start:end] = same
     return result
 
 
