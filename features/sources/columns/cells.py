@@ -175,8 +175,13 @@ def shown(values: pl.Series) -> str:
         "'b', 'a'"
     """
     distinct = values.drop_nulls().unique(maintain_order=True)
-    listed = ", ".join(repr(value) for value in distinct.head(SHOWN_VALUES))
+    listed = ", ".join(phrase(value) for value in distinct.head(SHOWN_VALUES))
     return listed + (f" and {len(distinct) - SHOWN_VALUES} others" if len(distinct) > SHOWN_VALUES else "")
+
+
+def phrase(value: object) -> str:
+    """Write a value as a recipe would: text in quotes, all else bare."""
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def no_rows(count: int) -> pl.Series:

@@ -12,7 +12,17 @@ from typing import Final
 
 import polars as pl
 
-from features.sources.columns.cells import SHOWN_VALUES, ColumnReader, Parsed, Place, Refusal, Unread, no_rows, shown
+from features.sources.columns.cells import (
+    SHOWN_VALUES,
+    ColumnReader,
+    Parsed,
+    Place,
+    Refusal,
+    Unread,
+    no_rows,
+    phrase,
+    shown,
+)
 from features.sources.columns.numbers import as_numbers
 from features.sources.columns_map import Signal
 from recsys.contracts.errors import DataError
@@ -77,7 +87,7 @@ class SignalReader(ColumnReader):
         self.counts["false"] += len(raw) - yes - missing
         if not self.counts["true"] and len(self._met) < _MET:
             distinct = raw.head(_MET_ROWS).drop_nulls().unique(maintain_order=True)
-            self._met = list(dict.fromkeys([*self._met, *map(_phrase, distinct)]))[:_MET]
+            self._met = list(dict.fromkeys([*self._met, *map(phrase, distinct)]))[:_MET]
         return Parsed(values.alias(self.canonical), tuple(refusals))
 
     def _truth(self, raw: pl.Series) -> tuple[pl.Series, pl.Series, str]:
@@ -90,11 +100,10 @@ class SignalReader(ColumnReader):
             words, wrong_words = self._words(raw.filter(wrong).cast(pl.String))
             places = wrong.arg_true()
             truth, wrong = truth.scatter(places, words), wrong.scatter(places, wrong_words)
-        self._check_negative(numbers)
+        self._check_negative(raw.filter(numbers < 0))
         return self._finite(numbers, truth, wrong, "a boolean or a number")
 
-    def _check_negative(self, numbers: pl.Series) -> None:
-        negative = numbers.filter(numbers < 0)
+    def _check_negative(self, negative: pl.Series) -> None:
         if len(negative):
             raise DataError(
                 f"{self.where}: signal '{self.signal.name}': column '{self.column}' holds negative numbers "
@@ -197,7 +206,3 @@ class SignalReader(ColumnReader):
             for value, count in self._near.most_common(SHOWN_VALUES)
         ]
         return said
-
-
-def _phrase(value: object) -> str:
-    return repr(value) if isinstance(value, str) else str(value)
