@@ -94,6 +94,11 @@ def _check_text(path: Path, head: bytes, encoding: str) -> None:
     for magic, what in _OTHER_FORMATS.items():
         if head.startswith(magic):
             raise DataError(f"'{path}' is no text file: it is {what}")
+    first = head[:64].removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if first.startswith((b"{", b"[{")):
+        raise DataError(f"'{path}' holds JSON; convert it to CSV or Parquet, with a column for each key")
+    if first.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise DataError(f"'{path}' is a page in HTML or XML, such as one that asks to log in; fetch the file itself")
     probable = probable_encoding(head[: 1 << 16])
     if probable is not None and probable.startswith("utf-") and not encoding.startswith(probable[:6]):
         at = head.find(b"\0") if not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else 0

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from features.reading import TextFormat, open_parquet, open_text
+from features.reading.text_lines import LineScanner
 from recsys.contracts.errors import DataError
 
 AGAIN = "fetch it again$"
@@ -84,6 +85,8 @@ def test_a_declared_encoding_that_does_not_fit(tmp_path: Path, content: bytes, e
         (b"PAR1....", "it is a Parquet file; give it the ending .parquet"),
         (b"PK\x03\x04....", "a ZIP archive .or a spreadsheet.; unpack it"),
         (b"\x28\xb5\x2f\xfd...", "compressed with zstd; unpack it"),
+        (b'{"user_id": 1, "item_id": 2}\n', "holds JSON; convert it to CSV or Parquet"),
+        (b"\xef\xbb\xbf <!DOCTYPE html>\n<html>", "is a page in HTML or XML"),
         (b"SQLite format 3\0...", "an SQLite database"),
         (b'a,"b\n1,2\n', "a quote in the header is not closed"),
         (gzip.compress(b"a,b\n" + b"1,2\n" * 9999)[:-9], f"cut off or damaged.*{AGAIN}"),
@@ -121,6 +124,21 @@ def test_a_parser_that_loses_a_record_stops_the_run(tmp_path: Path, monkeypatch:
     true_read = pl.read_csv
     monkeypatch.setattr(pl, "read_csv", lambda *args, **kwargs: true_read(*args, **kwargs).head(1))
     with pytest.raises(DataError, match=r"t.csv': 2 records were counted from line 2 on, and the parser gave 1"):
+        open_text([path], tmp_path).collect(["a"])
+
+
+def test_a_line_that_was_not_settled_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a,b\n1,2\n3,4\n")
+    true_scan = LineScanner.scan
+
+    def forgetful(self, data: bytes, *, final: bool):
+        return true_scan(self, data[: data.index(b"\n") + 1], final=final)
+
+    monkeypatch.setattr(LineScanner, "scan", forgetful)
+    with pytest.raises(
+        DataError, match=r"t.csv': the file has 3 lines, and 2 of them were settled; no line may be lost"
+    ):
         open_text([path], tmp_path).collect(["a"])
 
 
