@@ -14,6 +14,7 @@ from pydantic import Field
 
 from features.log.arrays import NO_CODE
 from features.log.event_log import EventLog
+from features.log.order import same_as_before
 from features.session_quality import HighQualityConfig
 from features.splits import SplitArray
 from recsys.config import FrozenConfig
@@ -70,17 +71,19 @@ def session_index(
     Returns:
         ``[E]``, ascending from 0.
     """
-    starts = np.ones(len(log), bool)
-    starts[1:] = (
-        (log.user[1:] != log.user[:-1]) | (split[1:] != split[:-1]) | (log.prehistory[1:] != log.prehistory[:-1])
-    )
+    starts = ~same_as_before([log.user, split, log.prehistory])
     chunked = log.prehistory if rule != "chunk" else np.ones(len(log), bool)
     if rule == "given":
         assert log.session is not None  # the rule is 'given' only where the source has sessions
-        starts[1:] |= ((log.session[1:] != log.session[:-1]) | (log.session[1:] == NO_CODE)) & ~chunked[1:]
+        changes = ~same_as_before([log.session])
+        changes |= log.session == NO_CODE
+        starts |= changes & ~chunked
     elif rule == "gap":
-        pause = np.diff(log.timestamp, prepend=log.timestamp[:1])
-        starts |= (pause > config.gap_minutes * 60_000_000) & ~chunked
+        longest = config.gap_minutes * 60_000_000
+        for begin in range(1, len(log), _SLICE_ROWS):
+            end = min(begin + _SLICE_ROWS, len(log))
+            pause = log.timestamp[begin:end] - log.timestamp[begin - 1 : end - 1]
+            starts[begin:end] |= (pause > longest) & ~chunked[begin:end]
     if chunked.any():
         chunk = _chunk_numbers(log, session_length)
         starts[1:] |= (chunk[1:] != chunk[:-1]) & chunked[1:]

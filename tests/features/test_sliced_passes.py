@@ -9,7 +9,7 @@ from features.log import order, repeats
 from features.log.event_log import keep_events
 from features.log.k_core import KCoreConfig
 from features.log.order import in_order, same_as_before
-from features.sessions import session_starts
+from features.sessions import SessionConfig, SessionRule, session_index, session_starts
 from features.splits import kth_smallest
 from recsys.contracts.dataset import HISTORY_ARRAYS
 from tests.toy.logs import START, US, read_rows
@@ -61,6 +61,29 @@ def test_order_and_equality_with_the_row_before(rows: int, monkeypatch: pytest.M
     assert same_as_before(keys).tolist() == [False, True, False, False, True, False]
     assert in_order(keys)
     assert not in_order([keys[0], -keys[1]])
+
+
+@SLICES
+@pytest.mark.parametrize("rule", ["gap", "given"])
+def test_sessions(rows: int, rule: SessionRule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses are multiples of 100 s, and two minutes are allowed."""
+    sessions_of = {"session_id": [None if place % 5 == 0 else f"s{place % 3}" for place in range(300)]}
+    log = keep_events(read_rows(some_rows() | sessions_of, ("like",)).log, KCoreConfig(), "merge", {}).log
+    split = (log.timestamp > START + 500 * US).astype(np.int8)
+    config = SessionConfig(gap_minutes=2)
+    whole = session_index(log, split, rule, config, 3)
+    monkeypatch.setattr(sessions, "_SLICE_ROWS", rows)
+    monkeypatch.setattr(order, "_SLICE", rows)
+    assert session_index(log, split, rule, config, 3).tolist() == whole.tolist()
+    naive = 0
+    for place in range(1, len(log)):
+        same = log.user[place] == log.user[place - 1] and split[place] == split[place - 1]
+        if rule == "gap":
+            same = same and log.timestamp[place] - log.timestamp[place - 1] <= 120 * US
+        else:
+            same = same and log.session[place] == log.session[place - 1] and log.session[place] >= 0
+        naive += not same
+        assert whole[place] == naive
 
 
 @SLICES
