@@ -16,6 +16,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from features.data_report import event_facts, history_counts, row_counts
+from features.derived.watch_percentile import DerivedSignal, with_derived_signals
 from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio
 from features.items import ItemsConfig, ItemTable, build_item_table
 from features.log.encode import ReadLog, read_log
@@ -57,6 +58,8 @@ class FeaturesConfig(FrozenConfig):
         duplicates: Rows with the same user, item and time (or position). ``merge`` makes one event of them that knows what
             all of them know: each signal by its ``merge`` rule, the longest watch time; ``drop`` moves all but the first to
             the quarantine; ``keep`` keeps all.
+        derived_signals: Signals that are computed once the split is known, such as a percentile of watch time; the model
+            and the reward model read them like the source's own.
         eval_rows: Rows of validation and test. ``per_user`` asks once per user for everything in the window, as a nightly
             job does; ``per_event`` asks before every event of the window, as benchmarks that split samples in time do.
     """
@@ -70,6 +73,7 @@ class FeaturesConfig(FrozenConfig):
     eval_rows: EvalRows = "per_user"
     split: SplitConfig = SplitConfig()
     sessions: SessionConfig = SessionConfig()
+    derived_signals: tuple[DerivedSignal, ...] = ()
     items: ItemsConfig = ItemsConfig()
     quarantine: QuarantineConfig = QuarantineConfig()
 
@@ -242,6 +246,7 @@ def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled
     sessions = session_index(log, split, rule, config.sessions, config.session_length)
     items = build_item_table(log.item_ids, raw.items, config.items)
     log = _with_items(log, items)
+    log, derived = with_derived_signals(log, split, config.derived_signals)
     behaviour = behaviour_bytes(log.signal_values, log.signal_known, len(log.signals))
     events = LabelledEvents(log, split, sessions, behaviour, event_watch_ratio(log))
     history = build_histories(log, split, events.behaviour, events.watch_ratio)
@@ -260,6 +265,7 @@ def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled
         **rows,
         "split": split_facts,
         "sessions": {"by": rule, "chunked_prehistory": bool(log.prehistory.any()), "count": int(sessions[-1]) + 1},
+        **({"derived_signals": derived} if derived else {}),
         **({"high_quality_sessions": good_facts} if good_facts is not None else {}),
         **history_counts(log, split, history, targets),
         **items.facts,
@@ -293,12 +299,12 @@ def _spec(raw: RawTables, log: EventLog, items: ItemTable, config: FeaturesConfi
         num_items=len(items.table),
         num_authors=items.num_authors,
         num_categories=items.num_categories,
-        num_behaviours=1 + 2 ** len(raw.signals),
+        num_behaviours=1 + 2 ** len(log.signals),
         num_gap_buckets=NUM_GAP_BUCKETS,
         num_watch_buckets=NUM_WATCH_BUCKETS,
         task=config.task,
         session_length=config.session_length,
-        signals=raw.signals,
+        signals=tuple(log.signals),
         has_timestamps=raw.has_timestamps,
     )
 

@@ -20,6 +20,7 @@ from features.log.quarantine import as_duplicates, check_share
 from features.log.signal_bits import behaviour_bytes
 from features.sources.base import Source
 from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ConfigError
 
 _NO_K_CORE: Final = KCoreConfig(user=0, item=0)
 
@@ -38,8 +39,15 @@ def user_histories(source: Source, config: FeaturesConfig, seed: int) -> pl.Data
         positive event has empty lists.
 
     Raises:
+        ConfigError: The model reads derived signals, whose bounds only `prepare` knows.
         DataError: Unreadable files, missing columns, a wrong unit, too many bad rows.
     """
+    if config.derived_signals:
+        raise ConfigError(
+            f"histories: features.derived_signals ('{config.derived_signals[0].name}') are fitted by `prepare` on its train "
+            "events, which this table need not hold; score the users of the prepared data (recommend --config), or train "
+            "without them"
+        )
     raw = source.read(seed)
     read = read_log(raw, config.quarantine, need_session_id=False)
     check_read(raw, read, config)
