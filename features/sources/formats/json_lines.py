@@ -29,6 +29,7 @@ SHOWN_CHARACTERS: Final = 2_000
 """How much of a refused line is kept."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_DEEP: Final = 900
 _HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -85,9 +86,9 @@ class JsonLinesTable(OpenedTable):
                 yield from self._read(place, columns)
 
     def _read(self, place: int, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        wanted = [(name, self._fields[name].read) for name in columns]
         self._refused[place] = self._blank[place] = 0
-        rows: list[tuple[Any, ...]] = []
+        numbers: list[int] = []
+        lines: list[bytes] = []
         with open_bytes(self._paths[place]) as file:
             for number, line in enumerate(file):
                 if number == 0:
@@ -97,20 +98,48 @@ class JsonLinesTable(OpenedTable):
                 if not text:
                     self._blank[place] += 1
                     continue
-                try:
-                    record = parse_object(text, loose=self._loose)
-                    values = [_value(record, name, read) for name, read in wanted]
-                except ValueError as error:
-                    self._refused[place] += 1
-                    shown = text[:SHOWN_CHARACTERS].decode("utf-8", "replace")
-                    rows.append((*(None for _ in wanted), number, str(error), shown))
-                else:
-                    rows.append((*values, number, None, None))
-                if len(rows) == BATCH_ROWS:
-                    yield self._frame(place, columns, rows)
-                    rows = []
-        if rows:
-            yield self._frame(place, columns, rows)
+                numbers.append(number)
+                lines.append(text)
+                if len(lines) == BATCH_ROWS:
+                    yield self._batch(place, columns, numbers, lines)
+                    numbers, lines = [], []
+        if lines:
+            yield self._batch(place, columns, numbers, lines)
+
+    def _batch(self, place: int, columns: Sequence[str], numbers: list[int], lines: list[bytes]) -> pl.DataFrame:
+        """Read lines: by Arrow where it finds nothing to object to in any of them, else one by one."""
+        values = parse_all(lines, {name: self._fields[name] for name in columns})
+        reasons: list[str | None] = [None] * len(lines)
+        if values is None:
+            values, reasons = self._one_by_one(columns, lines)
+            self._refused[place] += sum(reason is not None for reason in reasons)
+        shown = [
+            None if reason is None else line[:SHOWN_CHARACTERS].decode("utf-8", "replace")
+            for line, reason in zip(lines, reasons, strict=True)
+        ]
+        return values.with_columns(
+            pl.repeat(place, len(lines), dtype=pl.Int32, eager=True).alias(FILE),
+            pl.Series(ROW, numbers, dtype=pl.Int64),
+            pl.Series(REFUSED, reasons, dtype=pl.String),
+            pl.Series(RAW, shown, dtype=pl.String),
+        )
+
+    def _one_by_one(self, columns: Sequence[str], lines: list[bytes]) -> tuple[pl.DataFrame, list[str | None]]:
+        wanted = [(name, self._fields[name].read) for name in columns]
+        nothing = tuple(None for _ in wanted)
+        rows: list[tuple[Any, ...]] = []
+        reasons: list[str | None] = []
+        for line in lines:
+            try:
+                record = parse_object(line, loose=self._loose)
+                rows.append(tuple(_value(record, name, read) for name, read in wanted))
+                reasons.append(None)
+            except ValueError as error:
+                rows.append(nothing)
+                reasons.append(str(error))
+        parts = list(zip(*rows, strict=True))
+        data = {name: pl.Series(parts[at], dtype=self.schema[name]) for at, name in enumerate(columns)}
+        return pl.DataFrame(data), reasons
 
     def _check_first(self, place: int, line: bytes) -> None:
         if line.lstrip().startswith(b"["):
@@ -120,17 +149,44 @@ class JsonLinesTable(OpenedTable):
                 f"`jq -c '.[]' '{name}' > lines.json`"
             )
 
-    def _frame(self, place: int, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-        """Turn rows into columns; types are those of the fields, which made the values."""
-        parts = list(zip(*rows, strict=True))
-        data = {name: pl.Series(parts[at], dtype=self.schema[name]) for at, name in enumerate(columns)}
-        data |= {
-            FILE: pl.repeat(place, len(rows), dtype=pl.Int32, eager=True),
-            ROW: pl.Series(parts[-3], dtype=pl.Int64),
-            REFUSED: pl.Series(parts[-2], dtype=pl.String),
-            RAW: pl.Series(parts[-1], dtype=pl.String),
-        }
-        return pl.DataFrame(data)
+
+def parse_all(lines: list[bytes], fields: Mapping[str, JsonField]) -> pl.DataFrame | None:
+    """Read lines that are all well formed, six times as fast as one by one; ``None`` where anything is not.
+
+    Arrow reads a stream of objects. Each line is one of them if all begin with ``{`` and end with ``}`` and their number is
+    that of the objects: what goes on with an object begun on a line before does not begin with ``{``.
+
+    Args:
+        lines: Stripped, none blank.
+        fields: Columns; ``None`` is returned unless all are plain texts, numbers or booleans.
+    """
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    if not fields or any(field not in _ARROW for field in fields.values()):
+        return None
+    block = b"\n".join(lines)
+    if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+        return None
+    if any(len(line) > _DEEP and line.count(b"[") + line.count(b"{") > _DEEP for line in lines):
+        return None  # Python gives up on a depth of about a thousand, Arrow on none
+    try:
+        block.decode("utf-8")  # Arrow takes any bytes inside a string
+        table = pj.read_json(
+            pa.BufferReader(block),
+            read_options=pj.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            parse_options=pj.ParseOptions(
+                explicit_schema=pa.schema([(name, getattr(pa, _ARROW[field])()) for name, field in fields.items()]),
+                unexpected_field_behavior="ignore",
+            ),
+        )
+    except (ValueError, pa.ArrowException):
+        return None
+    frame = pl.DataFrame(pl.from_arrow(table)).select(list(fields))
+    numbers = [name for name, field in fields.items() if field is NUMBER]
+    if len(frame) != len(lines) or any(frame[name].is_infinite().any() for name in numbers):
+        return None
+    return frame.with_columns(pl.col(numbers).fill_nan(None))
 
 
 def parse_object(line: bytes, *, loose: bool = False) -> dict[str, Any]:
@@ -228,6 +284,9 @@ TEXT: Final = JsonField(pl.String(), _text)
 NUMBER: Final = JsonField(pl.Float64(), _number)
 INTEGER: Final = JsonField(pl.Int64(), _integer)
 BOOLEAN: Final = JsonField(pl.Boolean(), _boolean)
+
+_ARROW: Final = {TEXT: "string", NUMBER: "float64", INTEGER: "int64", BOOLEAN: "bool_"}
+"""Fields that Arrow reads as they are read here, and what it calls their types."""
 
 
 def open_bytes(path: Path) -> BinaryIO:

@@ -153,6 +153,59 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
     assert opened(tmp_path, b"").collect(["user", "at"]).schema["at"] == pl.Int64
 
 
+ODD_LINES = [
+    b'{"user": "a", "user": "b"}',
+    b'{"user": 7}',
+    b'{"at": 5.0}',
+    b'{"at": 5.5}',
+    b'{"stars": 5}',
+    b'{"stars": 05}',
+    b'{"stars": NaN}',
+    b'{"stars": Infinity}',
+    b'{"stars": 1e999}',
+    b'{"stars": true}',
+    b'{"verified": "true"}',
+    b'{"user": "\\ud83d"}',
+    b'{"user": "\\ud83d\\ude00 \\u00e9"}',
+    b'{"user": "caf\xe9"}',
+    b'{"other": "caf\xe9"}',
+    b'{"user": "a"}{"user": "b"}',
+    b'{"user": "a"\n, "stars": 5}',
+    b'{"user": {}\n}',
+    b'{"other": {}\n, "more": {}}',
+    b'{"user": "a"} x',
+    b'{"user": "a",}',
+    b'{"user": "a\tb"}',
+    b'{"user": "2018-01-01"}',
+    b'{"at": 9223372036854775807}',
+    b'{"at": 9223372036854775808}',
+    b'{"stars": 123456789012345678901234567890}',
+    b'{"other": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    b"{}",
+    b'{"stars": 0.1, "at": -0}',
+]
+
+
+@pytest.mark.parametrize("odd", [*ODD_LINES, b'{"user": "a"}{"user": "b"}\n{"other": {}\n, "more": {}}'])
+def test_reading_all_lines_at_once_and_one_by_one_is_the_same(
+    tmp_path: Path, odd: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two objects on a line and one over two lines have the right count together; they are still found."""
+    table = opened(tmp_path, GOOD + odd + b"\n" + GOOD)
+    at_once = table.collect(list(FIELDS))
+    monkeypatch.setattr(json_lines, "parse_all", lambda lines, fields: None)
+    one_by_one = table.collect(list(FIELDS))
+    assert at_once.equals(one_by_one)
+    assert at_once["user"].to_list()[0] == "u7"
+
+
+def test_well_formed_lines_are_read_at_once() -> None:
+    found = json_lines.parse_all([GOOD.strip()] * 3, FIELDS)
+    assert found is not None
+    assert found.rows() == [("u7", 4.0, 1_650_000_000, True)] * 3
+    assert json_lines.parse_all([GOOD.strip(), b"{broken}"], FIELDS) is None
+
+
 values = st.one_of(
     st.none(),
     st.booleans(),
