@@ -26,6 +26,7 @@ from recsys.runtime import Progress, set_threads
 from serving.registry.mlflow_client import shown
 
 if TYPE_CHECKING:
+    from features.audit.changes import Change
     from serving.registry.model_registry import Registry, Version
 
 logger = logging.getLogger("recsys.pipelines")
@@ -194,7 +195,14 @@ class Workflow:
             return
         name = self.config.registered_name
         champion = champion_data(self.registry, self.store, name) if self._with_champion else None
-        NightCheck(self.config.output_dir, name, self.config.changes).check(prepared, champion)
+        config = self.config
+
+        def where(change: Change) -> str | None:
+            from features.audit.locate import where_from
+
+            return where_from(config.source, config.seed, change)
+
+        NightCheck(config.output_dir, name, config.changes, where).check(prepared, champion)
 
     def _existing(self, steps: dict[str, PlannedStage], name: str, verb: str) -> Artifact:
         step = steps[name]

@@ -68,6 +68,7 @@ def test_a_flip_of_the_id_type_stops_every_verb_with_3_until_it_is_accepted(
     assert recsys(shop, "prepare") == 3
     said = capsys.readouterr().err
     assert "user_id_type: user ids were integers and are text now" in said
+    assert "the first user_id that is no integer is 'total' in 'interactions.parquet', row 40 (from 0)" in said
     assert "changes.accept=[user_id_type]" in said
     assert "export.registered_name" in said
     assert recsys(shop, "prepare") == 3  # the artefact is there, and still refused
@@ -75,6 +76,46 @@ def test_a_flip_of_the_id_type_stops_every_verb_with_3_until_it_is_accepted(
     assert not list((shop / "out" / "artifacts").glob("embeddings/*"))
     assert recsys(shop, "prepare", "changes.accept=[user_id_type]") == 0
     assert recsys(shop, "prepare") == 0  # what was accepted is what counts from now on
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "types", "words"),
+    [
+        # night 2 is the export with a summary line at its end, and the recipe no longer says that ids are integers
+        ("", "total,4,1650000000\n", {"user_id": "text"}, "no integer is 'total' in 'log.csv', line 42"),
+        ("", "007,4,1650000000\n", {"user_id": "text"}, "no integer is '007' in 'log.csv', line 42"),
+        ("", "1.5,4,1650000000\n", {"user_id": "text"}, "no integer is '1.5' in 'log.csv', line 42"),
+        ("", "", {"user_id": "text"}, "every user_id reads as an integer"),
+        ("", "2,x9,1650000000\n", {"user_id": "integer", "item_id": "text"}, "item_id that is no integer is 'x9'"),
+    ],
+)
+def test_the_line_that_made_ids_text_is_named(
+    shop: Path, first: str, second: str, types: dict[str, str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = log_of().write_csv()
+    (shop / "in" / "log.csv").write_text(log + first)
+    base = ["source.interactions=log.csv", "source.types={user_id: integer, item_id: integer}"]
+    assert recsys(shop, "prepare", *base) == 0
+    (shop / "in" / "log.csv").write_text(log + second)
+    given = ", ".join(f"{name}: {kind}" for name, kind in ({"item_id": "integer"} | types).items())
+    capsys.readouterr()
+    assert recsys(shop, "prepare", base[0], f"source.types={{{given}}}") == 3
+    assert words in capsys.readouterr().err
+
+
+def test_a_summary_line_in_a_text_file_is_one_refused_row(shop: Path) -> None:
+    """The ids of a text file are text on both nights; the line has no time, and the night goes on."""
+    log = log_of().write_csv()
+    (shop / "in" / "log.csv").write_text(log)
+    assert recsys(shop, "prepare", "source.interactions=log.csv") == 0
+    (shop / "in" / "log.csv").write_text(log + "total,40,\n")
+    assert recsys(shop, "prepare", "source.interactions=log.csv") == 0
+    reasons = {
+        reason
+        for path in (shop / "out" / "artifacts" / "prepared").glob("[!.]*/quarantine.parquet")
+        for reason in pl.read_parquet(path)["reason"]
+    }
+    assert len(reasons) == 1
 
 
 def test_another_registered_name_begins_anew(shop: Path) -> None:
