@@ -36,9 +36,8 @@ class ReadState:
     @classmethod
     def of(cls, stream: EventStream, fingerprints: Mapping[str, str], facts: Mapping[str, Any]) -> ReadState:
         """Take what belongs to the files of a stream; other files, of items and users, are read anew every time."""
-        return cls(
-            {file: fingerprints[file] for file in stream.files if file in fingerprints}, facts, dict(stream.types)
-        )
+        own = {file: fingerprints[file] for file in stream.files if stream.by_file and file in fingerprints}
+        return cls(own, facts, dict(stream.types))
 
     def save(self, folder: Path) -> None:
         """Write it beside the log."""
@@ -64,8 +63,8 @@ class ReadState:
             stream: The events as they are now.
             now: Fingerprints of all files of the source as they are now.
         """
-        if not self.fingerprints or not set(stream.files) <= set(now):
-            return "the source has no files that could be told apart"
+        if not self.fingerprints or not stream.by_file or not set(stream.files) <= set(now):
+            return "the source has no files that could be read one without the others"
         gone = [file for file in self.fingerprints if file not in stream.files]
         if gone:
             return f"'{gone[0]}' is not there any more"

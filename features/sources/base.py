@@ -64,6 +64,7 @@ class EventStream:
         read: Yields the batches of the files that are named, of all for ``None``.
         facts: What the last complete pass met in the files that it read, for the data report.
         types: Type of every column that is read, over all files.
+        by_file: Whether the rows of a file are the same whatever the other files hold, so that a new file can be read alone.
     """
 
     schema: pl.Schema
@@ -71,6 +72,7 @@ class EventStream:
     read: Callable[[Collection[str] | None], Iterator[pl.DataFrame]]
     facts: dict[str, Any] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
+    by_file: bool = False
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, *files: str) -> EventStream:

@@ -226,7 +226,7 @@ class MappedSource(Source):
             met.clear()
             met.update(merge_facts(facts))
 
-        return EventStream(schema, files, read, met, types)
+        return EventStream(schema, files, read, met, types, by_file=True)
 
     def _readers(self, table: OpenedTable) -> TableReaders:
         return TableReaders(

@@ -210,3 +210,40 @@ def test_a_new_item_table_alone_reads_no_events(tmp_path: Path, monkeypatch: pyt
     whole = prepare(config_of(log, "parquet", tmp_path / "whole"), append=False)
     monkeypatch.setattr(ParquetTable, "_read", lambda *arguments: pytest.fail("an event file was read"))
     same(prepare(config_of(log, "parquet", tmp_path / "out"), append=True), whole)
+
+
+def test_a_killed_append_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import features.build
+
+    log = tmp_path / "log"
+    write_parquet_days(log, 0, 1)
+    config = config_of(log, "parquet", tmp_path / "out")
+    earlier = prepare(config, append=False)
+    write_parquet_days(log, 2)
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(features.build, "write_events", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config, append=True)
+    assert [path for path in earlier.path.parent.iterdir() if not path.name.startswith(".")] == [earlier.path]
+    same(prepare(config, append=True), prepare(config_of(log, "parquet", tmp_path / "whole"), append=False))
+
+
+def test_rows_that_are_joined_over_files_are_not_appended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A history in the second file may overlap one in the first: neither can be read without the other."""
+    rows = {"user_id": ["A7"] * 3, "history_item_id": ["[3]", "[3, 5]", "[3, 5, 8]"], "item_id": [5, 8, 9]}
+    table = pl.DataFrame(rows)
+    files = []
+    for place, name in enumerate(("train", "valid", "test")):
+        table[place : place + 1].write_csv(tmp_path / f"{name}.csv")
+        files.append({"file": f"{name}.csv", "split": name})
+    source = {"kind": "history_rows", "path": str(tmp_path), "files": files}
+    values = {"source": source, "features": {"split": {"kind": "given"}}, "output_dir": str(tmp_path / "out")}
+    config = RunConfig.model_validate(values)
+    prepare(config, append=False)
+    (tmp_path / "train.csv").write_text((tmp_path / "train.csv").read_text() + "B8,[3],5\n")
+    prepare(config, append=True)
+    assert "no files that could be read one without the others" in caplog.text
