@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from features.build import FeaturesConfig, prepare
+from features.sources import TableSource
+from features.splits import SplitConfig
 from pipelines.config import RunConfig
 from pipelines.places import check_output, check_places
 from recsys.config import validate
+from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 
 
@@ -55,3 +60,22 @@ def test_a_path_without_room_below_is_refused(tmp_path: Path) -> None:
 def test_folders_that_can_be_made_pass(tmp_path: Path, name: str) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     check_output(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["50%20off", "a#b", "a?b", "[1]", "{x}", "a*b", "two  blanks ", "é 🎬", "it's", "a=b", "a:b", "-x", "~", "a\\b"],
+)
+@pytest.mark.parametrize(("file", "pattern"), [("p [1].parquet", "p [1].parquet"), ("p-1.csv", "p-*.csv")])
+def test_a_source_folder_of_any_name_is_prepared(tmp_path: Path, name: str, file: str, pattern: str) -> None:
+    """Four rows of two users come through; brackets are letters in a name, and a star is a pattern beside them."""
+    folder = tmp_path / name
+    folder.mkdir()
+    days = [1_650_000_000 + day * 86_400 for day in range(4)]
+    rows = pl.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [1, 2, 3, 1], "timestamp": days})
+    rows.write_parquet(folder / file) if file.endswith("parquet") else rows.write_csv(folder / file)
+    source = TableSource(path=folder, interactions=pattern, timestamp_unit="s")
+    assert source.fingerprint()
+    report = prepare(source, FeaturesConfig(split=SplitConfig(kind="leave_last_out")), tmp_path / "out #?%20", seed=0)
+    assert report["rows_in"] == 4
+    assert Dataset.open(tmp_path / "out #?%20").spec.num_items == 3
