@@ -81,9 +81,9 @@ class KuaiRandSource(FormatSource):
             "positive": ["long_view", "like"],
             "item_columns": {
                 "item_id": "video_id",
-                "text": ["video_type", "upload_type"],
-                "categories": [{"column": "tag", "separator": ","}],
-                "author": ["author_id"],
+                "text": [{"column": name, "optional": True} for name in ("video_type", "upload_type")],
+                "categories": [{"column": "tag", "separator": ",", "optional": True}],
+                "author": [{"column": "author_id", "optional": True}],
             },
             "user_id_column": "user_id",
         }

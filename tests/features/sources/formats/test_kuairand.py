@@ -102,6 +102,15 @@ def test_videos_and_users(tmp_path: Path) -> None:
     assert raw.users.rows() == [(1, "full_active")]
 
 
+def test_a_feature_of_videos_that_is_missing_is_named_in_the_notes(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "video_features_basic_pure.csv").write_text("video_id,author_id\n7,441\n")
+    raw = KuaiRandSource(path=tmp_path).read(0)
+    assert raw.items is not None
+    assert raw.items.select("item_id", "author_id", "categories").row(0) == (7, "441", None)
+    assert raw.notes["absent_item_columns"] == ["tag", "upload_type", "video_type"]
+
+
 @pytest.mark.parametrize("name", ["video_features_basic_pure.csv", "user_features_pure.csv"])
 def test_features_may_be_missing(tmp_path: Path, name: str) -> None:
     write(tmp_path)
