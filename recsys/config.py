@@ -229,7 +229,9 @@ def _explain(config_class: type[FrozenConfig], error: ValidationError, where: st
         elif problem["type"] == "missing":
             lines.append(f"key '{key}' is missing; {_wanted(_classes_at(config_class, location[:-1]), location[-1])}")
         elif problem["type"] == "value_error" and isinstance(problem["input"], dict):  # keys that do not fit each other
-            lines.append(f"key '{'.'.join(_inside(config_class, location))}'{stands}: {_sentence(problem['msg'])}")
+            inside = ".".join(_inside(config_class, location))
+            named = f"key '{inside}'{stands}: " if inside else ""
+            lines.append(named + _sentence(problem["msg"]))
         else:
             lines.append(f"key '{key}' is {problem['input']!r}{stands}: {_sentence(problem['msg'])}")
     return f"config {where}: " + "\n  ".join(lines)

@@ -113,6 +113,12 @@ def _column(name: str, values: Sequence[Any], where: str) -> pl.Series:
     values = [_plain(value) for value in values]
     if name in LISTS:
         return _list_column(name, values, where)
+    odd = [row for row, value in enumerate(values) if isinstance(value, Mapping)]
+    if name == Columns.OBJECTIVE and odd:
+        raise DataError(
+            f"{where}: column '{name}' is {_shown(values[odd[0]])} in row {odd[0]}, expected JSON text such as "
+            "'{\"like\": 1.0}'"
+        )
     if name in (Columns.USER_ID, Columns.OBJECTIVE):
         kind, cleaned = _typed(values, f"{where}: {name}", lambda place: f"row {place}")
         return pl.Series(name, cleaned, dtype=kind)

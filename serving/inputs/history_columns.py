@@ -30,15 +30,16 @@ _EXACT: Final = 2**53
 def id_values(ids: pl.Series, where: str) -> pl.Series:
     """Return ids as Int64, String, or Null where none is known.
 
-    Data frames with gaps hold integers as 7.0, which is the id 7; 7.5 is none.
+    Blanks around a text are no part of it, as in `prepare`. Data frames with gaps hold integers as 7.0, which is the id 7;
+    7.5 is none.
 
     Raises:
         DataError: They are of a type that no id has, fractions, or do not fit into 64 bits.
     """
     dtype = ids.dtype
-    if dtype in (pl.Categorical, pl.Enum):
-        return ids.cast(pl.String)
-    if dtype == pl.String or dtype == pl.Null or dtype == pl.Int64:
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return ids.cast(pl.String).str.strip_chars(SURROUNDINGS)
+    if dtype == pl.Null or dtype == pl.Int64:
         return ids
     if dtype.is_integer():
         try:
@@ -65,7 +66,7 @@ def user_values(user_ids: pl.Series, where: str = "histories") -> pl.Series:
     users = id_values(user_ids, f"{where}: {Columns.USER_ID}")
     missing = users.is_null()
     if users.dtype == pl.String:
-        missing = missing | null_markers(users.str.strip_chars(SURROUNDINGS)).fill_null(True)
+        missing = missing | null_markers(users).fill_null(True)
     if missing.any():
         rows = missing.arg_true()
         shown = ", ".join(f"{row} ({user_ids[row]!r})" for row in rows.head(5).to_list())

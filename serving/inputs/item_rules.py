@@ -101,10 +101,8 @@ def _listed(catalogue: Catalogue, item_ids: Sequence[Any], what: str) -> BoolMas
             "(export.limits.max_rule_items); give long "
             "lists to the batch job as files"
         )
-    ids = id_values(typed_values(what, list(item_ids)), what)
-    dtype = catalogue.item_ids.dtype
-    if ids.dtype == pl.String and dtype == pl.String:
-        ids = plain_texts(ids, catalogue.item_ids)
+    ids, dtype = typed_values(what, list(item_ids)), catalogue.item_ids.dtype
+    ids = plain_texts(ids, catalogue.item_ids) if ids.dtype == dtype == pl.String else id_values(ids, what)
     if ids.null_count():
         raise DataError(
             f"{what} holds {ids.null_count()} values that are null or stand for nothing, expected item ids alone"

@@ -79,6 +79,8 @@ def no_uri_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             "k is 1001, the bundle of 'simulated' answers with at most 1000 per user",
         ),
         ("models:/simulated/1", "", ["recommend.k=3"], 2, "'recommend"),
+        ("models:/simulated/1", "", ["k=0"], 2, "recommend: k is 0, expected at least 1: the number of items per user"),
+        ("models:/simulated/1", "", ["k=1.5"], 2, "key 'k' is 1.5"),
         ("models:/simulated/1", "", ["objective={like: 1}"], 2, "it cannot be steered"),
         ("models:/simulated/1", "", ["--deny", "nothing.txt"], 2, "nothing.txt' does not exist"),
     ],

@@ -112,3 +112,21 @@ def test_what_the_model_was_trained_with_is_missed_once(catalogue: Catalogue) ->
     assert mapped.histories.behaviour.tolist() == [0, 0]
     (line,) = reports
     assert line.startswith("histories lack timestamps and behaviours, which the model was trained with")
+
+
+@pytest.mark.parametrize("written", ["A1", " A1", "A1\t", "\ufeffA1", "A1\u200b", "\u00a0A1\r\n"])
+def test_blanks_around_text_are_no_part_of_an_id(catalogue: Catalogue, written: str) -> None:
+    """As in `prepare`: A1 is item 0 and user 1, whatever surrounds it; twice is twice."""
+    ids = pl.Series(["A1", *(f"B{number}" for number in range(11))])
+    texts = dataclasses.replace(catalogue, item_ids=ids, user_ids=pl.Series(["u0", "A1", "u2", "u3", "u4"]))
+    frame = pl.DataFrame({"user_id": [written], "item_ids": [[written, "NULL", "a1", "A 1"]]})
+    mapped = map_frame(frame, texts)
+    assert mapped.user_ids.to_list() == ["A1"]
+    assert mapped.histories.user_index.tolist() == [1]
+    assert mapped.histories.item.tolist() == [0]
+    assert mapped.num_unknown.tolist() == [3]
+    twice = pl.DataFrame(
+        {"user_id": [written, "A1"], "item_ids": [[], []]}, schema_overrides={"item_ids": pl.List(pl.String)}
+    )
+    with pytest.raises(DataError, match="'A1' occurs more than once"):
+        map_frame(twice, texts)

@@ -203,3 +203,30 @@ def test_a_column_of_numbers_is_no_objective(scorer: Scorer, item_ids: list[int]
 def test_negative_weights_are_no_configuration() -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         RecommendConfig(objective={"like": -1.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"like": NaN}', "the weight of 'like' is nan, expected a finite number"),
+        ('{"like": Infinity}', "the weight of 'like' is inf"),
+        ('{"like": -1}', "the weight of 'like' is -1.0"),
+        ('{"": 1}', "'' is no tower"),
+        ('{"likes": 1}', "did you mean 'like'?"),
+        ('{"like": {"like": 1}}', "expected a JSON object of numbers"),
+        ('{"like": [1]}', "expected a JSON object of numbers"),
+        ('{"like": null}', "expected a JSON object of numbers"),
+        ('{"like": "1"}', "expected a JSON object of numbers"),
+        ("[1]", "expected a JSON object of numbers"),
+        ("like", "which is no JSON"),
+        ('{"a":' * 50_000 + "1" + "}" * 50_000, "it is nested too deep"),
+        ("{}", "gives no tower a weight above 0"),
+    ],
+)
+def test_texts_that_are_no_weights(scorer: Scorer, item_ids: list[int], text: str, message: str) -> None:
+    with pytest.raises(DataError) as refused:
+        scorer.score_frame(
+            frame_of(item_ids, [text, None, None, None, None]), 2, options=AnswerOptions(objective={"like": 1})
+        )
+    assert message in str(refused.value)
+    assert len(str(refused.value)) < 900
