@@ -141,6 +141,8 @@ def train_after_target(arrays: Arrays, rows: AskedRows, split_kind: str, *, pric
     """
     timed = rows.time >= 0
     latest = int(arrays.latest_train_time.max(initial=-1))
+    if split_kind == "leave_last_out" and not timed.any():
+        return [_no_times(rows)]
     touched = timed & (rows.time < latest)
     if not touched.any():
         return []
@@ -169,6 +171,20 @@ def train_after_target(arrays: Arrays, rows: AskedRows, split_kind: str, *, pric
             hr_without=before,
         )
     ]
+
+
+def _no_times(rows: AskedRows) -> Finding:
+    return Finding(
+        code="no_times",
+        title="Without times nobody can tell whether training reaches beyond the targets",
+        severity="note",
+        split=rows.split,
+        rows=len(rows),
+        of=len(rows),
+        words="the data have an order within each user and no times; with leave_last_out some users' train events are "
+        "likely later than other users' targets",
+        advice="take a log with times and split it in time where a number has to hold in service",
+    )
 
 
 def _last_train_time(arrays: Arrays) -> Int64Array:

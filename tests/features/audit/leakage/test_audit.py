@@ -186,6 +186,16 @@ def test_training_after_other_users_targets(tmp_path: Path) -> None:
     assert found["examples"] == ["0"]
 
 
+def test_an_order_without_times_is_said_to_be_unknown(tmp_path: Path) -> None:
+    rows = {"user_id": [1] * 4 + [2] * 4, "item_id": [1, 2, 3, 4, 5, 6, 7, 8], "position": [0, 1, 2, 3] * 2}
+    pl.DataFrame(rows).write_parquet(tmp_path / "interactions.parquet")
+    source = TableSource(path=tmp_path, timestamp_unit="none", columns={"position": "position"})
+    prepare(source, FeaturesConfig(**LAST_OUT), tmp_path / "out", seed=0)
+    found = findings(Dataset.open(tmp_path / "out"))
+    assert set(found) == {("no_times", "test"), ("no_times", "valid")}
+    assert (found[("no_times", "test")]["severity"], found[("no_times", "test")]["rows"]) == ("note", 2)
+
+
 def test_users_held_out_but_for_one(tmp_path: Path) -> None:
     """Users 0-3 train, 10-13 are test; user 13 has a train event, of an item that it is asked for."""
     rows = [(user, 10 * user + step, step * DAY + user, "train") for user in range(4) for step in range(3)]
