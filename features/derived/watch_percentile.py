@@ -4,9 +4,10 @@ Reads watch times and durations of the kept events and the split; produces one b
 watch time from which it is true. The bounds are fitted on train events only, so an event is measured alike whatever comes
 later.
 
-Source: OneRec-V2's duration-aware reward: items are put into buckets ``floor(log_base(duration))``, and the quantile of the
-watch time among the watch times of a bucket decides. Departures: the buckets hold the train events of all users, not one
-user's, of whom most have a few events per bucket; a bucket of too few events takes the bound of all events together.
+Source: OneRec-V2, section 3.1.1, duration-aware reward: items are put into buckets ``floor(log_base(duration))``, and the
+quantile of the watch time among the user's own watch times of the bucket decides. Departures, where the paper is silent or
+asks for what a log need not have: a user with too few train events in a bucket takes the bound of all users there, a bucket
+with too few of those the bound of all events; the quantile is fixed (``at_least``) and not taken anew in every batch.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class DerivedSignal(FrozenConfig):
         derived: ``watch_percentile``: the watch time is in the upper part of those of similar durations.
         at_least: Quantile of the watch time from which it is true; 0.75 takes about the upper quarter.
         base: A bucket of durations ends at this multiple of where it begins.
+        within: Whose watch times an event is measured by: the ``user``'s own (the paper's), or those of ``all`` users.
+        min_user_events: A user with fewer train events in a bucket is measured there by all users.
         min_events: A bucket of fewer train events takes the bound of all events together.
     """
 
@@ -46,6 +49,8 @@ class DerivedSignal(FrozenConfig):
     derived: Literal["watch_percentile"] = "watch_percentile"
     at_least: float = Field(default=0.75, gt=0, le=1)
     base: float = Field(default=2.0, gt=1)
+    within: Literal["user", "all"] = "user"
+    min_user_events: int = Field(default=5, ge=1)
     min_events: int = Field(default=20, ge=1)
 
 
@@ -131,11 +136,37 @@ def _watch_percentile(
                 "of": "bucket" if own else "all",
             }
         )
-    true = known & (log.watch_time >= bounds[bucket - lowest])
+    bound = bounds[bucket - lowest]
+    facts_of_users = {}
+    if signal.within == "user":
+        own_bound = _user_bounds(log, train, bucket - lowest, signal)
+        measured = known & ~np.isnan(own_bound)
+        bound = np.where(measured, own_bound, bound)
+        facts_of_users = {
+            "events_by_own_bound": int(measured.sum()),
+            "events_by_all_users": int((known & ~measured).sum()),
+        }
+    true = known & (log.watch_time >= bound)
     facts = {
         **signal.model_dump(exclude={"name"}),
         "buckets": rows,
+        **facts_of_users,
         "share_of_train": float(true[train].mean()),
         "unknown_events": int((~known).sum()),
     }
     return true, known, facts
+
+
+def _user_bounds(
+    log: EventLog, train: npt.NDArray[np.bool_], bucket: npt.NDArray[np.int64], signal: DerivedSignal
+) -> npt.NDArray[np.float64]:
+    """Bound of each event's user in its bucket (from 0), ``[E]``; NaN where the user has too few train events there."""
+    assert log.watch_time is not None
+    group = log.user.astype(np.int64) * (int(bucket.max()) + 1) + bucket
+    rows = np.flatnonzero(train)
+    rows = rows[np.lexsort((log.watch_time[rows], group[rows]))]
+    groups, start, count = np.unique(group[rows], return_index=True, return_counts=True)
+    place = np.ceil(signal.at_least * count - 1e-9).astype(np.int64) - 1
+    bounds = np.where(count >= signal.min_user_events, log.watch_time[rows[start + place]].astype(np.float64), np.nan)
+    at = np.searchsorted(groups, group).clip(max=len(groups) - 1)
+    return np.where(groups[at] == group, bounds[at], np.nan)

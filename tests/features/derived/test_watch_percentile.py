@@ -100,6 +100,51 @@ def test_whole_powers_open_their_bucket() -> None:
     assert [quantile_bound(np.arange(1.0, 11.0), share) for share in (0.1, 0.7, 0.75, 1.0)] == [1.0, 7.0, 8.0, 10.0]
 
 
+def two_users(watch_s: list[list[float]], duration_s: list[list[float]]):  # type: ignore[no-untyped-def]
+    """Users 1 and 2, one event a second each."""
+    lengths = [len(own) for own in watch_s]
+    return log_of(
+        {
+            "user_id": [1 + place for place, length in enumerate(lengths) for _ in range(length)],
+            "item_id": [number for length in lengths for number in range(length)],
+            "timestamp": [START + number * US for length in lengths for number in range(length)],
+            "watch_time_ms": [value * 1000.0 for own in watch_s for value in own],
+            "duration_ms": [value * 1000.0 for own in duration_s for value in own],
+        }
+    )
+
+
+def test_a_user_is_measured_by_his_own_habits() -> None:
+    """User 1 watches 1 2 3 4 s of 10 s items, user 2 watches 5 6 7 8 s: each has two long views, where all users together
+    (of the eight, six are at most 6 s) would give user 1 none and user 2 three. The one item of 40 s of user 2 is measured
+    by all users: it is the only one there."""
+    log, split = two_users([[1, 2, 3, 4], [5, 6, 7, 8, 9]], [[10] * 4, [10] * 4 + [40]]), [TRAIN] * 9
+    own = SIGNAL.model_copy(update={"min_user_events": 4, "min_events": 1})
+    true, _, facts = signal_of(log, split, own)
+    assert true == [False, False, True, True, False, False, True, True, True]
+    assert (facts["events_by_own_bound"], facts["events_by_all_users"]) == (8, 1)
+    for everybody in (own.model_copy(update={"within": "all"}), own.model_copy(update={"min_user_events": 5})):
+        true, _, facts = signal_of(log, split, everybody)
+        assert true == [False] * 5 + [True] * 4
+    assert "events_by_own_bound" not in signal_of(log, split, own.model_copy(update={"within": "all"}))[2]
+
+
+def test_the_own_quantile_is_the_papers_count() -> None:
+    """An event is true if at least three quarters of its user's train watch times of the bucket are no longer than it."""
+    rng = np.random.default_rng(3)
+    watch = [rng.integers(1, 30, 60).astype(float).tolist() for _ in range(2)]
+    length = [rng.choice([9.0, 12.0, 40.0, 300.0], 60).tolist() for _ in range(2)]
+    split = rng.choice([TRAIN, TEST], 120, p=[0.8, 0.2]).astype(np.int8)
+    signal = SIGNAL.model_copy(update={"min_user_events": 1})
+    true, _, _ = signal_of(two_users(watch, length), split, signal)
+    flat, user = np.concatenate(watch), np.repeat([0, 1], 60)
+    bucket = duration_buckets(np.concatenate(length) * 1000, 2.0)
+    for event in range(120):
+        own = flat[(user == user[event]) & (bucket == bucket[event]) & (split == TRAIN)]
+        if len(own):
+            assert true[event] == ((own <= flat[event]).mean() >= 0.75), event
+
+
 def source(folder: Path, **changes: object) -> TableSource:
     count = 60
     rng = np.random.default_rng(0)
