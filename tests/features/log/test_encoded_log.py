@@ -106,6 +106,21 @@ def test_batches_of_any_size_give_the_same_log(rows: int, monkeypatch: pytest.Mo
     assert parts.rows_in == whole.rows_in == 5
 
 
+def test_a_file_reaches_to_its_largest_row_wherever_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused line may come behind later ones, and a file over several batches: the second file starts after row 5."""
+    monkeypatch.setattr(encode, "_BATCH_ROWS", 3)
+    rows = {"user_id": [7] * 6, "item_id": [1, 2, 3, 4, 5, 6], "timestamp": [START + place for place in range(6)]}
+    places = {"file": [0, 0, 0, 0, 1, 1], "row": [0, 5, 1, 3, 2, 0]}
+    stream = EventStream.from_frame(pl.DataFrame(rows | places), "one.csv", "two.csv")
+    log = read_log(RawTables(stream, None, None, (), (), True), QuarantineConfig(), need_session_id=False).log
+    assert (log.file_records, log.file_spans) == ((4, 2), (6, 3))
+    assert log.record.tolist() == [0, 5, 1, 3, 6 + 2, 6 + 0]
+    assert log.decode(slice(None)).select("file", "row").rows() == [
+        *(("one.csv", row) for row in (0, 5, 1, 3)),
+        *(("two.csv", row) for row in (2, 0)),
+    ]
+
+
 def test_no_rows_and_too_many_signals_are_refused() -> None:
     with pytest.raises(DataError, match="no interactions at all"):
         read_rows({"user_id": pl.Series([], dtype=pl.Int64), "item_id": pl.Series([], dtype=pl.Int64)})

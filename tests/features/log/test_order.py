@@ -44,6 +44,35 @@ def test_rows_in_order_are_left_alone() -> None:
     assert not in_order([np.array([1, 1]), np.array([2, 1])])
 
 
+@pytest.mark.parametrize("place", [3, 4, 5, 7, 8])
+def test_order_and_repeats_are_seen_across_the_border_of_slices(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With slices of four rows, a step back or a repeat at row 4 lies between two of them."""
+    monkeypatch.setattr(order, "_SLICE", 4)
+    key = np.arange(9)
+    assert in_order([key])
+    key[place] = key[place - 1]
+    assert in_order([key])
+    assert np.flatnonzero(order.same_as_before([key])).tolist() == [place]
+    assert not order.same_as_before([key, np.arange(9)]).any()
+    key[place] = key[place - 1] - 1
+    assert not in_order([key])
+
+
+def test_one_time_that_is_no_whole_second_is_not_rounded_to_one() -> None:
+    """The first thousand times are whole seconds, so a glance takes them for such; the last two differ by 1 us."""
+    time = np.append(np.arange(1500, 0, -1) * 1_000_000, [2_000_000_001, 2_000_000_000])
+    found = stable_order([time])
+    assert found is not None
+    assert found.tolist() == [*range(1499, -1, -1), 1501, 1500]
+
+
+def test_more_users_than_piles_can_be_numbered() -> None:
+    """Piles have numbers of 16 bits; users 65,536 and 65,537 are not those of number 0 and 1."""
+    columns = {"user": np.array([65_537, 0, 200_000, 65_536, 1], np.int32)}
+    sort_columns(columns, lambda part: [part["user"]], "user")
+    assert columns["user"].tolist() == [0, 1, 65_536, 65_537, 200_000]
+
+
 @pytest.mark.parametrize("pile_rows", [1, 7, 100, 100_000])
 def test_piles_of_any_size_give_the_same_order(pile_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order, "_PILE_ROWS", pile_rows)
@@ -118,14 +147,21 @@ def test_a_table_of_texts_gives_every_text_one_code(slots: int, monkeypatch: pyt
         texts = pl.Series([f"user {number}" for number in rng.integers(0, 2000, size)], dtype=pl.String)
         for text, code in zip(texts, table.encode(texts).tolist(), strict=True):
             assert seen.setdefault(text, code) == code
+        assert 2 * len(table) <= len(table._code_at)  # a full table would be searched for ever
     assert len(table) == len(seen) == len(set(seen.values()))
     assert dict(zip(table.texts(), range(len(table)), strict=True)) == seen
 
 
-def test_texts_that_agree_in_one_hash_are_told_apart_by_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one hash the same for all texts, every search walks over every text."""
+@pytest.mark.parametrize("slot", [0, 2**64 - 1])
+def test_texts_that_agree_in_one_hash_are_told_apart_by_the_other(slot: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one hash the same for all texts, every search walks over every text, and from the last slot on to the first."""
     original = pl.Series.hash
-    monkeypatch.setattr(pl.Series, "hash", lambda self, seed: original(self, seed) * (seed != 1))
+    same = pl.Series([slot], dtype=pl.UInt64)
+    monkeypatch.setattr(
+        pl.Series,
+        "hash",
+        lambda self, seed: same.new_from_index(0, len(self)) if seed == 1 else original(self, seed),
+    )
     table, texts = TextTable(), pl.Series(["a", "b", "a", "c", "b"])
     for _ in range(2):
         codes = table.encode(texts)

@@ -4,6 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from features.log import repeats
+from features.log.signal_bits import check_signal_count, merge_bits
+from recsys.contracts.errors import ConfigError
 from tests.toy.logs import START, US, kept_of, read_rows
 
 
@@ -66,6 +69,34 @@ def test_every_rule_by_hand(rule: str, value: bool) -> None:
     assert kept.log.signal_known.tolist() == [1]
 
 
+@pytest.mark.parametrize("values", [[True, None], [None, True], [None, True, None], [True]])
+@pytest.mark.parametrize("rule", ["any", "all", "first", "last"])
+def test_the_one_known_value_decides_under_every_rule(rule: str, values: list) -> None:
+    """Wherever in its group it stands, and that of another user before or behind it, which is not known at all."""
+    known = np.array([value is not None for value in values], np.uint8)
+    true = np.array([value is True for value in values], np.uint8)
+    for before, behind in ((0, 0), (1, 0), (0, 1)):
+        bits, is_known = (np.pad(part, (before, behind)) for part in (true, known))
+        starts = np.array([0, before] if before else [0, len(values)] if behind else [0])
+        found, some = merge_bits(bits, is_known, starts, [rule])
+        assert [found.tolist(), some.tolist()] == [[0] * before + [1] + [0] * behind] * 2
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 100])
+def test_pieces_part_no_group(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items 1 2 1 2 1 at one instant: rows 2 and 4 repeat row 0, row 3 repeats row 1, however the log is cut."""
+    monkeypatch.setattr(repeats, "_PIECE", piece)
+    kept = kept_of({"user_id": [7] * 5 + [8], "item_id": [1, 2, 1, 2, 1, 1], "timestamp": [START] * 6})
+    assert kept.merged.select("row", "into_row").rows() == [(2, 0), (3, 1), (4, 0)]
+
+
+def test_as_many_signals_as_fit_a_behaviour_code() -> None:
+    names = [f"signal {place}" for place in range(8)]
+    check_signal_count(names[:7])
+    with pytest.raises(ConfigError, match=r"declares 8 signals.*at most 7 fit"):
+        check_signal_count(names)
+
+
 def test_what_no_row_knows_stays_unknown() -> None:
     rows = {
         "user_id": [7] * 2,
@@ -103,8 +134,9 @@ def test_prehistory_and_positions_repeat_by_place() -> None:
     assert len(kept_of(rows).log) == 3
     early = rows | {"timestamp": [None] * 3 + [START], "prehistory": [True] * 3 + [False]}
     assert len(kept_of(early).log) == 3
-    # a timed event never repeats one of the prehistory, whatever its place
+    # a timed event never repeats one of the prehistory, whatever its place: even one that reads like its time
     assert kept_of(early).log.prehistory.tolist() == [True, True, False]
+    assert len(kept_of(early | {"position": [4, 4, START, None], "item_id": [1] * 4}).log) == 3
 
 
 def test_rows_alike_in_everything_are_one_event() -> None:
