@@ -77,13 +77,18 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, np.datetime64) and bool(np.isnat(value))
 
 
-def _python_columns(given: Any, where: str) -> dict[str, Sequence[Any]]:
+def _python_columns(given: Any, where: str) -> dict[str, Sequence[Any] | pl.Series]:
     if type(given).__module__.partition(".")[0] == "pandas" and hasattr(given, "columns"):
         names = [str(name) for name in given.columns]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise DataError(f"{where}: the column '{twice[0]}' occurs {names.count(twice[0])} times; give it once")
-        return {name: given.iloc[:, place].tolist() for place, name in enumerate(names)}
+        columns: dict[str, Sequence[Any] | pl.Series] = {
+            name: given.iloc[:, at].tolist() for at, name in enumerate(names)
+        }
+        if Columns.USER_ID in columns and not len(given) and given[Columns.USER_ID].dtype.kind in "iu":
+            columns[Columns.USER_ID] = pl.Series([], dtype=pl.Int64)  # without rows only the column knows its type
+        return columns
     if isinstance(given, Mapping):
         items = _plain(given.get(Columns.ITEM_IDS))
         one_user = Columns.USER_ID in given and not _is_list(_plain(given[Columns.USER_ID]))
@@ -108,8 +113,10 @@ def _python_columns(given: Any, where: str) -> dict[str, Sequence[Any]]:
     )
 
 
-def _column(name: str, values: Sequence[Any], where: str) -> pl.Series:
+def _column(name: str, values: Sequence[Any] | pl.Series, where: str) -> pl.Series:
     """Return a column of the type that its values have."""
+    if isinstance(values, pl.Series):
+        return values.alias(name)
     values = [_plain(value) for value in values]
     if name in LISTS:
         return _list_column(name, values, where)

@@ -75,6 +75,8 @@ def read_parameters(given: Mapping[str, Any] | None) -> Parameters:
         allow, deny, \
 max_per_category, answer, second_stage, objective, timestamp_unit
     """
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"parameters are {given!r}, expected a mapping of names to values")
     known = [field.name for field in fields(Parameters)]
     values: dict[str, Any] = {}
     for name, value in (given or {}).items():

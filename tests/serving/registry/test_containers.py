@@ -51,6 +51,7 @@ def test_no_rows_get_an_answer_without_rows(loaded: Any, name: str) -> None:
     assert len(none) == 0
     assert list(none.columns) == list(some.columns)
     assert none.drop(columns="user_id").dtypes.to_dict() == some.drop(columns="user_id").dtypes.to_dict()
+    assert none["user_id"].dtype == (some["user_id"].dtype if name in ("pandas", "Polars") else object)
 
 
 @pytest.mark.parametrize(

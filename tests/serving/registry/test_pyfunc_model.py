@@ -85,6 +85,7 @@ def test_parameters_of_another_type_are_refused_by_mlflow_itself(
         ({"kk": 3}, "parameter 'kk' is unknown; did you mean 'k'?"),
         ({"max_per_author": 1}, "parameter 'max_per_author' is unknown; did you mean 'max_per_category'?"),
         ({"exclude-seen": True}, "did you mean 'exclude_seen'?"),
+        ([("k", 3)], "parameters are [('k', 3)], expected a mapping of names to values"),
         ({"temperature": 1.0}, "parameter 'temperature' is unknown; there are k, exclude_seen"),
     ],
 )
