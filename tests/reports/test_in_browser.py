@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from recsys.reports.data.page import data_page
+from tests.toy.data_report import FACTS, LEAK, NONE, REPORT
 from tests.toy.reports import (
     alignment_report,
     change,
@@ -87,7 +89,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     broken = ("beam_recall@10 fell by 0.1000 [-0.2000, -0.0500] while beam_hr@1 rose by 0.1000",)
     write_alignment_toy(folder / "aligned", alignment_report(changes, broken=broken))
     write_alignment_toy(folder / "kept", alignment_report({}, kept=0), curves=False)
+    changed = {"kind": "users", "words": "other users " * 20, "stops": True, "accepted": False}
+    changes_of_data = {"before": "the champion", "changes": [changed]}
+    findings = [{**LEAK, "severity": "severe", "words": "many words " * 40}, {**LEAK, "split": "valid"}]
+    page = data_page(REPORT, FACTS, {**NONE, "findings": findings}, changes_of_data)
+    (folder / "data.html").write_text(page)
     return {
+        "data": folder / "data.html",
         "evaluation": folder / "report.html",
         "least evaluation": folder / "least.html",
         "alignment": folder / "aligned" / "alignment.html",
@@ -113,7 +121,7 @@ def opened(browser: BrowserContext, path: Path, width: int, scheme: str) -> tupl
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["evaluation", "least evaluation", "alignment", "start kept"])
+@pytest.mark.parametrize("name", ["evaluation", "least evaluation", "alignment", "start kept", "data"])
 def test_page(browser: BrowserContext, pages: dict[str, Path], name: str, width: int) -> None:
     tab, troubles = opened(browser, pages[name], width, "dark" if name == "alignment" else "light")
     try:
@@ -129,7 +137,7 @@ def test_page(browser: BrowserContext, pages: dict[str, Path], name: str, width:
         tab.close()
 
 
-@pytest.mark.parametrize("name", ["evaluation", "alignment"])
+@pytest.mark.parametrize("name", ["evaluation", "alignment", "data"])
 def test_print(browser: BrowserContext, pages: dict[str, Path], name: str) -> None:
     """On A4, 794 pixels wide with margins of 1 cm, it is dark on light whatever the reader's setting, and nothing is cut."""
     tab, troubles = opened(browser, pages[name], 718, "dark")

@@ -166,6 +166,17 @@ def test_the_champion_counts_before_the_folder(shop: Path) -> None:
     assert [(change["kind"], change["accepted"]) for change in written["changes"]] == [("item_id_type", False)]
 
 
+def test_the_same_data_again_keep_their_comparison(shop: Path) -> None:
+    assert recsys(shop, "prepare") == 0
+    log_of(first_user=2).write_parquet(shop / "in" / "interactions.parquet")
+    assert recsys(shop, "prepare") == 0
+    changes = NightCheck(shop / "out", "shop", ChangesConfig()).changes_file
+    before = changes.read_bytes()
+    assert recsys(shop, "prepare") == 0
+    assert changes.read_bytes() == before
+    assert json.loads(before)["before_digest"] != json.loads(before)["digest"]
+
+
 def test_the_message_says_where(shop: Path) -> None:
     assert recsys(shop, "prepare") == 0
     artifact = prepared_artifact(shop)
