@@ -81,7 +81,7 @@ def write_sessions(path: Path, events: LabelledEvents) -> None:
 
 def write_large_table(path: Path, table: pl.DataFrame) -> None:
     """Write a table that grows with the events; fast to write rather than small, as every day writes it anew."""
-    table.write_parquet(path, compression="lz4", statistics=False)
+    table.rechunk().write_parquet(path, compression="lz4", statistics=False)
 
 
 def events_table(events: LabelledEvents, rows: slice) -> pl.DataFrame:

@@ -142,7 +142,7 @@ class EncodedLog:
         for name in ID_NAMES:
             ids = getattr(self, name)
             if ids is not None:
-                pl.DataFrame({name: ids}).write_parquet(folder / f"{name}.parquet")
+                pl.DataFrame({name: ids.rechunk()}).write_parquet(folder / f"{name}.parquet")
         write_json(folder / _FACTS, {name: list(getattr(self, name)) for name in _FACT_NAMES})
 
     @classmethod
