@@ -18,7 +18,10 @@ QUALITY = (
     "all_prefixes",
 )
 """Results about what is recommended, in the order of the site."""
-SPEED = ("speed", "decoder", "constraint", "training", "batch_job", "rollouts", "moe", "tables", "int8", "presets", "evaluation_memory")
+SPEED = (
+    *("speed", "prepare", "prepare_script", "decoder", "constraint", "training", "batch_job", "rollouts", "moe", "tables"),
+    *("int8", "presets", "evaluation_memory"),
+)
 """Results about time and memory."""
 _LINK = re.compile(r"\]\((?!https?://|#)(?P<target>[^)\s]+)\)")
 

@@ -123,13 +123,14 @@ def of_steering(rows: Rows) -> str:
 
 
 def of_prepare(rows: Rows) -> str:
-    """The dearer file form at each size."""
-    worst: dict[str, Sequence[str]] = {}
-    for row in rows:
-        if row[0] not in worst or float(row[2]) > float(worst[row[0]][2]):
-            worst[row[0]] = row
-    parts = [f"{row[0]} rows take {row[2]} processor seconds and {row[4]} MiB" for row in worst.values()]
-    return "; ".join(parts) + f" ({rows[-1][5]} times linear)."
+    """The dearer file form at each size, for each number by itself."""
+    parts = []
+    for size in dict.fromkeys(row[0] for row in rows):
+        same = [row for row in rows if row[0] == size]
+        seconds = max(float(row[2]) for row in same)
+        memory = max(int(row[4].replace(",", "")) for row in same)
+        parts.append(f"{size} rows take up to {seconds:.1f} processor seconds and {memory:,} MiB")
+    return "; ".join(parts) + f" (up to {max(row[5] for row in rows)} times linear)."
 
 
 def of_prepare_script(rows: Rows) -> str:
@@ -137,7 +138,9 @@ def of_prepare_script(rows: Rows) -> str:
     lines = [row for row in rows if row[1].startswith("the public script")]
     sizes = " and ".join(row[0] for row in lines)
     times, memory = (span((float(row[place]) for row in lines), ".0f") for place in (5, 6))
-    return f"At {sizes} rows the public script's way takes {times} times as long and {memory} times the memory."
+    return (
+        f"At {sizes} rows the public script's way takes {times} times the processor time and {memory} times the memory."
+    )
 
 
 def of_prepare_append(rows: Rows) -> str:
