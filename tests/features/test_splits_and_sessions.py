@@ -67,6 +67,14 @@ def test_sessions_by_gap_by_id_and_by_count() -> None:
     assert session_index(log, crossing, "gap", config, 2).tolist() == [0, 1, 2, 3]
 
 
+def test_a_pause_of_exactly_the_gap_ends_no_session() -> None:
+    """30 minutes to the microsecond stay one session, as "longer than" says; one microsecond more begins another."""
+    half_hour = 30 * 60 * US
+    times = [START, START + half_hour, START + 2 * half_hour + 1]
+    log = log_of({"user_id": [7] * 3, "item_id": [1, 2, 3], "timestamp": times})
+    assert session_index(log, np.zeros(3, np.int8), "gap", SessionConfig(), 2).tolist() == [0, 0, 1]
+
+
 def test_session_rule_is_recorded_or_refused() -> None:
     assert session_rule(SessionConfig(), has_session_id=True, has_timestamps=True) == "given"
     assert session_rule(SessionConfig(), has_session_id=False, has_timestamps=True) == "gap"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from recsys.contracts.errors import DataError
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.config import SASRecConfig
 from recsys.evaluation.baselines.sasrec import PooledDropout, SASRecNetwork
-from recsys.evaluation.baselines.sasrec_training import SASRec, SequenceBatches, rank_with_network
+from recsys.evaluation.baselines.sasrec_training import SASRec, SequenceBatches, rank_with_network, train_sasrec
 from recsys.metrics.ranking import row_metrics
 from recsys.training.losses import full_softmax_loss
 from tests.toy.dataset import ring_prepared
@@ -117,6 +118,23 @@ def test_training_keeps_the_best_epoch(prepared: Dataset) -> None:
     ranked = ranker.rank(Histories.from_targets(prepared.history, targets), 10, exclude_seen=True)
     assert row_metrics(ranked, targets, [10])["ndcg@10"].mean() == pytest.approx(max(evaluated))
     assert len(evaluated) < 6 or evaluated[-1] > max(evaluated[:-2])
+
+
+def test_the_test_split_decides_nothing(prepared: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only validation rows are asked for, and other items in the test events leave curves and weights as they are."""
+    asked, original = [], Dataset.targets
+    monkeypatch.setattr(Dataset, "targets", lambda self, split: asked.append(split) or original(self, split))
+    config = SMALL.model_copy(update={"learning_rate": 0.02})
+    network, curves = train_sasrec(prepared, config, 0, "train")
+    history = prepared.history
+    item = np.array(history.item)
+    for start, end in zip(history.valid_end, history.offsets[1:], strict=True):
+        item[start:end] = (item[start:end] + 5) % prepared.spec.num_items
+    changed = Dataset(prepared.path, prepared.spec, replace(history, item=item))
+    other, other_curves = train_sasrec(changed, config, 0, "train")
+    assert asked == [VALID, VALID]
+    assert other_curves == curves
+    assert all(torch.equal(one, two) for one, two in zip(network.parameters(), other.parameters(), strict=True))
 
 
 def test_training_leaves_the_global_generator_alone(prepared: Dataset) -> None:
