@@ -19,7 +19,7 @@ QUALITY = (
 )
 """Results about what is recommended, in the order of the site."""
 SPEED = (
-    *("speed", "prepare", "prepare_script", "decoder", "constraint", "training", "batch_job", "rollouts", "moe", "tables"),
+    *("speed", "prepare", "prepare_script", "prepare_append", "decoder", "constraint", "training", "batch_job", "rollouts", "moe", "tables"),
     *("int8", "presets", "evaluation_memory"),
 )
 """Results about time and memory."""
