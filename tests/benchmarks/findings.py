@@ -146,4 +146,6 @@ def of_prepare_script(rows: Rows) -> str:
 def of_prepare_append(rows: Rows) -> str:
     """Every second row: appending."""
     shares = ", ".join(f"{float(row[7]):.0%} ({row[2]})" for row in rows[1::2])
-    return f"A day of {rows[0][1]} rows after {rows[0][0]} is prepared in {shares} of the processor time that everything takes."
+    return (
+        f"A day of {rows[0][1]} rows after {rows[0][0]} takes {shares} of the processor time of preparing everything."
+    )
