@@ -6,7 +6,7 @@ from random import Random
 import polars as pl
 import pytest
 
-from features.reading import FILE, RAW, REFUSED, ROW, TextFormat, open_text
+from features.reading import FILE, RAW, REFUSED, ROW, TextFormat, open_text, quoted_records
 from recsys.contracts.errors import DataError
 
 
@@ -49,6 +49,10 @@ def test_values_come_as_they_are_written(tmp_path: Path, value: str) -> None:
         (b'a,b\n1,2\n3,4\n5,"so', 2, [(4, "a quote is not closed")]),
         (b'a,b\n1,2\n"3,4\n"5,6\n', 1, [(3, "a quote is not closed"), (4, "a quote is not closed")]),
         (b'a,b\n1,"2,5",3\n3,4\n', 1, [(2, "too many fields")]),
+        (b"a,b\r\n1,2\r\na,b\r\n3,4\r\n", 2, [(3, "the header again")]),
+        # as many separators as the lines need, but not in the lines that need them
+        (b"a,b\n1,2,3\n4\n5,6\n", 1, [(2, "too many fields"), (3, "too few fields")]),
+        (b"a,b\n4\n1,2,3\n5,6\n", 1, [(2, "too few fields"), (3, "too many fields")]),
     ],
 )
 def test_a_malformed_line_is_refused_with_its_number_and_no_other_line_goes(
@@ -57,6 +61,32 @@ def test_a_malformed_line_is_refused_with_its_number_and_no_other_line_goes(
     table = opened(tmp_path, content)
     assert len(rows_of(table)) == good + len(refused)
     assert refused_of(table) == refused
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b"a,b\nza,b\n1,2\n", [("za", "b"), ("1", "2")]),  # ends like the header, and is not it
+        (b"a,b\na,bz\n1,2\n", [("a", "bz"), ("1", "2")]),
+        (b"a\r\n1\r\n\r\n2\r\n", [("1",), ("2",)]),  # one column: a blank line has as many separators as any
+        (b'a,b\n1, "x,y"\n2,3\n', [("1", "x,y"), ("2", "3")]),  # no quote but behind a blank
+        (b'a,b\n1,\t"x,y"\n2,3\n', [("1", "x,y"), ("2", "3")]),
+    ],
+)
+def test_lines_that_only_look_odd_are_read(tmp_path: Path, content: bytes, rows: list[tuple]) -> None:
+    table = opened(tmp_path, content)
+    assert rows_of(table) == rows
+    assert refused_of(table) == []
+
+
+def test_a_quoted_field_that_never_seems_to_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 20 bytes: the quote of line 2 would swallow ten lines before one of another record closes it."""
+    content = b'a,b\nx,"so\n' + b"y,z\n" * 10 + b'w,q"\n'
+    assert len(rows_of(opened(tmp_path, content))) == 1
+    monkeypatch.setattr(quoted_records, "LONGEST_RECORD", 20)
+    table = opened(tmp_path, content)
+    assert refused_of(table) == [(2, "a quote is not closed")]
+    assert rows_of(table)[1:11] == [("y", "z")] * 10
 
 
 def test_a_file_of_refused_lines_alone_stops_the_run(tmp_path: Path) -> None:
