@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ SHELL = [block for block in BLOCKS if block.language in ("bash", "sh")]
 YAML = [block for block in BLOCKS if block.language == "yaml"]
 PYTHON_PAGES = sorted({block.path for block in BLOCKS if block.language == "python"})
 NEEDS_A_RUN = "# needs:"
-KNOWN_LANGUAGES = {"bash", "sh", "yaml", "python", "text", ""}
+KNOWN_LANGUAGES = {"bash", "sh", "yaml", "python", "json", "text", ""}
 
 
 def recipe_name(block: Block) -> str | None:
@@ -46,6 +47,13 @@ def test_there_are_blocks_of_every_kind() -> None:
     assert len(YAML) >= 5
     assert len(PYTHON_PAGES) >= 4
     assert "README.md" in {block.path.name for block in SHELL}
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if block.language == "json"], ids=lambda block: block.place
+)
+def test_json_is_json(block: Block) -> None:
+    assert json.loads(block.text)
 
 
 @pytest.mark.parametrize("block", SHELL, ids=lambda block: block.place)
