@@ -54,6 +54,17 @@ def test_forbidden_items_count_for_no_prefix() -> None:
     torch.testing.assert_close(guide.bonus_BV[0], torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]).log())
 
 
+def test_a_forbidden_item_sets_no_scale_and_a_user_without_items_gets_no_bonus() -> None:
+    """Item 2 scores 1000 above the others: forbidden it hides nobody. Where all three are forbidden, all is -inf."""
+    index = index_of(np.array([[0, 0], [0, 1], [1, 0]]), (2, 2))
+    scores = torch.tensor([[0.2, 0.8, 1.0]] * 2).log() + torch.tensor([0.0, 0.0, 1000.0])
+    closed = [torch.full((2, 1), NO_NODE), torch.tensor([[2, NO_NODE, NO_NODE], [0, 1, 2]])]
+    guide = PrefixGuide.from_item_scores(scores, 1.0, index, BatchRules(personal=PersonalRules(closed)))
+    torch.testing.assert_close(guide.bonus_BV[0][0], torch.tensor([1.0, 0.0]).log())
+    torch.testing.assert_close(guide.bonus_BV[1][0], torch.tensor([0.2, 0.8, 0.0]).log(), atol=1e-4, rtol=1e-4)
+    assert all(bool((bonus[1] == -torch.inf).all()) for bonus in guide.bonus_BV)
+
+
 @pytest.mark.parametrize("spread", [1.0, 40.0, 400.0])
 def test_the_bonus_of_extreme_scores_is_finite_and_exact_at_the_leaves(spread: float) -> None:
     """Far below the best an item is worth nothing to its prefix, and yet the prefix stays possible."""
