@@ -9,12 +9,13 @@ import polars as pl
 import pytest
 
 from features.build import FeaturesConfig, prepare
-from features.session_quality import HighQualityConfig
+from features.session_quality import HighQualityConfig, good_sessions
 from features.sources import TableSource
 from recsys.config import validate
 from recsys.contracts.columns import TEST, TRAIN, VALID
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
+from tests.toy.logs import US, log_of
 
 DAY, START = 86_400, 1_650_000_000
 
@@ -120,6 +121,17 @@ def test_what_the_source_cannot_say_is_refused_by_name(tmp_path: Path, have: dic
 def test_no_good_session_is_refused_with_the_counts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of 3 train sessions is good \(\{'min_watched': 0\} of them pass"):
         prepare(source(tmp_path), config(min_watched=9), tmp_path / "out", seed=0)
+
+
+def test_a_good_session_of_another_split_is_none_to_train_on() -> None:
+    """A view in train, a like in test, one like asked for."""
+    log = log_of(
+        {"user_id": [7, 7], "item_id": [1, 2], "timestamp": [START * US, START * US + 1], "like": [False, True]},
+        ("like",),
+    )
+    bounds = HighQualityConfig(min_watched=0, min_interactions=1)
+    with pytest.raises(DataError, match="none of 1 train sessions is good"):
+        good_sessions(log, np.array([TRAIN, TEST], np.int8), np.array([0, 1], np.int32), bounds)
 
 
 @pytest.mark.parametrize(
