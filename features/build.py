@@ -140,8 +140,9 @@ def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) ->
         DataError: Unreadable files, missing columns, a wrong unit, too many bad rows, an empty split.
         ConfigError: The configuration asks for something the source does not have.
     """
+    fingerprints = source.fingerprint()  # first: a file that is rewritten meanwhile differs from it, and is read again
     raw = source.read(seed)
-    return prepare_from_log(raw, read_events(raw, config), config, out_dir, source.fingerprint())
+    return prepare_from_log(raw, read_events(raw, config), config, out_dir, fingerprints)
 
 
 def prepare_from_log(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Final
 from recsys.contracts.errors import DataError
 
 _RUNS: Final = re.compile(rb"[\x80-\xff]{3,}")
+_LONGEST_NAME: Final = 80
+_MOST_NAMES: Final = 60
 _ICONV: Final = {"latin-1": "ISO-8859-1"}
 _UTF16_NUL_SHARE: Final = 0.2  # in UTF-16 half of the bytes of Latin text are NUL; a stray NUL is one in thousands
 
@@ -31,7 +34,15 @@ def closest(name: str, known: Sequence[str]) -> str:
     folded = {other.lower(): other for other in known}
     found = [folded[near] for near in difflib.get_close_matches(name.lower(), folded, n=1)]
     hint = f"did you mean '{found[0]}'? " if found else ""
-    return f"{hint}columns there: {', '.join(known) or 'none'}"
+    if found and found[0] != name and _composed(found[0]) == _composed(name):
+        hint = f"'{found[0]}' is there with its accents written in another way (Unicode); copy the name from the file; "
+    shown = [other if len(other) <= _LONGEST_NAME else f"{other[:_LONGEST_NAME]}…" for other in known[:_MOST_NAMES]]
+    more = f" and {len(known) - _MOST_NAMES} others" if len(known) > _MOST_NAMES else ""
+    return f"{hint}columns there: {', '.join(shown) or 'none'}{more}"
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 @contextmanager

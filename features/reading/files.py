@@ -50,29 +50,37 @@ def find_files(root: Path, pattern: str, key: str) -> DataFiles:
     Args:
         root: Folder of the source.
         pattern: A file, a folder (all data files below it), or a pattern such as ``day=*/part-*.parquet`` or
-            ``**/*.csv``, relative to ``root``.
+            ``**/*.csv``, relative to ``root``; a folder that it matches stands for all data files below.
         key: Key of the recipe, for messages.
 
     Raises:
-        DataError: There is no such file.
+        DataError: There is no such file, or one is a link to nothing.
     """
     path = root / pattern
     where = str(path)
     if path.is_file():
         return DataFiles((path,), root, where)
     if path.is_dir():
-        found = [one for one in path.rglob("*") if one.name.lower().endswith(DATA_ENDINGS)]
+        found = _below(path)
     elif _PATTERN.search(pattern):
-        found = list(root.glob(pattern)) if not Path(pattern).is_absolute() else _absolute_glob(Path(pattern))
+        matched = list(root.glob(pattern)) if not Path(pattern).is_absolute() else _absolute_glob(Path(pattern))
+        found = [file for one in matched for file in (_below(one) if one.is_dir() else [one])]
     else:
         raise missing_file(path, key)
-    files = [one for one in found if one.is_file()]
+    files = list(dict.fromkeys(one for one in found if not one.is_dir()))
     kept = [one for one in files if not is_ignored(relative_name(one, root))]
+    for one in kept:
+        if not one.is_file():
+            raise missing_file(one, key)
     if not kept:
         raise DataError(f"no file matches '{where}' (looked in '{root.resolve()}'); {_there(root)}; set {_keys(key)}")
     ignored = tuple(sorted(relative_name(one, root) for one in set(files) - set(kept)))
     kept.sort(key=lambda one: natural_key(relative_name(one, root)))
     return DataFiles(tuple(kept), root, where, ignored)
+
+
+def _below(folder: Path) -> list[Path]:
+    return [one for one in folder.rglob("*") if one.name.lower().endswith(DATA_ENDINGS)]
 
 
 def _absolute_glob(pattern: Path) -> list[Path]:

@@ -34,6 +34,7 @@ from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.null_markers import NULL_MARKERS
+from recsys.contracts.plain_text import SURROUNDINGS
 from recsys.paths import ConfigPath
 
 _HISTORY = "history"
@@ -170,7 +171,7 @@ class HistoryRowsSource(TextOptions, Source):
             needed["only"] = declared.only.column
         check_columns(needed, list(table.schema), table.where)
         item = self._ids(table, self.item_id, Columns.ITEM_ID)
-        history = HistoryReader(self.history, table.schema[self.history], item.dtype, table.where)
+        history = HistoryReader(self.history, table.schema[self.history], item.dtype, table.where, item.markers)
         reader = RowReader(
             [self._ids(table, declared.user_id, Columns.USER_ID), item, history], table.files, first_file=first_file
         )
@@ -191,12 +192,21 @@ class HistoryRowsSource(TextOptions, Source):
 class HistoryReader(ColumnReader):
     """Reads lists of item ids: lists, or text such as ``[3, 5]`` and ``['a', "it's"]``.
 
+    A row with an entry that stands for nothing is refused, because what came there is not known.
+
     Raises:
         DataError: The column holds neither.
     """
 
-    def __init__(self, column: str, raw_type: pl.DataType, item_type: pl.DataType, where: str) -> None:
-        super().__init__(column, _HISTORY, pl.List(item_type), where)
+    def __init__(
+        self,
+        column: str,
+        raw_type: pl.DataType,
+        item_type: pl.DataType,
+        where: str,
+        markers: tuple[str, ...] = NULL_MARKERS,
+    ) -> None:
+        super().__init__(column, _HISTORY, pl.List(item_type), where, markers)
         self._item_type = item_type
         if raw_type != pl.String and not isinstance(raw_type, pl.List):
             raise self.unreadable(raw_type, "lists of item ids")
@@ -210,15 +220,18 @@ class HistoryReader(ColumnReader):
             entries = pl.col("l").str.extract_all(_ENTRY).list.eval(_bare(pl.element()))
             lists = raw.to_frame("l").select(entries).to_series()
         texts = lists.cast(pl.List(pl.String))
+        nobody = pl.element().is_null() | pl.element().str.strip_chars(SURROUNDINGS).is_in(["", *self.markers])
+        holes = texts.list.eval(nobody).list.any().fill_null(False) & ~wrong
         if self._item_type == pl.Int64:
             values = texts.cast(pl.List(pl.Int64), strict=False)
             wrong |= texts.list.eval(_odd(pl.element())).list.any().fill_null(False)
         else:
             values = texts
         nothing = pl.lit([], dtype=self.dtype)  # no history is an empty one
-        values = values.to_frame("l").select(pl.when(~wrong).then(pl.col("l").fill_null(nothing))).to_series()
-        refusal = Refusal(self.not_("a list of item ids"), wrong)
-        return Parsed(values.alias(_HISTORY), (refusal,) if wrong.any() else ())
+        good = ~(wrong | holes)
+        values = values.to_frame("l").select(pl.when(good).then(pl.col("l").fill_null(nothing))).to_series()
+        refusals = (Refusal(f"{self.column} has a null entry", holes), Refusal(self.not_("a list of item ids"), wrong))
+        return Parsed(values.alias(_HISTORY), tuple(one for one in refusals if one.rows.any()))
 
 
 def _bare(entry: pl.Expr) -> pl.Expr:

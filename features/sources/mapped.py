@@ -101,6 +101,19 @@ class MappedSource(Source):
                 raise ValueError(
                     f"{key} is for dates, but timestamp_unit is '{self.timestamp_unit}'; declare timestamp_unit: datetime"
                 )
+        parts = {Columns.USER_ID: self.columns.user_id, Columns.ITEM_ID: self.columns.item_id}
+        if self.timestamp_unit != "none":
+            parts[Columns.TIMESTAMP] = self.columns.timestamp
+        for part, column in parts.items():
+            same = [other for other, named in parts.items() if named == column and other != part]
+            if same:
+                raise ValueError(
+                    f"columns.{part} and columns.{same[0]} both name '{column}'; one of them is another column"
+                )
+        taken = {Columns.USER_INDEX, Columns.USER_ID} - {self.user_id_column}
+        for column in self.user_columns:
+            if column in taken:
+                raise ValueError(f"user_columns names '{column}', which is a column of ours; rename it in the file")
         ids, others = self._id_columns(), self._other_columns()
         for column, kind in self.types.items():
             if column in ids and kind not in get_args(IdType):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Self, get_args
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from features.reading import DataFiles, OpenedTable, TextFormat, TextOptions, find_files, open_files
+from features.sources.item_columns import metadata_columns
 from features.sources.mapped import MappedSource, TableKind
 from recsys.paths import ConfigPath
 
@@ -24,7 +25,8 @@ class TableSource(TextOptions, MappedSource):
     Attributes:
         path: A folder that holds the files below, or the interactions file itself.
         interactions: File, folder or pattern (``day=*/part-*.parquet``, ``**/*.csv``) inside ``path``. Files are read in
-            natural order of their relative paths: ``part-2`` before ``part-10``.
+            natural order of their relative paths: ``part-2`` before ``part-10``; a folder, also one that a pattern
+            matches, stands for all data files below it.
         items: The same for the items, or ``None``.
         users: The same for the users, or ``None``.
         header: Names of the columns of interactions, for text files whose first line is data already.
@@ -49,6 +51,18 @@ class TableSource(TextOptions, MappedSource):
     @classmethod
     def _is_header(cls, header: tuple[str, ...]) -> tuple[str, ...]:
         return TextFormat(header=header).header
+
+    @model_validator(mode="after")
+    def _has_the_tables(self) -> Self:
+        if self.items is None and metadata_columns(self.item_columns):
+            raise ValueError(
+                "item_columns names columns, but there is no table of items; set source.items, or leave it out"
+            )
+        if self.users is None and self.user_columns:
+            raise ValueError(
+                "user_columns names columns, but there is no table of users; set source.users, or leave it out"
+            )
+        return self
 
     def _open(self, kind: TableKind) -> OpenedTable | None:
         files = self._table_files(kind)

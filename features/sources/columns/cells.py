@@ -22,6 +22,8 @@ from recsys.contracts.plain_text import SURROUNDINGS
 SHOWN_VALUES: Final = 5
 """How many values a message shows."""
 
+_SHOWN_CHARACTERS: Final = 100
+
 EARLY_ROWS: Final = 10_000
 """After so many rows a column that has been wrong throughout is refused before the rest of it is read."""
 
@@ -181,7 +183,11 @@ def shown(values: pl.Series) -> str:
 
 def phrase(value: object) -> str:
     """Write a value as a recipe would: text in quotes, all else bare."""
-    return repr(value) if isinstance(value, str) else str(value)
+    if not isinstance(value, str):
+        return str(value)
+    return (
+        repr(value) if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]!r}… ({len(value)} characters)"
+    )
 
 
 def no_rows(count: int) -> pl.Series:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import polars as pl
 
-from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, no_rows
+from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, no_rows, phrase
 from recsys.contracts.errors import DataError
 from recsys.contracts.null_markers import NULL_MARKERS
 
@@ -141,7 +141,7 @@ class IntegerLike:
         by_rows = (self._rows - self._odd_rows) / self._rows
         if max(by_rows, len(self._integers) / distinct) < ODD_SHARE:
             return None
-        others = ", ".join(f"{text!r} ({at})" for text, at in list(self._odd.items())[:3])
+        others = ", ".join(f"{phrase(text)} ({at})" for text, at in list(self._odd.items())[:3])
         more = f" and {len(self._odd) - 3} more" if len(self._odd) > 3 else ""
         return (
             f"reads as an integer in {self._rows - self._odd_rows} of {self._rows} rows and in {len(self._integers)} of "

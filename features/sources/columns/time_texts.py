@@ -208,17 +208,26 @@ def fitting_formats(texts: pl.Series) -> list[str]:
     return list(meanings.values())
 
 
+def _iso_unread(texts: pl.Series) -> int:
+    """Return how many texts are no ISO 8601."""
+    local, instants = iso_times(texts)
+    return int((local.is_null() & instants.is_null()).sum())
+
+
 def _unread(reader: TextTimes, texts: pl.Series, form: str | None) -> DataError:
     """Return the error for a column of which most texts cannot be read, with what could be declared."""
     bare = reader.known(texts).drop_nulls().unique(maintain_order=True)
     begin = f"{reader.where}: column '{reader.column}' holds times such as {shown(bare)}"
     if form is not None:
         begin += f", which are not of the declared format '{form}'"
+    not_iso = ", which is not ISO 8601" if form is None else ", nor ISO 8601"
     numbers = bare.cast(pl.Float64, strict=False)
     if not numbers.null_count():
         units = fitting_units(float(numbers.median()))  # type: ignore[arg-type]  # of numbers
         if units:
             return DataError(f"{begin}; these are numbers: declare timestamp_unit: {units[0]}")
+    if form is not None and not _iso_unread(bare):
+        return DataError(f"{begin}; they are ISO 8601: take source.timestamp_format out")
     fitting = fitting_formats(bare)
     if len(fitting) > 1:
         choices = " or ".join(f"'{choice}'" for choice in fitting[:4])
@@ -227,9 +236,9 @@ def _unread(reader: TextTimes, texts: pl.Series, form: str | None) -> DataError:
             f"{choices}"
         )
     if fitting:
-        return DataError(f"{begin}, which is not ISO 8601; declare source.timestamp_format: '{fitting[0]}'")
+        return DataError(f"{begin}{not_iso}; declare source.timestamp_format: '{fitting[0]}'")
     return DataError(
-        f"{begin}, which is not ISO 8601 (2023-01-31T10:00:00Z); declare source.timestamp_format, such as '%d/%m/%Y %H:%M'"
+        f"{begin}{not_iso} (2023-01-31T10:00:00Z); declare source.timestamp_format, such as '%d/%m/%Y %H:%M'"
     )
 
 

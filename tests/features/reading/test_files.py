@@ -32,6 +32,9 @@ def found(root: Path, pattern: str) -> list[str]:
         (["_temporary/0.csv", "_day=1/0.csv", "day=1/0.csv"], "*/*.csv", ["_day=1/0.csv", "day=1/0.csv"]),
         (["day[1].csv"], "day[1].csv", ["day[1].csv"]),
         (["log-2024.csv.gz", "log-2023.csv"], "log-*", ["log-2023.csv", "log-2024.csv.gz"]),
+        (["p-0.csv", "p-1.csv/part-0.csv", "p-1.csv/_SUCCESS"], "p-*.csv", ["p-0.csv", "p-1.csv/part-0.csv"]),
+        (["day=1/0.csv", "day=2/a/1.csv", "day=2/README.md"], "day=*", ["day=1/0.csv", "day=2/a/1.csv"]),
+        (["a/1.csv", "a/b/2.csv"], "**/*", ["a/1.csv", "a/b/2.csv"]),
     ],
 )
 def test_files_of_a_table(tmp_path: Path, names: list[str], pattern: str, expected: list[str]) -> None:
@@ -48,6 +51,14 @@ def test_a_missing_file_names_the_folder_that_was_looked_in(tmp_path: Path, monk
         find_files(Path("data"), "part-*", "source.interactions")
     with pytest.raises(DataError, match="the folder 'nowhere' does not exist"):
         find_files(Path("nowhere"), "logs.csv", "source.interactions")
+
+
+@pytest.mark.parametrize("pattern", ["part-*.csv", "part-1.csv", ".", "**/*.csv"])
+def test_a_link_to_nothing_stops_the_run(tmp_path: Path, pattern: str) -> None:
+    make(tmp_path, "part-0.csv")
+    (tmp_path / "part-1.csv").symlink_to(tmp_path / "gone.csv")
+    with pytest.raises(DataError, match=r"part-1\.csv' .* is a link to '.*gone\.csv', which does not exist"):
+        find_files(tmp_path, pattern, "source.interactions")
 
 
 def rewrite(root: Path) -> None:

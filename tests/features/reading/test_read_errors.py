@@ -1,12 +1,14 @@
 """What cannot be read is refused by its kind, with its own way out; "fetch it again" is for files that were cut off."""
 
 import gzip
+import re
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from features.reading import TextFormat, open_parquet, open_text
+from features.reading.errors import closest
 from features.reading.text_lines import LineScanner
 from recsys.contracts.errors import DataError
 
@@ -166,3 +168,16 @@ def test_permission_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Path, "stat", refuse)
     with pytest.raises(DataError, match="no permission; allow reading with `chmod"):
         opener([path], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("us\u00e9r", ["use\u0301r", "item"], "'use\u0301r' is there with its accents written in another way"),
+        ("user", ["u" * 1000], f"columns there: {'u' * 80}…$"),
+        ("user", [f"c{place}" for place in range(300)], "c59 and 240 others$"),
+        ("usre", ["user"], r"^did you mean 'user'\? columns there: user$"),
+    ],
+)
+def test_columns_that_exist_are_named_briefly(name: str, known: list[str], said: str) -> None:
+    assert re.search(said, closest(name, known))

@@ -253,3 +253,26 @@ def test_official_valid_and_test_rows_of_industrial_come_back_exactly(tmp_path: 
         table = pl.read_parquet(folder / f"{name}.parquet", columns=["user_id", "history_item_id", "item_id"])
         official = Counter((f"A{user}", tuple(history), item) for user, history, item in table.iter_rows())
         assert read_rows(prepared, prepared.targets(split), longest=10) == official
+
+
+@pytest.mark.parametrize(
+    "written", ['"[1, null]"', '"[1, None]"', '"[nan, 2]"', r'"[1, \N]"', "\"['', '2']\"", "\"['NULL']\""]
+)
+def test_nothing_inside_a_list_is_no_item(tmp_path: Path, written: str) -> None:
+    (tmp_path / "t.csv").write_text(f'user_id,history_item_id,item_id\nA7,"[3]",5\nA7,{written},5\n')
+    source = HistoryRowsSource(path=tmp_path, files=(HistoryRowsFile(file="t.csv", split="train"),))
+    events = source.read(0).interactions.collect()
+    assert events.filter(pl.col("refused").is_null())["item_id"].to_list() == ["3", "5"]
+    assert events.drop_nulls("refused").select("row", "refused").rows() == [(2, "history_item_id has a null entry")]
+
+
+@pytest.mark.parametrize("history", [[1, None], [None], [None, None, 2]])
+def test_null_inside_a_list_is_refused_where_it_stands(tmp_path: Path, history: list[int | None]) -> None:
+    table = pl.DataFrame({"user_id": [7, 7], "history_item_id": [[3], history], "item_id": [5, 5]})
+    table.write_parquet(tmp_path / "t.parquet")
+    source = HistoryRowsSource(path=tmp_path, files=(HistoryRowsFile(file="t.parquet", split="train"),))
+    events = source.read(0).interactions.collect()
+    assert events.drop_nulls("refused").select("file", "row", "refused").rows() == [
+        (0, 1, "history_item_id has a null entry")
+    ]
+    assert events.filter(pl.col("refused").is_null())["item_id"].to_list() == [3, 5]

@@ -195,3 +195,23 @@ def test_fingerprint_follows_the_bytes_only(tmp_path: Path) -> None:
     assert source.fingerprint() == before
     write(tmp_path, user_id=[7], item_id=[2], timestamp=[SECOND])
     assert source.fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"item_columns": {"title": ["name"]}}, "no table of items; set source.items"),
+        ({"item_columns": {"author": ["brand"]}}, "no table of items; set source.items"),
+        ({"user_columns": ["age"]}, "no table of users; set source.users"),
+        ({"users": "u.csv", "user_columns": ["user_index"]}, "'user_index', which is a column of ours"),
+        (
+            {"users": "u.csv", "user_id_column": "uid", "user_columns": ["user_id"]},
+            "'user_id', which is a column of ours",
+        ),
+        ({"columns": {"user_id": "item_id"}}, "columns.user_id and columns.item_id both name 'item_id'"),
+        ({"columns": {"timestamp": "user_id"}}, "columns.user_id and columns.timestamp both name 'user_id'"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(tmp_path: Path, declared: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TableSource(path=tmp_path, timestamp_unit="s", **declared)

@@ -154,3 +154,10 @@ def test_missing_times_are_null_without_another_reason(missing: str | None) -> N
         _, parsed = read(["2022-05-01", missing, "2022-05-02"], form)
         assert parsed.values.to_list()[1] is None
         assert not parsed.refusals
+
+
+@pytest.mark.parametrize("form", ["%d.%m.%Y", "%Y-%m-%d %H:%M", "no form", ""])
+@pytest.mark.parametrize("text", ["2023-11-14 22:13:20", "2023-11-14T22:13:20Z"])
+def test_a_format_declared_for_iso_times_is_to_be_taken_out(form: str, text: str) -> None:
+    with pytest.raises(DataError, match=r"they are ISO 8601: take source\.timestamp_format out"):
+        read([text] * 3, form=form)
