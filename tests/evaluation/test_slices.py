@@ -57,6 +57,12 @@ def test_head_makes_up_the_share_and_not_one_item_more() -> None:
     assert counts[head].min() >= counts[~head].max()
 
 
+def test_of_equally_popular_items_the_lower_ones_are_head() -> None:
+    assert head_items(np.array([2, 2, 2, 2]), 0.5).tolist() == [True, True, False, False]
+    assert head_items(np.array([1, 3, 1, 3]), 0.6).tolist() == [False, True, False, True]
+    assert head_items(np.array([1, 3, 1, 3]), 0.8).tolist() == [True, True, False, True]
+
+
 def test_every_single_target_is_head_or_tail() -> None:
     lists = [[int(item)] for item in np.random.default_rng(1).integers(5, size=30)]
     slices = row_slices(targets_with([3] * 30, lists), COUNTS)

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from features.reading import TextFormat, find_files, fingerprint, open_text
+from features.reading.files import hive_keys, place_of
 from recsys.contracts.errors import DataError
 
 
@@ -35,11 +36,23 @@ def found(root: Path, pattern: str) -> list[str]:
         (["p-0.csv", "p-1.csv/part-0.csv", "p-1.csv/_SUCCESS"], "p-*.csv", ["p-0.csv", "p-1.csv/part-0.csv"]),
         (["day=1/0.csv", "day=2/a/1.csv", "day=2/README.md"], "day=*", ["day=1/0.csv", "day=2/a/1.csv"]),
         (["a/1.csv", "a/b/2.csv"], "**/*", ["a/1.csv", "a/b/2.csv"]),
+        (["log/A.CSV", "log/b.Parquet", "log/c.md"], "log", ["log/A.CSV", "log/b.Parquet"]),
+        (["log/old.csv/1.csv", "log/2.csv"], "log", ["log/2.csv", "log/old.csv/1.csv"]),  # a folder is no file
     ],
 )
 def test_files_of_a_table(tmp_path: Path, names: list[str], pattern: str, expected: list[str]) -> None:
     make(tmp_path, *names)
     assert found(tmp_path, pattern) == expected
+
+
+def test_keys_of_folders_are_read_as_they_were_meant() -> None:
+    """Spark writes what a path cannot hold as %XX, and null as a word of its own; a file's own name is no key."""
+    assert hive_keys("day=__HIVE_DEFAULT_PARTITION__/my%20key=a%2Fb/part=1.parquet") == {"day": None, "my key": "a/b"}
+
+
+def test_a_place_counts_lines_from_one_and_rows_from_zero() -> None:
+    assert place_of("log.csv", 0) == "'log.csv', line 1"
+    assert place_of("log.parquet", 0) == "'log.parquet', row 0 (from 0)"
 
 
 def test_a_missing_file_names_the_folder_that_was_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,7 @@ def test_zones_are_one_instant(tmp_path: Path) -> None:
             "part-1.parquet': column 'a', row 0: 9223372036854775808 lies beyond",
         ),
         (column([2**53 + 1]), column([0.5]), "part-0.parquet': column 'a', row 0: 9007199254740993 does not fit"),
+        (column([1, -(2**53) - 1]), column([0.5]), "column 'a', row 1: -9007199254740993 does not fit"),
         (
             column([1]),
             column([{"x": 1}]),
