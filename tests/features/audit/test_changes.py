@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from features.audit.changes import ChangesConfig, compare, refusals
-from features.audit.contract import DataContract, describe, read_contract, write_contract
+from features.audit.changes import MICROSECONDS_A_DAY, ChangesConfig, compare, refusals
+from features.audit.contract import DataContract, Sample, describe, read_contract, write_contract
 from features.build import FeaturesConfig, prepare
 from features.sources import TableSource
 from recsys.contracts.errors import ArtifactError
@@ -183,3 +183,38 @@ def test_a_damaged_contract_is_refused(tmp_path: Path) -> None:
 def test_describing_is_reading_only(tmp_path: Path) -> None:
     contract = night(tmp_path / "a", rows())
     assert describe(tmp_path / "a" / "out", {"sessions": {"by": "gap"}}) == contract
+
+
+def contract(first: int = 100, last: int = 110, like: float = 0.1, users: range = range(10)) -> DataContract:
+    """A night from day ``first`` to day ``last``."""
+    ids = Sample(count=len(users), hashes=tuple(users), shapes={"9": 1.0})
+    none = Sample(count=0, hashes=(), shapes={})
+    day = MICROSECONDS_A_DAY
+    return DataContract(
+        **{"user_id_type": "integer", "item_id_type": "integer", "task": "next_item", "session_length": 1},
+        **{"signals": ("like",), "signal_rates": {"like": like}, "positive_share": 1.0, "sessions_by": "gap"},
+        **{"has_timestamps": True, "first_time": first * day, "last_time": last * day, "events": 100},
+        **{"watch_time_ms": None, "duration_ms": None, "users": ids, "items": ids, "categories": none, "authors": none},
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "kinds"),
+    [
+        ({"like": 0.35}, []),  # odds of 1/9 and 7/13: 4.8 times
+        ({"like": 0.36}, ["signal_rates"]),  # 5.1 times
+        ({"like": 0.02}, ["signal_rates"]),  # 1/5.4
+        ({"first": 90}, []),  # begins earlier, and goes on
+        ({"first": 90, "last": 105}, ["times"]),  # ends earlier: a warning
+        ({"first": 90, "last": 99}, ["times"]),
+        ({"first": 110 + 365, "last": 500}, []),  # a year of silence, to the day
+        ({"first": 110 + 366, "last": 500}, ["times"]),
+        ({"users": range(5, 15)}, []),  # half of the users are known: as many as are asked for
+        ({"users": range(6, 16)}, ["users", "items"]),
+    ],
+)
+def test_the_borders_of_what_is_named(now: dict, kinds: list[str]) -> None:
+    found = compare(contract(), contract(**now), ChangesConfig())
+    assert [change.kind for change in found] == kinds
+    ends_early = now == {"first": 90, "last": 105}
+    assert [change.stops for change in found] == [kind != "signal_rates" and not ends_early for kind in kinds]

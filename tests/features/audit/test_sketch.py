@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from features.audit.sketch import SIZE, shared_share, sketch, text_hashes
+from features.audit.sketch import SIZE, IdSketch, shared_share, sketch, text_hashes
 
 
 def test_the_hash_is_what_it_was() -> None:
@@ -58,3 +58,15 @@ def test_large_sets_are_estimated(shared: int, others: int) -> None:
     assert before.count == 30_000
     assert len(before.hashes) == SIZE
     assert shared_share(before, now) == pytest.approx(shared / (shared + others), abs=0.06)
+
+
+def test_truncated_samples_are_compared_up_to_the_lower_end() -> None:
+    """What lies beyond the largest hash of a sample is not known to be absent; the hash at the end is known."""
+    left = IdSketch(5, (1, 3, 5), {})
+    assert shared_share(left, IdSketch(4, (1, 2, 9), {})) == 1 / 2  # 1 3 5 against 1 2
+    assert shared_share(left, IdSketch(9, (1, 2, 5, 9), {})) == 2 / 3  # 1 3 5 against 1 2 5
+    assert shared_share(IdSketch(3, (1, 3, 7), {}), IdSketch(3, (1, 7, 8), {})) == 2 / 3  # whole sets
+
+
+def test_what_is_not_known_is_no_id() -> None:
+    assert sketch(pl.Series(["a", None, "b"])) == sketch(pl.Series(["b", "a"]))

@@ -155,3 +155,21 @@ def test_a_column_of_integers_but_one_is_worth_a_word(odd: str) -> None:
 def test_other_columns_are_not(ids: list[str]) -> None:
     reader, _ = read(ids)
     assert reader.warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        ([str(number) for number in range(19)] + ["total"], True),  # 95 per cent of rows and of distinct values
+        ([str(number) for number in range(18)] + ["total"], False),  # 94.7
+        (["7"] * 98 + ["a", "b"], True),  # 98 per cent of the rows, a third of the distinct values
+        ([str(number) for number in range(99)] + ["total"] * 50, True),  # 66 per cent of the rows, 99 of the values
+        (["7"] * 9 + ["a", "b"], False),
+    ],
+)
+def test_a_word_about_nearly_all_integers_comes_at_95_per_cent(texts: list[str], told: bool) -> None:
+    assert bool(read(texts)[0].warnings()) is told
+
+
+def test_two_digits_have_one_spelling_too() -> None:
+    assert read(["7", "07", "0", "00"], "integer")[1].values.to_list() == [7, None, 0, None]

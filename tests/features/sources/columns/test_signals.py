@@ -190,3 +190,15 @@ def test_a_saved_rule_is_the_same_rule() -> None:
         assert type(Signal.model_validate_json(signal.model_dump_json()).equals) is type(value)
     several = Signal.model_validate({"name": "yes", "column": "code", "in": ["a", "b"]})
     assert Signal.model_validate_json(several.model_dump_json()) == several
+
+
+def test_limits_hold_themselves() -> None:
+    assert read([2, 3, 4, 5], at_least=3, at_most=4)[1].values.to_list() == [F, T, T, F]
+    assert read(["2", "3.0", "4.0", "4.01"], at_least=3, at_most=4)[1].values.to_list() == [F, T, T, F]
+
+
+def test_a_table_without_rows_and_texts_of_another_meaning_are_not_spoken_of() -> None:
+    """Of 'buy', 'Buy' and 'cart' only 'Buy' may have been meant; and of no rows none is true, which says nothing."""
+    assert read(pl.Series([], dtype=pl.Int64), equals=1)[0].warnings() == []
+    (said,) = read(["buy", "Buy", "cart"], equals="buy")[0].warnings()
+    assert "1 rows of column 'code' hold 'Buy'" in said

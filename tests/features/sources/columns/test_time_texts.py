@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from features.sources.columns.cells import Parsed, Place
-from features.sources.columns.time_texts import TextTimes
+from features.sources.columns.time_texts import TextTimes, fitting_formats
 from recsys.contracts.errors import DataError
 
 MIDNIGHT = datetime(2022, 5, 1, tzinfo=UTC)
@@ -161,3 +161,24 @@ def test_missing_times_are_null_without_another_reason(missing: str | None) -> N
 def test_a_format_declared_for_iso_times_is_to_be_taken_out(form: str, text: str) -> None:
     with pytest.raises(DataError, match=r"they are ISO 8601: take source\.timestamp_format out"):
         read([text] * 3, form=form)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2022-05-01T02:00:00",
+        "2022-05-01 02:00:00",
+        "2022-05-01T02:00:00.0",
+        "2022-05-01 02:00:00.0",
+        "2022-05-01 02:00",
+    ],
+)
+def test_every_form_without_a_zone_is_in_the_declared_one(written: str) -> None:
+    _, parsed = read([written, written], zone="Europe/Paris")
+    assert parsed.values.to_list() == [us(MIDNIGHT)] * 2
+
+
+def test_a_format_fits_only_where_it_reads_every_text() -> None:
+    """The first is a date either way, the second has no 31st month."""
+    assert fitting_formats(pl.Series(["01/02/2023", "03/31/2023"])) == ["%m/%d/%Y"]
+    assert fitting_formats(pl.Series(["01/02/2023", "soon"])) == []

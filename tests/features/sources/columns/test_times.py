@@ -177,3 +177,28 @@ def test_an_hour_that_happens_twice_is_counted_and_one_that_does_not_is_refused(
 def test_what_is_no_date_is_refused_by_name(values: list) -> None:
     with pytest.raises(DataError, match="timestamp_unit is 'datetime' but column 'timestamp' is"):
         local(values)
+
+
+@pytest.mark.parametrize(("others", "refused"), [(1, True), (0, False)])
+def test_a_twentieth_of_the_rows_is_a_second_unit(others: int, refused: bool) -> None:
+    """19 seconds and one millisecond are 5 per cent, 20 and one are less."""
+    reader, _ = read([SECOND] * (20 - others) + [SECOND * 1000])
+    if refused:
+        with pytest.raises(DataError, match=r"19 rows fit 's'.* and 1 fit 'ms'"):
+            reader.finish()
+    else:
+        reader.finish()
+
+
+def test_half_of_the_times_speak_for_the_unit() -> None:
+    """0 fits no unit: two of four are enough, two of five are not."""
+    read([SECOND, SECOND, 0, 0])[0].finish()
+    with pytest.raises(DataError, match="in the wrong unit"):
+        read([SECOND, SECOND, 0, 0, 0])[0].finish()
+
+
+def test_a_float_that_is_no_number_is_not_known() -> None:
+    reader, parsed = read([float(SECOND), float("nan"), None])
+    assert parsed.values.to_list() == [SECOND * 10**6, None, None]
+    assert not parsed.refusals
+    reader.finish()
