@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Self
 import polars as pl
 from pydantic import Field, model_validator
 
-from features.data_report import event_facts, history_counts, row_counts
+from features.data_report import event_facts, history_counts, metadata_warnings, row_counts
 from features.derived.watch_percentile import DerivedSignal, with_derived_signals
 from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio
 from features.items import ItemsConfig, ItemTable, build_item_table
@@ -223,6 +223,10 @@ def check_read(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> None:
     for column, markers in met.get("null_markers", {}).items():
         listed = ", ".join(f"{marker} ({count} rows)" for marker, count in markers.items())
         logger.warning("column '%s' holds texts that stand for nothing: %s", column, listed)
+    for column, files in met.get("rows_without_column", {}).items():
+        name, rows = next(iter(files.items()))
+        more = f", and {len(files) - 1} more files" if len(files) > 1 else ""
+        logger.warning("column '%s' is not in '%s' (%d rows)%s; they have no value there", column, name, rows, more)
     for warning in met.get("warnings", ()):
         logger.warning("%s", warning)
     check_share(read.refused, read.rows_in, config.quarantine)
@@ -262,6 +266,11 @@ def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled
         eval_rows=config.eval_rows,
         good=good,
     )
+    users, user_facts = users_table(log.user_ids, raw.users)
+    warnings = [
+        *metadata_warnings("item", log.item_ids, raw.items, items.facts["catalogue_ids_that_conflict"]),
+        *metadata_warnings("user", log.user_ids, raw.users, user_facts.get("user_ids_that_conflict", 0)),
+    ]
     report: dict[str, Any] = {
         **rows,
         "split": split_facts,
@@ -270,13 +279,14 @@ def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled
         **({"high_quality_sessions": good_facts} if good_facts is not None else {}),
         **history_counts(log, split, history, targets),
         **items.facts,
-        **merge_facts([raw.notes, read.facts, facts]),
+        **user_facts,
+        **merge_facts([raw.notes, read.facts, facts, {"warnings": warnings}]),
     }
     check_not_empty(report["target_rows"])
     return Assembled(
         events=events,
         items=items,
-        users=users_table(log.user_ids, raw.users),
+        users=users,
         history=history,
         targets=targets,
         quarantine=quarantine,

@@ -18,6 +18,7 @@ from features.log.encode import ReadLog
 from features.log.event_log import EventLog, KeptEvents
 from features.log.quarantine import reasons
 from features.sources.base import FILE
+from features.sources.columns.cells import SHOWN_VALUES, shown
 from features.splits import SplitArray
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.dataset import HistoryArrays
@@ -25,6 +26,7 @@ from recsys.contracts.dataset import HistoryArrays
 logger = logging.getLogger("recsys.features")
 
 _MANY_TIES: Final = 0.05
+_MANY_UNKNOWN: Final = 0.05
 _SLICE: Final = 1 << 22
 
 
@@ -93,6 +95,35 @@ def event_facts(kept: KeptEvents) -> dict[str, Any]:
         "signals": _signal_counts(log),
         "warnings": warnings,
     }
+
+
+def metadata_warnings(part: str, ids: pl.Series, table: pl.DataFrame | None, conflicting: int) -> list[str]:
+    """Tell of a table of items or users that knows few of those in the log, or says two things of one.
+
+    Args:
+        part: ``item`` or ``user``.
+        ids: Those with events.
+        table: As the source gives it, in canonical columns.
+        conflicting: Ids whose rows differ.
+    """
+    if table is None:
+        return []
+    known, warnings = table[f"{part}_id"], []
+    unknown = ids.filter(~ids.is_in(known.drop_nulls().implode()))
+    if len(unknown) > _MANY_UNKNOWN * len(ids):
+        there = shown(known.head(SHOWN_VALUES)) if known.drop_nulls().len() else "no ids at all"
+        warnings.append(
+            f"{len(unknown)} of {len(ids)} {part}s ({len(unknown) / len(ids):.1%}) have no row in source.{part}s, such as "
+            f"{shown(unknown.head(SHOWN_VALUES))}; the table has {there}: are both written in one way?"
+        )
+    if conflicting:
+        warnings.append(
+            f"source.{part}s has several rows that differ for {conflicting} {part}s; of each column the first known value "
+            "is taken"
+        )
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return warnings
 
 
 def _signal_counts(log: EventLog) -> dict[str, dict[str, int]]:

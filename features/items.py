@@ -58,9 +58,7 @@ def build_item_table(event_item_ids: pl.Series, items: pl.DataFrame | None, conf
     """
     known = items if items is not None else _no_items(event_item_ids.dtype)
     without_id = known[Columns.ITEM_ID].null_count()
-    distinct = known.filter(pl.col(Columns.ITEM_ID).is_not_null()).unique(
-        Columns.ITEM_ID, keep="first", maintain_order=True
-    )
+    distinct, conflicting = one_row_per_id(known, Columns.ITEM_ID)
     ids = event_item_ids.alias(Columns.ITEM_ID)
     if config.keep_items_without_events:
         ids = pl.concat([ids, distinct[Columns.ITEM_ID]]).unique().sort()
@@ -91,8 +89,33 @@ def build_item_table(event_item_ids: pl.Series, items: pl.DataFrame | None, conf
         - int(distinct[Columns.ITEM_ID].is_in(ids.implode()).sum()),
         "catalogue_rows_repeated": len(known) - without_id - len(distinct),
         "catalogue_rows_without_id": without_id,
+        "catalogue_ids_that_conflict": conflicting,
     }
     return ItemTable(table, index, num_authors, num_categories, facts)
+
+
+def one_row_per_id(rows: pl.DataFrame, id_column: str) -> tuple[pl.DataFrame, int]:
+    """Put the rows of each id together: of every column the first value that is known.
+
+    Returns:
+        One row per id in the order of their first rows, those without an id left out; and how many ids have rows of
+        different known values.
+
+    Example:
+        >>> rows = pl.DataFrame({"item_id": [1, 1, 2, 1], "title": [None, "Lamp", "Desk", "Light"]})
+        >>> distinct, conflicting = one_row_per_id(rows, "item_id")
+        >>> distinct.rows(), conflicting
+        ([(1, 'Lamp'), (2, 'Desk')], 1)
+    """
+    known = rows.filter(pl.col(id_column).is_not_null())
+    distinct = known.unique(id_column, keep="first", maintain_order=True)
+    if len(distinct) == len(known):
+        return distinct, 0
+    repeated = known.filter(pl.col(id_column).is_duplicated())
+    first = repeated.group_by(id_column, maintain_order=True).agg(pl.exclude(id_column).drop_nulls().first())
+    others = pl.any_horizontal(pl.exclude(id_column).drop_nulls().n_unique() > 1)
+    conflicting = repeated.group_by(id_column).agg(others.alias("conflict"))["conflict"].sum()
+    return distinct.update(first, on=id_column, how="left"), int(conflicting)
 
 
 def frequency_index(values: pl.Series) -> tuple[npt.NDArray[np.int32], int]:

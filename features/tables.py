@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from features.items import ItemTable
+from features.items import ItemTable, one_row_per_id
 from features.log.event_log import EventLog
 from features.log.signal_bits import unpack_signal
 from features.sessions import session_starts, session_table
@@ -129,8 +129,8 @@ def items_table(events: LabelledEvents, items: ItemTable) -> pl.DataFrame:
     )
 
 
-def users_table(user_ids: pl.Series, users: pl.DataFrame | None) -> pl.DataFrame:
-    """Return ``users.parquet``: the users, with the attributes of the source."""
+def users_table(user_ids: pl.Series, users: pl.DataFrame | None) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return ``users.parquet``, the users with the attributes of the source, and counts for the data report."""
     table = pl.DataFrame(
         {
             Columns.USER_INDEX: np.arange(len(user_ids), dtype=np.int32),
@@ -138,6 +138,12 @@ def users_table(user_ids: pl.Series, users: pl.DataFrame | None) -> pl.DataFrame
         }
     )
     if users is None:
-        return table
-    attributes = users.unique(Columns.USER_ID, keep="first", maintain_order=True)
-    return table.join(attributes, on=Columns.USER_ID, how="left", maintain_order="left")
+        return table, {}
+    attributes, conflicting = one_row_per_id(users, Columns.USER_ID)
+    without_id = users[Columns.USER_ID].null_count()
+    facts = {
+        "user_rows_repeated": len(users) - without_id - len(attributes),
+        "user_rows_without_id": without_id,
+        "user_ids_that_conflict": conflicting,
+    }
+    return table.join(attributes, on=Columns.USER_ID, how="left", maintain_order="left"), facts

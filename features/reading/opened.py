@@ -55,6 +55,7 @@ class OpenedTable(ABC):
         self.where = where
         self.files = files
         self.schema = schema
+        self._rows_without: dict[str, dict[str, int]] = {}
 
     @property
     @abstractmethod
@@ -98,6 +99,16 @@ class OpenedTable(ABC):
         if unknown:
             raise DataError(f"{self.where}: has no file '{unknown[0]}'; files: {', '.join(self.files[:20])}")
         return [place for place, name in enumerate(self.files) if name in set(only)]
+
+    def lacks(self, place: int, columns: Collection[str], rows: int) -> None:
+        """Remember that a file with rows has none of these columns; see :attr:`rows_without`."""
+        for name in columns if rows else ():
+            self._rows_without.setdefault(name, {})[self.files[place]] = rows
+
+    @property
+    def rows_without(self) -> dict[str, dict[str, int]]:
+        """Asked column -> file that lacks it -> its rows, of the files that were read."""
+        return {name: dict(files) for name, files in self._rows_without.items()}
 
     def check_asked(self, columns: Sequence[str]) -> None:
         """Refuse columns that no file has.

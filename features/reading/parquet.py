@@ -93,7 +93,11 @@ class ParquetTable(OpenedTable):
     @property
     def notes(self) -> dict[str, object]:
         """See :attr:`OpenedTable.notes`."""
-        return {"ignored_files": list(self.ignored)} if self.ignored else {}
+        found: dict[str, object] = {
+            "ignored_files": list(self.ignored),
+            "rows_without_column": self.rows_without,
+        }
+        return {name: value for name, value in found.items() if value}
 
     def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """See :meth:`OpenedTable.batches`."""
@@ -113,6 +117,7 @@ class ParquetTable(OpenedTable):
             found = {name: to_series(values, self.schema[name], where, name, row) for name, values in arrays.items()}
             yield self._batch(place, columns, found, rows, row)
             row += rows
+        self.lacks(place, set(columns) - set(present) - self._hive[place].keys(), row)
 
     def _batch(
         self, place: int, columns: Sequence[str], found: dict[str, pl.Series], rows: int, first: int

@@ -104,6 +104,7 @@ class TextTable(OpenedTable):
             "header_names_with_blanks": sorted({name for header in self._headers for name in header.stripped}),
             "empty_files": self.empty_files,
             "ignored_files": list(self.ignored),
+            "rows_without_column": self.rows_without,
         }
         return {name: value for name, value in found.items() if value}
 
@@ -116,11 +117,14 @@ class TextTable(OpenedTable):
         good = False
         for place in places:
             with explain_file_errors(self._paths[place]):
+                rows = 0
                 for batch in self._read(place, columns, sources[place]):
+                    rows += len(batch)
                     good = good or batch[REFUSED].null_count() > 0
                     if not good and first is None:
                         first = self._describe(batch)
                     yield batch
+                self.lacks(place, sources[place].constants.keys() - self._hive[place].keys(), rows)
         if first is not None and not good:
             raise DataError(f"{self.where}: no line is a record. {first}")
 

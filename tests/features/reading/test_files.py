@@ -128,7 +128,11 @@ def test_parts_are_read_by_name(tmp_path: Path) -> None:
         ("u10", "i10", "z"),
     ]
     assert table.files == ("part-1.csv", "part-2.csv", "part-3.csv", "part-10.csv")
-    assert table.notes == {"empty_files": ["part-4.csv"], "header_names_with_blanks": ["item"]}
+    assert table.notes == {
+        "empty_files": ["part-4.csv"],
+        "header_names_with_blanks": ["item"],
+        "rows_without_column": {"note": {"part-2.csv": 1, "part-3.csv": 1}},
+    }
 
 
 def test_a_part_without_a_header_is_no_part(tmp_path: Path) -> None:

@@ -88,3 +88,44 @@ def test_a_relative_path_names_the_folder_that_was_looked_in(tmp_path: Path, mon
     write(tmp_path / "logs/log.csv", [1])
     with pytest.raises(DataError, match=rf"'logs/interactions.parquet' does not exist .*looked in '{tmp_path}/logs'\)"):
         TableSource(path="logs", timestamp_unit="s").read(0)
+
+
+LACKING = {
+    "user_id in another case": {"User_ID": [8], "item_id": [2], "timestamp": [1_700_000_001], "rating": [5]},
+    "no item_id": {"user_id": [8], "timestamp": [1_700_000_001], "rating": [5]},
+    "no timestamp": {"user_id": [8], "item_id": [2], "rating": [5]},
+    "no signal": {"user_id": [8], "item_id": [2], "timestamp": [1_700_000_001]},
+}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", LACKING)
+def test_a_file_that_lacks_a_column_is_named(tmp_path: Path, form: str, kind: str) -> None:
+    whole = {"user_id": [7, 7], "item_id": [1, 2], "timestamp": [1_700_000_000] * 2, "rating": [4, 5]}
+    missing = next(name for name in whole if name not in LACKING[kind])
+    for name, columns in (
+        ("part-0", whole),
+        ("part-1", LACKING[kind]),
+        ("part-2", {name: [] for name in LACKING[kind]}),
+    ):
+        table = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Int64))
+        (table.write_csv if form == "csv" else table.write_parquet)(tmp_path / f"{name}.{form}")
+    source = TableSource(
+        path=tmp_path,
+        interactions=f"part-*.{form}",
+        timestamp_unit="s",
+        signals=[{"name": "liked", "column": "rating", "at_least": 4}],
+    )
+    events = source.read(0).interactions
+    assert len(events.collect()) == 3
+    assert events.facts["rows_without_column"] == {missing: {f"part-1.{form}": 1}}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_column_of_a_folders_name_is_lacking_nowhere(tmp_path: Path, form: str) -> None:
+    table = pl.DataFrame({"user_id": [7], "timestamp": [1_700_000_000]})
+    (tmp_path / "item_id=3").mkdir()
+    (table.write_csv if form == "csv" else table.write_parquet)(tmp_path / f"item_id=3/0.{form}")
+    events = TableSource(path=tmp_path, interactions=f"*/*.{form}", timestamp_unit="s").read(0).interactions
+    assert events.collect()["item_id"].to_list() == ["3"]
+    assert "rows_without_column" not in events.facts
