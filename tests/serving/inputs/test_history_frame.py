@@ -130,3 +130,52 @@ def test_blanks_around_text_are_no_part_of_an_id(catalogue: Catalogue, written: 
     )
     with pytest.raises(DataError, match="'A1' occurs more than once"):
         map_frame(twice, texts)
+
+
+@pytest.mark.parametrize("times", [[None, START], [START, None], [None, START, START + 3_000_000, None]])
+def test_no_gap_is_counted_from_or_to_a_time_that_is_not_known(catalogue: Catalogue, times: list) -> None:
+    """Of the four events only the third has a known one in front: 3 s, bucket 3. The first time is no year 0."""
+    frame = pl.DataFrame({"user_id": ["u1"], "item_ids": [[107] * len(times)], "timestamps": [times]})
+    assert map_frame(frame, catalogue).histories.gap.tolist() == [0, 0, 3, 0][: len(times)]
+
+
+def test_events_at_one_instant_do_not_run_backwards(catalogue: Catalogue) -> None:
+    times = [START, START, START + 1]
+    frame = pl.DataFrame({"user_id": ["u1"], "item_ids": [[107, 114, 121]], "timestamps": [times]})
+    assert len(map_frame(frame, catalogue).histories.item) == 3
+    with pytest.raises(DataError, match="run backwards"):
+        map_frame(frame.with_columns(timestamps=pl.Series([[START, START, START - 1]])), catalogue)
+
+
+def test_the_borders_of_codes_and_ratios(catalogue: Catalogue) -> None:
+    highest = catalogue.spec.num_behaviours - 1
+    frame = pl.DataFrame({"user_id": ["u1"], "item_ids": [[107, 114]], "behaviours": [[0, highest]]})
+    assert map_frame(frame, catalogue).histories.behaviour.tolist() == [0, highest]
+    for code in (-1, highest + 1):
+        with pytest.raises(DataError, match=f"has the behaviour {code} "):
+            map_frame(frame.with_columns(behaviours=pl.Series([[0, code]])), catalogue)
+    bare = frame.drop("behaviours")
+    map_frame(bare.with_columns(watch_ratios=pl.Series([[0.0, 1e6]])), catalogue)
+    for ratio in (-0.01, float("inf")):
+        with pytest.raises(DataError, match=f"has the watch ratio {ratio} "):
+            map_frame(bare.with_columns(watch_ratios=pl.Series([[0.0, ratio]])), catalogue)
+
+
+@pytest.mark.parametrize("nobody", ["NULL", "", " nan ", None])
+def test_a_text_that_stands_for_nothing_is_no_user(catalogue: Catalogue, nobody: str | None) -> None:
+    frame = pl.DataFrame({"user_id": ["u1", nobody], "item_ids": [[107], [107]]})
+    with pytest.raises(DataError, match=r"user_id is null in 1 of 2 rows; .* row 1"):
+        map_frame(frame, catalogue)
+
+
+def test_every_user_begins_anew(catalogue: Catalogue) -> None:
+    """u0's only event lies before the last one of u1: no gap, and no step back."""
+    frame = pl.DataFrame({"user_id": ["u1", "u0"], "item_ids": [[107], [107]], "timestamps": [[START + 9], [START]]})
+    assert map_frame(frame, catalogue).histories.gap.tolist() == [0, 0]
+
+
+def test_as_many_items_as_the_bundle_reads(catalogue: Catalogue) -> None:
+    three = dataclasses.replace(catalogue, limits=catalogue.limits.model_copy(update={"max_history_items": 3}))
+    assert len(map_frame(pl.DataFrame({"user_id": ["u1"], "item_ids": [[107] * 3]}), three).histories.item) == 3
+    with pytest.raises(DataError, match="has 4 item_ids, at most 3 are read"):
+        map_frame(pl.DataFrame({"user_id": ["u1"], "item_ids": [[107] * 4]}), three)

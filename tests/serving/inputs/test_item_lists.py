@@ -127,3 +127,8 @@ def test_tables_lose_the_same(tmp_path: Path) -> None:
 def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ids_of(tmp_path / "deny.csv", "item_id\nNULL\nA1\nnan\n", TEXTS)
     assert "2 of 3 entries are empty or null markers; they were left out" in caplog.text
+
+
+def test_only_the_first_line_is_a_heading(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("item_id\nA1\nitem_id\n")
+    assert read_item_list(tmp_path / "list.txt", pl.String()).to_list() == ["A1", "item_id"]

@@ -16,7 +16,7 @@ from features.audit.leakage.histories import successors
 from features.audit.leakage.statistics import AGGREGATE
 from features.build import FeaturesConfig, prepare
 from features.sources import TableSource
-from recsys.contracts.columns import TEST, TRAIN
+from recsys.contracts.columns import TEST, TRAIN, VALID
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.manifest import Artifact, Manifest
 
@@ -186,6 +186,15 @@ def test_training_after_other_users_targets(tmp_path: Path) -> None:
     assert found["examples"] == ["0"]
 
 
+@pytest.mark.parametrize(("last_train", "rows"), [(-1, 0), (0, 0), (1, 1)])
+def test_a_train_event_at_the_instant_of_a_target_is_not_later(tmp_path: Path, last_train: int, rows: int) -> None:
+    """User 0's test target is on day 5; the last train event of user 1 a second before it, with it, or behind it."""
+    events = [(0, step, step * DAY) for step in range(4)] + [(0, 98, 5 * DAY - 9), (0, 99, 5 * DAY)]
+    events += [(1, 50, DAY), (1, 51, 5 * DAY + last_train), (1, 60, 8 * DAY), (1, 61, 9 * DAY)]
+    found = findings(data_of(tmp_path, events, LAST_OUT)).get(("train_after_target", "test"))
+    assert (found["rows"] if found else 0) == rows
+
+
 def test_an_order_without_times_is_said_to_be_unknown(tmp_path: Path) -> None:
     rows = {"user_id": [1] * 4 + [2] * 4, "item_id": [1, 2, 3, 4, 5, 6, 7, 8], "position": [0, 1, 2, 3] * 2}
     pl.DataFrame(rows).write_parquet(tmp_path / "interactions.parquet")
@@ -259,11 +268,15 @@ def test_names_that_do_not(name: str) -> None:
 
 
 def test_a_session_of_training_once_more(tmp_path: Path) -> None:
-    """User 0's test session 1 2 3 is its train session, user 1's is user 0's; user 2's is in another order."""
+    """User 0's test session 1 2 3 is its train session, user 1's is user 0's; user 2's is in another order.
+
+    User 3's two items are those of its train session, and too few to mean anything.
+    """
     sessions = {
         0: [[1, 2, 3], [9, 8, 7], [1, 2, 3]],
         1: [[4, 5, 6], [19, 18, 17], [1, 2, 3]],
         2: [[7, 8, 9], [29, 28, 27], [3, 2, 1]],
+        3: [[31, 32], [39, 38], [31, 32]],
     }
     rows = [
         (user, item, day * DAY + 60 * place + user)
@@ -276,7 +289,7 @@ def test_a_session_of_training_once_more(tmp_path: Path) -> None:
     leak = found[("repeated_sessions", "test")]
     assert (leak["rows"], leak["of"], leak["severity"]) == (2, 3, "severe")
     assert "1 of them one of the same user" in leak["words"]
-    assert leak["hr_bound"] == pytest.approx(2 / 3, abs=1e-6)
+    assert leak["hr_bound"] == pytest.approx(2 / 4, abs=1e-6)
 
 
 def artefact(kind: str, parent: str, digest: str = "ab" * 32) -> Artifact:
@@ -326,6 +339,18 @@ def test_train_rows_that_reach_into_the_window(tmp_path: Path) -> None:
     pl.concat([table, row]).write_parquet(dataset.path / "targets.parquet")
     leak = findings(Dataset.open(dataset.path), "global_temporal")[("train_rows_in_window", "test")]
     assert (leak["rows"], leak["of"], leak["examples"]) == (1, len(test), ["0"])
+
+
+def test_a_train_row_that_begins_where_training_ends(tmp_path: Path) -> None:
+    """User 0's row of validation as a train row: it begins right behind the last train event."""
+    features = {"task": "session", "session_length": 2, "split": {"valid_share": 0.2, "test_share": 0.2}}
+    dataset = data_of(tmp_path, sound_rows(), features)
+    table = pl.read_parquet(dataset.path / "targets.parquet")
+    row = table.filter((pl.col("split") == VALID) & (pl.col("user_index") == 0))
+    pl.concat([table, row.with_columns(split=pl.lit(TRAIN, pl.Int8))]).write_parquet(dataset.path / "targets.parquet")
+    found = findings(Dataset.open(dataset.path), "global_temporal")
+    assert found[("train_rows_in_window", "valid")]["rows"] == 1
+    assert ("train_rows_in_window", "test") not in found
 
 
 def test_successors_by_hand() -> None:
