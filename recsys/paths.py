@@ -7,8 +7,9 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BeforeValidator
+
+from recsys.strict_yaml import load_yaml
 
 MAX_NAME_BYTES: Final = 255
 """Longest name of a file or folder on the file systems in use (ext4, XFS, APFS, NTFS)."""
@@ -80,7 +81,7 @@ def read_override(text: str, annotations: list[Any]) -> Any:
             return None
         if not _QUOTED.fullmatch(text):
             return text
-    return yaml.safe_load(text)
+    return load_yaml(text)
 
 
 def _kinds(annotation: Any) -> set[Any]:

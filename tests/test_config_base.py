@@ -169,3 +169,27 @@ def test_merging_leaves_both_sides_alone() -> None:
     for part in merged.values():
         part["new"] = 0
     assert (base, change) == ({"a": {"x": 1}, "b": {"y": 2}}, {"a": {"z": 3}, "c": {"w": 4}})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: a\ntrain: {max_epochs: 2}\nname: b\n", "key 'name' stands twice in one mapping, in lines 1 and 3"),
+        ("name: a\ntrain:\n  max_epochs: 2\n  max_epochs: 3\n", "'max_epochs' .* in lines 3 and 4"),
+        ("name: a\ntrain: {max_epochs: 2, max_epochs: 3}\n", "'max_epochs' .* in line 2"),
+        ('name: a\n"name": b\n', "'name' .* in lines 1 and 2"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_config(Outer, recipe)
+
+
+def test_a_key_may_stand_in_two_mappings_and_in_a_merged_one(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: x\ntrain: {<<: {max_epochs: 2, learning_rate: 0.1}, max_epochs: 5}\n")
+    assert load_config(Outer, recipe).train == Inner(max_epochs=5, learning_rate=0.1)
+    with pytest.raises(ConfigError, match="'max_epochs' stands twice"):
+        load_config(Outer, recipe, ["train={max_epochs: 2, max_epochs: 3}"])

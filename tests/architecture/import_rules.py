@@ -40,8 +40,9 @@ _ENGINE = {"pipelines.engine"}
 
 ALLOWED: dict[str, set[str]] = {
     "recsys.contracts": set(),
-    "recsys.paths": set(),
-    "recsys.config": _CONTRACTS | {"recsys.paths"},
+    "recsys.strict_yaml": set(),
+    "recsys.paths": {"recsys.strict_yaml"},
+    "recsys.config": _CONTRACTS | {"recsys.paths", "recsys.strict_yaml"},
     "recsys.runtime": _CONTRACTS,
     "recsys.metrics": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "recsys.semantic_ids": _BASE,
