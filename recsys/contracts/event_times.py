@@ -93,6 +93,11 @@ def wrong_unit(raw_median: float | None, unit: TimestampUnit, where: str) -> Dat
     if raw_median is None:
         return DataError(f"{where}: no timestamp could be read as '{unit}'; check timestamp_unit and the column map")
     fitting = fitting_units(raw_median)
+    if unit in fitting:  # the median of two halves, or of the first rows alone
+        return DataError(
+            f"{where}: fewer than half of the timestamps lie in the years 1990 to 2100 as '{unit}' (some do, around "
+            f"{raw_median:.0f}); mend the others in the file, or leave them empty"
+        )
     advice = f"declare timestamp_unit: {fitting[0]}" if fitting else "no unit fits, check the column map"
     return DataError(
         f"{where}: timestamps in the wrong unit: as '{unit}' the median {raw_median:.0f} lies outside the years "

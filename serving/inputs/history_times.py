@@ -188,7 +188,7 @@ def _check_years(found: pl.Series, numbers: pl.Series, users: pl.Series, unit: N
         raise DataError(
             f"{where}: the time {_iso(int(first['stray']))} lies outside the years 1990 to 2100; null where it is not known"
         )
-    if 2 * first["strays"] >= first["known"]:
+    if 2 * first["strays"] >= first["known"] and unit not in fitting_units(first["median"]):
         refused = str(wrong_unit(first["median"], unit, where)).removesuffix(", check the column map")
         fitting = fitting_units(first["median"])
         factor = f"{_FACTORS[fitting[0]]}, or " if fitting and unit == "us" else ""

@@ -179,3 +179,11 @@ def test_as_many_items_as_the_bundle_reads(catalogue: Catalogue) -> None:
     assert len(map_frame(pl.DataFrame({"user_id": ["u1"], "item_ids": [[107] * 3]}), three).histories.item) == 3
     with pytest.raises(DataError, match="has 4 item_ids, at most 3 are read"):
         map_frame(pl.DataFrame({"user_id": ["u1"], "item_ids": [[107] * 4]}), three)
+
+
+@pytest.mark.parametrize("stray", [START // 10**6, START // 1000, 0])
+def test_one_time_of_two_in_another_unit_is_named(catalogue: Catalogue, stray: int) -> None:
+    """The median of both is a plausible time, so it says nothing of a unit."""
+    frame = pl.DataFrame({"user_id": ["u1"], "item_ids": [[107, 114]], "timestamps": [[stray, START]]})
+    with pytest.raises(DataError, match=f"user_id 'u1': the time {stray} among 2 lies outside the years"):
+        map_frame(frame, catalogue)

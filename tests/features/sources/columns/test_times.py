@@ -202,3 +202,11 @@ def test_a_float_that_is_no_number_is_not_known() -> None:
     assert parsed.values.to_list() == [SECOND * 10**6, None, None]
     assert not parsed.refusals
     reader.finish()
+
+
+def test_the_first_rows_do_not_make_the_declared_unit_a_wrong_one() -> None:
+    """Three sound times and then four zeros: the unit is right, and the zeros are what is to be mended."""
+    reader, _ = read([SECOND] * 3)
+    reader.read(pl.Series("timestamp", [0] * 4), place(4))
+    with pytest.raises(DataError, match=rf"fewer than half .* as 's' \(some do, around {SECOND}\); mend the others"):
+        reader.finish()
