@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Self
 import polars as pl
 from pydantic import Field, model_validator
 
-from features.data_report import event_facts, history_counts, metadata_warnings, row_counts
+from features.data_report import event_facts, history_counts, metadata_warnings, row_counts, spelling_warnings
 from features.derived.watch_percentile import DerivedSignal, with_derived_signals
 from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio
 from features.items import ItemsConfig, ItemTable, build_item_table
@@ -268,6 +268,8 @@ def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled
     )
     users, user_facts = users_table(log.user_ids, raw.users)
     warnings = [
+        *spelling_warnings("item", log.item_ids),
+        *spelling_warnings("user", log.user_ids),
         *metadata_warnings("item", log.item_ids, raw.items, items.facts["catalogue_ids_that_conflict"]),
         *metadata_warnings("user", log.user_ids, raw.users, user_facts.get("user_ids_that_conflict", 0)),
     ]

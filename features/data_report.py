@@ -126,6 +126,39 @@ def metadata_warnings(part: str, ids: pl.Series, table: pl.DataFrame | None, con
     return warnings
 
 
+def spelling_warnings(part: str, ids: pl.Series) -> list[str]:
+    """Tell of text ids that are there in two spellings of one: ``7`` and ``7.0``, or an accent composed and apart.
+
+    Both stay, each as it is written.
+
+    Args:
+        part: ``item`` or ``user``.
+        ids: Distinct ones.
+
+    Example:
+        >>> spelling_warnings("user", pl.Series(["7", "7.0", "8.0"]))
+        ["1 user ids are there with and without '.0', such as '7.0': if they are one, write the files in one way"]
+    """
+    if ids.dtype != pl.String:
+        return []
+    floats = ids.filter(ids.str.ends_with(".0"))
+    accents = ids.filter(ids.str.len_bytes() != ids.str.len_chars())
+    warnings = []
+    for how, written, other in (
+        ("with and without '.0'", floats, floats.str.strip_suffix(".0")),
+        ("with accents as one character and as two (Unicode)", accents, accents.str.normalize("NFC")),
+    ):
+        twins = written.filter((other != written) & other.is_in(ids.implode()))
+        if len(twins):
+            warnings.append(
+                f"{len(twins)} {part} ids are there {how}, such as {shown(twins.head(1))}: if they are one, write the files "
+                "in one way"
+            )
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return warnings
+
+
 def _signal_counts(log: EventLog) -> dict[str, dict[str, int]]:
     """Count for every signal the events where it is true, false and not known."""
     if not log.signals:

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from features.build import FeaturesConfig, prepare
+from features.data_report import spelling_warnings
 from features.sources import TableSource
 
 CATALOGUES = {
@@ -49,3 +50,19 @@ def test_a_table_that_knows_few_items_or_two_things_of_one_is_reported(tmp_path:
     assert pl.read_parquet(tmp_path / "out/users.parquet")["age"][0] == "30"
     titles = pl.read_parquet(tmp_path / "out/items.parquet")["title"]
     assert kind not in ("all", "two titles") or titles.to_list() == [*"abcde"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (["7", "7.0", "8.0"], "1 user ids are there with and without '.0', such as '7.0'"),
+        (["é", "e\u0301", "e"], "1 user ids are there with accents as one character and as two"),
+        (["7", "8.0", "007", "é", "o\u0308"], None),
+        ([7, 8], None),
+        ([], None),
+    ],
+)
+def test_ids_in_two_spellings_are_reported(ids: list, said: str | None) -> None:
+    warnings = spelling_warnings("user", pl.Series(ids, dtype=pl.Int64 if 7 in ids else pl.String))
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]
