@@ -54,6 +54,14 @@ def prepare_appended(
         CannotExtend: None of them fits, or the new files alone cannot be read; everything has to be prepared.
     """
     fingerprints = source.fingerprint()
+    raw, read = _read_more(source, config, earlier, fingerprints, seed)
+    return prepare_from_log(raw, read.pop(), config, out_dir, fingerprints)
+
+
+def _read_more(
+    source: Source, config: FeaturesConfig, earlier: Sequence[Artifact], fingerprints: Mapping[str, str], seed: int
+) -> tuple[RawTables, list[ReadLog]]:
+    """Read what is new; the one log stands in a list, so that whoever takes it out holds it alone."""
     try:
         raw = source.read(seed)
         base, state = _fitting(earlier, raw, fingerprints)
@@ -64,7 +72,7 @@ def prepare_appended(
     except (DataError, ArtifactError) as error:
         raise CannotExtend(str(error)) from error
     logger.info("%d new files (%d rows) appended to %d files", len(new), added.rows_in, len(state.fingerprints))
-    return prepare_from_log(raw, read, config, out_dir, fingerprints)
+    return raw, [read]
 
 
 def _fitting(earlier: Sequence[Artifact], raw: RawTables, now: Mapping[str, str]) -> tuple[Artifact, ReadState]:

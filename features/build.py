@@ -7,6 +7,7 @@ targets -> write. Counts are kept at every step, and rows in = kept + quarantine
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from features.derived.watch_percentile import DerivedSignal, with_derived_signal
 from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio
 from features.items import ItemsConfig, ItemTable, build_item_table
 from features.log.encode import ReadLog, read_log
-from features.log.event_log import EventLog, keep_events
+from features.log.event_log import EventLog, KeptEvents, keep_events
 from features.log.k_core import KCoreConfig
 from features.log.quarantine import QuarantineConfig, as_duplicates, check_share
 from features.log.read_state import ReadState
@@ -160,10 +161,16 @@ def prepare_from_log(
     Returns:
         The data report.
     """
-    data = assemble(raw, read, config)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    read.log.save(out_dir / LOG_FOLDER)
-    ReadState.of(raw.interactions, fingerprints, read.facts).save(out_dir / LOG_FOLDER)
+    was_there = out_dir.exists()
+    try:
+        read.log.save(out_dir / LOG_FOLDER)
+        ReadState.of(raw.interactions, fingerprints, read.facts).save(out_dir / LOG_FOLDER)
+        kept = keep_events(read.log, config.k_core, config.duplicates, raw.merge_rules)
+        read = read.without_events()  # a fifth of the memory at its peak, where the caller holds the rows no longer
+        data = assemble(raw, read, kept, config)
+    except BaseException:  # a refused log leaves nothing behind
+        shutil.rmtree(out_dir / LOG_FOLDER if was_there else out_dir, ignore_errors=True)
+        raise
     write_events(out_dir / "events.parquet", data.events)
     items_table(data.events, data.items).rechunk().write_parquet(out_dir / "items.parquet")
     data.users.rechunk().write_parquet(out_dir / "users.parquet")
@@ -192,7 +199,9 @@ def validate_source(source: Source, config: FeaturesConfig, seed: int = 0) -> di
     """
     try:
         raw = source.read(seed)
-        data = assemble(raw, read_events(raw, config), config)
+        read = read_events(raw, config)
+        kept = keep_events(read.log, config.k_core, config.duplicates, raw.merge_rules)
+        data = assemble(raw, read, kept, config)
     except DataError as error:
         return {"problems": [str(error)], "report": None}
     return {"problems": [], "report": data.report}
@@ -237,10 +246,16 @@ def need_session_id(raw: RawTables, config: FeaturesConfig) -> bool:
     return _session_rule(raw, config) == "given"
 
 
-def assemble(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> Assembled:
-    """Make everything that is written of a log that has been read."""
+def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesConfig) -> Assembled:
+    """Make everything that is written of a log that has been read.
+
+    Args:
+        raw: For the items, the users and what the source declared.
+        read: For what was met in the files; its events are not looked at.
+        kept: Its events after repeats and the k-core.
+        config: What to make of them.
+    """
     rule = _session_rule(raw, config)
-    kept = keep_events(read.log, config.k_core, config.duplicates, raw.merge_rules)
     quarantine = pl.concat([read.refused, as_duplicates(kept.dropped, read.refused)])
     check_share(quarantine, read.rows_in, config.quarantine)
     rows = row_counts(read, quarantine, kept)

@@ -7,7 +7,7 @@ rows, and counts for the data report.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -49,6 +49,10 @@ class ReadLog:
     refused: pl.DataFrame
     rows_in: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def without_events(self) -> ReadLog:
+        """Return what was read about the files, so that the memory of the rows can be freed once they are kept."""
+        return replace(self, log=self.log.without_events())
 
 
 def read_log(

@@ -7,7 +7,7 @@ into it instead of reading all days again. No text is held per event: ids are nu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,6 +98,11 @@ class EncodedLog:
         """Return the columns that are there, by name."""
         found = {name: getattr(self, name) for name in ARRAY_NAMES}
         return {name: array for name, array in found.items() if array is not None}
+
+    def without_events(self) -> EncodedLog:
+        """Return the log of the same files without any event."""
+        none: dict[str, Any] = {name: array[:0].copy() for name, array in self.arrays().items()}
+        return replace(self, **none)
 
     def decode(self, rows: npt.NDArray[np.integer[Any]] | slice) -> pl.DataFrame:
         """Return events as they were read: ``file`` (path), ``row``, ``prehistory``, and the canonical columns.

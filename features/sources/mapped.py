@@ -19,7 +19,7 @@ from features.sources.base import FILE, RAW, REFUSED, ROW, EventStream, RawTable
 from features.sources.columns.cells import Place
 from features.sources.columns.ids import IdType, same_id_types
 from features.sources.columns.readers import DeclaredTimes, TableReaders
-from features.sources.columns.rows import RowReader
+from features.sources.columns.rows import RowReader, by_name
 from features.sources.columns_map import InteractionColumns, PrehistoryTable, Signal, check_columns
 from features.sources.item_columns import ItemColumns, canonical_items, columns_to_read, metadata_columns
 from features.sources.typed_table import ColumnType, TypedTable
@@ -292,4 +292,4 @@ def _refused_rows(table: OpenedTable, rows: pl.DataFrame) -> dict[str, object]:
     )
     if len(refused) > _MAX_REFUSED_SHARE * len(rows):
         raise DataError(f"{said}; at most {_MAX_REFUSED_SHARE:.0%} may be: mend the file")
-    return {"warnings": [said]}
+    return {"warnings": [by_name(said, table.where)]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -111,9 +112,19 @@ class RowReader:
             "null_markers": markers,
             "blanks_stripped": stripped,
             "signal_rows": signals,
-            "warnings": [warning for reader in self.readers for warning in reader.warnings()],
+            "warnings": [by_name(warning, reader.where) for reader in self.readers for warning in reader.warnings()],
         }
         return {name: fact for name, fact in facts.items() if fact}
+
+
+def by_name(said: str, where: str) -> str:
+    """Name a file without its folder: what is written beside the data says the same wherever the source lies.
+
+    Example:
+        >>> by_name("/logs/a.csv: user_id is odd", "/logs/a.csv")
+        'a.csv: user_id is odd'
+    """
+    return said.replace(where, Path(where).name, 1)
 
 
 def as_json(rows: pl.DataFrame) -> pl.Series:
