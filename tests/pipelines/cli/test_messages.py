@@ -19,10 +19,19 @@ def call(*arguments: str) -> int:
     return end.value.code
 
 
-def test_interactions_are_no_histories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--model", "somewhere", "--users", str(tmp_path / "log.csv"), "--out", str(tmp_path / "out")]
+@pytest.mark.parametrize("name", ["log.txt", "log.tsv", "log.inter"])
+def test_interactions_are_no_histories(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_text("user_id,item_id,timestamp\n7,3,1700000000\n")
+    arguments = ["--model", "somewhere", "--users", str(tmp_path / name), "--out", str(tmp_path / "out")]
     assert call("recommend", *arguments) == 3
     assert "recsys histories --config my.yaml --out log_histories.parquet" in capsys.readouterr().err
+
+
+def test_a_csv_file_of_histories_is_asked_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "h.csv").write_text('user_id,item_ids\n7,"[3, 4]"\n')
+    arguments = ["--model", "somewhere", "--users", str(tmp_path / "h.csv"), "--out", str(tmp_path / "out")]
+    assert call("recommend", *arguments) == 4
+    assert "model 'somewhere' is neither" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
