@@ -208,11 +208,13 @@ class Gate:
         from serving.inputs.user_histories import MappedUsers, PreparedUsers
 
         k = int(self.config.metric.rpartition("@")[2])
+        # as many places as the challenger was ranked for: they widen the beam, and a narrower one finds less
+        places = max(k, *evaluation.manifest.config["evaluate"]["ks"])
         scorer = Scorer.open(self.registry.fetch(champion))
         users = PreparedUsers(prepared.path, prepared.digest)
         targets = users.prepared.targets(SPLIT_NAMES.index(split_of(evaluation)))
         asked = MappedUsers(users.map_targets(targets, scorer.catalogue))
-        ranked = scorer.answer(scorer.request(asked, k)).ranked
+        ranked = scorer.answer(scorer.request(asked, places)).ranked
         here = index_of(scorer.catalogue.item_ids, users.prepared.items[Columns.ITEM_ID], "the champion's item ids")
         items = np.where(ranked.items >= 0, here[ranked.items], -1).astype(np.int32)
         return row_metrics(RankedItems(items, ranked.scores), targets, [k])[self.config.metric]
