@@ -107,8 +107,10 @@ def test_two_units_in_one_column_are_both_named(other: NumberUnit) -> None:
 
 
 def test_one_stray_value_is_no_second_unit() -> None:
-    reader, _ = read([SECOND] * 30 + [SECOND * 1000])
-    reader.finish()
+    reader, parsed = read([SECOND] * 30 + [SECOND * 1000])
+    reader.finish()  # refuses a column of two units
+    assert parsed.values[:30].to_list() == [SECOND * 10**6] * 30
+    assert reader.warnings() == []
 
 
 @pytest.mark.parametrize(("declared", "true"), [("s", "ms"), ("ms", "s"), ("s", "ns"), ("us", "ms"), ("ns", "s")])
