@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from features.audit.leakage.findings import example_ids
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID
 from recsys.contracts.dataset import Dataset, Targets
 
@@ -148,6 +150,16 @@ class AskedRows:
             right: ``[targets]`` one mark per right item.
         """
         return np.bincount(self.row[right], minlength=len(self)) > 0
+
+    def about(self, touched: BoolArray, user_ids: pl.Series) -> dict[str, Any]:
+        """Return what a finding says of the rows it touches: ``split``, ``rows``, ``of`` and ``examples``.
+
+        Args:
+            touched: ``[N]`` one mark per row.
+            user_ids: Of the data set.
+        """
+        examples = example_ids(user_ids, self.user[touched])
+        return {"split": self.split, "rows": int(touched.sum()), "of": len(self), "examples": examples}
 
 
 def asked_rows(dataset: Dataset, arrays: Arrays, split: int) -> AskedRows:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from features.audit.leakage.asked_rows import Arrays, AskedRows, BoolArray
-from features.audit.leakage.findings import Finding, example_ids
+from features.audit.leakage.findings import Finding
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.manifest import Artifact
 
@@ -44,14 +44,11 @@ def fitted_on_later_events(arrays: Arrays, rows: AskedRows, artefacts: Sequence[
             code="fitted_on_later_events",
             title="Embeddings, IDs or policy were fitted on events later than targets",
             severity="warning",
-            split=rows.split,
-            rows=int(touched.sum()),
-            of=len(rows),
+            **rows.about(touched, arrays.user_ids),
             words=f"{names}: fitted on train events up to {_date(latest)}, while {int(touched.sum()):,} of {len(rows):,} "
             f"targets are earlier; {int(readable.sum()):,} of them repeat a step that somebody took in the later events",
             advice="split all users at the same instants (features.split.kind: global_temporal); what is fitted on train "
             "events is then older than every target",
-            examples=example_ids(arrays.user_ids, rows.user[touched]),
             hr_bound=float(readable.mean()),
         )
     ]
@@ -97,13 +94,10 @@ def fitted_on_other_data(
                 code="fitted_on_other_data",
                 title="An artefact was fitted on other data that reach into the evaluated time",
                 severity="severe",
-                split=rows.split,
-                rows=int(touched.sum()),
-                of=len(rows),
+                **rows.about(touched, arrays.user_ids),
                 words=f"{name} was fitted on the train events of other prepared data ({parent[:16]}) up to {_date(latest)}; "
                 f"{int(touched.sum()):,} of {len(rows):,} targets are not later than that",
                 advice="fit it again on these data: delete the artefact and run its stage",
-                examples=example_ids(arrays.user_ids, rows.user[touched]),
                 hr_bound=float(touched.mean()),
             )
         )

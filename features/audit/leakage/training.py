@@ -53,13 +53,10 @@ def targets_in_training(arrays: Arrays, rows: AskedRows) -> list[Finding]:
             code="targets_in_training",
             title="Targets are train events as well",
             severity="severe",
-            split=rows.split,
-            rows=int(touched.sum()),
-            of=len(rows),
+            **rows.about(touched, arrays.user_ids),
             words=f"{len(both):,} events of {rows.split} (same user, item and instant) are train events too; "
             f"{int(touched.sum()):,} of {len(rows):,} rows ask for one of them",
             advice="drop repeated rows (features.duplicates: merge), or mend the split column",
-            examples=example_ids(arrays.user_ids, rows.user[touched]),
             hr_bound=float(touched.mean()),
             hr_at_10=float(touched.mean()),
         )
@@ -95,13 +92,10 @@ def train_rows_too_long(dataset: Dataset, arrays: Arrays, rows: AskedRows) -> li
             code="train_rows_in_window",
             title="Train rows ask for items of the evaluated window",
             severity="severe",
-            split=rows.split,
-            rows=int(touched.sum()),
-            of=len(rows),
+            **rows.about(touched, arrays.user_ids),
             words=f"{len(too_far):,} train rows begin at or after the end of their user's train events; they hold a right "
             f"item of {int(touched.sum()):,} rows",
             advice="prepare the data again; train rows end where the train events end",
-            examples=example_ids(arrays.user_ids, rows.user[touched]),
             hr_bound=float(touched.mean()),
             hr_at_10=float(touched.mean()),
         )
@@ -122,12 +116,9 @@ def repeated_targets(arrays: Arrays, rows: AskedRows) -> list[Finding]:
             code="repeated_targets",
             title="Targets that the user had before",
             severity="note",
-            split=rows.split,
-            rows=int(touched.sum()),
-            of=len(rows),
+            **rows.about(touched, arrays.user_ids),
             words=f"{int(touched.sum()):,} of {len(rows):,} rows ask for an item that the user took in training as well",
             advice="read the metrics with seen items kept and filtered apart: filtered, these items cannot be hit",
-            examples=example_ids(arrays.user_ids, rows.user[touched]),
             hr_bound=float(touched.mean()),
         )
     ]
@@ -157,15 +148,12 @@ def train_after_target(arrays: Arrays, rows: AskedRows, split_kind: str, *, pric
             code="train_after_target",
             title="Trained on events that come later than targets",
             severity="severe" if split_kind == "global_temporal" else "warning",
-            split=rows.split,
-            rows=int(touched.sum()),
-            of=len(rows),
+            **rows.about(touched, arrays.user_ids),
             words=f"{int(touched.sum()):,} of {len(rows):,} targets are earlier than events that are trained on; {later:,} "
             f"of {len(train_time):,} train events are later than the first target"
             + (", as they are with features.split.kind: leave_last_out" if known else ""),
             advice="split all users at the same instants (features.split.kind: global_temporal) before you believe a "
             "number, and keep this split for comparison with published results",
-            examples=example_ids(arrays.user_ids, rows.user[touched]),
             hr_bound=float(readable.mean()),
             hr_at_10=after,
             hr_without=before,
