@@ -18,9 +18,9 @@ from typing import Protocol, TypeVar
 import torch
 
 from recsys.contracts.errors import ConfigError
-from recsys.decoding.batch_rules import NO_NODE, BatchRules
 from recsys.decoding.guide import PrefixGuide
-from recsys.decoding.rules import Quotas
+from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules
+from recsys.decoding.rules.item_rules import Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.layers.beam_cache import BeamCache
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 
 from recsys.contracts.errors import ConfigError
 from recsys.data.batch import HistoryBatch
-from recsys.decoding.batch_rules import NO_NODE, BatchRules, PersonalRules
 from recsys.decoding.beam_search import Beams, search_from
-from recsys.decoding.rules import Quotas
+from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, PersonalRules
+from recsys.decoding.rules.item_rules import Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
 from recsys.model.layers.beam_cache import BeamCache

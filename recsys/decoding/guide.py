@@ -19,7 +19,7 @@ from typing import Final
 
 import torch
 
-from recsys.decoding.batch_rules import NO_NODE, BatchRules
+from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules
 from recsys.decoding.search_index import SearchIndex
 
 NEGLIGIBLE: Final = -80.0

@@ -14,10 +14,10 @@ from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import Beams, Guidance, beam_search
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.constraints import CompiledRules
 from recsys.decoding.graphed_search import GraphedSearch
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.rules import ItemRules, Quotas
+from recsys.decoding.rules.constraints import CompiledRules
+from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.int8 import int8_policy
@@ -113,7 +113,7 @@ class Recommender:
 
         Returns:
             One row per history; fewer than ``k`` possible items give -1 at the end of the row, and
-            :func:`~recsys.decoding.shortfall.explain_shortfalls` says why.
+            :func:`~recsys.decoding.rules.shortfall.explain_shortfalls` says why.
         """
         check_count(k, "k")
         rescore = self.config.rescore == "dense" if rescore is None else rescore

@@ -13,7 +13,7 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.ranking import RankedItems
-from recsys.decoding.shortfall import Shortfall
+from recsys.decoding.rules.shortfall import Shortfall
 from serving.answers.sessions import RankedSessions, SessionShortfall
 from serving.inputs.history_frame import MappedHistories
 

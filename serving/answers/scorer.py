@@ -23,8 +23,8 @@ from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
-from recsys.decoding.rules import ItemRules
-from recsys.decoding.shortfall import explain_shortfalls
+from recsys.decoding.rules.item_rules import ItemRules
+from recsys.decoding.rules.shortfall import explain_shortfalls
 from recsys.model.checkpoint import load_policy
 from recsys.reward.scoring import SessionScorer
 from recsys.runtime import PlainProgress

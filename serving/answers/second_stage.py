@@ -18,7 +18,7 @@ import torch
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.decoding.rules import Quotas
+from recsys.decoding.rules.item_rules import Quotas
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.reward.checkpoint import load_reward_model
 from recsys.reward.scoring import DIVERSITY, DiverseScorer, ModelScorer, SessionScorer

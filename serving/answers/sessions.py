@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.data.histories import Histories
-from recsys.decoding.constraints import CompiledRules
+from recsys.decoding.rules.constraints import CompiledRules
 
 Reason = Literal["rules", "seen", "quotas", "beam"]
 
@@ -37,7 +37,7 @@ class RankedSessions:
 
 @dataclass(frozen=True)
 class SessionShortfall:
-    """One user with fewer sessions than asked; fields as in :class:`~recsys.decoding.shortfall.Shortfall`.
+    """One user with fewer sessions than asked; fields as in :class:`~recsys.decoding.rules.shortfall.Shortfall`.
 
     Attributes:
         reason: ``rules``: the allowed items make fewer different sessions than wanted; ``seen``: enough would be allowed,

@@ -23,7 +23,7 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
-from recsys.decoding.shortfall import Shortfall
+from recsys.decoding.rules.shortfall import Shortfall
 from serving.answers.frame import Answer, answer_frame
 from serving.answers.sessions import RankedSessions, SessionShortfall
 

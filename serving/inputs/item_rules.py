@@ -1,8 +1,8 @@
 """Business rules of a request: from files, lists and numbers to masks and quotas in the model's indices.
 
 Reads the rule files that :class:`~serving.config.RecommendConfig` names, or the lists that a caller of the registered model
-gives; produces :class:`~recsys.decoding.rules.ItemRules`. All of it happens before the first user is scored, so that a bad
-file costs no night. Nothing in the bundle is rebuilt.
+gives; produces :class:`~recsys.decoding.rules.item_rules.ItemRules`. All of it happens before the first user is scored, so
+that a bad file costs no night. Nothing in the bundle is rebuilt.
 
 Legend: I items, U users of the job, S segments, G categories.
 """
@@ -21,7 +21,7 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ConfigError, DataError
-from recsys.decoding.rules import ItemRules, Quotas
+from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from serving.bundle.catalogue import BoolMask, Catalogue, index_of
 from serving.config import RecommendConfig
 from serving.inputs.callers_frame import typed_values

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 
 from recsys.contracts.errors import ConfigError
-from recsys.decoding.constraints import CompiledRules
-from recsys.decoding.rules import ItemRules
+from recsys.decoding.rules.constraints import CompiledRules
+from recsys.decoding.rules.item_rules import ItemRules
 from serving.bundle.catalogue import Catalogue
 from serving.config import AnswerOptions
 from serving.inputs.history_frame import MappedHistories

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 
 from recsys.data.batch import HistoryBatch, collate_histories
-from recsys.decoding.batch_rules import BatchRules
 from recsys.decoding.beam_search import beam_search
-from recsys.decoding.constraints import CompiledRules
+from recsys.decoding.rules.batch_rules import BatchRules
+from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.search_index import SearchIndex
 from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates

@@ -14,7 +14,7 @@ from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.decoding.rules import ItemRules
+from recsys.decoding.rules.item_rules import ItemRules
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.semantic_ids.versions import SemanticIds

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from recsys.contracts.dataset import Dataset
 from recsys.data.histories import Histories
-from recsys.decoding.batch_rules import NO_NODE, BatchRules, PersonalRules
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.guide import PrefixGuide
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
-from recsys.decoding.rules import ItemRules
+from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, PersonalRules
+from recsys.decoding.rules.item_rules import ItemRules
 from recsys.decoding.search_index import SearchIndex
 from tests.decoding.test_beam_search import all_item_scores, prepared, random_policy  # noqa: F401
 from tests.toy.dataset import toy_ids

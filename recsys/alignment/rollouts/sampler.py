@@ -30,9 +30,9 @@ from recsys.contracts.dataset import Dataset, Targets
 from recsys.data.batch import HistoryBatch, collate_histories, pad_ragged
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import beam_search
-from recsys.decoding.constraints import CompiledRules
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.rules import ItemRules
+from recsys.decoding.rules.constraints import CompiledRules
+from recsys.decoding.rules.item_rules import ItemRules
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import Progress

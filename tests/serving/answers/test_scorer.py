@@ -13,7 +13,7 @@ import pytest
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.rules import ItemRules
+from recsys.decoding.rules.item_rules import ItemRules
 from serving.answers.frame import answer_frame
 from serving.answers.scorer import Scorer
 from serving.export.export import BundleSources, export_bundle

@@ -18,7 +18,7 @@ from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.rules import ItemRules, Quotas
+from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.reward.checkpoint import load_reward_model
 from recsys.reward.scoring import rank_by_reward
 from recsys.runtime import PlainProgress

@@ -12,7 +12,7 @@ from recsys.contracts.errors import ConfigError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.decoding.rules import ItemRules, Quotas
+from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.model.checkpoint import load_policy
 from recsys.runtime import PlainProgress
 from recsys.semantic_ids.versions import SemanticIds

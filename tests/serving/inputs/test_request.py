@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from recsys.contracts.errors import DataError, RecsysError
-from recsys.decoding.rules import ItemRules
+from recsys.decoding.rules.item_rules import ItemRules
 from recsys.runtime import PlainProgress
 from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates

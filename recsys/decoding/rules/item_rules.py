@@ -6,8 +6,8 @@ Three kinds compose, and none touches the prefix index, so rules can change betw
 - *personal* rules (items already seen), short lists per user;
 - *quotas*: at most so many items of one group (a category, a seller) in one answer; checked where an item is chosen.
 
-:class:`~recsys.decoding.constraints.CompiledRules` is what they become for one catalogue (stage 2), and
-:class:`~recsys.decoding.batch_rules.BatchRules` what one batch of users is searched with (stage 3).
+:class:`~recsys.decoding.rules.constraints.CompiledRules` is what they become for one catalogue (stage 2), and
+:class:`~recsys.decoding.rules.batch_rules.BatchRules` what one batch of users is searched with (stage 3).
 
 Legend: B users of a batch, U users, S segments, I items, N candidates of a user, G groups, W beams, C children of a node.
 """

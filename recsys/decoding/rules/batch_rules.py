@@ -1,6 +1,6 @@
 """Rules of one batch of users, as the beam search applies them (stage 3 of 3).
 
-:meth:`~recsys.decoding.constraints.CompiledRules.for_batch` makes them; nothing here knows a history or an outside id.
+:meth:`~recsys.decoding.rules.constraints.CompiledRules.for_batch` makes them; nothing here knows a history or an outside id.
 
 Legend: B users, R longest personal list, S segments, V nodes of a level, W beams, C children of a node, N any nodes of a
 user.
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.decoding.rules import Quotas
+from recsys.decoding.rules.item_rules import Quotas
 from recsys.decoding.search_index import SearchIndex
 
 NO_NODE: Final = -1

@@ -9,10 +9,10 @@ import pytest
 
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.decoding.constraints import CompiledRules
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.rules import ItemRules, Quotas
-from recsys.decoding.shortfall import explain_shortfalls
+from recsys.decoding.rules.constraints import CompiledRules
+from recsys.decoding.rules.item_rules import ItemRules, Quotas
+from recsys.decoding.rules.shortfall import explain_shortfalls
 
 GROUPS = np.array([1, 1, 1, 2, 2, 0])
 """Items 0 1 2 are of group 1, 3 and 4 of group 2, 5 of none."""

@@ -10,11 +10,11 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.constraints import CompiledRules
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
-from recsys.decoding.rules import ItemRules, Quotas
-from recsys.decoding.shortfall import explain_shortfalls
+from recsys.decoding.rules.constraints import CompiledRules
+from recsys.decoding.rules.item_rules import ItemRules, Quotas
+from recsys.decoding.rules.shortfall import explain_shortfalls
 from recsys.model.config import ModelConfig
 from recsys.training.fit import build_policy
 from tests.decoding.test_beam_search import MODEL, all_item_scores, random_policy

@@ -17,9 +17,9 @@ import torch
 
 from recsys.contracts.errors import DataError
 from recsys.data.histories import Histories
-from recsys.decoding.batch_rules import NO_NODE, BatchRules, Denied, PersonalRules
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.rules import ItemRules, Quotas
+from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, Denied, PersonalRules
+from recsys.decoding.rules.item_rules import ItemRules, Quotas
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.decoding.constraints import CompiledRules
+from recsys.decoding.rules.constraints import CompiledRules
 
 Reason = Literal["rules", "seen", "quotas", "beam"]
 
