@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES
-from recsys.evaluation.baselines.config import BASELINE_NAMES, BaselineName, BaselinesConfig, Until
+from recsys.evaluation.baselines.config import BASELINE_NAMES, BaselineName, BaselinesConfig
+from recsys.scorers.config import Until
 
 FilterSeen = Literal["both", "filtered", "unfiltered"]
 

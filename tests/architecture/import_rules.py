@@ -26,7 +26,7 @@ _IDS = _BASE | {"recsys.semantic_ids"}
 _DATA = _IDS | {"recsys.data"}
 _LAYERS = _DATA | {"recsys.native", "recsys.model.config", "recsys.model.layers"}
 _MODEL = _LAYERS | {"recsys.model", "recsys.model.variants"}
-_DECODING = _MODEL | {"recsys.decoding"}
+_DECODING = _MODEL | {"recsys.scorers", "recsys.decoding"}
 _TRAINING = _DECODING | {"recsys.training", "recsys.training.distributed"}
 _REWARD = _TRAINING | {"recsys.reward", "recsys.reward.feedback"}
 _REWARDS = _REWARD | {"recsys.alignment.losses", "recsys.alignment.rewards"}
@@ -47,12 +47,13 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.metrics": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "recsys.semantic_ids": _BASE,
     "recsys.data": _IDS,
+    "recsys.scorers": _DATA,
     "recsys.native": set(),
     "recsys.model.config": _DATA,
     "recsys.model.layers": _DATA | {"recsys.native", "recsys.model.config"},
     "recsys.model.variants": _LAYERS | {"recsys.model"},
     "recsys.model": _LAYERS | {"recsys.model.variants"},
-    "recsys.decoding": _MODEL,
+    "recsys.decoding": _MODEL | {"recsys.scorers"},
     "recsys.training.distributed": _TRAINING,
     "recsys.training": _TRAINING,
     "recsys.evaluation": _TRAINING,

@@ -125,5 +125,5 @@ def test_learners_find_the_next_item_of_the_ring(
 
 
 def test_refuses_items_beyond_the_catalogue(fitted_rankers: dict[str, Ranker]) -> None:
-    with pytest.raises(DataError, match="item_index 12, the baseline was fitted on 12 items"):
+    with pytest.raises(DataError, match="item_index 12, the counts are of 12 items"):
         fitted_rankers["markov"].rank(histories_of([[12]]), 3, exclude_seen=False)

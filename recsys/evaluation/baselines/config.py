@@ -10,24 +10,11 @@ from typing import Final, Literal, get_args
 from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
+from recsys.scorers.config import PopularityConfig
 
-Until = Literal["train", "valid"]
 BaselineName = Literal["popularity", "repeat_last", "markov", "item_knn", "ease", "sasrec"]
 
 BASELINE_NAMES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
-
-
-class PopularityConfig(FrozenConfig):
-    """How popularity is counted.
-
-    Attributes:
-        half_life_days: Age at which an event counts half; ``None`` counts all alike. Data without timestamps have no
-            age, so there it has no effect, and ``fit`` says so in the log.
-        last_events: Count only so many last events of each user; ``None`` counts all.
-    """
-
-    half_life_days: float | None = Field(default=30.0, gt=0)
-    last_events: int | None = Field(default=None, ge=1)
 
 
 class RepeatLastConfig(FrozenConfig):

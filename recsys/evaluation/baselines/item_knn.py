@@ -1,10 +1,4 @@
-"""Item-based nearest neighbours: items whose users overlap, by cosine.
-
-Reads the counted events; produces a sparse similarity matrix. ``cos(i, j) = |users of both| / sqrt(|users of i| |users
-of j|)``.
-
-Source: Sarwar et al. 2001, "Item-based collaborative filtering"; the history decay is ours.
-"""
+"""Item-based nearest neighbours as a baseline: :mod:`recsys.scorers.neighbours` counts, here they rank."""
 
 from __future__ import annotations
 
@@ -16,34 +10,12 @@ from scipy import sparse
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import CountedEvents, FloatArray, fitted, history_weights, rank_in_blocks
-from recsys.evaluation.baselines.config import ItemKNNConfig, Until
-from recsys.evaluation.baselines.popularity import popularity_shares
-
-
-def cosine_similarity(matrix: sparse.csr_array, shrinkage: float) -> sparse.csr_array:
-    """Return the cosine between the columns of a binary ``[U, I]`` matrix, ``[I, I]`` float32, zero on the diagonal."""
-    pairs = sparse.coo_array(matrix.T @ matrix)
-    users = np.asarray(matrix.sum(axis=0))
-    off_diagonal = pairs.row != pairs.col
-    row, col = pairs.row[off_diagonal], pairs.col[off_diagonal]
-    values = pairs.data[off_diagonal] / (np.sqrt(users[row] * users[col]) + shrinkage)
-    return sparse.csr_array((values.astype(np.float32), (row, col)), shape=pairs.shape)
-
-
-def keep_largest(matrix: sparse.csr_array, count: int) -> sparse.csr_array:
-    """Keep the ``count`` largest entries of every row; ties go to the lower column.
-
-    Example:
-        >>> keep_largest(sparse.csr_array(np.array([[0.0, 0.5, 0.2, 0.5]])), 2).toarray().tolist()
-        [[0.0, 0.5, 0.0, 0.5]]
-    """
-    entries = sparse.coo_array(matrix)
-    order = np.lexsort((entries.col, -entries.data, entries.row))
-    row = entries.row[order]
-    place = np.arange(len(row)) - np.searchsorted(row, row, side="left")
-    kept = order[place < count]
-    return sparse.csr_array((entries.data[kept], (entries.row[kept], entries.col[kept])), shape=matrix.shape)
+from recsys.evaluation.baselines.base import fitted, rank_in_blocks
+from recsys.evaluation.baselines.config import ItemKNNConfig
+from recsys.scorers.config import Until
+from recsys.scorers.events import CountedEvents, FloatArray, history_weights
+from recsys.scorers.neighbours import cosine_similarity, keep_largest
+from recsys.scorers.popularity import popularity_shares
 
 
 @dataclass(frozen=True)

@@ -18,23 +18,12 @@ from scipy import sparse
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import CountedEvents, FloatArray, fitted, history_weights, rank_in_blocks
-from recsys.evaluation.baselines.config import MarkovConfig, Until
-from recsys.evaluation.baselines.popularity import popularity_shares
-
-
-def count_transitions(events: CountedEvents, num_items: int, gap_decay: float, max_gap: int) -> sparse.csr_array:
-    """Count ordered pairs of one user's events, ``[I, I]`` float32, row = earlier item.
-
-    A pair of the same item is left out: a chain that answers "the same again" is :mod:`repeat_last`.
-    """
-    total = sparse.csr_array((num_items, num_items), dtype=np.float32)
-    for gap in range(1, min(max_gap, len(events.item) - 1) + 1):
-        earlier, later = events.item[:-gap], events.item[gap:]
-        keep = (events.user[:-gap] == events.user[gap:]) & (earlier != later)
-        weight = np.full(int(keep.sum()), gap_decay ** (gap - 1), np.float32)
-        total = total + sparse.csr_array((weight, (earlier[keep], later[keep])), shape=total.shape)
-    return total
+from recsys.evaluation.baselines.base import fitted, rank_in_blocks
+from recsys.evaluation.baselines.config import MarkovConfig
+from recsys.scorers.config import Until
+from recsys.scorers.events import CountedEvents, FloatArray, history_weights
+from recsys.scorers.popularity import popularity_shares
+from recsys.scorers.transitions import count_transitions, normalise_rows
 
 
 @dataclass(frozen=True)
@@ -57,9 +46,7 @@ class Markov:
         config, num_items = self.config, prepared.spec.num_items
         events = CountedEvents.from_dataset(prepared, until)
         transitions = count_transitions(events, num_items, config.gap_decay, config.max_gap)
-        if config.row_power > 0:
-            sums = np.maximum(transitions.sum(axis=1), 1e-12) ** -config.row_power
-            transitions = sparse.csr_array(sparse.diags_array(sums.astype(np.float32)) @ transitions)
+        transitions = normalise_rows(transitions, config.row_power)
         shares = popularity_shares(events, num_items, config.popularity)
         self._fitted = _Fitted(transitions, (config.backoff * shares).astype(np.float32))
 

@@ -13,36 +13,12 @@ import numpy as np
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import CountedEvents, FloatArray, fitted, rank_in_blocks
-from recsys.evaluation.baselines.config import PopularityConfig, Until
+from recsys.evaluation.baselines.base import fitted, rank_in_blocks
+from recsys.scorers.config import PopularityConfig, Until
+from recsys.scorers.events import CountedEvents, FloatArray
+from recsys.scorers.popularity import popularity_shares
 
 logger = logging.getLogger(__name__)
-
-MICROSECONDS_PER_DAY = 86_400_000_000
-
-
-def popularity_shares(events: CountedEvents, num_items: int, config: PopularityConfig) -> FloatArray:
-    """Return each item's share of the (decayed) traffic, ``[I]``, summing to 1.
-
-    An event without a time weighs as much as the oldest that has one.
-
-    Example:
-        >>> day = MICROSECONDS_PER_DAY
-        >>> events = CountedEvents(
-        ...     np.array([0, 0, 1]), np.array([0, 1, 1]), np.array([0, 30 * day, 30 * day]), np.array([1, 0, 0]))
-        >>> popularity_shares(events, 3, PopularityConfig(half_life_days=30)).round(2).tolist()
-        [0.20000000298023224, 0.800000011920929, 0.0]
-    """
-    weight = np.ones(len(events.item))
-    timed = events.timestamp >= 0
-    if config.half_life_days is not None and bool(timed.any()):
-        # an event of a prehistory is older than all that have a time; how much older nobody knows
-        age_us = events.timestamp.max() - np.where(timed, events.timestamp, events.timestamp[timed].min())
-        weight = np.exp2(-age_us / MICROSECONDS_PER_DAY / config.half_life_days)
-    if config.last_events is not None:
-        weight = np.where(events.age < config.last_events, weight, 0.0)
-    counts = np.bincount(events.item, weights=weight, minlength=num_items)
-    return (counts / counts.sum()).astype(np.float32)
 
 
 class Popularity:

@@ -10,9 +10,11 @@ import numpy as np
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import CountedEvents, FloatArray, fitted, ragged_rows, rank_in_blocks
-from recsys.evaluation.baselines.config import RepeatLastConfig, Until
-from recsys.evaluation.baselines.popularity import popularity_shares
+from recsys.evaluation.baselines.base import fitted, rank_in_blocks
+from recsys.evaluation.baselines.config import RepeatLastConfig
+from recsys.scorers.config import Until
+from recsys.scorers.events import CountedEvents, FloatArray, ragged_rows
+from recsys.scorers.popularity import popularity_shares
 
 
 class RepeatLast:

@@ -28,11 +28,13 @@ from recsys.contracts.dataset import Dataset, OffsetArray, Targets
 from recsys.contracts.errors import DataError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import FloatArray, fitted, ragged_rows, rank_in_blocks
-from recsys.evaluation.baselines.config import SASRecConfig, Until
+from recsys.evaluation.baselines.base import fitted, rank_in_blocks
+from recsys.evaluation.baselines.config import SASRecConfig
 from recsys.evaluation.baselines.sasrec import SASRecNetwork
 from recsys.metrics.names import tracked_name
 from recsys.metrics.ranking import row_metrics
+from recsys.scorers.config import Until
+from recsys.scorers.events import FloatArray, ragged_rows
 
 logger = logging.getLogger(__name__)
 LongArray = npt.NDArray[np.int64]

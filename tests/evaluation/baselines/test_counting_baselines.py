@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from recsys.contracts.errors import ConfigError
-from recsys.evaluation.baselines.base import CountedEvents, history_weights
-from recsys.evaluation.baselines.ease import EASEConfig, ease_weights
-from recsys.evaluation.baselines.item_knn import cosine_similarity
-from recsys.evaluation.baselines.markov import MarkovConfig, count_transitions
-from recsys.evaluation.baselines.popularity import PopularityConfig, popularity_shares
+from recsys.evaluation.baselines.config import EASEConfig, MarkovConfig
 from recsys.evaluation.baselines.registry import BaselinesConfig, build_baselines
+from recsys.scorers.config import PopularityConfig
+from recsys.scorers.ease import ease_weights
+from recsys.scorers.events import CountedEvents, history_weights
+from recsys.scorers.neighbours import cosine_similarity
+from recsys.scorers.popularity import popularity_shares
+from recsys.scorers.transitions import count_transitions
 from tests.toy.histories import histories_of, prepared_of
 
 
