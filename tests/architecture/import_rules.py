@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.training.distributed": _TRAINING,
     "recsys.training": _TRAINING,
     "recsys.evaluation": _TRAINING,
+    "recsys.ranker": _DATA,
     "recsys.reward.feedback": _BASE | {"recsys.data", "recsys.reward"},
     "recsys.reward": _REWARD,
     "recsys.alignment.losses": _BASE,

@@ -1,0 +1,230 @@
+"""Fit the second stage on validation rows, guard it on held-out ones, keep it on disk.
+
+Files of a fitted ranker:
+    ranker.json             what is served, the features by name, the guard's decision, sizes and hashes of the files below
+    linear.safetensors      weights, means, scales and what stands for a missing feature, where the learned order is linear
+    trees.txt               LightGBM's own text of the trees, where it is LightGBM's
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+from pydantic import ValidationError
+
+from recsys.contracts.errors import ArtifactError, DataError
+from recsys.contracts.manifest import digest_of, read_json, sha256_of_file, write_json
+from recsys.ranker.config import RankConfig
+from recsys.ranker.features import DENSE, FUSED, imputed_values
+from recsys.ranker.guard import RankDecision, RowCounts, decide
+from recsys.ranker.linear import LINEAR_FILE, LinearRanker, fit_linear
+from recsys.ranker.table import CandidateTable, FloatArray, check_validation, held_out_users, quality, sample_rows
+
+Served = Literal["dense", "fused", "linear", "lightgbm"]
+
+HEAD_FILE: Final = "ranker.json"
+_FORMAT: Final = 1
+_SIMPLE: Final = {"dense": DENSE, "fused": FUSED}
+_LARGEST_HEAD: Final = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRanker:
+    """The order that is served.
+
+    Attributes:
+        served: ``dense`` and ``fused`` are columns of the features; the others are learned.
+        feature_names: F names, in the order that :meth:`score` expects.
+        learned: The better learned order, kept for the report where the guard serves a simpler one; ``None``: none was
+            fitted.
+        decision: What the guard decided, and from what.
+    """
+
+    served: Served
+    feature_names: tuple[str, ...]
+    learned: LinearRanker | None
+    decision: RankDecision
+
+    def score(self, features: FloatArray) -> FloatArray:
+        """Score candidates, higher is better.
+
+        Args:
+            features: float32 ``[N, C, F]`` in the order of ``feature_names``; NaN where one is not known.
+
+        Returns:
+            float32 ``[N, C]``; ``-inf`` where the column that is served is not known. Whatever stands where there is no
+            candidate is for the caller to mask.
+
+        Raises:
+            DataError: Another number of features.
+        """
+        self._check(features)
+        if self.served in _SIMPLE:
+            column = features[..., self.feature_names.index(_SIMPLE[self.served])]
+            return np.where(np.isnan(column), -np.inf, column).astype(np.float32)
+        assert self.learned is not None
+        return self.learned.score(features)
+
+    def terms(self, features: FloatArray) -> FloatArray | None:
+        """What each feature adds to the served score, float32 ``[N, C, F]``; ``None`` where it is no sum of terms."""
+        self._check(features)
+        if self.served in _SIMPLE:
+            place = self.feature_names.index(_SIMPLE[self.served])
+            terms = np.zeros_like(features)
+            terms[..., place] = features[..., place]
+            return terms
+        return self.learned.terms(features) if isinstance(self.learned, LinearRanker) else None
+
+    def explain(self) -> list[tuple[str, float]]:
+        """Weight (linear) or gain (LightGBM) of every feature of the learned order, the heaviest first."""
+        return self.learned.explain() if self.learned is not None else []
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 of everything that changes an order."""
+        return digest_of({"served": self.served, "features": self.feature_names, "model": _content(self.learned)})
+
+    def save(self, folder: Path) -> None:
+        """Write the files; the head last, so that a folder with one is complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        head: dict[str, Any] = {
+            "format": _FORMAT,
+            "served": self.served,
+            "feature_names": list(self.feature_names),
+            "learned": None,
+            "decision": self.decision.model_dump(mode="json"),
+            "digest": self.digest,
+        }
+        if self.learned is not None:
+            settings = self.learned.save(folder)
+            path = folder / _FILES[self.learned.kind]
+            head["learned"] = {
+                "kind": self.learned.kind,
+                "settings": settings,
+                "file": {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)},
+            }
+        write_json(folder / HEAD_FILE, head)
+
+    @classmethod
+    def load(cls, folder: Path) -> FittedRanker:
+        """Read what :meth:`save` wrote, and verify it.
+
+        Raises:
+            ArtifactError: A file is missing, damaged or larger than it was written, or its content is another.
+        """
+        path = folder / HEAD_FILE
+        try:
+            if path.stat().st_size > _LARGEST_HEAD:
+                raise ValueError(f"it has {path.stat().st_size} bytes, at most {_LARGEST_HEAD} are expected")
+            head = read_json(path)
+            if head["format"] != _FORMAT:
+                raise ValueError(f"it has format {head['format']!r}, expected {_FORMAT}")
+            names = tuple(str(name) for name in head["feature_names"])
+            served, kept = str(head["served"]), head["learned"]
+            decision = RankDecision.model_validate(head["decision"])
+            if served not in (*_SIMPLE, *_FILES):
+                raise ValueError(f"it serves {served!r}, expected one of {', '.join((*_SIMPLE, *_FILES))}")
+            if served in _FILES and (kept is None or kept["kind"] != served):
+                raise ValueError(f"it serves {served!r} and holds no such model")
+            if served in _SIMPLE and _SIMPLE[served] not in names:
+                raise ValueError(f"it serves {served!r} and has no feature '{_SIMPLE[served]}'")
+            learned = None if kept is None else _load_learned(folder, names, kept)
+        except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
+            raise ArtifactError(f"ranker '{path}' cannot be read: {error}; run `rank` again") from error
+        found = cls(cast(Served, served), names, learned, decision)
+        if found.digest != head.get("digest"):
+            raise ArtifactError(
+                f"ranker '{folder}' is damaged: its digest is {found.digest[:16]}, {HEAD_FILE} says "
+                f"{str(head.get('digest'))[:16]}; run `rank` again"
+            )
+        return found
+
+    def _check(self, features: FloatArray) -> None:
+        if features.shape[-1] != len(self.feature_names):
+            raise DataError(
+                f"ranker was fitted on {len(self.feature_names)} features ({', '.join(self.feature_names)}), got "
+                f"{features.shape[-1]}; gather them as at the fit, or run `rank` again"
+            )
+
+
+_FILES: Final = {LinearRanker.kind: LINEAR_FILE}
+
+
+def fit_ranker(table: CandidateTable, config: RankConfig, seed: int) -> FittedRanker:
+    """Fit on a part of the validation rows, choose and guard on the held-out part.
+
+    Args:
+        table: Candidates of validation rows; of more than ``config.max_rows`` a seeded sample is taken.
+        config: Method, shares and grids.
+        seed: Same table, configuration and seed give the same ranker.
+
+    Raises:
+        DataError: A row is of another split than validation, there are none, or the features lack ``dense_score``.
+    """
+    check_validation(table.split, "the ranker")
+    table.column(DENSE)
+    table = table.take(sample_rows(table.targets.user_index, config.max_rows, seed))
+    held = held_out_users(table.targets.user_index, config.held_out_share, seed)
+    fit_part, held_part = table.take(np.flatnonzero(~held)), table.take(np.flatnonzero(held))
+    learnable = bool(fit_part.relevant.any())
+    fitted = {name: _fit(name, fit_part, config, seed) for name in _methods(config) if learnable}
+    orders = {name: held_part.column(column) for name, column in _SIMPLE.items() if column in table.feature_names}
+    orders |= {name: model.score(held_part.features) for name, model in fitted.items()}
+    decision = decide(
+        {name: quality(held_part, scores) for name, scores in orders.items()},
+        held_part.targets.user_index,
+        _row_counts(table, fit_part, held_part),
+        confidence=config.confidence,
+        resamples=config.resamples,
+        seed=seed,
+    )
+    learned = fitted[decision.learned] if decision.learned is not None else None
+    if learned is not None and config.refit:
+        learned = _refit(learned, table, config, seed)
+    return FittedRanker(cast(Served, decision.served), table.feature_names, learned, decision)
+
+
+def _methods(config: RankConfig) -> tuple[str, ...]:
+    return {"auto": ("linear",), "linear": ("linear",), "none": ()}[config.method]
+
+
+def _fit(name: str, table: CandidateTable, config: RankConfig, seed: int) -> LinearRanker:
+    return fit_linear(table, imputed_values(table.feature_names), config.l2_grid, seed)
+
+
+def _refit(learned: LinearRanker, table: CandidateTable, config: RankConfig, seed: int) -> LinearRanker:
+    """The same method with what it chose, on all rows."""
+    return fit_linear(table, learned.imputed, (learned.l2,), seed)
+
+
+def _row_counts(table: CandidateTable, fit_part: CandidateTable, held_part: CandidateTable) -> RowCounts:
+    return RowCounts(
+        used=len(table),
+        fit=len(fit_part),
+        held_out=len(held_part),
+        fit_without_target=int((~fit_part.relevant.any(axis=1)).sum()),
+        held_out_without_target=int((~held_part.relevant.any(axis=1)).sum()),
+    )
+
+
+def _load_learned(folder: Path, names: Sequence[str], kept: dict[str, Any]) -> LinearRanker:
+    path, expected = folder / _FILES[str(kept["kind"])], kept["file"]
+    if path.stat().st_size != expected["bytes"] or sha256_of_file(path) != expected["sha256"]:
+        raise ArtifactError(
+            f"ranker '{path}' is damaged: {path.stat().st_size} bytes, {HEAD_FILE} says {expected['bytes']} and another "
+            "hash; run `rank` again"
+        )
+    return LinearRanker.load(folder, names, kept["settings"])
+
+
+def _content(learned: LinearRanker | None) -> Any:
+    if learned is None:
+        return None
+    arrays = (learned.weight, learned.mean, learned.scale, learned.imputed)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a, "<f4").tobytes() for a in arrays)).hexdigest()
