@@ -167,7 +167,9 @@ def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progre
 
 def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Evaluate the policy beside the baselines on the same rows, and write the report."""
+    from recsys.contracts.columns import Columns
     from recsys.contracts.dataset import Dataset
+    from recsys.evaluation.by_id import read_ids
     from recsys.evaluation.examples import write_examples
     from recsys.evaluation.rank import compare_systems, rank_with_policy
     from recsys.evaluation.rankings import SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
@@ -185,7 +187,11 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
         generative |= rank_with_policy(prepared, trained, *settings, names=(UNALIGNED_BEAM, UNALIGNED_SERVED))
     else:
         generative = rank_with_policy(prepared, trained, *settings)
-    summary = compare_systems(prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
+    by_id = config.evaluate.by_id
+    ids = None if by_id is None else read_ids(by_id, source_folder(config), prepared.items[Columns.ITEM_ID])
+    summary = compare_systems(
+        prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed, ids
+    )
     exclude, split = config.evaluate.filters[0], config.evaluate.split_code
     write_examples(
         prepared, generative[SERVED][exclude], split, out_dir, config.seed, system=SERVED, exclude_seen=exclude
@@ -239,6 +245,19 @@ def vector_fingerprints(config: RunConfig) -> dict[str, str]:
     from features.embeddings.precomputed import fingerprint
 
     return fingerprint(config.embed.precomputed)
+
+
+def id_fingerprints(config: RunConfig) -> dict[str, str]:
+    """Content hash of the file of semantic IDs that figures by ID are counted with."""
+    from recsys.evaluation.by_id import fingerprint
+
+    return fingerprint(config.evaluate.by_id, source_folder(config))
+
+
+def source_folder(config: RunConfig) -> Path | None:
+    """Folder of the raw files; a source that makes its events itself has none."""
+    folder = getattr(config.source, "path", None)
+    return folder if isinstance(folder, Path) else None
 
 
 def rule_fingerprints(config: RunConfig) -> dict[str, str]:
@@ -303,6 +322,8 @@ EVALUATE: Final = Stage(
     evaluate,
     ("evaluate", "decode"),
     parents=("prepare", "tokenize", "train", "baselines"),
+    ignored=("evaluate.by_id.file",),
+    fingerprints=id_fingerprints,
     resumable=True,
 )
 EXPORT: Final = Stage(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
 from recsys.config import FrozenConfig
-from recsys.contracts.columns import SPLIT_NAMES
+from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.evaluation.baselines.config import BASELINE_NAMES, BaselineName, BaselinesConfig
+from recsys.paths import ConfigPath
 from recsys.scorers.config import Until
 
 FilterSeen = Literal["both", "filtered", "unfiltered"]
+
+BY_ID: Final = "_by_id"
+"""What the names of metrics by semantic ID have before their cut-off: ``hr_by_id@10``."""
 
 
 class SlicesConfig(FrozenConfig):
@@ -31,12 +35,28 @@ class SlicesConfig(FrozenConfig):
     long_history_min: int = Field(default=20, ge=1)
 
 
+class ByIdConfig(FrozenConfig):
+    """Where the semantic IDs that came with the data are.
+
+    Attributes:
+        file: Parquet file with a row per item; a relative path starts at ``source.path``. Its content enters the digest.
+        item_id: Column of the item ids.
+        columns: Columns that make up the ID together, such as ``[sid]`` or ``[sid_a, sid_b, sid_c]``.
+    """
+
+    file: ConfigPath
+    item_id: str = Columns.ITEM_ID
+    columns: tuple[str, ...] = Field(default=("sid",), min_length=1)
+
+
 class EvaluateConfig(FrozenConfig):
     """What is evaluated, and against what.
 
     Attributes:
         split: Rows to evaluate.
         ks: Cut-offs of all metrics.
+        by_id: Semantic IDs that came with the data: every metric is given by ID too, a hit being an item that shares the
+            target's. Published figures of systems whose items share IDs are of that kind.
         filter_seen: Evaluate rankings without the history's items, with them, or both side by side.
         baselines: Systems printed beside the model.
         baseline_settings: Their settings.
@@ -51,6 +71,7 @@ class EvaluateConfig(FrozenConfig):
     split: Literal["valid", "test"] = "test"
     ks: tuple[int, ...] = (1, 5, 10, 20, 50)
     filter_seen: FilterSeen = "both"
+    by_id: ByIdConfig | None = None
     baselines: tuple[BaselineName, ...] = BASELINE_NAMES
     baseline_settings: BaselinesConfig = BaselinesConfig()
     count_until: Until = "train"
@@ -81,3 +102,8 @@ class EvaluateConfig(FrozenConfig):
         """The two metrics of the short table: hit rate and NDCG at 10, or at the largest k when 10 is not evaluated."""
         k = 10 if 10 in self.ks else self.ks[-1]
         return f"hr@{k}", f"ndcg@{k}"
+
+    @property
+    def headline_by_id(self) -> tuple[str, ...]:
+        """The same two by semantic ID, or none where no IDs are given."""
+        return tuple(metric.replace("@", f"{BY_ID}@") for metric in self.headline) if self.by_id else ()

@@ -27,7 +27,8 @@ from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.manifest import write_json
 from recsys.contracts.ranking import RankedItems
-from recsys.evaluation.config import EvaluateConfig
+from recsys.evaluation.by_id import IdArray, rank_ids, target_ids
+from recsys.evaluation.config import BY_ID, EvaluateConfig
 from recsys.evaluation.per_user import PerUserFile
 from recsys.evaluation.rankings import ROWS_PER_BLOCK, rows_of
 from recsys.evaluation.slices import ALL_ROWS, Mask, row_slices
@@ -51,6 +52,7 @@ def evaluate(
     out_dir: Path,
     seed: int,
     *,
+    ids: IdArray | None = None,
     rows_per_block: int = ROWS_PER_BLOCK,
 ) -> dict[str, Any]:
     """Evaluate all rankings and write the four files of the module docstring into ``out_dir``.
@@ -59,6 +61,7 @@ def evaluate(
         rankings: ``{system: {exclude_seen: ranking}}`` of the rows of ``prepared.targets(config.split_code)``, in that
             order, at least ``max(ks)`` wide; every system needs each filter of ``config.filters``.
         seed: Of the bootstrap.
+        ids: ``[I]`` number of each item's semantic ID, where ``config.by_id`` asks for figures by ID.
         rows_per_block: Rows evaluated at once, rounded up to whole users; what is needed of earlier ones lies on disk.
 
     Returns:
@@ -71,10 +74,16 @@ def evaluate(
     """
     targets = prepared.targets(config.split_code)
     _check(targets, rankings, config)
+    if (config.by_id is None) != (ids is None):
+        raise ConfigError(
+            f"evaluate.by_id is {config.by_id}, but {'no' if ids is None else 'the'} item IDs are given; give both"
+        )
     out_dir.mkdir(parents=True, exist_ok=True)
     counts = prepared.items[Columns.TRAIN_COUNT].to_numpy()
     slices = row_slices(targets, counts, config.slices)
-    work = _Work(prepared, rankings, config, targets, slices, user_blocks(targets.user_index, rows_per_block), out_dir)
+    work = _Work(
+        prepared, rankings, config, targets, slices, user_blocks(targets.user_index, rows_per_block), out_dir, ids
+    )
     rows: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []
     references = {exclude: work.reference_values(exclude) for exclude in config.filters} if config.reference else {}
@@ -177,11 +186,13 @@ class _Work:
     slices: Mapping[str, Mask]
     blocks: list[slice]
     scratch: Path
+    ids: IdArray | None
 
     @property
     def names(self) -> list[str]:
-        """Metrics, in the order of the columns."""
-        return [f"{metric}@{k}" for k in self.config.ks for metric in ROW_METRICS]
+        """Metrics, in the order of the columns: by item, then by semantic ID."""
+        kinds = ("",) if self.ids is None else ("", BY_ID)
+        return [f"{metric}{kind}@{k}" for kind in kinds for k in self.config.ks for metric in ROW_METRICS]
 
     def reference_values(self, exclude: bool) -> RowStore:
         """Metrics of the reference, one block of rows after the other."""
@@ -213,6 +224,10 @@ class _Work:
     def _values(self, ranked: RankedItems, rows: slice) -> Values:
         targets = self.targets.take(np.arange(rows.start, rows.stop))
         found = row_metrics(ranked, targets, self.config.ks, first_row=rows.start)
+        if self.ids is not None:
+            as_ids = (rank_ids(ranked, self.ids), target_ids(targets, self.ids))
+            by_id = row_metrics(*as_ids, self.config.ks, first_row=rows.start)
+            found |= {name.replace("@", f"{BY_ID}@"): values for name, values in by_id.items()}
         return np.stack([found[name] for name in self.names], axis=1)
 
 
@@ -297,6 +312,7 @@ def _summary(
         "resamples": config.resamples,
         "confidence": config.confidence,
         "headline": list(config.headline),
+        "headline_by_id": list(config.headline_by_id),
         "slices": {name: int(mask.sum()) for name, mask in slices.items()},
         "systems": systems,
         "comparisons": compared,

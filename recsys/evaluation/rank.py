@@ -19,6 +19,7 @@ from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.evaluation.baselines.registry import build_baselines
+from recsys.evaluation.by_id import IdArray
 from recsys.evaluation.config import EvaluateConfig
 from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.rankings import (
@@ -109,13 +110,23 @@ def _blocks(histories: Histories) -> Iterator[Histories]:
 
 
 def compare_systems(
-    prepared: Dataset, generative: Rankings, baselines_dir: Path, config: EvaluateConfig, out_dir: Path, seed: int
+    prepared: Dataset,
+    generative: Rankings,
+    baselines_dir: Path,
+    config: EvaluateConfig,
+    out_dir: Path,
+    seed: int,
+    ids: IdArray | None = None,
 ) -> dict[str, Any]:
-    """Put all systems into one table; without another reference, all are compared with the served list."""
+    """Put all systems into one table; without another reference, all are compared with the served list.
+
+    Args:
+        ids: ``[I]`` number of each item's semantic ID, where ``config.by_id`` asks for figures by ID.
+    """
     kept = read_json(baselines_dir / SYSTEMS_FILE)
     rankings = {**generative, **read_rankings(baselines_dir, kept["systems"], kept["filters"])}
     with_reference = config.model_copy(update={"reference": config.reference or SERVED})
-    return evaluate(prepared, rankings, with_reference, out_dir, seed)
+    return evaluate(prepared, rankings, with_reference, out_dir, seed, ids=ids)
 
 
 def _write_curves(path: Path, name: str, points: list[Any]) -> None:

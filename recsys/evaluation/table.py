@@ -26,28 +26,35 @@ def format_table(summary: Mapping[str, Any]) -> str:
         system    hr@10
         markov    .0500 [.0400, .0600]
     """
+    reference = summary["reference"]
+    head = (
+        f"{summary['split']} split, {summary['rows']} rows of {summary['users']} users, full catalogue, "
+        f"{summary['confidence'] * 100:g} % bootstrap intervals"
+    )
+    lines = [head, *_block(summary, list(summary["headline"]))]
+    if summary.get("headline_by_id"):
+        lines += ["by semantic ID: items that share the target's ID count as hits, and have one place together"]
+        lines += _block(summary, list(summary["headline_by_id"]))
+    if reference is not None:
+        lines += [f"* reference; paired on the same users: + better than {reference}, - worse, = not distinguishable"]
+    return "\n".join(lines)
+
+
+def _block(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
+    """Two lines of heads, then a line per system."""
     filters = [name for name in ("filtered", "unfiltered") if name in next(iter(summary["systems"].values()))]
-    metrics, reference = list(summary["headline"]), summary["reference"]
     titles = {"filtered": "seen items filtered", "unfiltered": "seen items kept"}
     rows = [
         ["", *[titles[name] if metric == metrics[0] else "" for name in filters for metric in metrics]],
         ["system", *[metric for _ in filters for metric in metrics]],
     ]
     for system in ranked_systems(summary):
-        label = f"{system} *" if system == reference else system
+        label = f"{system} *" if system == summary["reference"] else system
         cells = [_cell(summary, system, name, metric) for name in filters for metric in metrics]
         rows.append([label, *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     widths[0] = max(widths[0], 8)
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    head = (
-        f"{summary['split']} split, {summary['rows']} rows of {summary['users']} users, full catalogue, "
-        f"{summary['confidence'] * 100:g} % bootstrap intervals"
-    )
-    if reference is None:
-        return "\n".join([head, *lines])
-    foot = f"* reference; paired on the same users: + better than {reference}, - worse, = not distinguishable"
-    return "\n".join([head, *lines, foot])
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def ranked_systems(summary: Mapping[str, Any]) -> list[str]:
