@@ -6,12 +6,15 @@ mean the last events of each user.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.scorers.config import PopularityConfig
 from recsys.scorers.events import CountedEvents, FloatArray
+from recsys.scorers.item_scorer import ItemArray, Scale, WeighedHistories
 
 MICROSECONDS_PER_DAY: Final = 86_400_000_000
 
@@ -38,3 +41,32 @@ def popularity_shares(events: CountedEvents, num_items: int, config: PopularityC
         weight = np.where(events.age < config.last_events, weight, 0.0)
     counts = np.bincount(events.item, weights=weight, minlength=num_items)
     return (counts / counts.sum()).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class PopularityScorer:
+    """The same scores for everybody.
+
+    Attributes:
+        shares: ``[I]`` float32 shares of the traffic.
+    """
+
+    name: str
+    scale: Scale
+    shares: FloatArray
+
+    def scores(self, rows: WeighedHistories) -> FloatArray:
+        """Return the shares, once per row."""
+        return np.tile(self.shares, (len(rows), 1))
+
+    def add_scaled(self, rows: WeighedHistories, weight: float, out: FloatArray) -> None:
+        """Add one row to all."""
+        out += self.scale.apply(self.shares) * np.float32(weight)
+
+    def scaled_at(self, rows: WeighedHistories, items: ItemArray) -> FloatArray:
+        """Look the items up."""
+        return self.scale.apply(self.shares)[items]
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The shares."""
+        return {"shares": self.shares}
