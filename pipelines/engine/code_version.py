@@ -13,11 +13,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import os
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
+
+from pipelines.engine.source_facts import FactsCache, Import, SourceFacts, cache_path, imports_of, normalised
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[2]
 PROJECT_PACKAGES: Final = ("recsys", "features", "serving", "pipelines")
@@ -30,105 +33,95 @@ def code_version(function: Callable[..., Any], root: Path = PROJECT_ROOT) -> str
         function: A function whose imports stand in its own body.
         root: Folder that holds the project's packages.
     """
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    modules = _closure(_imported(tree, package="", root=root), root)
-    parts = [normalised(tree)] + [f"{name} {_module_hash(_file_of(name, root))}" for name in sorted(modules)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    tree = _tree_of(function)
+    project = _Project.at(root)
+    parts = [f"{name} {project.facts(name).digest}" for name in project.behind(imports_of(tree))]
+    _cache().save()
+    return hashlib.sha256("\n".join([normalised(tree), *parts]).encode()).hexdigest()[:16]
 
 
 def modules_behind(function: Callable[..., Any], root: Path = PROJECT_ROOT) -> list[str]:
     """Return the project modules whose source is part of ``function``'s code version, sorted."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    return sorted(_closure(_imported(tree, package="", root=root), root))
+    return _Project.at(root).behind(imports_of(_tree_of(function)))
 
 
-def normalised(tree: ast.Module) -> str:
-    """Return the syntax tree as text, without docstrings.
+def _tree_of(function: Callable[..., Any]) -> ast.Module:
+    return ast.parse(textwrap.dedent(inspect.getsource(function)))
 
-    Example:
-        >>> normalised(ast.parse("x = 1  # one")) == normalised(ast.parse("x=1"))
-        True
+
+@lru_cache(maxsize=1)
+def _cache() -> FactsCache:
+    return FactsCache(cache_path())
+
+
+class _Project:
+    """The modules of the project in one folder, as they are when they are first asked for.
+
+    A process works with the code that it has loaded, so a file is read once, whatever becomes of it meanwhile.
     """
-    for node in _statements(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
-            first = node.body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree, annotate_fields=False)
 
+    def __init__(self, root: Path) -> None:
+        self._files = dict(_modules(root))
+        self._facts: dict[str, SourceFacts] = {}
+        self._imports: dict[str, set[str]] = {}
 
-def _closure(start: set[str], root: Path) -> set[str]:
-    found: set[str] = set()
-    waiting = list(start)
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
-        waiting.extend(_imports_of_file(_file_of(name, root), name, root) - found)
-    return found
+    @classmethod
+    @lru_cache(maxsize=64)
+    def at(cls, root: Path) -> _Project:
+        """The project in this folder."""
+        return cls(root)
 
+    def facts(self, name: str) -> SourceFacts:
+        """What the file of a module says."""
+        if name not in self._facts:
+            self._facts[name] = _cache().facts(Path(self._files[name]).read_bytes())
+        return self._facts[name]
 
-@lru_cache(maxsize=1024)
-def _parsed(path: Path) -> ast.Module:
-    """The tree of a file; its docstrings may be gone already, which no import is."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    def behind(self, imports: Iterable[Import]) -> list[str]:
+        """Return the modules that these imports reach, directly or through others, sorted."""
+        found: set[str] = set()
+        waiting = list(self._named(imports, package=""))
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting.extend(self._imports_of(name) - found)
+        return sorted(found)
 
+    def _imports_of(self, name: str) -> set[str]:
+        if name not in self._imports:
+            is_package = self._files[name].endswith("__init__.py")
+            package = name if is_package else name.rpartition(".")[0]
+            self._imports[name] = self._named(self.facts(name).imports, package)
+        return self._imports[name]
 
-@lru_cache(maxsize=1024)
-def _imports_of_file(path: Path, name: str, root: Path) -> frozenset[str]:
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    return frozenset(_imported(_parsed(path), package, root))
-
-
-@lru_cache(maxsize=1024)
-def _module_hash(path: Path) -> str:
-    return hashlib.sha256(normalised(_parsed(path)).encode()).hexdigest()
-
-
-def _imported(tree: ast.Module, package: str, root: Path) -> set[str]:
-    """Project modules named by the import statements of ``tree``, with their parent packages."""
-    names: set[str] = set()
-    for node in _statements(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:  # "from . import x" is relative to the package, "from .. import x" to its parent, and so on
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+    def _named(self, imports: Iterable[Import], package: str) -> set[str]:
+        """The modules named by the imports of a module of ``package``, with their parent packages."""
+        names: set[str] = set()
+        for level, base, imported in imports:
+            if level:  # "from . import x" is relative to the package, "from .. import x" to its parent, and so on
+                parents = package.split(".")[: len(package.split(".")) - level + 1]
                 base = ".".join([*parents, base] if base else parents)
             names.add(base)
-            names.update(f"{base}.{alias.name}" for alias in node.names)  # an imported name may be a module
-    modules: set[str] = set()
-    for name in names:
-        parts = name.split(".")
-        if parts[0] in PROJECT_PACKAGES:
-            prefixes = (".".join(parts[: depth + 1]) for depth in range(len(parts)))
-            modules.update(prefix for prefix in prefixes if _is_module(prefix, root))
-    return modules
+            names.update(f"{base}.{name}" for name in imported)  # an imported name may be a module
+        modules: set[str] = set()
+        for name in names:
+            while name and name not in modules:
+                if name in self._files:
+                    modules.add(name)
+                name = name.rpartition(".")[0]
+        return modules
 
 
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield the module and every statement in it; imports and docstrings stand nowhere else, and expressions are many."""
-    waiting: list[ast.AST] = [tree]
+def _modules(root: Path) -> Iterable[tuple[str, str]]:
+    """Yield the name and the file of every module and package of the project."""
+    waiting = [(name, root / name) for name in PROJECT_PACKAGES]
     while waiting:
-        node = waiting.pop()
-        yield node
-        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                waiting += block
-
-
-def _is_module(name: str, root: Path) -> bool:
-    path = root.joinpath(*name.split("."))
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
-
-
-def _file_of(name: str, root: Path) -> Path:
-    path = root.joinpath(*name.split("."))
-    return path / "__init__.py" if (path / "__init__.py").is_file() else path.with_suffix(".py")
+        package, folder = waiting.pop()
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            if entry.name == "__init__.py":
+                yield package, entry.path
+            elif entry.name.endswith(".py"):
+                yield f"{package}.{entry.name[:-3]}", entry.path
+            elif entry.is_dir() and entry.name.isidentifier() and entry.name != "__pycache__":
+                waiting.append((f"{package}.{entry.name}", Path(entry.path)))
