@@ -2,8 +2,8 @@
 
 Files of a fitted ranker:
     ranker.json             what is served, the features by name, the guard's decision, sizes and hashes of the files below
-    linear.safetensors      weights, means, scales and what stands for a missing feature, where the learned order is linear
-    trees.txt               LightGBM's own text of the trees, where it is LightGBM's
+    linear.safetensors      weights, means, scales and what stands for a missing feature, of the linear order
+    trees.txt               LightGBM's own text of the trees that correct the linear order, where they are served
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from recsys.ranker.features import DENSE, FUSED, imputed_values
 from recsys.ranker.guard import RankDecision, RowCounts, decide
 from recsys.ranker.linear import LINEAR_FILE, LinearRanker, fit_linear
 from recsys.ranker.table import CandidateTable, FloatArray, check_validation, held_out_users, quality, sample_rows
+from recsys.ranker.trees import TREES_FILE, TreeRanker, fit_trees
 
 Served = Literal["dense", "fused", "linear", "lightgbm"]
 
@@ -48,7 +49,7 @@ class FittedRanker:
 
     served: Served
     feature_names: tuple[str, ...]
-    learned: LinearRanker | None
+    learned: LinearRanker | TreeRanker | None
     decision: RankDecision
 
     def score(self, features: FloatArray) -> FloatArray:
@@ -71,15 +72,20 @@ class FittedRanker:
         assert self.learned is not None
         return self.learned.score(features)
 
-    def terms(self, features: FloatArray) -> FloatArray | None:
-        """What each feature adds to the served score, float32 ``[N, C, F]``; ``None`` where it is no sum of terms."""
+    def terms(self, features: FloatArray) -> FloatArray:
+        """What each feature adds to the served score, float32 ``[N, C, F]``.
+
+        Linear terms, Shapley values of trees, or the one column that is served. Sums differ from :meth:`score` by a number
+        that is the same for all candidates.
+        """
         self._check(features)
         if self.served in _SIMPLE:
             place = self.feature_names.index(_SIMPLE[self.served])
             terms = np.zeros_like(features)
             terms[..., place] = features[..., place]
             return terms
-        return self.learned.terms(features) if isinstance(self.learned, LinearRanker) else None
+        assert self.learned is not None
+        return self.learned.terms(features)
 
     def explain(self) -> list[tuple[str, float]]:
         """Weight (linear) or gain (LightGBM) of every feature of the learned order, the heaviest first."""
@@ -103,11 +109,11 @@ class FittedRanker:
         }
         if self.learned is not None:
             settings = self.learned.save(folder)
-            path = folder / _FILES[self.learned.kind]
+            paths = [folder / name for name in _FILES[self.learned.kind]]
             head["learned"] = {
                 "kind": self.learned.kind,
                 "settings": settings,
-                "file": {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)},
+                "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths},
             }
         write_json(folder / HEAD_FILE, head)
 
@@ -153,7 +159,7 @@ class FittedRanker:
             )
 
 
-_FILES: Final = {LinearRanker.kind: LINEAR_FILE}
+_FILES: Final = {LinearRanker.kind: (LINEAR_FILE,), TreeRanker.kind: (TREES_FILE, LINEAR_FILE)}
 
 
 def fit_ranker(table: CandidateTable, config: RankConfig, seed: int) -> FittedRanker:
@@ -173,7 +179,7 @@ def fit_ranker(table: CandidateTable, config: RankConfig, seed: int) -> FittedRa
     held = held_out_users(table.targets.user_index, config.held_out_share, seed)
     fit_part, held_part = table.take(np.flatnonzero(~held)), table.take(np.flatnonzero(held))
     learnable = bool(fit_part.relevant.any())
-    fitted = {name: _fit(name, fit_part, config, seed) for name in _methods(config) if learnable}
+    fitted = _fit_all(fit_part, config, seed) if learnable else {}
     orders = {name: held_part.column(column) for name, column in _SIMPLE.items() if column in table.feature_names}
     orders |= {name: model.score(held_part.features) for name, model in fitted.items()}
     decision = decide(
@@ -190,17 +196,30 @@ def fit_ranker(table: CandidateTable, config: RankConfig, seed: int) -> FittedRa
     return FittedRanker(cast(Served, decision.served), table.feature_names, learned, decision)
 
 
-def _methods(config: RankConfig) -> tuple[str, ...]:
-    return {"auto": ("linear",), "linear": ("linear",), "none": ()}[config.method]
+def _fit_all(table: CandidateTable, config: RankConfig, seed: int) -> dict[str, LinearRanker | TreeRanker]:
+    """Every learned order that the method asks for; trees start from the linear one."""
+    if config.method == "none":
+        return {}
+    linear = fit_linear(table, imputed_values(table.feature_names), config.l2_grid, seed)
+    fitted: dict[str, LinearRanker | TreeRanker] = {} if config.method == "lightgbm" else {linear.kind: linear}
+    if config.method != "linear":
+        trees = fit_trees(table, linear, config.lightgbm, seed)
+        assert trees is not None, "a table with targets gives trees"
+        fitted[trees.kind] = trees
+    return fitted
 
 
-def _fit(name: str, table: CandidateTable, config: RankConfig, seed: int) -> LinearRanker:
-    return fit_linear(table, imputed_values(table.feature_names), config.l2_grid, seed)
-
-
-def _refit(learned: LinearRanker, table: CandidateTable, config: RankConfig, seed: int) -> LinearRanker:
-    """The same method with what it chose, on all rows."""
-    return fit_linear(table, learned.imputed, (learned.l2,), seed)
+def _refit(
+    learned: LinearRanker | TreeRanker, table: CandidateTable, config: RankConfig, seed: int
+) -> LinearRanker | TreeRanker:
+    """The same method with what it chose, ridge and number of trees, on all rows."""
+    before = learned.base if isinstance(learned, TreeRanker) else learned
+    linear = fit_linear(table, before.imputed, (before.l2,), seed)
+    if not isinstance(learned, TreeRanker):
+        return linear
+    trees = fit_trees(table, linear, config.lightgbm, seed, learned.rounds)
+    assert trees is not None, "a table with targets gives trees"
+    return trees
 
 
 def _row_counts(table: CandidateTable, fit_part: CandidateTable, held_part: CandidateTable) -> RowCounts:
@@ -213,18 +232,23 @@ def _row_counts(table: CandidateTable, fit_part: CandidateTable, held_part: Cand
     )
 
 
-def _load_learned(folder: Path, names: Sequence[str], kept: dict[str, Any]) -> LinearRanker:
-    path, expected = folder / _FILES[str(kept["kind"])], kept["file"]
-    if path.stat().st_size != expected["bytes"] or sha256_of_file(path) != expected["sha256"]:
-        raise ArtifactError(
-            f"ranker '{path}' is damaged: {path.stat().st_size} bytes, {HEAD_FILE} says {expected['bytes']} and another "
-            "hash; run `rank` again"
-        )
-    return LinearRanker.load(folder, names, kept["settings"])
+def _load_learned(folder: Path, names: Sequence[str], kept: dict[str, Any]) -> LinearRanker | TreeRanker:
+    kind = str(kept["kind"])
+    for name in _FILES[kind]:
+        path, expected = folder / name, kept["files"][name]
+        if path.stat().st_size != expected["bytes"] or sha256_of_file(path) != expected["sha256"]:
+            raise ArtifactError(
+                f"ranker '{path}' is damaged: it has {path.stat().st_size} bytes, {HEAD_FILE} says {expected['bytes']} and "
+                "another hash; run `rank` again"
+            )
+    loader = LinearRanker if kind == LinearRanker.kind else TreeRanker
+    return loader.load(folder, names, kept["settings"])
 
 
-def _content(learned: LinearRanker | None) -> Any:
+def _content(learned: LinearRanker | TreeRanker | None) -> Any:
     if learned is None:
         return None
+    if isinstance(learned, TreeRanker):
+        return [hashlib.sha256(learned.text.encode()).hexdigest(), _content(learned.base)]
     arrays = (learned.weight, learned.mean, learned.scale, learned.imputed)
     return hashlib.sha256(b"".join(np.ascontiguousarray(a, "<f4").tobytes() for a in arrays)).hexdigest()

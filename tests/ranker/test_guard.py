@@ -1,0 +1,65 @@
+"""The guard: the simplest order stays where nothing is better beyond its interval."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.ranker.guard import RankDecision, RowCounts, decide
+
+ROWS = RowCounts(used=400, fit=200, held_out=200, fit_without_target=0, held_out_without_target=0)
+BASE = np.random.default_rng(0).random(200)
+
+
+def decided(**gains: float | np.ndarray) -> RankDecision:
+    """Every order is the dense one plus a gain."""
+    ndcg = {"dense": BASE, **{name: BASE + gain for name, gain in gains.items()}}
+    values = {name: {"ndcg@10": value, "hr@10": value} for name, value in ndcg.items()}
+    return decide(values, np.arange(200), ROWS, confidence=0.95, resamples=300, seed=1)
+
+
+def test_each_step_must_be_better() -> None:
+    assert decided(fused=0.1, linear=0.2).served == "linear"
+    assert decided(fused=0.1, linear=0.1).served == "fused"  # a difference of exactly 0 is not better
+    assert decided(fused=-0.1, linear=0.2).served == "linear"
+    assert decided(fused=-0.1, linear=-0.2).served == "dense"
+    assert decided(linear=0.0).served == "dense"
+
+
+def test_the_better_learned_order_is_compared() -> None:
+    found = decided(fused=0.1, linear=0.2, lightgbm=0.3)
+    assert (found.learned, found.served) == ("lightgbm", "lightgbm")
+    assert [(step.name, step.against) for step in found.comparisons] == [
+        ("fused", "dense"),
+        ("lightgbm", "fused"),
+        ("lightgbm", "dense"),
+        ("lightgbm", "linear"),
+    ]
+    assert np.isclose(found.comparisons[1].difference, 0.2)
+    assert decided(linear=0.3, lightgbm=0.2).learned == "linear"
+
+
+def test_a_gain_within_its_noise_is_not_served_and_the_sentence_says_why() -> None:
+    noise = np.random.default_rng(2).normal(0.01, 1.0, size=200)
+    found = decided(linear=noise)
+    assert found.comparisons[0].low < 0 < found.comparisons[0].high
+    assert found.served == "dense"
+    assert "because the linear ranker is not better beyond its interval" in found.sentence
+
+
+def test_rows_of_one_user_are_drawn_together() -> None:
+    """Fifty users of four equal rows each are fifty observations: the interval is as wide as theirs, not half of it."""
+    gain = np.repeat(np.random.default_rng(3).normal(0.0, 1.0, size=50), 4)
+    values = {name: {"ndcg@10": value, "hr@10": value} for name, value in (("dense", 0 * gain), ("fused", gain))}
+    apart, together = (
+        decide(values, users, ROWS, confidence=0.95, resamples=500, seed=1).comparisons[0]
+        for users in (np.arange(200), np.repeat(np.arange(50), 4))
+    )
+    assert (together.high - together.low) > 1.6 * (apart.high - apart.low)
+
+
+def test_few_users_decide_nothing() -> None:
+    values = {
+        name: {"ndcg@10": np.full(200, v), "hr@10": np.full(200, v)} for name, v in (("dense", 0.1), ("linear", 0.9))
+    }
+    found = decide(values, np.arange(200) % 49, ROWS, confidence=0.95, resamples=300, seed=1)
+    assert (found.served, found.comparisons) == ("dense", ())

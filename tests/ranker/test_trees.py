@@ -1,0 +1,108 @@
+"""LightGBM on top of the linear order: what a line cannot learn, chosen and guarded, the same every time, safe on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys.contracts.errors import ArtifactError
+from recsys.ranker.config import LightGBMConfig, RankConfig
+from recsys.ranker.fitted import FittedRanker, fit_ranker
+from recsys.ranker.table import CandidateTable
+from recsys.ranker.trees import TreeRanker
+from tests.toy.candidates import candidate_table
+
+TREES = LightGBMConfig(rounds=20, num_leaves=6, learning_rate=0.2, min_leaf_rows=20, patience=5)
+AUTO = RankConfig(resamples=200, lightgbm=TREES)
+
+
+def folded(rows: int, seed: int = 0) -> CandidateTable:
+    """A target has a second feature far from 0 on either side: no line ranks it, one tree does."""
+    generator = np.random.default_rng(seed)
+    target = generator.integers(15, size=rows)
+    features = generator.normal(size=(rows, 15, 3)).astype(np.float32)
+    features[np.arange(rows), target, 0] += 0.5
+    features[np.arange(rows), target, 1] = 3.0 * generator.choice([-1.0, 1.0], size=rows)
+    features[generator.random((rows, 15)) < 0.1, 2] = np.nan
+    items = np.tile(np.arange(15, dtype=np.int32), (rows, 1))
+    return candidate_table(items, features, target, ("dense_score", "folded", "sometimes"))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[CandidateTable, FittedRanker]:
+    table = folded(400)
+    return table, fit_ranker(table, AUTO, seed=5)
+
+
+def test_what_a_line_cannot_learn_is_chosen_and_served(fitted: tuple[CandidateTable, FittedRanker]) -> None:
+    _, ranker = fitted
+    assert ranker.served == "lightgbm"
+    assert ranker.explain()[0][0] == "folded"
+    values = {entry.name: entry.ndcg for entry in ranker.decision.tried}
+    assert values["lightgbm"] > values["linear"] + 0.2
+    assert (ranker.decision.comparisons[-1].name, ranker.decision.comparisons[-1].against) == ("lightgbm", "linear")
+
+
+def test_the_same_seed_gives_the_same_trees(fitted: tuple[CandidateTable, FittedRanker]) -> None:
+    table, ranker = fitted
+    again = fit_ranker(table, AUTO, seed=5)
+    assert again.digest == ranker.digest
+    assert again.decision == ranker.decision
+
+
+def test_terms_sum_to_the_score_up_to_one_number(fitted: tuple[CandidateTable, FittedRanker]) -> None:
+    table, ranker = fitted
+    rest = ranker.score(table.features[:20]) - ranker.terms(table.features[:20]).sum(axis=-1)
+    assert rest.std() < 1e-4
+
+
+def test_a_single_row_scores_as_among_others(fitted: tuple[CandidateTable, FittedRanker]) -> None:
+    table, ranker = fitted
+    together = ranker.score(table.features[:7])
+    assert np.allclose(together[3], ranker.score(table.features[3:4])[0], atol=1e-6)
+    assert ranker.score(table.features[:0]).shape == (0, 15)
+
+
+def test_what_is_saved_is_what_is_loaded(fitted: tuple[CandidateTable, FittedRanker], tmp_path: Path) -> None:
+    table, ranker = fitted
+    ranker.save(tmp_path)
+    again = FittedRanker.load(tmp_path)
+    assert again.digest == ranker.digest
+    assert np.array_equal(again.score(table.features), ranker.score(table.features))
+    assert again.explain() == ranker.explain()
+
+
+@pytest.mark.parametrize("name", ["ranker.json", "trees.txt", "linear.safetensors"])
+def test_a_damaged_file_is_refused(fitted: tuple[CandidateTable, FittedRanker], tmp_path: Path, name: str) -> None:
+    fitted[1].save(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"(run `rank` again|run the stage again)"):
+        FittedRanker.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "tree\n", "no trees at all", "tree\nversion=v4\nnum_class=1\n\xff"])
+def test_a_text_that_holds_no_trees_is_refused(
+    fitted: tuple[CandidateTable, FittedRanker], tmp_path: Path, text: str
+) -> None:
+    fitted[1].save(tmp_path)
+    (tmp_path / "trees.txt").write_text(text, encoding="latin-1")
+    settings = {"rounds": 1, "num_threads": 1, "base": {"l2": 0.0}}
+    with pytest.raises(ArtifactError, match="run `rank` again"):
+        TreeRanker.load(tmp_path, fitted[1].feature_names, settings)
+
+
+def test_lightgbm_alone_is_guarded_as_well() -> None:
+    """Nothing but noise beside the dense score: the dense order stays."""
+    generator = np.random.default_rng(3)
+    target = generator.integers(15, size=300)
+    features = generator.normal(size=(300, 15, 3)).astype(np.float32)
+    features[np.arange(300), target, 0] += 1.0
+    table = candidate_table(
+        np.tile(np.arange(15, dtype=np.int32), (300, 1)), features, target, ("dense_score", "noise", "more")
+    )
+    ranker = fit_ranker(table, AUTO.model_copy(update={"method": "lightgbm"}), seed=1)
+    assert (ranker.served, ranker.decision.learned) == ("dense", "lightgbm")
