@@ -208,21 +208,26 @@ def _target_table(
     sizes: npt.NDArray[np.integer],
     split: int,
 ) -> pl.DataFrame:
-    import pyarrow as pa  # only here, and an import of .1 s that reading a configuration does not need
-
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    flat = np.ascontiguousarray(items, dtype=np.int32)
-    # from buffers: pa.array() would import pandas, .25 CPU seconds for nothing
-    values = pa.Array.from_buffers(pa.int32(), len(flat), [None, pa.py_buffer(flat)])
-    lists = pa.Array.from_buffers(
-        pa.large_list(pa.int32()), len(sizes), [None, pa.py_buffer(offsets)], children=[values]
-    )
     return pl.DataFrame(
         {
             Columns.USER_INDEX: user.astype(np.int32),
             Columns.HISTORY_START: history_start,
             Columns.HISTORY_END: history_end,
-            Columns.TARGETS: pl.Series(Columns.TARGETS, lists),
+            Columns.TARGETS: lists_of(items, sizes),
             Columns.SPLIT: np.full(len(user), split, np.int8),
         }
     )
+
+
+def lists_of(items: IntArray, sizes: npt.NDArray[np.integer]) -> pl.Series:
+    """Cut items into lists of these sizes, 1 and more.
+
+    Example:
+        >>> lists_of(np.array([5, 6, 7], np.int32), np.array([2, 1])).to_list()
+        [[5, 6], [7]]
+    """
+    flat = pl.Series(np.ascontiguousarray(items, dtype=np.int32))
+    if len(flat) == len(sizes):  # one each
+        return flat.reshape((len(flat), 1)).arr.to_list()
+    owner = pl.Series(np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)).set_sorted()
+    return pl.DataFrame({"owner": owner, "items": flat}).group_by("owner", maintain_order=True).agg("items")["items"]

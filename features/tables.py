@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from features.log.signal_bits import unpack_signal
 from features.sessions import session_starts, session_table
 from features.splits import SplitArray
 from recsys.contracts.columns import TRAIN, Columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SLICE_ROWS: Final = 1_000_000
 _SESSION_NUMBERS: Final = (Columns.SESSION_INDEX, Columns.USER_INDEX, Columns.EVENT_START, Columns.EVENT_END)
@@ -65,7 +68,7 @@ def write_sessions(path: Path, events: LabelledEvents) -> None:
 
     starts = session_starts(events.session)
     encoding = dict.fromkeys(_SESSION_NUMBERS, "DELTA_BINARY_PACKED")
-    schema = session_table(events.log, events.split, starts, slice(0, 0)).to_arrow().schema
+    schema = _as_arrow(session_table(events.log, events.split, starts, slice(0, 0))).schema
     with pq.ParquetWriter(
         path,
         schema,
@@ -76,7 +79,14 @@ def write_sessions(path: Path, events: LabelledEvents) -> None:
     ) as writer:
         for first in range(0, len(starts) - 1, _SLICE_ROWS):
             rows = slice(first, first + _SLICE_ROWS)
-            writer.write_table(session_table(events.log, events.split, starts, rows).to_arrow())
+            writer.write_table(_as_arrow(session_table(events.log, events.split, starts, rows)))
+
+
+def _as_arrow(table: pl.DataFrame) -> pa.Table:
+    """Hand a table over by the C interface: ``to_arrow`` would import pyarrow.compute, and ``pa.table`` pandas."""
+    import pyarrow as pa
+
+    return pa.RecordBatchReader.from_stream(table).read_all()
 
 
 def write_large_table(path: Path, table: pl.DataFrame) -> None:

@@ -65,6 +65,7 @@ class Workflow:
 
     def __init__(self, config: RunConfig, progress: Progress) -> None:
         self.config = config
+        self._config_text = to_yaml(config)
         self.store = ArtifactStore(config.output_dir / "artifacts")
         self.tracker = Tracker(
             output_dir=config.output_dir,
@@ -75,7 +76,7 @@ class Workflow:
                 "config_hash": digest_of(config.model_dump(mode="json"))[:16],
                 "split": str(config.evaluate.split),
             },
-            config_text=to_yaml(config),
+            config_text=self._config_text,
         )
         self.runner = Runner(config, config.seed, self.store, progress, after=self._after)
         self._with_champion = False
@@ -180,7 +181,7 @@ class Workflow:
         if with_torch:
             set_threads(self.config.num_threads)
         with explain_write_errors(self.config.output_dir):
-            (self.config.output_dir / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
+            (self.config.output_dir / "config.yaml").write_text(self._config_text, encoding="utf-8")
 
     def _after(self, outcome: Outcome) -> None:
         self.tracker.note(outcome.stage.name, outcome.artifact, outcome.seconds)

@@ -6,6 +6,7 @@ rows, and counts for the data report.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
@@ -86,9 +87,9 @@ def read_log(
 
 def _give_back_memory() -> None:
     """Return to the system what Arrow holds for further batches: about a tenth of a gigabyte, wanted for sorting now."""
-    import pyarrow as pa
-
-    pa.default_memory_pool().release_unused()
+    arrow = sys.modules.get("pyarrow")  # a text file is read without it
+    if arrow is not None:
+        arrow.default_memory_pool().release_unused()
 
 
 class _Columns:

@@ -18,6 +18,8 @@ from typing import Final
 from recsys.contracts.errors import DataError
 
 _RUNS: Final = re.compile(rb"[\x80-\xff]{3,}")
+_ASCII: Final = bytes(range(0x80))
+_NO_CONTROLS_OF_LATIN_1: Final = bytes({*range(0x100)} - {*range(0x80, 0xA0)})
 _LONGEST_NAME: Final = 80
 _MOST_NAMES: Final = 60
 _ICONV: Final = {"latin-1": "ISO-8859-1"}
@@ -123,12 +125,13 @@ def probable_encoding(start: bytes, bad: bytes = b"") -> str | None:
         return "utf-16"
     if start.count(0) > _UTF16_NUL_SHARE * max(len(start), 1):
         return "utf-16-le" if start[1::2].count(0) >= start[0::2].count(0) else "utf-16-be"
-    above = sum(value > 0x7F for value in start)
+    above = len(start.translate(None, _ASCII))
     in_runs = sum(len(run) for run in _RUNS.findall(start))
     if in_runs > above / 2:
         return None
     # 0x80 to 0x9f are control characters in Latin-1 and curly quotes, dashes and the euro sign in Windows' cp1252
-    return "cp1252" if any(0x80 <= value <= 0x9F for value in start + bad) else "latin-1"
+    controls = len((start + bad).translate(None, _NO_CONTROLS_OF_LATIN_1))
+    return "cp1252" if controls else "latin-1"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,9 +1,10 @@
 """Histories and training targets by hand."""
 
 import numpy as np
+import polars as pl
 import pytest
 
-from features.histories import build_histories, build_targets, event_watch_ratio
+from features.histories import build_histories, build_targets, event_watch_ratio, lists_of
 from features.log.event_log import EventLog
 from features.sessions import SessionConfig, session_index
 from recsys.contracts.columns import TEST, TRAIN, VALID
@@ -97,3 +98,12 @@ def test_chunks_count_positive_events_only() -> None:
     }
     log = log_of(rows, ("like",))
     assert session_index(log, np.zeros(5, np.int8), "chunk", SessionConfig(), 2).tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("sizes", [[2, 1, 3], [1, 1, 1], [3], [1], [2, 2], []])
+def test_lists_hold_the_items_in_order(sizes: list[int]) -> None:
+    items = np.arange(sum(sizes), dtype=np.int32)[::-1]
+    lists = lists_of(items, np.array(sizes, np.int64))
+    assert lists.dtype == pl.List(pl.Int32)
+    ends = np.cumsum(sizes, dtype=np.int64)
+    assert lists.to_list() == [items[end - size : end].tolist() for end, size in zip(ends, sizes, strict=True)]

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from features.reading import TextFormat, open_parquet, open_text
-from features.reading.errors import closest
+from features.reading.errors import closest, probable_encoding
 from features.reading.text_lines import LineScanner
 from recsys.contracts.errors import DataError
 
@@ -181,3 +181,22 @@ def test_permission_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_columns_that_exist_are_named_briefly(name: str, known: list[str], said: str) -> None:
     assert re.search(said, closest(name, known))
+
+
+@pytest.mark.parametrize(
+    ("start", "bad", "expected"),
+    [
+        (b"caf\xe9", b"", "latin-1"),
+        (b"caf\xa0", b"", "latin-1"),
+        (b"caf\x9f", b"", "cp1252"),
+        (b"caf\x80", b"", "cp1252"),
+        (b"caf\xe9", b"\x92", "cp1252"),
+        (b"plain\x7f", b"", "latin-1"),
+        (b"\xd0\xbf\xd1\x80 x\xe9", b"", None),  # four of five in a run
+        (b"\xd0\xbf\xd1 a\xe9 b\xe9 c\xe9", b"", "latin-1"),  # three of six: not more than half
+        (b"a\0" * 8, b"", "utf-16-le"),
+        (b"\0a" * 8, b"", "utf-16-be"),
+    ],
+)
+def test_encodings_are_told_by_where_high_bytes_stand(start: bytes, bad: bytes, expected: str | None) -> None:
+    assert probable_encoding(start, bad) == expected
