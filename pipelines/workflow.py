@@ -103,6 +103,20 @@ class Workflow:
             outcome, served_by = self._recommend(self.runner.outcomes[PREPARE.name].artifact)
         return RunReport(self.runner.outcomes, version, decision, outcome.artifact.path, served_by, registered)
 
+    def run_until(self, name: str) -> dict[str, Outcome]:
+        """Run a stage and everything that it reads from, skipping what exists; nothing is registered or promoted.
+
+        Args:
+            name: Of the stage.
+
+        Returns:
+            What happened, by stage name.
+        """
+        self._begin()
+        with tracked(self.tracker):
+            self.runner.run_all(with_ancestors(stages_of(self.config), (name,)))
+        return self.runner.outcomes
+
     def run_verb(self, verb: str, append: bool = False) -> Outcome:
         """Run the stage behind one verb, whose parents must be there.
 

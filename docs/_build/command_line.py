@@ -18,7 +18,7 @@ _EXIT_CODES = """
 | 2 | wrong usage or configuration |
 | 3 | bad data |
 | 4 | an artefact is missing or does not fit, or the tracking server cannot be reached |
-| 5 | the promotion gate refused |
+| 5 | the promotion gate refused, or a reproduced figure lies outside its expected range |
 | 75 | another run holds the lock |
 """
 

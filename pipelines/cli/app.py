@@ -1,7 +1,8 @@
 """The command line: ``recsys <verb>``. Turns arguments into a configuration, errors into exit codes, results into text.
 
 Exit codes: 0 done, 1 a fault of ours, 2 bad usage or configuration, 3 bad data, 4 missing or mismatched artefact,
-5 gate refused, 75 another run holds the lock. Answers go to standard output, everything else to standard error.
+5 gate refused or a reproduction outside its expected range, 75 another run holds the lock. Answers go to standard output,
+everything else to standard error.
 
 Nothing heavy is imported before a verb runs, so that ``recsys --help`` answers at once.
 """
@@ -34,6 +35,7 @@ from pipelines.cli.options import (
     print_plan,
     set_up_logging,
 )
+from pipelines.cli.reproduce import reproduce
 from pipelines.cli.tools import doctor, histories, recommend, report, simulate, validate
 from recsys.contracts.errors import RecsysError
 from recsys.runtime import ProgressMode
@@ -237,7 +239,7 @@ def promote(
     print(f"{version.name} version {version.number} is champion: {decision.reason}")
 
 
-for _verb in (recommend, histories, report, simulate, fetch, validate, audit, doctor):
+for _verb in (recommend, histories, report, simulate, fetch, validate, audit, reproduce, doctor):
     app.command()(_verb)
 app.command(name="export-recbole")(export_recbole)
 

@@ -1,0 +1,191 @@
+"""Run a pack: compare its files, run its recipe under every seed, put the figures beside what was expected and published.
+
+Reads a :class:`~pipelines.reproduction.pack.Pack` and the data it names; produces ``<output_dir>/<pack>/seed-<n>`` (ordinary
+run folders; finished stages are skipped), ``result.json`` beside them, and the pages of
+:mod:`pipelines.reproduction.page`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipelines.config import RunConfig, load_run_config
+from pipelines.reproduction.pack import Pack
+from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.manifest import explain_write_errors, write_json
+from recsys.runtime import Progress
+
+logger = logging.getLogger("recsys.pipelines")
+
+RESULT_FILE: Final = "result.json"
+_OWN_KEYS: Final = ("seed", "output_dir", "source.path")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command asks for.
+
+    Attributes:
+        name: Of the pack.
+        output_dir: Holds all packs' folders.
+        data: Folder of the files; ``None`` is ``$RECSYS_DATA`` and the pack's folder.
+        seeds: In place of the pack's.
+        overrides: ``key=value`` on top of recipe and pack; expected ranges are not looked at then.
+        other_data: Go on where the files are not those the pack was made for.
+    """
+
+    name: str
+    output_dir: Path
+    data: Path | None = None
+    seeds: tuple[int, ...] | None = None
+    overrides: tuple[str, ...] = ()
+    other_data: bool = False
+
+
+def reproduce(pack: Pack, request: Request, progress: Progress) -> dict[str, Any]:
+    """Run the pack and write ``result.json``.
+
+    Returns:
+        The result as written.
+
+    Raises:
+        ConfigError: An override is of a key that the command itself sets, or seeds repeat.
+        DataError: The files are missing, or others than the pack was made for.
+    """
+    seeds = request.seeds or pack.seeds
+    _check(request, seeds)
+    folder = request.output_dir / request.name
+    configs = [_config(pack, request, seed, folder) for seed in seeds]
+    differences = compare_files(pack.data.sha256, configs[0].source.fingerprint())
+    if differences:
+        where = _data_folder(pack, request)
+        said = f"the files in '{where}' are not those of pack '{request.name}': {'; '.join(differences)}"
+        if not request.other_data:
+            raise DataError(f"{said}. Give the folder of the right ones with --data, or --other-data to run on these")
+        logger.warning("%s; its figures cannot be held against the pack's", said)
+    evaluations, minutes = _run_seeds(configs, progress)
+    result = _result(pack, request, seeds, evaluations, differences)
+    result["minutes"] = minutes
+    with explain_write_errors(folder):
+        write_json(folder / RESULT_FILE, result)
+    return result
+
+
+def _check(request: Request, seeds: Sequence[int]) -> None:
+    if len(set(seeds)) != len(seeds):
+        raise ConfigError(f"--seeds {','.join(map(str, seeds))} names a seed twice; every seed is one run")
+    for override in request.overrides:
+        key = override.partition("=")[0].strip()
+        if key in _OWN_KEYS:
+            way = {"seed": "--seeds", "output_dir": "--output-dir", "source.path": "--data"}[key]
+            raise ConfigError(f"'{override}': {key} is set by `recsys reproduce` itself; give {way}")
+
+
+def _data_folder(pack: Pack, request: Request) -> Path:
+    """Where the files are.
+
+    Raises:
+        DataError: No folder is given, and ``RECSYS_DATA`` is not set; or there is no such folder.
+    """
+    root = os.environ.get("RECSYS_DATA")
+    if request.data is None and not root:
+        raise DataError(
+            f"pack '{request.name}' reads the files of '{pack.data.folder}': give their folder with --data, or set "
+            "RECSYS_DATA to the folder above it"
+        )
+    folder = request.data if request.data is not None else Path(root or "") / pack.data.folder
+    if not folder.is_dir():
+        raise DataError(
+            f"pack '{request.name}': there is no folder '{folder.absolute()}'; give that of the files with --data"
+        )
+    return folder
+
+
+def _config(pack: Pack, request: Request, seed: int, folder: Path) -> RunConfig:
+    own = [
+        f"seed={seed}",
+        f"output_dir={folder / f'seed-{seed}'}",
+        f"source.path={_data_folder(pack, request)}",
+        f"name={request.name}",
+    ]
+    return load_run_config(pack.recipe_path, [*pack.overrides, *request.overrides, *own])
+
+
+def compare_files(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Say how the files that were found differ from those expected, by name and hash.
+
+    Example:
+        >>> for said in compare_files({"a": "0" * 64, "b": "1" * 64}, {"a": "2" * 64, "c": "3" * 64}):
+        ...     print(said)
+        a is another file (sha256 222222222222…, expected 000000000000…)
+        b is missing
+        c is not part of it
+    """
+    said = []
+    for name, wanted in expected.items():
+        if name not in found:
+            said.append(f"{name} is missing")
+        elif found[name] != wanted:
+            said.append(f"{name} is another file (sha256 {found[name][:12]}…, expected {wanted[:12]}…)")
+    return said + [f"{name} is not part of it" for name in found if name not in expected]
+
+
+def _run_seeds(configs: Sequence[RunConfig], progress: Progress) -> tuple[list[Path], list[float]]:
+    """Run the recipe up to its evaluation, seed by seed; what is finished is not done again."""
+    from pipelines.engine.lock import run_lock
+    from pipelines.stages import EVALUATE
+    from pipelines.workflow import Workflow
+
+    folders, minutes = [], []
+    for config in configs:
+        logger.info("seed %s: %s", config.seed, config.output_dir)
+        with run_lock(config.output_dir):
+            outcomes = Workflow(config, progress).run_until(EVALUATE.name)
+        folders.append(outcomes[EVALUATE.name].artifact.path)
+        minutes.append(sum(outcome.seconds for outcome in outcomes.values()) / 60)
+    return folders, minutes
+
+
+def _result(
+    pack: Pack, request: Request, seeds: Sequence[int], evaluations: Sequence[Path], differences: Sequence[str]
+) -> dict[str, Any]:
+    from pipelines.reproduction.figures import Evaluations, as_json
+
+    found = Evaluations(tuple(evaluations), tuple(seeds))
+    figures = [
+        {"system": system, "seen": seen, "metric": metric, **as_json(found.figure(system, seen, metric))}
+        for system in found.systems
+        for seen in pack.seen
+        for metric in pack.metrics
+    ]
+    compared = not request.overrides and not differences
+    return {
+        "pack": request.name,
+        "title": pack.title,
+        "recipe": pack.recipe,
+        "overrides": [*pack.overrides, *request.overrides],
+        "data": dict(pack.data.sha256),
+        "data_differs": list(differences),
+        "seeds": list(seeds),
+        "rows": found.summaries[0]["rows"],
+        "users": found.summaries[0]["users"],
+        "figures": figures,
+        "compared": compared,
+        "expected": [
+            {**bound.model_dump(mode="json"), **_verdict(bound.model_dump(), figures)} for bound in pack.expected
+        ]
+        if compared
+        else [],
+    }
+
+
+def _verdict(bound: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether the figure that a bound is of lies within it; a figure that is not there does not."""
+    keys = ("system", "seen", "metric")
+    mean = next((f["mean"] for f in figures if all(f[key] == bound[key] for key in keys)), None)
+    return {"mean": mean, "within": mean is not None and bound["low"] <= mean <= bound["high"]}
