@@ -160,7 +160,7 @@ def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
 def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Fit every baseline and keep what it answers; a killed stage keeps the finished ones."""
     from recsys.contracts.dataset import Dataset
-    from recsys.evaluation.rank import rank_with_baselines
+    from recsys.evaluation.baseline_rankings import rank_with_baselines
 
     return rank_with_baselines(Dataset.open(inputs["prepare"].path), config.evaluate, out_dir, config.seed, progress)
 
@@ -187,11 +187,10 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
         generative |= rank_with_policy(prepared, trained, *settings, names=(UNALIGNED_BEAM, UNALIGNED_SERVED))
     else:
         generative = rank_with_policy(prepared, trained, *settings)
-    by_id = config.evaluate.by_id
+    by_id, seconds = config.evaluate.by_id, inputs["train"].manifest.summary.get("seconds")
     ids = None if by_id is None else read_ids(by_id, source_folder(config), prepared.items[Columns.ITEM_ID])
-    summary = compare_systems(
-        prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed, ids
-    )
+    compared = (prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
+    summary = compare_systems(*compared, ids, policy_seconds=seconds)
     exclude, split = config.evaluate.filters[0], config.evaluate.split_code
     write_examples(
         prepared, generative[SERVED][exclude], split, out_dir, config.seed, system=SERVED, exclude_seen=exclude
@@ -308,11 +307,12 @@ ALIGN: Final = Stage(
     ignored=("align.checkpoint_every_steps",),
     resumable=True,
 )
+_BASELINE_KEYS: Final = ("baselines", "baseline_settings", "tuning", "count_until", "ks", "split", "filter_seen")
 BASELINES: Final = Stage(
     "baselines",
     "baseline_rankings",
     baselines,
-    tuple(f"evaluate.{key}" for key in ("baselines", "baseline_settings", "count_until", "ks", "split", "filter_seen")),
+    tuple(f"evaluate.{key}" for key in _BASELINE_KEYS),
     parents=("prepare",),
     resumable=True,
 )

@@ -209,12 +209,16 @@ def validate(config: ConfigOption, overrides: Overrides = None, log_level: LogOp
     set_up_logging(log_level)
     loaded = load(config, overrides)
     from features.build import validate_source
+    from recsys.evaluation.baselines.config import left_out
 
     found = validate_source(loaded.source, loaded.features, loaded.seed)
     if found["report"] is not None:
         print(json.dumps(found["report"], indent=2, ensure_ascii=False, default=str))
     if found["problems"]:
         raise DataError("\n".join(found["problems"]))
+    evaluated = loaded.evaluate
+    for note in left_out(evaluated.baselines, evaluated.baseline_settings, found["report"]["items"]).values():
+        print(f"note: {note}")
     warned = len(found["report"].get("warnings", ()))
     print(f"no problems found, {warned} warnings" if warned else "no problems found")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, Columns
-from recsys.evaluation.baselines.config import BASELINE_NAMES, BaselineName, BaselinesConfig
+from recsys.evaluation.baselines.config import BASELINE_NAMES, BaselineName, BaselinesConfig, SASRecConfig
+from recsys.evaluation.tuning.config import TuningConfig
 from recsys.paths import ConfigPath
 from recsys.scorers.config import Until
 
@@ -59,7 +60,8 @@ class EvaluateConfig(FrozenConfig):
             target's. Published figures of systems whose items share IDs are of that kind.
         filter_seen: Evaluate rankings without the history's items, with them, or both side by side.
         baselines: Systems printed beside the model.
-        baseline_settings: Their settings.
+        baseline_settings: Their settings; where the search for better ones begins, or, without tuning, what they have.
+        tuning: Settings that are tried for them on validation rows.
         count_until: Events that baselines may count or train on. ``"train"`` is the rule for the generative model too:
             the validation events are in the *histories* at test time, but nothing is fitted on them.
         reference: System that all others are compared with, pair by pair; ``None`` means no comparison.
@@ -74,6 +76,7 @@ class EvaluateConfig(FrozenConfig):
     by_id: ByIdConfig | None = None
     baselines: tuple[BaselineName, ...] = BASELINE_NAMES
     baseline_settings: BaselinesConfig = BaselinesConfig()
+    tuning: TuningConfig = TuningConfig()
     count_until: Until = "train"
     reference: str | None = None
     resamples: int = Field(default=1000, ge=100)
@@ -86,6 +89,26 @@ class EvaluateConfig(FrozenConfig):
         if not ks or list(ks) != sorted(set(ks)) or ks[0] < 1:
             raise ValueError(f"ks must be positive and ascending, such as [1, 5, 10]; got {list(ks)}")
         return ks
+
+    @model_validator(mode="after")
+    def _reference_is_ranked(self) -> EvaluateConfig:
+        if self.reference in BASELINE_NAMES and self.reference not in self.baselines:
+            raise ValueError(
+                f"reference '{self.reference}' is not among the baselines {list(self.baselines)}; add it to them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _changes_fit_the_settings(self) -> EvaluateConfig:
+        """A change of `tuning.sasrec` that is sound alone may not go with the configured settings."""
+        for change in self.tuning.sasrec.changes if self.tuning.enabled else ():
+            try:
+                SASRecConfig.model_validate(self.baseline_settings.sasrec.model_dump() | change)
+            except ValidationError as error:
+                raise ValueError(
+                    f"tuning.sasrec.changes: {change} beside baseline_settings.sasrec: {error.errors()[0]['msg']}"
+                ) from error
+        return self
 
     @property
     def filters(self) -> tuple[bool, ...]:

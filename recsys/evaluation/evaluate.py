@@ -12,7 +12,7 @@ The rows are evaluated one block of users at a time, and what is needed again li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -54,6 +54,7 @@ def evaluate(
     *,
     ids: IdArray | None = None,
     rows_per_block: int = ROWS_PER_BLOCK,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate all rankings and write the four files of the module docstring into ``out_dir``.
 
@@ -63,6 +64,7 @@ def evaluate(
         seed: Of the bootstrap.
         ids: ``[I]`` number of each item's semantic ID, where ``config.by_id`` asks for figures by ID.
         rows_per_block: Rows evaluated at once, rounded up to whole users; what is needed of earlier ones lies on disk.
+        notes: What a reader of the table has to know; they stand below it.
 
     Returns:
         The summary: ``systems[system][filtered | unfiltered][metric]`` is ``{mean, low, high}`` over all rows, and
@@ -101,7 +103,7 @@ def evaluate(
     metrics.write_parquet(out_dir / METRICS_FILE)
     comparisons = pl.DataFrame(compared, schema=_COMPARISONS_SCHEMA)
     comparisons.write_parquet(out_dir / COMPARISONS_FILE)
-    summary = _summary(metrics, comparisons, slices, targets, config)
+    summary = {**_summary(metrics, comparisons, slices, targets, config), "notes": list(notes)}
     write_json(out_dir / SUMMARY_FILE, {**summary, "metrics": metrics.to_dicts()})
     return summary
 

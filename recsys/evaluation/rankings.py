@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.ranking import RankedItems
+from recsys.data.histories import Histories
 
 BEAM: Final = "generative (beam)"
 """The policy in pure beam order."""
@@ -38,6 +39,15 @@ FILTER_NAMES: Final = {True: "filtered", False: "unfiltered"}
 
 Rankings = dict[str, dict[bool, RankedItems]]
 """By system, then by whether items of the history were left out."""
+
+
+def histories_in_blocks(histories: Histories) -> Iterator[Histories]:
+    """The histories in blocks whose rankings fit into memory; all of them at once where they are few."""
+    if len(histories) <= ROWS_PER_BLOCK:
+        yield histories
+        return
+    for start in range(0, len(histories), ROWS_PER_BLOCK):
+        yield histories.take(np.arange(start, min(start + ROWS_PER_BLOCK, len(histories))))
 
 
 def ranking_folder(folder: Path, system: str, exclude_seen: bool) -> Path:

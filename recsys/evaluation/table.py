@@ -14,7 +14,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
     """Format the headline metrics of all systems, best first.
 
     A mark after a number is the paired comparison on the same users: ``+`` the system is better than the reference,
-    ``-`` worse, ``=`` the interval of the difference holds 0.
+    ``-`` worse, ``=`` the interval of the difference holds 0. Below stands what the evaluation's notes say.
 
     Example:
         >>> cell = {"mean": 0.05, "low": 0.04, "high": 0.06}
@@ -37,7 +37,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
         lines += _block(summary, list(summary["headline_by_id"]))
     if reference is not None:
         lines += [f"* reference; paired on the same users: + better than {reference}, - worse, = not distinguishable"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *summary.get("notes", ())])  # evaluations of before have none
 
 
 def _block(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:

@@ -120,11 +120,16 @@ def _results(summary: Mapping[str, Any], systems: list[str]) -> str:
         "The highest value of each column is bold. Compare filtered with filtered only: leaving seen items out helps every "
         "system."
     )
+    notes = "".join(paragraph(said) for said in summary.get("notes", ()))
     if reference is None:
-        return table + paragraph(note)
-    return table + paragraph(
-        f"The reference, {reference}, is shaded; ▲ better and ▼ worse than it on the same users (the paired interval does "
-        f"not hold 0), ≈ not distinguishable. {note}"
+        return table + paragraph(note) + notes
+    return (
+        table
+        + paragraph(
+            f"The reference, {reference}, is shaded; ▲ better and ▼ worse than it on the same users (the paired interval "
+            f"does not hold 0), ≈ not distinguishable. {note}"
+        )
+        + notes
     )
 
 

@@ -13,7 +13,8 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation import rank
+from recsys.evaluation import rankings as rankings_on_disk
+from recsys.evaluation.baseline_rankings import rank_with_baselines
 from recsys.evaluation.baselines.config import BaselinesConfig
 from recsys.evaluation.baselines.registry import build_baselines
 from recsys.evaluation.config import EvaluateConfig
@@ -163,9 +164,9 @@ def test_a_ranking_of_too_few_rows_is_not_published(tmp_path: Path) -> None:
 
 
 def test_baselines_rank_in_blocks(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rank.rank_with_baselines(prepared, CONFIG, tmp_path / "one", 0, SilentProgress())
-    monkeypatch.setattr(rank, "ROWS_PER_BLOCK", 7)
-    rank.rank_with_baselines(prepared, CONFIG, tmp_path / "many", 0, SilentProgress())
+    rank_with_baselines(prepared, CONFIG, tmp_path / "one", 0, SilentProgress())
+    monkeypatch.setattr(rankings_on_disk, "ROWS_PER_BLOCK", 7)
+    rank_with_baselines(prepared, CONFIG, tmp_path / "many", 0, SilentProgress())
     for name in NAMES:
         for exclude in (True, False):
             first, second = (ranking_folder(tmp_path / folder, name, exclude) for folder in ("one", "many"))

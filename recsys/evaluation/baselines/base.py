@@ -9,14 +9,16 @@ Shape legend: N rows (histories), I items, k places of a ranking.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import ClassVar, Final, Protocol, TypeVar
 
 import numpy as np
 
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems, concatenate, top_k
 from recsys.data.histories import Histories
+from recsys.evaluation.baselines.config import Scale
 from recsys.scorers.config import Until
 from recsys.scorers.events import FloatArray, known_items, ragged_rows
 
@@ -26,12 +28,39 @@ BLOCK_SCORES: Final = 1 << 24
 """Scores held at once (64 MB of float32); a block has at most 1024 rows and fewer when the catalogue is large."""
 
 
-class Ranker(Protocol):
-    """A recommender that needs no semantic IDs; every implementation passes ``tests/suites/test_baselines.py``."""
+class FittedRanker(Protocol):
+    """What has learned already and ranks."""
 
     @property
     def name(self) -> str:
         """Name in tables and in ``EvaluateConfig.baselines``."""
+        ...
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue it was fitted on."""
+        ...
+
+    def scores(self, histories: Histories) -> FloatArray:
+        """Score the whole catalogue, ``[n, I]`` float32, higher is better; for blocks of rows that fit into memory."""
+        ...
+
+    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
+        """Rank the whole catalogue for each history and return the first ``k`` places.
+
+        Args:
+            histories: May be empty or hold users that were not seen in ``fit``; items of -1 are skipped.
+            exclude_seen: Leave out the items of the history given (not of the user's other events).
+        """
+        ...
+
+
+class Ranker(FittedRanker, Protocol):
+    """A recommender that needs no semantic IDs; every implementation passes ``tests/suites/test_baselines.py``."""
+
+    @property
+    def scale(self) -> Scale:
+        """What its scores are; decides how they are made comparable with another's."""
         ...
 
     def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
@@ -44,14 +73,25 @@ class Ranker(Protocol):
         """
         ...
 
-    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
-        """Rank the whole catalogue for each history and return the first ``k`` places.
 
-        Args:
-            histories: May be empty or hold users that were not seen in ``fit``; items of -1 are skipped.
-            exclude_seen: Leave out the items of the history given (not of the user's other events).
-        """
-        ...
+class DenseRanker(ABC):
+    """A baseline that says a score for every item, and ranks by it."""
+
+    name: ClassVar[str]
+    scale: ClassVar[Scale]
+
+    @property
+    @abstractmethod
+    def num_items(self) -> int:
+        """Size of the catalogue it was fitted on."""
+
+    @abstractmethod
+    def scores(self, histories: Histories) -> FloatArray:
+        """Fresh scores ``[n, I]``, float32; the caller may overwrite them."""
+
+    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
+        """Rank by the scores, in blocks of bounded memory; ties go to the lower item_index."""
+        return rank_in_blocks(self.scores, histories, self.num_items, k, exclude_seen)
 
 
 def hide_seen(scores: FloatArray, histories: Histories) -> None:
@@ -70,15 +110,20 @@ def rank_in_blocks(
     Args:
         score: Returns fresh float32 scores ``[n, I]`` for a block of histories; they may be overwritten.
     """
-    block = max(1, min(1024, BLOCK_SCORES // max(num_items, 1)))
     parts = [RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))]
-    for begin in range(0, len(histories), block):
-        rows = histories.take(np.arange(begin, min(begin + block, len(histories))))
+    for begin, end in blocks_of_rows(len(histories), num_items):
+        rows = histories.take(np.arange(begin, end))
         scores = score(rows)
         if exclude_seen:
             hide_seen(scores, rows)
         parts.append(top_k(scores, k))
     return concatenate(parts)
+
+
+def blocks_of_rows(num_rows: int, num_items: int) -> list[tuple[int, int]]:
+    """Cut rows into blocks whose scores fit into memory, as ``(begin, end)``."""
+    block = max(1, min(1024, BLOCK_SCORES // max(num_items, 1)))
+    return [(begin, min(begin + block, num_rows)) for begin in range(0, num_rows, block)]
 
 
 def fitted(state: State | None, name: str) -> State:

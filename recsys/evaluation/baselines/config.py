@@ -1,10 +1,12 @@
 """Names and settings of all baselines; without scipy and torch, so that a recipe is read at once.
 
-Settings were chosen on the validation split of Amazon Beauty, once; every one can be changed in a recipe.
+The settings are those that the validation split of Amazon Beauty chose; they are where the search of
+:mod:`recsys.evaluation.tuning` begins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -13,6 +15,9 @@ from recsys.config import FrozenConfig
 from recsys.scorers.config import PopularityConfig
 
 BaselineName = Literal["popularity", "repeat_last", "markov", "item_knn", "ease", "sasrec"]
+
+Scale = Literal["counts", "linear", "logits"]
+"""What scores are: counts and sums of similarities, at least 0; weights of a linear model; logits of a softmax."""
 
 BASELINE_NAMES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
 
@@ -67,7 +72,7 @@ class EASEConfig(FrozenConfig):
     Attributes:
         regularisation: Lambda, added to the diagonal of the co-occurrence counts.
         history_decay: Weight of a history event per later event, in (0, 1].
-        max_items: Refuse larger catalogues: memory is ``4 * I**2`` bytes, time grows with ``I**3``
+        max_items: It is left out of larger catalogues, with a note: memory is ``4 * I**2`` bytes, time grows with ``I**3``
             (12,000 items: 0.6 GB, half a minute on a core).
         popularity: How the back-off is counted; it decides only where the history says nothing.
     """
@@ -95,6 +100,12 @@ class SASRecConfig(FrozenConfig):
         batch_size: Users per batch.
         weight_decay: Of all weights.
         warmup_share: Share of all steps in which the rate rises.
+        crop: Share of the sequences of which an epoch shows a random part only; 0 shows all of every one.
+        crop_least: Smallest part of a cropped sequence.
+        reorder: Share of the sequences in which an epoch shuffles a random window.
+        reorder_window: Length of that window, as a share of the sequence.
+        max_items: It is left out of larger catalogues, with a note: every event is held against every item, hours per
+            epoch on a CPU beyond this.
     """
 
     width: int = Field(default=64, ge=1)
@@ -110,6 +121,11 @@ class SASRecConfig(FrozenConfig):
     max_minutes: float | None = Field(default=None, gt=0)
     patience: int = Field(default=4, ge=1)
     valid_rows: int = Field(default=8000, ge=1)
+    crop: float = Field(default=0.0, ge=0, le=1)
+    crop_least: float = Field(default=0.5, gt=0, le=1)
+    reorder: float = Field(default=0.0, ge=0, le=1)
+    reorder_window: float = Field(default=0.3, gt=0, le=1)
+    max_items: int = Field(default=200_000, ge=1)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> SASRecConfig:
@@ -127,3 +143,22 @@ class BaselinesConfig(FrozenConfig):
     item_knn: ItemKNNConfig = ItemKNNConfig()
     ease: EASEConfig = EASEConfig()
     sasrec: SASRecConfig = SASRecConfig()
+
+
+def left_out(names: Sequence[str], config: BaselinesConfig, num_items: int) -> dict[str, str]:
+    """Say which of the named baselines a catalogue does not allow, and why; known before anything is fitted.
+
+    Example:
+        >>> list(left_out(["markov", "ease"], BaselinesConfig(), 50_000))
+        ['ease']
+    """
+    costs = {
+        "ease": (config.ease.max_items, f"the inverse needs {4 * num_items**2 / 1e9:.1f} GB"),
+        "sasrec": (config.sasrec.max_items, "every event is held against every item in training"),
+    }
+    return {
+        name: f"{name} is left out: the catalogue has {num_items:,} items, its limit is {costs[name][0]:,} "
+        f"(evaluate.baseline_settings.{name}.max_items; {costs[name][1]})"
+        for name in names
+        if name in costs and num_items > costs[name][0]
+    }

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError
-from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import fitted, rank_in_blocks
-from recsys.evaluation.baselines.config import EASEConfig
+from recsys.evaluation.baselines.base import DenseRanker, fitted
+from recsys.evaluation.baselines.config import EASEConfig, Scale
 from recsys.scorers.config import Until
 from recsys.scorers.ease import ease_weights
 from recsys.scorers.events import CountedEvents, FloatArray, history_weights
@@ -24,14 +25,41 @@ class _Fitted:
     backoff: FloatArray
 
 
-class EASE:
+class EASE(DenseRanker):
     """Rank by the reconstruction of the decayed history."""
 
-    name = "ease"
+    name: ClassVar[str] = "ease"
+    scale: ClassVar[Scale] = "linear"
 
     def __init__(self, config: EASEConfig | None = None) -> None:
         self.config = config or EASEConfig()
         self._fitted: _Fitted | None = None
+
+    @classmethod
+    def fit_each(cls, prepared: Dataset, configs: Sequence[EASEConfig], until: Until) -> Iterator[EASE]:
+        """Fit several settings; neighbours in the sequence with one regularisation share its inverse.
+
+        Raises:
+            ConfigError: The catalogue is larger than ``max_items``.
+        """
+        spec = prepared.spec
+        events = CountedEvents.from_dataset(prepared, until)
+        matrix = events.user_item_matrix(spec.num_users, spec.num_items)
+        solved: tuple[float | None, FloatArray] = (None, np.empty((0, 0), np.float32))
+        for config in configs:
+            if spec.num_items > config.max_items:
+                raise ConfigError(
+                    f"EASE: the catalogue has {spec.num_items} items, ease.max_items allows {config.max_items} (the "
+                    f"inverse needs {4 * spec.num_items**2 / 1e9:.1f} GB); raise ease.max_items or leave 'ease' out of "
+                    "the baselines"
+                )
+            if solved[0] != config.regularisation:
+                solved = config.regularisation, np.empty((0, 0), np.float32)  # the last one's memory, before the next
+                solved = config.regularisation, ease_weights(matrix, config.regularisation)
+            shares = popularity_shares(events, spec.num_items, config.popularity)
+            ranker = cls(config)
+            ranker._fitted = _Fitted(solved[1], (1e-6 * shares).astype(np.float32))
+            yield ranker
 
     def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
         """Solve; nothing is drawn, so the seed has no influence.
@@ -39,25 +67,15 @@ class EASE:
         Raises:
             ConfigError: The catalogue is larger than ``max_items``.
         """
-        spec, limit = prepared.spec, self.config.max_items
-        if spec.num_items > limit:
-            raise ConfigError(
-                f"EASE: the catalogue has {spec.num_items} items, ease.max_items allows {limit} (the inverse "
-                f"needs {4 * spec.num_items**2 / 1e9:.1f} GB); raise ease.max_items or leave 'ease' out of "
-                "the baselines"
-            )
-        events = CountedEvents.from_dataset(prepared, until)
-        matrix = events.user_item_matrix(spec.num_users, spec.num_items)
-        shares = popularity_shares(events, spec.num_items, self.config.popularity)
-        self._fitted = _Fitted(ease_weights(matrix, self.config.regularisation), (1e-6 * shares).astype(np.float32))
+        self._fitted = next(self.fit_each(prepared, [self.config], until))._fitted
 
-    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
-        """Rank by the weighted sum of the history's weight rows."""
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return len(fitted(self._fitted, self.name).backoff)
+
+    def scores(self, histories: Histories) -> FloatArray:
+        """Score by the weighted sum of the history's weight rows."""
         state = fitted(self._fitted, self.name)
-        num_items = len(state.backoff)
-
-        def score(rows: Histories) -> FloatArray:
-            weights = history_weights(rows, num_items, self.config.history_decay)
-            return np.asarray(weights @ state.weights + state.backoff, dtype=np.float32)
-
-        return rank_in_blocks(score, histories, num_items, k, exclude_seen)
+        weights = history_weights(histories, len(state.backoff), self.config.history_decay)
+        return np.asarray(weights @ state.weights + state.backoff, dtype=np.float32)

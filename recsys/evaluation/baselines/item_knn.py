@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy import sparse
 
 from recsys.contracts.dataset import Dataset
-from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import fitted, rank_in_blocks
-from recsys.evaluation.baselines.config import ItemKNNConfig
+from recsys.evaluation.baselines.base import DenseRanker, fitted
+from recsys.evaluation.baselines.config import ItemKNNConfig, Scale
 from recsys.scorers.config import Until
 from recsys.scorers.events import CountedEvents, FloatArray, history_weights
 from recsys.scorers.neighbours import cosine_similarity, keep_largest
@@ -24,34 +25,47 @@ class _Fitted:
     backoff: FloatArray
 
 
-class ItemKNN:
+class ItemKNN(DenseRanker):
     """Rank by the summed similarity to the history's items."""
 
-    name = "item_knn"
+    name: ClassVar[str] = "item_knn"
+    scale: ClassVar[Scale] = "counts"
 
     def __init__(self, config: ItemKNNConfig | None = None) -> None:
         self.config = config or ItemKNNConfig()
         self._fitted: _Fitted | None = None
 
-    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
-        """Count; nothing is drawn, so the seed has no influence."""
+    @classmethod
+    def fit_each(cls, prepared: Dataset, configs: Sequence[ItemKNNConfig], until: Until) -> Iterator[ItemKNN]:
+        """Fit several settings; neighbours in the sequence that count alike share the similarities."""
         spec = prepared.spec
         events = CountedEvents.from_dataset(prepared, until)
         matrix = events.user_item_matrix(spec.num_users, spec.num_items)
-        similarity = cosine_similarity(matrix, self.config.shrinkage)
-        if self.config.num_neighbours is not None:
-            # row = candidate, so that every candidate listens to its own nearest neighbours only
-            similarity = keep_largest(similarity, self.config.num_neighbours)
-        shares = popularity_shares(events, spec.num_items, self.config.popularity)
-        self._fitted = _Fitted(sparse.csr_array(similarity.T), (1e-6 * shares).astype(np.float32))
+        every: tuple[object, sparse.csr_array] = (None, None)
+        kept: tuple[object, sparse.csr_array] = (None, None)
+        for config in configs:
+            if every[0] != config.shrinkage:
+                every = config.shrinkage, cosine_similarity(matrix, config.shrinkage)
+            if kept[0] != (key := (config.shrinkage, config.num_neighbours)):
+                # row = candidate, so that every candidate listens to its own nearest neighbours only
+                largest = every[1] if config.num_neighbours is None else keep_largest(every[1], config.num_neighbours)
+                kept = key, sparse.csr_array(largest.T)
+            shares = popularity_shares(events, spec.num_items, config.popularity)
+            ranker = cls(config)
+            ranker._fitted = _Fitted(kept[1], (1e-6 * shares).astype(np.float32))
+            yield ranker
 
-    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
-        """Rank by the weighted sum of the history's similarity rows."""
+    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
+        """Count; nothing is drawn, so the seed has no influence."""
+        self._fitted = next(self.fit_each(prepared, [self.config], until))._fitted
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return len(fitted(self._fitted, self.name).backoff)
+
+    def scores(self, histories: Histories) -> FloatArray:
+        """Score by the weighted sum of the history's similarity rows."""
         state = fitted(self._fitted, self.name)
-        num_items = len(state.backoff)
-
-        def score(rows: Histories) -> FloatArray:
-            weights = history_weights(rows, num_items, self.config.history_decay)
-            return np.asarray((weights @ state.similarity).toarray() + state.backoff, dtype=np.float32)
-
-        return rank_in_blocks(score, histories, num_items, k, exclude_seen)
+        weights = history_weights(histories, len(state.backoff), self.config.history_decay)
+        return np.asarray((weights @ state.similarity).toarray() + state.backoff, dtype=np.float32)

@@ -10,16 +10,17 @@ options of skip-grams.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy import sparse
 
 from recsys.contracts.dataset import Dataset
-from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import fitted, rank_in_blocks
-from recsys.evaluation.baselines.config import MarkovConfig
+from recsys.evaluation.baselines.base import DenseRanker, fitted
+from recsys.evaluation.baselines.config import MarkovConfig, Scale
 from recsys.scorers.config import Until
 from recsys.scorers.events import CountedEvents, FloatArray, history_weights
 from recsys.scorers.popularity import popularity_shares
@@ -32,31 +33,44 @@ class _Fitted:
     backoff: FloatArray
 
 
-class Markov:
+class Markov(DenseRanker):
     """Rank by decayed counts of what followed the history's items, then by popularity."""
 
-    name = "markov"
+    name: ClassVar[str] = "markov"
+    scale: ClassVar[Scale] = "counts"
 
     def __init__(self, config: MarkovConfig | None = None) -> None:
         self.config = config or MarkovConfig()
         self._fitted: _Fitted | None = None
 
+    @classmethod
+    def fit_each(cls, prepared: Dataset, configs: Sequence[MarkovConfig], until: Until) -> Iterator[Markov]:
+        """Fit several settings; neighbours in the sequence that count alike share the counts."""
+        num_items = prepared.spec.num_items
+        events = CountedEvents.from_dataset(prepared, until)
+        counts: tuple[object, sparse.csr_array] = (None, None)
+        rows: tuple[object, sparse.csr_array] = (None, None)
+        for config in configs:
+            if counts[0] != (key := (config.gap_decay, config.max_gap)):
+                counts = key, count_transitions(events, num_items, *key)
+            if rows[0] != (row_key := (key, config.row_power)):
+                rows = row_key, normalise_rows(counts[1], config.row_power)
+            shares = popularity_shares(events, num_items, config.popularity)
+            ranker = cls(config)
+            ranker._fitted = _Fitted(rows[1], (config.backoff * shares).astype(np.float32))
+            yield ranker
+
     def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
         """Count; nothing is drawn, so the seed has no influence."""
-        config, num_items = self.config, prepared.spec.num_items
-        events = CountedEvents.from_dataset(prepared, until)
-        transitions = count_transitions(events, num_items, config.gap_decay, config.max_gap)
-        transitions = normalise_rows(transitions, config.row_power)
-        shares = popularity_shares(events, num_items, config.popularity)
-        self._fitted = _Fitted(transitions, (config.backoff * shares).astype(np.float32))
+        self._fitted = next(self.fit_each(prepared, [self.config], until))._fitted
 
-    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
-        """Rank by the weighted sum of the history's transition rows."""
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return len(fitted(self._fitted, self.name).backoff)
+
+    def scores(self, histories: Histories) -> FloatArray:
+        """Score by the weighted sum of the history's transition rows."""
         state = fitted(self._fitted, self.name)
-        num_items = len(state.backoff)
-
-        def score(rows: Histories) -> FloatArray:
-            weights = history_weights(rows, num_items, self.config.history_decay)
-            return np.asarray((weights @ state.transitions).toarray() + state.backoff, dtype=np.float32)
-
-        return rank_in_blocks(score, histories, num_items, k, exclude_seen)
+        weights = history_weights(histories, len(state.backoff), self.config.history_decay)
+        return np.asarray((weights @ state.transitions).toarray() + state.backoff, dtype=np.float32)

@@ -7,13 +7,14 @@ Reads the counted events; produces one share per item. With timestamps an event 
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
 import numpy as np
 
 from recsys.contracts.dataset import Dataset
-from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import fitted, rank_in_blocks
+from recsys.evaluation.baselines.base import DenseRanker, fitted
+from recsys.evaluation.baselines.config import Scale
 from recsys.scorers.config import PopularityConfig, Until
 from recsys.scorers.events import CountedEvents, FloatArray
 from recsys.scorers.popularity import popularity_shares
@@ -21,10 +22,11 @@ from recsys.scorers.popularity import popularity_shares
 logger = logging.getLogger(__name__)
 
 
-class Popularity:
+class Popularity(DenseRanker):
     """Recommend what was recently popular."""
 
-    name = "popularity"
+    name: ClassVar[str] = "popularity"
+    scale: ClassVar[Scale] = "counts"
 
     def __init__(self, config: PopularityConfig | None = None) -> None:
         self.config = config or PopularityConfig()
@@ -37,7 +39,11 @@ class Popularity:
         events = CountedEvents.from_dataset(prepared, until)
         self._shares = popularity_shares(events, prepared.spec.num_items, self.config)
 
-    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
-        """Rank by share of traffic."""
-        shares = fitted(self._shares, self.name)
-        return rank_in_blocks(lambda rows: np.tile(shares, (len(rows), 1)), histories, len(shares), k, exclude_seen)
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return len(fitted(self._shares, self.name))
+
+    def scores(self, histories: Histories) -> FloatArray:
+        """Score by share of traffic, alike for every row."""
+        return np.tile(fitted(self._shares, self.name), (len(histories), 1))

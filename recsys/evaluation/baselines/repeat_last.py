@@ -5,22 +5,24 @@ Reads a history; produces its distinct items, latest first, then popularity.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from recsys.contracts.dataset import Dataset
-from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import fitted, rank_in_blocks
-from recsys.evaluation.baselines.config import RepeatLastConfig
+from recsys.evaluation.baselines.base import DenseRanker, fitted
+from recsys.evaluation.baselines.config import RepeatLastConfig, Scale
 from recsys.scorers.config import Until
 from recsys.scorers.events import CountedEvents, FloatArray, ragged_rows
 from recsys.scorers.popularity import popularity_shares
 
 
-class RepeatLast:
+class RepeatLast(DenseRanker):
     """Recommend the history backwards; with seen items excluded only the popularity back-off is left."""
 
-    name = "repeat_last"
+    name: ClassVar[str] = "repeat_last"
+    scale: ClassVar[Scale] = "counts"
 
     def __init__(self, config: RepeatLastConfig | None = None) -> None:
         self.config = config or RepeatLastConfig()
@@ -31,17 +33,17 @@ class RepeatLast:
         events = CountedEvents.from_dataset(prepared, until)
         self._shares = popularity_shares(events, prepared.spec.num_items, self.config.popularity)
 
-    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
-        """Rank the history's items above all others; a share is at most 1, a repeat scores between 1 and 2 more."""
-        shares = fitted(self._shares, self.name)
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return len(fitted(self._shares, self.name))
 
-        def score(rows: Histories) -> FloatArray:
-            scores = np.tile(shares, (len(rows), 1))
-            row, flat = ragged_rows(rows.start, rows.end)
-            item = np.asarray(rows.item)[flat]
-            # 1/2048 is a power of two, so the steps are exact in float32; all older events share the lowest step
-            recency = 3.0 - np.minimum(rows.end[row] - 1 - flat, 2047) / 2048
-            np.maximum.at(scores, (row[item >= 0], item[item >= 0]), recency[item >= 0].astype(np.float32))
-            return scores
-
-        return rank_in_blocks(score, histories, len(shares), k, exclude_seen)
+    def scores(self, histories: Histories) -> FloatArray:
+        """Score the history's items above all others; a share is at most 1, a repeat scores between 1 and 2 more."""
+        scores = np.tile(fitted(self._shares, self.name), (len(histories), 1))
+        row, flat = ragged_rows(histories.start, histories.end)
+        item = np.asarray(histories.item)[flat]
+        # 1/2048 is a power of two, so the steps are exact in float32; all older events share the lowest step
+        recency = 3.0 - np.minimum(histories.end[row] - 1 - flat, 2047) / 2048
+        np.maximum.at(scores, (row[item >= 0], item[item >= 0]), recency[item >= 0].astype(np.float32))
+        return scores

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import ClassVar
 
 import lightning
 import numpy as np
@@ -28,8 +29,8 @@ from recsys.contracts.dataset import Dataset, OffsetArray, Targets
 from recsys.contracts.errors import DataError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import fitted, rank_in_blocks
-from recsys.evaluation.baselines.config import SASRecConfig
+from recsys.evaluation.baselines.base import DenseRanker, fitted, rank_in_blocks
+from recsys.evaluation.baselines.config import SASRecConfig, Scale
 from recsys.evaluation.baselines.sasrec import SASRecNetwork
 from recsys.metrics.names import tracked_name
 from recsys.metrics.ranking import row_metrics
@@ -64,8 +65,12 @@ class SequenceBatches(IterableDataset[tuple[Tensor, Tensor]]):
     """One pass over all users' sequences per epoch, in batches of similar length.
 
     A user's sequence is cut into chunks of at most ``max_len`` transitions, counted from the end, so every event that
-    has a successor is supervised once per epoch. Sorting pools of 50 batches by length saves most of the padding and
-    leaves enough chance in the order.
+    has a successor is supervised once per epoch, but for what cropping leaves out. Sorting pools of 50 batches by length
+    saves most of the padding and leaves enough chance in the order.
+
+    Cropping takes a random part of a sequence, which shows its end under other lengths of context; reordering shuffles a
+    random window of it. Both are drawn anew every epoch (Xie et al. 2022, "Contrastive Learning for Sequential
+    Recommendation", for the two; without its contrastive loss).
     """
 
     def __init__(self, prepared: Dataset, until: Until, config: SASRecConfig, seed: int) -> None:
@@ -81,7 +86,7 @@ class SequenceBatches(IterableDataset[tuple[Tensor, Tensor]]):
                 f"sasrec: no user has two events before the end of the {until} split; nothing can be learned"
             )
         self.item = history.item
-        self.batch_size, self.max_len, self.seed = config.batch_size, config.max_len, seed
+        self.config, self.batch_size, self.max_len, self.seed = config, config.batch_size, config.max_len, seed
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -92,19 +97,45 @@ class SequenceBatches(IterableDataset[tuple[Tensor, Tensor]]):
         generator = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
         order = generator.permutation(len(self.last))
+        first_of, last_of = self._cropped(generator)
+        item = self._reordered(first_of, last_of, generator)
         pool = 50 * self.batch_size
         pools = [order[begin : begin + pool] for begin in range(0, len(order), pool)]
-        sorted_pools = [rows[np.argsort(self.last[rows] - self.first[rows], kind="stable")] for rows in pools]
+        sorted_pools = [rows[np.argsort(last_of[rows] - first_of[rows], kind="stable")] for rows in pools]
         batches = [
             rows[begin : begin + self.batch_size]
             for rows in sorted_pools
             for begin in range(0, len(rows), self.batch_size)
         ]
         for number in generator.permutation(len(batches)):
-            first, last = self.first[batches[number]], self.last[batches[number]]
-            items = padded_items(self.item, first, last - 1, self.max_len)
-            following = padded_items(self.item, first + 1, last, self.max_len) - 1
+            first, last = first_of[batches[number]], last_of[batches[number]]
+            items = padded_items(item, first, last - 1, self.max_len)
+            following = padded_items(item, first + 1, last, self.max_len) - 1
             yield torch.from_numpy(items), torch.from_numpy(following)
+
+    def _cropped(self, generator: np.random.Generator) -> tuple[OffsetArray, OffsetArray]:
+        """Draw this epoch's part of every sequence: all of it, or at least ``crop_least`` of it and two events."""
+        if not self.config.crop:
+            return self.first, self.last
+        length = self.last - self.first
+        share = generator.uniform(self.config.crop_least, 1.0, len(length))
+        share[generator.random(len(length)) >= self.config.crop] = 1.0
+        kept = np.minimum(length, np.maximum(2, np.ceil(share * length).astype(np.int64)))
+        first = self.first + (generator.random(len(length)) * (length - kept + 1)).astype(np.int64)
+        return first, first + kept
+
+    def _reordered(
+        self, first: OffsetArray, last: OffsetArray, generator: np.random.Generator
+    ) -> npt.NDArray[np.int32]:
+        """Shuffle a window of ``reorder_window`` of the events in a share of ``reorder`` of the sequences."""
+        if not self.config.reorder:
+            return self.item
+        item = np.array(self.item)
+        for row in np.flatnonzero(generator.random(len(first)) < self.config.reorder):
+            window = int(np.ceil(self.config.reorder_window * (last[row] - first[row])))
+            begin = int(first[row] + generator.integers(last[row] - first[row] - window + 1))
+            generator.shuffle(item[begin : begin + window])
+        return item
 
 
 class SASRecModule(lightning.LightningModule):
@@ -239,19 +270,23 @@ def rank_with_network(network: SASRecNetwork, histories: Histories, k: int, excl
     was_training = network.training
     network.eval()
 
-    def score(rows: Histories) -> FloatArray:
-        items = torch.from_numpy(padded_items(rows.item, rows.start, rows.end, network.max_len))
-        return network.scores(network(items)[:, -1]).numpy()
-
-    ranked = rank_in_blocks(score, histories, network.num_items, k, exclude_seen)
+    ranked = rank_in_blocks(lambda rows: scores_of(network, rows), histories, network.num_items, k, exclude_seen)
     network.train(was_training)
     return ranked
 
 
-class SASRec:
+@torch.inference_mode()
+def scores_of(network: SASRecNetwork, histories: Histories) -> FloatArray:
+    """Logits of all items after the last event, ``[n, I]``."""
+    items = torch.from_numpy(padded_items(histories.item, histories.start, histories.end, network.max_len))
+    return network.scores(network(items)[:, -1]).numpy()
+
+
+class SASRec(DenseRanker):
     """The baseline: ``fit`` trains, ``rank`` scores the catalogue."""
 
-    name = "sasrec"
+    name: ClassVar[str] = "sasrec"
+    scale: ClassVar[Scale] = "logits"
 
     def __init__(self, config: SASRecConfig | None = None) -> None:
         self.config = config or SASRecConfig()
@@ -262,6 +297,11 @@ class SASRec:
         """Train and keep the weights of the best epoch; see :func:`train_sasrec`."""
         self._network, self.curves = train_sasrec(prepared, self.config, seed, until)
 
-    def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
-        """Rank by the trained network."""
-        return rank_with_network(fitted(self._network, self.name), histories, k, exclude_seen)
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return fitted(self._network, self.name).num_items
+
+    def scores(self, histories: Histories) -> FloatArray:
+        """Score by the trained network."""
+        return scores_of(fitted(self._network, self.name), histories)

@@ -1,0 +1,1 @@
+"""Settings of baselines chosen on validation rows, and the fusion of the best two."""

@@ -1,0 +1,191 @@
+"""The search for a baseline's settings: what it tries, what it keeps, and what it may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from recsys.contracts.columns import VALID
+from recsys.contracts.dataset import Dataset
+from recsys.evaluation.baselines.config import (
+    BaselineName,
+    BaselinesConfig,
+    EASEConfig,
+    ItemKNNConfig,
+    MarkovConfig,
+    SASRecConfig,
+)
+from recsys.evaluation.config import EvaluateConfig
+from recsys.evaluation.tuning import search
+from recsys.evaluation.tuning.config import EASEGrid, ItemKNNGrid, MarkovGrid, SASRecGrid, TuningConfig
+from recsys.evaluation.tuning.validation_rows import ValidationRows
+from tests.toy.dataset import ring_prepared
+
+# settings that do badly on the ring: all events of a history count alike, and pairs seven steps apart as much as one
+POOR = BaselinesConfig(
+    markov=MarkovConfig(gap_decay=1.0, history_decay=1.0),
+    item_knn=ItemKNNConfig(history_decay=1.0),
+    ease=EASEConfig(regularisation=200.0, history_decay=1.0),
+    sasrec=SASRecConfig(width=8, num_heads=2, num_blocks=1, max_epochs=4, learning_rate=1e-5, batch_size=16),
+)
+SMALL = TuningConfig(sasrec=SASRecGrid(changes=({"learning_rate": 0.02},), epochs_share=0.5))
+TUNED: tuple[BaselineName, ...] = ("markov", "item_knn", "ease", "sasrec")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return ring_prepared(tmp_path_factory.mktemp("ring"))
+
+
+@pytest.fixture(scope="module")
+def valid(prepared: Dataset) -> ValidationRows:
+    return ValidationRows.of(prepared, 40, 0, exclude_seen=True)
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_the_best_trial_is_kept_and_the_ranker_is_the_one_that_was_measured(
+    name: BaselineName, prepared: Dataset, valid: ValidationRows
+) -> None:
+    ranker, record = search.tune(name, prepared, POOR, SMALL, valid, 0)
+    values = [trial["ndcg@10"] for trial in record["trials"]]
+    assert record["fits"] == len(values) > 1
+    assert record["rows"] == 40
+    assert record["configured_value"] in values
+    assert record["value"] == valid.value(ranker)
+    if name != "markov":  # any chain walks round a ring
+        assert record["value"] > record["configured_value"]
+    if name != "sasrec":  # its trials are shorter than its training
+        assert record["value"] == max(values)
+    settings = type(getattr(POOR, name)).model_validate(record["settings"])
+    again = search.fit_with(name, settings, prepared, POOR, 0, "train")
+    np.testing.assert_array_equal(again.scores(valid.histories), ranker.scores(valid.histories))
+    assert all(record["settings"][key] == value for key, value in record["chosen"].items())
+
+
+@pytest.mark.parametrize("name", ["popularity", "repeat_last"])
+def test_what_has_no_grid_is_measured_as_it_is(name: BaselineName, prepared: Dataset, valid: ValidationRows) -> None:
+    ranker, record = search.tune(name, prepared, POOR, SMALL, valid, 0)
+    assert (record["fits"], record["chosen"], record["value"]) == (1, {}, valid.value(ranker))
+    assert "not chosen, measured on 40 validation rows" in search.describe(record)
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_test_events_decide_nothing_and_validation_events_are_not_fitted(
+    name: BaselineName, prepared: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other items in the test events change no trial; the rows asked for are validation rows, fitted until "train"."""
+    asked, original = [], Dataset.targets
+    monkeypatch.setattr(Dataset, "targets", lambda self, split: asked.append(split) or original(self, split))
+    history = prepared.history
+    item = np.array(history.item)
+    for start, end in zip(history.valid_end, history.offsets[1:], strict=True):
+        item[start:end] = (item[start:end] + 5) % prepared.spec.num_items
+    changed = Dataset(prepared.path, prepared.spec, replace(history, item=item))
+    records = []
+    for data in (prepared, changed):
+        _, record = search.tune(name, data, POOR, SMALL, ValidationRows.of(data, 40, 0, exclude_seen=True), 0)
+        records.append({**record, "minutes": 0})
+    assert records[0] == records[1]
+    assert set(asked) == {VALID}
+
+
+def test_validation_rows_are_drawn_by_the_seed(prepared: Dataset) -> None:
+    first, again, other = (ValidationRows.of(prepared, 20, seed, exclude_seen=True) for seed in (0, 0, 1))
+    assert first.targets.user_index.tolist() == again.targets.user_index.tolist() != other.targets.user_index.tolist()
+    assert len(ValidationRows.of(prepared, 1000, 0, exclude_seen=True)) == len(prepared.targets(VALID))
+    valid = prepared.targets(VALID)
+    expected = dict(zip(valid.user_index.tolist(), valid.items.tolist(), strict=True))
+    assert [expected[user] for user in first.targets.user_index.tolist()] == first.targets.items.tolist()
+
+
+def test_points_hold_the_configured_values_once() -> None:
+    """Two lists of two and three values, one of them configured and one not: 2 x 4 points, the last changing fastest."""
+    base = ItemKNNConfig(shrinkage=3.0, history_decay=0.6)
+    found = search.points(base, {"shrinkage": (0.0, 3.0), "history_decay": (0.5, 0.7, 1.0)})
+    assert [(p.shrinkage, p.history_decay) for p in found if isinstance(p, ItemKNNConfig)] == [
+        (s, d) for s in (0.0, 3.0) for d in (0.5, 0.6, 0.7, 1.0)
+    ]
+    unlimited = search.points(base, {"num_neighbours": (200, 50)})
+    assert [p.num_neighbours for p in unlimited] == [50, 200, None]
+    assert search.points(base, {"shrinkage": ()}) == [base]
+
+
+@dataclass
+class _Landscape:
+    """Rows that know the quality of every regularisation; a fitted "ranker" is its settings."""
+
+    values: dict[float, float]
+
+    def value(self, ranker: Any) -> float:
+        return self.values[ranker.regularisation] + 0.001 * ranker.history_decay
+
+
+@pytest.mark.parametrize(
+    ("values", "fitted", "chosen"),
+    [
+        ({20: 0.1, 50: 0.2, 100: 0.3, 200: 0.4, 500: 0.3, 1000: 0.9}, [50, 100, 200, 500], 200),  # up, over the top
+        ({20: 0.1, 50: 0.2, 100: 0.3, 200: 0.4, 500: 0.5, 1000: 0.6}, [50, 100, 200, 500, 1000], 1000),  # to the end
+        ({20: 0.3, 50: 0.2, 100: 0.1, 200: 0.0, 500: 0.0, 1000: 0.0}, [50, 100, 20], 20),  # down
+        ({20: 0.2, 50: 0.2, 100: 0.2, 200: 0.0, 500: 0.0, 1000: 0.0}, [50, 100, 20], 50),  # a tie stays where it is
+    ],
+)
+def test_ease_climbs_to_the_nearest_top(values: dict[float, float], fitted: list[float], chosen: float) -> None:
+    solved: list[float] = []
+
+    def fit_each(configs: Sequence[Any]) -> Iterator[Any]:
+        solved.append(configs[0].regularisation)
+        assert [config.history_decay for config in configs] == [0.7, 0.9]
+        yield from configs
+
+    grid = EASEGrid(history_decay=(0.9,))
+    found = search._climb(EASEConfig(regularisation=50.0), grid, fit_each, _Landscape(values))  # type: ignore[arg-type]
+    assert solved == fitted
+    assert isinstance(found.config, EASEConfig)
+    assert (found.config.regularisation, found.config.history_decay) == (chosen, 0.9)
+
+
+def test_sasrec_trials_are_short_and_the_best_is_trained_in_full(prepared: Dataset, valid: ValidationRows) -> None:
+    """Half of four epochs for two trials, then four for the better one."""
+    ranker, record = search.tune("sasrec", prepared, POOR, SMALL, valid, 0)
+    assert record["chosen"] == {"learning_rate": 0.02}
+    assert record["settings"]["max_epochs"] == 4
+    assert {point.epoch for point in ranker.curves} == {0, 1, 2, 3}
+    alone = TuningConfig(sasrec=SASRecGrid(changes=()))
+    _, record = search.tune("sasrec", prepared, POOR, alone, valid, 0)
+    assert record["fits"] == 1
+
+
+def test_refusals() -> None:
+    with pytest.raises(
+        ValidationError, match=r"history_decay: 1\.5 cannot be tried: Input should be less than or equal"
+    ):
+        MarkovGrid(history_decay=(0.5, 1.5))
+    with pytest.raises(ValidationError, match="num_neighbours: 0 cannot be tried"):
+        ItemKNNGrid(num_neighbours=(0,))
+    with pytest.raises(ValidationError, match=r"\{'widht': 128\} cannot be tried: widht"):
+        SASRecGrid(changes=({"widht": 128},))
+    with pytest.raises(ValidationError, match="an empty change is the configured setting"):
+        SASRecGrid(changes=({},))
+    with pytest.raises(ValidationError, match="fusion_weights must be positive"):
+        TuningConfig(fusion_weights=(0.0, 1.0))
+    with pytest.raises(ValidationError, match="width 128 cannot be split into 3 heads"):
+        EvaluateConfig(baseline_settings=BaselinesConfig(sasrec=SASRecConfig(width=63, num_heads=3)))
+    with pytest.raises(ValidationError, match="reference 'ease' is not among the baselines"):
+        EvaluateConfig(baselines=("markov",), reference="ease")
+
+
+def test_a_recipe_is_read_without_what_fits(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, recsys.evaluation.config; print([m for m in ('torch', 'scipy', 'lightning') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
