@@ -156,8 +156,11 @@ class TextTable:
         first, second = (texts.hash(seed).to_numpy() for seed in _SEEDS)
         codes = self._find(first, second)
         missing = np.flatnonzero(codes == NO_CODE)
-        if len(missing):
-            codes[missing] = self._add(texts, missing, first[missing], second[missing])
+        while len(missing):  # once, unless two new texts agree in their first hash
+            fresh = missing[pl.Series(first[missing]).arg_unique().to_numpy()]
+            self._add(texts.gather(pl.Series(fresh)), first[fresh], second[fresh])
+            codes[missing] = self._find(first[missing], second[missing])
+            missing = missing[codes[missing] == NO_CODE]
         return codes
 
     def _find(self, first: HashArray, second: HashArray) -> CodeArray:
@@ -178,23 +181,16 @@ class TextTable:
         same &= self._second[codes] == second
         return same
 
-    def _add(self, texts: pl.Series, rows: RowArray, first: HashArray, second: HashArray) -> CodeArray:
-        """Add the texts in these rows, which repeat; return their codes."""
-        order = np.lexsort((second, first))
-        begins = np.ones(len(order), bool)
-        begins[1:] = (np.diff(first[order]) != 0) | (np.diff(second[order]) != 0)
-        codes = np.empty(len(rows), np.int32)
-        codes[order] = len(self) + np.cumsum(begins) - 1
-        fresh = order[begins]
-        self._texts.append(texts.gather(pl.Series(rows[fresh])))
-        self._first, self._second = np.append(self._first, first[fresh]), np.append(self._second, second[fresh])
+    def _add(self, texts: pl.Series, first: HashArray, second: HashArray) -> None:
+        """Add distinct texts that are not there."""
+        codes = np.arange(len(self), len(self) + len(texts), dtype=np.int32)
+        self._texts.append(texts)
+        self._first, self._second = np.append(self._first, first), np.append(self._second, second)
         if 2 * len(self) > len(self._code_at):  # at most half full, so that a search takes few steps
             slots = 1 << (4 * len(self)).bit_length()
             self._code_at, self._hash_at = np.full(slots, NO_CODE, np.int32), np.zeros(slots, np.uint64)
-            self._insert(np.arange(len(self), dtype=np.int32))
-        else:
-            self._insert(codes[fresh])
-        return codes
+            codes = np.arange(len(self), dtype=np.int32)
+        self._insert(codes)
 
     def _insert(self, codes: CodeArray) -> None:
         """Give each code the first free slot from its own on; of those that want the same one, one gets it."""
