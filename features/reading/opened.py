@@ -62,6 +62,11 @@ class OpenedTable(ABC):
     def notes(self) -> dict[str, object]:
         """What was met so far and belongs into the data report; complete once all batches have been read."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether the values of the batch that was yielded last hold visible ASCII characters only: no blank to remove."""
+        return False
+
     @abstractmethod
     def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """Yield the asked columns and ``FILE, ROW, REFUSED, RAW``, file by file and row by row.

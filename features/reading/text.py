@@ -77,6 +77,7 @@ class TextTable(OpenedTable):
         self._paths: list[Path] = []
         self._headers: list[TextHeader] = []
         self._facts: dict[int, _Facts] = {}
+        self._plain = False
         for path in paths:
             with explain_file_errors(path):
                 if path.stat().st_size == 0 and len(paths) > 1:
@@ -107,6 +108,11 @@ class TextTable(OpenedTable):
             "rows_without_column": self.rows_without,
         }
         return {name: value for name, value in found.items() if value}
+
+    @property
+    def plain(self) -> bool:
+        """See :attr:`OpenedTable.plain`."""
+        return self._plain
 
     def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """See :meth:`OpenedTable.batches`."""
@@ -178,6 +184,7 @@ class TextTable(OpenedTable):
             facts.blank += scan.blank
             facts.wrapped += scan.wrapped
             if len(scan.lines) or scan.refused:
+                self._plain = scan.plain and all(value is None for value in sources.constants.values())
                 yield self._batch(place, columns, sources, scan, single, separator)
         total_lines += bool(last) and not last.endswith(b"\n")
         settled = scanner.next_line if scanner is not None else 0

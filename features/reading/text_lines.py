@@ -17,7 +17,7 @@ from features.reading.quoted_records import TOO_FEW, TOO_MANY, RecordReader
 NUL_BYTE: Final = "a NUL byte"
 HEADER_AGAIN: Final = "the header again"
 
-_LF, _CR = 10, 13
+_LF, _CR, _BLANK = 10, 13, 32
 _LEARN_LINES: Final = 200
 
 Offsets = npt.NDArray[np.int64]
@@ -46,6 +46,7 @@ class Scan:
         wrapped: Good records that take several lines.
         used: How many bytes of the data were settled; the rest begins a record that the next block goes on with.
         used_lines: How many lines that is.
+        plain: Whether the fields hold visible ASCII characters only; where it is false, they may.
     """
 
     clean: bytes
@@ -56,6 +57,7 @@ class Scan:
     quoted: bool = False
     blank: int = 0
     wrapped: int = 0
+    plain: bool = False
 
 
 class LineScanner:
@@ -100,12 +102,18 @@ class LineScanner:
             bad |= np.diff(ends, prepend=-1) <= 2  # perhaps blank: one column has no separator that would tell
         self._learn(data, ends, bad)
         scan = Scan(data, np.empty(0, np.int64), len(data), len(ends), quoted=quotes is not None)
+        scan.plain = counts is None and self._is_plain(data, array, len(ends))
         lines = np.arange(len(ends))
         if bad.any():
             lines = self._settle(data, ends, counts, bad, doubtful, marks, scan, final=final)
         scan.lines = lines + self.next_line
         self.next_line += scan.used_lines
         return scan
+
+    def _is_plain(self, data: bytes, array: npt.NDArray[np.uint8], lines: int) -> bool:
+        """Return whether all bytes are visible ASCII, beside the line ends and separators of records that are whole."""
+        between = lines * (self.num_fields - 1) if self.separator[0] <= _BLANK else 0
+        return data.isascii() and int(np.count_nonzero(array <= _BLANK)) == lines + between
 
     def _any_opening(self, array: npt.NDArray[np.uint8], quotes: Offsets) -> bool:
         before = array[np.maximum(quotes, 1) - 1]

@@ -234,7 +234,7 @@ class MappedSource(Source):
                 if wanted == []:
                     continue
                 for batch in opened.batches(reader.columns, wanted):
-                    yield reader.read(batch).with_columns(absent).select(schema.names())
+                    yield reader.read(batch, plain=opened.plain).with_columns(absent).select(schema.names())
                 facts += [reader.finish(), opened.notes]
             met.clear()
             met.update(merge_facts(facts))

@@ -61,6 +61,11 @@ class TypedTable(OpenedTable):
         """See :attr:`OpenedTable.notes`."""
         return self._table.notes
 
+    @property
+    def plain(self) -> bool:
+        """See :attr:`OpenedTable.plain`."""
+        return self._table.plain
+
     def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """See :meth:`OpenedTable.batches`."""
         declared = {name: self._types[name] for name in columns if name in self._types}

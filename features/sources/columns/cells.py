@@ -63,11 +63,13 @@ class Place:
     Attributes:
         files: Names of all files.
         file, row: Of each row of the batch: place in ``files``, and place in the file from 0.
+        plain: Whether the values hold visible ASCII characters only.
     """
 
     files: tuple[str, ...]
     file: pl.Series
     row: pl.Series
+    plain: bool = False
 
     def of(self, place: int) -> str:
         """Phrase where one row stands."""
@@ -148,15 +150,20 @@ class ColumnReader(ABC):
         """Return sentences about what a reader of the report should look at."""
         return []
 
-    def known(self, texts: pl.Series) -> pl.Series:
-        """Strip blanks, make null markers and empty texts null, and count both."""
-        bare = texts.str.strip_chars(SURROUNDINGS)
+    def known(self, texts: pl.Series, *, plain: bool = False) -> pl.Series:
+        """Strip blanks, make null markers and empty texts null, and count both.
+
+        Args:
+            texts: As they are written.
+            plain: They hold visible ASCII characters only, so nothing is to be stripped.
+        """
+        bare = texts if plain else texts.str.strip_chars(SURROUNDINGS)
         nothing = null_markers(bare, self.markers).fill_null(False)
         if nothing.any():
             met = bare.filter(nothing).value_counts()
             self.markers_met.update({value: count for value, count in met.iter_rows() if value})
             bare = bare.to_frame("t").select(pl.when(~nothing).then("t")).to_series()
-        if int(bare.str.len_bytes().sum()) != int(texts.filter(~nothing).str.len_bytes().sum()):
+        if not plain and int(bare.str.len_bytes().sum()) != int(texts.filter(~nothing).str.len_bytes().sum()):
             self.stripped += int((bare != texts).sum())
         return bare.alias(texts.name)
 

@@ -22,6 +22,7 @@ ODD_SHARE: Final = 0.95
 """From this share of integers on (in rows or in distinct values), text ids that are none are worth a warning."""
 
 _MAX_ODD: Final = 1000
+_GLANCE: Final = 1000  # below so many texts a first look spares nothing
 _EXACT_FLOAT: Final = 2**53
 
 
@@ -58,16 +59,16 @@ class IdReader(ColumnReader):
         """Read the next batch."""
         if not self._is_text:
             return self._read_numbers(raw)
-        texts, damaged = self._texts(raw)
+        texts, damaged = self._texts(raw, plain=place.plain)
         if self.dtype == pl.String:
             self._oddity.see(texts, place)
             return self._parsed(texts, "UTF-8", damaged)
         values = texts.cast(pl.Int64, strict=False)
         return self._parsed(values, "an integer", texts.is_not_null() & ~canonical_integers(texts, values))
 
-    def _texts(self, raw: pl.Series) -> tuple[pl.Series, pl.Series]:
+    def _texts(self, raw: pl.Series, *, plain: bool) -> tuple[pl.Series, pl.Series]:
         if raw.dtype != pl.Binary:
-            return self.known(raw.cast(pl.String)), no_rows(len(raw))
+            return self.known(raw.cast(pl.String), plain=plain), no_rows(len(raw))
         decoded = [_decoded(value) for value in raw]  # Polars has no conversion that survives a damaged value
         texts = pl.Series(raw.name, decoded, dtype=pl.String)
         return self.known(texts), texts.is_null() & raw.is_not_null()
@@ -119,6 +120,10 @@ class IntegerLike:
         """Look at the next batch."""
         if not self._following:
             return
+        if len(texts) > _GLANCE and self._is_text(texts.head(len(texts) // 8), len(texts) - texts.null_count()):
+            self._following = False
+            self._integers, self._odd = self._integers.clear(), {}
+            return
         values = texts.cast(pl.Int64, strict=False)
         good = canonical_integers(texts, values)
         odd = (~good & texts.is_not_null()).arg_true()
@@ -132,6 +137,11 @@ class IntegerLike:
         for text, at in first.iter_rows():
             self._odd.setdefault(text, place.of(at))
         self._integers = pl.concat([self._integers, values.filter(good).unique()]).unique()
+
+    def _is_text(self, texts: pl.Series, known: int) -> bool:
+        """Whether the first texts of a batch of so many known ones show alone that the column is not integers."""
+        odd = texts.is_not_null() & ~canonical_integers(texts, texts.cast(pl.Int64, strict=False))
+        return self._odd_rows + int(odd.sum()) > max(_MAX_ODD, (self._rows + known) // 10)
 
     def describe(self) -> str | None:
         """Return the words for a warning, or ``None`` where there is nothing to tell."""

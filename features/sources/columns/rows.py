@@ -58,13 +58,17 @@ class RowReader:
         """Columns of the batches that :meth:`read` returns."""
         return pl.Schema(HEAD | {reader.canonical: reader.dtype for reader in self.readers})
 
-    def read(self, batch: pl.DataFrame) -> pl.DataFrame:
+    def read(self, batch: pl.DataFrame, *, plain: bool = False) -> pl.DataFrame:
         """Return a batch in canonical columns.
+
+        Args:
+            batch: Of the table.
+            plain: What :attr:`OpenedTable.plain` says of it.
 
         Raises:
             DataError: A column as a whole is not what was declared.
         """
-        place = Place(self._files, batch[reading.FILE], batch[reading.ROW])
+        place = Place(self._files, batch[reading.FILE], batch[reading.ROW], plain)
         parsed = [self._parsed(reader, batch[reader.column], place) for reader in self.readers]
         refused = batch[reading.REFUSED]
         for refusal in (refusal for column in parsed for refusal in column.refusals):

@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.reading import FILE, RAW, REFUSED, ROW, TextFormat, open_text
+from features.sources.typed_table import TypedTable
+from recsys.contracts.errors import DataError
+from recsys.contracts.plain_text import SURROUNDINGS
 
 FIELD = st.text(alphabet="ab éü\"',;|\n\t:#\u00a0", max_size=8)
 
@@ -99,3 +102,65 @@ def test_a_header_alone_is_a_table_without_rows(tmp_path: Path, content: bytes) 
     table, frame = read(path)
     assert list(table.schema) == ["id", "text"]
     assert len(frame) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "separator", "plain"),
+    [
+        (b"id,text\n7,a-b\n8,c_d!\n", ",", True),
+        (b'id,text\n7,"a,b"\n8,c\n', ",", True),
+        (b"id\ttext\n7\ta\n8\tb\n", "\t", True),
+        (b"id,text\n7,a\n8,b", ",", True),
+        (b"id,text\n7, a\n8,b\n", ",", False),
+        (b"id,text\n7,a\n8,b c\n", ",", False),
+        (b"id,text\r\n7,a\r\n8,b\r\n", ",", False),  # it may be: that is looked at value by value
+        (b"id,text\n7,caf\xc3\xa9\n", ",", False),
+        (b"id,text\n7,a\n8\n9,b\n", ",", False),
+        (b'id,text\n7,"a\nb"\n', ",", False),
+        (b'id\ttext\n7\t"\ta"\n', "\t", False),
+        (b"id,text\n7,a\x1f\n", ",", False),
+        (b"id,text\n7,\n8,b\n", ",", True),
+    ],
+)
+def test_a_table_says_whether_its_values_hold_visible_characters_only(
+    tmp_path: Path, content: bytes, separator: str, plain: bool
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    table = open_text([path], tmp_path, TextFormat(separator=separator))
+    assert not table.plain
+    assert [table.plain for _ in table.batches(["id", "text"])] == [plain]
+    assert TypedTable(table, {"id": "integer"}, ()).plain == plain
+
+
+def test_the_name_of_a_folder_is_no_value_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "day= 1 " / "t.csv"
+    path.parent.mkdir()
+    path.write_bytes(b"id,text\n7,a\n")
+    table = open_text([path], tmp_path)
+    assert [table.plain for _ in table.batches(["id", "day"])] == [False]
+    assert [table.plain for _ in table.batches(["id", "text"])] == [True]
+
+
+@given(
+    rows=st.lists(
+        st.tuples(*[st.text(st.sampled_from('7a" \t\u00a0,;é\x1f'), max_size=3)] * 2), min_size=1, max_size=4
+    ),
+    separator=st.sampled_from([",", "\t", " ", " ; "]),
+    quoted=st.booleans(),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_is_to_be_stripped_of_plain_values(
+    tmp_path: Path, rows: list[tuple[str, str]], separator: str, quoted: bool
+) -> None:
+    path = tmp_path / "t.csv"
+    lines = [[f'"{value.replace(chr(34), chr(34) * 2)}"' if quoted else value for value in row] for row in rows]
+    path.write_text("\n".join(separator.join(row) for row in [["id", "text"], *lines]) + "\n", encoding="utf-8")
+    table = open_text([path], tmp_path, TextFormat(separator=separator))
+    try:
+        for batch in table.batches(["id", "text"]):
+            for name in ("id", "text"):
+                if table.plain:
+                    assert batch[name].str.strip_chars(SURROUNDINGS).equals(batch[name])
+    except DataError:
+        pass  # not one line is a record

@@ -173,3 +173,29 @@ def test_a_word_about_nearly_all_integers_comes_at_95_per_cent(texts: list[str],
 
 def test_two_digits_have_one_spelling_too() -> None:
     assert read(["7", "07", "0", "00"], "integer")[1].values.to_list() == [7, None, 0, None]
+
+
+def test_plain_values_are_taken_as_they_are() -> None:
+    """What the reader of the file vouches for is not looked at again; null markers are."""
+    raw = pl.Series("user_id", [" u7", "NULL", "u8"])
+    reader = IdReader("user_id", "user_id", raw.dtype, "log.csv")
+    place = Place(("log.csv",), pl.zeros(3, dtype=pl.Int32, eager=True), pl.int_range(3, eager=True), plain=True)
+    assert reader.read(raw, place).values.to_list() == [" u7", None, "u8"]
+    assert (reader.stripped, reader.markers_met) == (0, {"NULL": 1})
+
+
+@pytest.mark.parametrize("odd", [0, 1, 1000, 1001, 1999, 2000, 2001, 6000])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_first_look_at_a_large_batch_decides_nothing_else_than_all_of_it(
+    odd: int, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20,000 ids, of which up to a tenth may be no integers, at the start of the batch or at its end."""
+    others = [f"x{number}" for number in range(odd)]
+    numbers = [str(number) for number in range(20_000 - odd)]
+    values = [*others, *numbers] if first else [*numbers, *others]
+    told = []
+    for glance in (1000, 10**9):
+        monkeypatch.setattr("features.sources.columns.ids._GLANCE", glance)
+        told.append(read(values)[0].warnings())
+    assert told[0] == told[1]
+    assert bool(told[0]) == (0 < odd <= 1000)
