@@ -27,6 +27,8 @@ RESAMPLES: Final = 1000
 CONFIDENCE: Final = 0.95
 BOOTSTRAP_SEED: Final = 0
 SEEN: Final = {"filtered": True, "kept": False}
+FUSION: Final = "fusion (best two baselines)"
+"""One name for the row whose two parts are chosen under every seed anew."""
 
 Values = npt.NDArray[np.float64]
 
@@ -69,8 +71,8 @@ class Evaluations:
     @property
     def systems(self) -> list[str]:
         """Systems that every seed evaluated, in the order of the first."""
-        found = [set(summary["systems"]) for summary in self.summaries]
-        return [name for name in self.summaries[0]["systems"] if all(name in one for one in found)]
+        found = [[row_name(system) for system in summary["systems"]] for summary in self.summaries]
+        return [name for name in found[0] if all(name in one for one in found)]
 
     def seen_kinds(self) -> list[str]:
         """Which of ``filtered`` and ``kept`` every seed evaluated."""
@@ -84,20 +86,35 @@ class Evaluations:
         Raises:
             ArtifactError: A seed has no such figure, or the seeds evaluated other rows.
         """
-        return _estimate(np.stack([self._values(n, system, seen, metric) for n in range(len(self.seeds))]), self._users)
+        return self._estimated(system, None, seen, metric)
 
     def gap(self, system: str, other: str, seen: str, metric: str) -> SeedEstimate:
         """Measure a system minus another on the same rows of the same seeds."""
-        seeds = range(len(self.seeds))
-        values = [self._values(n, system, seen, metric) - self._values(n, other, seen, metric) for n in seeds]
-        return _estimate(np.stack(values), self._users)
+        return self._estimated(system, other, seen, metric)
+
+    def _estimated(self, system: str, other: str | None, seen: str, metric: str) -> SeedEstimate:
+        key = (system, other, seen, metric)
+        if key not in self._known:
+            values = np.stack([self._values(seed, system, seen, metric) for seed in range(len(self.seeds))])
+            if other is not None:
+                values -= np.stack([self._values(seed, other, seen, metric) for seed in range(len(self.seeds))])
+            self._known[key] = _estimate(values, self._users)
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str | None, str, str], SeedEstimate]:
+        """What has been drawn already."""
+        return {}
 
     @cached_property
     def _tables(self) -> list[dict[tuple[str, bool], pl.DataFrame]]:
         keys = [Columns.SYSTEM, Columns.EXCLUDE_SEEN]
         tables = [pl.read_parquet(folder / PER_USER_FILE, glob=False) for folder in self.folders]
         return [
-            {(str(key[0]), bool(key[1])): part for key, part in table.partition_by(keys, as_dict=True).items()}
+            {
+                (row_name(str(key[0])), bool(key[1])): part
+                for key, part in table.partition_by(keys, as_dict=True).items()
+            }
             for table in tables
         ]
 
@@ -139,6 +156,16 @@ def _estimate(values: Values, users: npt.NDArray[np.int64]) -> SeedEstimate:
     return SeedEstimate(
         float(over_rows.mean()), float(low[0, 0]), float(high[0, 0]), tuple(map(float, per_seed)), seed_margin(per_seed)
     )
+
+
+def row_name(system: str) -> str:
+    """Return what a system's row is called over seeds.
+
+    Example:
+        >>> row_name("fusion (sasrec + markov)"), row_name("markov")
+        ('fusion (best two baselines)', 'markov')
+    """
+    return FUSION if system.startswith("fusion (") else system
 
 
 def seed_margin(per_seed: Sequence[float] | Values) -> float | None:

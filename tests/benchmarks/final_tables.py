@@ -1,0 +1,316 @@
+"""The tables of README and of ``offline_evaluation.md`` from finished runs.
+
+Reads folders of finished runs (``recsys run`` or ``recsys reproduce``), groups them by data set, and writes for each the
+table of all systems, the paired gaps to the served list, and which source found its hits. Several seeds of one data set are
+put together: means over seeds, 95 % bootstrap intervals over users, and ± half the 95 % interval over seeds.
+
+    python -m tests.benchmarks.final_tables --runs runs/beauty runs/toys-17 runs/toys-18 --readme README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from pipelines.reproduction.figures import FUSION, Evaluations, SeedEstimate
+from pipelines.reproduction.page import short
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import MANIFEST_NAME, read_json
+from recsys.evaluation.rankings import SERVED
+from tests.benchmarks.paired import RESULTS, machine
+
+METRICS: Final = ("hr@10", "ndcg@10")
+HEADLINE: Final = "ndcg@10"
+GENERATIVE: Final = (SERVED, "generative (guided)", "generative (beam)", "dense head")
+OPEN, CLOSE = "<!-- results table -->", "<!-- end results table -->"
+TITLES: Final = {
+    "amazon14_beauty": "Amazon Beauty 2014",
+    "amazon14_toys": "Amazon Toys 2014",
+    "amazon18_scientific": "Amazon Scientific 2018",
+    "kuairand_pure": "KuaiRand-Pure, sessions",
+    "minionerec_industrial": "Amazon Industrial 2018, MiniOneRec's rows",
+    "movielens100k": "MovieLens-100K",
+    "movielens1m": "MovieLens-1M",
+}
+"""By the folder of the data; another one is called by its name."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        folder: Its output folder.
+    """
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration that lies in it."""
+        path = self.folder / "config.yaml"
+        if not path.is_file():
+            raise ArtifactError(
+                f"'{self.folder}' is no folder of a run: it has no config.yaml; give output_dir of runs"
+            )
+        loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return loaded
+
+    @property
+    def seed(self) -> int:
+        """Of all stages."""
+        return int(self.config["seed"])
+
+    @property
+    def data(self) -> str:
+        """Name of the folder of the data, or the kind of a source without one."""
+        source = self.config["source"]
+        return Path(source["path"]).name if source.get("path") else str(source["kind"])
+
+    @cached_property
+    def evaluation(self) -> Path:
+        """Folder of the newest evaluation.
+
+        Raises:
+            ArtifactError: There is none.
+        """
+        found = list(self.folder.glob(f"artifacts/evaluation/*/{MANIFEST_NAME}"))
+        if not found:
+            raise ArtifactError(
+                f"'{self.folder}' has no finished evaluation; run `recsys run` or `recsys evaluate` there"
+            )
+        return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All runs on one data set, in the order of their seeds.
+
+    Attributes:
+        name: Folder of the data.
+        runs: One per seed.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        """Their evaluations."""
+        return Evaluations(tuple(run.evaluation for run in self.runs), tuple(run.seed for run in self.runs))
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return TITLES.get(self.name, self.name)
+
+    @property
+    def users(self) -> int:
+        """Users that are evaluated."""
+        return int(self.evaluations.summaries[0]["users"])
+
+    def order(self, seen: str) -> list[str]:
+        """Systems by the headline metric, best first."""
+        found = self.evaluations
+        return sorted(found.systems, key=lambda system: (-found.figure(system, seen, HEADLINE).mean, system))
+
+
+def data_sets(folders: Sequence[Path]) -> list[DataSet]:
+    """Group finished runs by data set.
+
+    Raises:
+        ArtifactError: Two runs of one data set have one seed, or other systems to show for it.
+    """
+    by_name: dict[str, list[Run]] = {}
+    for folder in folders:
+        run = Run(folder)
+        by_name.setdefault(run.data, []).append(run)
+    for name, runs in by_name.items():
+        seeds = [run.seed for run in runs]
+        if len(set(seeds)) < len(seeds):
+            said = ", ".join(f"'{run.folder}' seed {run.seed}" for run in runs)
+            raise ArtifactError(f"several runs on {name} have one seed ({said}); give one folder per seed")
+    return [DataSet(name, tuple(sorted(runs, key=lambda run: run.seed))) for name, runs in by_name.items()]
+
+
+def summary_rows(found: Sequence[DataSet]) -> list[list[str]]:
+    """The table of README: a line per data set, its best figure in bold, and how each stands against the served list."""
+    rows = [["data set", "served", "guided", "SASRec", "Markov", "best other baseline", "fusion of the best two"]]
+    for one in found:
+        names = {name: one.evaluations.figure(name, "filtered", HEADLINE).mean for name in one.evaluations.systems}
+        others = [
+            name for name in names if name not in (*GENERATIVE, "sasrec", "markov", FUSION) and "alignment" not in name
+        ]
+        best_other = max(others, key=names.__getitem__, default=None)
+        shown = [SERVED, "generative (guided)", "sasrec", "markov", best_other, FUSION]
+        best = max(names[name] for name in shown if name in names)
+        cells = []
+        for name in shown:
+            if name not in names:
+                cells.append("–")
+                continue
+            text = f"**{short(names[name])}**" if names[name] == best else short(names[name])
+            label = f" ({name})" if name == best_other else ""
+            cells.append(
+                text + label + ("" if name == SERVED else mark(one.evaluations.gap(SERVED, name, "filtered", HEADLINE)))
+            )
+        rows.append([f"{one.title}, {one.users:,} users", *cells])
+    return rows
+
+
+def mark(gap: SeedEstimate) -> str:
+    """Say how a system stands against the served list: ``+`` better, ``-`` worse, ``=`` the interval holds 0.
+
+    Args:
+        gap: The served list minus the system.
+    """
+    return " -" if gap.low > 0 else " +" if gap.high < 0 else " ="
+
+
+def system_rows(one: DataSet) -> list[list[str]]:
+    """All systems with both filters."""
+    kinds = [kind for kind in ("filtered", "kept") if kind in one.evaluations.seen_kinds()]
+    heads = [
+        f"{metric}, {'seen filtered' if kind == 'filtered' else 'seen kept'}" for kind in kinds for metric in METRICS
+    ]
+    rows = [["system", *heads]]
+    for system in one.order(kinds[0]):
+        cells = []
+        for kind in kinds:
+            for metric in METRICS:
+                text = interval(one.evaluations.figure(system, kind, metric))
+                against = "" if system == SERVED else mark(one.evaluations.gap(SERVED, system, kind, metric))
+                cells.append(text + against)
+        rows.append([system, *cells])
+    return rows
+
+
+def gap_rows(one: DataSet) -> list[list[str]]:
+    """The served list minus every other system, on the same rows of the same seeds."""
+    rows = [["served minus", *METRICS]]
+    for system in one.order("filtered"):
+        if system != SERVED:
+            gaps = [one.evaluations.gap(SERVED, system, "filtered", metric) for metric in METRICS]
+            rows.append([system, *[interval(gap, signed=True) for gap in gaps]])
+    return rows
+
+
+def source_rows(one: DataSet) -> list[list[str]]:
+    """Which source brought the items that the served list hit with, summed over seeds; empty where nothing is recorded."""
+    found: dict[str, list[int]] = {}
+    hits = 0
+    for run in one.runs:
+        path = run.evaluation / "sources.json"
+        if not path.is_file():
+            return []
+        counted = read_json(path).get("filtered", {})
+        hits += int(counted.get("hits", 0))
+        for name, count in counted.get("sources", {}).items():
+            both = found.setdefault(name, [0, 0])
+            both[0] += int(count["found"])
+            both[1] += int(count["alone"])
+    if not hits:
+        return []
+    rows = [["source", "share of the hits at 10 that it brought", "that it alone brought"]]
+    ordered = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
+    return rows + [
+        [name, f"{100 * there / hits:.1f} %", f"{100 * alone / hits:.1f} %"] for name, (there, alone) in ordered
+    ]
+
+
+def interval(figure: SeedEstimate, signed: bool = False) -> str:
+    """``.1004 [.0970, .1040] ±.0021``; the part behind ± is missing for one seed."""
+    form = (lambda value: f"{'-' if value < 0 else '+'}{short(abs(value))}") if signed else short
+    margin = "" if figure.seed_margin is None else f" ±{short(figure.seed_margin)}"
+    return f"{form(figure.mean)} [{form(figure.low)}, {form(figure.high)}]{margin}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as Markdown, the first being the head."""
+    head, *body = rows
+    return [_line(head), "|" + "---|" * len(head), *(_line(row) for row in body)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def page(found: Sequence[DataSet], command: str) -> str:
+    """Return the page."""
+    lines = ["# Offline evaluation beside baselines", "", f"**{finding(found)}**", "", f"`{command}`; {machine()}", ""]
+    lines += table(summary_rows(found))
+    lines += [
+        "",
+        "NDCG@10 above. Item level, full catalogue, no sampled negatives. Baselines, scorers and policy are fitted on train "
+        "events only, weights and the ranker on validation rows; at test time the history holds the validation event. Means "
+        "over seeds, 95 % bootstrap intervals over users (a user's rows under all seeds are drawn together), ± half the "
+        "95 % interval over seeds by Student's t. `+`, `-`, `=`: better than, worse than, not distinguishable from the "
+        "served list on the same rows.",
+    ]
+    for one in found:
+        seeds = ", ".join(str(run.seed) for run in one.runs)
+        lines += ["", f"## {one.title}", ""]
+        lines += [f"Recipe `{one.runs[0].config['name']}`, {'seeds' if len(one.runs) > 1 else 'seed'} {seeds}; "]
+        lines[-1] += f"{one.evaluations.summaries[0]['rows']:,} rows of {one.users:,} users."
+        lines += ["", *table(system_rows(one)), "", "Paired, seen items filtered:", "", *table(gap_rows(one))]
+        sources = source_rows(one)
+        lines += ["", *table(sources)] if sources else []
+    return "\n".join([*lines, ""])
+
+
+def finding(found: Sequence[DataSet]) -> str:
+    """One sentence: on which data sets the served list is better than every baseline, and where not."""
+    ahead, behind = [], []
+    for one in found:
+        rivals = [name for name in one.evaluations.systems if name not in GENERATIVE and "alignment" not in name]
+        gaps = {name: one.evaluations.gap(SERVED, name, "filtered", HEADLINE) for name in rivals}
+        open_ = [name for name, gap in gaps.items() if gap.low <= 0]
+        if open_:
+            behind.append(f"{one.title} (not above {', '.join(open_)})")
+        else:
+            ahead.append(one.title)
+    parts = [f"The served list is better than every baseline by NDCG@10 on {', '.join(ahead)}"] if ahead else []
+    parts += [f"it is not on {'; '.join(behind)}"] if behind else []
+    return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
+
+
+def put_into_readme(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Replace the table between the two marks.
+
+    Raises:
+        ArtifactError: The marks are not there.
+    """
+    text = path.read_text(encoding="utf-8")
+    pattern = re.compile(f"{re.escape(OPEN)}\n.*?{re.escape(CLOSE)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ArtifactError(f"'{path}' has no table between '{OPEN}' and '{CLOSE}'")
+    replacement = "\n".join([OPEN, *table(rows), CLOSE])
+    path.write_text(pattern.sub(lambda _: replacement, text), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> Mapping[str, Path]:
+    """Write the page, and the table of README where one is named."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="output folders of finished runs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "offline_evaluation.md")
+    parser.add_argument("--readme", type=Path, help="file whose table of results is replaced")
+    asked = parser.parse_args(arguments)
+    found = data_sets(asked.runs)
+    names = " ".join(run.folder.name for one in found for run in one.runs)
+    text = page(found, f"python -m tests.benchmarks.final_tables --runs {names}")
+    asked.out.write_text(text, encoding="utf-8")
+    if asked.readme is not None:
+        put_into_readme(asked.readme, summary_rows(found))
+    print("\n".join(table(summary_rows(found))))
+    return {"page": asked.out}
+
+
+if __name__ == "__main__":
+    main()
