@@ -19,7 +19,7 @@ import torch
 
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.guide import PrefixGuide
-from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules
+from recsys.decoding.rules.batch_rules import BatchRules, is_in
 from recsys.decoding.rules.item_rules import Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.layers.beam_cache import BeamCache
@@ -46,7 +46,9 @@ class Guidance:
     """Item scores that guide a search (:mod:`recsys.decoding.guide`).
 
     Attributes:
-        scores: From the queries of the dense head, ``[B, D]``, to log-scores of all items, float32 ``[B, I]``.
+        scores: From the queries of the dense head, ``[B, D]``, to log-scores of all items, float32 ``[B, I]``; whatever else
+            they depend on, such as the users' histories, belongs to the callable
+            (:func:`~recsys.decoding.guide.fused_scores`).
         strength: Their weight beside the log-probabilities of the policy.
     """
 
@@ -73,20 +75,23 @@ class Beams:
         scores: float32 ``[B, W]`` what the search ordered by: the log-probability of the path, and with a guide its bonus
             for every item of it; ``-inf`` for a beam that does not exist.
         dense_query: float32 ``[B, D]`` query of the dense head, for re-scoring.
+        log_probs: float32 ``[B, W]`` log-probability of the path alone, guided or not; ``-inf`` as in ``scores``.
     """
 
     items: torch.Tensor
     scores: torch.Tensor
     dense_query: torch.Tensor
+    log_probs: torch.Tensor
 
 
 @dataclass
 class _Frontier:
-    """Live beams: node of the current level, score, score without the guide's bonus at the node, items finished so far."""
+    """Live beams: node of the current level, score, log-probability of the path, bonus and numbers of finished items."""
 
     node: torch.Tensor  # [B, W]
-    score: torch.Tensor  # [B, W]
-    unguided: torch.Tensor  # [B, W], the bonus of finished items is part of it
+    score: torch.Tensor  # [B, W], log_prob + finished_bonus + the guide's bonus at the node
+    log_prob: torch.Tensor  # [B, W], without a guide the same tensor
+    finished_bonus: torch.Tensor  # [B, W]
     items: torch.Tensor  # [B, W, finished]
 
 
@@ -148,7 +153,8 @@ def search_from(
     frontier = _Frontier(
         node=torch.zeros(users, 1, dtype=torch.int64, device=device),
         score=torch.zeros(users, 1, device=device),
-        unguided=torch.zeros(users, 1, device=device),
+        log_prob=torch.zeros(users, 1, device=device),
+        finished_bonus=torch.zeros(users, 1, device=device),
         items=torch.empty(users, 1, 0, dtype=torch.int64, device=device),
     )
     for place, item_width in enumerate(widths):
@@ -171,13 +177,16 @@ def search_from(
                 own = torch.arange(codes.shape[1], device=device).expand(users, -1)
                 state.cache.reorder(own)
             policy.next_codes(state, codes)  # the last code is fed; what follows it is a forced BOS
-        frontier.node, frontier.unguided = torch.zeros_like(frontier.node), frontier.score
-    items, scores = frontier.items, frontier.score
+        frontier.node = torch.zeros_like(frontier.node)
+        if guide is not None:
+            bonus = frontier.score - frontier.log_prob
+            frontier.finished_bonus = bonus.masked_fill(frontier.score == -torch.inf, 0.0)
+    items, scores, log_probs = frontier.items, frontier.score, frontier.log_prob
     if diversity_groups > 1:
         scores, order = scores.sort(dim=1, descending=True, stable=True)
-        items = items.gather(1, order[..., None].expand_as(items))
+        items, log_probs = items.gather(1, order[..., None].expand_as(items)), log_probs.gather(1, order)
     dead = scores == -torch.inf
-    return Beams(items.masked_fill(dead[..., None], -1), scores, state.dense_query_BD)
+    return Beams(items.masked_fill(dead[..., None], -1), scores, state.dense_query_BD, log_probs)
 
 
 def _check_shape(width: int, num_items: int, widths: Sequence[int] | None, diversity_groups: int) -> Sequence[int]:
@@ -213,8 +222,10 @@ def _extend(
     """
     child_BWC, allowed_BWC = index.children(frontier.node, level)
     code_BWC = index.child_codes(frontier.node, child_BWC, level)
-    unguided_BWC = log_probs_BWK.gather(2, code_BWC).add_(frontier.unguided[..., None])
-    score_BWC = unguided_BWC if guide is None else unguided_BWC + guide.at(level, child_BWC)
+    log_prob_BWC = log_probs_BWK.gather(2, code_BWC).add_(frontier.log_prob[..., None])
+    score_BWC = log_prob_BWC
+    if guide is not None:
+        score_BWC = guide.at(level, child_BWC).add_(log_prob_BWC).add_(frontier.finished_bonus[..., None])
     leads_on_BWC = rules.leads_on(level, child_BWC)
     if leads_on_BWC is not None:
         allowed_BWC = allowed_BWC & leads_on_BWC
@@ -238,10 +249,15 @@ def _extend(
     users, candidates = len(picked), score_BWC.shape[1] * score_BWC.shape[2]
     place = picked + candidates * torch.arange(users, device=picked.device)[:, None]  # far cheaper than gather on a CPU
     items = frontier.items.gather(1, parent[..., None].expand(-1, -1, frontier.items.shape[2]))
-    unguided = score
+    log_prob, finished_bonus = score, frontier.finished_bonus
     if guide is not None:  # a beam that died stays dead at the next level
-        unguided = unguided_BWC.flatten()[place].masked_fill(score == -torch.inf, -torch.inf)
-    return _Frontier(child_BWC.flatten()[place], score, unguided, items), code_BWC.flatten()[place], parent
+        log_prob = log_prob_BWC.flatten()[place].masked_fill(score == -torch.inf, -torch.inf)
+        finished_bonus = finished_bonus.gather(1, parent)
+    return (
+        _Frontier(child_BWC.flatten()[place], score, log_prob, finished_bonus, items),
+        code_BWC.flatten()[place],
+        parent,
+    )
 
 
 def _select(
@@ -258,11 +274,11 @@ def _select(
     score_BN, child_BN = score_BWC.flatten(1), child_BWC.flatten(1)
     if quotas is not None:
         if closed_BR is not None:
-            score_BN = score_BN.masked_fill(_is_in(child_BN, closed_BR), -torch.inf)
+            score_BN = score_BN.masked_fill(is_in(child_BN, closed_BR), -torch.inf)
         return _select_within_quotas(score_BN, child_BN, width, quotas, index)
     if groups > 1:
         if closed_BR is not None:
-            score_BN = score_BN.masked_fill(_is_in(child_BN, closed_BR), -torch.inf)
+            score_BN = score_BN.masked_fill(is_in(child_BN, closed_BR), -torch.inf)
         score_BGN = score_BN.unflatten(1, (groups, -1))
         score, best = score_BGN.topk(min(width // groups, score_BGN.shape[2]), dim=2)
         first = torch.arange(groups, device=best.device)[:, None] * score_BGN.shape[2]
@@ -274,7 +290,7 @@ def _select(
     # beams can reach the same node, so there all candidates are checked.
     reach = score_BN.shape[1] if in_session else min(width + closed_BR.shape[1], score_BN.shape[1])
     score_BN, order = score_BN.topk(reach, dim=1)
-    score_BN = score_BN.masked_fill(_is_in(child_BN.gather(1, order), closed_BR), -torch.inf)
+    score_BN = score_BN.masked_fill(is_in(child_BN.gather(1, order), closed_BR), -torch.inf)
     score, best = score_BN.topk(min(width, reach), dim=1)
     return score, order.gather(1, best)
 
@@ -298,12 +314,3 @@ def _select_within_quotas(
             score, best = open_BR.topk(min(width, reach), dim=1)
             return score, order.gather(1, best)
         reach = candidates
-
-
-def _is_in(nodes_BN: torch.Tensor, closed_BR: torch.Tensor) -> torch.Tensor:
-    """Whether each node is on its user's list; a sorted search keeps this linear in N."""
-    if closed_BR.shape[1] == 0:
-        return torch.zeros_like(nodes_BN, dtype=torch.bool)
-    ordered = closed_BR.masked_fill(closed_BR == NO_NODE, torch.iinfo(torch.int64).max).sort(dim=1).values
-    place = torch.searchsorted(ordered, nodes_BN.contiguous()).clamp(max=ordered.shape[1] - 1)
-    return ordered.gather(1, place) == nodes_BN

@@ -105,7 +105,8 @@ class GraphedSearch:
             target.copy_(source)
         recorded.graph.replay()
         beams = recorded.beams
-        return Beams(beams.items[:asked].clone(), beams.scores[:asked].clone(), state.dense_query_BD)
+        clones = [part[:asked].clone() for part in (beams.items, beams.scores, beams.log_probs)]
+        return Beams(clones[0], clones[1], state.dense_query_BD, clones[2])
 
     def _pad(self, state: DecodingState, rules: BatchRules) -> _Inputs:
         """Pad users, memory positions and closed lists to few shapes; a padded user sees position 0."""

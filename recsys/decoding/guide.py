@@ -6,36 +6,65 @@ prefix ``p``, ``strength * (g(p) - g(root))``, where ``g(p)`` is the log of the 
 items below ``p`` that the user's rules allow. At a leaf that is the item's own score, so the search ends in the order
 ``log p_policy(item) + strength * (score(item) - g(root))`` and no candidate comes from anywhere but the search.
 
-Exact per user: one segment sum over the prefix index per level. With log-probabilities as scores, ``g(p) - g(root)`` is the
-log of the probability that the scorer gives to the set below ``p``.
+Exact per user. Scores are brought into the order of the leaves, where the items below a prefix stand side by side. Levels
+of few prefixes are summed as a whole; in a large catalogue the levels near the leaves are summed at the children of live
+prefixes only. With log-probabilities as scores, ``g(p) - g(root)`` is the log of the probability that the scorer gives to
+what is below ``p``.
 
-Legend: B users, I items, V nodes of a level (the last level's nodes are the leaves), N any nodes of a user.
+Legend: B users, I items, V nodes of a level (the last level's nodes are the leaves), N any nodes of a user, R closed nodes
+of a user, S leaves below one node.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
-from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules
+from recsys.data.histories import Histories
+from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, is_in
 from recsys.decoding.search_index import SearchIndex
+from recsys.scorers.scorer_set import ScorerSet
 
 NEGLIGIBLE: Final = -80.0
 """Scores further below a user's best than this count as this far below it above the leaves: ``exp`` is 0 in float32 soon
 after, and a prefix of such items alone must stay possible."""
 
+SMALL_CATALOGUE: Final = 1 << 16
+"""Up to so many items every level is summed as a whole; that takes a tenth of a millisecond per user."""
+
+FEW_LEAVES: Final = 64
+"""In a larger catalogue a level is summed node by node if it has at least a quarter as many nodes as there are leaves, and
+no node has more leaves than this."""
+
+CACHED_SCORES: Final = 1 << 18
+"""Scores that take all steps together on a CPU (1 MB of float32), so that they stay in its cache; at least one user's."""
+
 
 @dataclass(frozen=True)
 class PrefixGuide:
-    """What is added to the log-probability of every prefix.
+    """What is added to the log-probability of every prefix: ``strength * (g(node) - g(root))``.
 
     Attributes:
-        bonus_BV: Per level, float32 ``[B, V]``: ``strength * (g(node) - g(root))``; ``-inf`` below which nothing is allowed.
+        index: Of the search.
+        rules: What they forbid counts for no prefix.
+        strength: Weight of the scores beside the log-probabilities of the policy.
+        score_BI: float32 log-scores of all items, as given.
+        root_B: ``g(root)``; finite even where nothing is allowed.
+        best_B: The best allowed score of each row, finite too; sums are of ``exp(score - best)``.
+        summed: Per level but the last, float32 ``[B, V]``: ``g(node) - best``; ``None`` where it is summed when asked for.
     """
 
-    bonus_BV: tuple[torch.Tensor, ...]
+    index: SearchIndex
+    rules: BatchRules
+    strength: float
+    score_BI: torch.Tensor
+    root_B: torch.Tensor
+    best_B: torch.Tensor
+    summed: tuple[torch.Tensor | None, ...]
 
     @classmethod
     def from_item_scores(
@@ -44,51 +73,154 @@ class PrefixGuide:
         """Sum the scores up the prefix index.
 
         Args:
-            score_BI: float32 log-scores of all items, in the order of item_index; any constant per user cancels.
+            score_BI: log-scores of all items, in the order of item_index; any constant per user cancels. They are read again
+                during the search, and no other matrix of this size is made.
             strength: Weight of the scores beside the log-probabilities of the policy.
             rules: Items that they forbid count for no prefix.
         """
-        leaf_VB = score_BI.float().T[index.leaf_item[torch.arange(score_BI.shape[1], device=score_BI.device)]]
-        allowed_VB = _allowed_leaves(index, rules, leaf_VB)
-        if allowed_VB is not None:
-            leaf_VB = leaf_VB.masked_fill(~allowed_VB, -torch.inf)
-        best_B = leaf_VB.amax(0).clamp(min=torch.finfo(leaf_VB.dtype).min)  # finite where nothing is allowed
-        relative_VB = leaf_VB - best_B
-        mass_VB = relative_VB.clamp(min=NEGLIGIBLE).exp_()
-        if allowed_VB is not None:
-            mass_VB = mass_VB.masked_fill_(~allowed_VB, 0.0)
-        levels = [relative_VB]
-        for level in reversed(range(index.num_levels - 1)):
-            parent_V = index.parents[level]
-            above_VB = mass_VB.new_zeros(len(index.codes[level].bits), mass_VB.shape[1])
-            mass_VB = above_VB.index_add_(0, parent_V, mass_VB)
-            levels.insert(0, mass_VB.log())
-        root_B = mass_VB.sum(0).log().clamp(min=NEGLIGIBLE)
-        return cls(tuple(((log_VB - root_B) * strength).T.contiguous() for log_VB in levels))
+        score_BI = score_BI.float()
+        users, leaves = score_BI.shape
+        mass = [score_BI.new_empty(users, size) for size in _whole_levels(index)]
+        best_B, total_B = score_BI.new_empty(users), score_BI.new_empty(users)
+        block = users if score_BI.is_cuda else min(users, max(1, CACHED_SCORES // leaves))
+        buffer_bV = score_BI.new_empty(block, leaves)
+        for start in range(0, users, block):
+            rows = slice(start, min(start + block, users))
+            leaf_bV = buffer_bV[: rows.stop - start]
+            torch.index_select(score_BI[rows], 1, index.item_of_leaf, out=leaf_bV)
+            restricted = _forbid(leaf_bV, index, rules, rows)
+            best_B[rows] = leaf_bV.amax(1).clamp_(min=torch.finfo(leaf_bV.dtype).min)
+            leaf_bV -= best_B[rows, None]
+            forbidden_bV = leaf_bV == -torch.inf if restricted else None
+            below_bV = leaf_bV.clamp_(min=NEGLIGIBLE).exp_()
+            if forbidden_bV is not None:
+                below_bV.masked_fill_(forbidden_bV, 0.0)
+            for level in reversed(range(len(mass))):
+                first = index.first_leaf[level] if level + 1 == len(mass) else index.first_below[level]
+                below_bV = _sum_neighbours(below_bV, first, out=mass[level][rows])
+            total_B[rows] = below_bV.sum(1)
+        missing = [None] * (index.num_levels - 1 - len(mass))
+        return cls(
+            index=index,
+            rules=rules,
+            strength=strength,
+            score_BI=score_BI,
+            root_B=best_B + total_B.log().clamp(min=NEGLIGIBLE),
+            best_B=best_B,
+            summed=(*(level_BV.log_() for level_BV in mass), *missing),
+        )
 
     def at(self, level: int, node_BWC: torch.Tensor) -> torch.Tensor:
-        """The bonus of any nodes of a level, shaped like ``node_BWC``."""
-        bonus_BV = self.bonus_BV[level]
-        first_B = bonus_BV.shape[1] * torch.arange(len(bonus_BV), device=bonus_BV.device)
-        return bonus_BV.flatten()[node_BWC + first_B.view(-1, *[1] * (node_BWC.dim() - 1))]
+        """The bonus of any nodes of a level, float32 shaped like ``node_BWC``; ``-inf`` where nothing below is allowed."""
+        node_BN = node_BWC.flatten(1)
+        if level == self.index.num_levels - 1:
+            value_BN = self._leaf_scores(node_BN).sub_(self.root_B[:, None])
+        else:
+            level_BV = self.summed[level]
+            value_BN = _take(level_BV, node_BN) if level_BV is not None else self._sum_below(level, node_BN)
+            value_BN.sub_((self.root_B - self.best_B)[:, None])
+        return value_BN.mul_(self.strength).view(node_BWC.shape)
+
+    def _sum_below(self, level: int, node_BN: torch.Tensor) -> torch.Tensor:
+        """``g(node) - best`` from the leaves below the given nodes alone."""
+        first_leaf = self.index.first_leaf[level]
+        first_BN = first_leaf[node_BN]
+        count_BN = first_leaf[node_BN + 1] - first_BN
+        steps_S = torch.arange(self.index.most_leaves[level], device=node_BN.device)
+        leaf_BNS = (first_BN[..., None] + steps_S).clamp_(max=self.score_BI.shape[1] - 1)
+        score_BNS = self._leaf_scores(leaf_BNS.flatten(1)).view(leaf_BNS.shape)
+        outside_BNS = (steps_S >= count_BN[..., None]) | (score_BNS == -torch.inf)
+        mass_BNS = score_BNS.sub_(self.best_B[:, None, None]).clamp_(min=NEGLIGIBLE).exp_()
+        return mass_BNS.masked_fill_(outside_BNS, 0.0).sum(2).log_()
+
+    def _leaf_scores(self, leaf_BN: torch.Tensor) -> torch.Tensor:
+        """Scores at leaves; ``-inf`` where the rules forbid the item."""
+        last = self.index.num_levels - 1
+        value_BN = _take(self.score_BI, self.index.item_of_leaf[leaf_BN])
+        alive_BN = self.rules.leads_on(last, leaf_BN[:, None])
+        if alive_BN is not None:
+            value_BN.masked_fill_(~alive_BN[:, 0], -torch.inf)
+        closed_BR = self.rules.closed(last, leaf_BN.device)
+        if closed_BR is not None:
+            value_BN.masked_fill_(is_in(leaf_BN, closed_BR), -torch.inf)
+        return value_BN
 
 
-def _allowed_leaves(index: SearchIndex, rules: BatchRules, leaf_VB: torch.Tensor) -> torch.Tensor | None:
-    """Which items the rules leave to each user, ``[V, B]``; ``None``: all."""
+def fused_scores(
+    query_BD: torch.Tensor,
+    item_vectors_ID: torch.Tensor,
+    histories: Histories,
+    scorers: ScorerSet | None,
+    weights: Mapping[str, float],
+) -> torch.Tensor:
+    """Sum the log-softmax of the dense head and the weighted scores of item scorers, float32 ``[B, I]``.
+
+    Args:
+        query_BD: Queries of the dense head.
+        item_vectors_ID: Of the whole catalogue.
+        histories: The B users' whole histories, as the scorers read them.
+        weights: Of the scorers by name; the dense head has weight 1.
+
+    Raises:
+        ConfigError: A weight is for a scorer that the set lacks.
+    """
+    score_BI = query_BD.float() @ item_vectors_ID.float().T
+    score_BI -= score_BI.logsumexp(1, keepdim=True)
+    if scorers is None:
+        return score_BI
+    on_host_BI = score_BI.cpu()
+    scorers.add_fused(histories, weights, on_host_BI.numpy())  # shares memory with the tensor
+    return on_host_BI.to(score_BI.device)
+
+
+def _take(values_BV: torch.Tensor, node_BN: torch.Tensor) -> torch.Tensor:
+    """Values of nodes; on a CPU far cheaper than ``gather``."""
+    first_B = values_BV.shape[1] * torch.arange(len(values_BV), device=values_BV.device)
+    return values_BV.flatten()[node_BN + first_B[:, None]]
+
+
+def _whole_levels(index: SearchIndex) -> list[int]:
+    """Sizes of the levels that are summed as a whole: the first, and those below it while that pays; never the last."""
+    sizes = [len(codes.bits) for codes in index.codes]
+    leaves = sizes.pop()
+    whole = [
+        level == 0 or leaves <= SMALL_CATALOGUE or 4 * size < leaves or index.most_leaves[level] > FEW_LEAVES
+        for level, size in enumerate(sizes)
+    ]
+    return sizes[: whole.index(False)] if False in whole else sizes
+
+
+def _forbid(leaf_bV: torch.Tensor, index: SearchIndex, rules: BatchRules, rows: slice) -> bool:
+    """Write ``-inf`` where the rules forbid some users' items; return whether there are such rules."""
     last = index.num_levels - 1
-    closed_BR = rules.closed(last, leaf_VB.device)
-    if rules.alive is None and (closed_BR is None or not closed_BR.shape[1]):
-        return None
-    allowed_VB = torch.ones_like(leaf_VB, dtype=torch.bool)
     if rules.alive is not None:
-        alive_SV = rules.alive[last].to(leaf_VB.device)
-        allowed_VB = (
-            alive_SV.T[:, :1].expand_as(allowed_VB) if rules.segment_B is None else alive_SV.T[:, rules.segment_B]
+        alive_SV = rules.alive[last].to(leaf_bV.device)
+        leaf_bV.masked_fill_(
+            ~(alive_SV[:1] if rules.segment_B is None else alive_SV[rules.segment_B[rows]]), -torch.inf
         )
-        allowed_VB = allowed_VB.clone()
-    if closed_BR is not None and closed_BR.shape[1]:
-        closed_RB = closed_BR.T
-        padded_VB = torch.cat([allowed_VB, allowed_VB[:1]])  # padding of the lists is written into a row of its own
-        padded_VB.scatter_(0, closed_RB.masked_fill(closed_RB == NO_NODE, len(allowed_VB)), False)
-        allowed_VB = padded_VB[:-1]
-    return allowed_VB
+    closed_BR = rules.closed(last, leaf_bV.device)
+    if closed_BR is None or not closed_BR.shape[1]:
+        return rules.alive is not None
+    closed_bR = closed_BR[rows]
+    # the lower of what stands there and -inf; padding brings +inf, which changes nothing
+    value_bR = torch.full_like(closed_bR, -torch.inf, dtype=leaf_bV.dtype)
+    value_bR.masked_fill_(closed_bR == NO_NODE, torch.inf)
+    leaf_bV.scatter_reduce_(1, closed_bR.clamp(min=0), value_bR, "amin")
+    return True
+
+
+def _sum_neighbours(x_bV: torch.Tensor, first: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Sum ``x[:, first[n]:first[n + 1]]`` for every n into ``out``; no range is empty."""
+    if x_bV.is_cuda:
+        nodes = torch.arange(len(first) - 1, device=first.device)
+        return out.zero_().index_add_(1, nodes.repeat_interleave(first.diff(), output_size=x_bV.shape[1]), x_bV)
+    if 2 * (len(first) - 1) <= x_bV.shape[1]:  # for ranges of some length, several times faster than any sum of torch's
+        np.add.reduceat(x_bV.numpy(), first[:-1].numpy(), axis=1, out=out.numpy())
+        return out
+    # most ranges hold one number: copy the first of each, add the others
+    torch.index_select(x_bV, 1, first[:-1], out=out)
+    is_other = torch.ones(x_bV.shape[1], dtype=torch.bool)
+    is_other[first[:-1]] = False
+    other = is_other.nonzero()[:, 0]
+    node = torch.searchsorted(first, other, right=True) - 1
+    return out.index_add_(1, node, x_bV.index_select(1, other))

@@ -102,13 +102,38 @@ class SearchIndex:
         return tuple(nodes)
 
     @cached_property
+    def item_of_leaf(self) -> torch.Tensor:
+        """item_index of every leaf, int32 ``[I]``: the order in which items below one node stand side by side."""
+        return self.leaf_item[torch.arange(len(self.leaf_item.bits), device=self.leaf_item.bits.device)].int()
+
+    @cached_property
+    def first_leaf(self) -> tuple[torch.Tensor, ...]:
+        """Per level but the last, int64 ``[V + 1]``: node ``n`` has the leaves ``[first[n], first[n + 1])`` below it."""
+        found: list[torch.Tensor] = []
+        for first in reversed(self.first_below):
+            found.insert(0, found[0][first] if found else first)
+        return tuple(found)
+
+    @cached_property
+    def most_leaves(self) -> tuple[int, ...]:
+        """Per level but the last, the most leaves below one node."""
+        return tuple(int(first.diff().max()) for first in self.first_leaf)
+
+    @cached_property
+    def first_below(self) -> tuple[torch.Tensor, ...]:
+        """Per level but the last, int64 ``[V + 1]``: node ``n`` has the children ``[first[n], first[n + 1])``."""
+        return tuple(
+            pointers[torch.arange(len(pointers.offset.bits), device=pointers.offset.bits.device)]
+            for pointers in self.first_child
+        )
+
+    @cached_property
     def parents(self) -> tuple[torch.Tensor, ...]:
         """Per level but the last, the node above each node of the next level, int64 ascending."""
-        found = []
-        for pointers in self.first_child:
-            full = pointers[torch.arange(len(pointers.offset.bits), device=pointers.offset.bits.device)]
-            found.append(torch.repeat_interleave(torch.arange(len(full) - 1, device=full.device), full.diff()))
-        return tuple(found)
+        return tuple(
+            torch.repeat_interleave(torch.arange(len(first) - 1, device=first.device), first.diff())
+            for first in self.first_below
+        )
 
     @cached_property
     def items_below(self) -> tuple[torch.Tensor, ...]:

@@ -8,18 +8,24 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from recsys.contracts.dataset import Dataset
+from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
+from recsys.decoding.beam_search import Guidance, beam_search
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.guide import PrefixGuide
+from recsys.decoding.guide import PrefixGuide, fused_scores
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, PersonalRules
-from recsys.decoding.rules.item_rules import ItemRules
+from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.decoding.search_index import SearchIndex
-from tests.decoding.test_beam_search import all_item_scores, prepared, random_policy  # noqa: F401
+from recsys.scorers.config import ScorersConfig
+from recsys.scorers.scorer_set import ScorerSet
+from tests.decoding.test_beam_search import all_item_scores, catalogues, prepared, random_policy  # noqa: F401
 from tests.toy.dataset import toy_ids
 
 CODES = np.stack([np.arange(20) // 7, np.arange(20) % 7 // 2, np.arange(20) % 2 + np.arange(20) % 7 // 6], 1)
@@ -30,13 +36,19 @@ def index_of(codes: np.ndarray, sizes: tuple[int, ...]) -> SearchIndex:
     return SearchIndex.from_index(PrefixIndex.build(codes, sizes))
 
 
+def bonus(guide: PrefixGuide, level: int) -> torch.Tensor:
+    """Of every node of a level, ``[B, V]``."""
+    nodes = torch.arange(len(guide.index.codes[level].bits)).expand(len(guide.score_BI), 1, -1)
+    return guide.at(level, nodes)[:, 0]
+
+
 def test_the_bonus_is_the_log_of_the_share_below_a_prefix() -> None:
     """Items 0 and 1 begin with code 0, item 2 with code 1; probabilities .2, .3, .5, strength 2."""
     index = index_of(np.array([[0, 0], [0, 1], [1, 0]]), (2, 2))
     scores = torch.tensor([[0.2, 0.3, 0.5]]).log() + 7.0  # a constant cancels
     guide = PrefixGuide.from_item_scores(scores, 2.0, index, BatchRules())
-    torch.testing.assert_close(guide.bonus_BV[0], 2 * torch.tensor([[0.5, 0.5]]).log())
-    torch.testing.assert_close(guide.bonus_BV[1], 2 * torch.tensor([[0.2, 0.3, 0.5]]).log())
+    torch.testing.assert_close(bonus(guide, 0), 2 * torch.tensor([[0.5, 0.5]]).log())
+    torch.testing.assert_close(bonus(guide, 1), 2 * torch.tensor([[0.2, 0.3, 0.5]]).log())
     nodes = torch.tensor([[[1, 0], [2, 2]]])
     torch.testing.assert_close(guide.at(1, nodes), 2 * torch.tensor([[[0.3, 0.2], [0.5, 0.5]]]).log())
 
@@ -47,11 +59,11 @@ def test_forbidden_items_count_for_no_prefix() -> None:
     closed = [torch.full((3, 1), NO_NODE), torch.tensor([[0, NO_NODE], [NO_NODE, NO_NODE], [0, 1]])]
     guide = PrefixGuide.from_item_scores(scores, 1.0, index, BatchRules(personal=PersonalRules(closed)))
     expected = torch.tensor([[0.3 / 0.8, 0.5 / 0.8], [0.5, 0.5], [0.0, 1.0]]).log()
-    torch.testing.assert_close(guide.bonus_BV[0], expected)
+    torch.testing.assert_close(bonus(guide, 0), expected)
     segment = torch.tensor([1, 0, 1])
     alive = (torch.ones(2, 2, dtype=torch.bool), torch.tensor([[True, True, True], [True, False, False]]))
     guide = PrefixGuide.from_item_scores(scores, 1.0, index, BatchRules(alive=alive, segment_B=segment))
-    torch.testing.assert_close(guide.bonus_BV[0], torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]).log())
+    torch.testing.assert_close(bonus(guide, 0), torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]).log())
 
 
 def test_a_forbidden_item_sets_no_scale_and_a_user_without_items_gets_no_bonus() -> None:
@@ -60,9 +72,9 @@ def test_a_forbidden_item_sets_no_scale_and_a_user_without_items_gets_no_bonus()
     scores = torch.tensor([[0.2, 0.8, 1.0]] * 2).log() + torch.tensor([0.0, 0.0, 1000.0])
     closed = [torch.full((2, 1), NO_NODE), torch.tensor([[2, NO_NODE, NO_NODE], [0, 1, 2]])]
     guide = PrefixGuide.from_item_scores(scores, 1.0, index, BatchRules(personal=PersonalRules(closed)))
-    torch.testing.assert_close(guide.bonus_BV[0][0], torch.tensor([1.0, 0.0]).log())
-    torch.testing.assert_close(guide.bonus_BV[1][0], torch.tensor([0.2, 0.8, 0.0]).log(), atol=1e-4, rtol=1e-4)
-    assert all(bool((bonus[1] == -torch.inf).all()) for bonus in guide.bonus_BV)
+    torch.testing.assert_close(bonus(guide, 0)[0], torch.tensor([1.0, 0.0]).log())
+    torch.testing.assert_close(bonus(guide, 1)[0], torch.tensor([0.2, 0.8, 0.0]).log(), atol=1e-4, rtol=1e-4)
+    assert all(bool((bonus(guide, level)[1] == -torch.inf).all()) for level in range(2))
 
 
 @pytest.mark.parametrize("spread", [1.0, 40.0, 400.0])
@@ -71,14 +83,15 @@ def test_the_bonus_of_extreme_scores_is_finite_and_exact_at_the_leaves(spread: f
     index = index_of(CODES, SIZES)
     scores = torch.randn(4, 20, generator=torch.Generator().manual_seed(1)) * spread
     guide = PrefixGuide.from_item_scores(scores, 1.0, index, BatchRules())
-    for level, bonus in enumerate(guide.bonus_BV):
-        assert torch.isfinite(bonus).all()
+    for level in range(3):
+        found = bonus(guide, level)
+        assert torch.isfinite(found).all()
         node = index.node_of_item[level]
-        for place in range(bonus.shape[1]):
+        for place in range(found.shape[1]):
             below = scores[:, node == place].double().logsumexp(1) - scores.double().logsumexp(1)
             exact = (below > -75.0) | (level == 2)
-            torch.testing.assert_close(bonus[exact, place], below[exact].float(), atol=2e-3, rtol=1e-4)
-            assert (bonus[~exact, place] < -74.0).all()
+            torch.testing.assert_close(found[exact, place], below[exact].float(), atol=2e-3, rtol=1e-4)
+            assert (found[~exact, place] < -74.0).all()
 
 
 @pytest.mark.parametrize("strength", [0.5, 4.0])
@@ -102,6 +115,68 @@ def test_full_width_equals_exhaustive_search(prepared: Dataset, strength: float,
     assert (np.isfinite(found.scores) == finite).all()
     np.testing.assert_allclose(found.scores[finite], ordered[finite], atol=1e-4)
     assert (found.items[~finite] == -1).all()
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(catalogue=catalogues(), seed=st.integers(0, 3), strength=st.sampled_from([0.3, 2.0]), whole=st.booleans())
+def test_fused_scores_under_every_rule_equal_brute_force(
+    prepared: Dataset,  # noqa: F811
+    catalogue: tuple[np.ndarray, tuple[int, ...]],
+    seed: int,
+    strength: float,
+    whole: bool,
+) -> None:
+    """Allow and deny per segment, seen items out, at most 3 of a group; scores of three scorers beside the dense head."""
+    codes, sizes = catalogue
+    ids = toy_ids(codes, sizes)
+    policy = random_policy(prepared, ids, seed)
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
+    generator = np.random.default_rng(seed)
+    users = len(histories)
+    segments = generator.integers(0, 2, users)
+    allow, deny = generator.random((2, 20)) < 0.9, generator.random((2, 20)) < 0.2
+    group = generator.integers(0, 4, 20)
+    rules = ItemRules(allow, deny, segments, Quotas.from_groups(group, 3))
+    scorers = ScorerSet.fit(
+        prepared, ScorersConfig(names=("transitions", "item_knn", "popularity")), {}, catalogue=ids.digest
+    )
+    weights = {"transitions": 0.7, "item_knn": 0.3, "popularity": -0.2}
+    recommender = Recommender(policy, ids, DecodeConfig())
+    compiled = recommender.compile(rules, users, True).for_batch(histories)
+    vectors = policy.item_vectors()[1:]
+    guidance = Guidance(lambda query: fused_scores(query, vectors, histories, scorers, weights), strength)
+    with pytest.MonkeyPatch.context() as patch:
+        if not whole:  # levels near the leaves are summed node by node, as in a large catalogue
+            patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
+        found = beam_search(
+            policy,
+            collate_histories(histories, 6),
+            SearchIndex.from_index(recommender.index),
+            20,
+            rules=compiled,
+            guidance=guidance,
+        )
+    dense = dense_scores(recommender, histories)
+    scores = dense - np.log(np.exp(dense).sum(1, keepdims=True))
+    scores += np.tensordot(np.array([0.7, 0.3, -0.2]), scorers.scores(histories).astype(np.float64), 1)
+    possible = (allow & ~deny)[segments]
+    for row, seen in enumerate(histories.seen_items()):
+        possible[row, seen] = False
+    scores[~possible] = -np.inf
+    paths = all_item_scores(policy, histories)
+    for row in range(users):
+        top = scores[row].max()
+        total = paths[row] + strength * (scores[row] - top - np.log(np.exp(scores[row] - top).sum()))
+        expected: list[int] = []
+        for item in np.argsort(-total, kind="stable"):
+            in_group = sum(group[other] == group[item] for other in expected)
+            if possible[row, item] and (group[item] == 0 or in_group < 3):
+                expected.append(int(item))
+        items = found.items[row, :, 0]
+        assert items[items >= 0].tolist() == expected
+        np.testing.assert_allclose(found.scores[row, : len(expected)], total[expected], atol=3e-4)
+        np.testing.assert_allclose(found.log_probs[row, : len(expected)], paths[row, expected], atol=1e-4)
+        assert (found.log_probs[row, len(expected) :] == -torch.inf).all()
 
 
 @pytest.mark.parametrize("width", [1, 3, 7])
@@ -145,6 +220,16 @@ def test_a_session_is_guided_item_by_item(tmp_path) -> None:
         own = histories.take(np.array([row]))
         items, scores = plain.recommend_sessions(own, 380, exclude_seen=False)
         unguided = {tuple(pair): float(score) for pair, score in zip(items[0].tolist(), scores[0], strict=True)}
+        beams = beam_search(
+            policy,
+            collate_histories(own, 6),
+            SearchIndex.from_index(guided.index),
+            380,
+            num_items=2,
+            guidance=Guidance(lambda query: query @ policy.item_vectors()[1:].T, 3.0),
+        )
+        for pair, path in zip(beams.items[0].tolist(), beams.log_probs[0].tolist(), strict=True):
+            assert path == pytest.approx(unguided[tuple(pair)], abs=2e-3)
         items, scores = guided.recommend_sessions(own, 380, exclude_seen=False)
         assert len(unguided) == len({tuple(pair) for pair in items[0].tolist()}) == 380
         for (first, second), score in itertools.islice(zip(items[0].tolist(), scores[0], strict=True), 40):

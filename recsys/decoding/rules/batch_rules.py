@@ -104,3 +104,16 @@ class BatchRules:
     def closed(self, level: int, device: torch.device) -> torch.Tensor | None:
         """Nodes of a level that personal rules close, ``[B, R]``; ``None`` without personal rules."""
         return None if self.personal is None else self.personal.closed[level].to(device)
+
+
+def is_in(node_BN: torch.Tensor, closed_BR: torch.Tensor) -> torch.Tensor:
+    """Whether each node is on its user's list; a sorted search keeps this linear in N.
+
+    Args:
+        closed_BR: int64, padded with :data:`NO_NODE`, in any order.
+    """
+    if closed_BR.shape[1] == 0:
+        return torch.zeros_like(node_BN, dtype=torch.bool)
+    ordered = closed_BR.masked_fill(closed_BR == NO_NODE, torch.iinfo(torch.int64).max).sort(dim=1).values
+    place = torch.searchsorted(ordered, node_BN.contiguous()).clamp(max=ordered.shape[1] - 1)
+    return ordered.gather(1, place) == node_BN
