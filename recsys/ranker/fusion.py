@@ -1,9 +1,10 @@
 """Weights of the scorers that are summed over the whole catalogue, and of their sum in the guided search.
 
 Reads scores block by block and the targets of validation rows; produces a :class:`Fusion`. Of every row only a shortlist is
-kept: the best items of each scorer, the targets, and a seeded sample of the rest, each of which stands for many. On it the
-weights are fitted twice: as a choice among items (:mod:`recsys.ranker.logit`), then, from there, one weight after the other
-by NDCG@10. The first is steady, the second is the measure that counts.
+kept: the best items of each scorer and the targets. The weights are those of a choice among the ten items that the sum so
+far puts first (:mod:`recsys.ranker.logit`), fitted again on what the new sum puts first, a few times over. A choice among
+the whole catalogue is dominated by targets far down the list, which no weight brings to the top: on Beauty it gives an
+NDCG@10 of .060 where the top ten gives .063.
 
 Shape legend: S scorers, N rows, n rows of a block, I items, C items of a shortlist.
 """
@@ -36,15 +37,9 @@ the first scorer marks items that a row may not get."""
 SHORTLIST: Final = 50
 """Best items of each scorer that a shortlist holds."""
 
-SAMPLED: Final = 100
-"""Items of the rest that a shortlist holds."""
-
-_FACTORS: Final = (0.0, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 4.0)
-_START: Final = 0.05
-"""What a weight of 0 is tried at: the scorers come on comparable scales, the first with weight 1."""
-_PASSES: Final = 3
-_SMALLEST_GAIN: Final = 1e-5
-_RIDGE: Final = 1e-4
+_PASSES: Final = 6
+_RIDGE: Final = 1e-3
+"""On weights of scores of standard deviation 1; from 0 to .1 it changes NDCG@10 by less than .001 (Beauty)."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +118,7 @@ def fit_rows(
     return used
 
 
-def choose_fusion(
-    names: Sequence[str],
-    blocks: ScoreBlocks,
-    targets: Targets,
-    rows: npt.NDArray[np.int64],
-    seed: int,
-) -> Fusion:
+def choose_fusion(names: Sequence[str], blocks: ScoreBlocks, targets: Targets, rows: npt.NDArray[np.int64]) -> Fusion:
     """Choose the weights of scorers, the first one's being 1.
 
     Args:
@@ -137,22 +126,23 @@ def choose_fusion(
         blocks: Gives the scores of rows; called once, and nothing larger than a block is held.
         targets: Of the validation rows.
         rows: Those of :func:`fit_rows`.
-        seed: Of the sample of the rest.
 
     Raises:
         DataError: The blocks have other shapes, or hold numbers that are not finite.
     """
-    table, offset = _shortlists(names, blocks, targets.take(rows), rows, seed)
-    candidates = {"dense alone": _unit(len(names)), "all alike": np.ones(len(names))}
-    if table.relevant.any() and len(names) > 1:
-        candidates["softmax"] = _softmax_weights(table, offset)
-    measured = {name: _ndcg(table, weights) for name, weights in candidates.items()}
-    best = max(measured, key=measured.__getitem__)
-    weights = candidates[best]
-    if len(names) > 1:
-        weights = coordinate_search(lambda trial: _ndcg(table, trial), weights)
-        measured["coordinate search"] = _ndcg(table, weights)
-    return Fusion(tuple(names), tuple(float(round(w, 6)) for w in weights), 0.0, {"weights": measured})
+    table = _shortlists(names, blocks, targets.take(rows), rows)
+    weights = np.zeros(len(names))
+    weights[0] = 1.0
+    best, measured = weights, {f"{names[0]} alone": _ndcg(table, weights)}
+    for step in range(1, _PASSES + 1 if len(names) > 1 else 1):
+        found = _refined(table, weights)
+        if found is None:
+            break
+        weights = found
+        measured[f"pass {step}"] = _ndcg(table, weights)
+        if measured[f"pass {step}"] >= max(measured.values()):
+            best = weights
+    return Fusion(tuple(names), tuple(float(round(w, 6)) for w in best), 0.0, {"weights": measured})
 
 
 def choose_guidance(
@@ -176,36 +166,10 @@ def choose_guidance(
     return Fusion(fusion.names, fusion.weights, float(best), tried)
 
 
-def coordinate_search(
-    value: Callable[[npt.NDArray[np.float64]], float], start: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Improve one weight after the other by factors, until a pass changes nothing; the first stays.
-
-    Args:
-        value: To be maximised.
-        start: First weights, none negative.
-    """
-    weights, best = start.copy(), value(start)
-    for _ in range(_PASSES):
-        before = best
-        for place in range(1, len(weights)):
-            current = weights[place] or _START
-            for factor in _FACTORS:
-                trial = weights.copy()
-                trial[place] = current * factor
-                found = value(trial)
-                if found > best + _SMALLEST_GAIN:
-                    weights, best = trial, found
-        if best <= before:
-            break
-    return weights
-
-
 def _shortlists(
-    names: Sequence[str], blocks: ScoreBlocks, targets: Targets, rows: npt.NDArray[np.int64], seed: int
-) -> tuple[CandidateTable, FloatArray]:
-    """The shortlist of every row as a table whose features are the scorers, and the log of what each item stands for."""
-    generator = np.random.default_rng(seed)
+    names: Sequence[str], blocks: ScoreBlocks, targets: Targets, rows: npt.NDArray[np.int64]
+) -> CandidateTable:
+    """The shortlist of every row as a table whose features are the scorers."""
     parts, begin = [], 0
     for scores in blocks(rows):
         count = scores.shape[1] if scores.ndim == 3 else -1
@@ -214,81 +178,68 @@ def _shortlists(
                 f"a block of scores has shape {scores.shape}, expected [{len(names)} scorers, at most {len(rows) - begin} "
                 "rows, items]; give the rows that were asked for"
             )
-        parts.append(_shortlist(names, scores, targets.take(np.arange(begin, begin + count)), generator))
+        parts.append(_shortlist(names, scores, targets.take(np.arange(begin, begin + count))))
         begin += count
     if begin != len(rows):
         raise DataError(f"the blocks of scores hold {begin} rows, {len(rows)} were asked for")
-    width = max(part[0].shape[1] for part in parts)
-    items = np.concatenate([_widened(part[0], width, -1) for part in parts])
-    values = np.concatenate([_widened(part[1], width, 0.0) for part in parts])
-    offset = np.concatenate([_widened(part[2], width, 0.0) for part in parts])
-    split = np.full(len(rows), VALID, np.int8)
-    return CandidateTable(items, values, tuple(names), targets, split), offset
+    width = max(items.shape[1] for items, _ in parts)
+    items = np.concatenate([_widened(items, width, -1) for items, _ in parts])
+    values = np.concatenate([_widened(values, width, 0.0) for _, values in parts])
+    return CandidateTable(items, values, tuple(names), targets, np.full(len(rows), VALID, np.int8))
 
 
-def _shortlist(
-    names: Sequence[str], scores: FloatArray, targets: Targets, generator: np.random.Generator
-) -> tuple[npt.NDArray[np.int32], FloatArray, FloatArray]:
-    """Items ``[n, C]``, scores ``[n, C, S]`` and log of what each stands for ``[n, C]``, of one block."""
+def _shortlist(names: Sequence[str], scores: FloatArray, targets: Targets) -> tuple[npt.NDArray[np.int32], FloatArray]:
+    """Items ``[n, C]`` and scores ``[n, C, S]`` of one block."""
     num_rows, num_items = scores.shape[1:]
     allowed = ~np.isneginf(scores[0])
     kept = np.zeros((num_rows, num_items), bool)
-    top = min(SHORTLIST, num_items)
-    every = np.arange(num_rows)[:, None]
+    top, every = min(SHORTLIST, num_items), np.arange(num_rows)[:, None]
     for score in scores:
         kept[every, np.argpartition(-np.where(allowed, score, -np.inf), top - 1, axis=1)[:, :top]] = True
     kept[np.repeat(np.arange(num_rows), np.diff(targets.item_offsets)), targets.items] = True
     kept &= allowed
-    rest = (allowed & ~kept).sum(axis=1)
-    drawn = generator.integers(num_items, size=(num_rows, SAMPLED))
-    sampled = np.zeros_like(kept)
-    sampled[every, drawn] = True
-    sampled &= allowed & ~kept
-    stands_for = rest / np.maximum(sampled.sum(axis=1), 1)
-    chosen = kept | sampled
-    counts = chosen.sum(axis=1)
+    counts = kept.sum(axis=1)
     width = max(1, int(counts.max(initial=0)))
-    row, item = np.nonzero(chosen)
+    row, item = np.nonzero(kept)
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     items = np.full((num_rows, width), -1, np.int32)
     values = np.zeros((num_rows, width, len(names)), np.float32)
-    offset = np.zeros((num_rows, width), np.float32)
     items[row, place] = item
     values[row, place] = scores[:, row, item].T
-    offset[row, place] = np.where(sampled[row, item], np.log(np.maximum(stands_for[row], 1.0)), 0.0)
     if not np.isfinite(values).all():
         bad = names[int(np.argwhere(~np.isfinite(values))[0, 2])]
         raise DataError(f"scorer '{bad}' gives a score that is not finite to an item that is allowed")
-    return items, values, offset
+    return items, values
 
 
-def _softmax_weights(table: CandidateTable, offset: FloatArray) -> npt.NDArray[np.float64]:
-    """Weights of the choice among items, divided by the first; none negative."""
-    hits = table.relevant.sum(axis=1)
-    used = np.flatnonzero(hits > 0)
-    present = table.present[used]
-    counts = present.sum(axis=1)
-    flat = table.features[used][present]
+def _refined(table: CandidateTable, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    """Weights of the choice among the ten items that ``weights`` put first, divided by the first; none negative.
+
+    ``None`` where no target is among them, or where the first weight is 0.
+    """
+    scores = np.where(table.present, _sum(table, weights), -np.inf)
+    top = min(TOP, scores.shape[1])
+    lowest = -np.partition(-scores, top - 1, axis=1)[:, top - 1]
+    among = table.present & (scores >= lowest[:, None])
+    chosen = table.relevant & among
+    used = np.flatnonzero(chosen.any(axis=1))
+    if not len(used):
+        return None
+    counts = among[used].sum(axis=1)
+    flat = table.features[used][among[used]]
     spread = np.maximum(flat.std(axis=0, dtype=np.float64), 1e-6)
-    choices = Choices(
-        (flat / spread).astype(np.float32),
-        np.cumsum(counts) - counts,
-        (table.relevant[used] / hits[used, None])[present].astype(np.float32),
-        offset[used][present],
-    )
-    lowest = np.zeros(flat.shape[1])
-    weights = fit_softmax(choices, _RIDGE, lowest + 0.1, lowest=lowest) / spread
-    return weights / weights[0] if weights[0] > 0 else _unit(len(weights))
+    share = (chosen[used] / chosen[used].sum(axis=1, keepdims=True))[among[used]]
+    choices = Choices((flat / spread).astype(np.float32), np.cumsum(counts) - counts, share.astype(np.float32))
+    found = fit_softmax(choices, _RIDGE, weights * spread, lowest=np.zeros(len(weights))) / spread
+    return found / found[0] if found[0] > 0 else None
+
+
+def _sum(table: CandidateTable, weights: npt.NDArray[np.float64]) -> FloatArray:
+    return np.asarray(table.features @ weights.astype(np.float32), np.float32)
 
 
 def _ndcg(table: CandidateTable, weights: npt.NDArray[np.float64]) -> float:
-    return float(quality(table, table.features @ weights.astype(np.float32))[f"ndcg@{TOP}"].mean())
-
-
-def _unit(count: int) -> npt.NDArray[np.float64]:
-    weights = np.zeros(count)
-    weights[0] = 1.0
-    return weights
+    return float(quality(table, _sum(table, weights))[f"ndcg@{TOP}"].mean())
 
 
 def _widened(array: npt.NDArray[Any], width: int, fill: float) -> npt.NDArray[Any]:

@@ -31,24 +31,21 @@ class Choices:
         features: float32 ``[M, F]``.
         starts: ``[R]`` first candidate of each row; every row has one at least.
         chosen: float32 ``[M]`` share of the row's choices, summing to 1 in each row; 0 for what was not chosen.
-        offset: float32 ``[M]`` added to every score, as the log of how many items a sampled one stands for; ``None``: 0.
     """
 
     features: FloatArray
     starts: npt.NDArray[np.int64]
     chosen: FloatArray
-    offset: FloatArray | None = None
 
     def loss(self, weights: Weights) -> tuple[float, Weights]:
         """Mean loss of the rows and its gradient, without the ridge."""
         score_M = (self.features @ weights.astype(np.float32)).astype(np.float64)
-        fixed_M = score_M if self.offset is None else score_M + self.offset
-        lengths_R = np.diff(np.append(self.starts, len(fixed_M)))
-        best_R = np.maximum.reduceat(fixed_M, self.starts)
-        mass_M = np.exp(fixed_M - np.repeat(best_R, lengths_R))
+        lengths_R = np.diff(np.append(self.starts, len(score_M)))
+        best_R = np.maximum.reduceat(score_M, self.starts)
+        mass_M = np.exp(score_M - np.repeat(best_R, lengths_R))
         total_R = np.add.reduceat(mass_M, self.starts)
         rows = len(self.starts)
-        value = float((best_R + np.log(total_R)).sum() - self.chosen.astype(np.float64) @ fixed_M) / rows
+        value = float((best_R + np.log(total_R)).sum() - self.chosen.astype(np.float64) @ score_M) / rows
         surplus_M = mass_M / np.repeat(total_R, lengths_R) - self.chosen
         return value, (surplus_M.astype(np.float32) @ self.features).astype(np.float64) / rows
 

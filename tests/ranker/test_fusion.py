@@ -12,7 +12,7 @@ import pytest
 from recsys.contracts.columns import TEST, VALID
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.contracts.ranking import top_k
-from recsys.ranker.fusion import Fusion, ScoreBlocks, choose_fusion, choose_guidance, coordinate_search, fit_rows
+from recsys.ranker.fusion import Fusion, ScoreBlocks, choose_fusion, choose_guidance, fit_rows
 from tests.toy.candidates import single_targets
 
 ROWS, ITEMS = 300, 400
@@ -40,18 +40,18 @@ NAMES = ("dense", "hint", "noise")
 def test_the_weights_that_made_the_targets_are_found() -> None:
     """Targets are drawn by softmax of dense + 2 hint: the ratio is 2, noise has none."""
     scores, target = world()
-    fusion = choose_fusion(NAMES, blocks_of(scores, 64), single_targets(target), np.arange(ROWS), seed=1)
+    fusion = choose_fusion(NAMES, blocks_of(scores, 64), single_targets(target), np.arange(ROWS))
     assert fusion.weights[0] == 1.0
     assert 1.4 < fusion.weights[1] < 2.8
     assert fusion.weights[2] < 0.3
     tried = fusion.tried["weights"]  # type: ignore[index]
-    assert tried["coordinate search"] >= max(tried["dense alone"], tried["all alike"], tried["softmax"])
+    assert max(tried.values()) > tried["dense alone"] + 0.1
 
 
 def test_the_size_of_blocks_changes_nothing() -> None:
     scores, target = world()
     one, two = (
-        choose_fusion(NAMES, blocks_of(scores, size), single_targets(target), np.arange(ROWS), 1) for size in (7, 300)
+        choose_fusion(NAMES, blocks_of(scores, size), single_targets(target), np.arange(ROWS)) for size in (7, 300)
     )
     assert one == two
 
@@ -59,10 +59,10 @@ def test_the_size_of_blocks_changes_nothing() -> None:
 def test_rows_that_are_not_asked_for_change_nothing() -> None:
     scores, target = world()
     rows = np.arange(0, ROWS, 2)
-    one = choose_fusion(NAMES, blocks_of(scores, 64), single_targets(target), rows, 1)
+    one = choose_fusion(NAMES, blocks_of(scores, 64), single_targets(target), rows)
     changed, other = scores.copy(), target.copy()
     changed[:, 1::2], other[1::2] = 9.0, 0
-    assert one == choose_fusion(NAMES, blocks_of(changed, 64), single_targets(other), rows, 1)
+    assert one == choose_fusion(NAMES, blocks_of(changed, 64), single_targets(other), rows)
 
 
 def test_forbidden_items_count_for_nothing() -> None:
@@ -70,13 +70,13 @@ def test_forbidden_items_count_for_nothing() -> None:
     scores, target = world()
     more = np.concatenate([scores, np.full((3, ROWS, 50), 50.0, np.float32)], axis=2)
     more[0, :, ITEMS:] = -np.inf
-    found = choose_fusion(NAMES, blocks_of(more, 64), single_targets(target), np.arange(ROWS), 1)
+    found = choose_fusion(NAMES, blocks_of(more, 64), single_targets(target), np.arange(ROWS))
     assert 1.4 < found.weights[1] < 2.8
 
 
 def test_one_scorer_has_weight_one() -> None:
     scores, target = world()
-    fusion = choose_fusion(("dense",), blocks_of(scores[:1], 64), single_targets(target), np.arange(ROWS), 1)
+    fusion = choose_fusion(("dense",), blocks_of(scores[:1], 64), single_targets(target), np.arange(ROWS))
     assert fusion.weights == (1.0,)
 
 
@@ -91,9 +91,7 @@ def test_one_scorer_has_weight_one() -> None:
 def test_blocks_that_do_not_fit_are_refused(spoil, message: str) -> None:  # type: ignore[no-untyped-def]
     scores, target = world()
     with pytest.raises(DataError, match=message):
-        choose_fusion(
-            NAMES, lambda rows: [spoil(scores)[:, : len(rows)]], single_targets(target), np.arange(ROWS), seed=1
-        )
+        choose_fusion(NAMES, lambda rows: [spoil(scores)[:, : len(rows)]], single_targets(target), np.arange(ROWS))
 
 
 def test_fit_rows_are_validation_rows_of_users_that_are_not_held_out() -> None:
@@ -127,13 +125,6 @@ def test_guidance_is_the_one_of_the_best_list_and_the_weakest_of_equals() -> Non
         "2": 1.0,
         "4": 1.0,
     }
-
-
-def test_coordinate_search_climbs_a_hill_and_keeps_the_first_weight() -> None:
-    peak = np.array([1.0, 0.4, 2.0])
-    found = coordinate_search(lambda w: -float(np.abs(w - peak).sum()), np.array([1.0, 1.0, 0.0]))
-    assert found[0] == 1.0
-    assert np.abs(found - peak).max() < 0.5
 
 
 def test_sums_by_hand() -> None:

@@ -24,13 +24,6 @@ def test_two_targets_share_a_row() -> None:
     assert round(choices.loss(np.array([2.0]))[0], 4) == 1.0986
 
 
-def test_a_sampled_item_counts_for_those_it_stands_for() -> None:
-    """One item against one that stands for nine: -log(1 / (1 + 9)) = log 10 = 2.3026."""
-    offset = np.array([0.0, np.log(9)], np.float32)
-    choices = Choices(np.zeros((2, 1), np.float32), np.array([0]), np.array([1, 0], np.float32), offset)
-    assert round(choices.loss(np.array([0.0]))[0], 4) == 2.3026
-
-
 def test_slope_agrees_with_differences() -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(12, 3)).astype(np.float32)
