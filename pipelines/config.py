@@ -9,10 +9,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from features.audit.changes import ChangesConfig
 from features.build import FeaturesConfig
@@ -27,6 +27,7 @@ from recsys.decoding.config import DecodeConfig
 from recsys.evaluation.config import EvaluateConfig
 from recsys.model.config import ModelConfig
 from recsys.paths import ConfigPath
+from recsys.ranker.config import RankConfig
 from recsys.reward.config import RewardConfig
 from recsys.semantic_ids.config import TokenizeConfig
 from recsys.training.config import TrainConfig
@@ -60,11 +61,28 @@ class RunConfig(FrozenConfig):
     decode: DecodeConfig = DecodeConfig()
     reward: RewardConfig = RewardConfig()
     align: AlignConfig = AlignConfig()
+    rank: RankConfig = RankConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()
     recommend: RecommendConfig = RecommendConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _ranked_search_takes_scores(self) -> Self:
+        if self.rank.method == "none":
+            return self
+        if self.decode.cuda_graph:
+            raise ValueError(
+                "decode.cuda_graph records a search without item scores, and rank.method "
+                f"'{self.rank.method}' guides it by them; set decode.cuda_graph: false, or rank.method: none"
+            )
+        if self.decode.guidance:
+            raise ValueError(
+                f"decode.guidance is {self.decode.guidance:g}, and with rank.method '{self.rank.method}' rank.guidance "
+                "decides; set decode.guidance: 0, or rank.method: none"
+            )
+        return self
 
     @property
     def registered_name(self) -> str:

@@ -6,6 +6,7 @@
     train      histories, IDs          -> the policy
     reward     sessions with feedback  -> reward model, held-out reward model (where alignment or the bundle asks for them)
     align      policy, rewards         -> the aligned policy, round by round (only with align.method ipa or rere)
+    rank       policy, histories       -> item scorers, their weights, ranker of candidates (unless rank.method is none)
     baselines  histories               -> rankings of every baseline, kept apart so that a new model does not refit them
     evaluate   policy, baselines       -> metrics with intervals, report
     export     policy                  -> serving bundle
@@ -14,9 +15,10 @@
 Registration and promotion stand between ``export`` and ``recommend`` (:mod:`pipelines.workflow`): they move names in a
 registry, and files only follow.
 
-Every function has the form of :data:`~pipelines.engine.stage.StageFunction` and imports what it needs inside, for two
-reasons: the command line starts without torch, and the imports *are* the list of source files that the stage's digest
-depends on (:mod:`pipelines.engine.code_version`).
+The functions of the stages that learn are in :mod:`pipelines.learning`. Every function has the form of
+:data:`~pipelines.engine.stage.StageFunction` and imports what it needs inside, for two reasons: the command line starts
+without torch, and the imports *are* the list of source files that the stage's digest depends on
+(:mod:`pipelines.engine.code_version`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.engine.stage import Inputs, Stage
+from pipelines.learning import align, rank, reward, train
 from recsys.contracts.manifest import Artifact
 from recsys.runtime import Progress
 from serving.config import RULE_FILES
@@ -81,82 +84,6 @@ def tokenize(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     return {**report, "semantic_id_digest": SemanticIds.load(out_dir).digest}
 
 
-def train(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
-    """Fit the policy; goes on from its last checkpoint after a kill."""
-    import numpy as np
-
-    from recsys.contracts.dataset import Dataset
-    from recsys.semantic_ids.versions import SemanticIds
-    from recsys.training.fit import train_policy
-    from recsys.training.inputs import TrainingInputs
-
-    training = TrainingInputs(
-        dataset=Dataset.open(inputs["prepare"].path),
-        semantic_ids=SemanticIds.load(inputs["tokenize"].path),
-        model=config.model,
-        train=config.train,
-        decode=config.decode,
-        seed=config.seed,
-        item_embeddings=np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
-    )
-    return train_policy(training, out_dir, progress)
-
-
-def reward(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
-    """Train the session reward model, and on other users the held-out reward model; goes on after a kill."""
-    import numpy as np
-
-    from recsys.contracts.dataset import Dataset
-    from recsys.reward.training import RewardInputs, train_reward_models
-    from recsys.semantic_ids.versions import SemanticIds
-
-    training = RewardInputs(
-        dataset=Dataset.open(inputs["prepare"].path),
-        semantic_ids=SemanticIds.load(inputs["tokenize"].path),
-        config=config.reward,
-        seed=config.seed,
-        item_embeddings=np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
-    )
-    return train_reward_models(training, out_dir, progress)
-
-
-def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
-    """Align the policy in rounds under the guard; goes on after a kill, between and within rounds."""
-    import numpy as np
-    import torch
-
-    from recsys.alignment.align import align_policy
-    from recsys.alignment.inputs import AlignmentInputs
-    from recsys.contracts.dataset import Dataset
-    from recsys.model.checkpoint import load_policy
-    from recsys.reports.alignment import write_alignment_page
-    from recsys.reward.checkpoint import load_reward_model
-    from recsys.reward.scoring import ModelScorer
-    from recsys.semantic_ids.versions import SemanticIds
-
-    semantic_ids = SemanticIds.load(inputs["tokenize"].path)
-    scorers: dict[str, ModelScorer | None] = {"reward": None, "held_out": None}
-    if "reward" in inputs:
-        folder = inputs["reward"].path
-        scorers = {name: ModelScorer(load_reward_model(folder / name, semantic_ids.digest)) for name in scorers}
-    digests = {name: artifact.digest for name, artifact in inputs.items()}
-    alignment = AlignmentInputs(
-        dataset=Dataset.open(inputs["prepare"].path),
-        semantic_ids=semantic_ids,
-        policy=load_policy(inputs["train"].path / "model", semantic_ids.digest),
-        config=config.align,
-        decode=config.decode,
-        seed=config.seed,
-        reward_model=scorers["reward"],
-        held_out_reward_model=scorers["held_out"],
-        item_vectors=torch.from_numpy(np.load(inputs["embed"].path / "fused.npy")),
-        parents=digests,
-    )
-    summary = align_policy(alignment, out_dir, progress)
-    write_alignment_page(out_dir, f"Alignment of '{config.name}'", digests)
-    return summary
-
-
 def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Fit every baseline and keep what it answers; a killed stage keeps the finished ones."""
     from recsys.contracts.dataset import Dataset
@@ -169,10 +96,13 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     """Evaluate the policy beside the baselines on the same rows, and write the report."""
     from recsys.contracts.columns import Columns
     from recsys.contracts.dataset import Dataset
+    from recsys.decoding.second_stage.recommender import RankedRecommender
+    from recsys.decoding.second_stage.stage import SecondStage
     from recsys.evaluation.by_id import read_ids
     from recsys.evaluation.examples import write_examples
     from recsys.evaluation.rank import compare_systems, rank_with_policy
     from recsys.evaluation.rankings import SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
+    from recsys.evaluation.second_stage import rank_with_second_stage
     from recsys.model.checkpoint import load_policy
     from recsys.reports.evaluation import report_on
     from recsys.semantic_ids.versions import SemanticIds
@@ -181,12 +111,16 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)
     settings = (semantic_ids, config.decode, config.evaluate, out_dir, progress)
     trained = load_policy(inputs["train"].path / "model", semantic_ids.digest)
-    if "align" in inputs:
-        aligned = load_policy(inputs["align"].path / "model", semantic_ids.digest)
-        generative = rank_with_policy(prepared, aligned, *settings)
-        generative |= rank_with_policy(prepared, trained, *settings, names=(UNALIGNED_BEAM, UNALIGNED_SERVED))
+    aligned = load_policy(inputs["align"].path / "model", semantic_ids.digest) if "align" in inputs else None
+    answering = trained if aligned is None else aligned
+    if "rank" in inputs:
+        stage = SecondStage.load(inputs["rank"].path / "ranker")
+        recommender = RankedRecommender(answering, semantic_ids, config.decode, stage)
+        generative = rank_with_second_stage(prepared, recommender, config.evaluate, out_dir, progress)
     else:
-        generative = rank_with_policy(prepared, trained, *settings)
+        generative = rank_with_policy(prepared, answering, *settings)
+    if aligned is not None:
+        generative |= rank_with_policy(prepared, trained, *settings, names=(UNALIGNED_BEAM, UNALIGNED_SERVED))
     by_id, seconds = config.evaluate.by_id, inputs["train"].manifest.summary.get("seconds")
     ids = None if by_id is None else read_ids(by_id, source_folder(config), prepared.items[Columns.ITEM_ID])
     compared = (prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
@@ -212,12 +146,15 @@ def export(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress)
         digests["align"] = policy.digest
     if "reward" in inputs:
         digests["reward"] = inputs["reward"].digest
+    if "rank" in inputs:
+        digests["rank"] = inputs["rank"].digest
     sources = BundleSources(
         prepared=inputs["prepare"].path,
         semantic_ids=inputs["tokenize"].path,
         model=policy.path / "model",
         digests=digests,
         reward_model=inputs["reward"].path / "reward" if "reward" in inputs else None,
+        ranker=inputs["rank"].path / "ranker" if "rank" in inputs else None,
     )
     summary = export_bundle(sources, config.registered_name, config.decode, out_dir, config.export.limits)
     prepared = Dataset.open(inputs["prepare"].path)
@@ -307,6 +244,7 @@ ALIGN: Final = Stage(
     ignored=("align.checkpoint_every_steps",),
     resumable=True,
 )
+RANK: Final = Stage("rank", "ranker", rank, ("rank", "decode"), parents=("prepare", "embed", "tokenize", "train"))
 _BASELINE_KEYS: Final = ("baselines", "baseline_settings", "tuning", "count_until", "ks", "split", "filter_seen")
 BASELINES: Final = Stage(
     "baselines",
@@ -340,7 +278,7 @@ RECOMMEND: Final = Stage(
     resumable=True,
 )
 
-STAGES: Final = (PREPARE, EMBED, TOKENIZE, TRAIN, REWARD, ALIGN, BASELINES, EVALUATE, EXPORT, RECOMMEND)
+STAGES: Final = (PREPARE, EMBED, TOKENIZE, TRAIN, REWARD, ALIGN, RANK, BASELINES, EVALUATE, EXPORT, RECOMMEND)
 """All of them, in the order they run."""
 
 BY_NAME: Final = {stage.name: stage for stage in STAGES}
@@ -350,12 +288,15 @@ def stages_of(config: RunConfig, also: Collection[str] = ()) -> tuple[Stage, ...
     """Return the stages that a configuration runs, with the parents that they have there.
 
     Without alignment `reward` and `align` are left out, and `evaluate` and `export` read the result of `train`; with it they
-    read the aligned policy. `reward` runs if a reward asks for the reward model, or the bundle is to have it.
+    read the aligned policy. `reward` runs if a reward asks for the reward model, or the bundle is to have it, and `rank`
+    unless its method is ``none``.
 
     Args:
         also: Stages that are asked for by name, whatever the configuration says.
     """
-    wanted = {stage.name for stage in STAGES} - {REWARD.name, ALIGN.name} | set(also)
+    wanted = {stage.name for stage in STAGES} - {REWARD.name, ALIGN.name, RANK.name} | set(also)
+    if config.rank.method != "none":
+        wanted.add(RANK.name)
     if config.align.method != "none":
         wanted.add(ALIGN.name)
     if config.align.needs_reward_model or config.bundles_reward_model:
@@ -372,6 +313,8 @@ def _with_parents(stage: Stage, config: RunConfig) -> Stage:
     parents = stage.parents
     if stage is EXPORT and config.bundles_reward_model:
         parents = (*parents, REWARD.name)
-    if method != "none" and stage in (EVALUATE, EXPORT):
+    if method != "none" and stage in (RANK, EVALUATE, EXPORT):
         parents = (*parents, ALIGN.name)
+    if config.rank.method != "none" and stage in (EVALUATE, EXPORT):
+        parents = (*parents, RANK.name)
     return stage if parents == stage.parents else replace(stage, parents=parents)

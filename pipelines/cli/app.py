@@ -190,6 +190,10 @@ for _name, _summary in (
         "align",
         "Align the policy by align.method, ipa or rere (reads train, and reward where needed); goes on after a kill.",
     ),
+    (
+        "rank",
+        "Fit item scorers and the ranker of the candidates on validation rows (reads the result of train or align).",
+    ),
     ("evaluate", "Evaluate the policy beside all baselines (reads the result of train)."),
 ):
     _add_stage_verb(_name, _summary)

@@ -24,6 +24,17 @@ class RankedItems:
         return len(self.items)
 
 
+@dataclass(frozen=True)
+class SourcedItems(RankedItems):
+    """Ranked lists that say where their items come from.
+
+    Attributes:
+        sources: uint8 ``[N, k]``, bit ``s`` set where source number ``s`` of the candidates brought the item.
+    """
+
+    sources: npt.NDArray[np.uint8]
+
+
 def concatenate(parts: list[RankedItems]) -> RankedItems:
     """Stack the rows of several rankings of equal width."""
     return RankedItems(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))

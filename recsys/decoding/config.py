@@ -14,16 +14,18 @@ class DecodeConfig(FrozenConfig):
 
     Attributes:
         beam_width: W, beams per user.
-        rescore: ``dense``: the dense head orders the beam's items; ``none``: path probabilities do.
+        rescore: ``dense``: the dense head orders the beam's items; ``none``: path probabilities do. Where `rank` has fitted
+            a second stage, that orders the answer, and this decides nothing.
         exclude_seen: Leave out what the user's history holds.
     """
 
     beam_width: int = Field(default=64, ge=1)
     rescore: Literal["dense", "none"] = "dense"
     generative_weight: float = Field(default=0.0, ge=0.0)
-    """Served score = dense log-score + generative_weight * beam log-probability."""
+    """Score of the items in the order of the dense head = dense score + generative_weight * beam log-probability."""
     guidance: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
-    """Weight of the dense head's scores in the search itself (:mod:`recsys.decoding.guide`); 0: the policy alone."""
+    """Weight of the dense head's scores in the search itself (:mod:`recsys.decoding.guide`); 0: the policy alone.
+    A second stage guides by all its scorers, as ``rank.guidance`` says."""
     exclude_seen: bool = True
     rows_per_batch: int = Field(default=3200, ge=1)
     """Users times beams decoded together; bounds memory whatever the number of users."""

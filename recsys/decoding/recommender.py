@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from numbers import Integral
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from recsys.contracts.errors import ConfigError
-from recsys.contracts.ranking import RankedItems, concatenate
+from recsys.contracts.ranking import RankedItems
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import Beams, Guidance, beam_search
@@ -23,6 +25,9 @@ from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.int8 import int8_policy
 from recsys.runtime import PlainProgress, Progress
 from recsys.semantic_ids.versions import SemanticIds
+
+Answer = Callable[[Histories, CompiledRules, int], list[RankedItems]]
+"""Ranks one batch of histories with a beam of a given width, any number of times."""
 
 
 class Recommender:
@@ -51,7 +56,7 @@ class Recommender:
         self.policy = _prepared_for(config, policy.eval())
         self.index = index if index is not None else PrefixIndex.build(semantic_ids.codes, semantic_ids.level_sizes)
         self.device = policy.codes.weight.device
-        self._search_index = SearchIndex.from_index(self.index, self.device)
+        self.search_index = SearchIndex.from_index(self.index, self.device)
         self._item_vectors: torch.Tensor | None = None
         self._graphed_searches: dict[int, GraphedSearch] = {}
 
@@ -117,18 +122,17 @@ class Recommender:
         """
         check_count(k, "k")
         rescore = self.config.rescore == "dense" if rescore is None else rescore
-        return self._decode(histories, k, (rescore,), rules, progress)[0]
+        return self._beam_orders(histories, k, (rescore,), rules, progress)[0]
 
     def both_orders(
         self, histories: Histories, k: int, *, exclude_seen: bool | None = None, progress: Progress | None = None
     ) -> tuple[RankedItems, RankedItems]:
         """Decode once and rank twice: ``(path probability, dense head)``. Evaluation and validation ask for both."""
-        beam, served = self._decode(
-            histories, k, (False, True), self.compile(None, len(histories), exclude_seen), progress
-        )
+        rules = self.compile(None, len(histories), exclude_seen)
+        beam, served = self._beam_orders(histories, k, (False, True), rules, progress)
         return beam, served
 
-    def _decode(
+    def _beam_orders(
         self,
         histories: Histories,
         k: int,
@@ -136,23 +140,39 @@ class Recommender:
         rules: CompiledRules,
         progress: Progress | None,
     ) -> list[RankedItems]:
-        """Search once per history; return one ranking per entry of ``rescores``, rows in the order of the histories."""
+        """Search once per history; return one ranking of the beam's items per entry of ``rescores``."""
+
+        def answer(histories: Histories, rules: CompiledRules, width: int) -> list[RankedItems]:
+            # the list is cut from `width` candidates, which may hold proportionally more of each group than the list
+            beams = self._search(histories, width, rules, quota_factor=-(-width // k))
+            return [self._rank(beams, k, rescore, rules.quotas) for rescore in rescores]
+
+        per_batch = max(1, self.config.rows_per_batch // max(self.config.beam_width, k))
+        return self._in_batches(histories, k, len(rescores), answer, rules, per_batch, progress)
+
+    def _in_batches(
+        self,
+        histories: Histories,
+        k: int,
+        num_lists: int,
+        answer: Answer,
+        rules: CompiledRules,
+        per_batch: int,
+        progress: Progress | None,
+    ) -> list[RankedItems]:
+        """Answer batch by batch; rows of the ``num_lists`` rankings are in the order of the histories."""
         width = max(self.config.beam_width, k)
         # similar lengths together: padding is wasted work
         order = np.argsort(np.minimum(histories.lengths, self.policy.spec.model.max_history), kind="stable")
-        per_batch = max(1, self.config.rows_per_batch // width)
         blocks = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
-        empty = RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))
-        parts = [[empty] for _ in rescores]
+        parts: list[list[RankedItems]] = [[] for _ in range(num_lists)]
         for block in (progress or PlainProgress()).track(blocks, "decoding", len(blocks)):
-            # the list is cut from `width` candidates, which may hold proportionally more of each group than the list
-            beams = self._search(histories.take(block), width, rules.take(block), quota_factor=-(-width // k))
-            for ranked, rescore in zip(parts, rescores, strict=True):
-                ranked.append(self._rank(beams, k, rescore, rules.quotas))
+            for ranked, found in zip(parts, answer(histories.take(block), rules.take(block), width), strict=True):
+                ranked.append(found)
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        rankings = [concatenate(part) for part in parts]
-        return [RankedItems(ranked.items[back], ranked.scores[back]) for ranked in rankings]
+        nothing = RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))
+        return [_stacked(part or [nothing], back) for part in parts]
 
     def recommend_sessions(
         self,
@@ -199,7 +219,7 @@ class Recommender:
             return beam_search(
                 self.policy,
                 batch,
-                self._search_index,
+                self.search_index,
                 width,
                 rules=batch_rules,
                 num_items=num_items,
@@ -211,7 +231,7 @@ class Recommender:
     def _graphed(self, width: int) -> GraphedSearch:
         if width not in self._graphed_searches:
             users = max(1, self.config.rows_per_batch // width)
-            self._graphed_searches[width] = GraphedSearch(self.policy, self._search_index, [width], users)
+            self._graphed_searches[width] = GraphedSearch(self.policy, self.search_index, [width], users)
         return self._graphed_searches[width]
 
     @torch.inference_mode()
@@ -243,13 +263,24 @@ class Recommender:
 
     def _all_dense_scores(self, query_BD: torch.Tensor) -> torch.Tensor:
         """Dense-head scores of the whole catalogue, ``[B, I]``."""
-        return query_BD @ self._vectors()[1:].T
+        return query_BD @ self.catalogue_vectors().T
+
+    def catalogue_vectors(self) -> torch.Tensor:
+        """Item tower of the whole catalogue, ``[I, D]``, computed once."""
+        return self._vectors()[1:]
 
     def _vectors(self) -> torch.Tensor:
         if self._item_vectors is None:
             with torch.inference_mode():
                 self._item_vectors = self.policy.item_vectors()
         return self._item_vectors
+
+
+def _stacked(parts: list[RankedItems], rows: npt.NDArray[np.integer]) -> RankedItems:
+    """Stack rankings of one kind and put their rows into another order."""
+    kind = type(parts[0])
+    columns = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(kind)}
+    return kind(**{name: column[rows] for name, column in columns.items()})
 
 
 def check_count(count: object, name: str) -> None:

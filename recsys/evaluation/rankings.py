@@ -1,6 +1,7 @@
 """Rankings on disk: what a system answered for every row of a split, kept so that nobody computes it twice.
 
-Reads and writes ``<folder>/<system>/<filtered|unfiltered>/{items,scores}.npy``. A folder appears by rename, so a ranking
+Reads and writes ``<folder>/<system>/<filtered|unfiltered>/{items,scores}.npy``, and ``sources.npy`` beside them where it is
+known which source brought each item. A folder appears by rename, so a ranking
 is there whole or not at all, and a killed stage goes on with the next one.
 """
 
@@ -9,21 +10,29 @@ from __future__ import annotations
 import mmap
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.ranking import RankedItems
+from recsys.contracts.ranking import RankedItems, SourcedItems
 from recsys.data.histories import Histories
 
 BEAM: Final = "generative (beam)"
-"""The policy in pure beam order."""
+"""The policy alone, in pure beam order."""
+
+GUIDED: Final = "generative (guided)"
+"""The search guided by item scores, in its own order, with no other source of candidates."""
+
+DENSE: Final = "dense head"
+"""The best items of the whole catalogue by the policy's dense head."""
 
 SERVED: Final = "generative (served)"
-"""The policy's beam items in the order of its dense head: what ``recommend`` writes by default."""
+"""What ``recommend`` writes by default: candidates of all sources in the order of the ranker, or without a ranker the beam's
+items in the order of the dense head."""
 
 UNALIGNED_BEAM: Final = "before alignment (beam)"
 UNALIGNED_SERVED: Final = "before alignment (served)"
@@ -78,7 +87,8 @@ def write_rankings(paths: Sequence[Path], blocks: Iterable[RankedItems | Sequenc
             parts = [block] if isinstance(block, RankedItems) else list(block)
             if not writers:
                 writers = [
-                    _Writer(path, num_rows, ranked.items.shape[1]) for path, ranked in zip(paths, parts, strict=True)
+                    _Writer(path, num_rows, ranked.items.shape[1], _columns(ranked))
+                    for path, ranked in zip(paths, parts, strict=True)
                 ]
             for writer, ranked in zip(writers, parts, strict=True):
                 writer.add(ranked)
@@ -89,16 +99,22 @@ def write_rankings(paths: Sequence[Path], blocks: Iterable[RankedItems | Sequenc
         writer.publish()
 
 
-class _Writer:
-    """The two arrays of one ranking, written row by row."""
+def _columns(ranked: RankedItems) -> dict[str, type[np.generic]]:
+    """Files of a ranking; one that knows its sources has them beside items and scores."""
+    columns: dict[str, type[np.generic]] = {"items": np.int32, "scores": np.float32}
+    return columns | ({"sources": np.uint8} if isinstance(ranked, SourcedItems) else {})
 
-    def __init__(self, path: Path, num_rows: int, width: int) -> None:
+
+class _Writer:
+    """The arrays of one ranking, written row by row."""
+
+    def __init__(self, path: Path, num_rows: int, width: int, columns: Mapping[str, type[np.generic]]) -> None:
         self.path, self.temporary = path, path.with_name(f".{path.name}.part")
         self.missing = num_rows
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(parents=True)
         self.files = {}
-        for name, kind in (("items", np.int32), ("scores", np.float32)):
+        for name, kind in columns.items():
             handle = (self.temporary / f"{name}.npy").open("wb")
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False}
             np.lib.format.write_array_header_1_0(handle, {**header, "shape": (num_rows, width)})
@@ -143,6 +159,24 @@ def read_ranking(path: Path) -> RankedItems:
             f"ranking '{path}' cannot be read: {error}; delete its artefact and run `evaluate` again"
         ) from error
     return RankedItems(items, scores)
+
+
+def read_sources(path: Path) -> npt.NDArray[np.uint8] | None:
+    """Open the sources of one ranking's items, memory-mapped, ``[N, k]``; ``None`` where none are kept.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    file = path / "sources.npy"
+    if not file.exists():
+        return None
+    try:
+        sources: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"ranking '{path}' cannot be read: {error}; delete its artefact and run `evaluate` again"
+        ) from error
+    return sources
 
 
 def read_rankings(folder: Path, systems: Sequence[str], filters: Sequence[bool]) -> Rankings:

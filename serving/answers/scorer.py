@@ -30,10 +30,11 @@ from recsys.reward.scoring import SessionScorer
 from recsys.runtime import PlainProgress
 from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.frame import Answer, answer_frame
+from serving.answers.ranker import open_recommender
 from serving.answers.second_stage import REWARD_FOLDER, best_items, best_sessions, open_reward_model
 from serving.answers.sessions import RankedSessions, explain_short_sessions
 from serving.bundle.catalogue import Catalogue, read_catalogue
-from serving.bundle.layout import BundleInfo, read_info
+from serving.bundle.layout import RANKER_FOLDER, BundleInfo, read_info
 from serving.config import AnswerOptions
 from serving.inputs.history_frame import map_frame
 from serving.inputs.request import UNSEEN_ITEMS, Request, ServedModel
@@ -51,7 +52,7 @@ class Scorer:
     Attributes:
         info: What the bundle says about itself.
         catalogue: Outside ids of the model's indices.
-        recommender: Policy, prefix index and beam search.
+        recommender: Policy, prefix index, beam search, and where the bundle has one the ranker of the candidates.
         reward_model: Evaluate of the second stage; ``None`` where the bundle has none.
         model: What a request has to know of all this.
     """
@@ -85,16 +86,12 @@ class Scorer:
             DecodeConfig, json.loads(json.dumps(read_json(folder / "decode.json"))), str(folder / "decode.json")
         )
         index = PrefixIndex.open(folder / "prefix_index")
-        named, found = "reward" in info.digests, (folder / REWARD_FOLDER).exists()
-        if named != found:
-            says = ("names a", "holds none") if named else ("names no", "holds one")
-            raise ArtifactError(
-                f"bundle '{folder}' {says[0]} reward model in its digests and {says[1]} in '{REWARD_FOLDER}'; export again"
-            )
-        reward_model = open_reward_model(folder / REWARD_FOLDER, policy) if found else None
+        reward = _part(folder, info, "reward", REWARD_FOLDER, "reward model")
+        reward_model = None if reward is None else open_reward_model(reward, policy)
+        ranker = _part(folder, info, "rank", RANKER_FOLDER, "ranker")
         category_I = policy.item_tower.category_I[1:].cpu().numpy()
         catalogue = read_catalogue(folder, info, policy.spec.model.unseen_user_rows, category_I)
-        return cls(info, catalogue, Recommender(policy, semantic_ids, decode, index), reward_model)
+        return cls(info, catalogue, open_recommender(policy, semantic_ids, decode, ranker, index), reward_model)
 
     def request(
         self, users: UserHistories, k: int, rules: ItemRules | None = None, options: AnswerOptions | None = None
@@ -175,3 +172,18 @@ class Scorer:
             ConfigError, DataError: As in :meth:`request`.
         """
         return self.answer(self.request(MappedUsers.from_histories(histories), k, rules, options)).ranked
+
+
+def _part(folder: Path, info: BundleInfo, digest: str, name: str, what: str) -> Path | None:
+    """Folder of a part that a bundle may have; ``None`` where it has none.
+
+    Raises:
+        ArtifactError: Its digests name the part and the folder is missing, or the other way round.
+    """
+    named, found = digest in info.digests, (folder / name).exists()
+    if named != found:
+        says = ("names a", "holds none") if named else ("names no", "holds one")
+        raise ArtifactError(
+            f"bundle '{folder}' {says[0]} {what} in its digests and {says[1]} in '{name}'; export again"
+        )
+    return folder / name if found else None

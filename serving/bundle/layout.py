@@ -11,6 +11,7 @@ Files:
     data_contract.json    what those data promised, to hold the next night's data against
     decode.json         how it decodes
     reward_model/       the session reward model, safetensors + JSON; only where ``bundle.json`` names its digest
+    ranker/             item scorers, weights and ranker of the candidates; only where ``bundle.json`` names its digest
 
 There is no pickle anywhere. A bundle made by the pipeline also holds ``manifest.json``, so that a copy can be verified.
 """
@@ -26,7 +27,12 @@ from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import MANIFEST_NAME, open_artifact, read_json
 from serving.config import ServingLimits
 
-BUNDLE_FORMAT: Final = 1
+BUNDLE_FORMAT: Final = 2
+"""2 since a bundle can hold a ranker: older code would answer with it in another order."""
+
+RANKER_FOLDER: Final = "ranker"
+"""Of a bundle."""
+
 BUNDLE_FILE: Final = "bundle.json"
 SEMANTIC_ID_FILES: Final = ("semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "semantic_ids.json")
 
@@ -37,8 +43,9 @@ class BundleInfo(BaseModel):
     Attributes:
         format: Version of the folder layout.
         name: Registered name of the model.
-        digests: ``data``, ``train`` (artefact digests) and ``semantic_ids`` (of the codes themselves); ``align`` and
-            ``reward`` (artefact digests) where the policy was aligned, and where the bundle has a reward model.
+        digests: ``data``, ``train`` (artefact digests) and ``semantic_ids`` (of the codes themselves); ``align``,
+            ``reward`` and ``rank`` (artefact digests) where the policy was aligned, and where the bundle has a reward model
+            or a ranker.
         uses_users: The policy looks up users it has met in training.
         limits: What one request may ask for at most.
     """

@@ -1,7 +1,7 @@
 """Builds the serving bundle from the artefacts of `prepare`, `tokenize` and `train` (layout: :mod:`serving.bundle.layout`).
 
-An aligned policy comes from `align`, and the reward model of the second stage from `reward`; the held-out reward model
-stays behind.
+An aligned policy comes from `align`, the ranker of the candidates from `rank`, and the reward model that a request may ask
+for from `reward`; the held-out reward model stays behind.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from recsys.model.checkpoint import load_policy
 from recsys.model.weights import WEIGHTS_NAME
 from recsys.reward.checkpoint import SPEC_NAME
 from recsys.semantic_ids.versions import SemanticIds
+from serving.answers.ranker import open_recommender
 from serving.answers.second_stage import REWARD_FOLDER, open_reward_model
-from serving.bundle.layout import BUNDLE_FILE, BUNDLE_FORMAT, SEMANTIC_ID_FILES, BundleInfo
+from serving.bundle.layout import BUNDLE_FILE, BUNDLE_FORMAT, RANKER_FOLDER, SEMANTIC_ID_FILES, BundleInfo
 from serving.config import ServingLimits
 
 REWARD_FILES: Final = (WEIGHTS_NAME, SPEC_NAME)
@@ -37,8 +38,9 @@ class BundleSources:
         prepared: Folder of the prepared data.
         semantic_ids: Folder of the tokenizer's artefact.
         model: Folder that ``save_policy`` wrote.
-        digests: Artefact digests of ``data`` and ``train``, and where they are there of ``align`` and ``reward``.
+        digests: Artefact digests of ``data`` and ``train``, and where they are there of ``align``, ``reward`` and ``rank``.
         reward_model: Folder that ``save_reward_model`` wrote, for the second stage; ``None`` leaves it out.
+        ranker: Folder of the fitted second stage of item lists; ``None`` leaves it out.
     """
 
     prepared: Path
@@ -46,6 +48,7 @@ class BundleSources:
     model: Path
     digests: Mapping[str, str]
     reward_model: Path | None = None
+    ranker: Path | None = None
 
 
 def export_bundle(
@@ -61,7 +64,7 @@ def export_bundle(
         Summary: sizes and digests.
 
     Raises:
-        ArtifactError: Policy or reward model was trained with other semantic IDs than those given, or the two do not
+        ArtifactError: Policy, reward model or ranker was trained with other semantic IDs than those given, or they do not
             belong together.
     """
     semantic_ids = SemanticIds.load(sources.semantic_ids)
@@ -70,7 +73,10 @@ def export_bundle(
     uses_users = "user" in policy.spec.model.features
     if (sources.reward_model is None) != ("reward" not in sources.digests):
         raise ValueError(f"reward_model is {sources.reward_model}, the digests are of {', '.join(sources.digests)}")
+    if (sources.ranker is None) != ("rank" not in sources.digests):
+        raise ValueError(f"ranker is {sources.ranker}, the digests are of {', '.join(sources.digests)}")
     reward_model = None if sources.reward_model is None else open_reward_model(sources.reward_model, policy)
+    open_recommender(policy, semantic_ids, decode, sources.ranker)
 
     out_dir.mkdir(parents=True, exist_ok=True)
     shutil.copytree(sources.model, out_dir / "model", dirs_exist_ok=True)
@@ -78,6 +84,8 @@ def export_bundle(
         (out_dir / REWARD_FOLDER).mkdir(exist_ok=True)
         for file in REWARD_FILES:
             shutil.copyfile(sources.reward_model / file, out_dir / REWARD_FOLDER / file)
+    if sources.ranker is not None:
+        shutil.copytree(sources.ranker, out_dir / RANKER_FOLDER, dirs_exist_ok=True)
     for file in SEMANTIC_ID_FILES:
         shutil.copyfile(sources.semantic_ids / file, out_dir / file)
     (out_dir / "prefix_index").mkdir(exist_ok=True)
@@ -104,5 +112,6 @@ def export_bundle(
         "megabytes": round(size / 1e6, 3),
         "semantic_id_digest": semantic_ids.digest,
         "objectives": list(policy.spec.objectives),
+        "has_ranker": sources.ranker is not None,
         "reward_towers": [] if reward_model is None else list(reward_model.towers),
     }

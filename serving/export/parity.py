@@ -13,9 +13,9 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.semantic_ids.versions import SemanticIds
+from serving.answers.ranker import open_recommender
 from serving.answers.scorer import Scorer
 from serving.answers.second_stage import open_reward_model
 from serving.export.export import BundleSources
@@ -34,7 +34,7 @@ def check_parity(
     """
     semantic_ids = SemanticIds.load(sources.semantic_ids)
     policy = load_policy(sources.model, semantic_ids.digest)
-    trained = Recommender(policy, semantic_ids, decode)
+    trained = open_recommender(policy, semantic_ids, decode, sources.ranker)
     everyone = prepared.all_users()
     rows = np.unique(np.linspace(0, len(everyone) - 1, num=min(num_users, len(everyone))).astype(np.int64))
     histories = Histories.from_targets(prepared.history, everyone.take(rows))

@@ -27,13 +27,14 @@ _DATA = _IDS | {"recsys.data"}
 _LAYERS = _DATA | {"recsys.native", "recsys.model.config", "recsys.model.layers"}
 _MODEL = _LAYERS | {"recsys.model", "recsys.model.variants"}
 _DECODING = _MODEL | {"recsys.scorers", "recsys.decoding"}
+_RANKED = _DECODING | {"recsys.ranker", "recsys.decoding.second_stage"}
 _TRAINING = _DECODING | {"recsys.training", "recsys.training.distributed"}
 _REWARD = _TRAINING | {"recsys.reward", "recsys.reward.feedback"}
 _REWARDS = _REWARD | {"recsys.alignment.losses", "recsys.alignment.rewards"}
 _ROLLOUTS = _REWARDS | {"recsys.alignment.config", "recsys.alignment.rollouts"}
 _ALIGNMENT = _ROLLOUTS | {"recsys.alignment.rounds", "recsys.alignment"}
 _INPUTS = _DECODING | {"serving.config", "serving.bundle", "serving.inputs"}
-_ANSWERS = _INPUTS | _REWARD | {"serving.answers"}
+_ANSWERS = _INPUTS | _RANKED | _REWARD | {"serving.answers"}
 _SERVING = _ANSWERS | {"serving.registry", "serving.export", "serving.batch"}
 _EVERYTHING = _ALIGNMENT | _SERVING | {"recsys.evaluation", "recsys.reports", "features"}
 _ENGINE = {"pipelines.engine"}
@@ -54,9 +55,10 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.model.variants": _LAYERS | {"recsys.model"},
     "recsys.model": _LAYERS | {"recsys.model.variants"},
     "recsys.decoding": _MODEL | {"recsys.scorers"},
+    "recsys.decoding.second_stage": _RANKED,
     "recsys.training.distributed": _TRAINING,
     "recsys.training": _TRAINING,
-    "recsys.evaluation": _TRAINING,
+    "recsys.evaluation": _TRAINING | _RANKED,
     "recsys.ranker": _DATA,
     "recsys.reward.feedback": _BASE | {"recsys.data", "recsys.reward"},
     "recsys.reward": _REWARD,
@@ -66,12 +68,12 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.alignment.rollouts": _REWARDS | {"recsys.alignment.config"},
     "recsys.alignment.rounds": _ROLLOUTS,
     "recsys.alignment": _ALIGNMENT,
-    "recsys.reports": _ALIGNMENT | {"recsys.evaluation"},
+    "recsys.reports": _ALIGNMENT | _RANKED | {"recsys.evaluation"},
     "features": _BASE,
     "serving.config": _BASE,
     "serving.bundle": _LAYERS | {"serving.config"},
     "serving.inputs": _DECODING | {"serving.config", "serving.bundle"},
-    "serving.answers": _INPUTS | _REWARD,
+    "serving.answers": _INPUTS | _RANKED | _REWARD,
     "serving.export": _ANSWERS,
     "serving.batch": _ANSWERS | {"serving.registry"},
     "serving.registry": _ANSWERS,

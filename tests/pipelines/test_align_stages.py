@@ -16,7 +16,7 @@ from recsys.evaluation.rankings import BEAM, SERVED, UNALIGNED_BEAM, UNALIGNED_S
 from recsys.reports.alignment import PAGE_NAME
 from tests.toy import tiny_run
 
-BEFORE = ["prepare", "embed", "tokenize", "train", "baselines", "evaluate", "export", "recommend"]
+BEFORE = ["prepare", "embed", "tokenize", "train", "rank", "baselines", "evaluate", "export", "recommend"]
 RERE = (
     "align.method=rere",
     "align.rere.rounds=2",
@@ -37,9 +37,10 @@ def stage_parents(config: RunConfig) -> dict[str, tuple[str, ...]]:
     return {stage.name: stage.parents for stage in stages_of(config)}
 
 
-def test_without_alignment_nothing_changes(tmp_path: Path) -> None:
-    config = config_of(tmp_path)
-    assert list(stage_parents(config)) == BEFORE
+def test_without_alignment_and_ranker_the_plain_stages_are_left(tmp_path: Path) -> None:
+    assert list(stage_parents(config_of(tmp_path))) == BEFORE
+    config = config_of(tmp_path, "rank.method=none")
+    assert list(stage_parents(config)) == [name for name in BEFORE if name != "rank"]
     assert all(stage in STAGES for stage in stages_of(config))
 
 
@@ -47,7 +48,8 @@ def test_rule_rewards_need_no_reward_model(tmp_path: Path) -> None:
     parents = stage_parents(config_of(tmp_path, "align.method=rere"))
     assert "reward" not in parents
     assert parents["align"] == ("prepare", "embed", "tokenize", "train")
-    assert parents["evaluate"][-1] == parents["export"][-1] == "align"
+    assert parents["rank"][-1] == "align"
+    assert parents["evaluate"][-2:] == parents["export"][-2:] == ("align", "rank")
 
 
 @pytest.mark.parametrize(
