@@ -121,7 +121,7 @@ def _history_batch(
 
 
 def collate_all_prefixes(
-    arrays: HistoryArrays,
+    arrays: Histories | HistoryArrays,
     user_index: npt.NDArray[np.int32],
     start: npt.NDArray[np.int64],
     end: npt.NDArray[np.int64],

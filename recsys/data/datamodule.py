@@ -14,7 +14,7 @@ from recsys.contracts.errors import DataError
 from recsys.data.batch import TrainingBatch
 from recsys.data.histories import Histories
 from recsys.data.loader import BucketedLoader
-from recsys.data.options import BatchBy
+from recsys.data.options import AugmentConfig, BatchBy
 from recsys.data.samples import PrefixWindows, Samples, TargetRows, TrainingForm
 
 
@@ -55,6 +55,7 @@ class PolicyData(lightning.LightningDataModule):
             next-item task); ``pairs`` feeds one (history, target) pair per row.
         batch_size: Rows of a training batch, over all processes.
         batch_by: Cut batches of equal rows, or of equal targets (:class:`~recsys.data.loader.BucketedLoader`).
+        augment: How the histories of training rows are changed; validation rows never are.
         validation_users: Rows of the validation split to decode, drawn once from ``seed``.
         rank, world: This process among those that train together; they share every batch and the validation rows.
 
@@ -72,12 +73,15 @@ class PolicyData(lightning.LightningDataModule):
         validation_users: int,
         seed: int,
         batch_by: BatchBy = "rows",
+        augment: AugmentConfig | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         super().__init__()
         samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).from_dataset(prepared, max_history)
-        self.loader = BucketedLoader(samples, batch_size, seed, batch_by=batch_by, rank=rank, world=world)
+        self.loader = BucketedLoader(
+            samples, batch_size, seed, batch_by=batch_by, augment=augment, rank=rank, world=world
+        )
         rows = validation_rows(prepared, validation_users, seed)
         self.validation = rows if world == 1 else rows.part(rank, world)
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recsys.data.augmentation import Augmentation
 from recsys.data.batch import TrainingBatch
-from recsys.data.options import BatchBy
+from recsys.data.options import AugmentConfig, BatchBy
 from recsys.data.samples import Samples
 
 BUCKET_BATCHES = 32
@@ -34,6 +35,7 @@ class BucketedLoader:
         batch_by: ``rows`` cuts a bucket into batches of as many rows; ``targets`` into as many batches of nearly as many
             targets. Windows of long histories hold many times the targets of short ones, and sorted by length their batches
             do, too, while every batch is one step.
+        augment: How histories are changed, anew in every epoch; ``None`` or all off: not at all.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class BucketedLoader:
         seed: int,
         *,
         batch_by: BatchBy = "rows",
+        augment: AugmentConfig | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world} processes: expected a rank from 0 to {world - 1}")
         self.samples, self.batch_size, self.seed, self.batch_by = samples, batch_size, seed, batch_by
+        self.augment = augment if augment is not None and augment.is_on else None
         self.rank, self.world = rank, world
         self.epoch, self.position = 0, 0
 
@@ -95,15 +99,15 @@ class BucketedLoader:
         process would. A batch with fewer rows than processes leaves some without any. They compute a row that asks for
         nothing, because all processes must take part in every exchange.
         """
+        if self.augment is not None:
+            # cropping may take the longest row its length, so all rows say how wide the batch is
+            whole = self.samples.collate(rows, Augmentation(self.augment, self.seed, self.epoch))
+            return whole if self.world == 1 else _part(whole, torch.arange(self.rank, len(rows), self.world))
         if self.world == 1:
             return self.samples.collate(rows)
         own = rows[self.rank :: self.world]
         longest = rows[np.argmax(self.samples.lengths[rows])]
-        wide = self.samples.collate(np.append(own, longest))
-        if len(own) == 0:
-            return replace(wide, target_BPM=torch.zeros_like(wide.target_BPM))
-        kept = torch.arange(len(own))
-        return TrainingBatch(wide.history.take(kept), wide.target_BPM[kept], wide.visible_BP[kept])
+        return _part(self.samples.collate(np.append(own, longest)), torch.arange(len(own)))
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and batches already handed out."""
@@ -114,3 +118,11 @@ class BucketedLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         self.epoch, self.position = state["epoch"], state["position"]
+
+
+def _part(wide: TrainingBatch, kept: torch.Tensor) -> TrainingBatch:
+    """Some rows of a batch, as wide as it; where none is kept, its rows without a target."""
+    if len(kept) == 0:
+        kept = torch.arange(min(len(wide), 1))
+        wide = replace(wide, target_BPM=torch.zeros_like(wide.target_BPM))
+    return TrainingBatch(wide.history.take(kept), wide.target_BPM[kept], wide.visible_BP[kept])

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from recsys.contracts.columns import TRAIN
 from recsys.contracts.dataset import Dataset, HistoryArrays, Targets
 from recsys.contracts.errors import DataError
+from recsys.data.augmentation import Augmentation
 from recsys.data.batch import TrainingBatch, collate_all_prefixes, collate_targets
 from recsys.data.histories import Histories
 
@@ -47,11 +48,20 @@ class PrefixWindows:
         """Supervised items in one pass."""
         return int(self.targets_per_row.sum())
 
-    def collate(self, rows: npt.NDArray[np.int64]) -> TrainingBatch:
-        """Build the batch of the given windows."""
-        return collate_all_prefixes(
-            self.arrays, self.user_index[rows], self.start[rows], self.end[rows], self.first_target[rows]
-        )
+    def collate(self, rows: npt.NDArray[np.int64], augmentation: Augmentation | None = None) -> TrainingBatch:
+        """Build the batch of the given windows.
+
+        Args:
+            augmentation: Changes of this epoch. What is left of a cropped window begins with an event that is not asked
+                for: without it a user's first event would seem to be anything.
+        """
+        user, start, end = self.user_index[rows], self.start[rows], self.end[rows]
+        first_target = self.first_target[rows]
+        if augmentation is None:
+            return collate_all_prefixes(self.arrays, user, start, end, first_target)
+        changed, dropped = augmentation.windows(self.arrays, user, rows, start, end, keep=2)
+        asked_from = changed.start + np.maximum(first_target - start - dropped, dropped > 0)
+        return augmentation.masked(collate_all_prefixes(changed, user, changed.start, changed.end, asked_from), rows)
 
     @classmethod
     def from_dataset(cls, prepared: Dataset, max_history: int) -> PrefixWindows:
@@ -104,12 +114,14 @@ class TargetRows:
         """Supervised items in one pass."""
         return len(self.targets.items)
 
-    def collate(self, rows: npt.NDArray[np.int64]) -> TrainingBatch:
-        """Build the batch of the given pairs."""
-        targets = self.targets.take(rows)
-        return collate_targets(
-            self.histories.take(rows), targets.items, targets.item_offsets, self.session_length, self.max_history
-        )
+    def collate(self, rows: npt.NDArray[np.int64], augmentation: Augmentation | None = None) -> TrainingBatch:
+        """Build the batch of the given pairs; ``augmentation`` changes their histories, not their targets."""
+        targets, histories = self.targets.take(rows), self.histories.take(rows)
+        if augmentation is not None:
+            start = np.maximum(histories.start, histories.end - self.max_history)
+            histories, _ = augmentation.windows(histories, histories.user_index, rows, start, histories.end, keep=1)
+        batch = collate_targets(histories, targets.items, targets.item_offsets, self.session_length, self.max_history)
+        return batch if augmentation is None else augmentation.masked(batch, rows)
 
     @classmethod
     def from_dataset(cls, prepared: Dataset, max_history: int) -> TargetRows:

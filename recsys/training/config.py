@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
-from recsys.data.options import BatchBy
+from recsys.data.options import AugmentConfig, BatchBy
 
 Sharding = Literal["none", "row_wise", "table_wise", "column_wise"]
 TableOptimizer = Literal["adamw", "rowwise_adagrad", "adagrad"]
@@ -58,6 +58,21 @@ class TrainConfig(FrozenConfig):
     """Share of the targets that the dense head's full softmax sees; it is the largest matmul of a small model."""
     dense_sampled_items: int | None = Field(default=None, ge=1)
     """Score this many sampled items instead of the whole catalogue, for large catalogues."""
+    prefix_weight: float = Field(default=0.0, ge=0)
+    """Of the loss on prefixes, which weighs the first codes more, where the beam loses most targets
+    (:func:`~recsys.training.losses.prefix_loss`); 0 switches it off."""
+    prefix_adaptivity: float = Field(default=0.0, ge=0)
+    """How much the prefix loss leans to the prefixes that are learned worst; 0: as their losses are."""
+    distillation_weight: float = Field(default=0.0, ge=0)
+    """Of the loss that teaches the decoder the dense head's distribution over codes
+    (:func:`~recsys.training.losses.teacher_code_probs`); 0 switches it off."""
+    distillation_share: float = Field(default=0.25, gt=0, le=1)
+    """Share of the targets that the distillation loss sees; each costs a pass over the catalogue per level."""
+    average_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Of the moving average of the weights that is validated and kept (:mod:`recsys.training.averaging`), for example 0.995:
+    about the last 200 steps; 0 keeps the last weights themselves."""
+    augment: AugmentConfig = AugmentConfig()
+    """Cropping, reordering and masking of training histories."""
     init_items_from_embeddings: bool = True
     """Start the item table from the leading directions of the item embeddings."""
     validate_every_epochs: int = Field(default=1, ge=1)
@@ -118,6 +133,25 @@ class TrainConfig(FrozenConfig):
             raise ValueError(
                 f"precision '{self.precision}' with sharding '{self.sharding}': float16 scales the loss, and sharded tables "
                 "would be updated with scaled gradients; use bf16-mixed or 32-true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_additions(self) -> TrainConfig:
+        if self.average_decay and self.sharding != "none":
+            raise ValueError(
+                f"average_decay {self.average_decay} with sharding '{self.sharding}': no process holds whole tables to "
+                "average; set sharding to none or average_decay to 0"
+            )
+        if self.distillation_weight and self.dense_weight == 0:
+            raise ValueError(
+                f"distillation_weight {self.distillation_weight} with dense_weight 0: an untrained dense head would teach "
+                "the decoder; set dense_weight above 0 or distillation_weight to 0"
+            )
+        if self.distillation_weight and self.dense_sampled_items is not None:
+            raise ValueError(
+                f"distillation_weight {self.distillation_weight} with dense_sampled_items {self.dense_sampled_items}: the "
+                "teacher scores the whole catalogue, which sampling is to spare; leave one of them out"
             )
         return self
 

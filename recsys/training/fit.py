@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from recsys.model.summary import summarise
 from recsys.model.utilisation import Precision, describe
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.versions import SemanticIds
+from recsys.training.averaging import WeightAverage
 from recsys.training.callbacks import BestPolicy, Curves, ResumeFolder, ValidateLastEpoch, seed_of_process
 from recsys.training.config import TrainConfig
 from recsys.training.distributed.processes import World, start_workers
@@ -84,12 +86,17 @@ def training_form(prepared: Dataset, model: ModelConfig) -> TrainingForm:
     return "all_prefixes" if causal and prepared.spec.task == "next_item" else "pairs"
 
 
-def train_policy(inputs: TrainingInputs, work_dir: Path, progress: Progress) -> dict[str, Any]:
+def train_policy(
+    inputs: TrainingInputs, work_dir: Path, progress: Progress, watchers: Sequence[lightning.Callback] = ()
+) -> dict[str, Any]:
     """Train, keep the best policy by validation NDCG@10 from real beam search, and report.
 
     With ``train.processes`` above 1 this process starts workers, waits, and reads what the first of them wrote. Under
     torchrun every process calls this function with the same arguments (:mod:`recsys.training.distributed.launch` does);
     the first one writes, all return the report.
+
+    Args:
+        watchers: Callbacks that look on, for measurements; not sent to the workers that this process starts.
 
     Returns:
         Summary: best epoch and metrics, parameter and FLOP counts, seconds, expert load.
@@ -113,10 +120,12 @@ def train_policy(inputs: TrainingInputs, work_dir: Path, progress: Progress) -> 
         start_workers(train_policy, (inputs, work_dir, progress), config.processes)
         report = read_json(work_dir / "training_report.json")
         return report | {"seconds": round(report["seconds"], 1)}
-    return _train(inputs, work_dir, progress, world)
+    return _train(inputs, work_dir, progress, world, watchers)
 
 
-def _train(inputs: TrainingInputs, work_dir: Path, progress: Progress, world: World) -> dict[str, Any]:
+def _train(
+    inputs: TrainingInputs, work_dir: Path, progress: Progress, world: World, watchers: Sequence[lightning.Callback]
+) -> dict[str, Any]:
     """Train in this process, which is one of ``world``."""
     config, seed = inputs.train, inputs.seed
     scratch = work_dir / ".scratch"
@@ -140,7 +149,10 @@ def _train(inputs: TrainingInputs, work_dir: Path, progress: Progress, world: Wo
     best = BestPolicy(scratch / "best", config.patience, config.max_minutes)
     curves = Curves()
     resume = ResumeFolder(scratch / "resume", config.checkpoint_every_s, seed)
-    trainer = _trainer(config, [curves, best, resume, ValidateLastEpoch()], progress, world)
+    averages = [WeightAverage(config.average_decay)] if config.average_decay else []
+    # averages are kept by `best` before the policy has its weights back, and saved by `resume` when they are up to date
+    callbacks = [curves, best, *averages, resume, ValidateLastEpoch(), *watchers]
+    trainer = _trainer(config, callbacks, progress, world)
     checkpoint = resume.latest()
     if checkpoint is not None:
         logger.info("going on from the checkpoint at %s", checkpoint.name.replace("-", " "))
@@ -183,6 +195,7 @@ def _training_data(inputs: TrainingInputs, world: World) -> PolicyData:
         max_history=inputs.model.max_history,
         batch_size=inputs.train.batch_size,
         batch_by=inputs.train.batch_by,
+        augment=inputs.train.augment,
         validation_users=inputs.train.validation_users,
         seed=inputs.seed,
         rank=world.rank,

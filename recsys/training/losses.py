@@ -5,6 +5,7 @@ Legend: N targets, L levels, I item rows, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import torch
@@ -28,6 +29,89 @@ def next_token_loss(code_losses_NL: torch.Tensor, reduction: Literal["sum", "mea
     """
     per_item = code_losses_NL.sum(-1) if reduction == "sum" else code_losses_NL.mean(-1)
     return per_item.mean()
+
+
+def prefix_loss(code_losses_NL: torch.Tensor, adaptivity: float) -> torch.Tensor:
+    """Loss of the prefixes of the targets, which a beam must keep one after the other.
+
+    Prefix ``l`` is the first ``l`` codes and its loss the mean of theirs, so the first code counts in all L prefixes and the
+    last in one. Prefixes are weighted by ``loss · exp(adaptivity · loss)``, scaled to sum to one and not differentiated: the
+    worse a prefix is learned, the more it counts.
+
+    Args:
+        code_losses_NL: Cross-entropy of each code of N target items, N at least 1.
+
+    Example:
+        >>> losses = torch.tensor([[3.0, 1.0]])  # prefixes: 3 and (3 + 1) / 2 = 2; weights 3/5 and 2/5
+        >>> round(prefix_loss(losses, adaptivity=0.0).item(), 4)  # 3 · 3/5 + 2 · 2/5
+        2.6
+
+    Source: APAO (arXiv 2603.02730), the pointwise form. Departure: smoothed cross-entropy counts where the model's is.
+    """
+    lengths_L = torch.arange(1, code_losses_NL.shape[1] + 1, device=code_losses_NL.device)
+    prefixes_L = (code_losses_NL.cumsum(1) / lengths_L).mean(0)
+    fixed_L = prefixes_L.detach()
+    weights_L = fixed_L * (adaptivity * (fixed_L - fixed_L.max())).exp()
+    return (weights_L * prefixes_L).sum() / weights_L.sum().clamp(min=1e-12)
+
+
+@torch.no_grad()
+def teacher_code_probs(
+    query_ND: torch.Tensor,
+    item_vectors_ID: torch.Tensor,
+    codes_IL: torch.Tensor,
+    target_N: torch.Tensor,
+    level_sizes: Sequence[int],
+) -> list[torch.Tensor]:
+    """What the dense head says of the next code, level by level along the target's path.
+
+    At level ``l`` the teacher's distribution is the dense head's probability of the items that share the target's first
+    ``l`` codes, summed by their next code and scaled to one: exactly what a decoder that agreed with the dense head would
+    predict there. The dense head sees all items at once and ranks better than the decoder; this hands its knowledge of
+    items near the target on.
+
+    Args:
+        query_ND: Queries of the dense head.
+        item_vectors_ID, codes_IL: Item tower and codes of all rows; row 0 is padding and takes no probability.
+        target_N: Target rows, at least 1.
+
+    Returns:
+        Per level, float32 ``[N, K]``; each row sums to 1.
+
+    Source: our own; UniGRec and its kin distil a SASRec teacher instead, which the dense head is in all but name: a
+    causal encoder with full softmax over tied items, trained in the same run.
+    """
+    items_IL, vectors_ID = codes_IL[1:], item_vectors_ID[1:].float()
+    wanted_NL = codes_IL[target_N]
+    parts: list[list[torch.Tensor]] = [[] for _ in level_sizes]
+    block = max(1, CROSS_ENTROPY_BLOCK_ENTRIES // len(items_IL))
+    for start in range(0, len(target_N), block):
+        wanted_nL = wanted_NL[start : start + block]
+        mass_In = (vectors_ID @ query_ND[start : start + block].float().T).softmax(0)
+        # an item of probability 0 in float32 would leave no distribution below its prefix
+        mass_In += torch.finfo(torch.float32).tiny ** 0.5
+        for level, size in enumerate(level_sizes):
+            code_I = items_IL[:, level]
+            by_code_Kn = mass_In.new_zeros(size, mass_In.shape[1]).index_add_(0, code_I, mass_In)
+            parts[level].append((by_code_Kn / by_code_Kn.sum(0)).T)
+            if level + 1 < len(level_sizes):
+                mass_In *= code_I[:, None] == wanted_nL[:, level]
+    return [torch.cat(part) for part in parts]
+
+
+def distillation_loss(logits: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy of the decoder's codes against a teacher's, summed over levels, mean over targets.
+
+    Args:
+        logits, teacher: Per level ``[N, K]``.
+
+    Example:
+        >>> even, sure = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+        >>> round(distillation_loss([even, even], [sure, sure]).item(), 4)  # 2 · ln 2
+        1.3863
+    """
+    losses = [F.cross_entropy(ours, theirs) for ours, theirs in zip(logits, teacher, strict=True)]
+    return torch.stack(losses).sum()
 
 
 class _FullSoftmaxLoss(torch.autograd.Function):

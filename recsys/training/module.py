@@ -11,6 +11,7 @@ Legend: B users, P prediction points, M items per session, N supervised targets,
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -27,7 +28,14 @@ from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.config import TrainConfig
 from recsys.training.distributed.processes import means_over_processes, sums_over_processes
 from recsys.training.distributed.sharding import gathered, set_learning_rate, step_ids
-from recsys.training.losses import dense_loss, next_token_loss, sampled_dense_loss
+from recsys.training.losses import (
+    dense_loss,
+    distillation_loss,
+    next_token_loss,
+    prefix_loss,
+    sampled_dense_loss,
+    teacher_code_probs,
+)
 from recsys.training.schedule import adamw, warmup_cosine
 
 VALIDATION_K = 10
@@ -35,12 +43,21 @@ RANKINGS = ("beam", "served")
 METRICS = ("ndcg", "hr")
 
 
+@dataclass(frozen=True)
+class _Term:
+    """A part of the loss: its mean over ``count`` targets of this process, and its weight."""
+
+    mean: torch.Tensor
+    count: int
+    weight: float = 1.0
+
+
 class PolicyModule(lightning.LightningModule):
     """Loss, optimiser and validation of a policy.
 
-    Logs ``train/loss``, ``train/next_token``, ``train/dense`` and, from a real constrained beam search on the validation
-    rows, ``valid/ndcg_at_10`` and ``valid/hr_at_10`` of the monitored ranking (``TrainConfig.monitor``) and both rankings'
-    figures under ``valid/beam_…`` and ``valid/served_…``.
+    Logs ``train/loss`` and its parts (``train/next_token``, ``train/dense`` and those that are switched on). From a real
+    constrained beam search on the validation rows come ``valid/ndcg_at_10`` and ``valid/hr_at_10`` of the monitored ranking
+    (``TrainConfig.monitor``), and both rankings' figures under ``valid/beam_…`` and ``valid/served_…``.
     """
 
     def __init__(
@@ -62,7 +79,7 @@ class PolicyModule(lightning.LightningModule):
             set_learning_rate(self.policy.tables, rate)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> torch.Tensor:
-        """Sum of next-token loss and weighted dense loss, both means over the targets of all processes.
+        """Sum of the next-token loss and the weighted others, each a mean over the targets of all processes.
 
         1. where tables are sharded, fetch all rows of the step at once, for which the negatives must be drawn first;
         2. compute this process's losses;
@@ -71,38 +88,56 @@ class PolicyModule(lightning.LightningModule):
         negatives_S = self._draw_negatives() if self.policy.tables.is_sharded else None
         loads = [layer.load_E.clone() for layer in self.policy.moe_layers()]
         with self._lookups(batch, negatives_S):
-            next_token, dense, num_targets, num_dense = self._losses(batch, negatives_S)
-        if num_targets == 0:  # a row that only keeps this process in step is no load on the experts
+            terms = self._losses(batch, negatives_S)
+        if terms["next_token"].count == 0:  # a row that only keeps this process in step is no load on the experts
             for layer, load_E in zip(self.policy.moe_layers(), loads, strict=True):
                 layer.load_E.copy_(load_E)
-        (next_token, next_token_log), (dense, dense_log) = means_over_processes(
-            [next_token, dense], [num_targets, num_dense]
-        )
-        loss, loss_log = next_token, next_token_log
-        if self.config.dense_weight > 0:
-            loss = loss + self.config.dense_weight * dense
-            loss_log = loss_log + self.config.dense_weight * dense_log
-            self.log("train/dense", dense_log)
-        self.log("train/next_token", next_token_log, prog_bar=True)
+        means = means_over_processes([term.mean for term in terms.values()], [term.count for term in terms.values()])
+        loss, loss_log = (torch.zeros_like(part) for part in means[0])
+        for (name, term), (mean, mean_log) in zip(terms.items(), means, strict=True):
+            loss, loss_log = loss + term.weight * mean, loss_log + term.weight * mean_log
+            self.log(f"train/{name}", mean_log, prog_bar=name == "next_token")
         self.log("train/loss", loss_log)
         return loss
 
-    def _losses(
-        self, batch: TrainingBatch, negatives_S: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, int, int]:
-        """Next-token and dense mean over this process's targets, and the numbers of targets behind them."""
+    def _losses(self, batch: TrainingBatch, negatives_S: torch.Tensor | None) -> dict[str, _Term]:
+        """The loss's parts as means over this process's targets."""
+        config = self.config
         hidden, query_BPD = self.policy(batch)
         asked_BPM = batch.target_BPM > 0
-        code_losses = self.policy.code_losses(
-            hidden[asked_BPM], batch.target_BPM[asked_BPM], self.config.label_smoothing
-        )
-        num_targets = len(code_losses)
+        code_losses = self.policy.code_losses(hidden[asked_BPM], batch.target_BPM[asked_BPM], config.label_smoothing)
+        count = len(code_losses)
         # without targets a mean would be NaN; an empty sum is a zero that still reaches every parameter
-        next_token = next_token_loss(code_losses, self.config.loss_reduction) if num_targets else code_losses.sum()
-        if self.config.dense_weight == 0:
-            return next_token, next_token.detach() * 0, num_targets, 0
-        dense, num_dense = self._dense(query_BPD, batch.target_BPM, negatives_S)
-        return next_token, dense, num_targets, num_dense
+        next_token = next_token_loss(code_losses, config.loss_reduction) if count else code_losses.sum()
+        terms = {"next_token": _Term(next_token, count)}
+        if config.prefix_weight > 0:
+            prefix = prefix_loss(code_losses, config.prefix_adaptivity) if count else code_losses.sum()
+            terms["prefix"] = _Term(prefix, count, config.prefix_weight)
+        if config.dense_weight > 0:
+            dense, num_dense = self._dense(query_BPD, batch.target_BPM, negatives_S)
+            terms["dense"] = _Term(dense, num_dense, config.dense_weight)
+        if config.distillation_weight > 0:
+            distilled, num_distilled = self._distilled(hidden[:, :, 0], query_BPD, batch.target_BPM[..., 0])
+            terms["distillation"] = _Term(distilled, num_distilled, config.distillation_weight)
+        return terms
+
+    def _distilled(
+        self, hidden_BPLD: torch.Tensor, query_BPD: torch.Tensor, target_BP: torch.Tensor
+    ) -> tuple[torch.Tensor, int]:
+        """Distillation loss of the first item of each point's target, on a random share of the points, and how many."""
+        asked_BP = target_BP > 0
+        hidden_NLD, query_ND, target_N = hidden_BPLD[asked_BP], query_BPD[asked_BP], target_BP[asked_BP]
+        if len(target_N) == 0:
+            return hidden_NLD.sum(), 0
+        keep = torch.rand(len(target_N), device=target_N.device) < self.config.distillation_share
+        keep[0] = True
+        hidden_NLD, query_ND, target_N = hidden_NLD[keep], query_ND[keep], target_N[keep]
+        codes_IL = self.policy.item_tower.codes_IL
+        sizes = self.policy.spec.level_sizes
+        with torch.no_grad():
+            teacher = teacher_code_probs(query_ND, self.policy.item_vectors(), codes_IL, target_N, sizes)
+        logits = [self.policy.decoder.code_logits(hidden_NLD[:, level], level) for level in range(len(sizes))]
+        return distillation_loss(logits, teacher), len(target_N)
 
     def _dense(
         self, query_BPD: torch.Tensor, target_BPM: torch.Tensor, negatives_S: torch.Tensor | None

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from recsys.training import losses
-from recsys.training.losses import dense_loss, next_token_loss, sampled_dense_loss
+from recsys.training.losses import (
+    dense_loss,
+    distillation_loss,
+    next_token_loss,
+    prefix_loss,
+    sampled_dense_loss,
+    teacher_code_probs,
+)
 from recsys.training.schedule import warmup_cosine
 
 
@@ -43,6 +50,71 @@ def test_sampled_softmax_with_every_item_sampled_is_the_full_softmax() -> None:
     everything = torch.arange(1, 10)
     sampled = sampled_dense_loss(query, vectors[target], vectors[1:], target[:, None] == everything)
     torch.testing.assert_close(sampled, dense_loss(query, vectors, target))
+
+
+def test_prefix_loss_by_hand() -> None:
+    """Codes cost 4 and 1 on average over two items, so prefixes cost 4 and 2.5 and weigh 4 : 2.5 without adaptivity.
+
+    (16 + 6.25) / 6.5 = 3.4231. With adaptivity 1 they weigh 4 : 2.5 · exp(-1.5) = 4 : .5578, which gives 3.8164.
+    """
+    code_losses = torch.tensor([[5.0, 1.0], [3.0, 1.0]])
+    assert prefix_loss(code_losses, 0.0).item() == pytest.approx(22.25 / 6.5)
+    worst = 2.5 * math.exp(-1.5)
+    assert prefix_loss(code_losses, 1.0).item() == pytest.approx((16 + 2.5 * worst) / (4 + worst))
+
+
+def test_the_first_code_counts_most_and_weights_carry_no_gradient() -> None:
+    """Equal losses of 2: prefixes weigh a third each; code 1 counts 1 + 1/2 + 1/3, code 2 1/2 + 1/3, code 3 1/3."""
+    code_losses = torch.full((1, 3), 2.0, requires_grad=True)
+    (grad,) = torch.autograd.grad(prefix_loss(code_losses, 5.0), [code_losses])
+    assert grad[0].tolist() == pytest.approx([11 / 18, 5 / 18, 2 / 18])
+    assert prefix_loss(torch.zeros(2, 3), 1.0).item() == 0.0
+
+
+def test_a_teacher_sums_items_by_code_by_hand() -> None:
+    """Four items with probabilities 1/10, 2/10, 3/10, 4/10 and codes (0, 0), (0, 1), (1, 0), (1, 1).
+
+    First codes: 3/10 and 7/10 for everyone. Second codes: for target (0, 1) 1/3 and 2/3, for target (1, 0) 3/7 and 4/7.
+    """
+    codes = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 0], [1, 1]])  # row 0 is padding
+    vectors = torch.tensor([[9.0], [0.1], [0.2], [0.3], [0.4]]).log()
+    first, second = teacher_code_probs(torch.ones(2, 1), vectors, codes, torch.tensor([2, 3]), (2, 2))
+    torch.testing.assert_close(first, torch.tensor([[0.3, 0.7], [0.3, 0.7]]))
+    torch.testing.assert_close(second, torch.tensor([[1 / 3, 2 / 3], [3 / 7, 4 / 7]]))
+
+
+@pytest.mark.parametrize("block_entries", [1, 1 << 20])
+def test_the_teachers_path_is_the_dense_heads_probability(monkeypatch: pytest.MonkeyPatch, block_entries: int) -> None:
+    """Multiplied along the path, the teacher's codes give the softmax over items back: the codes are unique."""
+    monkeypatch.setattr(losses, "CROSS_ENTROPY_BLOCK_ENTRIES", block_entries)
+    torch.manual_seed(0)
+    codes = torch.cat([torch.zeros(1, 3, dtype=torch.int64), torch.cartesian_prod(*(torch.arange(4),) * 3)])
+    query, vectors, target = torch.randn(17, 8), torch.randn(len(codes), 8), torch.randint(1, len(codes), (17,))
+    teacher = teacher_code_probs(query, vectors, codes, target, (4, 4, 4))
+    for level in teacher:
+        torch.testing.assert_close(level.sum(1), torch.ones(17))
+    path = torch.stack([level.gather(1, codes[target][:, [i]]) for i, level in enumerate(teacher)]).prod(0)[:, 0]
+    items = (query @ vectors[1:].T).softmax(1).gather(1, target[:, None] - 1)[:, 0]
+    torch.testing.assert_close(path, items)
+
+
+def test_a_teacher_that_is_sure_of_other_items_still_says_something_below_the_target() -> None:
+    codes = torch.tensor([[0, 0], [0, 0], [1, 0], [1, 1]])
+    vectors = torch.tensor([[0.0], [1000.0], [0.0], [0.0]])
+    first, second = teacher_code_probs(torch.ones(1, 1), vectors, codes, torch.tensor([2]), (2, 2))
+    torch.testing.assert_close(first, torch.tensor([[1.0, 0.0]]))
+    torch.testing.assert_close(second, torch.tensor([[0.5, 0.5]]))
+
+
+def test_distillation_is_least_where_the_decoder_agrees() -> None:
+    """Cross-entropy against (1/4, 3/4): ln 2 for even logits; at agreement the teacher's entropy, and no gradient."""
+    teacher = [torch.tensor([[0.25, 0.75]])]
+    assert distillation_loss([torch.zeros(1, 2)], teacher).item() == pytest.approx(math.log(2))
+    agreed = torch.tensor([[0.25, 0.75]]).log().requires_grad_()
+    loss = distillation_loss([agreed], teacher)
+    assert loss.item() == pytest.approx(0.25 * math.log(4) + 0.75 * math.log(4 / 3))
+    (grad,) = torch.autograd.grad(loss, [agreed])
+    assert grad.abs().max().item() < 1e-6
 
 
 def test_schedule_by_hand() -> None:

@@ -162,6 +162,9 @@ def test_a_training_state_of_another_kind_is_refused(prepared: Dataset, tmp_path
         ({"sharding": "table_wise", "precision": "16-mixed", **ADAGRAD}, "scaled gradients"),
         ({"table_weight_decay": 0.1, **ADAGRAD}, "would not decay"),
         ({"batch_size": 1, "processes": 2}, "some would have no row"),
+        ({"average_decay": 0.99, "sharding": "row_wise", **ADAGRAD}, "no process holds whole tables to average"),
+        ({"distillation_weight": 1.0, "dense_weight": 0.0}, "untrained dense head would teach"),
+        ({"distillation_weight": 1.0, "dense_sampled_items": 50}, "which sampling is to spare"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(settings: dict, message: str) -> None:
