@@ -149,3 +149,18 @@ def of_prepare_append(rows: Rows) -> str:
     return (
         f"A day of {rows[0][1]} rows after {rows[0][0]} takes {shares} of the processor time of preparing everything."
     )
+
+
+def of_policy_ablation(rows: Rows) -> str:
+    """The changes whose dense head gains more than twice its standard error, at the small size."""
+    gains = []
+    for size, name, seeds, *cells in rows:
+        dense = cells[2]
+        if size == "small" and int(seeds) > 1 and "±" in dense:
+            change, error = (float(part) for part in dense.split("(")[1].rstrip(")").replace(" %", "").split("±"))
+            if change > 2 * error:
+                gains.append((change, name))
+    if not gains:
+        return "No change gains more than twice its standard error in NDCG@10 of the dense head."
+    listed = ", ".join(f"{name} ({change:+.1f} %)" for change, name in sorted(gains, reverse=True))
+    return f"NDCG@10 of the dense head rises by more than twice the standard error with: {listed}."
