@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
-from features.build import LOG_FOLDER, FeaturesConfig, need_session_id, prepare_from_log
-from features.log.append import difference_of, merge_logs
-from features.log.arrays import CodeArray
+from features.appended.dataset import Certain, fits_by_users, prepare_by_users
+from features.appended.kept_rows import only_grows
+from features.build import LOG_FOLDER, FeaturesConfig, need_session_id, nothing_left_behind, prepare_from_log
+from features.log.append import Merge, difference_of, runs_of_users
 from features.log.encode import ReadLog, read_log
-from features.log.encoded_log import EncodedLog
+from features.log.encoded_log import EncodedLog, StoredLog
+from features.log.event_log import Core
 from features.log.quarantine import DUPLICATE, check_share
 from features.log.read_state import WARNINGS, WHOLE_COLUMNS, ReadState
 from features.sources.base import FILE, RawTables, Source
 from features.sources.columns.ids import ODD_SHARE, canonical_integers
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, CannotExtend, DataError
+from recsys.contracts.event_times import microseconds
 from recsys.contracts.manifest import Artifact, verify_files
 
 logger = logging.getLogger("recsys.features")
@@ -54,25 +59,46 @@ def prepare_appended(
         CannotExtend: None of them fits, or the new files alone cannot be read; everything has to be prepared.
     """
     fingerprints = source.fingerprint()
-    raw, read = _read_more(source, config, earlier, fingerprints, seed)
-    return prepare_from_log(raw, read.pop(), config, out_dir, fingerprints)
-
-
-def _read_more(
-    source: Source, config: FeaturesConfig, earlier: Sequence[Artifact], fingerprints: Mapping[str, str], seed: int
-) -> tuple[RawTables, list[ReadLog]]:
-    """Read what is new; the one log stands in a list, so that whoever takes it out holds it alone."""
     try:
         raw = source.read(seed)
         base, state = _fitting(earlier, raw, fingerprints)
         new = [file for file in raw.interactions.files if file not in state.fingerprints]
         added = read_log(raw, config.quarantine, need_session_id=need_session_id(raw, config), only=new)
-        read = _joined(base.path, state, added, raw)
-        check_share(read.refused, read.rows_in, config.quarantine)
+        log = StoredLog.open(base.path / LOG_FOLDER)
+        refused = _refused(base, log, added, raw)
+        merge = Merge.of(log, added.log)
+        if _nearly_integers(merge):
+            raise CannotExtend(WHOLE_COLUMNS)
+        rows_in = sum(merge.head.file_records)
+        check_share(refused, rows_in, config.quarantine)
     except (DataError, ArtifactError) as error:
         raise CannotExtend(str(error)) from error
     logger.info("%d new files (%d rows) appended to %d files", len(new), added.rows_in, len(state.fingerprints))
-    return raw, [read]
+    read = ReadLog(merge.head, refused, rows_in, facts_of_all(state.facts, added.facts))
+    if not fits_by_users(raw, config):
+        return prepare_from_log(raw, replace(read, log=_whole(merge, out_dir)), config, out_dir, fingerprints)
+    with nothing_left_behind(out_dir):
+        report = prepare_by_users(raw, read, merge, _certain(base, merge, raw, config), config, out_dir)
+        ReadState.of(raw.interactions, fingerprints, read.facts).save(out_dir / LOG_FOLDER)
+    return report
+
+
+def _whole(merge: Merge, out_dir: Path) -> EncodedLog:
+    """Return the merged log in memory."""
+    merge.write(out_dir / LOG_FOLDER, runs_of_users(merge.starts), lambda first, rows: None)
+    return EncodedLog.load(out_dir / LOG_FOLDER)
+
+
+def _certain(base: Artifact, merge: Merge, raw: RawTables, config: FeaturesConfig) -> Certain:
+    """Say what the earlier data set tells of this one."""
+    core = merge.marks(Core.load(base.path / LOG_FOLDER))
+    if not only_grows(merge.head, config.duplicates, raw.merge_rules):
+        core = Core(np.zeros_like(core.user), np.zeros_like(core.item))
+    split = base.manifest.summary["split"]
+    cuts = [datetime.fromisoformat(split[name]) for name in ("valid_from", "test_from") if name in split]
+    if len(cuts) < 2:
+        return Certain(core, None)
+    return Certain(core, microseconds(cuts[0] - (cuts[1] - cuts[0]) / 8))
 
 
 def _fitting(earlier: Sequence[Artifact], raw: RawTables, now: Mapping[str, str]) -> tuple[Artifact, ReadState]:
@@ -88,11 +114,10 @@ def _fitting(earlier: Sequence[Artifact], raw: RawTables, now: Mapping[str, str]
     raise CannotExtend(reasons[0])
 
 
-def _joined(folder: Path, state: ReadState, added: ReadLog, raw: RawTables) -> ReadLog:
-    """Put what was read earlier and what was read now together."""
-    log = EncodedLog.load(folder / LOG_FOLDER)
-    difference = difference_of(log, added.log)
-    refused = pl.read_parquet(folder / QUARANTINE, glob=False).filter(pl.col(Columns.REASON) != DUPLICATE)
+def _refused(base: Artifact, log: StoredLog, added: ReadLog, raw: RawTables) -> pl.DataFrame:
+    """Return the refused rows of all files, if what was read now goes together with what was read earlier."""
+    difference = difference_of(log.head, added.log)
+    refused = pl.read_parquet(base.path / QUARANTINE, glob=False).filter(pl.col(Columns.REASON) != DUPLICATE)
     if difference is None and refused.schema != added.refused.schema:
         difference = "the columns of the quarantine differ"
     if difference is None and added.facts.get(WARNINGS):
@@ -101,11 +126,7 @@ def _joined(folder: Path, state: ReadState, added: ReadLog, raw: RawTables) -> R
         raise CannotExtend(difference)
     files = raw.interactions.files
     places = pl.col(FILE).replace_strict(list(files), list(range(len(files))), return_dtype=pl.Int64)
-    refused = pl.concat([refused, added.refused]).sort(places, maintain_order=True)
-    merged = merge_logs(log, added.log)
-    if any(_nearly_integers(*ids) for ids in ((merged.user, merged.user_ids), (merged.item, merged.item_ids))):
-        raise CannotExtend(WHOLE_COLUMNS)
-    return ReadLog(merged, refused, sum(merged.file_records), facts_of_all(state.facts, added.facts))
+    return pl.concat([refused, added.refused]).sort(places, maintain_order=True)
 
 
 def facts_of_all(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,12 +148,15 @@ def facts_of_all(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str
     return found
 
 
-def _nearly_integers(codes: CodeArray, ids: pl.Series) -> bool:
+def _nearly_integers(merge: Merge) -> bool:
     """Whether text ids read as integers but for a few, which the reader of a whole column warns of."""
-    if ids.dtype != pl.String or not len(ids):
-        return False
-    is_integer = canonical_integers(ids, ids.cast(pl.Int64, strict=False)).to_numpy()
-    if is_integer.all() or not is_integer.any():
-        return False
-    rows = np.bincount(codes, minlength=len(ids))
-    return max(float(is_integer.mean()), float(rows[is_integer].sum() / rows.sum())) > _NEARLY
+    for name, ids in (("user", merge.head.user_ids), ("item", merge.head.item_ids)):
+        if ids.dtype != pl.String or not len(ids):
+            continue
+        is_integer = canonical_integers(ids, ids.cast(pl.Int64, strict=False)).to_numpy()
+        if is_integer.all() or not is_integer.any():
+            continue
+        rows = merge.rows_per_id(name)
+        if max(float(is_integer.mean()), float(rows[is_integer].sum() / rows.sum())) > _NEARLY:
+            return True
+    return False

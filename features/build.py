@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
-from features.data_report import event_facts, history_counts, metadata_warnings, row_counts, spelling_warnings
+from features.data_report import (
+    Tally,
+    event_facts,
+    history_counts,
+    id_warnings,
+    row_counts,
+)
 from features.derived.watch_percentile import DerivedSignal, with_derived_signals
 from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio
 from features.items import ItemsConfig, ItemTable, build_item_table
@@ -31,7 +40,15 @@ from features.session_quality import good_sessions
 from features.sessions import SessionConfig, SessionRule, session_index, session_rule
 from features.sources.base import RawTables, Source, merge_facts
 from features.splits import SplitConfig, check_not_empty, split_events
-from features.tables import LabelledEvents, items_table, users_table, write_events, write_large_table, write_sessions
+from features.tables import (
+    LabelledEvents,
+    items_table,
+    train_counts,
+    users_table,
+    write_events,
+    write_large_table,
+    write_sessions,
+)
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import (
@@ -99,14 +116,12 @@ class FeaturesConfig(FrozenConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assembled:
-    """A data set in memory, ready to be written.
+class Rest:
+    """What is written of a data set beside its events, sessions and histories.
 
     Attributes:
-        events: The kept events.
-        items: Their items, and items without events where the configuration keeps them.
+        items: The items of the kept events, and items without events where the configuration keeps them.
         users: ``users.parquet``.
-        history: The positive events as arrays.
         targets: ``targets.parquet``.
         quarantine: Refused rows, with the reason.
         merged: Rows that another row of the same event has taken in.
@@ -114,15 +129,26 @@ class Assembled:
         report: Counts of every step.
     """
 
-    events: LabelledEvents
     items: ItemTable
     users: pl.DataFrame
-    history: HistoryArrays
     targets: pl.DataFrame
     quarantine: pl.DataFrame
     merged: pl.DataFrame
     spec: DatasetSpec
     report: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled(Rest):
+    """A data set in memory, ready to be written.
+
+    Attributes:
+        events: The kept events.
+        history: The positive events as arrays.
+    """
+
+    events: LabelledEvents
+    history: HistoryArrays
 
 
 def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) -> dict[str, Any]:
@@ -161,34 +187,53 @@ def prepare_from_log(
     Returns:
         The data report.
     """
-    was_there = out_dir.exists()
-    try:
+    with nothing_left_behind(out_dir):
         read.log.save(out_dir / LOG_FOLDER)
         ReadState.of(raw.interactions, fingerprints, read.facts).save(out_dir / LOG_FOLDER)
         kept = keep_events(read.log, config.k_core, config.duplicates, raw.merge_rules)
+        kept.core.save(out_dir / LOG_FOLDER)
         read = read.without_events()  # a fifth of the memory at its peak, where the caller holds the rows no longer
         data = assemble(raw, read, kept, config)
-    except BaseException:  # a refused log leaves nothing behind
+    write_events(out_dir / "events.parquet", data.events)
+    write_sessions(out_dir / "sessions.parquet", data.events)
+    write_history_arrays(out_dir / "history", data.history)
+    write_rest(out_dir, data, train_counts(data.events, data.spec.num_items))
+    return data.report
+
+
+@contextmanager
+def nothing_left_behind(out_dir: Path) -> Iterator[None]:
+    """Remove the log of a folder, or the whole folder where it was not there before, when the log is refused."""
+    was_there = out_dir.exists()
+    try:
+        yield
+    except BaseException:
         shutil.rmtree(out_dir / LOG_FOLDER if was_there else out_dir, ignore_errors=True)
         raise
-    write_events(out_dir / "events.parquet", data.events)
-    items_table(data.events, data.items).rechunk().write_parquet(out_dir / "items.parquet")
+
+
+def write_rest(out_dir: Path, data: Rest, counts: npt.NDArray[np.int64]) -> None:
+    """Write everything but events, sessions and histories.
+
+    Args:
+        out_dir: Folder to write into.
+        data: What to write.
+        counts: ``[items]`` positive events in the train split.
+    """
+    items_table(data.items, counts).rechunk().write_parquet(out_dir / "items.parquet")
     data.users.rechunk().write_parquet(out_dir / "users.parquet")
-    write_sessions(out_dir / "sessions.parquet", data.events)
     write_large_table(out_dir / "targets.parquet", data.targets)
     data.quarantine.rechunk().write_parquet(out_dir / "quarantine.parquet")
     data.merged.rechunk().write_parquet(out_dir / "merged.parquet")
-    write_history_arrays(out_dir / "history", data.history)
     write_dataset_spec(out_dir, data.spec)
     write_json(out_dir / "data_report.json", data.report)
     logger.info(
         "prepared %d users, %d items, %d events (%d positive)",
         data.spec.num_users,
         data.spec.num_items,
-        len(data.events.log),
-        len(data.history.item),
+        data.report["kept"],
+        data.report["positive_events"],
     )
-    return data.report
 
 
 def validate_source(source: Source, config: FeaturesConfig, seed: int = 0) -> dict[str, Any]:
@@ -243,7 +288,7 @@ def check_read(raw: RawTables, read: ReadLog, config: FeaturesConfig) -> None:
 
 def need_session_id(raw: RawTables, config: FeaturesConfig) -> bool:
     """Whether sessions are the source's, so that an event without one cannot be used."""
-    return _session_rule(raw, config) == "given"
+    return cut_rule(raw, config) == "given"
 
 
 def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesConfig) -> Assembled:
@@ -255,15 +300,14 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
         kept: Its events after repeats and the k-core.
         config: What to make of them.
     """
-    rule = _session_rule(raw, config)
+    rule = cut_rule(raw, config)
     quarantine = pl.concat([read.refused, as_duplicates(kept.dropped, read.refused)])
     check_share(quarantine, read.rows_in, config.quarantine)
-    rows = row_counts(read, quarantine, kept)
-    facts = event_facts(kept)
-
     log = kept.log
     split, split_facts = split_events(log, config.split, has_timestamps=raw.has_timestamps)
     sessions = session_index(log, split, rule, config.sessions, config.session_length)
+    tally = Tally.of(log, split, kept.ties)
+    facts = event_facts(tally, log.signals)
     items = build_item_table(log.item_ids, raw.items, config.items)
     log = _with_items(log, items)
     log, derived = with_derived_signals(log, split, config.derived_signals)
@@ -282,22 +326,18 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
         good=good,
     )
     users, user_facts = users_table(log.user_ids, raw.users)
-    warnings = [
-        *spelling_warnings("item", log.item_ids),
-        *spelling_warnings("user", log.user_ids),
-        *metadata_warnings("item", log.item_ids, raw.items, items.facts["catalogue_ids_that_conflict"]),
-        *metadata_warnings("user", log.user_ids, raw.users, user_facts.get("user_ids_that_conflict", 0)),
-    ]
-    report: dict[str, Any] = {
-        **rows,
+    report = {
+        **row_counts(read, quarantine, kept),
         "split": split_facts,
-        "sessions": {"by": rule, "chunked_prehistory": bool(log.prehistory.any()), "count": int(sessions[-1]) + 1},
+        "sessions": session_facts(rule, tally, int(sessions[-1]) + 1),
         **({"derived_signals": derived} if derived else {}),
         **({"high_quality_sessions": good_facts} if good_facts is not None else {}),
-        **history_counts(log, split, history, targets),
+        **history_counts(tally, history, targets),
         **items.facts,
         **user_facts,
-        **merge_facts([raw.notes, read.facts, facts, {"warnings": warnings}]),
+        **merge_facts(
+            [raw.notes, read.facts, facts, id_warnings(raw, log.user_ids, log.item_ids, {**items.facts, **user_facts})]
+        ),
     }
     check_not_empty(report["target_rows"])
     return Assembled(
@@ -308,12 +348,18 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
         targets=targets,
         quarantine=quarantine,
         merged=kept.merged,
-        spec=_spec(raw, log, items, config),
+        spec=dataset_spec(raw, len(log.user_ids), log.signals, items, config),
         report=report,
     )
 
 
-def _session_rule(raw: RawTables, config: FeaturesConfig) -> SessionRule:
+def session_facts(rule: SessionRule, tally: Tally, count: int) -> dict[str, Any]:
+    """Say how sessions are cut, and how many there are."""
+    return {"by": rule, "chunked_prehistory": tally.prehistory > 0, "count": count}
+
+
+def cut_rule(raw: RawTables, config: FeaturesConfig) -> SessionRule:
+    """Decide how sessions are cut."""
     return session_rule(
         config.sessions,
         has_session_id=Columns.SESSION_ID in raw.interactions.schema,
@@ -321,18 +367,21 @@ def _session_rule(raw: RawTables, config: FeaturesConfig) -> SessionRule:
     )
 
 
-def _spec(raw: RawTables, log: EventLog, items: ItemTable, config: FeaturesConfig) -> DatasetSpec:
+def dataset_spec(
+    raw: RawTables, num_users: int, signals: tuple[str, ...], items: ItemTable, config: FeaturesConfig
+) -> DatasetSpec:
+    """Return the sizes of a data set."""
     return DatasetSpec(
-        num_users=len(log.user_ids),
+        num_users=num_users,
         num_items=len(items.table),
         num_authors=items.num_authors,
         num_categories=items.num_categories,
-        num_behaviours=1 + 2 ** len(log.signals),
+        num_behaviours=1 + 2 ** len(signals),
         num_gap_buckets=NUM_GAP_BUCKETS,
         num_watch_buckets=NUM_WATCH_BUCKETS,
         task=config.task,
         session_length=config.session_length,
-        signals=tuple(log.signals),
+        signals=tuple(signals),
         has_timestamps=raw.has_timestamps,
     )
 

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from features.log.encode import ReadLog
-from features.log.event_log import EventLog, KeptEvents
+from features.log.event_log import EventLog, Outcome
 from features.log.quarantine import reasons
-from features.sources.base import FILE
+from features.sources.base import FILE, RawTables
 from features.sources.columns.cells import SHOWN_VALUES, shown
 from features.splits import SplitArray
 from recsys.contracts.columns import SPLIT_NAMES, Columns
-from recsys.contracts.dataset import HistoryArrays
+from recsys.contracts.dataset import OffsetArray
 
 logger = logging.getLogger("recsys.features")
 
@@ -30,7 +32,7 @@ _MANY_UNKNOWN: Final = 0.05
 _SLICE: Final = 1 << 22
 
 
-def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: KeptEvents) -> dict[str, Any]:
+def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: Outcome) -> dict[str, Any]:
     """Say where every row went.
 
     Returns:
@@ -45,7 +47,7 @@ def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: KeptEvents) -> dic
         "quarantined": reasons(quarantine),
         "merged": len(kept.merged),
         "k_core_removed": kept.k_core_removed,
-        "kept": len(kept.log),
+        "kept": kept.events,
     }
     accounted = len(quarantine) + counts["merged"] + counts["k_core_removed"] + counts["kept"]
     if accounted != read.rows_in:
@@ -61,26 +63,95 @@ def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: KeptEvents) -> dic
     return {**counts, "files": files}
 
 
-def event_facts(kept: KeptEvents) -> dict[str, Any]:
+class Borders(Protocol):
+    """Where histories begin and end, as in :class:`~recsys.contracts.dataset.HistoryArrays`."""
+
+    @property
+    def offsets(self) -> OffsetArray:
+        """``[U + 1]``."""
+
+    @property
+    def train_end(self) -> OffsetArray:
+        """``[U]``."""
+
+    @property
+    def valid_end(self) -> OffsetArray:
+        """``[U]``."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of kept events that add up over runs of users.
+
+    Attributes:
+        events: How many there are.
+        prehistory: Those without a time.
+        first, last: Earliest and latest known time, UTC microseconds; ``None`` where none is known.
+        future: Later than now.
+        ties: With the instant of their predecessor, and those of them whose order no column decides.
+        signals: ``[65536]`` events by their signals: those that are true, times 256, and those that are known.
+        per_split: Events of each split.
+    """
+
+    events: int
+    prehistory: int
+    first: int | None
+    last: int | None
+    future: int
+    ties: tuple[int, int]
+    signals: npt.NDArray[np.int64]
+    per_split: tuple[int, ...]
+
+    @classmethod
+    def of(cls, log: EventLog, split: SplitArray, ties: tuple[int, int]) -> Tally:
+        """Count the events of a log."""
+        last = int(log.timestamp.max(initial=-1))
+        first = int(log.timestamp.min(initial=last))
+        if first < 0 <= last:
+            first = int(log.timestamp[log.timestamp >= 0].min())
+        return cls(
+            events=len(log),
+            prehistory=int(np.count_nonzero(log.prehistory)),
+            first=first if last >= 0 else None,
+            last=last if last >= 0 else None,
+            future=int((log.timestamp > time.time_ns() // 1000).sum()) if last > time.time_ns() // 1000 else 0,
+            ties=ties,
+            signals=_signal_pairs(log),
+            per_split=tuple(int(np.count_nonzero(split == code)) for code in range(len(SPLIT_NAMES))),
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        """Counts of the events of both."""
+        firsts = [each.first for each in (self, other) if each.first is not None]
+        lasts = [each.last for each in (self, other) if each.last is not None]
+        return Tally(
+            events=self.events + other.events,
+            prehistory=self.prehistory + other.prehistory,
+            first=min(firsts, default=None),
+            last=max(lasts, default=None),
+            future=self.future + other.future,
+            ties=(self.ties[0] + other.ties[0], self.ties[1] + other.ties[1]),
+            signals=self.signals + other.signals,
+            per_split=tuple(one + more for one, more in zip(self.per_split, other.per_split, strict=True)),
+        )
+
+
+def event_facts(tally: Tally, signals: Sequence[str]) -> dict[str, Any]:
     """Describe the kept events: dates, equal times, signals, and those that lie in the future.
 
     Returns:
         ``first_event`` and ``last_event`` (UTC, ``None`` without times), ``future_events``, ``ties``, ``signals``, and
         ``warnings`` where one of them matters.
     """
-    log, ties = kept.log, kept.ties
-    warnings = []
+    ties, warnings = tie_counts(tally.ties, tally.events), []
     if ties["by_file_order_share"] > _MANY_TIES:
         warnings.append(
             f"{ties['by_file_order_share']:.1%} of the events have the same time as the event before them (same user) "
             "and are ordered as they stand in the files; declare source.columns.tie_break if a column says which came first"
         )
-    timed = len(log) - int(log.prehistory.sum()) if log.timestamp.max(initial=-1) >= 0 else 0
-    first, last, future = None, None, 0
-    if timed:
-        early = log.timestamp[log.timestamp >= 0].min() if timed < len(log) else log.timestamp.min()
-        first, last = _iso(int(early)), _iso(int(log.timestamp.max()))
-        future = int((log.timestamp > time.time_ns() // 1000).sum())
+    timed = tally.events > tally.prehistory and tally.first is not None and tally.last is not None
+    first, last = (_iso(tally.first), _iso(tally.last)) if timed else (None, None)
+    future = tally.future if timed else 0
     if future:
         warnings.append(
             f"{future} events are later than now, the last at {last}; set features.quarantine.not_after to refuse such rows"
@@ -92,9 +163,48 @@ def event_facts(kept: KeptEvents) -> dict[str, Any]:
         "last_event": last,
         "future_events": future,
         "ties": ties,
-        "signals": _signal_counts(log),
+        "signals": _signal_counts(tally, signals),
         "warnings": warnings,
     }
+
+
+def tie_counts(ties: tuple[int, int], events: int) -> dict[str, Any]:
+    """Say how many events have the instant of their predecessor.
+
+    Returns:
+        ``events`` and ``share`` of those; ``by_file_order`` and ``by_file_order_share``: of those whose order no column
+        decides, so that they stand as in the files.
+
+    Example:
+        >>> tie_counts((1, 0), 3)
+        {'events': 1, 'share': 0.333333, 'by_file_order': 0, 'by_file_order_share': 0.0}
+    """
+    rows = max(events, 1)
+    return {
+        "events": ties[0],
+        "share": round(ties[0] / rows, 6),
+        "by_file_order": ties[1],
+        "by_file_order_share": round(ties[1] / rows, 6),
+    }
+
+
+def id_warnings(
+    raw: RawTables, user_ids: pl.Series, item_ids: pl.Series, facts: Mapping[str, int]
+) -> dict[str, list[str]]:
+    """Warn of ids in two spellings, and of tables of items and users that do not fit the log.
+
+    Args:
+        raw: For those tables.
+        user_ids, item_ids: Distinct ones of kept events.
+        facts: Counts of the tables.
+    """
+    warnings = [
+        *spelling_warnings("item", item_ids),
+        *spelling_warnings("user", user_ids),
+        *metadata_warnings("item", item_ids, raw.items, facts["catalogue_ids_that_conflict"]),
+        *metadata_warnings("user", user_ids, raw.users, facts.get("user_ids_that_conflict", 0)),
+    ]
+    return {"warnings": warnings}
 
 
 def metadata_warnings(part: str, ids: pl.Series, table: pl.DataFrame | None, conflicting: int) -> list[str]:
@@ -159,38 +269,41 @@ def spelling_warnings(part: str, ids: pl.Series) -> list[str]:
     return warnings
 
 
-def _signal_counts(log: EventLog) -> dict[str, dict[str, int]]:
-    """Count for every signal the events where it is true, false and not known."""
-    if not log.signals:
-        return {}
+def _signal_pairs(log: EventLog) -> npt.NDArray[np.int64]:
     # a table of 128 combinations instead of a pass over the events per signal
     pairs = np.zeros(1 << 16, np.int64)
-    for start in range(0, len(log), _SLICE):
+    for start in range(0, len(log) if log.signals else 0, _SLICE):
         rows = slice(start, start + _SLICE)
         both = log.signal_values[rows].astype(np.uint16) << np.uint16(8) | log.signal_known[rows]
         pairs += np.bincount(both, minlength=1 << 16)
+    return pairs
+
+
+def _signal_counts(tally: Tally, signals: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count for every signal the events where it is true, false and not known."""
     combination = np.arange(1 << 16)
     result = {}
-    for place, name in enumerate(log.signals):
-        true = int(pairs[(combination >> (8 + place)) & 1 == 1].sum())
-        known = int(pairs[(combination >> place) & 1 == 1].sum())
-        result[name] = {"true": true, "false": known - true, "not_known": len(log) - known}
+    for place, name in enumerate(signals):
+        true = int(tally.signals[(combination >> (8 + place)) & 1 == 1].sum())
+        known = int(tally.signals[(combination >> place) & 1 == 1].sum())
+        result[name] = {"true": true, "false": known - true, "not_known": tally.events - known}
     return result
 
 
-def history_counts(log: EventLog, split: SplitArray, history: HistoryArrays, targets: pl.DataFrame) -> dict[str, Any]:
+def history_counts(tally: Tally, history: Borders, targets: pl.DataFrame) -> dict[str, Any]:
     """Count users, events per split, and the rows that will be predicted."""
     lengths = np.diff(history.offsets)
     rows = np.bincount(targets[Columns.SPLIT].to_numpy(), minlength=len(SPLIT_NAMES))
     train, valid = history.train_end - history.offsets[:-1], history.valid_end - history.train_end
+    positive = int(history.offsets[-1])
     return {
-        "users": len(log.user_ids),
+        "users": len(history.train_end),
         "users_without_positive_events": int((lengths == 0).sum()),
-        "positive_events": len(history.item),
-        "prehistory_events": int(np.count_nonzero(log.prehistory)),
-        "events_per_split": _by_split([int(np.count_nonzero(split == code)) for code in range(len(SPLIT_NAMES))]),
+        "positive_events": positive,
+        "prehistory_events": tally.prehistory,
+        "events_per_split": _by_split(tally.per_split),
         "positive_events_per_split": _by_split(
-            [int(count) for count in (train.sum(), valid.sum(), len(history.item) - train.sum() - valid.sum())]
+            [int(count) for count in (train.sum(), valid.sum(), positive - train.sum() - valid.sum())]
         ),
         "target_rows": _by_split(rows.tolist()),
         "history_length_quantiles": {
@@ -203,5 +316,5 @@ def _by_split(counts: Iterable[int]) -> dict[str, int]:
     return {name: int(count) for name, count in zip(SPLIT_NAMES, counts, strict=True)}
 
 
-def _iso(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat()
+def _iso(microseconds: int | None) -> str | None:
+    return None if microseconds is None else datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat()

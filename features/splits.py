@@ -86,18 +86,31 @@ def split_events(log: EventLog, config: SplitConfig, *, has_timestamps: bool) ->
             "use leave_last_out, or given with a split column"
         )
     timed = log.timestamp[~log.prehistory] if log.prehistory.any() else log.timestamp
-    if config.valid_from is not None and config.test_from is not None:
-        cuts = microseconds(config.valid_from), microseconds(config.test_from)
-    else:
-        cuts = cut_times(timed, config.valid_share, config.test_share)
-    split = (log.timestamp >= cuts[0]).astype(np.int8)  # VALID, and TEST is the next
-    split += log.timestamp >= cuts[1]
-    facts: dict[str, object] = {
-        "kind": config.kind,
+    cuts = given_cuts(config) or cut_times(timed, config.valid_share, config.test_share)
+    return split_at(log.timestamp, cuts), cut_facts(cuts)
+
+
+def given_cuts(config: SplitConfig) -> tuple[int, int] | None:
+    """Return the first instants of validation and test that a configuration names; ``None`` where it names none."""
+    if config.valid_from is None or config.test_from is None:
+        return None
+    return microseconds(config.valid_from), microseconds(config.test_from)
+
+
+def split_at(timestamp: npt.NDArray[np.int64], cuts: tuple[int, int]) -> SplitArray:
+    """Return the split of events by their time."""
+    split = (timestamp >= cuts[0]).astype(np.int8)  # VALID, and TEST is the next
+    split += timestamp >= cuts[1]
+    return split
+
+
+def cut_facts(cuts: tuple[int, int]) -> dict[str, object]:
+    """Say where the splits begin, for the data report."""
+    return {
+        "kind": "global_temporal",
         "valid_from": datetime.fromtimestamp(cuts[0] / 1e6, UTC).isoformat(),
         "test_from": datetime.fromtimestamp(cuts[1] / 1e6, UTC).isoformat(),
     }
-    return split, facts
 
 
 def cut_times(timestamps: npt.NDArray[np.int64], valid_share: float, test_share: float) -> tuple[int, int]:
@@ -107,10 +120,15 @@ def cut_times(timestamps: npt.NDArray[np.int64], valid_share: float, test_share:
         >>> cut_times(np.arange(10), 0.2, 0.1)
         (7, 9)
     """
-    count = len(timestamps)
+    first_valid, first_test = cut_ranks(len(timestamps), valid_share, test_share)
+    return kth_smallest(timestamps, first_valid), kth_smallest(timestamps, first_test)
+
+
+def cut_ranks(count: int, valid_share: float, test_share: float) -> tuple[int, int]:
+    """Return the places of the first events of validation and test among ``count`` events in order of time."""
     first_test = min(count - 1, count - max(1, round(test_share * count)))
     first_valid = min(first_test, count - max(2, round((valid_share + test_share) * count)))
-    return kth_smallest(timestamps, max(first_valid, 0)), kth_smallest(timestamps, first_test)
+    return max(first_valid, 0), first_test
 
 
 def kth_smallest(values: npt.NDArray[np.int64], rank: int) -> int:

@@ -6,15 +6,14 @@ Reads kept events and what the later steps found out about each; produces ``even
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from polars.io.plugins import register_io_source
 
 from features.items import ItemTable, one_row_per_id
 from features.log.event_log import EventLog
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SLICE_ROWS: Final = 1_000_000
-_SESSION_NUMBERS: Final = (Columns.SESSION_INDEX, Columns.USER_INDEX, Columns.EVENT_START, Columns.EVENT_END)
+_ASCENDING: Final = (Columns.SESSION_INDEX, Columns.USER_INDEX, Columns.EVENT_START, Columns.EVENT_END)
+_RANDOM: Final = (Columns.ITEM_INDEX, Columns.TIMESTAMP)
+_FEW_VALUES: Final = (Columns.SPLIT, Columns.BEHAVIOUR)
 
 
 @dataclass(frozen=True)
@@ -49,37 +50,76 @@ class LabelledEvents:
     watch_ratio: npt.NDArray[np.float32]
 
 
+class SlicedWriter:
+    """A large Parquet table that is written piece by piece; the file is the same however it was cut into pieces.
+
+    Numbers that ascend are stored as differences, which takes a tenth of the space; numbers that look random are stored as
+    they are, because looking for repetitions in them takes longer than writing them.
+
+    Attributes:
+        path: Of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting: list[pl.DataFrame] = []
+        self._rows = 0
+        self._file: Any = None
+
+    def write(self, rows: pl.DataFrame) -> None:
+        """Append rows."""
+        self._waiting.append(rows)
+        self._rows += len(rows)
+        while self._rows >= _SLICE_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and the end of the file."""
+        if self._waiting:
+            self._flush()
+        if self._file is not None:
+            self._file.close()
+
+    def _flush(self) -> None:
+        import pyarrow.parquet as pq  # only here: reading a configuration does not need it
+
+        together = self._waiting[0] if len(self._waiting) == 1 else pl.concat(self._waiting, rechunk=True)
+        table = _as_arrow(together[:_SLICE_ROWS].rechunk())
+        if self._file is None:
+            names = table.column_names
+            plain = set(_RANDOM) & set(names)
+            self._file = pq.ParquetWriter(
+                self.path,
+                table.schema,
+                compression={name: "none" if name in plain else "lz4" for name in names},
+                use_dictionary=[name for name in _FEW_VALUES if name in names],
+                column_encoding={name: "DELTA_BINARY_PACKED" for name in _ASCENDING if name in names},
+                write_statistics=False,
+            )
+        self._file.write_table(table)
+        self._waiting = [together[_SLICE_ROWS:]] if len(together) > _SLICE_ROWS else []
+        self._rows = sum(map(len, self._waiting))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
 def write_events(path: Path, events: LabelledEvents) -> None:
     """Write every kept event in contract columns, and the raw signals that feed the reward model."""
-
-    def slices(*_: object) -> Iterator[pl.DataFrame]:
+    with SlicedWriter(path) as writer:
         for start in range(0, len(events.log), _SLICE_ROWS):
-            yield events_table(events, slice(start, start + _SLICE_ROWS))
-
-    schema = events_table(events, slice(0, 0)).schema
-    register_io_source(slices, schema=schema).sink_parquet(
-        path, compression="lz4", statistics=False, row_group_size=_SLICE_ROWS, maintain_order=True
-    )
+            writer.write(events_table(events, slice(start, start + _SLICE_ROWS)))
 
 
 def write_sessions(path: Path, events: LabelledEvents) -> None:
-    """Write ``sessions.parquet``: ascending numbers, so their differences are stored, in a fiftieth of the space."""
-    import pyarrow.parquet as pq  # only here: reading a configuration does not need it
-
+    """Write ``sessions.parquet``."""
     starts = session_starts(events.session)
-    encoding = dict.fromkeys(_SESSION_NUMBERS, "DELTA_BINARY_PACKED")
-    schema = _as_arrow(session_table(events.log, events.split, starts, slice(0, 0))).schema
-    with pq.ParquetWriter(
-        path,
-        schema,
-        compression="lz4",
-        use_dictionary=[Columns.SPLIT],
-        column_encoding=encoding,
-        write_statistics=False,
-    ) as writer:
+    with SlicedWriter(path) as writer:
         for first in range(0, len(starts) - 1, _SLICE_ROWS):
-            rows = slice(first, first + _SLICE_ROWS)
-            writer.write_table(_as_arrow(session_table(events.log, events.split, starts, rows)))
+            writer.write(session_table(events.log, events.split, starts, slice(first, first + _SLICE_ROWS)))
 
 
 def _as_arrow(table: pl.DataFrame) -> pa.Table:
@@ -116,14 +156,24 @@ def events_table(events: LabelledEvents, rows: slice) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def items_table(events: LabelledEvents, items: ItemTable) -> pl.DataFrame:
-    """Return ``items.parquet``: the items, with their positive events in the train split."""
+def train_counts(events: LabelledEvents, num_items: int) -> npt.NDArray[np.int64]:
+    """Return ``[items]`` the positive events of each in the train split."""
     log = events.log
-    counts = np.zeros(len(items.table), np.int64)
+    counts = np.zeros(num_items, np.int64)
     for start in range(0, len(log), _SLICE_ROWS):
         rows = slice(start, start + _SLICE_ROWS)
         in_train = log.item[rows][log.positive[rows] & (events.split[rows] == TRAIN)]
-        counts += np.bincount(in_train, minlength=len(counts))
+        counts += np.bincount(in_train, minlength=num_items)
+    return counts
+
+
+def items_table(items: ItemTable, counts: npt.NDArray[np.int64]) -> pl.DataFrame:
+    """Return ``items.parquet``.
+
+    Args:
+        items: The items.
+        counts: ``[items]`` their positive events in the train split.
+    """
     table = items.table.with_columns(pl.Series(Columns.TRAIN_COUNT, counts))
     return table.select(
         Columns.ITEM_INDEX,

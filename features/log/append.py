@@ -6,58 +6,189 @@ all at once gives. The place of each new event is found by bisection; every colu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.log.arrays import NO_CODE
-from features.log.encoded_log import ARRAY_NAMES, EncodedLog, sort_keys
+from features.log.arrays import NO_CODE, CodeArray
+from features.log.encoded_log import EncodedLog, LogWriter, StoredLog, sort_keys
+from features.log.event_log import Core
 from features.log.order import KeyArray
+from features.log.stored_columns import Layout
 
 RowArray = npt.NDArray[np.int64]
 
-KEY_NAMES: Final = ("user", "prehistory", "timestamp", "position", "tie_break", "record")
-"""Columns that decide the order."""
+KEY_NAMES: Final = ("prehistory", "timestamp", "position", "tie_break", "record")
+"""Columns that decide the order of a user's events."""
+
+RUN_ROWS: Final = 1 << 19
+"""Rows that are worked on at a time: few enough for the cache, and so many that what is done once per run weighs little."""
 
 _CODES: Final = {"user": "user_ids", "item": "item_ids", "session": "session_ids", "split": "split_names"}
 
 
-def merge_logs(earlier: EncodedLog, new: EncodedLog) -> EncodedLog:
-    """Sort the events of ``new`` into ``earlier``.
+def runs_of_users(starts: RowArray, rows: int = RUN_ROWS) -> list[tuple[int, int]]:
+    """Cut users into runs of about so many rows.
 
     Args:
-        earlier: Of some of the files.
-        new: Of the others; its ``files`` are all of them, in order, with no records in those that ``earlier`` has.
+        starts: ``[users + 1]`` first row of each user, and behind them the number of rows.
+        rows: Of a run, or somewhat more: no user is cut in two.
 
-    Returns:
-        The log of all files.
+    Example:
+        >>> runs_of_users(np.array([0, 3, 4, 9, 10]), 4)
+        [(0, 2), (2, 4)]
+    """
+    ends = np.searchsorted(starts, np.arange(rows, int(starts[-1]) + rows, rows), side="right") - 1
+    borders = np.unique(np.concatenate([[0], ends, [len(starts) - 1]]))
+    return list(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True))
 
-    Raises:
-        ValueError: The logs do not have the same columns, signals and types of ids.
+
+@dataclass(frozen=True)
+class Merge:
+    """Two logs under the numbers that ids and records have in both together.
 
     Example:
         See ``tests/features/log/test_append.py``.
+
+    Attributes:
+        earlier: The large one, on disk.
+        new: Its columns, by name.
+        head: The merged log without events.
+        tables: Column of codes -> the number of each of the earlier ids in the merged table, where some moved.
+        moves: How records move.
+        before: ``[users + 1]`` first row of each user in ``earlier``.
+        after: Likewise, in ``new``.
+        places: ``[new rows]`` how many rows of ``earlier`` come before each.
     """
-    difference = difference_of(earlier, new)
-    if difference is not None:
-        raise ValueError(f"the logs cannot be merged: {difference}")
-    before, after = dict(earlier.arrays()), dict(new.arrays())
-    ids: dict[str, pl.Series] = {}
-    for name, table in _CODES.items():
-        if name in before:
-            ids[table], places = merge_ids(getattr(earlier, table), getattr(new, table))
-            before[name], after[name] = _renumbered(before[name], places.left), _renumbered(after[name], places.right)
-    counts = {name: _of_all(name, earlier, new) for name in ("file_records", "file_spans")}
-    merged = replace(new, **counts, **ids)  # type: ignore[arg-type]
-    before["record"] = _moved(before["record"], earlier, merged)
-    after["record"] = _moved(after["record"], new, merged)
-    places_of_new = insertion_places(before, after)
-    columns = {name: _inserted(before[name], after[name], places_of_new) for name in ARRAY_NAMES if name in before}
-    return replace(merged, **columns)  # type: ignore[arg-type]
+
+    earlier: StoredLog
+    new: Mapping[str, Any]
+    head: EncodedLog
+    tables: Mapping[str, CodeArray | None]
+    moves: _Moves
+    before: RowArray
+    after: RowArray
+    places: RowArray
+
+    @classmethod
+    def of(cls, earlier: StoredLog, new: EncodedLog) -> Merge:
+        """Find the place of each new event.
+
+        Args:
+            earlier: Of some of the files.
+            new: Of the others; its ``files`` are all of them, in order, with no records in those that ``earlier`` has.
+
+        Raises:
+            ValueError: The logs do not have the same columns, signals and types of ids.
+        """
+        difference = difference_of(earlier.head, new)
+        if difference is not None:
+            raise ValueError(f"the logs cannot be merged: {difference}")
+        arrays, ids = dict(new.arrays()), {}
+        tables: dict[str, CodeArray | None] = {}
+        for name, table in _CODES.items():
+            if name in arrays:
+                ids[table], places = merge_ids(getattr(earlier.head, table), getattr(new, table))
+                tables[name] = places.left
+                arrays[name] = _renumbered(arrays[name], places.right)
+        counts = {name: _of_all(name, earlier.head, new) for name in ("file_records", "file_spans")}
+        head = replace(new.without_events(), **counts, **ids)  # type: ignore[arg-type]
+        arrays["record"] = _Moves.of(new, head).applied(arrays["record"])
+        rows = np.zeros(len(head.user_ids), np.int64)
+        moved = tables["user"]
+        rows[slice(None) if moved is None else moved] = np.diff(earlier.starts)
+        own = np.bincount(arrays["user"], minlength=len(rows))
+        before, after = (np.concatenate([[0], np.cumsum(count)]).astype(np.int64) for count in (rows, own))
+        moves = _Moves.of(earlier.head, head)
+        return cls(
+            earlier, arrays, head, tables, moves, before, after, insertion_places(earlier, before, moves, arrays)
+        )
+
+    @property
+    def starts(self) -> RowArray:
+        """``[users + 1]`` first row of each user in the merged log."""
+        return self.before + self.after
+
+    def marks(self, core: Core) -> Core:
+        """Return marks of users and items of the earlier log as marks of those of the merged one; new ones have none."""
+        found = []
+        for name, table in _CODES.items():
+            if name in vars(core):
+                marks, moved = getattr(core, name), self.tables[name]
+                found.append(np.zeros(len(getattr(self.head, table)), bool))
+                found[-1][slice(len(marks)) if moved is None else moved] = marks
+        return Core(*found)
+
+    def rows_per_id(self, name: str) -> npt.NDArray[np.int64]:
+        """Return ``[ids]`` usable rows of each.
+
+        Args:
+            name: ``user`` or ``item``.
+        """
+        if name == "user":
+            return np.diff(self.starts)
+        column, moved = self.earlier.columns[name], self.tables[name]
+        rows = np.zeros(len(getattr(self.head, _CODES[name])), np.int64)
+        for start in range(0, len(column), RUN_ROWS):
+            rows += np.bincount(_renumbered(column[start : start + RUN_ROWS], moved), minlength=len(rows))
+        return rows + np.bincount(self.new[name], minlength=len(rows))
+
+    def write(
+        self, folder: Path, runs: Sequence[tuple[int, int]], seen: Callable[[int, EncodedLog], None]
+    ) -> StoredLog:
+        """Save the merged log, some users at a time.
+
+        Args:
+            folder: Where.
+            runs: First and end of the users that are worked on together.
+            seen: Gets the number of the first user of each run, and its rows, in which users are numbered from 0.
+        """
+        with LogWriter(folder, self.layouts()) as writer:
+            for first, end in runs:
+                rows = self.of_users(first, end)
+                writer.write(rows, np.diff(self.starts[first : end + 1]))
+                seen(first, rows)
+        writer.finish(self.head)
+        return StoredLog.open(folder)
+
+    def layouts(self) -> dict[str, Layout]:
+        """How the columns of the merged log are stored: as those of a log that was read at once."""
+        records = sum(self.head.file_spans)
+        found = {}
+        for name, column in self.earlier.columns.items():
+            added = Layout.of(name, self.new[name], records)
+            if len(self.earlier) and len(self.new[name]):
+                added = column.layout.joined(added, name, records)
+            elif len(self.earlier) and name != "record":
+                added = column.layout
+            found[name] = added
+        return found
+
+    def of_users(self, first: int, end: int) -> EncodedLog:
+        """Return the rows of the users from ``first`` to ``end``, who are numbered from 0 in it."""
+        old = slice(int(self.before[first]), int(self.before[end]))
+        new = slice(int(self.after[first]), int(self.after[end]))
+        counts = np.diff(self.starts[first : end + 1])
+        own = self.places[new] - old.start + np.arange(new.stop - new.start)
+        is_old = np.ones(int(counts.sum()), bool)
+        is_old[own] = False
+        arrays: dict[str, Any] = {}
+        for name, column in self.earlier.columns.items():
+            values = column[old]
+            if name in self.tables:
+                values = _renumbered(values, self.tables[name])
+            if name == "record":
+                values = self.moves.applied(values)
+            arrays[name] = np.empty(len(is_old), values.dtype)
+            arrays[name][is_old] = values
+            arrays[name][own] = self.new[name][new]
+        user = np.repeat(np.arange(end - first, dtype=np.int32), counts)
+        return replace(self.head, user=user, user_ids=self.head.user_ids[first:end], **arrays)
 
 
 def _of_all(name: str, earlier: EncodedLog, new: EncodedLog) -> tuple[int, ...]:
@@ -120,36 +251,52 @@ def _renumbered(codes: npt.NDArray[np.int32], table: npt.NDArray[np.int32] | Non
     return np.append(table, np.int32(NO_CODE))[codes]  # "no id" is -1, the last place
 
 
-def _moved(record: RowArray, log: EncodedLog, merged: EncodedLog) -> RowArray:
-    """Return the records under the numbers that they have among all files."""
-    places = [merged.files.index(file) for file in log.files]
-    shift = merged.file_starts[places] - log.file_starts
-    has_rows = np.asarray(log.file_spans) > 0
-    shift = shift[has_rows]
-    if not shift.any():
-        return record
-    starts = log.file_starts[has_rows]
-    return record + shift[np.searchsorted(starts, record, side="right") - 1]
+@dataclass(frozen=True)
+class _Moves:
+    """By how much the records of each file move when there are more files.
+
+    Attributes:
+        starts: ``[files with rows]`` the record number of each file's row 0.
+        shift: ``[files with rows]``; ``None`` where none moves.
+    """
+
+    starts: RowArray
+    shift: RowArray | None
+
+    @classmethod
+    def of(cls, log: EncodedLog, merged: EncodedLog) -> _Moves:
+        places = {file: place for place, file in enumerate(merged.files)}
+        has_rows = np.asarray(log.file_spans) > 0
+        shift = merged.file_starts[[places[file] for file in log.files]] - log.file_starts
+        return cls(log.file_starts[has_rows], shift[has_rows] if shift[has_rows].any() else None)
+
+    def applied(self, record: RowArray) -> RowArray:
+        """Return the records under the numbers that they have among all files."""
+        if self.shift is None:
+            return record
+        return record + self.shift[np.searchsorted(self.starts, record, side="right") - 1]
 
 
-def insertion_places(before: Mapping[str, Any], after: Mapping[str, Any]) -> RowArray:
-    """Return for every row of ``after`` how many rows of ``before`` come before it.
+def insertion_places(earlier: StoredLog, starts: RowArray, moves: _Moves, after: Mapping[str, Any]) -> RowArray:
+    """Return for every row of ``after`` how many rows of ``earlier`` come before it.
 
     Args:
-        before: Sorted columns by name, as in :class:`~features.log.encoded_log.EncodedLog`.
-        after: Likewise.
+        earlier: Sorted.
+        starts: ``[users + 1]`` first row of each user in it, by the numbers that users have in ``after``.
+        moves: Of its records.
+        after: Sorted columns by name, as in :class:`~features.log.encoded_log.EncodedLog`.
     """
-    user = before["user"]
-    low = np.searchsorted(user, after["user"], side="left").astype(np.int64)
-    high = np.searchsorted(user, after["user"], side="right").astype(np.int64)
+    low, high = starts[after["user"]], starts[after["user"] + 1]
     wanted = _keys(after)
     open_rows = np.flatnonzero(low < high)
     while len(open_rows):
         middle = (low[open_rows] + high[open_rows]) // 2
-        found = _keys({name: before[name][middle] for name in KEY_NAMES if name in before})
-        earlier = _is_before(found, [key[open_rows] for key in wanted])
-        low[open_rows[earlier]] = middle[earlier] + 1
-        high[open_rows[~earlier]] = middle[~earlier]
+        columns = {name: earlier.columns[name][middle] for name in KEY_NAMES if name in earlier.columns}
+        columns["record"] = moves.applied(columns["record"])
+        found = _keys(columns | {"user": after["user"][open_rows]})
+        is_before = _is_before(found, [key[open_rows] for key in wanted])
+        low[open_rows[is_before]] = middle[is_before] + 1
+        high[open_rows[~is_before]] = middle[~is_before]
         open_rows = open_rows[low[open_rows] < high[open_rows]]
     return low
 
@@ -168,14 +315,4 @@ def _is_before(left: Sequence[KeyArray], right: Sequence[KeyArray]) -> npt.NDArr
     for one, other in zip(left, right, strict=True):
         result |= undecided & (one < other)
         undecided &= one == other
-    return result
-
-
-def _inserted(before: npt.NDArray[Any], after: npt.NDArray[Any], places: RowArray) -> npt.NDArray[Any]:
-    result = np.empty(len(before) + len(after), before.dtype)
-    own = places + np.arange(len(after))
-    is_new = np.zeros(len(result), bool)
-    is_new[own] = True
-    result[own] = after
-    result[~is_new] = before
     return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import polars as pl
 from features.log.arrays import NO_CODE, NO_NUMBER, BoolArray, CodeArray
 from features.log.order import KeyArray
 from features.log.signal_bits import unpack_signal
+from features.log.stored_columns import ColumnWriter, Layout, StoredColumn
 from features.sources.base import FILE, PREHISTORY, ROW, TIE_BREAK
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import ByteArray
@@ -25,6 +26,7 @@ from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import read_json, write_json
 
 _FACTS: Final = "log.json"
+_LAYOUTS: Final = "columns"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,40 +141,128 @@ class EncodedLog:
             columns[name] = unpack_signal(self.signal_values[rows], self.signal_known[rows], place)
         return pl.DataFrame([column.alias(name) for name, column in columns.items()])
 
+    def layouts(self) -> dict[str, Layout]:
+        """Return how each column lies on disk, that of users aside."""
+        arrays = {name: array for name, array in self.arrays().items() if name != "user"}
+        return {name: Layout.of(name, array, sum(self.file_spans)) for name, array in arrays.items()}
+
     def save(self, folder: Path) -> None:
-        """Write the arrays as ``.npy``, the ids as Parquet, the rest as JSON; equal logs give equal bytes."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, array in self.arrays().items():
-            np.save(folder / f"{name}.npy", array)
-        for name in ID_NAMES:
-            ids = getattr(self, name)
-            if ids is not None:
-                pl.DataFrame({name: ids.rechunk()}).write_parquet(folder / f"{name}.parquet")
-        write_json(folder / _FACTS, {name: list(getattr(self, name)) for name in _FACT_NAMES})
+        """Write the columns as ``.npy``, the ids as Parquet, the rest as JSON; equal logs give equal bytes."""
+        with LogWriter(folder, self.layouts()) as writer:
+            writer.write(self, np.bincount(self.user, minlength=len(self.user_ids)))
+        writer.finish(self)
 
     @classmethod
     def load(cls, folder: Path) -> EncodedLog:
-        """Open a saved log; the arrays are memory-mapped.
+        """Read a saved log into memory.
+
+        Raises:
+            ArtifactError: A file is missing, or damaged.
+        """
+        stored = StoredLog.open(folder)
+        return stored.of_users(0, len(stored.head.user_ids))
+
+
+class LogWriter:
+    """A log that is saved a run of users at a time."""
+
+    def __init__(self, folder: Path, layouts: Mapping[str, Layout]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._layouts = folder, layouts
+        files = {name: layout.stored for name, layout in layouts.items() if layout.constant is None}
+        self._files = {name: ColumnWriter(folder / f"{name}.npy", dtype) for name, dtype in files.items()}
+        self._files["user"] = ColumnWriter(folder / "user.npy", np.int32)
+
+    def write(self, log: EncodedLog, user_rows: npt.NDArray[np.integer[Any]]) -> None:
+        """Append the rows of the next users.
+
+        Args:
+            log: Their rows.
+            user_rows: ``[users]`` how many each has.
+        """
+        for name, array in log.arrays().items():
+            if name in self._files and name != "user":
+                self._files[name].write(self._layouts[name].to_disk(array))
+        self._files["user"].write(user_rows.astype(np.int32))
+
+    def finish(self, log: EncodedLog) -> None:
+        """Write what is not a column: ids, files, signals."""
+        for name in ID_NAMES:
+            ids = getattr(log, name)
+            if ids is not None:
+                pl.DataFrame({name: ids.rechunk()}).write_parquet(self._folder / f"{name}.parquet")
+        facts: dict[str, Any] = {name: list(getattr(log, name)) for name in _FACT_NAMES}
+        layouts = {name: layout.as_json() for name, layout in self._layouts.items()}
+        write_json(self._folder / _FACTS, {**facts, _LAYOUTS: layouts})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        for file in self._files.values():
+            file.__exit__(*raised)
+
+
+@dataclass(frozen=True)
+class StoredLog:
+    """A saved log, of which runs of users are read.
+
+    Attributes:
+        head: The log without its events.
+        columns: Every column but that of users.
+        starts: ``[users + 1]`` first row of each user, and behind them the number of rows.
+    """
+
+    head: EncodedLog
+    columns: Mapping[str, StoredColumn]
+    starts: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @classmethod
+    def open(cls, folder: Path) -> StoredLog:
+        """Open a saved log; its columns are memory-mapped.
 
         Raises:
             ArtifactError: A file is missing, or damaged.
         """
         facts = read_json(folder / _FACTS)
-        values: dict[str, Any] = {name: tuple(facts[name]) for name in _FACT_NAMES}
         try:
-            for name in ARRAY_NAMES:
-                path = folder / f"{name}.npy"
-                there = path.exists() or name not in _OPTIONAL
-                values[name] = np.load(path, mmap_mode="r", allow_pickle=False) if there else None
+            values: dict[str, Any] = {name: tuple(facts[name]) for name in _FACT_NAMES}
+            layouts = {name: Layout.from_json(layout) for name, layout in facts[_LAYOUTS].items()}
+            user_rows = np.load(folder / "user.npy", allow_pickle=False)
+            starts = np.concatenate([[0], np.cumsum(user_rows)]).astype(np.int64)
+            rows = int(starts[-1])
+            columns = {n: StoredColumn.open(folder / f"{n}.npy", layout, rows) for n, layout in layouts.items()}
             for name in ID_NAMES:
                 path = folder / f"{name}.parquet"
                 there = path.exists() or name not in _OPTIONAL
                 values[name] = pl.read_parquet(path, glob=False)[name] if there else None
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            none = {name: np.empty(0, layout.dtype) for name, layout in layouts.items()}
+            arrays: dict[str, Any] = {name: none.get(name) for name in ARRAY_NAMES} | {"user": np.empty(0, np.int32)}
+            head = EncodedLog(**values, **arrays)
+        except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
             raise ArtifactError(
                 f"'{folder}' cannot be opened: {error}; delete its artefact and run prepare again"
             ) from error
-        return cls(**values)
+        return cls(head, columns, starts)
+
+    def of_users(self, first: int, end: int, *, with_records: bool = True) -> EncodedLog:
+        """Return the rows of the users from ``first`` to ``end``, who are numbered from 0 in it.
+
+        Args:
+            first, end: Numbers of users.
+            with_records: Also their records, which most callers do not ask for; else all are 0.
+        """
+        rows = slice(int(self.starts[first]), int(self.starts[end]))
+        counts = np.diff(self.starts[first : end + 1])
+        wanted = {name: column for name, column in self.columns.items() if with_records or name != "record"}
+        arrays: dict[str, Any] = {name: column[rows] for name, column in wanted.items()}
+        if not with_records:
+            arrays["record"] = np.broadcast_to(np.int64(0), (rows.stop - rows.start,))
+        user = np.repeat(np.arange(end - first, dtype=np.int32), counts)
+        return replace(self.head, user=user, user_ids=self.head.user_ids[first:end], **arrays)
 
 
 ARRAY_NAMES: Final = (
@@ -184,9 +274,7 @@ ARRAY_NAMES: Final = (
 ID_NAMES: Final = ("user_ids", "item_ids", "session_ids", "split_names")
 """Tables that codes point into."""
 
-_OPTIONAL: Final = frozenset(
-    {"timestamp", "position", "tie_break", "session", "split", "watch_time", "duration", "session_ids", "split_names"}
-)
+_OPTIONAL: Final = frozenset({"session_ids", "split_names"})
 _FACT_NAMES: Final = ("files", "file_records", "file_spans", "signals", "positive")
 
 

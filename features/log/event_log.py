@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from features.log.repeats import Duplicates, Repeats, find_repeats, merge_repeat
 from features.log.signal_bits import positive_mask
 from features.sources.base import FILE, ROW, MergeRule
 from recsys.contracts.dataset import ByteArray
-from recsys.contracts.errors import DataError
+from recsys.contracts.errors import ArtifactError, DataError
 
 INTO_FILE = "into_file"
 INTO_ROW = "into_row"
@@ -71,23 +72,83 @@ class EventLog:
 
 
 @dataclass(frozen=True)
-class KeptEvents:
-    """The event log, and what became of the rows that are not in it.
+class Outcome:
+    """What became of the rows that are not kept.
 
     Attributes:
-        log: The kept events.
         merged: Rows that another row of the same event has taken in: ``file``, ``row``, ``into_file``, ``into_row`` and
             the canonical columns.
         dropped: Repeats that were refused, as :meth:`~features.log.encoded_log.EncodedLog.decode` gives them.
         k_core_removed: Events that the k-core took away.
-        ties: How many events have the instant of their predecessor, see :func:`count_ties`.
+        events: Events that are kept.
     """
 
-    log: EventLog
     merged: pl.DataFrame
     dropped: pl.DataFrame
     k_core_removed: int
-    ties: dict[str, Any]
+    events: int
+
+
+@dataclass(frozen=True)
+class Core:
+    """Which users and items have kept events.
+
+    Attributes:
+        user: ``[distinct users of usable rows]``.
+        item: ``[distinct items of usable rows]``.
+    """
+
+    user: BoolArray
+    item: BoolArray
+
+    def save(self, folder: Path) -> None:
+        """Write it beside the log."""
+        for name, marks in vars(self).items():
+            np.save(folder / f"kept_{name}.npy", marks)
+
+    @classmethod
+    def load(cls, folder: Path) -> Core:
+        """Read it.
+
+        Raises:
+            ArtifactError: It is missing or damaged.
+        """
+        try:
+            return cls(*(np.load(folder / f"kept_{name}.npy", allow_pickle=False) for name in ("user", "item")))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"'{folder}': {error}; delete its artefact and run prepare again") from error
+
+
+@dataclass(frozen=True)
+class KeptEvents(Outcome):
+    """The event log, and what became of the rows that are not in it.
+
+    Attributes:
+        log: The kept events.
+        ties: Events with the instant of their predecessor, see :func:`count_ties`.
+        core: Which users and items have kept events.
+    """
+
+    log: EventLog
+    ties: tuple[int, int]
+    core: Core
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Rows of a log once repeats have been dealt with.
+
+    Attributes:
+        log: The rows, of which those that took in others know more.
+        repeats: Those that do not stay.
+        stays: ``[E]`` whether a row stays; ``None`` when all do.
+        positive: ``[E]`` whether it counts as liked.
+    """
+
+    log: EncodedLog
+    repeats: Repeats
+    stays: BoolArray | None
+    positive: BoolArray
 
 
 def keep_events(
@@ -106,35 +167,83 @@ def keep_events(
         DataError: Nothing is left.
     """
     usable = len(encoded)
-    repeats = find_repeats(encoded) if duplicates != "keep" else Repeats(np.empty(0, np.int64), np.empty(0, np.int64))
-    merged, dropped = _merged_table(encoded, repeats if duplicates == "merge" else None), encoded.decode(slice(0, 0))
-    if duplicates == "drop":
-        dropped = encoded.decode(repeats.rows)
-    if duplicates == "merge":
-        encoded = merge_repeats(encoded, repeats, rules)
-    stays = without(repeats, usable)
-    positive = positive_mask(encoded.signal_values, encoded.signals, encoded.positive)
+    settled = settle(encoded, duplicates, rules)
+    stays, positive = settled.stays, settled.positive
     in_core = k_core_mask(encoded.user, encoded.item, positive if stays is None else positive & stays, k_core)
     keep = in_core if stays is None else in_core & stays if in_core is not None else stays
     kept = usable if keep is None else int(keep.sum())
+    check_not_all_gone(kept, usable, k_core)
+    arrays = selected(settled, keep if kept < usable else None)
+    user, user_ids, used_user = renumber(arrays["user"], encoded.user_ids)
+    item, item_ids, used_item = renumber(arrays["item"], encoded.item_ids)
+    log = event_log(encoded, {**arrays, "user": user, "item": item}, user_ids, item_ids)
+    merged, dropped = repeat_tables(encoded, settled.repeats, duplicates)
+    return KeptEvents(
+        merged=merged,
+        dropped=dropped,
+        k_core_removed=usable - len(settled.repeats) - kept,
+        events=kept,
+        log=log,
+        ties=count_ties(arrays),
+        core=Core(used_user, used_item),
+    )
+
+
+def settle(
+    encoded: EncodedLog, duplicates: Duplicates, rules: Mapping[str, MergeRule], repeats: Repeats | None = None
+) -> Settled:
+    """Find repeats, unless they are known, and let the rows that stay know what all of them know.
+
+    Args:
+        encoded: Sorted; all rows of each user.
+        duplicates: See :func:`keep_events`.
+        rules: Likewise.
+        repeats: Of this log.
+    """
+    if repeats is None:
+        none = Repeats(np.empty(0, np.int64), np.empty(0, np.int64))
+        repeats = find_repeats(encoded) if duplicates != "keep" else none
+    if duplicates == "merge":
+        encoded = merge_repeats(encoded, repeats, rules)
+    positive = positive_mask(encoded.signal_values, encoded.signals, encoded.positive)
+    return Settled(encoded, repeats, without(repeats, len(encoded)), positive)
+
+
+def check_not_all_gone(kept: int, usable: int, k_core: KCoreConfig) -> None:
+    """Refuse a log of which nothing is left.
+
+    Raises:
+        DataError: ``kept`` is 0.
+    """
     if kept == 0:
         raise DataError(
             f"no event is left of {usable} usable rows (k-core: user {k_core.user}, item {k_core.item}); "
             "lower features.k_core or check the column map"
         )
-    removed = usable - len(repeats) - kept
-    if kept == usable:
-        keep = None
-    arrays = {name: array if keep is None else array[keep] for name, array in encoded.arrays().items()}
-    user, user_ids = _renumber(arrays["user"], encoded.user_ids)
-    item, item_ids = _renumber(arrays["item"], encoded.item_ids)
+
+
+def selected(settled: Settled, keep: BoolArray | None) -> dict[str, Any]:
+    """Return the columns of the rows that are kept, with ``positive`` and without the numbers of the raw rows."""
+    arrays = {**settled.log.arrays(), "positive": settled.positive}
+    del arrays["record"]
+    return arrays if keep is None else {name: array[keep] for name, array in arrays.items()}
+
+
+def event_log(encoded: EncodedLog, arrays: Mapping[str, Any], user_ids: pl.Series, item_ids: pl.Series) -> EventLog:
+    """Make an event log of columns.
+
+    Args:
+        encoded: For the names of signals and splits.
+        arrays: Columns, with users and items by their final numbers.
+        user_ids, item_ids: Of those numbers.
+    """
     timestamp = arrays.get("timestamp")
-    log = EventLog(
-        user=user,
-        item=item,
-        positive=positive if keep is None else positive[keep],
+    return EventLog(
+        user=arrays["user"],
+        item=arrays["item"],
+        positive=arrays["positive"],
         prehistory=arrays["prehistory"],
-        timestamp=timestamp if timestamp is not None else np.full(kept, -1, np.int64),
+        timestamp=timestamp if timestamp is not None else np.full(len(arrays["user"]), -1, np.int64),
         session=arrays.get("session"),
         split=arrays.get("split"),
         watch_time=arrays.get("watch_time"),
@@ -146,49 +255,47 @@ def keep_events(
         item_ids=item_ids,
         split_names=encoded.split_names,
     )
-    return KeptEvents(log, merged, dropped, removed, count_ties(arrays))
 
 
-def count_ties(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+def count_ties(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[int, int]:
     """Count events with the same instant as their predecessor of the same user.
 
     Args:
         arrays: Sorted columns by name, as in :class:`~features.log.encoded_log.EncodedLog`.
 
     Returns:
-        ``events`` and ``share`` with the instant of their predecessor; ``by_file_order`` and ``by_file_order_share``: those
-        whose order no column decides, so that they stand as in the files.
+        How many there are, and those whose order no column decides, so that they stand as in the files.
 
     Example:
         >>> arrays = {"user": np.array([0, 0, 0]), "prehistory": np.zeros(3, bool), "timestamp": np.array([5, 5, 6]),
         ...           "tie_break": np.array([1, 2, 1])}
         >>> count_ties(arrays)
-        {'events': 1, 'share': 0.333333, 'by_file_order': 0, 'by_file_order_share': 0.0}
+        (1, 0)
     """
-    rows = max(len(arrays["user"]), 1)
     by_time = int(same_as_before([arrays["user"], arrays["prehistory"], *instants(arrays)]).sum())
-    undecided = int(same_as_before(sort_keys(arrays)).sum()) if by_time else 0
-    return {
-        "events": by_time,
-        "share": round(by_time / rows, 6),
-        "by_file_order": undecided,
-        "by_file_order_share": round(undecided / rows, 6),
-    }
+    return by_time, int(same_as_before(sort_keys(arrays)).sum()) if by_time else 0
 
 
-def _merged_table(encoded: EncodedLog, repeats: Repeats | None) -> pl.DataFrame:
-    """Return ``merged.parquet``, in the order of the files."""
-    rows = repeats.rows if repeats is not None else np.empty(0, np.int64)
-    into = repeats.into if repeats is not None else rows
-    order = np.argsort(encoded.record[rows])
-    table, target = encoded.decode(rows[order]), encoded.decode(into[order]).select(FILE, ROW)
+def repeat_tables(encoded: EncodedLog, repeats: Repeats, duplicates: Duplicates) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows that others took in, in the order of the files, and those that were dropped, in that of the log."""
+    rows, none = repeats.rows, np.empty(0, np.int64)
+    if duplicates != "merge":
+        return _merged_table(encoded, Repeats(none, none)), encoded.decode(rows)
+    return _merged_table(encoded, repeats), encoded.decode(none)
+
+
+def _merged_table(encoded: EncodedLog, repeats: Repeats) -> pl.DataFrame:
+    order = np.argsort(encoded.record[repeats.rows])
+    table = encoded.decode(repeats.rows[order])
+    target = encoded.decode(repeats.into[order]).select(FILE, ROW)
     return table.select(FILE, ROW, target[FILE].alias(INTO_FILE), target[ROW].alias(INTO_ROW), pl.exclude(FILE, ROW))
 
 
-def _renumber(codes: CodeArray, ids: pl.Series) -> tuple[CodeArray, pl.Series]:
+def renumber(codes: CodeArray, ids: pl.Series) -> tuple[CodeArray, pl.Series, BoolArray]:
+    """Number anew the ids that are met; return ``[E]`` numbers, those ids, and ``[ids]`` which they are."""
     used = np.zeros(len(ids), bool)
     used[codes] = True
     if used.all():
-        return codes, ids
+        return codes, ids, used
     table = np.cumsum(used, dtype=np.int32) - np.int32(1)
-    return table[codes], ids.filter(used)
+    return table[codes], ids.filter(used), used

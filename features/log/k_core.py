@@ -11,6 +11,7 @@ from pydantic import Field
 from features.log.arrays import BoolArray, CodeArray
 from recsys.config import FrozenConfig
 
+CountArray = npt.NDArray[np.int64]
 _SLICE: Final = 1 << 22
 
 
@@ -46,21 +47,35 @@ def k_core_mask(user: CodeArray, item: CodeArray, positive: BoolArray, limits: K
         return None
     num_users, num_items = int(user.max(initial=-1)) + 1, int(item.max(initial=-1)) + 1
     left_user, left_item = (user, item) if positive.all() else (user[positive], item[positive])
-    user_events, item_events = _count(left_user, num_users), _count(left_item, num_items)
-    user_stays, item_stays = np.ones(num_users, bool), np.ones(num_items, bool)
+    user_events, item_events = count_codes(left_user, num_users), count_codes(left_item, num_items)
+    user_stays, item_stays = k_core(left_user, left_item, user_events, item_events, limits)
+    return user_stays[user] & item_stays[item]
+
+
+def k_core(
+    user: CodeArray, item: CodeArray, user_events: CountArray, item_events: CountArray, limits: KCoreConfig
+) -> tuple[BoolArray, BoolArray]:
+    """Return ``[users]`` and ``[items]`` who stays.
+
+    Args:
+        user, item: Of the positive events that may go; those that are certain to stay need not be here.
+        user_events, item_events: All positive events of each user and item; both are counted down to those that stay.
+        limits: Fewest of them.
+    """
+    user_stays, item_stays = np.ones(len(user_events), bool), np.ones(len(item_events), bool)
     while True:
         user_falls, item_falls = user_stays & (user_events < limits.user), item_stays & (item_events < limits.item)
         if not user_falls.any() and not item_falls.any():
-            return user_stays[user] & item_stays[item]
+            return user_stays, item_stays
         user_stays &= ~user_falls
         item_stays &= ~item_falls
         # an event whose user fell in one round and whose item falls in another is taken off twice: of both, which are out
-        gone = np.flatnonzero(user_falls[left_user] | item_falls[left_item])
-        user_events -= _count(left_user[gone], num_users)
-        item_events -= _count(left_item[gone], num_items)
+        gone = np.flatnonzero(user_falls[user] | item_falls[item])
+        user_events -= count_codes(user[gone], len(user_events))
+        item_events -= count_codes(item[gone], len(item_events))
 
 
-def _count(codes: CodeArray, size: int) -> npt.NDArray[np.int64]:
+def count_codes(codes: CodeArray, size: int) -> CountArray:
     """Count codes, slice by slice: ``bincount`` makes a copy of 8 bytes per event."""
     counts = np.zeros(size, np.int64)
     for start in range(0, len(codes), _SLICE):

@@ -213,7 +213,7 @@ def test_a_new_item_table_alone_reads_no_events(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_killed_append_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import features.build
+    import features.appended.by_users
 
     log = tmp_path / "log"
     write_parquet_days(log, 0, 1)
@@ -225,7 +225,7 @@ def test_a_killed_append_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(features.build, "write_events", killed)
+        patched.setattr(features.appended.by_users, "events_table", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(config, append=True)
     assert [path for path in earlier.path.parent.iterdir() if not path.name.startswith(".")] == [earlier.path]

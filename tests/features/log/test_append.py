@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.log.append import merge_ids, merge_logs
+from features.log.append import Merge, merge_ids, runs_of_users
 from features.log.encode import read_log
-from features.log.encoded_log import EncodedLog
+from features.log.encoded_log import EncodedLog, StoredLog
 from features.log.quarantine import QuarantineConfig
 from features.sources.base import EventStream, RawTables
 
@@ -85,7 +85,10 @@ def test_merging_equals_reading_at_once(
     whole, earlier, added = logs(tables(rows), new)
     folder = tmp_path_factory.mktemp("logs")
     earlier.save(folder / "earlier")
-    merge_logs(EncodedLog.load(folder / "earlier"), added).save(folder / "merged")
+    rows: list[EncodedLog] = []
+    merge = Merge.of(StoredLog.open(folder / "earlier"), added)
+    merge.write(folder / "merged", runs_of_users(merge.starts, 5), lambda first, part: rows.append(part))
+    assert [record for part in rows for record in part.record] == whole.record.tolist()
     whole.save(folder / "whole")
     assert tree_hashes(folder / "merged") == tree_hashes(folder / "whole")
 
@@ -107,10 +110,11 @@ def test_ids_by_hand() -> None:
     assert merge_ids(pl.Series([1, 5]), pl.Series([5]))[1].left is None
 
 
-def test_logs_that_differ_are_refused() -> None:
+def test_logs_that_differ_are_refused(tmp_path: Path) -> None:
     """Text ids do not meet integers."""
     left = pl.DataFrame({"file": [0, 1], "user_id": [1, 2], "item_id": [1, 2], "timestamp": [START_US, START_US]})
     numbers = read_log(tables(left, ()), QuarantineConfig(), need_session_id=False).log
     texts = read_log(tables(left.cast({"user_id": pl.String}), ()), QuarantineConfig(), need_session_id=False).log
+    numbers.save(tmp_path / "numbers")
     with pytest.raises(ValueError, match="ids of 'user' are Int64 in the files read earlier and String now"):
-        merge_logs(numbers, texts)
+        Merge.of(StoredLog.open(tmp_path / "numbers"), texts)

@@ -1,0 +1,213 @@
+"""The files of a prepared data set, written some users at a time, from a saved log and the rows of it that are kept.
+
+Does for each run of users what :func:`features.build.assemble` does for all of them, by the same functions, and adds up what
+it counts; no array of all events is ever in memory. What looks at all events before it can say anything of one, derived
+signals and sessions of high quality, is not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from features.appended.kept_rows import NO_REPEATS, KeptRows
+from features.build import FeaturesConfig
+from features.data_report import Tally
+from features.histories import build_histories, build_targets, event_watch_ratio
+from features.items import ItemTable
+from features.log.encoded_log import StoredLog
+from features.log.event_log import EventLog, count_ties, event_log, renumber, selected, settle
+from features.log.repeats import Repeats
+from features.log.signal_bits import behaviour_bytes
+from features.log.stored_columns import ColumnWriter
+from features.sessions import SessionRule, session_index, session_starts, session_table
+from features.sources.base import MergeRule
+from features.splits import SplitArray, leave_last_out, split_at
+from features.tables import LabelledEvents, SlicedWriter, events_table, train_counts
+from recsys.contracts.columns import SPLIT_NAMES, Columns
+from recsys.contracts.dataset import HISTORY_ARRAYS, HistoryArrays, OffsetArray
+
+PER_EVENT: Final = ("item", "behaviour", "gap", "watch", "timestamp")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the runs of users share.
+
+    Attributes:
+        config: What to make of the log.
+        merge_rules: How signals of repeats are merged.
+        sessions: How sessions are cut.
+        cuts: First instants of validation and test; ``None``: each user's last two positive events.
+        items: The item table.
+        item_of_code: ``[distinct items of usable rows]`` their item_index.
+        repeats: First user of a run -> its repeats.
+    """
+
+    config: FeaturesConfig
+    merge_rules: Mapping[str, MergeRule]
+    sessions: SessionRule
+    cuts: tuple[int, int] | None
+    items: ItemTable
+    item_of_code: npt.NDArray[np.int32]
+    repeats: Mapping[int, Repeats]
+
+
+@dataclass(frozen=True)
+class HistoryBorders:
+    """Where histories begin and end, as in :class:`~recsys.contracts.dataset.HistoryArrays`.
+
+    Attributes:
+        offsets: ``[U + 1]``.
+        train_end, valid_end: ``[U]``.
+    """
+
+    offsets: OffsetArray
+    train_end: OffsetArray
+    valid_end: OffsetArray
+
+
+@dataclass
+class Written:
+    """How far the files are written, and what was counted on the way.
+
+    Attributes:
+        users, events, positive, sessions: Rows so far.
+        train_count: ``[I]`` positive events in the train split.
+        tally: Counts that add up; ``None`` before the first run.
+        train_end, valid_end, ends: Borders of the histories, run by run.
+        targets: Rows of each split, run by run.
+    """
+
+    train_count: npt.NDArray[np.int64]
+    users: int = 0
+    events: int = 0
+    positive: int = 0
+    sessions: int = 0
+    tally: Tally | None = None
+    train_end: list[OffsetArray] = field(default_factory=list)
+    valid_end: list[OffsetArray] = field(default_factory=list)
+    ends: list[OffsetArray] = field(default_factory=list)
+    targets: list[list[pl.DataFrame]] = field(default_factory=lambda: [[] for _ in SPLIT_NAMES])
+
+    def borders(self) -> HistoryBorders:
+        """Return where histories begin and end."""
+        offsets = np.concatenate([np.zeros(1, np.int64), *self.ends])
+        return HistoryBorders(offsets, np.concatenate(self.train_end), np.concatenate(self.valid_end))
+
+    def all_targets(self) -> pl.DataFrame:
+        """Return ``targets.parquet``."""
+        return pl.concat([part for parts in self.targets for part in parts])
+
+
+def write_by_users(log: StoredLog, kept: KeptRows, rules: Rules, out_dir: Path) -> Written:
+    """Write events, sessions and histories, and gather the rest.
+
+    Args:
+        log: Usable rows.
+        kept: Those of them that are kept.
+        rules: What is made of them.
+        out_dir: Folder to write into.
+    """
+    found = Written(np.zeros(len(rules.items.table), np.int64))
+    (out_dir / "history").mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        events = stack.enter_context(SlicedWriter(out_dir / "events.parquet"))
+        sessions = stack.enter_context(SlicedWriter(out_dir / "sessions.parquet"))
+        arrays = {
+            name: stack.enter_context(ColumnWriter(out_dir / "history" / f"{name}.npy", HISTORY_ARRAYS[name]))
+            for name in PER_EVENT
+        }
+        for (first, end), marks in zip(kept.runs, kept.marks, strict=True):
+            run = _events_of(log, first, end, marks, rules)
+            if not len(run.log):
+                continue
+            history = build_histories(run.log, run.split, run.behaviour, run.watch_ratio)
+            for name, writer in arrays.items():
+                writer.write(getattr(history, name))
+            _gather(found, run, history, rules)
+            _write_tables(found, run, events, sessions)
+    for name, borders in vars(found.borders()).items():
+        np.save(out_dir / "history" / f"{name}.npy", borders)
+    return found
+
+
+@dataclass(frozen=True)
+class _Run(LabelledEvents):
+    """Kept events of some users, users and sessions numbered from 0."""
+
+    ties: tuple[int, int]
+
+
+def _events_of(log: StoredLog, first: int, end: int, marks: npt.NDArray[np.bool_] | None, rules: Rules) -> _Run:
+    config, rows = rules.config, log.of_users(first, end, with_records=False)
+    settled = settle(rows, config.duplicates, rules.merge_rules, rules.repeats.get(first, NO_REPEATS))
+    arrays = selected(settled, marks)
+    user, user_ids, _ = renumber(arrays["user"], rows.user_ids)
+    numbered = {**arrays, "user": user, "item": rules.item_of_code[arrays["item"]]}
+    kept = event_log(rows, numbered, user_ids, rules.items.table[Columns.ITEM_ID])
+    split = _split(kept, rules)
+    return _Run(
+        log=kept,
+        split=split,
+        session=session_index(kept, split, rules.sessions, config.sessions, config.session_length),
+        behaviour=behaviour_bytes(kept.signal_values, kept.signal_known, len(kept.signals)),
+        watch_ratio=event_watch_ratio(kept),
+        ties=count_ties(arrays),
+    )
+
+
+def _split(log: EventLog, rules: Rules) -> SplitArray:
+    if rules.cuts is None:
+        return leave_last_out(log.user, log.positive, len(log.user_ids))
+    return split_at(log.timestamp, rules.cuts)
+
+
+def _gather(found: Written, run: _Run, history: HistoryArrays, rules: Rules) -> None:
+    """Count a run, and make its rows of ``targets.parquet``."""
+    config, log = rules.config, run.log
+    tally = Tally.of(log, run.split, run.ties)
+    found.tally = tally if found.tally is None else found.tally + tally
+    found.train_count += train_counts(run, len(found.train_count))
+    found.train_end.append(history.train_end + found.positive)
+    found.valid_end.append(history.valid_end + found.positive)
+    found.ends.append(history.offsets[1:] + found.positive)
+    targets = build_targets(
+        history,
+        task=config.task,
+        session_length=config.session_length,
+        min_positive=config.sessions.min_positive,
+        positive_sessions=run.session[log.positive],
+        eval_rows=config.eval_rows,
+    ).with_columns(
+        pl.col(Columns.USER_INDEX) + found.users,
+        pl.col(Columns.HISTORY_START, Columns.HISTORY_END) + found.positive,
+    )
+    borders = np.searchsorted(targets[Columns.SPLIT].to_numpy(), np.arange(len(SPLIT_NAMES) + 1))
+    for code, parts in enumerate(found.targets):
+        parts.append(targets[int(borders[code]) : int(borders[code + 1])])
+
+
+def _write_tables(found: Written, run: _Run, events: SlicedWriter, sessions: SlicedWriter) -> None:
+    """Write the run's rows of the large tables under their final numbers, and go on behind them."""
+    log = replace(run.log, user=run.log.user + np.int32(found.users))
+    numbered = replace(run, log=log, session=run.session + np.int32(found.sessions))
+    events.write(events_table(numbered, slice(None)))
+    table = session_table(log, run.split, session_starts(run.session))
+    sessions.write(
+        table.with_columns(
+            pl.col(Columns.SESSION_INDEX) + found.sessions,
+            pl.col(Columns.EVENT_START, Columns.EVENT_END) + found.events,
+        )
+    )
+    found.users += len(log.user_ids)
+    found.events += len(log)
+    found.positive += int(np.count_nonzero(log.positive))
+    found.sessions += len(table)

@@ -1,0 +1,156 @@
+"""A prepared data set from a log that is being merged: what is kept, then the files, then counts.
+
+Reads a :class:`~features.log.append.Merge`; produces the files of :func:`features.build.prepare`, byte for byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from features.appended.by_users import Rules, Written, write_by_users
+from features.appended.kept_rows import KeptRows, Settling, kept_rows
+from features.build import (
+    LOG_FOLDER,
+    FeaturesConfig,
+    Rest,
+    cut_rule,
+    dataset_spec,
+    session_facts,
+    write_rest,
+)
+from features.data_report import event_facts, history_counts, id_warnings, row_counts
+from features.items import build_item_table
+from features.log.append import Merge, runs_of_users
+from features.log.encode import ReadLog
+from features.log.encoded_log import StoredLog
+from features.log.event_log import Core, Outcome, check_not_all_gone
+from features.log.quarantine import as_duplicates, check_share
+from features.sources.base import RawTables, merge_facts
+from features.splits import check_not_empty, cut_facts, given_cuts
+from features.tables import users_table
+
+EARLIEST: Final = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class Certain:
+    """What an earlier data set tells of one with more rows.
+
+    Attributes:
+        core: Users and items whose common rows were kept then and are kept now.
+        late: A time that lies somewhat before validation began then, UTC microseconds; ``None`` where it had no date.
+    """
+
+    core: Core
+    late: int | None
+
+
+def fits_by_users(raw: RawTables, config: FeaturesConfig) -> bool:
+    """Whether what is asked for can be made of some users at a time.
+
+    Bounds of derived signals, the rule of good sessions and the check of a given split look at all events at once.
+    """
+    by_time = config.split.kind == "global_temporal" and raw.has_timestamps
+    return (
+        (by_time or config.split.kind == "leave_last_out")
+        and not config.derived_signals
+        and config.sessions.high_quality is None
+    )
+
+
+def prepare_by_users(
+    raw: RawTables, read: ReadLog, merge: Merge, certain: Certain, config: FeaturesConfig, out_dir: Path
+) -> dict[str, Any]:
+    """Write the prepared data set, and the log beside it.
+
+    Args:
+        raw: For the items, the users and what the source declared.
+        read: What was read of all files; its log has no events.
+        merge: Of the log read earlier and the new one.
+        certain: What is known before.
+        config: What to make of it; one that :func:`fits_by_users`.
+        out_dir: Folder to write into.
+
+    Returns:
+        The data report.
+    """
+    runs = runs_of_users(merge.starts)
+    settling = Settling(certain.core, config.k_core, config.duplicates, raw.merge_rules)
+    log = merge.write(out_dir / LOG_FOLDER, runs, settling.see)
+    kept, cuts = _kept(log, runs, settling, certain, config)
+    repeated = sum(map(len, settling.repeats.values()))
+    check_not_all_gone(kept.events, len(log), config.k_core)
+    kept.core.save(out_dir / LOG_FOLDER)
+    merged, dropped = settling.tables(log.head)
+    outcome = Outcome(merged, dropped, len(log) - repeated - kept.events, kept.events)
+    quarantine = pl.concat([read.refused, as_duplicates(dropped, read.refused)])
+    check_share(quarantine, read.rows_in, config.quarantine)
+    item_ids = log.head.item_ids.filter(kept.core.item)
+    items = build_item_table(item_ids, raw.items, config.items)
+    number = np.cumsum(kept.core.item, dtype=np.int32) - np.int32(1)
+    rule = cut_rule(raw, config)
+    rules = Rules(config, raw.merge_rules, rule, cuts, items, items.event_item_index[number], settling.repeats)
+    written = write_by_users(log, kept, rules, out_dir)
+    rest = _rest(raw, read, log, kept, rules, written, outcome, quarantine)
+    check_not_empty(rest.report["target_rows"])
+    write_rest(out_dir, rest, written.train_count)
+    return rest.report
+
+
+def _kept(
+    log: StoredLog, runs: list[tuple[int, int]], settling: Settling, certain: Certain, config: FeaturesConfig
+) -> tuple[KeptRows, tuple[int, int] | None]:
+    """Mark the rows that are kept, and find out when validation and test begin; ``None`` where no time says it."""
+    stays, split = settling.k_core(), config.split
+    if split.kind != "global_temporal" or given_cuts(split) is not None:
+        return kept_rows(log, runs, settling.repeats, stays, None), given_cuts(split)
+    for since in (EARLIEST,) if certain.late is None else (certain.late, EARLIEST):
+        kept = kept_rows(log, runs, settling.repeats, stays, since)
+        cuts = kept.cut_times(split.valid_share, split.test_share) if kept.events else (0, 0)
+        if cuts is not None:
+            break
+    return kept, cuts
+
+
+def _rest(
+    raw: RawTables,
+    read: ReadLog,
+    log: StoredLog,
+    kept: KeptRows,
+    rules: Rules,
+    written: Written,
+    outcome: Outcome,
+    quarantine: pl.DataFrame,
+) -> Rest:
+    user_ids, item_ids = log.head.user_ids.filter(kept.core.user), log.head.item_ids.filter(kept.core.item)
+    config, items, targets, tally = rules.config, rules.items, written.all_targets(), written.tally
+    assert tally is not None  # some event is kept
+    users, user_facts = users_table(user_ids, raw.users)
+    borders = written.borders()
+    split = cut_facts(rules.cuts) if rules.cuts is not None else {"kind": config.split.kind, "leaks_across_time": True}
+    facts = event_facts(tally, log.head.signals)
+    report = {
+        **row_counts(read, quarantine, outcome),
+        "split": split,
+        "sessions": session_facts(rules.sessions, tally, written.sessions),
+        **history_counts(tally, borders, targets),
+        **items.facts,
+        **user_facts,
+        **merge_facts(
+            [raw.notes, read.facts, facts, id_warnings(raw, user_ids, item_ids, {**items.facts, **user_facts})]
+        ),
+    }
+    return Rest(
+        items=items,
+        users=users,
+        targets=targets,
+        quarantine=quarantine,
+        merged=outcome.merged,
+        spec=dataset_spec(raw, len(user_ids), log.head.signals, items, config),
+        report=report,
+    )

@@ -1,0 +1,200 @@
+"""Which rows of a saved log are kept, found out some users at a time: repeats, k-core, and where the splits begin.
+
+Reads runs of users of a log that is being merged, and then of the merged one; produces :class:`KeptRows`. Rows that the
+k-core kept before the new day are certain to be kept after it, so only the others are counted again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from features.log.arrays import BoolArray, CodeArray
+from features.log.encoded_log import EncodedLog, StoredLog
+from features.log.event_log import Core, repeat_tables, settle
+from features.log.k_core import KCoreConfig, k_core
+from features.log.repeats import Duplicates, Repeats
+from features.log.signal_bits import DEFAULT_RULE
+from features.sources.base import MergeRule
+from features.splits import cut_ranks
+
+NO_REPEATS = Repeats(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def only_grows(log: EncodedLog, duplicates: Duplicates, rules: Mapping[str, MergeRule]) -> bool:
+    """Whether further rows can only add positive events, so that the k-core of more rows holds that of fewer.
+
+    A rule such as ``last`` lets a late row take a like back, and ``drop`` lets it take the place of a row that was liked.
+    """
+    if duplicates == "keep" or not log.positive:
+        return True
+    return duplicates == "merge" and all(rules.get(name, DEFAULT_RULE) == "any" for name in log.positive)
+
+
+@dataclass
+class Settling:
+    """What is counted of the rows while they are merged.
+
+    Attributes:
+        core: Users and items whose common rows are certain to be kept; no marks where nothing is certain.
+        limits: Of the k-core.
+        duplicates: What becomes of repeats.
+        rules: How signals of repeats are merged.
+        user_events: ``[U]`` positive events.
+        item_events: ``[I]`` likewise.
+        open_users: Users of positive events that are not certain to be kept, run by run.
+        open_items: Their items.
+        repeats: First user of a run -> its repeats, by the rows of the run.
+        merged, dropped: Tables of repeats, run by run.
+        records: Of the rows in ``merged``.
+    """
+
+    core: Core
+    limits: KCoreConfig
+    duplicates: Duplicates
+    rules: Mapping[str, MergeRule]
+    user_events: npt.NDArray[np.int64] = field(init=False)
+    item_events: npt.NDArray[np.int64] = field(init=False)
+    open_users: list[CodeArray] = field(default_factory=list)
+    open_items: list[CodeArray] = field(default_factory=list)
+    repeats: dict[int, Repeats] = field(default_factory=dict)
+    merged: list[pl.DataFrame] = field(default_factory=list)
+    dropped: list[pl.DataFrame] = field(default_factory=list)
+    records: list[npt.NDArray[np.int64]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.user_events = np.zeros(len(self.core.user), np.int64)
+        self.item_events = np.zeros(len(self.core.item), np.int64)
+
+    def see(self, first: int, rows: EncodedLog) -> None:
+        """Count a run of users.
+
+        Args:
+            first: Number of the first user.
+            rows: All their rows.
+        """
+        settled = settle(rows, self.duplicates, self.rules)
+        repeats = settled.repeats
+        if len(repeats):
+            self.repeats[first] = repeats
+            merged, dropped = repeat_tables(rows, repeats, self.duplicates)
+            self.merged.append(merged)
+            self.dropped.append(dropped)
+            self.records.append(np.sort(rows.record[repeats.rows]) if self.duplicates == "merge" else repeats.rows[:0])
+        if not self.limits.user and not self.limits.item:
+            return
+        counts = settled.positive if settled.stays is None else settled.positive & settled.stays
+        user, item = (rows.user, rows.item) if counts.all() else (rows.user[counts], rows.item[counts])
+        users = slice(first, first + len(rows.user_ids))
+        self.user_events[users] = np.bincount(user, minlength=len(rows.user_ids))
+        self.item_events += np.bincount(item, minlength=len(self.item_events))
+        is_open = ~(self.core.user[users][user] & self.core.item[item])
+        self.open_users.append(user[is_open] + np.int32(first))
+        self.open_items.append(item[is_open])
+
+    def k_core(self) -> Core | None:
+        """Return which users and items have enough events; ``None`` where no limit is set."""
+        if not self.limits.user and not self.limits.item:
+            return None
+        none = np.empty(0, np.int32)
+        users, items = (np.concatenate([none, *found]) for found in (self.open_users, self.open_items))
+        return Core(*k_core(users, items, self.user_events.copy(), self.item_events.copy(), self.limits))
+
+    def tables(self, head: EncodedLog) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the rows that others took in, in the order of the files, and those that were dropped, in that of the log.
+
+        Args:
+            head: The log without events, for the columns.
+        """
+        none = repeat_tables(head, NO_REPEATS, self.duplicates)
+        merged, dropped = (
+            pl.concat([first, *found]) for first, found in zip(none, (self.merged, self.dropped), strict=True)
+        )
+        records = np.concatenate([np.empty(0, np.int64), *self.records])
+        return merged[np.argsort(records, kind="stable")] if len(merged) else merged, dropped
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """The rows of a log that are kept.
+
+    Attributes:
+        runs: First and end of the users that are worked on together.
+        marks: Per run ``[rows]`` whether each is kept; ``None`` when all are.
+        events: How many are kept.
+        core: Users and items with kept events.
+        timed: Kept events with a time.
+        late_times: Times of those that are not before ``since``, ascending in no way.
+        since: See :func:`kept_rows`.
+    """
+
+    runs: Sequence[tuple[int, int]]
+    marks: Sequence[BoolArray | None]
+    events: int
+    core: Core
+    timed: int
+    late_times: npt.NDArray[np.int64]
+    since: int
+
+    def cut_times(self, valid_share: float, test_share: float) -> tuple[int, int] | None:
+        """Return what :func:`features.splits.cut_times` does of all kept times; ``None`` where it lies before ``since``."""
+        before = self.timed - len(self.late_times)
+        ranks = np.asarray(cut_ranks(self.timed, valid_share, test_share)) - before
+        if ranks.min() < 0:
+            return None
+        first, second = np.partition(self.late_times, np.unique(ranks))[ranks]
+        return int(first), int(second)
+
+
+def kept_rows(
+    log: StoredLog,
+    runs: Sequence[tuple[int, int]],
+    repeats: Mapping[int, Repeats],
+    stays: Core | None,
+    since: int | None,
+) -> KeptRows:
+    """Mark the rows that are kept.
+
+    Args:
+        log: The merged log.
+        runs: Users that are worked on together.
+        repeats: As in :class:`Settling`.
+        stays: Users and items that the k-core keeps; ``None``: all.
+        since: Collect the times of kept events from this on, UTC microseconds; ``None``: of none.
+    """
+    used = Core(np.zeros(len(log.head.user_ids), bool), np.zeros(len(log.head.item_ids), bool))
+    item, early = log.columns["item"], log.columns["prehistory"]
+    has_early = early.layout.constant != 0
+    marks: list[BoolArray | None] = []
+    times: list[npt.NDArray[np.int64]] = []
+    events = timed = 0
+    for first, end in runs:
+        starts = log.starts[first : end + 1]
+        rows, counts = slice(int(starts[0]), int(starts[-1])), np.diff(starts)
+        items = item[rows]
+        keep = np.ones(len(items), bool)
+        if stays is not None:
+            keep &= np.repeat(stays.user[first:end], counts)
+            keep &= stays.item[items]
+        if first in repeats:
+            keep[repeats[first].rows] = False
+        kept = int(np.count_nonzero(keep))
+        user = np.repeat(np.arange(first, end), counts) if kept < len(keep) else None
+        used.user[first:end] |= (
+            counts > 0 if user is None else np.bincount(user[keep] - first, minlength=end - first) > 0
+        )
+        used.item[items if user is None else items[keep]] = True
+        marks.append(None if user is None else keep)
+        events += kept
+        if since is not None:
+            if has_early:
+                keep &= ~early[rows]
+            timed += int(np.count_nonzero(keep))
+            time = log.columns["timestamp"][rows]
+            times.append(time[keep & (time >= since)])
+    none = np.empty(0, np.int64)
+    return KeptRows(runs, marks, events, used, timed, np.concatenate([none, *times]), since if since is not None else 0)
