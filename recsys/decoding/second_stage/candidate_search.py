@@ -91,7 +91,7 @@ class Found:
     Attributes:
         item_BW: int64 item_index, -1 where there is none.
         score_BW: What the search ordered by.
-        path_BW: Log-probability of the policy alone, but for a constant per user; NaN where there is no item.
+        path_BW: Log-probability of the path alone; NaN where there is no item.
     """
 
     item_BW: torch.Tensor
@@ -176,11 +176,8 @@ class CandidateSearch:
         device = self.policy.codes.weight.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             beams: Beams = search_from(self.policy, state, self.index, [width], batch.rules, guide=guide)
-        item_BW, score_BW = beams.items[..., 0], beams.scores
-        path_BW = score_BW
-        if guidance:
-            path_BW = score_BW - guidance * batch.fused_BI.gather(1, item_BW.clamp(min=0))
-        return Found(item_BW, score_BW, path_BW.masked_fill(item_BW < 0, torch.nan))
+        item_BW = beams.items[..., 0]
+        return Found(item_BW, beams.scores, beams.log_probs.masked_fill(item_BW < 0, torch.nan))
 
     def unite(self, batch: ScoredBatch, found: Found, k: int) -> Union:
         """Candidates of all sources; among them is a list of ``k`` within the quotas, wherever there can be one."""

@@ -80,7 +80,7 @@ def fit_second_stage(
         progress,
     )
     chosen = fit_rows(targets, split, config.held_out_share, config.max_rows, seed)
-    fusion = choose_fusion(names, rows.scores, targets, chosen, seed)
+    fusion = choose_fusion(names, rows.scores, targets, chosen)
     rows = replace(rows, search=replace(rows.search, fusion=fusion))
     fusion = _with_guidance(rows, fusion, config, targets, chosen, seed)
     rows = replace(rows, search=replace(rows.search, fusion=fusion))
