@@ -9,6 +9,7 @@ Files (float32 ``[I, D]``, row number = item_index):
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,13 +22,15 @@ from features.embeddings.collaborative import CollaborativeConfig, collaborative
 from features.embeddings.factorise import FloatArray
 from features.embeddings.fusion import FusionConfig, fuse
 from features.embeddings.precomputed import PrecomputedConfig, precomputed_embedding, told_from_text
-from features.embeddings.text import TextConfig, encoder_device, text_embedding
+from features.embeddings.text import TextConfig, encoder_device, is_left_out, text_embedding
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import write_json
 from recsys.runtime import Progress
+
+logger = logging.getLogger("recsys.features")
 
 REPORT_NAME: Final = "embedding_report.json"
 
@@ -53,6 +56,11 @@ class EmbedConfig(FrozenConfig):
         if self.precomputed is not None and self.precomputed.missing == "text" and self.text.model is None:
             raise ValueError(
                 "precomputed.missing is 'text', but text.model is null: there is no text to tell vectors from"
+            )
+        if self.precomputed is not None and self.precomputed.missing == "text" and self.text.optional:
+            raise ValueError(
+                "precomputed.missing is 'text', but text.optional is true: without the model no vector could be told from "
+                "its text; set text.optional to false, or precomputed.missing to zeros"
             )
         return self
 
@@ -112,6 +120,8 @@ def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, prog
         "items_without_any": int((~present.any(axis=1)).sum()),
         "empty_sources": sorted(set(found) - set(usable)),
     }
+    if is_left_out(config.text):
+        report["left_out"] = {"text": f"model '{config.text.model}' is not on this machine"}
     if given is not None:
         told = int((found["precomputed"].any(axis=1) & ~has).sum())
         report["precomputed"] = {**counts, "items_told_from_text": told}
@@ -121,14 +131,19 @@ def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, prog
 
 def _precomputed(items: pl.DataFrame, config: EmbedConfig) -> tuple[FloatArray, dict[str, int]] | None:
     """Vectors from the file, and that the encoder's device is there: both are looked at before anything long is done."""
-    if config.text.model is not None:
+    if config.text.model is not None and not is_left_out(config.text):
         encoder_device(config.device)
     return precomputed_embedding(items[Columns.ITEM_ID], config.precomputed) if config.precomputed is not None else None
 
 
 def _sources(prepared: Dataset, config: EmbedConfig, seed: int, progress: Progress) -> dict[str, FloatArray]:
     found: dict[str, FloatArray] = {}
-    if config.text.model is not None:
+    if is_left_out(config.text):
+        logger.warning(
+            "embed: text model '%s' is not on this machine, so items have no text embedding (install recsys-gen[text])",
+            config.text.model,
+        )
+    elif config.text.model is not None:
         found["text"] = text_embedding(_texts(prepared.items), config.text, progress, encoder_device(config.device))
     if config.collaborative is not None:
         num_items = prepared.spec.num_items

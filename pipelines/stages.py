@@ -177,10 +177,11 @@ def raw_fingerprints(config: RunConfig) -> dict[str, str]:
 
 
 def vector_fingerprints(config: RunConfig) -> dict[str, str]:
-    """Content hashes of the files of item vectors."""
+    """Content hashes of the files of item vectors, and whether an optional text model is missing."""
     from features.embeddings.precomputed import fingerprint
+    from features.embeddings.text import text_fingerprint
 
-    return fingerprint(config.embed.precomputed)
+    return fingerprint(config.embed.precomputed) | text_fingerprint(config.embed.text)
 
 
 def id_fingerprints(config: RunConfig) -> dict[str, str]:

