@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from math import isnan
 from typing import Any, Final
 
-from recsys.evaluation.rankings import BEAM, SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
+from recsys.evaluation.rankings import BEAM, DENSE, GUIDED, SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
 from recsys.evaluation.table import ranked_systems, verdict
 from recsys.reports.html import NO_BREAK, Conclusion, Standing, percent
 
-POLICY_SYSTEMS: Final = (SERVED, BEAM, UNALIGNED_SERVED, UNALIGNED_BEAM)
+POLICY_SYSTEMS: Final = (SERVED, GUIDED, DENSE, BEAM, UNALIGNED_SERVED, UNALIGNED_BEAM)
 """Systems that are no baselines."""
 
 FILTER_WORDS: Final = {"filtered": "seen items filtered", "unfiltered": "seen items kept"}

@@ -22,12 +22,14 @@ from recsys.contracts.tables import ComparisonsTable, CurvesTable, MetricsTable
 from recsys.evaluation.evaluate import COMPARISONS_FILE, METRICS_FILE, SUMMARY_FILE
 from recsys.evaluation.examples import EXAMPLES_FILE
 from recsys.evaluation.rankings import CURVES_FILE
+from recsys.evaluation.second_stage import SOURCES_FILE
 from recsys.evaluation.table import is_unknown, ranked_systems, verdict
 from recsys.reports import figures
 from recsys.reports.conclusion import FILTER_WORDS, evaluation_conclusion
 from recsys.reports.curves import training_panels
 from recsys.reports.examples import example_users
 from recsys.reports.html import NO_BREAK, details, facts, page, paragraph
+from recsys.reports.second_stage import second_stage_section
 from recsys.reports.semantic_ids import IdCatalogue, semantic_id_section
 from recsys.semantic_ids.versions import SemanticIds
 
@@ -42,6 +44,7 @@ def write_report(
     data_report: dict[str, Any] | None,
     lineage: Mapping[str, Mapping[str, Any]],
     catalogue: IdCatalogue | None = None,
+    ranked: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the report.
 
@@ -51,6 +54,7 @@ def write_report(
         curves: ``name``, ``value``, and ``step`` or ``epoch``; ``None`` leaves the section out, as for the next two.
         lineage: Per stage its digest, code version, seed, configuration: anything nested.
         catalogue: Semantic IDs and titles; ``None`` leaves out the picture.
+        ranked: Summary of the `rank` stage; ``None`` leaves the section out.
 
     Raises:
         ArtifactError: A file of the evaluation is missing or damaged, or the report cannot be written.
@@ -66,6 +70,9 @@ def write_report(
         sections.append(("paired", "Paired differences", _paired(summary, comparisons, systems)))
     if examples is not None and examples["users"]:
         sections.append(("examples", "Example users", example_users(examples)))
+    if ranked is not None:
+        sources = _optional_json(evaluation_dir / SOURCES_FILE)
+        sections.append(("ranker", "Candidates and ranker", second_stage_section(ranked, sources)))
     sections.append(("cutoffs", "Metrics by cut-off", _by_cutoff(summary, metrics, systems)))
     sections.append(("slices", "Slices", _slices(summary, metrics, systems)))
     if curves is not None and not curves.is_empty():
@@ -225,6 +232,7 @@ def report_on(out_file: Path, title: str, evaluation_dir: Path, inputs: Mapping[
             SemanticIds.load(inputs["tokenize"].path),
             items.select(Columns.ITEM_ID, Columns.TITLE, Columns.TRAIN_COUNT),
         ),
+        ranked=inputs["rank"].manifest.summary if "rank" in inputs else None,
     )
 
 

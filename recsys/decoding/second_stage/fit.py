@@ -7,8 +7,9 @@ rows a part (whole users) chooses and guards and fits nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -65,13 +66,14 @@ def fit_second_stage(
     digest = policy_digest(policy)
     recommender = Recommender(policy, semantic_ids, decode)
     targets = prepared.targets(VALID)
-    split = np.full(len(targets), VALID)
-    check_validation(split, "the second stage")
+    check_validation(np.full(len(targets), VALID), "the second stage")
     targets = targets.take(sample_rows(targets.user_index, config.max_rows, seed))
-    split = split[: len(targets)]
+    split = np.full(len(targets), VALID)
+    clock = _Clock()
     scorers = ScorerSet.fit(prepared, _scorers(config), vectors, "train", catalogue=semantic_ids.digest)
     names = (DENSE, *scorers.names)
     facts = ItemFacts.from_dataset(prepared)
+    clock.lap("the scorers")
     only_dense = Fusion(names, (1.0, *[0.0] * len(scorers.names)))
     rows = _Rows(
         candidate_search(recommender, scorers, only_dense, facts, config.candidates),
@@ -81,13 +83,30 @@ def fit_second_stage(
     )
     chosen = fit_rows(targets, split, config.held_out_share, config.max_rows, seed)
     fusion = choose_fusion(names, rows.scores, targets, chosen)
+    clock.lap("their weights")
     rows = replace(rows, search=replace(rows.search, fusion=fusion))
     fusion = _with_guidance(rows, fusion, config, targets, chosen, seed)
+    clock.lap("the guidance")
     rows = replace(rows, search=replace(rows.search, fusion=fusion))
     table = rows.table(targets, split)
+    clock.lap("the candidates")
     ranker = fit_ranker(table, config, seed)
+    clock.lap("the ranker")
     stage = SecondStage(scorers, fusion, facts, ranker, config.candidates, semantic_ids.digest, digest)
-    return stage, _summary(stage, table)
+    return stage, _summary(stage, table, clock)
+
+
+@dataclass
+class _Clock:
+    """Seconds of the parts of a fit, in order."""
+
+    started: float = field(default_factory=time.monotonic)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, part: str) -> None:
+        """What was done since the last lap is ``part``."""
+        now = time.monotonic()
+        self.seconds[part], self.started = round(now - self.started, 1), now
 
 
 def _scorers(config: RankConfig) -> ScorersConfig:
@@ -172,7 +191,7 @@ def _stacked(parts: list[RankedItems]) -> RankedItems:
     return RankedItems(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))
 
 
-def _summary(stage: SecondStage, table: CandidateTable) -> dict[str, Any]:
+def _summary(stage: SecondStage, table: CandidateTable, clock: _Clock) -> dict[str, Any]:
     decision = stage.ranker.decision
     has_target = table.relevant.any(axis=1)
     by_source = {
@@ -184,10 +203,13 @@ def _summary(stage: SecondStage, table: CandidateTable) -> dict[str, Any]:
         "verdict": decision.sentence,
         "guidance": stage.fusion.guidance,
         "weights": dict(zip(stage.fusion.names, stage.fusion.weights, strict=True)),
+        "learned": decision.learned,
+        "features": [[name, round(float(value), 6)] for name, value in stage.ranker.explain()],
         "left_out": list(stage.scorers.notes),
         "rows": len(table),
         "candidates_per_row": round(float(table.present.sum(axis=1).mean()), 1),
         "rows_with_target": round(float(has_target.mean()), 6),
         "rows_with_target_by_source": by_source,
         "held_out": {entry.name: {"ndcg@10": entry.ndcg, "hr@10": entry.hr} for entry in decision.tried},
+        "seconds": clock.seconds,
     }

@@ -51,12 +51,10 @@ class Ring:
         return Histories.from_targets(self.prepared.history, self.prepared.all_users())
 
 
-@pytest.fixture(scope="session", params=["as chosen", "learned"])
+@pytest.fixture(scope="session", params=["linear", "fused"])
 def ring(fitted: Ring, request: pytest.FixtureRequest) -> Ring:
-    """As the guard chose, which is the fused score (it is right everywhere); and with the learned order."""
-    if request.param == "as chosen":
-        return fitted
-    return replace(fitted, stage=replace(fitted.stage, ranker=replace(fitted.stage.ranker, served="linear")))
+    """The same fit with the learned order, and with a simple one that needs no search."""
+    return replace(fitted, stage=replace(fitted.stage, ranker=replace(fitted.stage.ranker, served=request.param)))
 
 
 @pytest.fixture(scope="session")

@@ -22,17 +22,17 @@ from tests.decoding.second_stage.conftest import DECODE, NUM_ITEMS, Ring
 from tests.decoding.test_beam_search import all_item_scores
 
 
-def test_what_follows_on_the_ring_is_served_first(ring: Ring) -> None:
-    """The policy is untrained, so its beam knows nothing; transitions know the answer, and the weights learn to ask them."""
-    assert ring.summary["serves"] == "fused"
-    recommender = ring.recommender()
-    targets = ring.prepared.targets(2)
-    histories = Histories.from_targets(ring.prepared.history, targets)
+def test_what_follows_on_the_ring_is_served_first(fitted: Ring) -> None:
+    """The policy is untrained, so its beam knows nothing; transitions know the answer, and the ranker learns to ask them."""
+    assert fitted.summary["serves"] == "linear"
+    recommender = fitted.recommender()
+    targets = fitted.prepared.targets(2)
+    histories = Histories.from_targets(fitted.prepared.history, targets)
     beam, served = recommender.orders(histories, 1, ["beam", "served"], exclude_seen=True)
     assert (served.items[:, 0] == targets.items).mean() > 0.95
     assert (beam.items[:, 0] == targets.items).mean() < 0.3
     assert isinstance(served, SourcedItems)
-    transitions = 1 << ring.stage.sources.index("transitions")
+    transitions = 1 << fitted.stage.sources.index("transitions")
     assert (served.sources[:, 0] & transitions > 0).mean() > 0.95
 
 
