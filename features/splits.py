@@ -12,10 +12,10 @@ from typing import Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from features.log.event_log import EventLog
-from recsys.config import FrozenConfig
+from recsys.config import FrozenConfig, an_instant
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID, Columns
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.event_times import microseconds
@@ -47,6 +47,8 @@ class SplitConfig(FrozenConfig):
     test_share: float = Field(0.1, gt=0.0, lt=1.0)
     valid_from: datetime | date | None = None
     test_from: datetime | date | None = None
+
+    _instants = field_validator("valid_from", "test_from", mode="wrap")(an_instant)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

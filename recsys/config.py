@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler
 
 from recsys.contracts.errors import ConfigError
 from recsys.paths import checked_path, read_override
@@ -183,6 +183,20 @@ def apply_overrides(
             node = child
         node[leaf] = value
     return result
+
+
+def an_instant(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """Read the value of a key that takes an instant, and say in words what one looks like; for ``mode="wrap"``.
+
+    Raises:
+        ValueError: It is no instant.
+    """
+    try:
+        return handler(value)
+    except ValidationError as error:
+        raise ValueError(
+            "expected a date such as 2030-01-31, or an instant such as 2030-01-31T12:00:00+01:00 (UTC without an offset)"
+        ) from error
 
 
 def validate(

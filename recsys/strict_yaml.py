@@ -1,6 +1,7 @@
-"""YAML in which every key of a mapping stands once.
+"""YAML in which every key of a mapping stands once, and what only looks like a date or a number is text.
 
-PyYAML keeps the last of two equal keys without a word, so a line added at the end of a recipe would undo another one.
+PyYAML keeps the last of two equal keys without a word, so a line added at the end of a recipe would undo another one; and
+for ``2030-13-01`` it raises a ``ValueError`` that names neither file nor key, where whoever takes the value can.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ class _OnceLoader(yaml.SafeLoader):
                 lines[key] = line
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError:  # only of scalars: a mapping or list is built from objects that are text by then
+            return node.value
+
 
 def load_yaml(text: str) -> Any:
     """Read YAML of plain values.
@@ -34,5 +41,7 @@ def load_yaml(text: str) -> Any:
     Example:
         >>> load_yaml("a: {x: 1}")
         {'a': {'x': 1}}
+        >>> load_yaml("[2030-02-28, 2030-02-30]")
+        [datetime.date(2030, 2, 28), '2030-02-30']
     """
     return yaml.load(text, Loader=_OnceLoader)  # a SafeLoader

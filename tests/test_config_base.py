@@ -9,6 +9,7 @@ from pydantic import Field
 
 from recsys.config import FrozenConfig, apply_overrides, load_config, merge, read_recipe, validate
 from recsys.contracts.errors import ConfigError
+from recsys.strict_yaml import load_yaml
 
 
 class Inner(FrozenConfig):
@@ -193,3 +194,9 @@ def test_a_key_may_stand_in_two_mappings_and_in_a_merged_one(tmp_path: Path) -> 
     assert load_config(Outer, recipe).train == Inner(max_epochs=5, learning_rate=0.1)
     with pytest.raises(ConfigError, match="'max_epochs' stands twice"):
         load_config(Outer, recipe, ["train={max_epochs: 2, max_epochs: 3}"])
+
+
+@pytest.mark.parametrize("text", ["2030-13-01", "2030-02-30", "2030-01-01T25:00:00", "0b_", "0x_"])
+def test_what_only_looks_like_a_date_or_a_number_is_text(text: str) -> None:
+    """PyYAML raises a ValueError, which names neither the file nor the key."""
+    assert load_yaml(f"a: [{text}]") == {"a": [text]}

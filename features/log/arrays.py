@@ -64,6 +64,10 @@ class GrowingArray:
 
     def finish(self) -> npt.NDArray[Any]:
         """Return everything as one array; the blocks are freed on the way."""
+        if len(self._blocks) == 1:  # what of it was never written takes no memory
+            only, self._blocks = self._blocks[0][: self._length], []
+            self._length = self._free = 0
+            return only
         result = np.empty(self._length, self.dtype)
         place = 0
         self._blocks.reverse()

@@ -11,11 +11,11 @@ from datetime import date, datetime
 from typing import Final
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from features.reading import place_of
 from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW
-from recsys.config import FrozenConfig
+from recsys.config import FrozenConfig, an_instant
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import EARLIEST_US, LATEST_US, microseconds
@@ -36,6 +36,8 @@ class QuarantineConfig(FrozenConfig):
 
     max_share: float = Field(0.05, ge=0.0, le=1.0)
     not_after: datetime | date | None = None
+
+    _instants = field_validator("not_after", mode="wrap")(an_instant)
 
 
 class Quarantine:
@@ -141,13 +143,13 @@ def reasons(refused: pl.DataFrame) -> dict[str, int]:
 
 
 def check_share(refused: pl.DataFrame, rows_in: int, config: QuarantineConfig) -> None:
-    """Stop when too large a share of the raw rows was refused.
+    """Stop when too large a share of the raw rows was refused, or every one, whatever is allowed.
 
     Raises:
         DataError: Names the share, the limit, and each reason with its count and its first row.
     """
     share = len(refused) / max(rows_in, 1)
-    if share <= config.max_share:
+    if share <= config.max_share and (len(refused) < rows_in or not rows_in):
         return
     found = (
         refused.group_by(Columns.REASON, maintain_order=True)
@@ -163,6 +165,8 @@ def check_share(refused: pl.DataFrame, rows_in: int, config: QuarantineConfig) -
     way_out = "mend the source, or raise features.quarantine.max_share"
     if DUPLICATE in found[Columns.REASON]:
         way_out += ", or set features.duplicates: keep or merge if repeated rows are meant"
+    if len(refused) >= rows_in:
+        raise DataError(f"all {rows_in} rows are unusable, so there is nothing to prepare ({listed}); mend the source")
     raise DataError(
         f"{len(refused)} of {rows_in} rows ({share:.1%}) are unusable, allowed are {config.max_share:.1%} ({listed}); "
         f"{way_out}"

@@ -140,7 +140,8 @@ class TextTable(OpenedTable):
         names = self._headers[place].names
         return (
             f"{place_of(self.files[place], row)}, is refused ({reason}): {raw[:200]!r}; the header has {len(names)} names: "
-            f"{', '.join(names[:12])}. Mend the header or set source.separator, source.quote or source.header"
+            f"{', '.join(names[:12])}. Mend the header or "
+            f"{self.text.remedy or 'set source.separator, source.quote or source.header'}"
         )
 
     def _sources(self, place: int, columns: Sequence[str]) -> _Sources:

@@ -53,6 +53,7 @@ class TextFormat(FrozenConfig):
         quote: Around a field that holds separators or line ends, doubled inside it; ``None``: quotes are plain text.
         encoding: Any that Python knows; a byte-order mark is taken away.
         header: Names of the columns, for files whose first line is data already; empty: the first line names them.
+        remedy: What to do about a file that is split otherwise, where the recipe has no key for it; empty: it has.
 
     Example:
         >>> TextFormat(separator="::", header=("user_id", "item_id", "rating", "timestamp")).quote
@@ -63,6 +64,7 @@ class TextFormat(FrozenConfig):
     quote: str | None = Field('"', min_length=1, max_length=1)
     encoding: str = "utf-8"
     header: tuple[str, ...] = ()
+    remedy: str = ""
 
     @field_validator("encoding")
     @classmethod

@@ -91,7 +91,7 @@ def read_header(path: Path, text: TextFormat) -> TextHeader:
     if guess is not None:
         raise DataError(
             f"'{path}': the header {shown[:200]!r} is one column when it is split at {text.separator!r}; it looks split at "
-            f"{guess!r}: set source.separator: {guess!r}"
+            f"{guess!r}: {text.remedy or f'set source.separator: {guess!r}'}"
         )
     return _header(names, blank + lines, separator, written)
 

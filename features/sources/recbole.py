@@ -26,6 +26,7 @@ from recsys.paths import ConfigPath
 
 _SUFFIX: Final = {"interactions": "inter", "items": "item", "users": "user"}
 _TYPES: Final = ("token", "token_seq", "float", "float_seq")
+_REMEDY: Final = "write the file again with tabs, as atomic files are, or read it as source.kind: table"
 
 
 class RecBoleSource(MappedSource):
@@ -59,7 +60,7 @@ class RecBoleSource(MappedSource):
         files = self._table_files(kind)
         if files is None:
             return None
-        text = TextFormat(separator="\t", quote=None, encoding=self.encoding)
+        text = TextFormat(separator="\t", quote=None, encoding=self.encoding, remedy=_REMEDY)
         whole = self._titles() if kind == "items" else set()
         table = AtomicTable(open_text(files.paths, files.root, text, files.where), whole)
         if kind != "interactions" or not self.benchmark_filename:
@@ -145,6 +146,11 @@ class AtomicTable(OpenedTable):
     def notes(self) -> dict[str, object]:
         """See :attr:`OpenedTable.notes`."""
         return self._text.notes
+
+    @property
+    def plain(self) -> bool:
+        """See :attr:`OpenedTable.plain`."""
+        return self._text.plain
 
     def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """See :meth:`OpenedTable.batches`."""

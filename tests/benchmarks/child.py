@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,13 +40,14 @@ class Cost:
 
     @classmethod
     def of(cls, command: Sequence[str | Path]) -> Cost:
-        """Run a command to its end.
+        """Run a command to its end, with byte code kept, as it is on a machine where the packages are installed.
 
         Raises:
             RuntimeError: It ended with another code than 0; the message holds the end of what it said.
         """
         launcher = [sys.executable, "-S", "-E", "-c", _LAUNCHER, *map(str, command)]
-        done = subprocess.run(launcher, capture_output=True, text=True, check=True)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        done = subprocess.run(launcher, capture_output=True, text=True, check=True, env=environment)
         code, cpu, wall, megabytes = json.loads(done.stdout.rstrip().rpartition("\n")[2])
         if code:
             raise RuntimeError(f"{' '.join(map(str, command))} ended with {code}: {done.stderr[-2000:]}")

@@ -1,14 +1,16 @@
 """Refused rows: the first reason that applies, everything that was read, and the limit."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
 
 from features.log.encode import read_log
 from features.log.quarantine import QuarantineConfig, check_share
-from recsys.contracts.errors import DataError
-from recsys.contracts.event_times import EARLIEST_US, LATEST_US
+from features.splits import SplitConfig
+from recsys.config import FrozenConfig, validate
+from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.event_times import EARLIEST_US, LATEST_US, microseconds
 from tests.toy.logs import START, raw_tables, read_rows
 
 
@@ -104,3 +106,37 @@ def test_the_refusal_names_the_ten_most_frequent_reasons_and_where_each_is_met_f
     said = str(error.value)
     assert "(r5: 3, first in 'log', row 5 (from 0); r7: 2, first in 'log', row 7 (from 0); r0: 1, first" in said
     assert "r9: 1, first in 'log', row 9 (from 0); and 2 more reasons)" in said
+
+
+@pytest.mark.parametrize("max_share", [0.05, 1.0])
+def test_a_log_without_a_usable_row_is_refused_for_that_whatever_is_allowed(max_share: float) -> None:
+    """Raising the share would not help, and the k-core has nothing to do with it."""
+    rows = {"user_id": [7, 7], "item_id": [1, 2], "timestamp": [12, 12]}
+    read = read_log(raw_tables(rows), QuarantineConfig(), need_session_id=False)
+    with pytest.raises(
+        DataError, match=r"all 2 rows are unusable.*implausible timestamp: 2, first in 'log'.*mend"
+    ) as refusal:
+        check_share(read.refused, read.rows_in, QuarantineConfig(max_share=max_share))
+    assert "max_share" not in str(refusal.value)
+    check_share(read.refused, 3, QuarantineConfig(max_share=1.0))
+    check_share(read.refused.clear(), 0, QuarantineConfig(max_share=0.0))
+
+
+@pytest.mark.parametrize("value", ["soon", "2030-13-01", True, [1], "2030-01-32T00:00:00"])
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [(QuarantineConfig, "not_after"), (SplitConfig, "valid_from"), (SplitConfig, "test_from")],
+)
+def test_what_is_no_instant_is_told_what_one_looks_like(value: object, config: type[FrozenConfig], key: str) -> None:
+    others = {"valid_from": "2022-01-01", "test_from": "2022-02-01"} if config is SplitConfig else {}
+    with pytest.raises(ConfigError) as refusal:
+        validate(config, {**others, key: value}, "recipe.yaml")
+    assert str(refusal.value).startswith(f"config recipe.yaml: key '{key}' is {value!r}: expected a date such as")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", ["2030-01-31", date(2030, 1, 31), datetime(2030, 1, 31), None])
+def test_dates_and_instants_are_taken(value: object) -> None:
+    taken = validate(QuarantineConfig, {"not_after": value}, "recipe.yaml").not_after
+    assert taken is None if value is None else taken is not None
+    assert taken is None or microseconds(taken) == microseconds(date(2030, 1, 31))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from features.sources import RecBoleSource
+from features.sources import RecBoleSource, TableSource
 from recsys.contracts.errors import DataError
 
 TIME = 1_650_000_000
@@ -69,3 +69,20 @@ def test_a_declared_column_without_a_type_is_refused(tmp_path: Path) -> None:
         DataError, match=r"'.*other.inter' does not exist .*; .inter files there: shop.inter; set source.path"
     ):
         source.model_copy(update={"name": "other"}).read(0)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+def test_a_file_split_otherwise_is_told_what_its_recipe_can_do(tmp_path: Path, separator: str) -> None:
+    """A recipe for atomic files has no key for the separator."""
+    lines = [line.replace("\t", separator) for line in (HEADER, f"u1\ti1\t{TIME}")]
+    with pytest.raises(DataError, match=r"write the file again with tabs.*source\.kind: table") as refusal:
+        shop(tmp_path, lines).read(0)
+    assert "source.separator" not in str(refusal.value)
+    (tmp_path / "shop.csv").write_text("user_id,item_id\nu1\nu2\n")
+    with pytest.raises(DataError, match=r"set source\.separator") as other:
+        list(
+            TableSource(path=tmp_path / "shop.csv", timestamp_unit="none", columns={"position": "item_id"})
+            .read(0)
+            .interactions.batches()
+        )
+    assert "tabs" not in str(other.value)
