@@ -26,11 +26,12 @@ class CandidateCounts(FrozenConfig):
 
 
 class LightGBMConfig(FrozenConfig):
-    """Settings of LightGBM's ranker; the defaults keep it fast enough to order 300 candidates in half a millisecond.
+    """Settings of LightGBM's ranker; the defaults keep it fast enough to answer beside a beam search.
 
     Attributes:
         num_leaves: Of each tree.
         learning_rate: Weight of each tree.
+        depth: Candidates of a row that the trees re-order, the first ones by the linear order.
         rounds: Trees, at most.
         patience: Rounds without a better NDCG@10 on the early-stopping part after which no further tree is grown.
         stop_share: Share of the users of the fit part that decide when to stop; never the held-out ones.
@@ -42,7 +43,8 @@ class LightGBMConfig(FrozenConfig):
 
     num_leaves: int = Field(default=15, ge=2, le=1024)
     learning_rate: float = Field(default=0.05, gt=0, le=1)
-    rounds: int = Field(default=150, ge=1, le=5000)
+    depth: int = Field(default=100, ge=1)
+    rounds: int = Field(default=100, ge=1, le=5000)
     patience: int = Field(default=20, ge=1)
     stop_share: float = Field(default=0.2, gt=0, lt=1)
     min_leaf_rows: int = Field(default=200, ge=1)

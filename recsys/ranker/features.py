@@ -39,7 +39,6 @@ from recsys.contracts.errors import ArtifactError, DataError
 from recsys.data.histories import Histories
 from recsys.ranker.table import FloatArray, Mask
 
-DENSE: Final = "dense_score"
 FUSED: Final = "fused_score"
 
 LAST_EVENTS: Final = 50
@@ -183,7 +182,7 @@ def candidate_features(
     facts: ItemFacts,
     last_time: npt.NDArray[np.int64] | None = None,
 ) -> FloatArray:
-    """Return the features ``[N, C, F]``, named by :func:`feature_names`; 0 where there is no candidate.
+    """Return the features ``[N, C, F]``, named by :func:`feature_names`; NaN where there is no candidate.
 
     Args:
         candidates: Of these histories, in their order.
@@ -206,7 +205,7 @@ def candidate_features(
         features[..., place] = column
     for offset, column in enumerate(_of_history(items, histories, facts, last_time), start=place + 1):
         features[..., offset] = column
-    features[items < 0] = 0.0
+    features[items < 0] = np.nan
     return features
 
 

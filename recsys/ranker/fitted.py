@@ -21,10 +21,18 @@ from pydantic import ValidationError
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.contracts.manifest import digest_of, read_json, sha256_of_file, write_json
 from recsys.ranker.config import RankConfig
-from recsys.ranker.features import DENSE, FUSED, imputed_values
+from recsys.ranker.features import FUSED, imputed_values
 from recsys.ranker.guard import RankDecision, RowCounts, decide
 from recsys.ranker.linear import LINEAR_FILE, LinearRanker, fit_linear
-from recsys.ranker.table import CandidateTable, FloatArray, check_validation, held_out_users, quality, sample_rows
+from recsys.ranker.table import (
+    DENSE,
+    CandidateTable,
+    FloatArray,
+    check_validation,
+    held_out_users,
+    quality,
+    sample_rows,
+)
 from recsys.ranker.trees import TREES_FILE, TreeRanker, fit_trees
 
 Served = Literal["dense", "fused", "linear", "lightgbm"]
@@ -59,8 +67,8 @@ class FittedRanker:
             features: float32 ``[N, C, F]`` in the order of ``feature_names``; NaN where one is not known.
 
         Returns:
-            float32 ``[N, C]``; ``-inf`` where the column that is served is not known. Whatever stands where there is no
-            candidate is for the caller to mask.
+            float32 ``[N, C]``; ``-inf`` where ``dense_score`` is NaN, which stands for no candidate, or the column that is
+            served.
 
         Raises:
             DataError: Another number of features.

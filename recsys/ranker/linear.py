@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.ranker.logit import Choices, fit_softmax
-from recsys.ranker.table import CandidateTable, FloatArray, held_out_users, quality
+from recsys.ranker.table import DENSE, CandidateTable, FloatArray, held_out_users, quality
 
 LINEAR_FILE: Final = "linear.safetensors"
 _SMALLEST_SCALE: Final = 1e-6
@@ -49,10 +50,17 @@ class LinearRanker:
     l2: float
 
     def score(self, features: FloatArray) -> FloatArray:
-        """Score candidates ``[..., F]``; returns float32 ``[...]``."""
+        """Score candidates ``[..., F]``; returns float32 ``[...]``, ``-inf`` where there is no candidate."""
         slope = self.weight / self.scale
         known = np.where(np.isnan(features), self.imputed, features)
-        return np.asarray(known @ slope - np.float32(self.mean @ slope), np.float32)
+        score = np.asarray(known @ slope - np.float32(self.mean @ slope), np.float32)
+        score[np.isnan(features[..., self._dense])] = -np.inf
+        return score
+
+    @cached_property
+    def _dense(self) -> int:
+        """Place of the feature that every candidate has."""
+        return self.feature_names.index(DENSE)
 
     def terms(self, features: FloatArray) -> FloatArray:
         """What each feature adds to the score, float32 ``[..., F]``; the terms of a candidate sum to its score."""

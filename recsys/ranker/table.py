@@ -26,6 +26,8 @@ FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 NO_ITEM: Final = -1
+DENSE: Final = "dense_score"
+"""The feature that every candidate has: where it is NaN, there is no candidate."""
 TOP: Final = 10
 """Places that the second stage is chosen by: NDCG@10."""
 
@@ -36,7 +38,8 @@ class CandidateTable:
 
     Attributes:
         items: int32 ``[N, C]`` item_index, no item twice in a row; -1 fills up rows with fewer candidates.
-        features: float32 ``[N, C, F]``; NaN where a feature is not known. Whatever stands at item -1 is ignored.
+        features: float32 ``[N, C, F]``; NaN where a feature is not known. Whatever stands at item -1 is ignored, and taken
+            for NaN by :meth:`take`.
         feature_names: F names, each once.
         targets: N rows with at least one target each; any of a row's targets is relevant.
         split: ``[N]`` code of each row's split, of :data:`~recsys.contracts.columns.SPLIT_NAMES`.
@@ -90,10 +93,10 @@ class CandidateTable:
         return self.features[..., self.feature_names.index(name)]
 
     def take(self, rows: npt.NDArray[np.integer]) -> CandidateTable:
-        """Return the rows given by number."""
-        return CandidateTable(
-            self.items[rows], self.features[rows], self.feature_names, self.targets.take(rows), self.split[rows]
-        )
+        """Return the rows given by number; NaN stands where there is no candidate."""
+        features = self.features[rows]
+        features[~self.present[rows]] = np.nan
+        return CandidateTable(self.items[rows], features, self.feature_names, self.targets.take(rows), self.split[rows])
 
     def select(self, names: Sequence[str]) -> CandidateTable:
         """Return the table with these features alone, in this order."""

@@ -21,7 +21,9 @@ import numpy.typing as npt
 from recsys.contracts.errors import ArtifactError
 from recsys.ranker.config import LightGBMConfig
 from recsys.ranker.linear import LinearRanker
-from recsys.ranker.table import TOP, CandidateTable, FloatArray, held_out_users
+from recsys.ranker.table import TOP, CandidateTable, FloatArray, Mask, held_out_users
+
+Rows = npt.NDArray[np.int64]
 
 TREES_FILE: Final = "trees.txt"
 LARGEST_TREES: Final = 64 << 20
@@ -37,6 +39,7 @@ class TreeRanker:
         base: The linear ranker whose scores the trees correct.
         text: The trees in LightGBM's own form.
         rounds: Their number.
+        depth: Candidates of a row that they re-order, the first ones by the linear order; the others stay behind these.
         num_threads: Of LightGBM when it scores.
     """
 
@@ -46,6 +49,7 @@ class TreeRanker:
     base: LinearRanker
     text: str
     rounds: int
+    depth: int
     num_threads: int = 1
 
     @cached_property
@@ -55,16 +59,37 @@ class TreeRanker:
         return lightgbm.Booster(model_str=self.text)
 
     def score(self, features: FloatArray) -> FloatArray:
-        """Score candidates ``[..., F]``; returns float32 ``[...]``."""
-        return self.base.score(features) + self._predict(features)
+        """Score candidates ``[N, C, F]``; returns float32 ``[N, C]``, ``-inf`` where there is no candidate."""
+        base, first = self._first(features)
+        corrected = np.take_along_axis(base, first, axis=1) + self._predict(_picked(features, first))
+        behind = base.copy()
+        np.put_along_axis(behind, first, np.float32(-np.inf), axis=1)
+        lowest = np.min(corrected, axis=1, keepdims=True, where=np.isfinite(corrected), initial=np.inf)
+        best = behind.max(axis=1, keepdims=True, initial=-np.inf)
+        found = behind + np.where(np.isfinite(best) & np.isfinite(lowest), np.minimum(lowest - best, 0.0), 0.0)
+        np.put_along_axis(found, first, corrected, axis=1)
+        return found.astype(np.float32)
 
     def terms(self, features: FloatArray) -> FloatArray:
-        """What each feature adds to the score, float32 ``[..., F]``: linear terms and the trees' Shapley values.
+        """What each feature adds to the score, float32 ``[N, C, F]``: linear terms and the trees' Shapley values.
 
-        The terms of a candidate sum to its score less a number that is the same for all candidates.
+        The terms of a re-ordered candidate sum to its score less a number that is the same for all; of the candidates
+        behind them they are the linear terms.
         """
-        parts = self._predict(features, pred_contrib=True)
-        return self.base.terms(features) + parts[..., :-1]
+        _, first = self._first(features)
+        found = self.base.terms(features)
+        parts = self._predict(_picked(features, first), pred_contrib=True)[..., :-1]
+        together = np.take_along_axis(found, first[..., None], axis=1) + parts
+        np.put_along_axis(found, first[..., None], together, axis=1)
+        return found
+
+    def _first(self, features: FloatArray) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        """Linear scores ``[N, C]``, and the places ``[N, depth]`` of the highest ones."""
+        base = self.base.score(features)
+        depth = min(self.depth, base.shape[1])
+        return base, np.argpartition(-base, depth - 1, axis=1)[:, :depth] if depth else np.zeros(
+            (len(base), 0), np.int64
+        )
 
     def explain(self) -> list[tuple[str, float]]:
         """Gain of every feature, the sum over all splits, the largest first."""
@@ -74,7 +99,12 @@ class TreeRanker:
     def save(self, folder: Path) -> dict[str, Any]:
         """Write ``trees.txt`` and the linear ranker; returns what belongs into the JSON file beside them."""
         (folder / TREES_FILE).write_text(self.text, encoding="utf-8")
-        return {"rounds": self.rounds, "num_threads": self.num_threads, "base": self.base.save(folder)}
+        return {
+            "rounds": self.rounds,
+            "depth": self.depth,
+            "num_threads": self.num_threads,
+            "base": self.base.save(folder),
+        }
 
     @classmethod
     def load(cls, folder: Path, feature_names: Sequence[str], head: dict[str, Any]) -> TreeRanker:
@@ -93,7 +123,8 @@ class TreeRanker:
             if not text.startswith("tree\n"):
                 raise ValueError("it does not begin with 'tree'")
             base = LinearRanker.load(folder, feature_names, head["base"])
-            found = cls(tuple(feature_names), base, text, int(head["rounds"]), max(1, int(head["num_threads"])))
+            numbers = [max(1, int(head[name])) for name in ("rounds", "depth", "num_threads")]
+            found = cls(tuple(feature_names), base, text, *numbers)
             if found._booster.num_feature() != len(feature_names):
                 raise ValueError(
                     f"its trees have {found._booster.num_feature()} features, expected {len(feature_names)}"
@@ -143,40 +174,54 @@ def fit_trees(
         "feature_pre_filter": False,
         "verbosity": -1,
     }
-    hits = table.relevant.any(axis=1)
+    considered = _considered(table, base, config.depth)
+    hits = (table.relevant & considered).any(axis=1)
     stop = held_out_users(table.targets.user_index, config.stop_share, seed + 3)
     alone = rounds is not None or not (hits & stop).any() or not (hits & ~stop).any()
     fitted_rows = np.flatnonzero(hits if alone else hits & ~stop)
     if not len(fitted_rows):
         return None
-    data = _data(table, base, fitted_rows)
+    data = _data(table, base, considered, fitted_rows)
     data.params = settings
     if alone:
         booster = lightgbm.train(settings, data, num_boost_round=rounds or config.rounds)
-        return TreeRanker(table.feature_names, base, booster.model_to_string(), booster.num_trees(), config.num_threads)
+        return TreeRanker(
+            table.feature_names, base, booster.model_to_string(), booster.num_trees(), config.depth, config.num_threads
+        )
     booster = lightgbm.train(
         settings,
         data,
         num_boost_round=config.rounds,
-        valid_sets=[_data(table, base, np.flatnonzero(hits & stop), data)],
+        valid_sets=[_data(table, base, considered, np.flatnonzero(hits & stop), data)],
         callbacks=[lightgbm.early_stopping(config.patience, verbose=False)],
     )
     best = max(1, booster.best_iteration)
     text = booster.model_to_string(num_iteration=best)
-    return TreeRanker(table.feature_names, base, text, best, config.num_threads)
+    return TreeRanker(table.feature_names, base, text, best, config.depth, config.num_threads)
 
 
-def _data(table: CandidateTable, base: LinearRanker, rows: npt.NDArray[np.int64], reference: Any = None) -> Any:
+def _considered(table: CandidateTable, base: LinearRanker, depth: int) -> Mask:
+    """The candidates that the trees will re-order, ``[N, C]``."""
+    scores = np.where(table.present, base.score(table.features), -np.inf)
+    last = min(depth, scores.shape[1]) - 1
+    return table.present & (scores >= -np.partition(-scores, last, axis=1)[:, [last]])
+
+
+def _data(table: CandidateTable, base: LinearRanker, considered: Mask, rows: Rows, reference: Any = None) -> Any:
     """Candidates of these rows, one row after the other, with the linear scores that the trees start from."""
     import lightgbm
 
-    present = table.present[rows]
-    features = table.features[rows][present]
+    used = considered[rows]
+    features = table.features[rows][used]
     return lightgbm.Dataset(
         features,
-        label=table.relevant[rows][present].astype(np.float32),
-        group=present.sum(axis=1),
+        label=table.relevant[rows][used].astype(np.float32),
+        group=used.sum(axis=1),
         init_score=base.score(features).astype(np.float64),
         reference=reference,
         free_raw_data=True,
     )
+
+
+def _picked(features: FloatArray, places: Rows) -> FloatArray:
+    return np.take_along_axis(features, places[..., None], axis=1)

@@ -82,7 +82,7 @@ def test_nothing_is_known_of_an_empty_history_and_of_times_that_are_not_given() 
     found = columns(candidate_features(given, histories_of([[]]), FACTS))
     assert all(np.isnan(found[name][0]) for name in ("item_age", "history_gap", "path_rank"))
     assert (found["category_share"][0], found["author_last"][0], found["history_length"][0]) == (0.0, 0.0, 0.0)
-    assert all(values[1] == 0.0 for values in found.values())  # no candidate there
+    assert all(np.isnan(values[1]) for values in found.values())  # no candidate there
 
 
 def test_a_row_among_others_and_shuffled_candidates_have_the_same_features() -> None:
