@@ -72,8 +72,9 @@ class AnswerOptions:
         answer: Ranked items, or whole sessions.
         second_stage: Who orders what was generated: ``none`` the policy, ``reward`` the bundle's reward model.
         objective: Weights by tower for rows that name none themselves; ``None`` asks for nothing in particular.
-        rescore: Order items by the dense head; ``None`` as the bundle's decode configuration says, and not by it where a
-            request is steered by objective weights, which the dense head is not conditioned on.
+        rescore: ``True``: the beam's items in the order of the dense head; ``False``: in that of path probabilities; both
+            without the bundle's ranker. ``None``: the ranker's order, or without one as the bundle's decode configuration
+            says; and path probabilities where a request is steered by objective weights, which no other order knows.
     """
 
     answer: AnswerKind = "items"
@@ -150,8 +151,9 @@ class RecommendConfig(FrozenConfig):
             steer the policy and the second stage. Only their proportions count; ``None`` asks for nothing in particular.
             (A session of one item is always diverse, so ``diversity`` changes no second stage over items.)
         exclude_seen: Leave out what the user's history holds.
-        rescore: Order the beam's items by the dense head; ``None`` does what the bundle's decode configuration says, and
-            takes the policy's own order for users with objective weights, which the dense head is not conditioned on.
+        rescore: ``true``: the beam's items in the order of the dense head; ``false``: in that of path probabilities; both
+            without the bundle's ranker. ``None`` takes the ranker's order, or without one what the bundle's decode
+            configuration says, and the policy's own order for users with objective weights, which no other order knows.
         users_per_shard: Users in one output file, which is also the unit of restart and the bound on memory.
         allow: File with the only items that may be recommended, Parquet or CSV with a column ``item_id``, or plain text
             with one id per line; ``None`` allows the catalogue.

@@ -171,7 +171,8 @@ def _log_outcome(
     """Say how fast it went, and who got fewer answers than asked."""
     rate = round(scored / seconds, 1) if scored and seconds > 0 else None
     logger.info("recommend: %d users in %.1f s (%s users/s)", scored, seconds, rate)
-    if rate and config.answer == "items" and config.second_stage == "none":  # the figures below are of that work alone
+    plain = config.second_stage == "none" and "rank" not in scorer.info.digests
+    if rate and config.answer == "items" and plain:  # the figures below are of the search alone
         recommender = scorer.recommender
         cost = summarise(recommender.policy, beam_width=max(recommender.config.beam_width, config.k))
         precision: Precision = "bfloat16" if recommender.config.precision == "bfloat16" else "float32"

@@ -89,7 +89,7 @@ class Request:
 
     @property
     def rescore(self) -> bool | None:
-        """Whether the dense head orders items; ``None`` does as the bundle's decode configuration says."""
+        """Whether the dense head orders items; ``None``: the bundle's ranker, or what its decode configuration says."""
         return False if self.is_steered else self.options.rescore
 
     def shard(self, first: int, last: int) -> tuple[MappedHistories, CompiledRules]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.contracts.dataset import Dataset
 from recsys.decoding.second_stage.stage import DENSE, FUSED, SecondStage, candidate_sources, policy_digest
@@ -23,8 +25,21 @@ from recsys.semantic_ids.versions import SemanticIds
 def write_second_stage(folder: Path, prepared: Dataset, policy: GenerativeRecommender, ids: SemanticIds) -> SecondStage:
     """Write one whose learned order is linear, with weights drawn from a fixed seed."""
     config = ScorersConfig(names=("transitions", "popularity"))
-    scorers = ScorerSet.fit(prepared, config, {}, "train", catalogue=ids.digest)
-    counts = CandidateCounts(dense=4, fused=4, transitions=3)
+    stage = second_stage_of(prepared, policy, ids, config, CandidateCounts(dense=4, fused=4, transitions=3), {})
+    stage.save(folder)
+    return stage
+
+
+def second_stage_of(
+    prepared: Dataset,
+    policy: GenerativeRecommender,
+    ids: SemanticIds,
+    config: ScorersConfig,
+    counts: CandidateCounts,
+    vectors: Mapping[str, npt.NDArray[np.float32]],
+) -> SecondStage:
+    """Count the scorers that ``config`` names, and draw the weights of a linear order."""
+    scorers = ScorerSet.fit(prepared, config, vectors, "train", catalogue=ids.digest)
     names = feature_names([DENSE, *scorers.names, FUSED], candidate_sources(counts, scorers.names))
     ones = np.ones(len(names), np.float32)
     weight = np.random.default_rng(4).normal(size=len(names)).astype(np.float32)
@@ -39,14 +54,12 @@ def write_second_stage(folder: Path, prepared: Dataset, policy: GenerativeRecomm
         comparisons=(),
         sentence="written by hand",
     )
-    stage = SecondStage(
+    return SecondStage(
         scorers=scorers,
-        fusion=Fusion((DENSE, *scorers.names), (1.0, 0.4, 0.2), 1.5),
+        fusion=Fusion((DENSE, *scorers.names), (1.0, *[0.3] * len(scorers.names)), 1.5),
         facts=ItemFacts.from_dataset(prepared),
         ranker=FittedRanker("linear", names, learned, decision),
         counts=counts,
         semantic_id_digest=ids.digest,
         policy_digest=policy_digest(policy),
     )
-    stage.save(folder)
-    return stage
