@@ -114,23 +114,30 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="runs of `prepare`; the forms run once")
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
-    rows, said = [], []
+    rows: list[list[str]] = []
+    said: list[str] = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for size in arguments.rows:
             forms = arguments.forms if size == min(arguments.rows) else ["script"]
             lines, checked = compare(size, Path(folder), forms, arguments.repeats)
-            print("\n".join("  ".join(line) for line in lines), checked, flush=True)
             rows += lines
             said.append(checked)
+            print(write_page(rows, said), flush=True)  # after each size: the next one may not fit into memory
+
+
+def write_page(rows: list[list[str]], said: list[str]) -> str:
+    """Write the table of all sizes so far and return it."""
     notes = [
         *said,
         "the forms write text lines of at most 10 earlier items; `prepare` writes each event once, histories as places in "
         "an array, which is what training reads, and tables, report and hashes",
         "memory is the largest resident memory of the process; each is a process of its own, with the byte code of all "
         "modules kept from an earlier one",
+        "where wall seconds are far above processor seconds, other work shared the cores: all lines then take more "
+        "processor seconds than on a quiet machine, and their ratios are what compares",
     ]
     title = "Preparing a log against a research script"
-    print(write_table("prepare_script", title, findings.of_prepare_script(rows), HEADER, rows, notes))
+    return write_table("prepare_script", title, findings.of_prepare_script(rows), HEADER, rows, notes)
 
 
 if __name__ == "__main__":

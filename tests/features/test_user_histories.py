@@ -51,6 +51,18 @@ def test_by_hand(tmp_path: Path) -> None:
     ]
 
 
+def test_users_who_come_mixed_and_backwards_keep_their_own_order(tmp_path: Path) -> None:
+    """The file has the newest events first, and the users in turn; three of an instant stay as they stand in the file."""
+    rows = [
+        f"{user},{user}{place},{1_700_000_000 + 60 * max(place, 2)},5" for place in range(5, -1, -1) for user in "ba"
+    ]
+    found = user_histories(shop(tmp_path, "\n".join(rows) + "\n"), FeaturesConfig(), 0)
+    assert found["user_id"].to_list() == ["a", "b"]
+    order = (2, 1, 0, 3, 4, 5)
+    assert found["item_ids"].to_list() == [[f"{user}{place}" for place in order] for user in "ab"]
+    assert all(times == sorted(times) for times in found["timestamps"].to_list())
+
+
 def test_too_many_bad_rows_are_refused_as_by_prepare(tmp_path: Path) -> None:
     source = shop(tmp_path, "ann,a,1700000060,5\n,b,1700000000,3\n")
     with pytest.raises(DataError, match="null user_id"):
