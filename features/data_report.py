@@ -258,7 +258,10 @@ def spelling_warnings(part: str, ids: pl.Series) -> list[str]:
         ("with and without '.0'", floats, floats.str.strip_suffix(".0")),
         ("with accents as one character and as two (Unicode)", accents, accents.str.normalize("NFC")),
     ):
-        twins = written.filter((other != written) & other.is_in(ids.implode()))
+        differ = other != written
+        if not differ.any():  # most often: then no table of all ids has to be made
+            continue
+        twins = written.filter(differ & other.is_in(ids.implode()))
         if len(twins):
             warnings.append(
                 f"{len(twins)} {part} ids are there {how}, such as {shown(twins.head(1))}: if they are one, write the files "

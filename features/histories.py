@@ -53,7 +53,8 @@ def build_histories(
     done, last_user, last_time = 0, -1, -1
     for start in range(0, len(log), _SLICE_ROWS):  # a slice at a time, so that temporaries stay in the cache
         rows = slice(start, start + _SLICE_ROWS)
-        kept = log.positive[rows]
+        positive = log.positive[rows]
+        kept: BoolArray | slice = slice(None) if positive.all() else positive  # no copies where all are
         user, time = log.user[rows][kept], log.timestamp[rows][kept]
         if not len(user):
             continue
@@ -62,9 +63,9 @@ def build_histories(
         watch[out] = watch_buckets(watch_ratio[rows][kept])
         gap[out] = _gaps(np.append(np.int32(last_user), user), np.append(last_time, time))
         first, users = int(user[0]), int(user[-1]) - int(user[0]) + 1
-        where = split[rows][kept]
-        for code in range(len(SPLIT_NAMES)):
-            per_split[code, first : first + users] += np.bincount(user[where == code] - first, minlength=users)
+        place = (user - np.int32(first)) * np.int64(len(SPLIT_NAMES)) + split[rows][kept]
+        counts = np.bincount(place, minlength=users * len(SPLIT_NAMES)).reshape(users, -1)
+        per_split[:, first : first + users] += counts.T
         done, last_user, last_time = out.stop, int(user[-1]), int(time[-1])
     offsets = np.concatenate([[0], np.cumsum(per_split.sum(axis=0))]).astype(np.int64)
     train_end = offsets[:-1] + per_split[TRAIN]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SLICE_ROWS: Final = 1_000_000
+_GROUP_ROWS: Final = 250_000  # larger columns are memory that is asked of the system, and given back, for every group
 _ASCENDING: Final = (Columns.SESSION_INDEX, Columns.USER_INDEX, Columns.EVENT_START, Columns.EVENT_END)
 _RANDOM: Final = (Columns.ITEM_INDEX, Columns.TIMESTAMP)
 _FEW_VALUES: Final = (Columns.SPLIT, Columns.BEHAVIOUR)
@@ -70,7 +71,7 @@ class SlicedWriter:
         """Append rows."""
         self._waiting.append(rows)
         self._rows += len(rows)
-        while self._rows >= _SLICE_ROWS:
+        while self._rows >= _GROUP_ROWS:
             self._flush()
 
     def close(self) -> None:
@@ -83,8 +84,15 @@ class SlicedWriter:
     def _flush(self) -> None:
         import pyarrow.parquet as pq  # only here: reading a configuration does not need it
 
-        together = self._waiting[0] if len(self._waiting) == 1 else pl.concat(self._waiting, rechunk=True)
-        table = _as_arrow(together[:_SLICE_ROWS].rechunk())
+        pieces, wanted = [], _GROUP_ROWS
+        while wanted and self._waiting:
+            pieces.append(self._waiting[0][:wanted])
+            left = self._waiting.pop(0)[wanted:]
+            wanted -= len(pieces[-1])
+            if len(left):
+                self._waiting.insert(0, left)
+        self._rows -= sum(map(len, pieces))
+        table = _as_arrow(pl.concat(pieces, rechunk=True))
         if self._file is None:
             names = table.column_names
             plain = set(_RANDOM) & set(names)
@@ -97,8 +105,6 @@ class SlicedWriter:
                 write_statistics=False,
             )
         self._file.write_table(table)
-        self._waiting = [together[_SLICE_ROWS:]] if len(together) > _SLICE_ROWS else []
-        self._rows = sum(map(len, self._waiting))
 
     def __enter__(self) -> Self:
         return self
@@ -110,16 +116,16 @@ class SlicedWriter:
 def write_events(path: Path, events: LabelledEvents) -> None:
     """Write every kept event in contract columns, and the raw signals that feed the reward model."""
     with SlicedWriter(path) as writer:
-        for start in range(0, len(events.log), _SLICE_ROWS):
-            writer.write(events_table(events, slice(start, start + _SLICE_ROWS)))
+        for start in range(0, len(events.log), _GROUP_ROWS):
+            writer.write(events_table(events, slice(start, start + _GROUP_ROWS)))
 
 
 def write_sessions(path: Path, events: LabelledEvents) -> None:
     """Write ``sessions.parquet``."""
     starts = session_starts(events.session)
     with SlicedWriter(path) as writer:
-        for first in range(0, len(starts) - 1, _SLICE_ROWS):
-            writer.write(session_table(events.log, events.split, starts, slice(first, first + _SLICE_ROWS)))
+        for first in range(0, len(starts) - 1, _GROUP_ROWS):
+            writer.write(session_table(events.log, events.split, starts, slice(first, first + _GROUP_ROWS)))
 
 
 def _as_arrow(table: pl.DataFrame) -> pa.Table:

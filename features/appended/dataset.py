@@ -107,10 +107,11 @@ def _kept(
 ) -> tuple[KeptRows, tuple[int, int] | None]:
     """Mark the rows that are kept, and find out when validation and test begin; ``None`` where no time says it."""
     stays, split = settling.k_core(), config.split
+    both = config.k_core.user > 0 and config.k_core.item > 0
     if split.kind != "global_temporal" or given_cuts(split) is not None:
-        return kept_rows(log, runs, settling.repeats, stays, None), given_cuts(split)
+        return kept_rows(log, runs, settling.repeats, stays, None, both_limited=both), given_cuts(split)
     for since in (EARLIEST,) if certain.late is None else (certain.late, EARLIEST):
-        kept = kept_rows(log, runs, settling.repeats, stays, since)
+        kept = kept_rows(log, runs, settling.repeats, stays, since, both_limited=both)
         cuts = kept.cut_times(split.valid_share, split.test_share) if kept.events else (0, 0)
         if cuts is not None:
             break

@@ -128,8 +128,7 @@ class KeptRows:
         events: How many are kept.
         core: Users and items with kept events.
         timed: Kept events with a time.
-        late_times: Times of those that are not before ``since``, ascending in no way.
-        since: See :func:`kept_rows`.
+        late_times: Times of those that are not before the time that was asked for, in no order.
     """
 
     runs: Sequence[tuple[int, int]]
@@ -138,10 +137,9 @@ class KeptRows:
     core: Core
     timed: int
     late_times: npt.NDArray[np.int64]
-    since: int
 
     def cut_times(self, valid_share: float, test_share: float) -> tuple[int, int] | None:
-        """Return what :func:`features.splits.cut_times` does of all kept times; ``None`` where it lies before ``since``."""
+        """Return what :func:`features.splits.cut_times` does of all kept times; ``None`` where they are earlier."""
         before = self.timed - len(self.late_times)
         ranks = np.asarray(cut_ranks(self.timed, valid_share, test_share)) - before
         if ranks.min() < 0:
@@ -156,6 +154,8 @@ def kept_rows(
     repeats: Mapping[int, Repeats],
     stays: Core | None,
     since: int | None,
+    *,
+    both_limited: bool,
 ) -> KeptRows:
     """Mark the rows that are kept.
 
@@ -165,8 +165,10 @@ def kept_rows(
         repeats: As in :class:`Settling`.
         stays: Users and items that the k-core keeps; ``None``: all.
         since: Collect the times of kept events from this on, UTC microseconds; ``None``: of none.
+        both_limited: The k-core asks for at least one event of users and of items, so that all who stay have some.
     """
-    used = Core(np.zeros(len(log.head.user_ids), bool), np.zeros(len(log.head.item_ids), bool))
+    used = stays if stays is not None and both_limited else None
+    met = Core(np.zeros(len(log.head.user_ids), bool), np.zeros(len(log.head.item_ids), bool))
     item, early = log.columns["item"], log.columns["prehistory"]
     has_early = early.layout.constant != 0
     marks: list[BoolArray | None] = []
@@ -174,27 +176,23 @@ def kept_rows(
     events = timed = 0
     for first, end in runs:
         starts = log.starts[first : end + 1]
-        rows, counts = slice(int(starts[0]), int(starts[-1])), np.diff(starts)
+        rows = slice(int(starts[0]), int(starts[-1]))
         items = item[rows]
         keep = np.ones(len(items), bool)
         if stays is not None:
-            keep &= np.repeat(stays.user[first:end], counts)
-            keep &= stays.item[items]
+            keep = np.repeat(stays.user[first:end], np.diff(starts)) & stays.item[items]
         if first in repeats:
             keep[repeats[first].rows] = False
+        if used is None:
+            met.user[first:end] = np.logical_or.reduceat(keep, starts[:-1] - rows.start)  # every user has rows
+            met.item[items[keep]] = True
         kept = int(np.count_nonzero(keep))
-        user = np.repeat(np.arange(first, end), counts) if kept < len(keep) else None
-        used.user[first:end] |= (
-            counts > 0 if user is None else np.bincount(user[keep] - first, minlength=end - first) > 0
-        )
-        used.item[items if user is None else items[keep]] = True
-        marks.append(None if user is None else keep)
+        marks.append(keep if kept < len(keep) else None)
         events += kept
         if since is not None:
-            if has_early:
-                keep &= ~early[rows]
+            keep = keep & ~early[rows] if has_early else keep
             timed += int(np.count_nonzero(keep))
             time = log.columns["timestamp"][rows]
             times.append(time[keep & (time >= since)])
-    none = np.empty(0, np.int64)
-    return KeptRows(runs, marks, events, used, timed, np.concatenate([none, *times]), since if since is not None else 0)
+    late = np.concatenate([np.empty(0, np.int64), *times])
+    return KeptRows(runs, marks, events, used or met, timed, late)

@@ -2,7 +2,7 @@
 
 Reads the files of a prepared data set, column by column; produces ``data_facts.json``, which the page of the data report
 draws (:mod:`recsys.reports.data.page`). Numbers are counted over all kept events unless they say "positive"; of more than
-six million events over an even sample, whose share is ``counted_share``.
+two million events over an even sample, whose share is ``counted_share``.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "items": tail(events.item_counts),
         "users": tail(user_counts),
         "history_lengths": doubling_histogram(np.diff(dataset.history.offsets)),
-        "session_lengths": _session_lengths(folder),
+        "session_lengths": _session_lengths(folder, events.total),
         "gaps": (every * np.bincount(dataset.history.gap[::every], minlength=spec.num_gap_buckets)).tolist(),
         "watch": (every * np.bincount(dataset.history.watch[::every], minlength=spec.num_watch_buckets)).tolist(),
         "metadata": _metadata(folder, events.item_counts),
@@ -175,11 +175,10 @@ def date_of(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d")
 
 
-def _session_lengths(folder: Path) -> list[list[Any]]:
-    sessions = pl.read_parquet(
-        folder / "sessions.parquet", columns=[Columns.EVENT_START, Columns.EVENT_END], glob=False
-    )
-    return doubling_histogram((sessions[Columns.EVENT_END] - sessions[Columns.EVENT_START]).to_numpy())
+def _session_lengths(folder: Path, events: int) -> list[list[Any]]:
+    """Count sessions by length: each ends where the next one starts."""
+    starts = pl.read_parquet(folder / "sessions.parquet", columns=[Columns.EVENT_START], glob=False).to_series()
+    return doubling_histogram(np.diff(starts.to_numpy(), append=events))
 
 
 def _metadata(folder: Path, item_counts: npt.NDArray[np.integer]) -> dict[str, dict[str, float | None]]:
