@@ -84,7 +84,8 @@ class SlicedWriter:
     def _flush(self) -> None:
         import pyarrow.parquet as pq  # only here: reading a configuration does not need it
 
-        pieces, wanted = [], _GROUP_ROWS
+        pieces: list[pl.DataFrame] = []
+        wanted = _GROUP_ROWS
         while wanted and self._waiting:
             pieces.append(self._waiting[0][:wanted])
             left = self._waiting.pop(0)[wanted:]

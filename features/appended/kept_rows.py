@@ -178,7 +178,7 @@ def kept_rows(
         starts = log.starts[first : end + 1]
         rows = slice(int(starts[0]), int(starts[-1]))
         items = item[rows]
-        keep = np.ones(len(items), bool)
+        keep: BoolArray = np.ones(len(items), bool)
         if stays is not None:
             keep = np.repeat(stays.user[first:end], np.diff(starts)) & stays.item[items]
         if first in repeats:
@@ -195,4 +195,4 @@ def kept_rows(
             time = log.columns["timestamp"][rows]
             times.append(time[keep & (time >= since)])
     late = np.concatenate([np.empty(0, np.int64), *times])
-    return KeptRows(runs, marks, events, used or met, timed, late)
+    return KeptRows(runs, marks, events, met if used is None else used, timed, late)

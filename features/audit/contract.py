@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,7 +157,8 @@ def rounded(value: float | None) -> float | None:
 
 
 def _sample(ids: pl.Series) -> Sample:
-    return Sample.model_validate(asdict(sketch(ids)))
+    found = sketch(ids)
+    return Sample(count=found.count, hashes=found.hashes, shapes=found.shapes)
 
 
 def _event_facts(folder: Path, spec: DatasetSpec) -> dict[str, Any]:

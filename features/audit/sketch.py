@@ -7,7 +7,6 @@ most :data:`SIZE` ids are kept whole, and the answer is exact. The hash reads th
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
@@ -55,7 +54,7 @@ def sketch(ids: pl.Series) -> IdSketch:
     hashes = text_hashes(texts)
     order = np.argsort(hashes, kind="stable")[:SIZE] if len(hashes) <= SIZE else _smallest(hashes)
     kept = texts.gather(order)
-    shapes = Counter(shape_of(text) for text in kept.to_list())
+    shapes = Counter(_shapes(kept).to_list())
     most = sorted(shapes.items(), key=lambda pair: (-pair[1], pair[0]))[:SHAPES_KEPT]
     return IdSketch(
         count=len(texts),
@@ -88,7 +87,13 @@ def shape_of(text: str) -> str:
         >>> shape_of("A-u0042"), shape_of("B00XYZ")
         ('A-a9', 'A9A')
     """
-    return re.sub(r"[A-Z]+", "A", re.sub(r"[a-z]+", "a", re.sub(r"[0-9]+", "9", text)))[:40]
+    return str(_shapes(pl.Series([text])).item())
+
+
+def _shapes(texts: pl.Series) -> pl.Series:
+    for run, sign in (("[0-9]+", "9"), ("[a-z]+", "a"), ("[A-Z]+", "A")):
+        texts = texts.str.replace_all(run, sign)
+    return texts.str.slice(0, 40)
 
 
 def text_hashes(texts: pl.Series) -> HashArray:
