@@ -63,7 +63,8 @@ class RankConfig(FrozenConfig):
         candidates: How many each source gives.
         guidance: Weight of the item scores in the search; ``auto`` chooses from the grid.
         guidance_grid: What ``auto`` tries; 0 is the policy alone.
-        held_out_share: Share of the users whose validation rows choose and guard, and fit nothing.
+        held_out_share: Share of the users whose validation rows fit neither the weights of the scorers nor the ranker that
+            is compared on them; the other users are held out from the ranker in turn, in parts of about this share.
         max_rows: Validation rows used, at most; a seeded sample of users where there are more.
         refit: Fit the method that was chosen once more on all rows used, the held-out ones too.
         lightgbm: Settings of LightGBM.

@@ -13,7 +13,7 @@ puts the constant of :func:`imputed_values` in its place.
 | ``found_by_<source>`` | 1 where the source brought the candidate, else 0 |
 | ``popularity`` | log(1 + train events of the item) |
 | ``item_age``, ``item_idle`` | log(1 + days) from the item's first and last train event to the history's last event |
-| ``times_seen`` | log(1 + times the item stands in the history) |
+| ``times_seen`` | log(1 + times the item stands among the history's last events) |
 | ``category_last``, ``author_last`` | 1 where the item shares it with the history's last event, else 0 |
 | ``category_share``, ``author_share`` | share of the history's last events that share it with the item |
 | ``category_watch``, ``author_watch`` | mean bucket of watched share of those events; NaN without one |
@@ -41,8 +41,8 @@ from recsys.ranker.table import FloatArray, Mask
 
 FUSED: Final = "fused_score"
 
-LAST_EVENTS: Final = 50
-"""Events of a history that categories, authors and watched shares are compared with."""
+LAST_EVENTS: Final = 20
+"""Events of a history that items, categories and authors are compared with: every one costs a comparison per candidate."""
 
 _DAY_US: Final = 86_400_000_000
 _FACTS_FILE: Final = "items.safetensors"

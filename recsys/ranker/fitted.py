@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import ValidationError
 
 from recsys.contracts.errors import ArtifactError, DataError
@@ -29,12 +30,14 @@ from recsys.ranker.table import (
     CandidateTable,
     FloatArray,
     check_validation,
-    held_out_users,
+    held_out_parts,
     quality,
     sample_rows,
 )
 from recsys.ranker.trees import TREES_FILE, TreeRanker, fit_trees
 
+Learned = LinearRanker | TreeRanker
+Rows = npt.NDArray[np.int64]
 Served = Literal["dense", "fused", "linear", "lightgbm"]
 
 HEAD_FILE: Final = "ranker.json"
@@ -57,7 +60,7 @@ class FittedRanker:
 
     served: Served
     feature_names: tuple[str, ...]
-    learned: LinearRanker | TreeRanker | None
+    learned: Learned | None
     decision: RankDecision
 
     def score(self, features: FloatArray) -> FloatArray:
@@ -171,7 +174,12 @@ _FILES: Final = {LinearRanker.kind: (LINEAR_FILE,), TreeRanker.kind: (TREES_FILE
 
 
 def fit_ranker(table: CandidateTable, config: RankConfig, seed: int) -> FittedRanker:
-    """Fit on a part of the validation rows, choose and guard on the held-out part.
+    """Fit on validation rows, choose and guard by rows of users that the fit has not seen.
+
+    1. The held-out users' rows are ranked by a fit on all other rows. Ridge and number of trees are found there.
+    2. The other users are held out in turn, in parts as large, so that every row has an order that has not seen its user:
+       what the learned orders gain is small beside the spread of a part.
+    3. :func:`~recsys.ranker.guard.decide` compares; what it chose is fitted on all rows.
 
     Args:
         table: Candidates of validation rows; of more than ``config.max_rows`` a seeded sample is taken.
@@ -184,16 +192,24 @@ def fit_ranker(table: CandidateTable, config: RankConfig, seed: int) -> FittedRa
     check_validation(table.split, "the ranker")
     table.column(DENSE)
     table = table.take(sample_rows(table.targets.user_index, config.max_rows, seed))
-    held = held_out_users(table.targets.user_index, config.held_out_share, seed)
-    fit_part, held_part = table.take(np.flatnonzero(~held)), table.take(np.flatnonzero(held))
-    learnable = bool(fit_part.relevant.any())
-    fitted = _fit_all(fit_part, config, seed) if learnable else {}
-    orders = {name: held_part.column(column) for name, column in _SIMPLE.items() if column in table.feature_names}
-    orders |= {name: model.score(held_part.features) for name, model in fitted.items()}
+    part = held_out_parts(table.targets.user_index, config.held_out_share, seed)
+    hits = table.relevant.any(axis=1)
+    learnable = all(bool((hits & (part != number)).any()) for number in range(int(part.max()) + 1))
+    fitted = _fit_all(table.take(np.flatnonzero(part != 0)), config, seed) if learnable else {}
+    orders = {name: table.column(column) for name, column in _SIMPLE.items() if column in table.feature_names}
+    orders |= _unseen_scores(fitted, table, part, config, seed)
+    held = part == 0
     decision = decide(
-        {name: quality(held_part, scores) for name, scores in orders.items()},
-        held_part.targets.user_index,
-        _row_counts(table, fit_part, held_part),
+        {name: quality(table, scores) for name, scores in orders.items()},
+        table.targets.user_index,
+        held,
+        RowCounts(
+            used=len(table),
+            fit=int((~held).sum()),
+            held_out=int(held.sum()),
+            fit_without_target=int((~hits & ~held).sum()),
+            held_out_without_target=int((~hits & held).sum()),
+        ),
         confidence=config.confidence,
         resamples=config.resamples,
         seed=seed,
@@ -204,43 +220,46 @@ def fit_ranker(table: CandidateTable, config: RankConfig, seed: int) -> FittedRa
     return FittedRanker(cast(Served, decision.served), table.feature_names, learned, decision)
 
 
-def _fit_all(table: CandidateTable, config: RankConfig, seed: int) -> dict[str, LinearRanker | TreeRanker]:
+def _fit_all(table: CandidateTable, config: RankConfig, seed: int) -> dict[str, Learned]:
     """Every learned order that the method asks for; trees start from the linear one."""
     if config.method == "none":
         return {}
     linear = fit_linear(table, imputed_values(table.feature_names), config.l2_grid, seed)
-    fitted: dict[str, LinearRanker | TreeRanker] = {} if config.method == "lightgbm" else {linear.kind: linear}
-    if config.method != "linear":
-        trees = fit_trees(table, linear, config.lightgbm, seed)
-        assert trees is not None, "a table with targets gives trees"
+    fitted: dict[str, Learned] = {} if config.method == "lightgbm" else {linear.kind: linear}
+    trees = fit_trees(table, linear, config.lightgbm, seed) if config.method != "linear" else None
+    if trees is not None:  # None: every target stands behind the candidates that trees would re-order
         fitted[trees.kind] = trees
     return fitted
 
 
-def _refit(
-    learned: LinearRanker | TreeRanker, table: CandidateTable, config: RankConfig, seed: int
-) -> LinearRanker | TreeRanker:
-    """The same method with what it chose, ridge and number of trees, on all rows."""
+def _unseen_scores(
+    fitted: dict[str, Learned], table: CandidateTable, part: Rows, config: RankConfig, seed: int
+) -> dict[str, FloatArray]:
+    """Scores of all rows by each method, each part's by a fit on the others; ``fitted`` has not seen part 0."""
+    found = {name: np.full(table.items.shape, -np.inf, np.float32) for name in fitted}
+    for number in range(int(part.max()) + 1 if fitted else 0):
+        rows = np.flatnonzero(part == number)
+        models = dict(fitted)
+        if number:
+            others = table.take(np.flatnonzero(part != number))
+            widest = _refit(list(fitted.values())[-1], others, config, seed)
+            models = {name: getattr(widest, "base", widest) if name == LinearRanker.kind else widest for name in fitted}
+        for name, model in models.items():
+            found[name][rows] = model.score(table.features[rows])
+    return found
+
+
+def _refit(learned: Learned, table: CandidateTable, config: RankConfig, seed: int) -> Learned:
+    """The same method with what it chose, ridge and number of trees, on other rows."""
     before = learned.base if isinstance(learned, TreeRanker) else learned
     linear = fit_linear(table, before.imputed, (before.l2,), seed)
     if not isinstance(learned, TreeRanker):
         return linear
     trees = fit_trees(table, linear, config.lightgbm, seed, learned.rounds)
-    assert trees is not None, "a table with targets gives trees"
-    return trees
+    return trees if trees is not None else replace(learned, base=linear)
 
 
-def _row_counts(table: CandidateTable, fit_part: CandidateTable, held_part: CandidateTable) -> RowCounts:
-    return RowCounts(
-        used=len(table),
-        fit=len(fit_part),
-        held_out=len(held_part),
-        fit_without_target=int((~fit_part.relevant.any(axis=1)).sum()),
-        held_out_without_target=int((~held_part.relevant.any(axis=1)).sum()),
-    )
-
-
-def _load_learned(folder: Path, names: Sequence[str], kept: dict[str, Any]) -> LinearRanker | TreeRanker:
+def _load_learned(folder: Path, names: Sequence[str], kept: dict[str, Any]) -> Learned:
     kind = str(kept["kind"])
     for name in _FILES[kind]:
         path, expected = folder / name, kept["files"][name]
@@ -253,7 +272,7 @@ def _load_learned(folder: Path, names: Sequence[str], kept: dict[str, Any]) -> L
     return loader.load(folder, names, kept["settings"])
 
 
-def _content(learned: LinearRanker | TreeRanker | None) -> Any:
+def _content(learned: Learned | None) -> Any:
     if learned is None:
         return None
     if isinstance(learned, TreeRanker):

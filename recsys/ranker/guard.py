@@ -43,7 +43,7 @@ class RowCounts(_Data):
 
 
 class Tried(_Data):
-    """One order on the held-out rows."""
+    """One order on all rows, the learned ones by fits that have not seen a row's user."""
 
     name: str
     ndcg: float
@@ -81,6 +81,7 @@ class RankDecision(_Data):
 def decide(
     values: Mapping[str, Mapping[str, Values]],
     users: npt.NDArray[np.integer],
+    held: npt.NDArray[np.bool_],
     rows: RowCounts,
     *,
     confidence: float,
@@ -90,9 +91,13 @@ def decide(
     """Go from the simplest order to the most learned one, and on only where the next is better beyond its interval.
 
     Args:
-        values: Per order ``ndcg@10`` and ``hr@10`` of the held-out rows, ``[N]``; ``dense`` is one of them, ``fused``,
-            ``linear`` and ``lightgbm`` may be. Of the last two, the one of higher mean is the learned order.
+        values: Per order ``ndcg@10`` and ``hr@10``, ``[N]``; ``dense`` is one of them, ``fused``, ``linear`` and
+            ``lightgbm`` may be, the last two by fits that have not seen a row's user. The one of higher mean is the learned
+            order.
         users: ``[N]``, whose row it is.
+        held: ``[N]`` rows that the weights of the fused score were not fitted on: it is compared with the dense order
+            there. Learned orders are compared on all rows, which can only favour the fused score.
+        rows: Numbers for the report.
     """
     tried = tuple(
         Tried(name=name, ndcg=float(value["ndcg@10"].mean()), hr=float(value["hr@10"].mean()))
@@ -101,10 +106,10 @@ def decide(
     )
     means = {entry.name: entry.ndcg for entry in tried}
     learned = max((name for name in ("linear", "lightgbm") if name in means), key=means.__getitem__, default=None)
-    if len(np.unique(users)) < MIN_HELD_OUT_USERS:
+    num_held = len(np.unique(users[held]))
+    if num_held < MIN_HELD_OUT_USERS:
         sentence = (
-            f"{_NAMES['dense']} is served: {len(np.unique(users))} users are held out, and a comparison needs "
-            f"{MIN_HELD_OUT_USERS}"
+            f"{_NAMES['dense']} is served: {num_held} users are held out, and a comparison needs {MIN_HELD_OUT_USERS}"
         )
         return RankDecision(
             served="dense",
@@ -117,8 +122,9 @@ def decide(
         )
 
     def compare(name: str, against: str) -> Comparison:
-        gap = values[name]["ndcg@10"] - values[against]["ndcg@10"]
-        found = paired(gap, users, confidence=confidence, resamples=resamples, seed=seed)
+        used = held if (name, against) == ("fused", "dense") else np.ones(len(users), bool)
+        gap = (values[name]["ndcg@10"] - values[against]["ndcg@10"])[used]
+        found = paired(gap, users[used], confidence=confidence, resamples=resamples, seed=seed)
         return Comparison(name=name, against=against, difference=found.mean, low=found.low, high=found.high)
 
     comparisons, served = [], "dense"
@@ -159,6 +165,6 @@ def _sentence(
     if learned is not None and served != learned:
         kept = f", because {_NAMES[learned]} is not better beyond its interval"
     return (
-        f"{_NAMES[served]} is served{kept}: NDCG@10 on {rows.held_out} held-out validation rows, {why} "
-        f"({confidence:.0%} paired intervals)"
+        f"{_NAMES[served]} is served{kept}: NDCG@10 on {rows.used} validation rows of users that the fit had not "
+        f"seen, {why} ({confidence:.0%} paired intervals)"
     )

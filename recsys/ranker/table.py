@@ -140,6 +140,17 @@ def held_out_users(user_index: npt.NDArray[np.integer], share: float, seed: int)
     return _uniform(user_index, seed) < share
 
 
+def held_out_parts(user_index: npt.NDArray[np.integer], share: float, seed: int) -> npt.NDArray[np.int64]:
+    """Number of the part ``[N]`` in which each row is held out: 0 is :func:`held_out_users`, the others share the rest.
+
+    Example:
+        >>> np.bincount(held_out_parts(np.arange(9000), 1 / 3, seed=0), minlength=3).round(-3).tolist()
+        [3000, 3000, 3000]
+    """
+    place, others = _uniform(user_index, seed), max(2, round(1 / share)) - 1
+    return np.where(place < share, 0, 1 + np.floor((place - share) / (1 - share) * others)).astype(np.int64)
+
+
 def sample_rows(user_index: npt.NDArray[np.integer], max_rows: int, seed: int) -> npt.NDArray[np.int64]:
     """Return at most ``max_rows`` row numbers, ascending: all rows of a seeded sample of the users."""
     if len(user_index) <= max_rows:

@@ -12,7 +12,7 @@ from recsys.contracts.columns import TEST, TRAIN
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.ranker.config import RankConfig
 from recsys.ranker.fitted import FittedRanker, fit_ranker
-from recsys.ranker.table import CandidateTable
+from recsys.ranker.table import CandidateTable, quality
 from tests.toy.candidates import candidate_table, single_targets
 
 LINEAR = RankConfig(method="linear", resamples=200)
@@ -160,3 +160,19 @@ def test_method_none_fits_nothing() -> None:
     assert ranker.served == "dense"
     assert ranker.learned is None
     assert ranker.explain() == []
+
+
+def test_every_row_is_ranked_by_a_fit_that_has_not_seen_its_user() -> None:
+    """Sixty features of noise: a fit remembers its own rows well, and ranks others no better than by chance."""
+    generator = np.random.default_rng(4)
+    items = np.tile(np.arange(20, dtype=np.int32), (240, 1))
+    features = generator.normal(size=(240, 20, 60)).astype(np.float32)
+    target = generator.integers(20, size=240)
+    names = ("dense_score", *(f"noise_{place}" for place in range(59)))
+    table = candidate_table(items, features, target, names)
+    ranker = fit_ranker(table, LINEAR.model_copy(update={"l2_grid": (1e-5,)}), seed=1)
+    unseen = {entry.name: entry.ndcg for entry in ranker.decision.tried}
+    assert ranker.learned is not None
+    remembered = float(quality(table, ranker.learned.score(features))["ndcg@10"].mean())
+    assert remembered > unseen["dense"] + 0.08
+    assert abs(unseen["linear"] - unseen["dense"]) < 0.06

@@ -7,6 +7,7 @@ import numpy as np
 from recsys.ranker.guard import RankDecision, RowCounts, decide
 
 ROWS = RowCounts(used=400, fit=200, held_out=200, fit_without_target=0, held_out_without_target=0)
+ALL = np.ones(200, bool)
 BASE = np.random.default_rng(0).random(200)
 
 
@@ -14,7 +15,7 @@ def decided(**gains: float | np.ndarray) -> RankDecision:
     """Every order is the dense one plus a gain."""
     ndcg = {"dense": BASE, **{name: BASE + gain for name, gain in gains.items()}}
     values = {name: {"ndcg@10": value, "hr@10": value} for name, value in ndcg.items()}
-    return decide(values, np.arange(200), ROWS, confidence=0.95, resamples=300, seed=1)
+    return decide(values, np.arange(200), ALL, ROWS, confidence=0.95, resamples=300, seed=1)
 
 
 def test_each_step_must_be_better() -> None:
@@ -51,7 +52,7 @@ def test_rows_of_one_user_are_drawn_together() -> None:
     gain = np.repeat(np.random.default_rng(3).normal(0.0, 1.0, size=50), 4)
     values = {name: {"ndcg@10": value, "hr@10": value} for name, value in (("dense", 0 * gain), ("fused", gain))}
     apart, together = (
-        decide(values, users, ROWS, confidence=0.95, resamples=500, seed=1).comparisons[0]
+        decide(values, users, ALL, ROWS, confidence=0.95, resamples=500, seed=1).comparisons[0]
         for users in (np.arange(200), np.repeat(np.arange(50), 4))
     )
     assert (together.high - together.low) > 1.6 * (apart.high - apart.low)
@@ -61,5 +62,17 @@ def test_few_users_decide_nothing() -> None:
     values = {
         name: {"ndcg@10": np.full(200, v), "hr@10": np.full(200, v)} for name, v in (("dense", 0.1), ("linear", 0.9))
     }
-    found = decide(values, np.arange(200) % 49, ROWS, confidence=0.95, resamples=300, seed=1)
+    found = decide(values, np.arange(200) % 49, ALL, ROWS, confidence=0.95, resamples=300, seed=1)
     assert (found.served, found.comparisons) == ("dense", ())
+
+
+def test_the_fused_order_is_compared_where_its_weights_were_not_fitted() -> None:
+    """It is better on the rows of its fit and worse on the others."""
+    held = np.arange(200) < 80
+    values = {
+        name: {"ndcg@10": value, "hr@10": value}
+        for name, value in (("dense", BASE), ("fused", BASE + 0.5 - 0.6 * held))
+    }
+    found = decide(values, np.arange(200), held, ROWS, confidence=0.95, resamples=300, seed=1)
+    assert found.served == "dense"
+    assert np.isclose(found.comparisons[0].difference, -0.1)
