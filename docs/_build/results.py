@@ -14,6 +14,7 @@ QUALITY = (
     "alignment_simulator",
     "alignment_rere",
     "second_stage",
+    "policy_ablation",
     "steering",
     "all_prefixes",
 )

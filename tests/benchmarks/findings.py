@@ -151,16 +151,21 @@ def of_prepare_append(rows: Rows) -> str:
     )
 
 
-def of_policy_ablation(rows: Rows) -> str:
-    """The changes whose dense head gains more than twice its standard error, at the small size."""
-    gains = []
-    for size, name, seeds, *cells in rows:
-        dense = cells[2]
-        if size == "small" and int(seeds) > 1 and "±" in dense:
-            change, error = (float(part) for part in dense.split("(")[1].rstrip(")").replace(" %", "").split("±"))
-            if change > 2 * error:
-                gains.append((change, name))
-    if not gains:
-        return "No change gains more than twice its standard error in NDCG@10 of the dense head."
-    listed = ", ".join(f"{name} ({change:+.1f} %)" for change, name in sorted(gains, reverse=True))
-    return f"NDCG@10 of the dense head rises by more than twice the standard error with: {listed}."
+def of_policy_ablation(rows: Rows, num_rows: int) -> str:
+    """Which changes move HR@10 of the dense head by more than twice the standard error of a difference.
+
+    The error is that of two independent shares of ``num_rows`` rows times the seeds, which is too large for lists of the
+    same users, so that nothing is claimed too early.
+    """
+    compared = [(row[1], int(row[2]), float(row[5].split(" / ")[0])) for row in rows if row[0] == "small"]
+    (_, seeds, base), changes = compared[0], compared[1:]
+    moved = []
+    for name, count, share in changes:
+        error = sum(p * (1 - p) / (num_rows * n) for p, n in ((base, seeds), (share, count))) ** 0.5
+        if abs(share - base) > 2 * error:
+            moved.append(f"{name} ({share / base - 1:+.0%})")
+    listed = f"only {', '.join(moved)} moves" if moved else "none moves"
+    return (
+        f"Of {len(changes)} changes, measured on {seeds} seed(s), {listed} HR@10 of the dense head by more than twice the "
+        "standard error."
+    )

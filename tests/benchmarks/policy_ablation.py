@@ -5,9 +5,10 @@ answers rows of the validation split in three ways: the plain beam, the beam gui
 and the exact order of the whole catalogue by the dense head; seen items are left out, no test row is read. A finished run is
 one JSON line in ``--log``; a killed benchmark goes on with the next run, and the page is written from all lines there are.
 
-Run: ``python -m tests.benchmarks.policy_ablation --artifacts runs/beauty/artifacts`` after ``recsys tokenize`` of the
-recipe; about 3 minutes a run on one thread. ``--variants`` and ``--seeds`` choose, ``--size recipe`` takes the recipe's own
-width and epochs, ``--page-only`` writes the page and trains nothing.
+Run: ``python -m tests.benchmarks.policy_ablation --artifacts runs/office/artifacts --data amazon14_office`` after
+``prepare``, ``embed`` and ``tokenize`` of the recipe on that folder; about 90 CPU seconds a run on one thread, several times
+that on Beauty. ``--variants`` and ``--seeds`` choose, ``--size recipe`` takes the recipe's own width and epochs,
+``--page-only`` writes the page and trains nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
     "reorder .5": ("train.augment.reorder_share=0.5",),
     "mask .1": ("train.augment.mask_share=0.1",),
     "prefix .5": ("train.prefix_weight=0.5",),
-    "prefix .5, adaptive": ("train.prefix_weight=0.5", "train.prefix_adaptivity=1"),
+    "adaptive prefix .5": ("train.prefix_weight=0.5", "train.prefix_adaptivity=1"),
     "distillation 1": ("train.distillation_weight=1",),
     "distillation 3": ("train.distillation_weight=3",),
     "item table without codes": ("model.features=[item,author,category,behaviour,gap,watch]",),
@@ -256,20 +257,33 @@ def _cell(found: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]],
     return f"{means} ({mean(changes):+.1f} %{spread})"
 
 
-def write_page(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Write ``results/policy_ablation.md``: the small size first, then what was run at the recipe's."""
+def write_page(lines: Sequence[Mapping[str, Any]], data: str, num_rows: int) -> str:
+    """Write ``results/policy_ablation.md``: the small size first, then what was run at the recipe's.
+
+    Args:
+        data: What the notes call the data set.
+        num_rows: Validation rows.
+    """
     rows = [[size, *row] for size in SIZES for row in table_rows(lines, size)]
+    run = {line["variant"] for line in lines}
     header = ["size", "change", "seeds", *(f"{name}: HR@10 / NDCG@10" for name in LISTS), "training time"]
     notes = [
-        f"Beauty, validation rows only: the dense head on all of them, beam and guided (width {BEAM_WIDTH}, guidance "
-        f"{GUIDANCE:g}) on the same {SEARCH_ROWS}; seen items filtered; the last epoch counts, none is chosen",
-        f"small: {', '.join(SIZES['small'])}; recipe: pipelines/recipes/beauty.yaml as it is",
+        f"{data}, validation rows only: the dense head on all {num_rows}, beam and guided (width {BEAM_WIDTH}, guidance "
+        f"{GUIDANCE:g}) on the same {min(SEARCH_ROWS, num_rows)}; seen items filtered; the last epoch counts",
+        f"small: {', '.join(SIZES['small'])}, otherwise the recipe; recipe: pipelines/recipes/beauty.yaml as it is",
         "in brackets: change of NDCG@10 against the reference of the same size and seeds, ± standard error over seeds",
+        "an average is measured from the reference's own run, whose steps it does not change",
         "training time: CPU time of the process as a ratio to the reference's; the machine was shared",
-        *(f"{name}: {', '.join(values)}" for name, values in VARIANTS.items() if values),
+        f"not run: {', '.join(name for name in VARIANTS if name not in run) or 'none'}",
+        *(f"{name}: {', '.join(values)}" for name, values in VARIANTS.items() if values and name in run),
     ]
     return write_table(
-        "policy_ablation", "What makes a policy stronger", findings.of_policy_ablation(rows), header, rows, notes
+        "policy_ablation",
+        "What makes a policy stronger",
+        findings.of_policy_ablation(rows, num_rows),
+        header,
+        rows,
+        notes,
     )
 
 
@@ -278,6 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=Path("pipelines/recipes/beauty.yaml"))
     parser.add_argument("--artifacts", type=Path, default=Path("runs/beauty/artifacts"))
+    parser.add_argument("--data", default="amazon14_beauty", help="what the page calls the data set")
     parser.add_argument("--log", type=Path, default=Path("runs/policy_ablation.jsonl"))
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
@@ -292,7 +307,7 @@ def main() -> None:
         for seed in arguments.seeds:
             for variant in [name for name in arguments.variants if name not in AVERAGES]:
                 benchmark.run(arguments.size, variant, seed)
-    print(write_page(benchmark.finished()))
+    print(write_page(benchmark.finished(), arguments.data, len(benchmark.prepared.targets(VALID))))
 
 
 if __name__ == "__main__":
