@@ -67,12 +67,14 @@ def test_events_stay_near_their_places_and_none_is_lost() -> None:
 
 
 def test_everything_known_of_an_event_moves_with_it() -> None:
-    events = history_lists([[0, 1, 2, 3, 4, 5]] * 20, behaviour=np.tile(np.arange(6), 20).astype(np.uint8))
+    known = {name: np.tile(np.arange(6), 20).astype(np.uint8) for name in ("behaviour", "gap", "watch")}
+    events = history_lists([[0, 1, 2, 3, 4, 5]] * 20, **known)
     row = np.arange(20)
     start, end = row * 6, row * 6 + 6
     augmentation = Augmentation(AugmentConfig(crop_share=1, reorder_share=1), seed=1, epoch=4)
     changed, _ = augmentation.windows(events, row.astype(np.int32), row, start, end, keep=2)
-    assert (changed.item == changed.behaviour).all()
+    for name in known:
+        assert (changed.item == getattr(changed, name)).all()
     assert not (np.diff(changed.item) == 1).all()
 
 
