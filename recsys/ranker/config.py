@@ -79,7 +79,7 @@ class RankConfig(FrozenConfig):
     guidance: Literal["auto"] | float = "auto"
     guidance_grid: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     held_out_share: float = Field(default=0.3, gt=0, lt=1)
-    max_rows: int = Field(default=10_000, ge=10)
+    max_rows: int = Field(default=20_000, ge=10)
     refit: bool = True
     lightgbm: LightGBMConfig = LightGBMConfig()
     l2_grid: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
