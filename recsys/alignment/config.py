@@ -24,14 +24,25 @@ class RolloutConfig(FrozenConfig):
         exclude_seen: Do not generate items of the history.
         add_ground_truth: Put the target into the last place of a group that lacks it.
         rows_per_batch: Requests times candidates generated together; bounds memory.
+        guided: Guide the beam by the dense head of the policy that generates (:mod:`recsys.decoding.guide`): candidates
+            come in the order of the guided score, their log-probabilities stay those of the policy alone.
+        guidance: Weight of the dense head's scores where ``guided`` is set.
     """
 
     strategy: Literal["beam", "sampling", "dynamic"] = "beam"
+    guided: bool = False
+    guidance: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     num_generations: int = Field(default=16, ge=2)
     temperature: float = Field(default=1.0, gt=0)
     exclude_seen: bool = False
     add_ground_truth: bool = False
     rows_per_batch: int = Field(default=3200, ge=1)
+
+    @model_validator(mode="after")
+    def _only_a_beam_is_guided(self) -> Self:
+        if self.guided and self.strategy != "beam":
+            raise ValueError(f"guided needs strategy: beam, not {self.strategy}; set guided: false, or strategy: beam")
+        return self
 
 
 class OptimiserConfig(FrozenConfig):

@@ -1,4 +1,8 @@
-"""What is counted and how; without scipy and torch, so that a recipe is read at once."""
+"""What is counted and how; without scipy and torch, so that a recipe is read at once.
+
+Defaults are by NDCG@10 of the dense head's log-softmax plus one scorer, on 3,000 validation rows of Amazon Beauty and of
+Toys each. ``num_neighbours``: 200 loses nothing against all (.0767 and .0767 on Beauty), 50 loses .0003.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +61,9 @@ class TransitionsConfig(FrozenConfig):
 SLOW: Final = TransitionsConfig(gap_decay=0.8, max_gap=20, history_decay=0.8)
 """Pairs far apart and events long past count almost as much as the latest ones."""
 
+PRECEDING: Final = SLOW.model_copy(update={"floor": 1e-2})
+"""What once came before says little by itself: with a low floor, where any count at all is worth a lot, it did harm."""
+
 
 class ItemKNNScorerConfig(FrozenConfig):
     """How the overlap of items' users is counted and applied.
@@ -98,7 +105,7 @@ class SimilarityConfig(FrozenConfig):
         scale: The scale is ``scale * cosine``.
     """
 
-    history_decay: float = Field(default=0.7, gt=0, le=1)
+    history_decay: float = Field(default=0.5, gt=0, le=1)
     width: int | None = Field(default=128, ge=1)
     scale: float = Field(default=5.0, gt=0)
 
@@ -133,7 +140,7 @@ class ScorersConfig(FrozenConfig):
     num_neighbours: int | None = Field(default=200, ge=1)
     transitions: TransitionsConfig = TransitionsConfig()
     slow_transitions: TransitionsConfig = SLOW
-    preceding: TransitionsConfig = SLOW
+    preceding: TransitionsConfig = PRECEDING
     item_knn: ItemKNNScorerConfig = ItemKNNScorerConfig()
     ease: EASEScorerConfig = EASEScorerConfig()
     similar: SimilarityConfig = SimilarityConfig()

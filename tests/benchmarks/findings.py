@@ -100,6 +100,16 @@ def of_int8(rows: Rows) -> str:
     return f"Int8 decodes {ratio(times):.1f} times as fast and keeps {float(kept):.0%} of the ten best items."
 
 
+def of_guided_search(rows: Rows) -> str:
+    """Times over the plain search's: with scores at hand, and with everything that scores the items."""
+    parts = []
+    for items in dict.fromkeys(row[0] for row in rows):
+        took = {row[2]: ratio(row[4]) for row in rows if row[0] == items}
+        given, everything = took["guided, scores given"], took["guided, dense head and all scorers"]
+        parts.append(f"at {items} items {given:.2f} times the plain search's time, {everything:.2f} with all scorers")
+    return f"A guided search takes {'; '.join(parts)}."
+
+
 def of_all_prefixes(rows: Rows) -> str:
     """Shuffled pairs, the usual form, without and with the dense head."""
     times = " and ".join(f"{ratio(row[4]):.1f} ({row[0]})" for row in rows if row[1] == "pairs, shuffled")

@@ -29,7 +29,8 @@ from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.contracts.dataset import Dataset, Targets
 from recsys.data.batch import HistoryBatch, collate_histories, pad_ragged
 from recsys.data.histories import Histories
-from recsys.decoding.beam_search import beam_search
+from recsys.decoding.beam_search import Guidance, beam_search
+from recsys.decoding.guide import fused_scores
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules
@@ -148,6 +149,11 @@ class RolloutSampler:
         self, policy: GenerativeRecommender, histories: Histories, history: HistoryBatch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         width, length = self.config.num_generations, policy.spec.dataset.session_length
+        guidance = None
+        if self.config.guided:
+            with torch.no_grad():  # the policy may be in training: its vectors change from step to step
+                vectors = policy.item_vectors()[1:]
+            guidance = Guidance(lambda query: fused_scores(query, vectors, histories, None, {}), self.config.guidance)
         beams = beam_search(
             policy,
             history,
@@ -155,9 +161,10 @@ class RolloutSampler:
             width,
             rules=self._rules.for_batch(histories, num_items=length),
             num_items=length,
+            guidance=guidance,
         )
         # the search runs in inference mode, whose tensors autograd refuses: copies do not
-        return _pad_group(beams.items.clone(), beams.scores.clone(), width)
+        return _pad_group(beams.items.clone(), beams.log_probs.clone(), width)
 
     def _draws(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from recsys.alignment.config import RolloutConfig
 from recsys.alignment.rollouts.constrained_sampling import ConstrainedSampler
@@ -73,6 +74,32 @@ def test_a_beam_is_a_group_of_distinct_legal_candidates_best_first(prepared: Dat
     assert torch.equal(group.codes, codes[group.items])
     scored = candidate_log_probs(policy, group.history, group.items)
     torch.testing.assert_close(scored.sessions, group.scores, atol=1e-4, rtol=1e-4)
+
+
+def test_guided_rollouts_keep_the_log_probability_of_the_policy(prepared: Dataset) -> None:
+    """Guided by its own dense head, a group's rewards are compared under the policy's own probabilities, as ever."""
+    policy, requests = ring_policy(prepared), some_requests(prepared)
+    groups = {
+        strength: RolloutSampler(ring_ids(), RolloutConfig(num_generations=8, guided=True, guidance=strength)).roll_out(
+            policy, requests, seeded(0)
+        )
+        for strength in (1e-6, 50.0)
+    }
+    plain = RolloutSampler(ring_ids(), RolloutConfig(num_generations=8)).roll_out(policy, requests, seeded(0))
+    assert torch.equal(groups[1e-6].items, plain.items)
+    assert not torch.equal(groups[50.0].items, plain.items)
+    scored = candidate_log_probs(policy, groups[50.0].history, groups[50.0].items)
+    torch.testing.assert_close(scored.sessions, groups[50.0].scores, atol=1e-4, rtol=1e-4)
+    state = policy.start(groups[50.0].history)
+    dense = state.dense_query_BD @ policy.item_vectors()[1:].T
+    first = [dense[row, group[:, 0, 0]].mean() for row, group in enumerate(groups[50.0].items[:, :, None])]
+    others = [dense[row, group[:, 0, 0]].mean() for row, group in enumerate(plain.items[:, :, None])]
+    assert sum(first) > sum(others)
+
+
+def test_only_a_beam_is_guided() -> None:
+    with pytest.raises(ValidationError, match="guided needs strategy: beam, not sampling"):
+        RolloutConfig(strategy="sampling", guided=True)
 
 
 def test_targets_travel_with_their_request(prepared: Dataset) -> None:
