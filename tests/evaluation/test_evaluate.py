@@ -82,6 +82,34 @@ def test_comparison_is_paired(prepared: Dataset, rankings: Rankings, tmp_path: P
     assert other["p_value"] == pytest.approx(2 / 201)
 
 
+def test_intervals_of_differences_are_paired(prepared: Dataset, tmp_path: Path) -> None:
+    """Reciprocal ranks of the reference: 1 for every other user, 1/2 for the rest; of the other system: 1/2 and 0. So it is
+    behind by 1/2 for everybody, in every resample. Draws that are not paired would give the spread of the users, and give
+    it to a system that equals the reference as well.
+    """
+    targets = prepared.targets(TEST)
+    wanted = targets.items[targets.item_offsets[:-1]]
+    even = np.arange(len(targets)) % 2 == 0
+
+    def hits_at(places: list[int]) -> RankedItems:
+        """The wanted item at one place for even rows and at another for odd ones; place 11 is not shown."""
+        order = [[item for item in range(12) if item != asked] for asked in wanted.tolist()]
+        for row, asked in enumerate(wanted.tolist()):
+            order[row].insert(places[0 if even[row] else 1] - 1, asked)
+        scores = np.tile(-np.arange(10, dtype=np.float32), (len(targets), 1))
+        return RankedItems(np.array(order, np.int32)[:, :10], scores)
+
+    systems = {"reference": hits_at([1, 2]), "equal": hits_at([1, 2]), "behind": hits_at([2, 11])}
+    config = CONFIG.model_copy(update={"filter_seen": "filtered", "reference": "reference"})
+    summary = evaluate(prepared, {name: {True: found} for name, found in systems.items()}, config, tmp_path, seed=0)
+    alone = summary["systems"]["reference"]["filtered"]["mrr@10"]
+    assert alone["mean"] == 0.75
+    assert alone["high"] - alone["low"] > 0.1  # 60 coins of 1 and 1/2: 2 * 1.96 * .25 / sqrt(60) = .13
+    compared = {name: summary["comparisons"][name]["filtered"]["mrr@10"] for name in ("equal", "behind")}
+    assert compared["equal"] == {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
+    assert compared["behind"] == {"difference": 0.5, "low": 0.5, "high": 0.5, "p_value": pytest.approx(2 / 201)}
+
+
 def test_same_seed_same_bytes(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None:
     for name in ("a", "b"):
         evaluate(prepared, rankings, CONFIG, tmp_path / name, seed=7)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from recsys.config import FrozenConfig
 from recsys.contracts.dataset import Dataset
 from recsys.evaluation.baselines.base import Ranker
@@ -25,55 +27,110 @@ from recsys.evaluation.baselines.markov import Markov
 from recsys.evaluation.baselines.registry import build_baselines
 from recsys.evaluation.tuning.config import EASEGrid, Grid, TuningConfig
 from recsys.evaluation.tuning.validation_rows import METRIC, ValidationRows
+from recsys.metrics.ranking import Values
 from recsys.scorers.config import Until
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One setting that was tried.
+
+    Attributes:
+        values: ``[N]`` NDCG of every validation row.
+    """
+
+    config: FrozenConfig
+    values: Values
+
+    @property
+    def mean(self) -> float:
+        """NDCG of all rows."""
+        return float(self.values.mean())
+
+
+def choose(trials: Sequence[Trial], configured: FrozenConfig) -> Trial:
+    """Choose the setting that departs least from the configured one among those that rows cannot tell from the best.
+
+    The best of many settings on a thousand rows is often the luckiest of several that are as good, and luck does not
+    repeat on test rows. A setting counts as good as the best if it is behind by at most one standard error of the
+    difference, row by row. Of equal departures the better setting is taken, of equals the first.
+
+    Source: the one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, with
+    the number of changed settings in the place of the size of a tree.
+    """
+    best = max(trials, key=lambda trial: trial.mean)
+
+    def as_good(trial: Trial) -> bool:
+        behind = best.values - trial.values
+        return bool(behind.mean() <= behind.std() / np.sqrt(len(behind)))
+
+    return min(
+        (trial for trial in trials if as_good(trial)),
+        key=lambda trial: (num_changes(trial.config, configured), -trial.mean),
+    )
+
+
+def num_changes(config: FrozenConfig, configured: FrozenConfig) -> int:
+    """Settings in which two configurations of one baseline differ.
+
+    Example:
+        >>> num_changes(EASEConfig(regularisation=100.0), EASEConfig())
+        1
+    """
+    return sum(getattr(config, name) != getattr(configured, name) for name in type(configured).model_fields)
+
+
 @dataclass
 class Tuned:
-    """The best of what was tried.
+    """What was tried, and what is kept of it.
 
     Attributes:
         name: Of the baseline.
         tried: Names of the settings that were varied.
-        configured: Where the search began; it wins ties.
-        trials: Settings and their NDCG, in the order they were tried.
-        ranker: The best so far, fitted on train events; ``None`` until there is one, and in a trial that is not kept.
-        config: Its settings.
-        value: Its NDCG on the validation rows.
+        configured: Where the search began.
+        trials: In the order they were tried.
+        ranker: The best so far, fitted on train events; ``None`` until there is one, and where trials are not kept.
+        best: Its trial.
+        chosen: What :func:`choose` made of them, or what was trained in full afterwards.
     """
 
     name: str
     tried: tuple[str, ...]
     configured: FrozenConfig
-    trials: list[tuple[FrozenConfig, float]] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
     ranker: Ranker | None = None
-    config: FrozenConfig | None = None
-    value: float = float("-inf")
+    best: Trial | None = None
+    chosen: Trial | None = None
 
-    def see(self, config: FrozenConfig, value: float, ranker: Ranker | None) -> None:
-        """Take note of one trial."""
-        self.trials.append((config, value))
-        if value > self.value or (value == self.value and config == self.configured):
-            self.config, self.value, self.ranker = config, value, ranker
+    def see(self, config: FrozenConfig, values: Values, ranker: Ranker | None) -> bool:
+        """Take note of one trial; says whether it is the best so far."""
+        trial = Trial(config, values)
+        self.trials.append(trial)
+        if self.best is not None and trial.mean <= self.best.mean:
+            return False
+        self.best, self.ranker = trial, ranker
+        return True
 
     def record(self, rows: int, seconds: float) -> dict[str, Any]:
         """What is written down: everything tried, what was chosen, and what it took."""
-        assert self.config is not None, "nothing was tried"
-        configured = [value for config, value in self.trials if config == self.configured]
+        assert self.chosen is not None, "nothing was chosen"
+        configured = [trial.mean for trial in self.trials if trial.config == self.configured]
+        settings = self.chosen.config
         return {
             "baseline": self.name,
             "metric": METRIC,
             "rows": rows,
             "fits": len(self.trials),
             "minutes": round(seconds / 60, 2),
-            "chosen": _varied(self.config, self.tried),
-            "value": self.value,
+            "chosen": _varied(settings, self.tried),
+            "value": self.chosen.mean,
+            "best_value": max(trial.mean for trial in self.trials),
             "configured": _varied(self.configured, self.tried),
             "configured_value": configured[0] if configured else None,
-            "settings": self.config.model_dump(mode="json"),
-            "trials": [{**_varied(config, self.tried), METRIC: value} for config, value in self.trials],
+            "settings": settings.model_dump(mode="json"),
+            "trials": [{**_varied(trial.config, self.tried), METRIC: trial.mean} for trial in self.trials],
         }
 
 
@@ -102,7 +159,11 @@ def tune(
     else:
         found = Tuned(name, (), base)
         ranker = fit_with(name, base, prepared, settings, seed, "train")
-        found.see(base, valid.value(ranker), ranker)
+        found.see(base, valid.values(ranker), ranker)
+    if found.chosen is None:
+        found.chosen = choose(found.trials, base)
+        if found.best is None or found.chosen.config != found.best.config:
+            found.ranker = fit_with(name, found.chosen.config, prepared, settings, seed, "train")
     assert found.ranker is not None
     record = found.record(len(valid), time.monotonic() - started)
     logger.info("%s", describe(record))
@@ -145,7 +206,7 @@ def _try_all(
     found = Tuned(name, tuple(grid.lists()), base)
     configs = points(base, grid.lists())
     for config, ranker in zip(configs, fit_each(configs), strict=True):
-        found.see(config, valid.value(ranker), ranker)
+        found.see(config, valid.values(ranker), ranker)
     return found
 
 
@@ -158,12 +219,11 @@ def _climb(
     start = values.index(base.regularisation)
 
     def better_at(place: int) -> bool:
-        before = found.value
         here = base.model_copy(update={"regularisation": values[place]})
-        configs = points(here, {"history_decay": grid.history_decay})
+        configs, better = points(here, {"history_decay": grid.history_decay}), False
         for config, ranker in zip(configs, fit_each(configs), strict=True):
-            found.see(config, valid.value(ranker), ranker)
-        return found.value > before
+            better = found.see(config, valid.values(ranker), ranker) or better
+        return better
 
     better_at(start)
     for steps in (range(start + 1, len(values)), range(start - 1, -1, -1)):
@@ -187,18 +247,18 @@ def _train_few(
         changed = SASRecConfig.model_validate(base.model_dump() | change)
         candidates += [changed] if changed not in candidates else []
     varied = tuple(dict.fromkeys(name for change in grid.changes for name in change))
-    best = base
+    best: FrozenConfig = base
     found = Tuned("sasrec", varied, base)
     if len(candidates) > 1:
         for candidate in candidates:
             epochs = max(1, round(grid.epochs_share * candidate.max_epochs))
             trial = candidate.model_copy(update={"max_epochs": epochs})
-            found.see(candidate, valid.value(fit_with("sasrec", trial, prepared, settings, seed, "train")), None)
-        assert isinstance(found.config, SASRecConfig)
-        best = found.config
+            found.see(candidate, valid.values(fit_with("sasrec", trial, prepared, settings, seed, "train")), None)
+        found.chosen = choose(found.trials, base)
+        best = found.chosen.config
     found.ranker = fit_with("sasrec", best, prepared, settings, seed, "train")
-    found.config, found.value = best, valid.value(found.ranker)
-    found.trials = found.trials or [(best, found.value)]
+    found.chosen = Trial(best, valid.values(found.ranker))
+    found.trials = found.trials or [found.chosen]
     return found
 
 
@@ -208,10 +268,10 @@ def describe(record: dict[str, Any]) -> str:
     Example:
         >>> describe({"baseline": "ease", "chosen": {"regularisation": 200.0}, "fits": 6, "rows": 943, "minutes": 0.21,
         ...           "metric": "ndcg@10", "value": 0.15})
-        'ease: regularisation 200; the best of 6 settings on 943 validation rows (ndcg@10 .1500), 0.2 minutes'
+        'ease: regularisation 200; chosen of 6 settings on 943 validation rows (ndcg@10 .1500), 0.2 minutes'
     """
     settings = ", ".join(f"{name} {_shown(value)}" for name, value in record["chosen"].items()) or "one setting"
-    best = f"the best of {record['fits']} settings on" if record["fits"] > 1 else "not chosen, measured on"
+    best = f"chosen of {record['fits']} settings on" if record["fits"] > 1 else "not chosen, measured on"
     value = f"{record['value']:.4f}".removeprefix("0")
     return (
         f"{record['baseline']}: {settings}; {best} {record['rows']} validation rows ({record['metric']} {value}), "

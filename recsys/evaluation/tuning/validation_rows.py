@@ -15,7 +15,7 @@ from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.base import FittedRanker
-from recsys.metrics.ranking import row_metrics
+from recsys.metrics.ranking import Values, row_metrics
 
 PLACES: Final = 10
 METRIC: Final = f"ndcg@{PLACES}"
@@ -44,9 +44,13 @@ class ValidationRows:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def values(self, ranker: FittedRanker) -> Values:
+        """NDCG of a fitted baseline, row by row."""
+        return row_metrics(ranker.rank(self.histories, PLACES, self.exclude_seen), self.targets, [PLACES])[METRIC]
+
     def value(self, ranker: FittedRanker) -> float:
         """Mean NDCG of a fitted baseline."""
-        return self.value_of(ranker.rank(self.histories, PLACES, self.exclude_seen))
+        return float(self.values(ranker).mean())
 
     def value_of(self, ranked: RankedItems) -> float:
         """Mean NDCG of a ranking of these rows."""

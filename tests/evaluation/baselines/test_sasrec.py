@@ -101,6 +101,35 @@ def test_every_transition_is_supervised_once_per_epoch(prepared: Dataset) -> Non
     assert len(batches) == math.ceil(len(batches.last) / config.batch_size)
 
 
+def test_cropping_takes_contiguous_parts_and_reordering_keeps_the_items(prepared: Dataset) -> None:
+    """Cropped to at least half: every chunk is a stretch of its sequence, of at least two events, most of them shorter. With
+    all of a sequence as the window, reordering changes the order of the events and nothing else."""
+    whole = SequenceBatches(prepared, "train", SMALL, seed=0)
+    cropped = SequenceBatches(prepared, "train", SMALL.model_copy(update={"crop": 1.0, "crop_least": 0.5}), seed=0)
+    first, last = cropped._cropped(np.random.default_rng(0))
+    assert (first >= whole.first).all()
+    assert (last <= whole.last).all()
+    length, full = last - first, whole.last - whole.first
+    assert (length >= np.maximum(2, np.ceil(full / 2))).all()
+    assert (length < full).mean() > 0.5
+    assert (first > whole.first).any()
+    assert (last < whole.last).any()
+
+    shuffled = SequenceBatches(
+        prepared, "train", SMALL.model_copy(update={"reorder": 1.0, "reorder_window": 1.0}), seed=0
+    )
+    item = shuffled._reordered(whole.first, whole.last, np.random.default_rng(0))
+    kept, history = np.array(whole.item), prepared.history
+    assert (item != kept).any()
+    for start, end in zip(history.offsets[:-1], history.train_end, strict=True):
+        assert sorted(item[start:end]) == sorted(kept[start:end])
+        assert (item[end : end + 2] == kept[end : end + 2]).all()  # validation and test events stay in their places
+    for batches in (cropped, shuffled):
+        for items, following in batches:
+            assert items.shape == following.shape
+            assert ((items > 0) == (following >= 0)).all()
+
+
 def test_epochs_differ_and_the_seed_repeats_them(prepared: Dataset) -> None:
     first, second = (SequenceBatches(prepared, "train", SMALL, seed=3) for _ in range(2))
     epochs = [[items for items, _ in batches] for batches in (first, second, first)]
