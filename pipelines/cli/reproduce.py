@@ -26,6 +26,10 @@ def reproduce(
     other_data: Annotated[
         bool, typer.Option("--other-data", help="Warn, and go on, where the files are not those the pack was made for.")
     ] = False,
+    finished: Annotated[
+        list[Path] | None,
+        typer.Option(help="Output folder of a finished run of the recipe, one per seed: take these, run nothing."),
+    ] = None,
     progress: ProgressOption = ProgressMode.AUTO,
     log_level: LogOption = LogLevel.INFO,
 ) -> None:
@@ -52,7 +56,7 @@ def reproduce(
     from pipelines.reproduction.page import text_table, write_page
     from pipelines.reproduction.run import RESULT_FILE, Request, reproduce
 
-    request = Request(pack, output_dir, data, _seeds(seeds), tuple(overrides or ()), other_data)
+    request = Request(pack, output_dir, data, _seeds(seeds), tuple(overrides or ()), other_data, tuple(finished or ()))
     result = reproduce(wanted, request, make_progress(progress))
     print(text_table(wanted, result))
     written = page or output_dir / "reproduction.md"

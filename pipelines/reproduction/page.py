@@ -46,8 +46,10 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
         "the packs. Ours are means over seeds with 95 % bootstrap intervals over users (a user's rows under all seeds are "
         "drawn together), and ± half the 95 % interval over seeds.",
     ]
-    for name, result in results.items():
-        lines += ["", *_section(name, read_pack(name), result)]
+    for name in pack_names():
+        pack = read_pack(name)
+        result = results.get(name)
+        lines += ["", *(_section(name, pack, result) if result is not None else _section_without_result(name, pack))]
     return "\n".join([*lines, ""])
 
 
@@ -62,6 +64,15 @@ def _section(name: str, pack: Pack, result: Mapping[str, Any]) -> list[str]:
         lines += ["", *(f"- {_expected_line(bound)}" for bound in result["expected"])]
     lines += [*_not_compared(result), "", "Files, by sha256:", ""]
     return lines + [f"- `{file}` `{digest}`" for file, digest in result["data"].items()]
+
+
+def _section_without_result(name: str, pack: Pack) -> list[str]:
+    """What others published, until the pack has been run."""
+    metrics = list(pack.metrics)
+    rows = [["system", *metrics, "by", "source"], *(_published(row, metrics) for row in pack.published)]
+    lines = [f"## {pack.title}", "", f"`recsys reproduce {name}` has not been run for this page.", ""]
+    lines += [*(f"- {sentence}" for sentence in pack.protocol), "", _line(rows[0]), "|" + "---|" * len(rows[0])]
+    return lines + [_line(row) for row in rows[1:]]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -140,7 +151,7 @@ def _finding(results: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{result['title']}: served {metric} {short(served['mean'])}, best published {short(best.values[metric])} "
                 f"({best.method})"
             )
-    return "; ".join(parts) + "." if parts else "Nothing has been run yet."
+    return "; ".join(parts) + "." if parts else "Published rows of four protocols; ours are added as they are run."
 
 
 def _by(metric: str) -> Any:

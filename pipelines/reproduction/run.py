@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from pipelines.config import RunConfig, load_run_config
 from pipelines.reproduction.pack import Pack
-from recsys.contracts.errors import ConfigError, DataError
-from recsys.contracts.manifest import explain_write_errors, write_json
+from recsys.contracts.errors import ArtifactError, ConfigError, DataError
+from recsys.contracts.manifest import MANIFEST_NAME, explain_write_errors, write_json
 from recsys.runtime import Progress
 
 logger = logging.getLogger("recsys.pipelines")
@@ -37,6 +37,7 @@ class Request:
         seeds: In place of the pack's.
         overrides: ``key=value`` on top of recipe and pack; expected ranges are not looked at then.
         other_data: Go on where the files are not those the pack was made for.
+        finished: Output folders of finished runs of the recipe, whose evaluations are taken; nothing is run then.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Request:
     seeds: tuple[int, ...] | None = None
     overrides: tuple[str, ...] = ()
     other_data: bool = False
+    finished: tuple[Path, ...] = ()
 
 
 def reproduce(pack: Pack, request: Request, progress: Progress) -> dict[str, Any]:
@@ -57,21 +59,29 @@ def reproduce(pack: Pack, request: Request, progress: Progress) -> dict[str, Any
         ConfigError: An override is of a key that the command itself sets, or seeds repeat.
         DataError: The files are missing, or others than the pack was made for.
     """
-    seeds = request.seeds or pack.seeds
-    _check(request, seeds)
     folder = request.output_dir / request.name
-    configs = [_config(pack, request, seed, folder) for seed in seeds]
+    if request.finished:
+        configs = [_finished_config(pack, request, finished) for finished in request.finished]
+        seeds: Sequence[int] = [config.seed for config in configs]
+        _check(request, seeds)
+    else:
+        seeds = request.seeds or pack.seeds
+        _check(request, seeds)
+        configs = [_config(pack, request, seed, folder) for seed in seeds]
     differences = compare_files(pack.data.sha256, configs[0].source.fingerprint())
     if differences:
-        where = _data_folder(pack, request)
+        where = getattr(configs[0].source, "path", "")
         said = f"the files in '{where}' are not those of pack '{request.name}': {'; '.join(differences)}"
         if not request.other_data:
             raise DataError(f"{said}. Give the folder of the right ones with --data, or --other-data to run on these")
         logger.warning("%s; its figures cannot be held against the pack's", said)
-    evaluations, minutes = _run_seeds(configs, progress)
+    if request.finished:
+        evaluations = [newest_evaluation(finished) for finished in request.finished]
+    else:
+        evaluations = _run_seeds(configs, progress)
     result = _result(pack, request, seeds, evaluations, differences)
-    result["minutes"] = minutes
     with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RESULT_FILE, result)
     return result
 
@@ -135,20 +145,69 @@ def compare_files(expected: Mapping[str, str], found: Mapping[str, str]) -> list
     return said + [f"{name} is not part of it" for name in found if name not in expected]
 
 
-def _run_seeds(configs: Sequence[RunConfig], progress: Progress) -> tuple[list[Path], list[float]]:
+def newest_evaluation(folder: Path) -> Path:
+    """Return the folder of the newest evaluation of a run.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    found = list(folder.glob(f"artifacts/evaluation/*/{MANIFEST_NAME}"))
+    if not found:
+        raise ArtifactError(f"'{folder}' has no finished evaluation; run `recsys run` or `recsys evaluate` there")
+    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def _finished_config(pack: Pack, request: Request, folder: Path) -> RunConfig:
+    """Read the configuration of a finished run, and make sure that it is that of the pack.
+
+    Raises:
+        ArtifactError: There is no configuration, or its settings are not the pack's.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ArtifactError(
+            f"'{folder}' is no folder of a run: it has no config.yaml; give the output_dir of finished runs"
+        )
+    found = load_run_config(path, [f"source.path={request.data}"] if request.data is not None else [])
+    wanted = load_run_config(pack.recipe_path, [*pack.overrides, *request.overrides])
+    mine, theirs = (_settings(config) for config in (found, wanted))
+    changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+    if changed:
+        raise ArtifactError(
+            f"'{folder}' was run with other settings than pack '{request.name}': {', '.join(changed[:5])}"
+            f"{' …' if len(changed) > 5 else ''}; give those as overrides, or a run of {pack.recipe} as it is"
+        )
+    return found
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting that a figure can depend on, flat."""
+    sections = config.model_dump(mode="json")
+    for name in ("name", "seed", "output_dir", "threads", "tracking", "export", "promote", "recommend", "changes"):
+        sections.pop(name)
+    sections["source"].pop("path", None)
+    return _flat(sections)
+
+
+def _flat(values: Any, above: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {above: values}
+    return {k: v for key, child in values.items() for k, v in _flat(child, f"{above}.{key}" if above else key).items()}
+
+
+def _run_seeds(configs: Sequence[RunConfig], progress: Progress) -> list[Path]:
     """Run the recipe up to its evaluation, seed by seed; what is finished is not done again."""
     from pipelines.engine.lock import run_lock
     from pipelines.stages import EVALUATE
     from pipelines.workflow import Workflow
 
-    folders, minutes = [], []
+    folders = []
     for config in configs:
         logger.info("seed %s: %s", config.seed, config.output_dir)
         with run_lock(config.output_dir):
             outcomes = Workflow(config, progress).run_until(EVALUATE.name)
         folders.append(outcomes[EVALUATE.name].artifact.path)
-        minutes.append(sum(outcome.seconds for outcome in outcomes.values()) / 60)
-    return folders, minutes
+    return folders
 
 
 def _result(

@@ -21,8 +21,9 @@ import yaml
 
 from pipelines.reproduction.figures import FUSION, Evaluations, SeedEstimate
 from pipelines.reproduction.page import short
+from pipelines.reproduction.run import newest_evaluation
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import MANIFEST_NAME, read_json
+from recsys.contracts.manifest import read_json
 from recsys.evaluation.rankings import SERVED
 from tests.benchmarks.paired import RESULTS, machine
 
@@ -76,17 +77,8 @@ class Run:
 
     @cached_property
     def evaluation(self) -> Path:
-        """Folder of the newest evaluation.
-
-        Raises:
-            ArtifactError: There is none.
-        """
-        found = list(self.folder.glob(f"artifacts/evaluation/*/{MANIFEST_NAME}"))
-        if not found:
-            raise ArtifactError(
-                f"'{self.folder}' has no finished evaluation; run `recsys run` or `recsys evaluate` there"
-            )
-        return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+        """Folder of the newest evaluation."""
+        return newest_evaluation(self.folder)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,26 @@ def test_two_seeds_and_again(world: Path, capsys: pytest.CaptureFixture[str]) ->
     assert again["figures"] == result["figures"]
 
 
+def test_finished_runs_are_taken_as_they_are(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures of a run made by itself; one with other settings, or none at all, is refused."""
+    run = [f"source.path={world / 'ring'}", "seed=4", f"output_dir={world / 'own'}", "--progress", "off"]
+    for verb in ("prepare", "embed", "tokenize", "train", "rank", "evaluate"):
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--config", str(world / "tiny.yaml"), *run])
+        assert not ended.value.code, verb
+    assert reproduce(world, "ring", "--finished", str(world / "own")) == 0
+    assert "seed 4" in capsys.readouterr().out
+    result = read_json(world / "out" / "ring" / "result.json")
+    evaluated = read_json(next((world / "own").glob("artifacts/evaluation/*/metrics.json")))
+    markov = next(f for f in result["figures"] if f["system"] == "markov" and f["seen"] == "kept")
+    assert markov["mean"] == pytest.approx(evaluated["systems"]["markov"]["unfiltered"]["hr@10"]["mean"], abs=1e-6)
+    assert not (world / "out" / "ring" / "seed-4").exists()
+    assert reproduce(world, "ring", "decode.beam_width=9", "--finished", str(world / "own")) == 4
+    assert "was run with other settings than pack 'ring': decode.beam_width" in capsys.readouterr().err
+    assert reproduce(world, "ring", "--finished", str(world / "ring")) == 4
+    assert "it has no config.yaml" in capsys.readouterr().err
+
+
 def test_a_figure_outside_its_range_ends_with_5(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bound = {"system": "popularity", "metric": "hr@10", "seen": "filtered", "low": 0.99, "high": 1.0}
     gone = {"system": "sasrec", "metric": "hr@10", "seen": "filtered", "low": 0.0, "high": 1.0}
