@@ -69,6 +69,9 @@ def test_the_first_code_counts_most_and_weights_carry_no_gradient() -> None:
     (grad,) = torch.autograd.grad(prefix_loss(code_losses, 5.0), [code_losses])
     assert grad[0].tolist() == pytest.approx([11 / 18, 5 / 18, 2 / 18])
     assert prefix_loss(torch.zeros(2, 3), 1.0).item() == 0.0
+    uneven = torch.tensor([[4.0, 1.0]], requires_grad=True)  # weights 4/6.5 and 2.5/6.5
+    (grad,) = torch.autograd.grad(prefix_loss(uneven, 0.0), [uneven])
+    assert grad[0].tolist() == pytest.approx([5.25 / 6.5, 1.25 / 6.5])
 
 
 def test_a_teacher_sums_items_by_code_by_hand() -> None:
@@ -110,6 +113,7 @@ def test_distillation_is_least_where_the_decoder_agrees() -> None:
     """Cross-entropy against (1/4, 3/4): ln 2 for even logits; at agreement the teacher's entropy, and no gradient."""
     teacher = [torch.tensor([[0.25, 0.75]])]
     assert distillation_loss([torch.zeros(1, 2)], teacher).item() == pytest.approx(math.log(2))
+    assert distillation_loss([torch.zeros(1, 2)] * 3, teacher * 3).item() == pytest.approx(3 * math.log(2))
     agreed = torch.tensor([[0.25, 0.75]]).log().requires_grad_()
     loss = distillation_loss([agreed], teacher)
     assert loss.item() == pytest.approx(0.25 * math.log(4) + 0.75 * math.log(4 / 3))
