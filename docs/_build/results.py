@@ -22,7 +22,7 @@ QUALITY = (
 """Results about what is recommended, in the order of the site."""
 SPEED = (
     *("speed", "prepare", "prepare_script", "prepare_append", "decoder", "constraint", "training", "batch_job", "rollouts", "moe", "tables"),
-    *("int8", "presets", "evaluation_memory", "guided_search"),
+    *("int8", "presets", "evaluation_memory", "ranked_serving", "guided_search"),
 )
 """Results about time and memory."""
 _LINK = re.compile(r"\]\((?!https?://|#)(?P<target>[^)\s]+)\)")

@@ -76,6 +76,8 @@ def main() -> None:
                 f"{asked.users} users, {asked.items:,} items, beam 100, histories of 1 to 20 events; "
                 f"{len(SCORERS)} item scorers beside the dense head (all but EASE), a linear order of the candidates",
                 "ratios: median of the rounds, lowest and highest in brackets; processor time",
+                "LightGBM's trees and EASE are not part of it; a shared machine, so that differences between the sources "
+                "are within the spread",
             ],
             module="ranked_serving",
         )
