@@ -15,6 +15,7 @@ QUALITY = (
     "alignment_simulator",
     "alignment_rere",
     "second_stage",
+    "baselines",
     "policy_ablation",
     "steering",
     "all_prefixes",
