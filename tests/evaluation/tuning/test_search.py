@@ -200,8 +200,8 @@ def test_refusals() -> None:
         MarkovGrid(history_decay=(0.5, 1.5))
     with pytest.raises(ValidationError, match="num_neighbours: 0 cannot be tried"):
         ItemKNNGrid(num_neighbours=(0,))
-    with pytest.raises(ValidationError, match=r"\{'widht': 128\} cannot be tried: widht"):
-        SASRecGrid(changes=({"widht": 128},))
+    with pytest.raises(ValidationError, match=r"\{'breadth': 128\} cannot be tried: breadth"):
+        SASRecGrid(changes=({"breadth": 128},))
     with pytest.raises(ValidationError, match="an empty change is the configured setting"):
         SASRecGrid(changes=({},))
     with pytest.raises(ValidationError, match="fusion_weights must be positive"):
