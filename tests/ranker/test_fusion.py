@@ -138,7 +138,7 @@ def test_what_is_saved_is_what_is_loaded_and_damage_is_refused(tmp_path: Path) -
     fusion.save(tmp_path)
     assert Fusion.load(tmp_path) == fusion
     text = (tmp_path / "fusion.json").read_text()
-    for old, new in (("0.3", "-0.3"), ("0.3", '"x"'), ("0.3\n", "0.3, 4\n"), ('"names"', '"nams"')):
+    for old, new in (("0.3", "-0.3"), ("0.3", '"x"'), ("0.3\n", "0.3, 4\n"), ('"names"', '"title"')):
         assert old in text
         (tmp_path / "fusion.json").write_text(text.replace(old, new))
         with pytest.raises(ArtifactError, match="run `rank` again"):
