@@ -16,7 +16,7 @@ from recsys.ranker.config import RankConfig
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"way": "auto"}, "did you mean 'method'"),
+        ({"methods": "auto"}, "did you mean 'method'"),
         ({"method": "forest"}, "key 'method' is 'forest'"),
         ({"scorers": ["ease", "ease"]}, "name one twice"),
         ({"guidance": -1.0}, "expected auto or a number from 0 on"),
