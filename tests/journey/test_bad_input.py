@@ -83,7 +83,7 @@ def served(one_database: None, tmp_path_factory: pytest.TempPathFactory) -> Worl
     train = {"max_epochs": 1, "batch_size": 64}
     world = World.create(tmp_path_factory.mktemp("served"), train=train)
     world.rewrite(CATALOGUE, lambda items: items.filter(pl.col("item_id") != BARE))
-    for verb in ("prepare", "embed", "tokenize", "train"):
+    for verb in ("prepare", "embed", "tokenize", "train", "rank"):
         assert world.call(verb) == 0, verb
     return world
 

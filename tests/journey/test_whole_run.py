@@ -187,7 +187,7 @@ def test_killed_while_mlflow_builds_its_tables_the_next_run_can_log(tmp_path: Pa
     ("override", "dependants"),
     [
         ("recommend.k=4", set()),
-        ("tokenize.codebook_size=8", {"tokenize", "train", "evaluate", "export"}),
+        ("tokenize.codebook_size=8", {"tokenize", "train", "rank", "evaluate", "export"}),
     ],
 )
 def test_one_key_changed_runs_only_what_depends_on_it(

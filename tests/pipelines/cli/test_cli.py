@@ -145,9 +145,9 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(
     assert call("run", "--config", str(DEMO), f"output_dir={tmp_path / 'out'}", "seed=5", "--dry-run") == 0
     printed = capsys.readouterr().out
     assert "seed: 5" in printed
-    assert [line.split()[:2] for line in printed.splitlines()[-8:]] == [
+    assert [line.split()[:2] for line in printed.splitlines()[-9:]] == [
         [stage, "run"]
-        for stage in ["prepare", "embed", "tokenize", "train", "baselines", "evaluate", "export", "recommend"]
+        for stage in ["prepare", "embed", "tokenize", "train", "rank", "baselines", "evaluate", "export", "recommend"]
     ]
     assert not (tmp_path / "out").exists()
 
@@ -332,7 +332,7 @@ class TestWholeRun:
         assert call(*arguments, f"tracking.uri=http://127.0.0.1:{port}") == 4
         assert time.monotonic() - started < 120  # MLflow alone would go on trying for minutes
         assert "run `recsys run` with the same config again" in capsys.readouterr().err
-        assert len(list((copy / "tracking" / "pending").glob("*.json"))) == 7
+        assert len(list((copy / "tracking" / "pending").glob("*.json"))) == 8
         assert len(list((copy / "artifacts" / "bundle").glob("[!.]*"))) == 1
         assert call(*arguments) == 0
         assert not list((copy / "tracking" / "pending").glob("*.json"))
