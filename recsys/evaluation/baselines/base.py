@@ -10,17 +10,19 @@ Shape legend: N rows (histories), I items, k places of a ranking.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, Final, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, Generic, Protocol, Self, TypeVar
 
 import numpy as np
+from scipy import sparse
 
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.ranking import RankedItems, concatenate, top_k
 from recsys.data.histories import Histories
 from recsys.evaluation.baselines.config import Scale
 from recsys.scorers.config import Until
-from recsys.scorers.events import FloatArray, known_items, ragged_rows
+from recsys.scorers.events import FloatArray, history_weights, known_items, ragged_rows
 
 State = TypeVar("State")
 
@@ -92,6 +94,67 @@ class DenseRanker(ABC):
     def rank(self, histories: Histories, k: int, exclude_seen: bool) -> RankedItems:
         """Rank by the scores, in blocks of bounded memory; ties go to the lower item_index."""
         return rank_in_blocks(self.scores, histories, self.num_items, k, exclude_seen)
+
+
+class DecayedHistory(Protocol):
+    """Settings of a baseline that weighs the events of a history by recency."""
+
+    @property
+    def history_decay(self) -> float:
+        """Weight of an event per later event, in (0, 1]."""
+        ...
+
+
+Config = TypeVar("Config", bound=DecayedHistory)
+
+
+@dataclass(frozen=True)
+class ItemPairs:
+    """What a baseline learned about pairs of items.
+
+    Attributes:
+        weights: ``[I, I]``, row = item of the history; sparse, or dense float32.
+        backoff: ``[I]`` added to every score; decides where the history says nothing.
+    """
+
+    weights: sparse.csr_array | FloatArray
+    backoff: FloatArray
+
+
+class PairRanker(DenseRanker, Generic[Config]):
+    """Rank by the summed weights between the decayed history's items and every item."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._pairs: ItemPairs | None = None
+
+    @classmethod
+    @abstractmethod
+    def fit_each(cls, prepared: Dataset, configs: Sequence[Config], until: Until) -> Iterator[Self]:
+        """Fit several settings; neighbours in the sequence share what they count alike."""
+
+    @classmethod
+    def from_pairs(cls, config: Config, weights: sparse.csr_array | FloatArray, backoff: FloatArray) -> Self:
+        """A fitted baseline."""
+        ranker = cls(config)
+        ranker._pairs = ItemPairs(weights, backoff.astype(np.float32))
+        return ranker
+
+    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
+        """Count or solve, as :meth:`fit_each` does; nothing is drawn, so the seed has no influence."""
+        self._pairs = next(iter(self.fit_each(prepared, [self.config], until)))._pairs
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return len(fitted(self._pairs, self.name).backoff)
+
+    def scores(self, histories: Histories) -> FloatArray:
+        """Score by the weighted sum of the history's rows of weights."""
+        pairs = fitted(self._pairs, self.name)
+        summed = history_weights(histories, len(pairs.backoff), self.config.history_decay) @ pairs.weights
+        dense = summed.toarray() if sparse.issparse(summed) else summed
+        return np.asarray(dense + pairs.backoff, dtype=np.float32)
 
 
 def hide_seen(scores: FloatArray, histories: Histories) -> None:

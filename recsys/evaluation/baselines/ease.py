@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError
-from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import DenseRanker, fitted
+from recsys.evaluation.baselines.base import PairRanker
 from recsys.evaluation.baselines.config import EASEConfig, Scale
 from recsys.scorers.config import Until
 from recsys.scorers.ease import ease_weights
-from recsys.scorers.events import CountedEvents, FloatArray, history_weights
+from recsys.scorers.events import CountedEvents, FloatArray
 from recsys.scorers.popularity import popularity_shares
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    weights: FloatArray
-    backoff: FloatArray
-
-
-class EASE(DenseRanker):
+class EASE(PairRanker[EASEConfig]):
     """Rank by the reconstruction of the decayed history."""
 
     name: ClassVar[str] = "ease"
     scale: ClassVar[Scale] = "linear"
 
     def __init__(self, config: EASEConfig | None = None) -> None:
-        self.config = config or EASEConfig()
-        self._fitted: _Fitted | None = None
+        super().__init__(config or EASEConfig())
 
     @classmethod
-    def fit_each(cls, prepared: Dataset, configs: Sequence[EASEConfig], until: Until) -> Iterator[EASE]:
+    def fit_each(cls, prepared: Dataset, configs: Sequence[EASEConfig], until: Until) -> Iterator[Self]:
         """Fit several settings; neighbours in the sequence with one regularisation share its inverse.
 
         Raises:
@@ -57,25 +48,4 @@ class EASE(DenseRanker):
                 solved = config.regularisation, np.empty((0, 0), np.float32)  # the last one's memory, before the next
                 solved = config.regularisation, ease_weights(matrix, config.regularisation)
             shares = popularity_shares(events, spec.num_items, config.popularity)
-            ranker = cls(config)
-            ranker._fitted = _Fitted(solved[1], (1e-6 * shares).astype(np.float32))
-            yield ranker
-
-    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
-        """Solve; nothing is drawn, so the seed has no influence.
-
-        Raises:
-            ConfigError: The catalogue is larger than ``max_items``.
-        """
-        self._fitted = next(self.fit_each(prepared, [self.config], until))._fitted
-
-    @property
-    def num_items(self) -> int:
-        """Size of the catalogue."""
-        return len(fitted(self._fitted, self.name).backoff)
-
-    def scores(self, histories: Histories) -> FloatArray:
-        """Score by the weighted sum of the history's weight rows."""
-        state = fitted(self._fitted, self.name)
-        weights = history_weights(histories, len(state.backoff), self.config.history_decay)
-        return np.asarray(weights @ state.weights + state.backoff, dtype=np.float32)
+            yield cls.from_pairs(config, solved[1], 1e-6 * shares)

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
-import numpy as np
 from scipy import sparse
 
 from recsys.contracts.dataset import Dataset
-from recsys.data.histories import Histories
-from recsys.evaluation.baselines.base import DenseRanker, fitted
+from recsys.evaluation.baselines.base import PairRanker
 from recsys.evaluation.baselines.config import ItemKNNConfig, Scale
 from recsys.scorers.config import Until
-from recsys.scorers.events import CountedEvents, FloatArray, history_weights
+from recsys.scorers.events import CountedEvents
 from recsys.scorers.neighbours import cosine_similarity, keep_largest
 from recsys.scorers.popularity import popularity_shares
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    similarity: sparse.csr_array
-    backoff: FloatArray
-
-
-class ItemKNN(DenseRanker):
+class ItemKNN(PairRanker[ItemKNNConfig]):
     """Rank by the summed similarity to the history's items."""
 
     name: ClassVar[str] = "item_knn"
     scale: ClassVar[Scale] = "counts"
 
     def __init__(self, config: ItemKNNConfig | None = None) -> None:
-        self.config = config or ItemKNNConfig()
-        self._fitted: _Fitted | None = None
+        super().__init__(config or ItemKNNConfig())
 
     @classmethod
-    def fit_each(cls, prepared: Dataset, configs: Sequence[ItemKNNConfig], until: Until) -> Iterator[ItemKNN]:
+    def fit_each(cls, prepared: Dataset, configs: Sequence[ItemKNNConfig], until: Until) -> Iterator[Self]:
         """Fit several settings; neighbours in the sequence that count alike share the similarities."""
         spec = prepared.spec
         events = CountedEvents.from_dataset(prepared, until)
@@ -51,21 +41,4 @@ class ItemKNN(DenseRanker):
                 largest = every[1] if config.num_neighbours is None else keep_largest(every[1], config.num_neighbours)
                 kept = key, sparse.csr_array(largest.T)
             shares = popularity_shares(events, spec.num_items, config.popularity)
-            ranker = cls(config)
-            ranker._fitted = _Fitted(kept[1], (1e-6 * shares).astype(np.float32))
-            yield ranker
-
-    def fit(self, prepared: Dataset, seed: int, until: Until) -> None:
-        """Count; nothing is drawn, so the seed has no influence."""
-        self._fitted = next(self.fit_each(prepared, [self.config], until))._fitted
-
-    @property
-    def num_items(self) -> int:
-        """Size of the catalogue."""
-        return len(fitted(self._fitted, self.name).backoff)
-
-    def scores(self, histories: Histories) -> FloatArray:
-        """Score by the weighted sum of the history's similarity rows."""
-        state = fitted(self._fitted, self.name)
-        weights = history_weights(histories, len(state.backoff), self.config.history_decay)
-        return np.asarray((weights @ state.similarity).toarray() + state.backoff, dtype=np.float32)
+            yield cls.from_pairs(config, kept[1], 1e-6 * shares)
