@@ -96,17 +96,19 @@ class GenerativeRecommender(nn.Module):
         self._init_linear_layers(config)
 
     def _init_linear_layers(self, config: ModelConfig) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=config.width**-0.5)
+        """Draw matrices by fan-in: unit-variance inputs give unit-variance outputs.
+
+        What ends a residual branch (``out`` and ``down``) is scaled by ``(2 * blocks) ** -0.5`` beyond that, so that the
+        stream does not grow with depth (GPT-2). An expert is a matrix like any other; its gate comes on top.
+        """
         residual_scale = (2 * (config.num_encoder_layers + config.num_decoder_layers)) ** -0.5
-        for name, parameter in self.named_parameters():
-            if name.endswith((".out.weight", ".down.weight")):
-                parameter.data.mul_(residual_scale)
-            elif name.endswith("up_EDF"):
-                nn.init.normal_(parameter, std=config.width**-0.5)
-            elif name.endswith("down_EFD"):
-                nn.init.normal_(parameter, std=config.expert_width**-0.5 * residual_scale)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                ends_branch = name.endswith((".out", ".down"))
+                nn.init.normal_(module.weight, std=module.in_features**-0.5 * (residual_scale if ends_branch else 1.0))
+        for layer in self.moe_layers():
+            nn.init.normal_(layer.up_EDF, std=layer.up_EDF.shape[1] ** -0.5)
+            nn.init.normal_(layer.down_EFD, std=layer.down_EFD.shape[1] ** -0.5 * residual_scale)
         nn.init.eye_(self.dense_query.weight)
         if self.objective is not None:
             self.objective.reset()
