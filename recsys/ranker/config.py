@@ -77,7 +77,7 @@ class RankConfig(FrozenConfig):
     scorers: Literal["auto"] | tuple[str, ...] = "auto"
     candidates: CandidateCounts = CandidateCounts()
     guidance: Literal["auto"] | float = "auto"
-    guidance_grid: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+    guidance_grid: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
     held_out_share: float = Field(default=0.3, gt=0, lt=1)
     max_rows: int = Field(default=20_000, ge=10)
     refit: bool = True
