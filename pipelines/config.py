@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -24,6 +24,7 @@ from recsys.alignment.config import AlignConfig
 from recsys.config import FrozenConfig, apply_overrides, read_recipe, validate
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig
+from recsys.device import AUTO, DeviceName, RunPrecision
 from recsys.evaluation.config import EvaluateConfig
 from recsys.model.config import ModelConfig
 from recsys.paths import ConfigPath
@@ -32,6 +33,9 @@ from recsys.reward.config import RewardConfig
 from recsys.semantic_ids.config import TokenizeConfig
 from recsys.training.config import TrainConfig
 from serving.config import ExportConfig, RecommendConfig
+
+MIXED: Final = {"train": "bf16-mixed", "reward": "bf16-mixed", "align": "bf16-mixed", "decode": "bfloat16"}
+"""What ``precision: bf16-mixed`` of a run means for the stages that do not set their own."""
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(\w+)\}|(\w+))")
 
@@ -45,12 +49,19 @@ class RunConfig(FrozenConfig):
         output_dir: Holds artefacts, tracking records, the lock; created when missing. A relative path, here and in
             ``source.path``, starts at the working directory of the command.
         threads: Compute threads; ``None`` takes the cores of the machine, at most 4. Does not enter any digest.
+        device: Where models train and answer: ``cpu``, ``cuda`` (the first GPU), ``cuda:N``, or ``auto``, the first GPU
+            where there is one. Does not enter any digest.
+        precision: ``bf16-mixed`` is what ``train.precision``, ``reward.precision`` and ``align.precision`` are where they
+            are not set, and makes ``decode.precision`` ``bfloat16``. The text encoder keeps ``embed.text.precision``: item
+            vectors make the semantic IDs, which another precision of the policy is not to change.
     """
 
     name: str = Field(default="recsys", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = Field(default=17, ge=0, lt=2**31)
     output_dir: ConfigPath = Path("runs/default")
     threads: int | None = Field(default=None, ge=1)
+    device: DeviceName = AUTO
+    precision: RunPrecision = "float32"
     source: SourceConfig
     features: FeaturesConfig = FeaturesConfig()
     changes: ChangesConfig = ChangesConfig()
@@ -67,6 +78,23 @@ class RunConfig(FrozenConfig):
     promote: PromoteConfig = PromoteConfig()
     recommend: RecommendConfig = RecommendConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_follow_precision(cls, values: Any) -> Any:
+        """Give the stages the run's precision where they have none of their own."""
+        if not isinstance(values, dict) or values.get("precision") != "bf16-mixed":
+            return values
+        filled = dict(values)
+        for section, precision in MIXED.items():
+            keys = filled.get(section, {})
+            if isinstance(keys, FrozenConfig):
+                filled[section] = (
+                    keys if "precision" in keys.model_fields_set else keys.model_copy(update={"precision": precision})
+                )
+            elif isinstance(keys, dict):
+                filled[section] = {"precision": precision, **keys}
+        return filled
 
     @model_validator(mode="after")
     def _ranked_search_takes_scores(self) -> Self:

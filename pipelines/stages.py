@@ -234,7 +234,13 @@ TRAIN: Final = Stage(
     resumable=True,
 )
 REWARD: Final = Stage(
-    "reward", "reward_model", reward, ("reward",), parents=("prepare", "embed", "tokenize"), resumable=True
+    "reward",
+    "reward_model",
+    reward,
+    ("reward",),
+    added=(("reward.precision", "32-true"),),
+    parents=("prepare", "embed", "tokenize"),
+    resumable=True,
 )
 ALIGN: Final = Stage(
     "align",
@@ -243,6 +249,7 @@ ALIGN: Final = Stage(
     ("align", "decode"),
     parents=("prepare", "embed", "tokenize", "train"),
     ignored=("align.checkpoint_every_steps",),
+    added=(("align.precision", "32-true"),),
     resumable=True,
 )
 RANK: Final = Stage("rank", "ranker", rank, ("rank", "decode"), parents=("prepare", "embed", "tokenize", "train"))

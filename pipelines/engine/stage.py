@@ -44,6 +44,8 @@ class Stage:
         run: The work.
         sections: Dotted keys of the run configuration that the result depends on, for example ``evaluate.baselines``.
         ignored: Dotted keys inside ``sections`` that change where or how fast, never what.
+        added: Dotted keys inside ``sections`` that came later, each with the value that means what was done before: with it
+            the key enters no digest, and earlier results stay up to date.
         parents: Stages whose artefacts it reads.
         fingerprints: Content hashes of raw files it reads, by a name.
         resumable: After a kill the stage finds its work folder as it was and goes on.
@@ -56,6 +58,7 @@ class Stage:
     sections: tuple[str, ...]
     parents: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    added: tuple[tuple[str, Any], ...] = ()
     fingerprints: Callable[[Any], dict[str, str]] = _no_fingerprints
     resumable: bool = False
     extend: ExtendFunction | None = None
@@ -84,7 +87,9 @@ def plan_stage(stage: Stage, config: FrozenConfig, seed: int, parents: Mapping[s
     Args:
         parents: Digest of each parent, by stage name.
     """
-    sections = select_sections(config.model_dump(mode="json"), stage.sections, stage.ignored)
+    values = config.model_dump(mode="json")
+    unchanged = tuple(key for key, before in stage.added if _lookup(values, key) == before)
+    sections = select_sections(values, stage.sections, (*stage.ignored, *unchanged))
     code = code_version(stage.run)
     digest = digest_of(
         {

@@ -248,6 +248,7 @@ class AlignConfig(FrozenConfig):
     Attributes:
         method: ``none`` leaves the stages `reward` and `align` out of a run.
         checkpoint_every_steps: What a kill can cost, in steps.
+        precision: Of the updates, as Lightning has it; the run's ``precision`` decides where it is not set.
     """
 
     method: Literal["none", "ipa", "rere"] = "none"
@@ -255,6 +256,7 @@ class AlignConfig(FrozenConfig):
     rere: RereConfig = RereConfig()
     guard: GuardConfig = GuardConfig()
     checkpoint_every_steps: int = Field(default=50, ge=1)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     @property
     def active(self) -> IpaConfig | RereConfig:

@@ -185,6 +185,7 @@ class RewardConfig(FrozenConfig):
             trains neither.
         resamples: Bootstrap draws of users for the report's 95 % intervals.
         calibration_bins: Bins of the calibration curve in the report.
+        precision: Of training, as Lightning has it; the run's ``precision`` decides where it is not set.
     """
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"judge": "held_out_model", "judge_share": "held_out_share"}
@@ -198,6 +199,7 @@ class RewardConfig(FrozenConfig):
     held_out_share: float = Field(default=0.5, gt=0, lt=1)
     resamples: int = Field(default=200, ge=1)
     calibration_bins: int = Field(default=10, ge=2)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

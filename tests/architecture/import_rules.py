@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("recsys", "features", "serving", "pipelines")
 
 _CONTRACTS = {"recsys.contracts"}
-_BASE = _CONTRACTS | {"recsys.paths", "recsys.config", "recsys.runtime", "recsys.metrics"}
+_BASE = _CONTRACTS | {"recsys.paths", "recsys.config", "recsys.runtime", "recsys.device", "recsys.metrics"}
 _IDS = _BASE | {"recsys.semantic_ids"}
 _DATA = _IDS | {"recsys.data"}
 _LAYERS = _DATA | {"recsys.native", "recsys.model.config", "recsys.model.layers"}
@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.paths": {"recsys.strict_yaml"},
     "recsys.config": _CONTRACTS | {"recsys.paths", "recsys.strict_yaml"},
     "recsys.runtime": _CONTRACTS,
+    "recsys.device": _CONTRACTS,
     "recsys.metrics": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "recsys.semantic_ids": _BASE,
     "recsys.data": _IDS,
@@ -77,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     "serving.export": _ANSWERS,
     "serving.batch": _ANSWERS | {"serving.registry"},
     "serving.registry": _ANSWERS,
-    "pipelines.engine": _CONTRACTS | {"recsys.config", "recsys.runtime"},
+    "pipelines.engine": _CONTRACTS | {"recsys.config", "recsys.runtime", "recsys.device"},
     "pipelines.datasets": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "pipelines.release": _EVERYTHING | _ENGINE,
     "pipelines.simulation": _EVERYTHING | _ENGINE | {"pipelines"},

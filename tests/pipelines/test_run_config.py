@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from pipelines.config import RunConfig, expand_variables, load_run_config, to_yaml
-from pipelines.engine.stage import plan_stage, select_sections
+from pipelines.engine.stage import PlannedStage, plan_stage, select_sections
 from pipelines.stages import BY_NAME, STAGES
 from recsys.config import validate
 from recsys.contracts.errors import ConfigError, DataError
+from recsys.reward.config import RewardConfig
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "pipelines" / "recipes").glob("*.yaml"))
 DEMO = next(path for path in RECIPES if path.stem == "demo")
@@ -42,6 +43,12 @@ def test_overrides_reach_nested_keys() -> None:
         ("source.kind=cvs", "source"),
         ("name=a b", "key 'name' is 'a b'"),
         ("nonsense", "has no '='"),
+        ("device=gpu", "key 'device' is 'gpu': expected auto, cpu, cuda or cuda:N"),
+        ("device=CPU", "did you mean cpu"),
+        ("device=cuda:-1", "expected auto, cpu, cuda or cuda:N"),
+        ("device=0", "key 'device' is '0': expected auto"),
+        ("precision=fp16", "key 'precision' is 'fp16': Input should be 'float32' or 'bf16-mixed'"),
+        ("align.precision=fp16", "key 'align.precision' is 'fp16'"),
     ],
 )
 def test_bad_keys_and_types_are_refused(override: str, message: str) -> None:
@@ -69,18 +76,67 @@ def test_stage_sections_exist_and_cover_the_whole_configuration() -> None:
     """Every key of the run configuration either enters some digest or is known to change no result."""
     values = load_run_config(DEMO).model_dump(mode="json")
     used = {key.split(".")[0] for stage in STAGES for key in select_sections(values, stage.sections)}
-    assert set(values) - used == {"seed", "output_dir", "threads", "changes", "promote", "tracking"}
+    assert set(values) - used == {
+        "seed",
+        "output_dir",
+        "threads",
+        "device",
+        "precision",
+        "changes",
+        "promote",
+        "tracking",
+    }
 
 
 @pytest.mark.parametrize(
     "override",
-    ["output_dir=elsewhere", "threads=3", "tracking.uri=http://x", "promote.tolerance=0.5", "embed.device=cpu"],
+    [
+        "output_dir=elsewhere",
+        "threads=3",
+        "tracking.uri=http://x",
+        "promote.tolerance=0.5",
+        "embed.device=cpu",
+        "device=cpu",
+        "device=cuda:3",
+    ],
 )
 def test_where_and_how_fast_enter_no_digest(override: str) -> None:
     before, after = load_run_config(DEMO), load_run_config(DEMO, [override])
     for stage in STAGES:
         parents = dict.fromkeys(stage.parents, "0")
         assert plan_stage(stage, before, 1, parents).digest == plan_stage(stage, after, 1, parents).digest
+
+
+def test_a_run_in_mixed_precision_sets_the_stages_that_say_nothing() -> None:
+    def precisions(*overrides: str) -> tuple[str, ...]:
+        config = load_run_config(DEMO, overrides)
+        return (config.train.precision, config.reward.precision, config.align.precision, config.decode.precision)
+
+    assert precisions() == ("32-true", "32-true", "32-true", "float32")
+    assert precisions("precision=bf16-mixed") == ("bf16-mixed", "bf16-mixed", "bf16-mixed", "bfloat16")
+    own = precisions("precision=bf16-mixed", "train.precision=32-true", "decode.precision=int8")
+    assert own == ("32-true", "bf16-mixed", "bf16-mixed", "int8")
+    mixed = load_run_config(DEMO, ["precision=bf16-mixed", "reward.precision=32-true"])
+    assert validate(RunConfig, yaml.safe_load(to_yaml(mixed)), "round trip") == mixed
+    built = RunConfig(source=mixed.source, precision="bf16-mixed", reward=RewardConfig(resamples=7))
+    assert (built.reward.precision, built.reward.resamples, built.train.precision) == ("bf16-mixed", 7, "bf16-mixed")
+
+
+def test_precision_is_in_the_digests_that_it_changes_and_unset_in_none() -> None:
+    """Without it the sections that a digest hashes are those of the time before there was such a key."""
+
+    def plans(*overrides: str) -> dict[str, PlannedStage]:
+        config = load_run_config(DEMO, overrides)
+        return {stage.name: plan_stage(stage, config, 1, dict.fromkeys(stage.parents, "0")) for stage in STAGES}
+
+    before, mixed = plans(), plans("precision=bf16-mixed")
+    changed = {name for name in before if before[name].digest != mixed[name].digest}
+    assert changed == {"train", "reward", "align", "rank", "evaluate", "export"}
+    assert "precision" not in before["reward"].config["reward"]
+    assert "precision" not in before["align"].config["align"]
+    assert mixed["reward"].config["reward"]["precision"] == "bf16-mixed"
+    assert before["train"].config["train"]["precision"] == "32-true"
+    assert plans("precision=float32", "device=cpu")["align"].digest == before["align"].digest
 
 
 def test_model_keys_rerun_neither_data_nor_baselines() -> None:
