@@ -1,13 +1,15 @@
 """Padded batches of histories and targets.
 
-Legend: B users, H history events, P prediction points per user, M items per target session.
+Legend: B users, H history events, P prediction points per user, M items per target session, N places.
 
 Rows of the model's tables are ``item_index + 1``; row 0 is padding. A history lies at the left, padding at the right.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -44,12 +46,72 @@ class HistoryBatch:
         """Move all tensors."""
         return HistoryBatch(**{name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()})
 
+    def pin_memory(self) -> HistoryBatch:
+        """Copy to memory from which a GPU fetches without the host waiting."""
+        return HistoryBatch(**{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
+
     def take(self, rows: torch.Tensor) -> HistoryBatch:
         """Return the users given by number or by a boolean mask."""
         return HistoryBatch(**{name: tensor[rows] for name, tensor in self._tensors().items()})
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+
+@dataclass(frozen=True)
+class AskedPlaces:
+    """Where a batch asks for an item, as places instead of masks.
+
+    How many places a mask has is known only after counting, and counting on a GPU makes the host wait for all that was
+    asked of it before. So the places are counted where the batch is made, on the host.
+
+    Attributes:
+        point_N: int64 places in ``B * P`` of the points that ask for something, ascending.
+        first_N: The same, of the points that ask for a first item: what the dense head is trained on.
+        item_N: int64 places in ``B * P * M`` of all items that are asked for, ascending.
+        whole_history: Whether every point may look at its whole history.
+    """
+
+    point_N: torch.Tensor
+    first_N: torch.Tensor
+    item_N: torch.Tensor
+    whole_history: bool
+
+    @classmethod
+    def of(cls, target_BPM: torch.Tensor, visible_BP: torch.Tensor, lengths_B: torch.Tensor) -> AskedPlaces:
+        """Count the places; of tensors on a GPU this waits for it, once per batch.
+
+        Example:
+            >>> target = torch.tensor([[[4, 2], [0, 0]], [[0, 0], [7, 0]]])
+            >>> places = AskedPlaces.of(target, torch.tensor([[0, 3], [1, 2]]), torch.tensor([3, 2]))
+            >>> places.point_N.tolist(), places.item_N.tolist(), places.whole_history
+            ([0, 3], [0, 1, 6], False)
+        """
+        asked_BPM = target_BPM > 0
+        first_N = asked_BPM[..., 0].flatten().nonzero()[:, 0]
+        whole_history = bool((visible_BP == lengths_B[:, None]).all())
+        if target_BPM.shape[-1] == 1:
+            return cls(first_N, first_N, first_N, whole_history)
+        point_N, item_N = (mask.flatten().nonzero()[:, 0] for mask in (asked_BPM.any(-1), asked_BPM))
+        return cls(point_N, first_N, item_N, whole_history)
+
+    def items(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the items that are asked for, ``[B, P, M, ...] -> [N, ...]``."""
+        return _at(values.flatten(0, 2), self.item_N)
+
+    def first_items(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the points that ask for a first item, ``[B, P, ...] -> [N, ...]``."""
+        return _at(values.flatten(0, 1), self.first_N)
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> AskedPlaces:
+        """The same places, each tensor changed once."""
+        changed = {id(places): change(places) for places in (self.point_N, self.first_N, self.item_N)}
+        point_N, first_N, item_N = (changed[id(places)] for places in (self.point_N, self.first_N, self.item_N))
+        return AskedPlaces(point_N, first_N, item_N, self.whole_history)
+
+
+def _at(values: torch.Tensor, place_N: torch.Tensor) -> torch.Tensor:
+    return values if len(place_N) == len(values) else values.index_select(0, place_N)
 
 
 @dataclass(frozen=True)
@@ -61,22 +123,36 @@ class TrainingBatch:
         target_BPM: int64 item rows; 0 where nothing is asked. All-prefix training has P = H + 1 points and M = 1; the
             plain form has P = 1.
         visible_BP: int64, prediction point ``p`` may look at the first ``visible`` events.
+        asked: Places of what is asked for; they follow from the targets and move with them.
     """
 
     history: HistoryBatch
     target_BPM: torch.Tensor
     visible_BP: torch.Tensor
+    asked: AskedPlaces = field(init=False)
+
+    def __post_init__(self) -> None:
+        asked = AskedPlaces.of(self.target_BPM, self.visible_BP, self.history.lengths_B)
+        object.__setattr__(self, "asked", asked)  # frozen
 
     def __len__(self) -> int:
         return len(self.history)
 
     def to(self, device: torch.device | str, **_: Any) -> TrainingBatch:
         """Move all tensors (the name Lightning calls)."""
-        return TrainingBatch(
-            self.history.to(device),
-            self.target_BPM.to(device, non_blocking=True),
-            self.visible_BP.to(device, non_blocking=True),
-        )
+        return self._each(self.history.to(device), lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> TrainingBatch:
+        """Copy to memory from which a GPU fetches without the host waiting."""
+        return self._each(self.history.pin_memory(), torch.Tensor.pin_memory)
+
+    def _each(self, history: HistoryBatch, change: Callable[[torch.Tensor], torch.Tensor]) -> TrainingBatch:
+        """The same batch elsewhere; the places are not counted again."""
+        moved = copy.copy(self)
+        values = {"history": history, "target_BPM": change(self.target_BPM), "visible_BP": change(self.visible_BP)}
+        for name, value in {**values, "asked": self.asked.each(change)}.items():
+            object.__setattr__(moved, name, value)
+        return moved
 
 
 def pad_ragged(

@@ -98,7 +98,7 @@ class CodeSequence(nn.Module, ABC):
         codes_BPML: torch.Tensor,
         keys_values: list[KeysValues],
         visible_BP: torch.Tensor,
-        asked_BP: torch.Tensor | None = None,
+        point_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Teacher forcing.
 
@@ -106,14 +106,14 @@ class CodeSequence(nn.Module, ABC):
             codes_BPML: int64 codes of the target items, level by level (any code where there is no target).
             keys_values: From :meth:`keys_values`.
             visible_BP: Memory positions that a point may look at: ``memory[: visible + 1]`` (user and events).
-            asked_BP: PredictionPoints with at least one target; others may be left out. ``None``: all.
+            point_N: int64 places in ``B * P`` of the points to decode, ascending; ``None``: all.
 
         Returns:
             Hidden states that predict code ``l`` of item ``m``, ``[B, P, M, L, D]``.
         """
         b, p, m, levels = codes_BPML.shape
         positions, memory_size = m * (levels + 1) - 1, keys_values[0][0].shape[2]
-        points = PredictionPoints.from_masks(visible_BP, asked_BP, positions, memory_size)
+        points = PredictionPoints.from_places(visible_BP, point_N, positions, memory_size)
         x_NTD = self.embed(points.pick(codes_BPML.view(b * p, m, levels)))
         causal_TT = torch.ones(positions, positions, dtype=torch.bool, device=x_NTD.device).tril()
         for block, place in zip(self.layers(), self.kv_layer, strict=True):

@@ -21,11 +21,15 @@ EVENT_FEATURES = ("behaviour", "gap", "watch")
 class CodeEmbedding(nn.Module):
     """One table for the codes of all levels; level ``l``'s code ``k`` is row ``offset[l] + k``."""
 
+    offset_L: torch.Tensor
+
     def __init__(self, level_sizes: tuple[int, ...], width: int, init_std: float) -> None:
         super().__init__()
         self.level_sizes = level_sizes
         self.offsets = tuple(sum(level_sizes[:level]) for level in range(len(level_sizes)))
         self.weight = nn.Parameter(torch.empty(sum(level_sizes), width).normal_(std=init_std))
+        # on the device from the start: made anew it would be copied there, and the host would wait, at every lookup
+        self.register_buffer("offset_L", torch.tensor(self.offsets), persistent=False)
 
     def forward(self, codes: torch.Tensor, level: int) -> torch.Tensor:
         """Embed codes of one level, any shape."""
@@ -37,8 +41,7 @@ class CodeEmbedding(nn.Module):
 
     def all_levels(self, codes_NL: torch.Tensor) -> torch.Tensor:
         """Sum of the embeddings of an item's codes, ``[..., L] -> [..., D]``."""
-        rows = codes_NL + torch.tensor(self.offsets, device=codes_NL.device)
-        return nn.functional.embedding(rows, self.weight).sum(-2)
+        return nn.functional.embedding(codes_NL + self.offset_L, self.weight).sum(-2)
 
 
 class ItemTower(nn.Module):

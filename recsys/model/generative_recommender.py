@@ -131,9 +131,8 @@ class GenerativeRecommender(nn.Module):
         memory_BSD = self.encoder(batch.history)
         codes_BPML = self.item_tower.codes_IL[batch.target_BPM]
         visible_BP = self.encoder.visible(batch)
-        asked_BP = (batch.target_BPM > 0).any(-1)
         keys_values = self.decoder.keys_values(steer(memory_BSD, batch.history, self.objective))
-        hidden = self.decoder(codes_BPML, keys_values, visible_BP, asked_BP)
+        hidden = self.decoder(codes_BPML, keys_values, visible_BP, batch.asked.point_N)
         index = visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
         return hidden, self._dense_query(memory_BSD.gather(1, index))
 

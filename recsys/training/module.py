@@ -104,8 +104,8 @@ class PolicyModule(lightning.LightningModule):
         """The loss's parts as means over this process's targets."""
         config = self.config
         hidden, query_BPD = self.policy(batch)
-        asked_BPM = batch.target_BPM > 0
-        code_losses = self.policy.code_losses(hidden[asked_BPM], batch.target_BPM[asked_BPM], config.label_smoothing)
+        asked, target_BPM = batch.asked, batch.target_BPM
+        code_losses = self.policy.code_losses(asked.items(hidden), asked.items(target_BPM), config.label_smoothing)
         count = len(code_losses)
         # without targets a mean would be NaN; an empty sum is a zero that still reaches every parameter
         next_token = next_token_loss(code_losses, config.loss_reduction) if count else code_losses.sum()
@@ -114,24 +114,23 @@ class PolicyModule(lightning.LightningModule):
             prefix = prefix_loss(code_losses, config.prefix_adaptivity) if count else code_losses.sum()
             terms["prefix"] = _Term(prefix, count, config.prefix_weight)
         if config.dense_weight > 0:
-            dense, num_dense = self._dense(query_BPD, batch.target_BPM, negatives_S)
+            query_ND, target_N = asked.first_items(query_BPD), asked.first_items(target_BPM[..., 0])
+            dense, num_dense = self._dense(query_ND, target_N, negatives_S)
             terms["dense"] = _Term(dense, num_dense, config.dense_weight)
         if config.distillation_weight > 0:
-            distilled, num_distilled = self._distilled(hidden[:, :, 0], query_BPD, batch.target_BPM[..., 0])
+            first = (asked.first_items(values) for values in (hidden[:, :, 0], query_BPD, target_BPM[..., 0]))
+            distilled, num_distilled = self._distilled(*first)
             terms["distillation"] = _Term(distilled, num_distilled, config.distillation_weight)
         return terms
 
     def _distilled(
-        self, hidden_BPLD: torch.Tensor, query_BPD: torch.Tensor, target_BP: torch.Tensor
+        self, hidden_NLD: torch.Tensor, query_ND: torch.Tensor, target_N: torch.Tensor
     ) -> tuple[torch.Tensor, int]:
-        """Distillation loss of the first item of each point's target, on a random share of the points, and how many."""
-        asked_BP = target_BP > 0
-        hidden_NLD, query_ND, target_N = hidden_BPLD[asked_BP], query_BPD[asked_BP], target_BP[asked_BP]
+        """Distillation loss of first items, on a random share of them, and how many."""
         if len(target_N) == 0:
             return hidden_NLD.sum(), 0
-        keep = torch.rand(len(target_N), device=target_N.device) < self.config.distillation_share
-        keep[0] = True
-        hidden_NLD, query_ND, target_N = hidden_NLD[keep], query_ND[keep], target_N[keep]
+        kept = _random_share(len(target_N), self.config.distillation_share, target_N.device)
+        hidden_NLD, query_ND, target_N = hidden_NLD[kept], query_ND[kept], target_N[kept]
         codes_IL = self.policy.item_tower.codes_IL
         sizes = self.policy.spec.level_sizes
         with torch.no_grad():
@@ -140,17 +139,14 @@ class PolicyModule(lightning.LightningModule):
         return distillation_loss(logits, teacher), len(target_N)
 
     def _dense(
-        self, query_BPD: torch.Tensor, target_BPM: torch.Tensor, negatives_S: torch.Tensor | None
+        self, query_ND: torch.Tensor, target_N: torch.Tensor, negatives_S: torch.Tensor | None
     ) -> tuple[torch.Tensor, int]:
-        """Dense loss of the first item of each point's target, on a random share of the points, and how many those are."""
-        asked_BP = target_BPM[..., 0] > 0
-        query_ND, target_N = query_BPD[asked_BP], target_BPM[..., 0][asked_BP]
+        """Dense loss of first items, on a random share of them, and how many those are."""
         if len(target_N) == 0:
             return query_ND.sum(), 0
         if self.config.dense_targets_share < 1:
-            keep = torch.rand(len(target_N), device=target_N.device) < self.config.dense_targets_share
-            keep[0] = True
-            query_ND, target_N = query_ND[keep], target_N[keep]
+            kept = _random_share(len(target_N), self.config.dense_targets_share, target_N.device)
+            query_ND, target_N = query_ND[kept], target_N[kept]
         if not self._samples_negatives:
             return dense_loss(query_ND, self.policy.item_vectors(), target_N), len(target_N)
         if negatives_S is None:
@@ -232,3 +228,8 @@ class PolicyModule(lightning.LightningModule):
         optimizer = adamw(self.policy, self.config)
         schedule = LambdaLR(optimizer, lambda step: self._rate_factor(step))  # a function has no state to save
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _random_share(count: int, share: float, device: torch.device) -> torch.Tensor:
+    """Numbers of a random share of ``count`` rows, at least one: as many as the share says, for a GPU to know beforehand."""
+    return torch.rand(count, device=device).topk(max(1, round(share * count))).indices

@@ -170,7 +170,7 @@ def test_a_batch_answers_as_single_users_do(prepared: Dataset, variant: str) -> 
 
 @variants
 def test_it_learns_the_ring(prepared: Dataset, variant: str) -> None:
-    """The next item follows from the last one; 60 steps take the loss from about the code entropy to below a third of it."""
+    """The next item follows from the last one; 60 steps take the loss from about the code entropy to below half of it."""
     policy = policy_for(prepared, variant, init_std=0.05).train()
     form = training_form(prepared, policy.spec.model)
     rows = (PrefixWindows if form == "all_prefixes" else TargetRows).from_dataset(prepared, 6)
@@ -186,7 +186,7 @@ def test_it_learns_the_ring(prepared: Dataset, variant: str) -> None:
         optimiser.step()
         seen.append(loss.item())
     assert seen[0] > 2.5
-    assert seen[-1] < seen[0] / 3
+    assert seen[-1] < seen[0] / 2
     unused = [name for name, parameter in policy.named_parameters() if parameter.grad is None]
     assert unused == ["dense_query.weight"]  # the dense head has a loss of its own
 

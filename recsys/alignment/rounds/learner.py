@@ -92,13 +92,11 @@ class Learner:
 def supervised_loss(policy: GenerativeRecommender, batch: TrainingBatch, config: SupervisedConfig) -> torch.Tensor:
     """Next-token loss of the targets, plus the dense head's on the first item of each, as in training; unweighted."""
     hidden, query_BPD = policy(batch)
-    asked_BPM = batch.target_BPM > 0
-    code_losses = policy.code_losses(hidden[asked_BPM], batch.target_BPM[asked_BPM])
-    loss = next_token_loss(code_losses, config.loss_reduction)
+    asked, target_BPM = batch.asked, batch.target_BPM
+    loss = next_token_loss(policy.code_losses(asked.items(hidden), asked.items(target_BPM)), config.loss_reduction)
     if config.dense_weight > 0:
-        first_BP = batch.target_BPM[..., 0]
-        asked_BP = first_BP > 0
-        loss = loss + config.dense_weight * dense_loss(query_BPD[asked_BP], policy.item_vectors(), first_BP[asked_BP])
+        query_ND, target_N = asked.first_items(query_BPD), asked.first_items(target_BPM[..., 0])
+        loss = loss + config.dense_weight * dense_loss(query_ND, policy.item_vectors(), target_N)
     return loss
 
 

@@ -41,30 +41,29 @@ class PredictionPoints:
     visible: torch.Tensor
 
     @classmethod
-    def from_masks(
-        cls, visible_BP: torch.Tensor, asked_BP: torch.Tensor | None, positions: int, memory_size: int
+    def from_places(
+        cls, visible_BP: torch.Tensor, point_N: torch.Tensor | None, positions: int, memory_size: int
     ) -> PredictionPoints:
         """Lay out the points.
 
         Args:
             visible_BP: Last memory position that a point may look at.
-            asked_BP: Points with a target; ``None``: all. On a GPU all are decoded: counting would wait for
-            the device. positions: T.
+            point_N: int64 places in ``B * P`` of the points with a target, ascending; ``None``: all. Where no point has
+                one, the first is decoded, so that every parameter is part of the result.
+            positions: T.
             memory_size: S.
 
         Example:
-            >>> asked = torch.tensor([[True, False], [True, True]])
-            >>> PredictionPoints.from_masks(torch.zeros(2, 2, dtype=torch.int64), asked, positions=3, memory_size=5).place_N
+            >>> visible, asked = torch.zeros(2, 2, dtype=torch.int64), torch.tensor([0, 2, 3])
+            >>> PredictionPoints.from_places(visible, asked, positions=3, memory_size=5).place_N
             tensor([0, 2, 3])
         """
         users, points = visible_BP.shape
         visible = torch.arange(memory_size, device=visible_BP.device) <= visible_BP[..., None]  # [B, P, S]
         visible = visible[:, :, None].expand(users, points, positions, memory_size)
-        place_N = None
-        if asked_BP is not None and not asked_BP.is_cuda:
-            place_N = asked_BP.flatten().nonzero()[:, 0]
-            if len(place_N) in (0, users * points):
-                place_N = None
+        if point_N is not None and len(point_N) == 0:
+            point_N = point_N.new_zeros(1)
+        place_N = None if point_N is None or len(point_N) == users * points else point_N
         return cls((users, points), place_N, visible.reshape(users, 1, points * positions, memory_size))
 
     def pick(self, full: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ Legend: B users, H history events, N looked-up ids, U distinct ids, D width.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,10 +182,16 @@ class FeatureTables(nn.Module):
         device = next(iter(flat.values())).device
         # Every feature is one jagged row: TorchRec needs equal batch sizes per key, not equal lengths.
         values = [flat[name] if name in flat else _nothing(device) for name in self.features]
-        jagged = KeyedJaggedTensor.from_lengths_sync(
+        counts = [len(ids) for ids in values]
+        # A plain collection reads the counts on the host alone, so they stay there; from_lengths_sync would take them to
+        # the device and wait for them to come back.
+        jagged = KeyedJaggedTensor(
             keys=list(self.features),
             values=torch.cat(values),
-            lengths=torch.tensor([len(ids) for ids in values], device=device),
+            lengths=torch.tensor(counts, device=device) if self.is_sharded else torch.tensor(counts),
+            stride=1,
+            length_per_key=counts,
+            offset_per_key=[0, *itertools.accumulate(counts)],
         )
         looked_up = self.collection(jagged)
         return {name: looked_up[name].values() for name in flat}

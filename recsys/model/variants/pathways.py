@@ -185,9 +185,8 @@ class PathwayEncoder(nn.Module):
             ConfigError: A point asks for less than the whole history, as all-prefix training does.
         """
         visible_BP, lengths_B = batch.visible_BP, batch.history.lengths_B
-        shorter = visible_BP != lengths_B[:, None]
-        if bool(shorter.any()):
-            row, point = shorter.nonzero()[0].tolist()
+        if not batch.asked.whole_history:
+            row, point = (visible_BP != lengths_B[:, None]).nonzero()[0].tolist()
             raise ConfigError(
                 f"encoder: pathways was asked to predict from the first {int(visible_BP[row, point])} of "
                 f"{int(lengths_B[row])} events (row {row}, point {point} of the batch), but its memory has always seen "

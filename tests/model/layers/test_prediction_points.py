@@ -17,8 +17,7 @@ from tests.toy.dataset import ring_ids, ring_prepared
 
 def test_places_and_masks_by_hand() -> None:
     """Two users, two points, one position each, three memory positions; the second point of user 0 asks for nothing."""
-    asked = torch.tensor([[True, False], [True, True]])
-    points = PredictionPoints.from_masks(torch.tensor([[0, 1], [2, 1]]), asked, positions=1, memory_size=3)
+    points = PredictionPoints.from_places(torch.tensor([[0, 1], [2, 1]]), torch.tensor([0, 2, 3]), 1, memory_size=3)
     assert points.place_N is not None
     assert points.place_N.tolist() == [0, 2, 3]
     assert points.visible[:, 0].int().tolist() == [[[1, 0, 0], [1, 1, 0]], [[1, 1, 1], [1, 1, 0]]]
@@ -27,13 +26,19 @@ def test_places_and_masks_by_hand() -> None:
     assert points.spread(points.pick(full) + 1)[:, 0].tolist() == [1, 0, 3, 4]
 
 
-@pytest.mark.parametrize("asked", [None, torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool)])
-def test_nothing_is_moved_where_all_or_none_ask(asked: torch.Tensor | None) -> None:
-    points = PredictionPoints.from_masks(torch.zeros(2, 2, dtype=torch.int64), asked, positions=3, memory_size=4)
+@pytest.mark.parametrize("asked", [None, torch.arange(4)])
+def test_nothing_is_moved_where_all_ask(asked: torch.Tensor | None) -> None:
+    points = PredictionPoints.from_places(torch.zeros(2, 2, dtype=torch.int64), asked, positions=3, memory_size=4)
     assert points.place_N is None
     full = torch.randn(4, 3, 8)
     assert points.pick(full) is full
     assert points.spread(full) is full
+
+
+def test_one_point_stands_in_where_none_asks() -> None:
+    none = torch.empty(0, dtype=torch.int64)
+    points = PredictionPoints.from_places(torch.zeros(2, 2, dtype=torch.int64), none, positions=3, memory_size=4)
+    assert points.pick(torch.arange(4)).tolist() == [0]
 
 
 @pytest.mark.parametrize("decoder", ["standard", "lazy"])
@@ -53,8 +58,9 @@ def test_a_target_is_decoded_alike_with_and_without_gaps_beside_it(tmp_path: Pat
     alone = torch.zeros_like(together[0])
     gradient = torch.zeros_like(together[1])
     for user, point in ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 2)):
-        one = TrainingBatch(history, target[:, point : point + 1].clone(), position[:, point : point + 1])
-        one.target_BPM[1 - user] = 0
+        alone_target = target[:, point : point + 1].clone()
+        alone_target[1 - user] = 0
+        one = TrainingBatch(history, alone_target, position[:, point : point + 1])
         (log_prob, part), _ = log_probs_and_gradient(policy, one)
         alone[user, point] = log_prob[user, 0]
         gradient += part
