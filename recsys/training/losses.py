@@ -1,18 +1,63 @@
-"""Losses on tensors. They know no trainer, device or logger.
+"""Losses on tensors. They know no trainer or logger; the softmax over items is cut to the device that its tensors are on.
 
-Legend: N targets, L levels, I item rows, D width.
+Legend: N targets, L levels, I item rows, S sampled items, D width, R rows and C items of a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
 
-CROSS_ENTROPY_BLOCK_ENTRIES: Final = 3 << 18
-"""Logits held at a time by :func:`full_softmax_loss`: 3 MB, which stays in the cache of a core."""
+CACHE_ENTRIES: Final = 3 << 18
+"""Logits of a block on a CPU: 3 MB, which stay in the cache of a core."""
+
+MEMORY_ENTRIES: Final = {"cpu": 1 << 25, "cuda": 1 << 29}
+"""Logits of a block of whole rows at most, where no cache holds them: 128 MB on a CPU, 2 GB on a GPU."""
+
+FEWEST_ROWS: Final = 32
+"""Below this a block reads the vectors of the items more often than it computes with them."""
+
+
+@dataclass(frozen=True)
+class SoftmaxBlocks:
+    """How a product of ``[N, D]`` queries and ``[I, D]`` vectors is cut.
+
+    Attributes:
+        rows: R queries at a time.
+        items: C items at a time; all of them where R whole rows of logits fit.
+    """
+
+    rows: int
+    items: int
+
+    @classmethod
+    def of(cls, count: int, num_items: int, device: torch.device) -> SoftmaxBlocks:
+        """Choose.
+
+        A core works in its cache as long as that holds :data:`FEWEST_ROWS` rows. Otherwise, and on a GPU always, rows are
+        as many as memory allows, because every block reads all vectors and adds to all their gradients; and where memory
+        does not hold enough whole rows, items are cut, too.
+
+        Example:
+            >>> SoftmaxBlocks.of(4096, 12_101, torch.device("cpu"))
+            SoftmaxBlocks(rows=64, items=12101)
+            >>> SoftmaxBlocks.of(4096, 1_000_000, torch.device("cuda"))
+            SoftmaxBlocks(rows=536, items=1000000)
+            >>> SoftmaxBlocks.of(4096, 100_000_000, torch.device("cuda"))
+            SoftmaxBlocks(rows=4096, items=131072)
+        """
+        num_items, entries = max(num_items, 1), MEMORY_ENTRIES.get(device.type, MEMORY_ENTRIES["cpu"])
+        if device.type == "cpu" and CACHE_ENTRIES // num_items >= FEWEST_ROWS:
+            entries = CACHE_ENTRIES
+        fitting = entries // num_items
+        if fitting >= min(FEWEST_ROWS, count):
+            return cls(max(1, min(count, fitting)), num_items)
+        rows = max(1, min(count, 4096))
+        return cls(rows, max(1, entries // rows))
 
 
 def next_token_loss(code_losses_NL: torch.Tensor, reduction: Literal["sum", "mean"]) -> torch.Tensor:
@@ -84,7 +129,7 @@ def teacher_code_probs(
     items_IL, vectors_ID = codes_IL[1:], item_vectors_ID[1:].float()
     wanted_NL = codes_IL[target_N]
     parts: list[list[torch.Tensor]] = [[] for _ in level_sizes]
-    block = max(1, CROSS_ENTROPY_BLOCK_ENTRIES // len(items_IL))
+    block = SoftmaxBlocks.of(len(target_N), len(items_IL), query_ND.device).rows
     for start in range(0, len(target_N), block):
         wanted_nL = wanted_NL[start : start + block]
         mass_In = (vectors_ID @ query_ND[start : start + block].float().T).softmax(0)
@@ -118,45 +163,135 @@ class _FullSoftmaxLoss(torch.autograd.Function):
     """Cross-entropy of ``query @ vectors.T`` without ever holding all logits.
 
     The gradient with respect to the logits is softmax minus one-hot, so it is formed in the buffer that held the logits,
-    block by block, while they are still in the cache. Plain autograd keeps several ``[N, I]`` matrices alive and passes
-    over them five times; for 12k items that was half of a training step.
+    block by block. Plain autograd keeps several ``[N, I]`` matrices alive and passes over them five times; for 12k items
+    that was half of a training step. Where a block cannot hold whole rows, their largest logit and their sum are found in a
+    pass of its own, and the logits are computed twice.
+
+    The buffer holds ``exp(logit - highest)``; to divide it by its sum, the row's query and gradient are divided instead,
+    which are D numbers rather than I.
     """
 
     @staticmethod
-    def forward(ctx: Any, query_ND: torch.Tensor, vectors_ID: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        query_ND: torch.Tensor,
+        vectors_ID: torch.Tensor,
+        target_N: torch.Tensor,
+        blocks: SoftmaxBlocks,
+        product_dtype: torch.dtype,
+    ) -> torch.Tensor:
         count, num_items = len(query_ND), len(vectors_ID)
-        block = max(1, min(count, CROSS_ENTROPY_BLOCK_ENTRIES // num_items))
-        buffer = torch.empty(block, num_items, dtype=torch.float32, device=query_ND.device)
-        query_grad, vectors_grad = torch.empty_like(query_ND), torch.zeros_like(vectors_ID)
+        query_grad, vectors_grad = torch.zeros_like(query_ND), torch.empty_like(vectors_ID)
+        buffer = torch.empty(blocks.rows * blocks.items, dtype=torch.float32, device=query_ND.device)
+        vectors = vectors_ID.to(product_dtype)
         total = torch.zeros((), dtype=torch.float64, device=query_ND.device)
-        for start in range(0, count, block):
-            query, target = query_ND[start : start + block], target_N[start : start + block, None]
-            logits = buffer[: len(query)]
-            torch.mm(query, vectors_ID.T, out=logits)
-            logits -= logits.max(1, keepdim=True).values
-            picked = logits.gather(1, target)
-            normaliser = logits.exp_().sum(1, keepdim=True)
-            total += (normaliser.log() - picked).sum()
-            logits /= normaliser
-            logits.scatter_add_(1, target, torch.full_like(picked, -1.0))
-            torch.mm(logits, vectors_ID, out=query_grad[start : start + block])
-            vectors_grad.addmm_(logits.T, query)
-        ctx.save_for_backward(query_grad / count, vectors_grad / count)
+        for first in range(0, count, blocks.rows):
+            rows = slice(first, first + blocks.rows)
+            query, target = query_ND[rows].to(product_dtype), target_N[rows, None]
+            highest = normaliser = None
+            if blocks.items < num_items:
+                highest, normaliser = _highest_and_normaliser(query, vectors, blocks.items, buffer)
+            for start in range(0, num_items, blocks.items):
+                part = vectors[start : start + blocks.items]
+                logits = _product(query, part.T, buffer)
+                if blocks.items >= num_items:
+                    highest = logits.max(1, keepdim=True).values
+                assert highest is not None
+                logits -= highest
+                place = target - start
+                here = (place >= 0) & (place < len(part))
+                place = place.clamp(0, len(part) - 1)
+                total -= torch.where(here, logits.gather(1, place), 0.0).sum()
+                logits.exp_()
+                if blocks.items >= num_items:
+                    normaliser = logits.sum(1, keepdim=True)
+                assert normaliser is not None
+                logits.scatter_add_(1, place, torch.where(here, -normaliser, 0.0))
+                minus_one_hot = logits.to(product_dtype)
+                _add_product(query_grad[rows], minus_one_hot, part)
+                scaled = (query_ND[rows] / (normaliser * count)).to(product_dtype)
+                _add_product(vectors_grad[start : start + blocks.items], minus_one_hot.T, scaled, anew=first == 0)
+            assert normaliser is not None
+            query_grad[rows] /= normaliser * count
+            total += normaliser.log().sum()
+        ctx.save_for_backward(query_grad, vectors_grad)
         return (total / count).to(query_ND.dtype)
 
     @staticmethod
-    def backward(ctx: Any, loss_grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, loss_grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_grad, vectors_grad = ctx.saved_tensors
-        return query_grad * loss_grad, vectors_grad * loss_grad, None
+        return query_grad * loss_grad, vectors_grad * loss_grad, None, None, None
 
 
-def full_softmax_loss(states_ND: torch.Tensor, vectors_ID: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of ``states @ vectors.T`` over all I rows, in float32 and without holding ``[N, I]`` logits.
+def _product(left: torch.Tensor, right: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    """``left @ right`` in the buffer, float32 whatever the factors are."""
+    out = buffer[: len(left) * right.shape[1]].view(len(left), right.shape[1])
+    if left.dtype == torch.float32:
+        return torch.mm(left, right, out=out)
+    if left.is_cuda:  # tensor cores: factors of 16 bits, sums and result of 32
+        return torch.mm(left, right, out_dtype=torch.float32, out=out)
+    return torch.mm(left.float(), right.float(), out=out)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, anew: bool = False) -> None:
+    """``total += left @ right``, float32 whatever the factors are; ``anew``: whatever stands in ``total`` is dropped."""
+    if not left.is_cuda or left.dtype == torch.float32:
+        total.addmm_(left.float(), right.float(), beta=0 if anew else 1)
+    elif anew:
+        torch.mm(left, right, out_dtype=torch.float32, out=total)
+    else:
+        total += torch.mm(left, right, out_dtype=torch.float32)
+
+
+def _highest_and_normaliser(
+    query_RD: torch.Tensor, vectors_ID: torch.Tensor, items: int, buffer: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest logit of every row and the sum of ``exp(logit - largest)``, ``[R, 1]`` each, some items at a time."""
+    highest = torch.full((len(query_RD), 1), -torch.inf, device=query_RD.device)
+    normaliser = torch.zeros_like(highest)
+    for start in range(0, len(vectors_ID), items):
+        logits = _product(query_RD, vectors_ID[start : start + items].T, buffer)
+        now_highest = torch.maximum(highest, logits.max(1, keepdim=True).values)
+        logits -= now_highest
+        normaliser = normaliser * (highest - now_highest).exp() + logits.exp_().sum(1, keepdim=True)
+        highest = now_highest
+    return highest, normaliser
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """What the factors of the dense head's products are rounded to: on a GPU inside autocast its type, else float32.
+
+    On a CPU float32 products are the faster ones, and the dense head keeps them in mixed precision.
+    """
+    mixed = device.type == "cuda" and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if mixed else torch.float32
+
+
+def full_softmax_loss(
+    states_ND: torch.Tensor,
+    vectors_ID: torch.Tensor,
+    target_N: torch.Tensor,
+    *,
+    blocks: SoftmaxBlocks | None = None,
+    factors: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Mean cross-entropy of ``states @ vectors.T`` over all I rows, without holding ``[N, I]`` logits.
+
+    Logits, softmax and sums are float32; where :func:`product_dtype` says so, the factors of the products are rounded.
 
     Args:
-        target_N: Row of ``vectors_ID`` that each state should point at.
+        target_N: Row of ``vectors_ID`` that each state should point at. None: the loss and all gradients are 0.
+        blocks: How the product is cut; ``None``: as :meth:`SoftmaxBlocks.of` says.
+        factors: Type of the factors; ``None``: as :func:`product_dtype` says.
     """
-    loss: torch.Tensor = _FullSoftmaxLoss.apply(states_ND.float(), vectors_ID.float(), target_N)
+    if len(target_N) == 0:
+        return states_ND.float().sum() + vectors_ID[:0].float().sum()
+    device = states_ND.device
+    blocks = blocks or SoftmaxBlocks.of(len(target_N), len(vectors_ID), device)
+    factors = factors or product_dtype(device)
+    with torch.autocast(device.type, enabled=False):
+        loss: torch.Tensor = _FullSoftmaxLoss.apply(states_ND.float(), vectors_ID.float(), target_N, blocks, factors)
     return loss
 
 
@@ -165,7 +300,7 @@ def dense_loss(query_ND: torch.Tensor, item_vectors_ID: torch.Tensor, target_N: 
 
     Args:
         item_vectors_ID: Item tower of all rows; row 0 is padding and takes no probability.
-        target_N: Target rows, at least 1.
+        target_N: Target rows.
     """
     return full_softmax_loss(query_ND, item_vectors_ID[1:], target_N - 1)
 
@@ -183,7 +318,15 @@ def sampled_dense_loss(
     Args:
         collisions_NS: True where a sampled item is the row's own target; it takes no probability there.
     """
-    positive_N1 = (query_ND * target_vectors_ND).sum(-1, keepdim=True)
-    negative_NS = (query_ND @ sampled_vectors_SD.T).masked_fill(collisions_NS, -torch.inf)
-    logits = torch.cat([positive_N1, negative_NS], dim=1).float()
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+    device = query_ND.device
+    # The same rounding for the target and for the others; mixed, a target of float32 would win or lose against its equals.
+    # What bfloat16 holds is exact in TF32, so on a GPU these products run on tensor cores.
+    rounding = product_dtype(device)
+    query_ND, target_vectors_ND, sampled_vectors_SD = (
+        factor.to(rounding).float() for factor in (query_ND, target_vectors_ND, sampled_vectors_SD)
+    )
+    with torch.autocast(device.type, enabled=False):
+        positive_N1 = (query_ND * target_vectors_ND).sum(-1, keepdim=True)
+        negative_NS = (query_ND @ sampled_vectors_SD.T).masked_fill(collisions_NS, -torch.inf)
+        logits = torch.cat([positive_N1, negative_NS], dim=1)
+        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=device))

@@ -8,8 +8,11 @@ import torch.nn.functional as F
 
 from recsys.training import losses
 from recsys.training.losses import (
+    MEMORY_ENTRIES,
+    SoftmaxBlocks,
     dense_loss,
     distillation_loss,
+    full_softmax_loss,
     next_token_loss,
     prefix_loss,
     sampled_dense_loss,
@@ -28,19 +31,70 @@ def test_next_token_loss_by_hand() -> None:
     assert next_token_loss(losses, "mean").item() == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("block_entries", [1, 100, 1 << 20])
-def test_blockwise_cross_entropy_equals_plain_autograd(monkeypatch: pytest.MonkeyPatch, block_entries: int) -> None:
-    monkeypatch.setattr(losses, "CROSS_ENTROPY_BLOCK_ENTRIES", block_entries)
+BLOCKS = [SoftmaxBlocks(rows, items) for rows, items in ((1, 30), (17, 30), (5, 30), (17, 7), (5, 1))]
+
+
+def softmax_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    query, vectors = torch.randn(17, 8, requires_grad=True), torch.randn(31, 8, requires_grad=True)
-    target = torch.randint(1, 31, (17,))
-    plain = F.cross_entropy(query @ vectors[1:].T, target - 1)
-    ours = dense_loss(query, vectors, target)
+    query, vectors = torch.randn(17, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    return query, vectors, torch.randint(0, 30, (17,))
+
+
+@pytest.mark.parametrize("blocks", BLOCKS, ids=str)
+def test_blockwise_cross_entropy_equals_plain_autograd(blocks: SoftmaxBlocks) -> None:
+    query, vectors, target = softmax_inputs()
+    plain = F.cross_entropy(query @ vectors.T, target)
+    ours = full_softmax_loss(query, vectors, target, blocks=blocks)
     torch.testing.assert_close(ours, plain)
     for a, b in zip(
         torch.autograd.grad(3 * ours, [query, vectors]), torch.autograd.grad(3 * plain, [query, vectors]), strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("blocks", [BLOCKS[2], BLOCKS[3]], ids=str)
+def test_rounded_factors_leave_softmax_and_sums_in_float32(blocks: SoftmaxBlocks) -> None:
+    """The loss is that of rounded factors to float32 rounding; gradients lose the 8 bits of their own factors."""
+    query, vectors, target = softmax_inputs()
+    rounded = [factor.detach().bfloat16().float().requires_grad_() for factor in (query, vectors)]
+    plain = F.cross_entropy(rounded[0] @ rounded[1].T, target)
+    ours = full_softmax_loss(query, vectors, target, blocks=blocks, factors=torch.bfloat16)
+    torch.testing.assert_close(ours, plain)
+    assert ours.item() != F.cross_entropy(query @ vectors.T, target).item()
+    for a, b in zip(torch.autograd.grad(ours, [query, vectors]), torch.autograd.grad(plain, rounded), strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).abs().max() < 0.01 * b.abs().max()
+
+
+def test_no_rows_cost_nothing_and_teach_nothing() -> None:
+    query, vectors = torch.randn(0, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    loss = full_softmax_loss(query, vectors, torch.empty(0, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0
+    assert query.grad is not None
+    assert vectors.grad is not None
+    assert not vectors.grad.any()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("num_items", [50, 12_101, 200_000, 800_000, 5_000_000, 50_000_000])
+def test_blocks_keep_many_rows_and_stay_in_memory(device: str, num_items: int) -> None:
+    """On a CPU it was 3 rows at 200,000 items and 1 at 800,000, and every block reads all vectors."""
+    blocks = SoftmaxBlocks.of(4096, num_items, torch.device(device))
+    assert blocks.rows >= 32
+    assert blocks.rows * blocks.items <= MEMORY_ENTRIES[device]
+    assert SoftmaxBlocks.of(1, num_items, torch.device(device)).items * 2 > min(num_items, MEMORY_ENTRIES[device])
+
+
+def test_a_target_and_its_twin_among_the_negatives_are_even(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal vectors have equal logits, so the loss is ln 2 sharp, whatever the factors are rounded to."""
+    torch.manual_seed(0)
+    query, twin = torch.randn(1, 64), torch.randn(1, 64)
+    none = torch.zeros(1, 1, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert sampled_dense_loss(query, twin, twin, none).item() == pytest.approx(math.log(2), abs=1e-6)
+    monkeypatch.setattr(losses, "product_dtype", lambda device: torch.bfloat16)
+    assert sampled_dense_loss(query, twin, twin, none).item() == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_sampled_softmax_with_every_item_sampled_is_the_full_softmax() -> None:
@@ -50,6 +104,13 @@ def test_sampled_softmax_with_every_item_sampled_is_the_full_softmax() -> None:
     everything = torch.arange(1, 10)
     sampled = sampled_dense_loss(query, vectors[target], vectors[1:], target[:, None] == everything)
     torch.testing.assert_close(sampled, dense_loss(query, vectors, target))
+
+
+def test_a_target_drawn_as_a_negative_takes_no_probability() -> None:
+    """Target with logit 1, negatives with logits 1 (the target itself) and 0: -ln(e / (e + 1)), not -ln(e / (2e + 1))."""
+    vectors = torch.tensor([[1.0], [0.0]])
+    loss = sampled_dense_loss(torch.ones(1, 1), vectors[:1], vectors, torch.tensor([[True, False]]))
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
 
 
 def test_prefix_loss_by_hand() -> None:
@@ -86,10 +147,10 @@ def test_a_teacher_sums_items_by_code_by_hand() -> None:
     torch.testing.assert_close(second, torch.tensor([[1 / 3, 2 / 3], [3 / 7, 4 / 7]]))
 
 
-@pytest.mark.parametrize("block_entries", [1, 1 << 20])
-def test_the_teachers_path_is_the_dense_heads_probability(monkeypatch: pytest.MonkeyPatch, block_entries: int) -> None:
+@pytest.mark.parametrize("rows", [1, 17])
+def test_the_teachers_path_is_the_dense_heads_probability(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Multiplied along the path, the teacher's codes give the softmax over items back: the codes are unique."""
-    monkeypatch.setattr(losses, "CROSS_ENTROPY_BLOCK_ENTRIES", block_entries)
+    monkeypatch.setattr(SoftmaxBlocks, "of", lambda count, num_items, device: SoftmaxBlocks(rows, num_items))
     torch.manual_seed(0)
     codes = torch.cat([torch.zeros(1, 3, dtype=torch.int64), torch.cartesian_prod(*(torch.arange(4),) * 3)])
     query, vectors, target = torch.randn(17, 8), torch.randn(len(codes), 8), torch.randint(1, len(codes), (17,))
