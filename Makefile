@@ -3,6 +3,7 @@
 # make check  format, lint, spelling, types, import directions, sizes, names, docstring examples
 # make docs   the documentation site, into build/site
 # make bench  every benchmark; result tables go to tests/benchmarks/results
+# make bench-gpu  what the project does on one GPU, within six minutes; ARGS=--cpu-smoke: the same code, tiny, on a CPU
 # The first two create .venv when it is missing, and reuse it when it is there.
 
 PYTHON ?= python3
@@ -19,10 +20,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test fast check docs format hooks bench notebook journey lock clean
+.PHONY: help install demo test fast check docs format hooks bench bench-gpu notebook journey lock clean
 
 help:
-	@sed -n '1,6p' Makefile
+	@sed -n '1,7p' Makefile
 
 install: $(READY) $(NATIVE)
 
@@ -74,6 +75,11 @@ journey: $(READY) $(NATIVE)
 
 bench: $(READY) $(NATIVE)
 	$(BIN)/python -m tests.benchmarks
+
+# not through $(READY): a GPU machine may have a PyTorch of its own, and then PY=python3 names it
+PY ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+bench-gpu:
+	$(PY) -W ignore -m tests.benchmarks.gpu $(ARGS)
 
 notebook: $(READY) $(NATIVE)
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb

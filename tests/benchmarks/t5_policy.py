@@ -64,7 +64,7 @@ class T5Policy:
         heads = self.model.config.num_heads
         projected = F.linear(memory_BSD, self.keys_values).view(users, length, len(self.cross), 2, heads, -1)
         keys_values = [(kv[0].contiguous(), kv[1].contiguous()) for kv in projected.permute(2, 3, 0, 4, 1, 5)]
-        visible = torch.ones(users, 1, 1, length, dtype=torch.bool)
+        visible = torch.ones(users, 1, 1, length, dtype=torch.bool, device=memory_BSD.device)
         return T5State(keys_values, visible, BeamCache.empty(len(self.cross)), memory_BSD[:, 0])
 
     def encode(self, tokens_BS: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ class T5Policy:
         """Feed the codes chosen last and return log-probabilities of the next level's codes, ``[B, W, K]``."""
         level = state.position
         if codes_BW is None:
-            tokens = torch.zeros(len(state.visible), 1, dtype=torch.int64)
+            tokens = torch.zeros(len(state.visible), 1, dtype=torch.int64, device=state.visible.device)
         else:
             tokens = codes_BW + self.offsets[level - 1]
         x_BWD = self.model.shared(tokens)

@@ -103,6 +103,7 @@ def write_dataset(
     items: pl.DataFrame,
     *,
     user_ids: Sequence[Any] | npt.NDArray[Any] | None = None,
+    checked: bool = True,
     **tables: pl.DataFrame,
 ) -> Dataset:
     """Write the folder that `prepare` would have left, and open it.
@@ -110,6 +111,7 @@ def write_dataset(
     Args:
         items: From :func:`item_table`.
         user_ids: ``u0``, ``u1``, … where they are not given.
+        checked: Open it as any reader does; without, the schemas and what they import are not needed.
         tables: ``events`` and ``targets``, where the test reads them.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,7 @@ def write_dataset(
     pl.DataFrame(users).write_parquet(folder / "users.parquet")
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
-    return Dataset.open(folder)
+    return Dataset.open(folder, checked=checked)
 
 
 def in_memory(history: HistoryArrays, num_items: int) -> Dataset:

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import psutil
 import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -100,6 +99,8 @@ def shard_tables(tables: FeatureTables, config: TrainConfig, device: torch.devic
 
 def _topology(world: World, device: torch.device) -> Topology:
     """What the planner may fill: the memory of the smallest machine, so that all processes make the same plan."""
+    import psutil  # not on every machine that trains in one process
+
     host = psutil.virtual_memory().total // world.local_size
     accelerator = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     smallest = torch.tensor([host, accelerator], device=device)
