@@ -23,6 +23,10 @@ class RankedItems:
     def __len__(self) -> int:
         return len(self.items)
 
+    def take(self, rows: npt.NDArray[np.integer]) -> RankedItems:
+        """Items and scores of some rows."""
+        return RankedItems(self.items[rows], self.scores[rows])
+
 
 @dataclass(frozen=True)
 class SourcedItems(RankedItems):

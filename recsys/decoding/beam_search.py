@@ -113,7 +113,8 @@ def beam_search(
     Exact in the sense of beam search: at every level the best ``width`` allowed prefixes survive; with ``width`` at
     least the number of items (next-item form) it is exhaustive search. A prefix survives only if an allowed item lies
     below it that is not in the session yet, so no beam is lost to a rule (quotas excepted). Fewer than ``width`` allowed
-    items give fewer rows, never an illegal one.
+    items give fewer rows, never an illegal one. A path whose score is NaN lives on, so that whoever serves the answer sees
+    that the policy is damaged (:func:`~recsys.decoding.answers.refuse_non_finite`).
 
     Args:
         num_items: M; an item already in the session is not repeated.
@@ -125,7 +126,7 @@ def beam_search(
         guidance: What item scores add to the log-probability of every prefix; ``None``: nothing.
 
     Raises:
-        ConfigError: ``widths`` or ``diversity_groups`` do not fit ``width`` and ``num_items``.
+        ConfigError: ``widths`` or ``diversity_groups`` do not fit ``width`` and ``num_items``, or the catalogue.
     """
     widths = _check_shape(width, num_items, widths, diversity_groups)
     rules, state = rules or BatchRules(), policy.start(history)
@@ -171,6 +172,11 @@ def search_from(
         frontier.items = torch.cat([frontier.items, found[..., None]], dim=2)
         if place + 1 < len(widths):
             if place == 0 and diversity_groups > 1:  # beams are sorted: the first G found the groups
+                if frontier.node.shape[1] < diversity_groups:
+                    raise ConfigError(
+                        f"decode.diversity_groups is {diversity_groups}, but a beam of {widths[0]} over this catalogue has "
+                        f"{frontier.node.shape[1]} first items to found groups; set it to at most that"
+                    )
                 frontier = _Frontier(*(part[:, :diversity_groups] for part in vars(frontier).values()))
                 assert codes is not None
                 codes = codes[:, :diversity_groups]
@@ -308,9 +314,8 @@ def _select_within_quotas(
     while True:
         best_BR, order = score_BN.topk(reach, dim=1)
         item_BR = index.leaf_item[child_BN.gather(1, order)].masked_fill(best_BR == -torch.inf, -1)
-        open_BR = best_BR.masked_fill(quotas.over(item_BR), -torch.inf)
-        enough = ((open_BR > -torch.inf).sum(1) >= width) | (best_BR[:, -1] == -torch.inf)
-        if reach == candidates or bool(enough.all()):
+        if reach == candidates or bool((quotas.is_filled(item_BR, width) | (best_BR[:, -1] == -torch.inf)).all()):
+            open_BR = best_BR.masked_fill(~quotas.admitted(item_BR, width), -torch.inf)
             score, best = open_BR.topk(min(width, reach), dim=1)
             return score, order.gather(1, best)
         reach = candidates

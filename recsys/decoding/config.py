@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
+from recsys.contracts.errors import ConfigError
 
 
 class DecodeConfig(FrozenConfig):
@@ -43,6 +44,26 @@ class DecodeConfig(FrozenConfig):
         if self.guidance and self.cuda_graph:
             raise ValueError("guidance and cuda_graph cannot go together: set decode.cuda_graph: false, or guidance: 0")
         return self
+
+    def check_device(self, device: str) -> None:
+        """Refuse what cannot be had where the policy is; known before anything is trained for it.
+
+        Args:
+            device: Its type, ``cpu`` or ``cuda``.
+
+        Raises:
+            ConfigError: The precision or the graph does not fit the device.
+        """
+        if self.precision == "bfloat16" and device != "cuda":
+            raise ConfigError(
+                f"decode.precision is bfloat16, which needs a GPU; the policy is on '{device}': use float32 or int8"
+            )
+        if self.precision == "int8" and device != "cpu":
+            raise ConfigError(f"decode.precision is int8, which needs a CPU; the policy is on '{device}': use bfloat16")
+        if self.cuda_graph and device != "cuda":
+            raise ConfigError(
+                f"decode.cuda_graph needs a GPU, the policy is on '{device}'; set decode.cuda_graph=false"
+            )
 
     def session_widths(self, width: int, num_items: int) -> list[int]:
         """Beams while each of a session's items is generated; the last item needs ``width`` of them for the answer."""

@@ -16,7 +16,6 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 
-from recsys.contracts.errors import ConfigError
 from recsys.data.batch import HistoryBatch
 from recsys.decoding.beam_search import Beams, search_from
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, PersonalRules
@@ -41,6 +40,7 @@ class _Inputs:
     segment: list[torch.Tensor]
     alive: list[torch.Tensor]
     quotas: list[torch.Tensor]
+    list_length: int | None
 
     def tensors(self) -> list[torch.Tensor]:
         """All of them, in one order."""
@@ -50,7 +50,7 @@ class _Inputs:
     @property
     def shape(self) -> tuple[tuple[int, ...], ...]:
         """What a graph is recorded for: the shapes of all inputs, and which kinds of rule there are."""
-        kinds = (len(self.closed), len(self.segment), len(self.alive), len(self.quotas))
+        kinds = (len(self.closed), len(self.segment), len(self.alive), len(self.quotas), self.list_length or 0)
         return (kinds, *(tuple(tensor.shape) for tensor in self.tensors()))
 
     def rules(self) -> BatchRules:
@@ -59,7 +59,7 @@ class _Inputs:
             alive=tuple(self.alive) if self.alive else None,
             segment_B=self.segment[0] if self.segment else None,
             personal=PersonalRules(self.closed) if self.closed else None,
-            quotas=Quotas(*self.quotas) if self.quotas else None,
+            quotas=Quotas(*self.quotas, list_length=self.list_length) if self.quotas else None,
         )
 
 
@@ -79,16 +79,10 @@ class GraphedSearch:
         widths: Beam width of the one item.
         users: B of every batch; smaller batches are padded.
 
-    Raises:
-        ConfigError: The policy is not on a GPU.
     """
 
     def __init__(self, policy: GenerativeRecommender, index: SearchIndex, widths: Sequence[int], users: int) -> None:
         self.device = policy.codes.weight.device
-        if self.device.type != "cuda":
-            raise ConfigError(
-                f"decode.cuda_graph needs a GPU, the policy is on {self.device}; set decode.cuda_graph=false"
-            )
         self.policy, self.index, self.widths, self.users = policy, index, widths, users
         self._recorded: dict[tuple[tuple[int, ...], ...], _Recorded] = {}
 
@@ -127,6 +121,7 @@ class GraphedSearch:
             segment=[F.pad(rules.segment_B, (0, users))] if rules.segment_B is not None else [],
             alive=[mask.to(self.device) for mask in rules.alive or []],
             quotas=[rules.quotas.group_I, rules.quotas.limit_G] if rules.quotas is not None else [],
+            list_length=rules.quotas.list_length if rules.quotas is not None else None,
         )
 
     def _record(self, inputs: _Inputs) -> _Recorded:

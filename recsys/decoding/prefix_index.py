@@ -59,8 +59,8 @@ class PrefixIndex:
     """Flat prefix tree of L levels.
 
     Attributes:
-        codes: Per level, uint8 (K up to 256) or uint16 ``[nodes_l]``: the code that leads into each node; ascending within
-            one parent.
+        codes: Per level, ``[nodes_l]`` of the smallest unsigned type that holds K - 1 (uint8 up to K = 256): the code that
+            leads into each node; ascending within one parent.
         first_child: Per level but the last, pointers into the next level's nodes.
         leaf_item: uint32 ``[items]``: item_index of each leaf (node of the last level).
         level_sizes: K per level.
@@ -135,7 +135,7 @@ class PrefixIndex:
         for level in range(num_levels):
             new_node[1:] |= ordered[1:, level] != ordered[:-1, level]
             starts = np.flatnonzero(new_node)
-            level_codes.append(ordered[starts, level].astype(np.uint8 if level_sizes[level] <= 256 else np.uint16))
+            level_codes.append(ordered[starts, level].astype(np.min_scalar_type(level_sizes[level] - 1)))
             pointers = np.searchsorted(starts, starts_above)
             max_children.append(int(np.diff(pointers).max()))
             if level:

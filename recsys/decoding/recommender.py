@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
-from numbers import Integral
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.contracts.errors import ConfigError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
+from recsys.decoding.answers import check_count, refuse_non_finite, sort_key, within_quotas
 from recsys.decoding.beam_search import Beams, Guidance, beam_search
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.graphed_search import GraphedSearch
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
+from recsys.decoding.rules.shortfall import rows_below_quotas, sessions_below_quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.int8 import int8_policy
 from recsys.runtime import PlainProgress, Progress
 from recsys.semantic_ids.versions import SemanticIds
+
+WIDER: Final = 4
+"""How many times more beams are tried for rows that quotas left too short."""
 
 Answer = Callable[[Histories, CompiledRules, int], list[RankedItems]]
 """Ranks one batch of histories with a beam of a given width, any number of times."""
@@ -119,6 +123,10 @@ class Recommender:
         Returns:
             One row per history; fewer than ``k`` possible items give -1 at the end of the row, and
             :func:`~recsys.decoding.rules.shortfall.explain_shortfalls` says why.
+
+        Raises:
+            ArtifactError: A score is no finite number.
+            ConfigError: ``k`` is no number of items.
         """
         check_count(k, "k")
         rescore = self.config.rescore == "dense" if rescore is None else rescore
@@ -128,6 +136,7 @@ class Recommender:
         self, histories: Histories, k: int, *, exclude_seen: bool | None = None, progress: Progress | None = None
     ) -> tuple[RankedItems, RankedItems]:
         """Decode once and rank twice: ``(path probability, dense head)``. Evaluation and validation ask for both."""
+        check_count(k, "k")
         rules = self.compile(None, len(histories), exclude_seen)
         beam, served = self._beam_orders(histories, k, (False, True), rules, progress)
         return beam, served
@@ -144,7 +153,7 @@ class Recommender:
 
         def answer(histories: Histories, rules: CompiledRules, width: int) -> list[RankedItems]:
             # the list is cut from `width` candidates, which may hold proportionally more of each group than the list
-            beams = self._search(histories, width, rules, quota_factor=-(-width // k))
+            beams = self._search(histories, width, rules, list_length=k)
             return [self._rank(beams, k, rescore, rules.quotas) for rescore in rescores]
 
         per_batch = max(1, self.config.rows_per_batch // max(self.config.beam_width, k))
@@ -160,7 +169,10 @@ class Recommender:
         per_batch: int,
         progress: Progress | None,
     ) -> list[RankedItems]:
-        """Answer batch by batch; rows of the ``num_lists`` rankings are in the order of the histories."""
+        """Answer batch by batch; rows of the ``num_lists`` rankings are in the order of the histories.
+
+        Rows that quotas left shorter than they permit are searched again with more beams, up to as many as a batch may hold.
+        """
         width = max(self.config.beam_width, k)
         # similar lengths together: padding is wasted work
         order = np.argsort(np.minimum(histories.lengths, self.policy.spec.model.max_history), kind="stable")
@@ -172,7 +184,39 @@ class Recommender:
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         nothing = RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))
-        return [_stacked(part or [nothing], back) for part in parts]
+        lists = [_stacked(part or [nothing], back) for part in parts]
+        for more in self._wider(width, rules):
+            short = [rows_below_quotas(histories, ranked, rules) for ranked in lists]
+            rows = np.unique(np.concatenate(short))
+            if len(rows):
+                self._answer_again(lists, histories, rows, answer, rules, more)
+        for ranked in lists:
+            refuse_non_finite(ranked.scores, ranked.items >= 0, histories)
+        return lists
+
+    def _wider(self, width: int, rules: CompiledRules) -> Iterator[int]:
+        """Numbers of beams to try where quotas left too little, up to all items or as many beams as a batch may hold."""
+        widest = min(self.index.num_items, max(width, self.config.rows_per_batch))
+        while rules.quotas is not None and width < widest:
+            width = min(WIDER * width, widest)
+            yield width
+
+    def _answer_again(
+        self,
+        lists: list[RankedItems],
+        histories: Histories,
+        rows: npt.NDArray[np.integer],
+        answer: Answer,
+        rules: CompiledRules,
+        width: int,
+    ) -> None:
+        """Replace some rows of all rankings by what a search with ``width`` beams finds."""
+        per_batch = max(1, self.config.rows_per_batch // width)
+        for start in range(0, len(rows), per_batch):
+            block = rows[start : start + per_batch]
+            for ranked, found in zip(lists, answer(histories.take(block), rules.take(block), width), strict=True):
+                for field in fields(ranked):
+                    getattr(ranked, field.name)[block] = getattr(found, field.name)
 
     def recommend_sessions(
         self,
@@ -193,25 +237,42 @@ class Recommender:
         Returns:
             ``(items [N, sessions, M] item_index, log-probabilities [N, sessions])``, best session first; a session that
             does not exist holds -1 and ``-inf``.
+
+        Raises:
+            ArtifactError: A score is no finite number.
+            ConfigError: ``num_sessions`` is no number of sessions, or ``decode.diversity_groups`` does not fit.
         """
         check_count(num_sessions, "num_sessions")
         length = self.policy.spec.dataset.session_length
         width = max(self.config.beam_width, num_sessions)
         items = np.full((len(histories), num_sessions, length), -1, np.int64)
         scores = np.full((len(histories), num_sessions), -np.inf, np.float32)
-        per_batch = max(1, self.config.rows_per_batch // width)
-        for start in range(0, len(histories), per_batch):
-            block = np.arange(start, min(start + per_batch, len(histories)))
-            beams = self._search(histories.take(block), width, rules.take(block), num_items=length)
-            found = min(num_sessions, beams.items.shape[1])
-            items[block, :found] = beams.items[:, :found].cpu().numpy()
-            scores[block, :found] = beams.scores[:, :found].cpu().numpy()
+
+        def fill(rows: npt.NDArray[np.integer], width: int) -> None:
+            per_batch = max(1, self.config.rows_per_batch // width)
+            for start in range(0, len(rows), per_batch):
+                block = rows[start : start + per_batch]
+                beams = self._search(histories.take(block), width, rules.take(block), num_items=length)
+                found = min(num_sessions, beams.items.shape[1])
+                items[block, :found] = beams.items[:, :found].cpu().numpy()
+                scores[block, :found] = beams.scores[:, :found].cpu().numpy()
+
+        fill(np.arange(len(histories)), width)
+        for more in self._wider(width, rules):
+            fill(sessions_below_quotas(histories, items, rules), more)
+        refuse_non_finite(scores, items[:, :, 0] >= 0, histories)
         return items, scores
 
     def _search(
-        self, histories: Histories, width: int, rules: CompiledRules, *, quota_factor: int = 1, num_items: int = 1
+        self,
+        histories: Histories,
+        width: int,
+        rules: CompiledRules,
+        *,
+        list_length: int | None = None,
+        num_items: int = 1,
     ) -> Beams:
-        batch_rules = rules.for_batch(histories, num_items=num_items, quota_factor=quota_factor)
+        batch_rules = rules.for_batch(histories, num_items=num_items, list_length=list_length)
         batch = collate_histories(histories, self.policy.spec.model.max_history).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             if num_items == 1 and self.config.cuda_graph:
@@ -238,18 +299,15 @@ class Recommender:
     def _rank(self, beams: Beams, k: int, rescore: bool, quotas: Quotas | None) -> RankedItems:
         items, scores = beams.items[..., 0], beams.scores
         if rescore:
+            is_broken_B1 = scores.isnan().any(1, keepdim=True)  # such a search kept the wrong items, too
             scores = self.dense_scores(beams.dense_query, items) + self.config.generative_weight * scores
-            scores = scores.masked_fill(items < 0, -torch.inf)
+            scores = scores.masked_fill(is_broken_B1, torch.nan).masked_fill(items < 0, -torch.inf)
             # ties go to the lower item_index, so that a result never depends on how users were batched
             by_item = items.argsort(dim=1, stable=True)
             items, scores = items.gather(1, by_item), scores.gather(1, by_item)
-            order = scores.argsort(dim=1, descending=True, stable=True)
+            order = sort_key(scores).argsort(dim=1, descending=True, stable=True)
             items, scores = items.gather(1, order), scores.gather(1, order)
-        if quotas is not None:
-            over = quotas.over(items)
-            items, scores = items.masked_fill(over, -1), scores.masked_fill(over, -torch.inf)
-            back = over.sort(dim=1, stable=True).indices  # what exceeds a quota goes behind everything else
-            items, scores = items.gather(1, back), scores.gather(1, back)
+        items, scores = within_quotas(items, scores, quotas, k)
         found = min(k, items.shape[1])
         result = RankedItems(np.full((len(items), k), -1, np.int32), np.full((len(items), k), -np.inf, np.float32))
         result.items[:, :found] = items[:, :found].cpu().numpy()
@@ -283,25 +341,7 @@ def _stacked(parts: list[RankedItems], rows: npt.NDArray[np.integer]) -> RankedI
     return kind(**{name: column[rows] for name, column in columns.items()})
 
 
-def check_count(count: object, name: str) -> None:
-    """Refuse a number of answers that is none.
-
-    Raises:
-        ConfigError: It is no whole number of at least 1.
-    """
-    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
-        raise ConfigError(f"{name} is {count!r}, expected a whole number of at least 1")
-
-
 def _prepared_for(config: DecodeConfig, policy: GenerativeRecommender) -> GenerativeRecommender:
     """The policy in the configured precision."""
-    device = policy.codes.weight.device.type
-    if config.precision == "bfloat16" and device != "cuda":
-        raise ConfigError(
-            f"decode.precision is bfloat16, which needs a GPU; the policy is on '{device}': use float32 or int8"
-        )
-    if config.precision == "int8":
-        if device != "cpu":
-            raise ConfigError(f"decode.precision is int8, which needs a CPU; the policy is on '{device}': use bfloat16")
-        return int8_policy(policy)
-    return policy
+    config.check_device(policy.codes.weight.device.type)
+    return int8_policy(policy) if config.precision == "int8" else policy

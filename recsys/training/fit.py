@@ -153,6 +153,7 @@ def _train(
     # averages are kept by `best` before the policy has its weights back, and saved by `resume` when they are up to date
     callbacks = [curves, best, *averages, resume, ValidateLastEpoch(), *watchers]
     trainer = _trainer(config, callbacks, progress, world)
+    inputs.decode.check_device(trainer.strategy.root_device.type)  # every validation decodes
     checkpoint = resume.latest()
     if checkpoint is not None:
         logger.info("going on from the checkpoint at %s", checkpoint.name.replace("-", " "))

@@ -20,6 +20,7 @@ from recsys.contracts.event_times import NumberUnit
 from recsys.contracts.manifest import read_json
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
+from recsys.decoding.answers import refuse_non_finite
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
@@ -108,7 +109,11 @@ class Scorer:
         return Request(self.model, users, compiled, options or AnswerOptions(), k)
 
     def answer(self, request: Request, first: int = 0, last: int | None = None) -> Answer:
-        """Answer users number ``first`` to ``last`` of a request; without numbers all."""
+        """Answer users number ``first`` to ``last`` of a request; without numbers all.
+
+        Raises:
+            ArtifactError: The policy or the reward model gives a score that is no finite number.
+        """
         asked, rules = request.shard(first, len(request.users) if last is None else last)
         histories, k, options = asked.histories, request.k, request.options
         reward_model = self.reward_model if options.second_stage == "reward" else None
@@ -119,13 +124,15 @@ class Scorer:
             sessions = RankedSessions(found, scores)
             if reward_model is not None:
                 sessions = best_sessions(reward_model, histories, found, k)
+                refuse_non_finite(sessions.scores, sessions.items[:, :, 0] >= 0, histories)
             return Answer(asked, sessions, explain_short_sessions(histories, sessions, rules))
         # the pool may have proportionally more of each group than the list that is cut from it
-        quotas = rules.quotas.widened(-(-pool // k)) if rules.quotas is not None else None
+        quotas = rules.quotas.of_pool(k) if rules.quotas is not None else None
         wide = replace(rules, quotas=quotas)
         items = self.recommender.rank(histories, pool, wide, rescore=request.rescore, progress=_SILENT)
         if reward_model is not None:
             items = best_items(reward_model, histories, items, k, rules.quotas)
+            refuse_non_finite(items.scores, items.items >= 0, histories)
         return Answer(asked, items, explain_shortfalls(histories, items, rules))
 
     def score_frame(

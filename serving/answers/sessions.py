@@ -41,8 +41,8 @@ class SessionShortfall:
 
     Attributes:
         reason: ``rules``: the allowed items make fewer different sessions than wanted; ``seen``: enough would be allowed,
-            but the user has seen too many of them; ``quotas``: enough are left, and limits per session rule them out;
-            ``beam``: nothing but the beam's width, which ``decode.later_item_width`` narrows.
+            but the user has seen too many of them; ``quotas``: limits per session rule out what would be left;
+            ``beam``: more are possible, and the beam was too narrow; ``decode.later_item_width`` narrows it.
     """
 
     row: int
@@ -58,7 +58,7 @@ def explain_short_sessions(
 ) -> list[SessionShortfall]:
     """Explain every row with fewer than k sessions.
 
-    n items make n! / (n - M)! different sessions of M, because the order counts and no item comes twice.
+    How many there can be is counted: :meth:`~recsys.decoding.rules.constraints.CompiledRules.count_sessions`.
     """
     wanted, length = ranked.items.shape[1:]
     found_N = (ranked.items[:, :, 0] >= 0).sum(1)
@@ -67,8 +67,11 @@ def explain_short_sessions(
     for row, seen in zip(short, histories.take(short).seen_items(), strict=True):
         segment = rules.segment_of(int(row))
         allowed, unseen = rules.count_allowed(segment), rules.count_left(segment, seen)
-        reason: Reason = "quotas" if rules.quotas is not None else "beam"
-        if math.perm(unseen, length) < wanted:
-            reason = "rules" if math.perm(allowed, length) < wanted else "seen"
-        result.append(SessionShortfall(int(row), wanted, int(found_N[row]), allowed, unseen, reason))
+        found, possible = int(found_N[row]), rules.count_sessions(segment, seen, length)
+        reason: Reason = "rules" if math.perm(allowed, length) < wanted else "seen"
+        if found < min(wanted, possible):
+            reason = "beam"
+        elif possible < min(wanted, math.perm(unseen, length)):
+            reason = "quotas"
+        result.append(SessionShortfall(int(row), wanted, found, allowed, unseen, reason))
     return result

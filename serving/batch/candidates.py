@@ -181,12 +181,15 @@ def _log_outcome(
             describe(scored, "users", cost.decode_mflops_per_user, seconds, recommender.device, precision),
         )
     if counts["users_short"]:
-        counted = {name: counts[name] for name in counts if name.startswith("short_by_")}
+        counted = {
+            name.removeprefix("short_by_"): count for name, count in counts.items() if name.startswith("short_by_")
+        }
+        counted["beam too narrow"] = counted.pop("beam")
         logger.warning(
             "recommend: %d of %d users got fewer than %d %s (%s); shortfalls-*.parquet names them",
             counts["users_short"],
             counts["users"],
             config.k,
             config.answer,
-            ", ".join(f"{name.removeprefix('short_by_')} {count}" for name, count in counted.items()),
+            ", ".join(f"{reason} {count}" for reason, count in counted.items()),
         )

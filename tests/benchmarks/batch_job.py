@@ -98,8 +98,8 @@ class RawDecoder:
             block = order[start : start + self.per_batch]
             own = histories.take(block)
             batch = collate_histories(own, policy.spec.model.max_history)
-            factor = -(-self.width // self.config.k)
-            rules = self.rules.take(first + block).for_batch(own, quota_factor=factor) if self.rules else None
+            own_rules = self.rules.take(first + block) if self.rules else None
+            rules = own_rules.for_batch(own, list_length=self.config.k) if own_rules else None
             blocks.append((batch, rules))
 
         def decode() -> None:

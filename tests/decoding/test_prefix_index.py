@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.decoding.prefix_index import Pointers, PrefixIndex
+from recsys.decoding.search_index import SearchIndex
 
 
 def test_tree_by_hand() -> None:
@@ -69,3 +71,18 @@ def test_refusals() -> None:
         PrefixIndex.build(np.array([[0, 5]]), (2, 2))
     with pytest.raises(DataError, match="no items"):
         PrefixIndex.build(np.empty((0, 2), int), (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(256, np.uint8), (257, np.uint16), (65_536, np.uint16), (70_000, np.uint32)]
+)
+def test_codes_are_kept_in_a_type_that_holds_them(size: int, dtype: type[np.unsignedinteger]) -> None:
+    """The last code of a level comes back as it went in, from the packed array and from a search's tables."""
+    codes = np.array([[0, size - 1], [1, 0], [1, size - 1]])
+    index = PrefixIndex.build(codes, (2, size))
+    assert index.codes[1].dtype == dtype
+    search = SearchIndex.from_index(index)
+    node = torch.arange(2)[None]
+    child, exists = search.children(node, 1)
+    assert search.child_codes(node, child, 1)[exists].tolist() == [size - 1, 0, size - 1]
+    assert search.codes[1][torch.arange(3)].tolist() == [size - 1, 0, size - 1]

@@ -8,6 +8,7 @@ Legend: B users of a batch, U users, R longest personal list, S segments, I item
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -76,13 +77,13 @@ class CompiledRules:
         if self.segment_U is not None and self.segment_U.shape != (num_users,):
             raise DataError(f"segments have shape {self.segment_U.shape}, expected ({num_users},): one per history")
 
-    def for_batch(self, histories: Histories, *, num_items: int = 1, quota_factor: int = 1) -> BatchRules:
+    def for_batch(self, histories: Histories, *, num_items: int = 1, list_length: int | None = None) -> BatchRules:
         """Rules of a batch: users and order are those of these rules.
 
         Args:
             histories: B users.
             num_items: Items of an answer; sessions of several need more of the personal lists.
-            quota_factor: Multiplies every quota, for a pool that many times longer than the answer.
+            list_length: What is searched is a pool, from which a list of so many items is cut under the quotas.
         """
         self.check_users(len(histories))
         return BatchRules(
@@ -92,7 +93,7 @@ class CompiledRules:
             personal=self.personal(histories.seen_items(), self.segment_U, count=num_items > 1)
             if self.exclude_seen
             else None,
-            quotas=self.quotas.widened(quota_factor) if self.quotas is not None else None,
+            quotas=self.quotas.of_pool(list_length) if self.quotas is not None and list_length else self.quotas,
         )
 
     def personal(
@@ -137,14 +138,41 @@ class CompiledRules:
         """Length of the longest list that such a user may have: of what is left, each group up to its limit."""
         if self.quotas is None:
             return self.count_left(segment, seen)
-        group_I, limit_G = self.quotas.group_I.cpu().numpy(), self.quotas.limit_G.cpu().numpy()
+        count_G, limit_G = self._left_per_group(self.quotas, segment, seen)
+        return int(count_G[0] + np.minimum(count_G[1:], limit_G[1:]).sum())
+
+    def count_sessions(self, segment: int, seen: npt.NDArray[np.integer], length: int) -> int:
+        """How many sessions of ``length`` different items such a user may have; the order of the items counts.
+
+        Without quotas ``n! / (n - length)!`` of the n items that are left. With them, a session takes up to its limit of
+        each group: the coefficient of ``x ** length`` in the product over groups of ``sum_j choose(n_g, j) x ** j``,
+        times ``length!``.
+        """
+        if self.quotas is None:
+            return math.perm(self.count_left(segment, seen), length)
+        count_G, limit_G = self._left_per_group(self.quotas, segment, seen)
+        limit_G[0] = length
+        ways = [1] + [0] * length  # how many sets of 0 … length items; Python's numbers do not overflow
+        for count, limit in zip(count_G.tolist(), limit_G.tolist(), strict=True):
+            if count and limit:
+                of_group = [math.comb(count, taken) for taken in range(min(limit, length) + 1)]
+                ways = [
+                    sum(of_group[j] * ways[n - j] for j in range(min(n + 1, len(of_group)))) for n in range(length + 1)
+                ]
+        return ways[length] * math.factorial(length)
+
+    def _left_per_group(
+        self, quotas: Quotas, segment: int, seen: npt.NDArray[np.integer]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """How many items of each group are left to a user, and the limits, ``[G]`` each."""
+        group_I, limit_G = quotas.group_I.cpu().numpy(), quotas.limit_G.cpu().numpy().copy()
         allowed = self.allowed_below[-1][segment] > 0
         count_G = np.bincount(group_I[self.index.leaf_item[allowed]], minlength=len(limit_G))
         if self.exclude_seen:
             items = np.unique(seen).astype(np.int64)
             items = items[allowed[self.index.leaf_of_item[items]]]
             count_G = count_G - np.bincount(group_I[items], minlength=len(limit_G))
-        return int(count_G[0] + np.minimum(count_G[1:], limit_G[1:]).sum())
+        return count_G, limit_G
 
     def segment_of(self, row: int) -> int:
         """Segment of user number ``row``."""

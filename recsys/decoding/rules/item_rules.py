@@ -14,7 +14,7 @@ Legend: B users of a batch, U users, S segments, I items, N candidates of a user
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -61,10 +61,13 @@ class Quotas:
     Attributes:
         group_I: int64 ``[I]`` group of each item_index; 0 is "no group" and has no limit.
         limit_G: int64 ``[G]`` limit per group; entry 0 is not used.
+        list_length: The limits are those of a list of so many items, which is cut later from the longer list that is chosen
+            here: that one may hold proportionally more of each group. ``None``: they are the limits of what is chosen.
     """
 
     group_I: torch.Tensor
     limit_G: torch.Tensor
+    list_length: int | None = None
 
     @classmethod
     def from_groups(cls, group_I: npt.NDArray[np.integer], limits: int | npt.NDArray[np.integer]) -> Quotas:
@@ -83,11 +86,44 @@ class Quotas:
 
     def to(self, device: torch.device | str) -> Quotas:
         """Move both tensors."""
-        return Quotas(self.group_I.to(device), self.limit_G.to(device))
+        return replace(self, group_I=self.group_I.to(device), limit_G=self.limit_G.to(device))
 
-    def widened(self, factor: int) -> Quotas:
-        """Multiply every limit: a list ``factor`` times longer may hold that many more of each group."""
-        return Quotas(self.group_I, self.limit_G * factor)
+    def of_pool(self, list_length: int) -> Quotas:
+        """The same limits for whoever chooses a pool from which a list of ``list_length`` is cut later.
+
+        What is said already stays: the list that is cut last counts.
+        """
+        return self if self.list_length is not None else replace(self, list_length=list_length)
+
+    def admitted(self, items_BN: torch.Tensor, length: int) -> torch.Tensor:
+        """Mark what stays of ordered items in a choice of ``length``, going from left to right; items below 0 never do.
+
+        A pool holds the list that would be cut from these items in this order, so whatever order it is brought into, a list
+        as long can be cut from it; the other places go to the best of what proportionally higher limits leave.
+
+        Example:
+            >>> quotas = Quotas.from_groups(np.array([1, 1, 1, 1, 2, 2]), 1)
+            >>> items = torch.tensor([[0, 1, 2, 3, 4, 5]])
+            >>> quotas.admitted(items, 4).int().tolist()
+            [[1, 0, 0, 0, 1, 0]]
+            >>> quotas.of_pool(2).admitted(items, 4).int().tolist()
+            [[1, 1, 0, 0, 1, 1]]
+            >>> quotas.of_pool(2).admitted(items, 3).int().tolist()
+            [[1, 1, 0, 0, 1, 0]]
+        """
+        keeps_BN = ~self.over(items_BN) & (items_BN >= 0)
+        first_BN = keeps_BN & (keeps_BN.cumsum(1) <= min(length, self.list_length or length))
+        if self.list_length is None or self.list_length >= length:
+            return first_BN
+        wider = replace(self, limit_G=self.limit_G * -(-length // self.list_length))
+        others_BN = ~wider.over(items_BN) & (items_BN >= 0) & ~first_BN
+        return first_BN | (others_BN & (others_BN.cumsum(1) <= length - first_BN.sum(1, keepdim=True)))
+
+    def is_filled(self, items_BN: torch.Tensor, length: int) -> torch.Tensor:
+        """Whether these ordered items suffice for a choice of ``length``, bool ``[B]``; more of them would not change it."""
+        keeps_B = (~self.over(items_BN) & (items_BN >= 0)).sum(1)
+        enough_B = keeps_B >= min(length, self.list_length or length)
+        return enough_B & (self.admitted(items_BN, length).sum(1) >= length)
 
     def over(self, items_BN: torch.Tensor) -> torch.Tensor:
         """Mark items that exceed their group's quota, going from left to right; items below 0 are never marked.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
@@ -55,6 +56,32 @@ def explain_shortfalls(histories: Histories, ranked: RankedItems, rules: Compile
             Shortfall(int(row), wanted, found, allowed, unseen, _reason(wanted, found, allowed, unseen, possible))
         )
     return result
+
+
+def rows_below_quotas(histories: Histories, ranked: RankedItems, rules: CompiledRules) -> npt.NDArray[np.int64]:
+    """Rows with fewer items than rules, history and quotas together permit: the beam was too narrow for them."""
+    wanted = ranked.items.shape[1]
+    found_N = (ranked.items >= 0).sum(1)
+    short = np.flatnonzero(found_N < wanted)
+    possible = [
+        rules.count_within_quotas(rules.segment_of(int(row)), seen)
+        for row, seen in zip(short, histories.take(short).seen_items(), strict=True)
+    ]
+    return short[found_N[short] < np.minimum(np.array(possible, np.int64), wanted)]
+
+
+def sessions_below_quotas(
+    histories: Histories, items: npt.NDArray[np.integer], rules: CompiledRules
+) -> npt.NDArray[np.int64]:
+    """The same for sessions, ``[N, sessions, M]``: rows with fewer than there can be."""
+    wanted, length = items.shape[1:]
+    found_N = (items[:, :, 0] >= 0).sum(1)
+    short = np.flatnonzero(found_N < wanted)
+    possible = [
+        min(wanted, rules.count_sessions(rules.segment_of(int(row)), seen, length))
+        for row, seen in zip(short, histories.take(short).seen_items(), strict=True)
+    ]
+    return short[found_N[short] < np.array(possible, np.int64)]
 
 
 def _reason(wanted: int, found: int, allowed: int, unseen: int, possible: int) -> Reason:

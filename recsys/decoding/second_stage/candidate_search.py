@@ -25,6 +25,7 @@ import torch
 from recsys.contracts.ranking import RankedItems, SourcedItems
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
+from recsys.decoding.answers import NO_ITEM, sort_key, within_quotas
 from recsys.decoding.beam_search import Beams, search_from
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.guide import PrefixGuide
@@ -33,12 +34,10 @@ from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.decoding.second_stage.candidates import (
-    NO_ITEM,
     Union,
     allowed_items,
     best_within_quotas,
     unite,
-    within_quotas,
 )
 from recsys.decoding.second_stage.stage import BEAM, DENSE, FUSED, TRANSITIONS, candidate_sources
 from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
@@ -148,7 +147,7 @@ class CandidateSearch:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             state = self.policy.start(batch)
         dense_BI = (state.dense_query_BD.float() @ self.item_vectors().T).log_softmax(1)
-        batch_rules = rules.for_batch(histories, quota_factor=-(-width // k))
+        batch_rules = rules.for_batch(histories, list_length=k)
         return ScoredBatch(
             histories=histories,
             state=state,
@@ -185,11 +184,8 @@ class CandidateSearch:
         for source in self.sources[1:]:
             score_BI, count = self._source(batch, source)
             count = max(count, k) if source == DENSE else count
-            pool = batch.quotas.widened(-(-count // k)) if batch.quotas is not None else None
+            pool = batch.quotas.of_pool(k) if batch.quotas is not None else None
             lists[source] = best_within_quotas(batch.open(score_BI), count, pool)[0]
-        if batch.quotas is not None:  # the pool of a group may leave no room for the others
-            within = best_within_quotas(batch.open(batch.dense_BI), k, batch.quotas)[0]
-            lists[DENSE] = _joined(lists[DENSE], within)
         return unite(lists)
 
     def _source(self, batch: ScoredBatch, source: str) -> tuple[torch.Tensor, int]:
@@ -236,12 +232,20 @@ class CandidateSearch:
             item_Bk, score_Bk = self.best_by(batch, ranker.served, k)
         else:
             score_BC = torch.from_numpy(ranker.score(self.features(batch, found, union))).to(union.item_BC.device)
+            score_BC = score_BC.masked_fill(self._unknown(batch, found, union), torch.nan)
             score_BC = score_BC.masked_fill(union.item_BC < 0, -torch.inf)
-            score_BC, order = score_BC.sort(dim=1, descending=True, stable=True)
-            item_Bk, score_Bk = within_quotas(union.item_BC.gather(1, order), score_BC, batch.quotas)
+            order = sort_key(score_BC).sort(dim=1, descending=True, stable=True).indices
+            item_BC, score_BC = union.item_BC.gather(1, order), score_BC.gather(1, order)
+            item_Bk, score_Bk = within_quotas(item_BC, score_BC, batch.quotas, k)
         ranked = ranked_items(item_Bk, score_Bk, k)
         shown = torch.from_numpy(ranked.items.astype(np.int64)).to(union.item_BC.device)
         return SourcedItems(ranked.items, ranked.scores, union.bits_at(shown).to(torch.uint8).cpu().numpy())
+
+    def _unknown(self, batch: ScoredBatch, found: Found, union: Union) -> torch.Tensor:
+        """Candidates whose score says nothing, bool ``[B, C]``: a ranker may read what is no number as merely missing."""
+        place_BC = union.item_BC.clamp(min=0)
+        sums_BC = batch.dense_BI.gather(1, place_BC) + batch.fused_BI.gather(1, place_BC)
+        return ~sums_BC.isfinite() | found.score_BW.isnan().any(1, keepdim=True)
 
     def best_by(self, batch: ScoredBatch, name: str, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The exact ``k`` best items of the whole catalogue by the dense head or the fused score, within the quotas."""
@@ -258,8 +262,3 @@ def ranked_items(item_BN: torch.Tensor, score_BN: torch.Tensor, k: int) -> Ranke
     scores[:, :found] = score_BN[:, :found].float().cpu().numpy()
     scores[items < 0] = -np.inf
     return RankedItems(items, scores)
-
-
-def _joined(first_BN: torch.Tensor, second_BN: torch.Tensor) -> torch.Tensor:
-    """Two lists as one without repeats."""
-    return unite({"first": first_BN, "second": second_BN}).item_BC

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
+from recsys.decoding.answers import NO_ITEM, sort_key, within_quotas
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules
 from recsys.decoding.rules.item_rules import Quotas
 from recsys.decoding.search_index import SearchIndex
-
-NO_ITEM: Final = -1
 
 
 def allowed_items(rules: BatchRules, index: SearchIndex, num_users: int) -> torch.Tensor | None:
@@ -56,6 +54,9 @@ def best_items(score_BI: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tens
     """
     k = min(k, score_BI.shape[1])
     found, item = score_BI.topk(k, dim=1)
+    if bool(found[:, 0].isnan().any()):  # torch puts NaN first
+        found, item = sort_key(score_BI).sort(dim=1, descending=True, stable=True)
+        return item[:, :k].masked_fill(found[:, :k] == -torch.inf, NO_ITEM), score_BI.gather(1, item[:, :k])
     last_B1 = found[:, -1:]
     # where more than k are at least as good as the last one, topk may have taken any of those that are equal to it
     unclear_B = ((score_BI >= last_B1).sum(1) > k) & (last_B1[:, 0] > -torch.inf)
@@ -74,22 +75,10 @@ def best_within_quotas(score_BI: torch.Tensor, k: int, quotas: Quotas | None) ->
     reach = min(4 * k, score_BI.shape[1])
     while True:
         item, found = best_items(score_BI, reach)
-        item, found = within_quotas(item, found, quotas)
-        if reach == score_BI.shape[1] or bool((item[:, k - 1] >= 0).all()):
+        if reach == score_BI.shape[1] or bool((quotas.is_filled(item, k) | (item[:, -1] == NO_ITEM)).all()):
+            item, found = within_quotas(item, found, quotas, k)
             return item[:, :k], found[:, :k]
         reach = min(4 * reach, score_BI.shape[1])
-
-
-def within_quotas(
-    item_BN: torch.Tensor, score_BN: torch.Tensor, quotas: Quotas | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take out of ordered lists what exceeds a quota; the places at the end become -1 and ``-inf``."""
-    if quotas is None:
-        return item_BN, score_BN
-    over_BN = quotas.over(item_BN)
-    back = over_BN.sort(dim=1, stable=True).indices
-    item_BN, score_BN = item_BN.masked_fill(over_BN, NO_ITEM), score_BN.masked_fill(over_BN, -torch.inf)
-    return item_BN.gather(1, back), score_BN.gather(1, back)
 
 
 @dataclass(frozen=True)

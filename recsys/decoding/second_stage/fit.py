@@ -19,11 +19,11 @@ from recsys.contracts.columns import VALID
 from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
+from recsys.decoding.answers import within_quotas
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.item_rules import ItemRules
 from recsys.decoding.second_stage.candidate_search import CandidateSearch, ranked_items
-from recsys.decoding.second_stage.candidates import within_quotas
 from recsys.decoding.second_stage.recommender import candidate_search
 from recsys.decoding.second_stage.stage import DENSE, FUSED, SecondStage, policy_digest
 from recsys.model.generative_recommender import GenerativeRecommender
@@ -149,7 +149,7 @@ class _Rows:
             batch = self.search.score(self.histories.take(block), self._rules(len(block)), TOP, self._width)
             for strength, found in parts.items():
                 beams = self.search.search(batch, self._width, strength)
-                found.append(ranked_items(*within_quotas(beams.item_BW, beams.score_BW, None), TOP))
+                found.append(ranked_items(*within_quotas(beams.item_BW, beams.score_BW, None, TOP), TOP))
         return {strength: _stacked(found) for strength, found in parts.items()}
 
     def table(self, targets: Targets, split: npt.NDArray[np.integer]) -> CandidateTable:

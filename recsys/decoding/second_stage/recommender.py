@@ -8,12 +8,12 @@ from typing import Final, Literal, get_args
 from recsys.contracts.errors import ConfigError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
+from recsys.decoding.answers import check_count, within_quotas
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.recommender import Recommender, check_count
+from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.second_stage.candidate_search import CandidateSearch, ranked_items
-from recsys.decoding.second_stage.candidates import within_quotas
 from recsys.decoding.second_stage.stage import DENSE, SecondStage, policy_digest
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.ranker.config import CandidateCounts
@@ -53,6 +53,7 @@ class RankedRecommender(Recommender):
         second_stage: SecondStage,
         index: PrefixIndex | None = None,
     ) -> None:
+        _refuse_graph(config)
         digest = policy_digest(policy)  # of the weights as they were trained, whatever precision they are prepared for
         super().__init__(policy, semantic_ids, config, index)
         second_stage.check(semantic_ids.digest, digest, self.index.num_items)
@@ -133,7 +134,7 @@ class RankedRecommender(Recommender):
                     lists.append(ranked_items(*search.best_by(batch, DENSE, k), k))
                 else:
                     beams = found[0.0 if name == "beam" else guidance]
-                    lists.append(ranked_items(*within_quotas(beams.item_BW, beams.score_BW, batch.quotas), k))
+                    lists.append(ranked_items(*within_quotas(beams.item_BW, beams.score_BW, batch.quotas, k), k))
             return lists
 
         per_batch = search.users_per_batch(max(self.config.beam_width, k))
@@ -148,11 +149,7 @@ def candidate_search(
     Raises:
         ConfigError: The search is recorded as a graph, which takes no scores of items.
     """
-    if recommender.config.cuda_graph:
-        raise ConfigError(
-            "decode.cuda_graph records a search without item scores, and the second stage guides it by them; set "
-            "decode.cuda_graph: false, or rank.method: none"
-        )
+    _refuse_graph(recommender.config)
     return CandidateSearch(
         policy=recommender.policy,
         index=recommender.search_index,
@@ -163,3 +160,11 @@ def candidate_search(
         facts=facts,
         counts=counts,
     )
+
+
+def _refuse_graph(config: DecodeConfig) -> None:
+    if config.cuda_graph:
+        raise ConfigError(
+            "decode.cuda_graph records a search without item scores, and the second stage guides it by them; set "
+            "decode.cuda_graph: false, or rank.method: none"
+        )

@@ -153,15 +153,25 @@ def test_a_narrow_beam_is_named(steered_sources: BundleSources, histories: Histo
 
 
 def test_segments_and_masks_explain_by_user(scorer: Scorer, histories: Histories) -> None:
-    """Segment 0 has items 0..3, segment 1 all twelve; nothing found. u1 of segment 0 has seen 3: 3 * 2 = 6 of 10."""
+    """Segment 0 has items 0..3, segment 1 all twelve; six sessions found. u1 of segment 0 has seen 3: 3 * 2 = 6 of 10."""
     allow = np.stack([np.arange(12) < 4, np.ones(12, bool)])
-    rules = ItemRules(allow, None, np.array([0, 1]), Quotas.from_groups(np.zeros(12, np.int64), 1))
-    nothing = RankedSessions(np.full((2, 10, 2), -1), np.full((2, 10), -np.inf, np.float32))
-    two = histories.take(np.array([1, 2]))
-    short = explain_short_sessions(two, nothing, scorer.recommender.compile(rules, 2, True))
-    assert [(each.allowed, each.unseen, each.reason) for each in short] == [(4, 3, "seen"), (12, 11, "quotas")]
-    free = explain_short_sessions(two, nothing, scorer.recommender.compile(rules, 2, False))
-    assert [(each.unseen, each.reason) for each in free] == [(4, "quotas"), (12, "quotas")]
+    two, scores = histories.take(np.array([1, 2])), np.zeros((2, 10), np.float32)
+    six = np.full((2, 10, 2), -1)
+    six[:, :6] = 0
+
+    def explain(groups: int, limit: int, exclude_seen: bool) -> list[tuple[int, str]]:
+        quotas = Quotas.from_groups(np.arange(12) % 4 * groups, limit)
+        rules = ItemRules(allow, None, np.array([0, 1]), quotas)
+        compiled = scorer.recommender.compile(rules, 2, exclude_seen)
+        return [
+            (each.unseen, each.reason) for each in explain_short_sessions(two, RankedSessions(six, scores), compiled)
+        ]
+
+    assert explain(0, 1, True) == [(3, "seen"), (11, "beam")]  # no group, no limit: 11 * 10 sessions were possible
+    assert explain(0, 1, False) == [(4, "beam"), (12, "beam")]
+    # items 0 4 8 have no group, the others limits of one per group; of 1 2 3 and of 1 2 3 5 6 7 9 10 11 two at most
+    assert explain(1, 1, True) == [(3, "seen"), (11, "beam")]
+    assert explain(1, 0, True) == [(3, "quotas"), (11, "quotas")]  # only items without a group: 0, and 0 4 8
 
 
 def test_models_of_single_items_refuse(bundle: Path, sources: BundleSources, tmp_path: Path) -> None:
