@@ -224,3 +224,23 @@ def test_what_a_device_cannot_do_is_known_before_there_is_a_policy(settings, dev
     with pytest.raises(ConfigError, match=message):
         DecodeConfig(**settings).check_device(device)
     DecodeConfig().check_device(device)
+
+
+def test_the_beam_weighs_into_the_dense_order_as_configured(prepared: Dataset, everyone: Histories) -> None:
+    """Score = dense score + weight * log-probability, of every item of a beam that holds them all."""
+    weight = 0.7
+    dense, mixed = (recommender(prepared, beam_width=ITEMS, generative_weight=each) for each in (0.0, weight))
+    by_item = np.argsort(dense.recommend(everyone, ITEMS, exclude_seen=False).items, axis=1)
+    dense_scores = np.take_along_axis(dense.recommend(everyone, ITEMS, exclude_seen=False).scores, by_item, axis=1)
+    expected = dense_scores + weight * all_item_scores(dense.policy, everyone)
+    ranked = mixed.recommend(everyone, ITEMS, exclude_seen=False)
+    np.testing.assert_allclose(ranked.scores, -np.sort(-expected, axis=1), atol=1e-4)
+    assert np.abs(ranked.scores - -np.sort(-dense_scores, axis=1)).max() > 0.1
+
+
+def test_equal_scores_are_ranked_by_item_whatever_the_beam_found_first(prepared: Dataset, everyone: Histories) -> None:
+    tied = recommender(prepared, beam_width=ITEMS)
+    with torch.inference_mode():
+        tied.catalogue_vectors().zero_()
+    assert (tied.recommend(everyone, 6, exclude_seen=False).items == np.arange(6)).all()
+    assert (tied.recommend(everyone, 6, exclude_seen=False, rescore=False).items != np.arange(6)).any()

@@ -12,6 +12,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
+from recsys.decoding.beam_search import Guidance, beam_search
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.item_rules import ItemRules
@@ -161,3 +162,32 @@ def test_refusals(prepared: Dataset) -> None:
     other = toy_ids(np.stack([np.arange(20) % 4, np.arange(20) // 4], 1), (4, 5))
     with pytest.raises(ArtifactError, match="other semantic IDs"):
         Recommender(policy, other, DecodeConfig())
+
+
+@pytest.mark.parametrize("strength", [None, 0.5])
+@pytest.mark.parametrize(("groups", "num_items"), [(1, 1), (1, 2), (4, 2)])
+def test_beams_that_do_not_exist_hold_no_items(
+    tmp_path: Path, strength: float | None, groups: int, num_items: int
+) -> None:
+    """Three items are allowed: three lists of one and six sessions of two; what else the beam of 8 holds is empty."""
+    prepared = ring_prepared(tmp_path, users=6, items=20, task="session", session_length=2)
+    ids = toy_ids(np.stack([np.arange(20) // 5, np.arange(20) % 5], 1), (4, 5))
+    policy = build_policy(prepared, ids, ModelConfig(**MODEL, encoder_attention="bidirectional"), None).eval()
+    recommender = Recommender(policy, ids, DecodeConfig(beam_width=8))
+    histories = Histories.from_targets(prepared.history, prepared.all_users())
+    rules = recommender.compile(ItemRules(np.isin(np.arange(20), [3, 4, 11])), len(histories), exclude_seen=False)
+    beams = beam_search(
+        policy,
+        collate_histories(histories, 6),
+        recommender.search_index,
+        8,
+        rules=rules.for_batch(histories, num_items=num_items),
+        num_items=num_items,
+        diversity_groups=groups,
+        guidance=None if strength is None else Guidance(lambda query: query @ policy.item_vectors()[1:].T, strength),
+    )
+    dead = beams.scores == -torch.inf
+    assert (beams.items[dead] == -1).all()
+    assert (beams.items[~dead] >= 0).all()
+    assert torch.equal(dead, beams.log_probs == -torch.inf)
+    assert ((~dead).sum(1) == (3 if num_items == 1 else 6)).all()

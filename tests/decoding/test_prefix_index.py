@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.contracts.errors import ArtifactError, DataError
+from recsys.decoding import search_index
 from recsys.decoding.prefix_index import Pointers, PrefixIndex
 from recsys.decoding.search_index import SearchIndex
 
@@ -86,3 +87,15 @@ def test_codes_are_kept_in_a_type_that_holds_them(size: int, dtype: type[np.unsi
     child, exists = search.children(node, 1)
     assert search.child_codes(node, child, 1)[exists].tolist() == [size - 1, 0, size - 1]
     assert search.codes[1][torch.arange(3)].tolist() == [size - 1, 0, size - 1]
+
+
+@pytest.mark.parametrize("table_bytes", [0, 4 << 20])
+def test_child_codes_do_not_depend_on_whether_a_level_has_a_table(table_bytes: int, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Items (0,1) (0,2) (3,0): from a table of a level's codes, and one by one where that table would be large."""
+    monkeypatch.setattr(search_index, "DENSE_BYTES", table_bytes)
+    search = SearchIndex.from_index(PrefixIndex.build(np.array([[0, 1], [0, 2], [3, 0]]), (4, 3)))
+    root, node = torch.zeros(1, 1, dtype=torch.int64), torch.tensor([[0, 1]])
+    child, exists = search.children(root, 0)
+    assert search.child_codes(root, child, 0)[exists].tolist() == [0, 3]
+    child, exists = search.children(node, 1)
+    assert search.child_codes(node, child, 1)[exists].tolist() == [1, 2, 0]

@@ -15,6 +15,7 @@ from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.decoding.rules.shortfall import explain_shortfalls
+from recsys.decoding.search_index import SearchIndex
 from recsys.model.config import ModelConfig
 from recsys.training.fit import build_policy
 from tests.decoding.test_beam_search import MODEL, all_item_scores, random_policy
@@ -282,3 +283,17 @@ def test_a_quota_that_the_first_candidates_cannot_fill(prepared: Dataset) -> Non
     recommender = Recommender(policy, ids, DecodeConfig(beam_width=2, rescore="none"))
     found = recommender.recommend(one, 2, exclude_seen=False, rules=ItemRules(quotas=Quotas.from_groups(group, 1)))
     assert found.items[0].tolist() == [order[0], order[15]]
+
+
+def test_what_is_possible_below_a_node_is_counted_in_the_users_own_segment() -> None:
+    """Items (0,0) (0,1) (1,0) (1,1). Segment 0 may have all, segment 1 item 2 alone; every user has seen item 2."""
+    index = PrefixIndex.build(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), (2, 2))
+    allow = np.array([[True] * 4, [False, False, True, False]])
+    one = np.zeros(2, np.int64)
+    seen = Histories(np.array([0, 1], np.int32), one, one + 1, np.array([2], np.int32), *[np.zeros(1, np.uint8)] * 3)
+    nodes, search = torch.tensor([[[0, 1]], [[0, 1]]]), SearchIndex.from_index(index)
+    for exclude_seen, expected in ((False, [[2, 2], [0, 1]]), (True, [[2, 1], [0, 0]])):
+        rules = CompiledRules.compile(
+            index, ItemRules(allow, segments=np.array([0, 1])), exclude_seen=exclude_seen
+        ).for_batch(seen, num_items=2)
+        assert rules.possible_below(search, 0, nodes)[:, 0].tolist() == expected
