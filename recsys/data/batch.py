@@ -59,6 +59,21 @@ class HistoryBatch:
 
 
 @dataclass(frozen=True)
+class BatchCounts:
+    """How much a batch asks for, on the host: what its arithmetic is counted from.
+
+    Attributes:
+        events_N: int64 events of each row's history.
+        row_G: int64 row of each of the G points that ask for something.
+        items_G: int64 items that each of them asks for.
+    """
+
+    events_N: npt.NDArray[np.int64]
+    row_G: npt.NDArray[np.int64]
+    items_G: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class AskedPlaces:
     """Where a batch asks for an item, as places instead of masks.
 
@@ -70,12 +85,14 @@ class AskedPlaces:
         first_N: The same, of the points that ask for a first item: what the dense head is trained on.
         item_N: int64 places in ``B * P * M`` of all items that are asked for, ascending.
         whole_history: Whether every point may look at its whole history.
+        counts: How much is asked for.
     """
 
     point_N: torch.Tensor
     first_N: torch.Tensor
     item_N: torch.Tensor
     whole_history: bool
+    counts: BatchCounts
 
     @classmethod
     def of(cls, target_BPM: torch.Tensor, visible_BP: torch.Tensor, lengths_B: torch.Tensor) -> AskedPlaces:
@@ -90,10 +107,15 @@ class AskedPlaces:
         asked_BPM = target_BPM > 0
         first_N = asked_BPM[..., 0].flatten().nonzero()[:, 0]
         whole_history = bool((visible_BP == lengths_B[:, None]).all())
-        if target_BPM.shape[-1] == 1:
-            return cls(first_N, first_N, first_N, whole_history)
-        point_N, item_N = (mask.flatten().nonzero()[:, 0] for mask in (asked_BPM.any(-1), asked_BPM))
-        return cls(point_N, first_N, item_N, whole_history)
+        point_N = item_N = first_N
+        if target_BPM.shape[-1] > 1:
+            point_N, item_N = (mask.flatten().nonzero()[:, 0] for mask in (asked_BPM.any(-1), asked_BPM))
+        counts = BatchCounts(
+            events_N=lengths_B.cpu().numpy(),
+            row_G=(point_N // max(target_BPM.shape[1], 1)).cpu().numpy(),
+            items_G=asked_BPM.flatten(0, 1)[point_N].sum(-1).cpu().numpy(),
+        )
+        return cls(point_N, first_N, item_N, whole_history, counts)
 
     def items(self, values: torch.Tensor) -> torch.Tensor:
         """Values of the items that are asked for, ``[B, P, M, ...] -> [N, ...]``."""
@@ -107,7 +129,7 @@ class AskedPlaces:
         """The same places, each tensor changed once."""
         changed = {id(places): change(places) for places in (self.point_N, self.first_N, self.item_N)}
         point_N, first_N, item_N = (changed[id(places)] for places in (self.point_N, self.first_N, self.item_N))
-        return AskedPlaces(point_N, first_N, item_N, self.whole_history)
+        return AskedPlaces(point_N, first_N, item_N, self.whole_history, self.counts)
 
 
 def _at(values: torch.Tensor, place_N: torch.Tensor) -> torch.Tensor:

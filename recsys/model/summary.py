@@ -1,17 +1,27 @@
 """Parameter, FLOP and memory counts of a policy, by part.
 
 Counts are of matrix products, in multiply-adds; a FLOP figure is twice that. Attention counts every pair of a query and a
-key, masked or not. Legend: H history events, S memory positions, W beams, T decoder positions, L levels, D width.
+key, masked or not. :func:`summarise` describes a policy; :func:`training_flops` and :func:`decoding_flops` count what was
+asked for: real events, real targets, real heads, and nothing for padding.
+
+Legend: H history events, S memory positions, W beams, T decoder positions, L levels, N users or rows, G points, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from recsys.data.batch import BatchCounts
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 
 _KEY_VALUE_BYTES = 4  # float32, what decoding holds
+
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -65,36 +75,84 @@ def summarise(policy: GenerativeRecommender, *, history: int | None = None, beam
     tables = sum(p.numel() for p in policy.tables.parameters())
     idle = config.num_moe_layers * (config.num_experts - config.experts_per_token) * 3 * d * config.expert_width
 
-    memory = memory_positions(config, events)
+    memory = int(memory_positions(config, events))
     encode = encoder_products(config, events) + key_value_products(config, memory)
     head = d * sum(policy.spec.level_sizes)
-    dense = d * d + d * dataset.num_items
+    dense = dense_products(config, dataset.num_items)
     if config.encoder_attention == "causal":
         # one pass supervises every event and the first: its encoding is shared by as many targets as it has positions
         per_target = encode / memory + levels * token_products(config, memory, levels) + head + dense
     else:
         tokens = session * (levels + 1) - 1
         per_target = (encode + tokens * token_products(config, memory, tokens) + dense) / session + head
-    decoder = (1 + (levels - 1) * beam_width) * token_products(config, memory, levels) + beam_width * head
+    widths = [1, *[beam_width] * (levels - 1)]
     return PolicySummary(
         total=total,
         tables=tables,
         active=total - tables - idle,
-        train_mflops_per_target=6 * per_target / 1e6,
-        encode_mflops_per_user=2 * encode / 1e6,
-        decoder_mflops_per_user=2 * decoder / 1e6,
+        train_mflops_per_target=float(6 * per_target / 1e6),
+        encode_mflops_per_user=float(2 * encode / 1e6),
+        decoder_mflops_per_user=float(2 * beam_products(config, policy.spec.level_sizes, memory, widths) / 1e6),
         key_value_bytes_per_user=memory * key_value_width(config) * _KEY_VALUE_BYTES,
     )
 
 
-def memory_positions(config: ModelConfig, events: int) -> int:
+def training_flops(policy: GenerativeRecommender, counts: BatchCounts, dense_targets: int, scored_items: int) -> float:
+    """Useful FLOPs of a training step, forward and backward (twice the forward).
+
+    Args:
+        counts: Of the batch.
+        dense_targets: Targets that the dense head is trained on; 0 where it is off.
+        scored_items: Items that each of them is told from: the catalogue, or the sampled ones and itself.
+    """
+    config, levels = policy.spec.model, policy.num_levels
+    memory_N = memory_positions(config, counts.events_N)
+    products = (encoder_products(config, counts.events_N) + key_value_products(config, memory_N)).sum()
+    tokens_G = counts.items_G * (levels + 1) - 1
+    products += (tokens_G * token_products(config, memory_N[counts.row_G], tokens_G)).sum()
+    products += counts.items_G.sum() * config.width * sum(policy.spec.level_sizes)
+    return 6.0 * float(products + dense_targets * dense_products(config, scored_items))
+
+
+def decoding_flops(policy: GenerativeRecommender, events_N: Counts, widths: Sequence[int]) -> float:
+    """Useful FLOPs to answer N users with one item each, by search or by sampling.
+
+    Args:
+        events_N: Events of each history that were read.
+        widths: Beams, or candidates, that are fed at every level; see :func:`fed_widths`.
+    """
+    config = policy.spec.model
+    memory_N = memory_positions(config, events_N)
+    encode_N = encoder_products(config, events_N) + key_value_products(config, memory_N)
+    return 2.0 * float((encode_N + beam_products(config, policy.spec.level_sizes, memory_N, widths)).sum())
+
+
+def fed_widths(width: int, max_children: Sequence[int]) -> list[int]:
+    """Beams that a search feeds at every level: one (BOS), and then no more than there are prefixes.
+
+    Args:
+        width: W.
+        max_children: Per level, the most children of one prefix.
+
+    Example:
+        >>> fed_widths(50, (32, 16, 9))  # all 32 first codes, then 50 of 32 * 16 prefixes
+        [1, 32, 50]
+    """
+    widths = [1]
+    for children in max_children[:-1]:
+        widths.append(min(width, widths[-1] * children))
+    return widths
+
+
+def memory_positions(config: ModelConfig, events: Counts | int) -> Counts:
     """S: positions that the decoder looks at after a history of ``events``."""
     if config.encoder == "plain":
-        return 1 + events
-    return config.lifelong_queries + min(config.positive_events, events) + 1 + min(config.short_events, events)
+        return np.asarray(1 + events)
+    positive, short = np.minimum(config.positive_events, events), np.minimum(config.short_events, events)
+    return np.asarray(config.lifelong_queries + positive + 1 + short)
 
 
-def encoder_products(config: ModelConfig, events: int) -> int:
+def encoder_products(config: ModelConfig, events: Counts | int) -> Counts:
     """Multiply-adds to turn one history into memory."""
     d, s = config.width, memory_positions(config, events)
     products = config.num_encoder_layers * s * (4 * d * d + 3 * d * config.ffn_width + 2 * d * s)
@@ -106,6 +164,21 @@ def encoder_products(config: ModelConfig, events: int) -> int:
     return products + projected * 2 * d * d + compression
 
 
+def dense_products(config: ModelConfig, scored_items: int) -> int:
+    """Multiply-adds of the dense head for one target: its query, and the items that it is told from."""
+    return config.width * config.width + config.width * scored_items
+
+
+def beam_products(
+    config: ModelConfig, level_sizes: Sequence[int], memory: Counts | int, widths: Sequence[int]
+) -> Counts:
+    """Multiply-adds of the decoder for one item: at every level its beams, each with the head of that level alone."""
+    total = np.zeros_like(memory)
+    for level, (width, size) in enumerate(zip(widths, level_sizes, strict=True)):
+        total = total + width * (token_products(config, memory, level + 1) + config.width * size)
+    return total
+
+
 def key_value_width(config: ModelConfig) -> int:
     """Numbers per memory position that decoding holds as keys and values of all layers."""
     if config.decoder == "standard":
@@ -113,12 +186,12 @@ def key_value_width(config: ModelConfig) -> int:
     return config.kv_layers * config.kv_split * config.num_kv_groups * (config.width // config.num_heads)
 
 
-def key_value_products(config: ModelConfig, memory: int) -> int:
+def key_value_products(config: ModelConfig, memory: Counts | int) -> Counts | int:
     """Multiply-adds from memory to keys and values."""
     return memory * config.width * key_value_width(config)
 
 
-def token_products(config: ModelConfig, memory: int, positions: int) -> int:
+def token_products(config: ModelConfig, memory: Counts | int, positions: Counts | int) -> Counts | int:
     """Multiply-adds of the decoder for one token, without the head.
 
     Args:

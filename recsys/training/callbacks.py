@@ -13,7 +13,10 @@ import numpy as np
 import polars as pl
 import torch
 
+from recsys.data.batch import TrainingBatch
 from recsys.model.checkpoint import save_policy
+from recsys.model.summary import training_flops
+from recsys.model.utilisation import wait_for
 from recsys.training.best_so_far import BestSoFar
 from recsys.training.distributed.sharding import gathered
 from recsys.training.distributed.strategies import RANDOM_STATE
@@ -233,3 +236,61 @@ class Curves(lightning.Callback):
         """Columns step, epoch, name, value."""
         schema = {"step": pl.Int64, "epoch": pl.Float64, "name": pl.String, "value": pl.Float64}
         return pl.DataFrame(self.points, schema=schema, orient="row")
+
+
+class ArithmeticDone(lightning.Callback):
+    """Count useful FLOPs and what they took: the seconds of training alone, validation and checkpoints of it left out.
+
+    Attributes:
+        targets, flops, seconds: Of all epochs so far, of this process; they travel with the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.targets, self.flops, self.seconds = 0, 0.0, 0.0
+        self._since: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, up to now."""
+        running = 0.0 if self._since is None else time.monotonic() - self._since
+        return {"targets": self.targets, "flops": self.flops, "seconds": self.seconds + running}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """A run that goes on inside an epoch does not begin it again."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: TrainingBatch,
+        batch_idx: int,
+    ) -> None:
+        """Count a batch."""
+        assert isinstance(pl_module, PolicyModule)
+        config, num_items = pl_module.config, pl_module.policy.spec.dataset.num_items
+        sampled = config.dense_sampled_items
+        scored = num_items if sampled is None or sampled >= num_items else sampled + 1
+        dense = round(len(batch.asked.first_N) * config.dense_targets_share) if config.dense_weight > 0 else 0
+        self.targets += len(batch.asked.item_N)
+        self.flops += training_flops(pl_module.policy, batch.asked.counts, dense, scored)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop the clock."""
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop the clock, where validation has not stopped it before."""
+        if self._since is not None:
+            wait_for(pl_module.device)
+            self.seconds += time.monotonic() - self._since
+            self._since = None

@@ -32,7 +32,14 @@ from recsys.model.utilisation import Precision, describe
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.averaging import WeightAverage
-from recsys.training.callbacks import BestPolicy, Curves, ResumeFolder, ValidateLastEpoch, seed_of_process
+from recsys.training.callbacks import (
+    ArithmeticDone,
+    BestPolicy,
+    Curves,
+    ResumeFolder,
+    ValidateLastEpoch,
+    seed_of_process,
+)
 from recsys.training.config import TrainConfig
 from recsys.training.distributed.processes import World, start_workers
 from recsys.training.distributed.strategies import OneProcessStrategy, TorchRecStrategy
@@ -151,7 +158,8 @@ def _train(
     resume = ResumeFolder(scratch / "resume", config.checkpoint_every_s, seed)
     averages = [WeightAverage(config.average_decay)] if config.average_decay else []
     # averages are kept by `best` before the policy has its weights back, and saved by `resume` when they are up to date
-    callbacks = [curves, best, *averages, resume, ValidateLastEpoch(), *watchers]
+    done = ArithmeticDone()
+    callbacks = [done, curves, best, *averages, resume, ValidateLastEpoch(), *watchers]
     trainer = _trainer(config, callbacks, progress, world)
     inputs.decode.check_device(trainer.strategy.root_device.type)  # every validation decodes
     checkpoint = resume.latest()
@@ -174,11 +182,9 @@ def _train(
         "targets_per_epoch": samples.num_targets,
         "steps": trainer.global_step,
     }
-    if world.is_first and best.seconds > 0:
-        seen = round(trainer.global_step / steps_per_epoch * samples.num_targets)
+    if world.is_first and done.targets and done.seconds > 0:
         precision: Precision = "bfloat16" if "bf16" in config.precision else "float32"
-        device = next(policy.parameters()).device
-        speed = describe(seen, "targets", sizes.train_mflops_per_target, best.seconds, device, precision)
+        speed = describe(done.targets, "targets", done.flops, done.seconds, next(policy.parameters()).device, precision)
         logger.info("training: %s", speed)
     if world.is_first:
         save_policy(work_dir / "model", load_policy(best.folder, inputs.semantic_ids.digest))

@@ -22,11 +22,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import digest_of, explain_write_errors, read_json, write_json
-from recsys.model.summary import summarise
-from recsys.model.utilisation import Precision, describe
+from recsys.model.summary import decoding_flops, fed_widths
+from recsys.model.utilisation import describe
 from recsys.runtime import Progress
 from serving.answers.frame import Answer
 from serving.answers.scorer import Scorer
@@ -80,6 +83,7 @@ def write_candidates(
         job = _open_job(out_dir, scorer.info, users.digest, config)
         names = shard_names(len(users), config.users_per_shard)
         started, scored = time.monotonic(), 0
+        lengths: list[npt.NDArray[np.int64]] = []
         with ThreadPoolExecutor(max_workers=1) as writer:
             being_written: Future[None] | None = None
             for number, name in progress.track(list(enumerate(names)), "recommend", len(names)):
@@ -92,13 +96,14 @@ def write_candidates(
                     being_written.result()
                 being_written = writer.submit(write_shard, out_dir / name, answer, scorer.catalogue.item_ids, job)
                 scored += last - first
+                lengths.append(answer.asked.histories.lengths)
             if being_written is not None:
                 being_written.result()
         seconds = time.monotonic() - started
         counts = count_shards(out_dir, names)
         write_json(out_dir / DONE_FILE, counts)
     rate = round(scored / seconds, 1) if scored and seconds > 0 else None
-    _log_outcome(scorer, config, counts, scored, seconds)
+    _log_outcome(scorer, config, counts, scored, seconds, lengths)
     return {**counts, "users_per_second": rate}
 
 
@@ -166,20 +171,24 @@ def _score_shard(scorer: Scorer, request: Request, first: int, last: int) -> Ans
 
 
 def _log_outcome(
-    scorer: Scorer, config: RecommendConfig, counts: Mapping[str, Any], scored: int, seconds: float
+    scorer: Scorer,
+    config: RecommendConfig,
+    counts: Mapping[str, Any],
+    scored: int,
+    seconds: float,
+    lengths: list[npt.NDArray[np.int64]],
 ) -> None:
-    """Say how fast it went, and who got fewer answers than asked."""
+    """Say how fast it went, and who got fewer answers than asked; ``lengths`` are those of the scored histories."""
     rate = round(scored / seconds, 1) if scored and seconds > 0 else None
     logger.info("recommend: %d users in %.1f s (%s users/s)", scored, seconds, rate)
     plain = config.second_stage == "none" and "rank" not in scorer.info.digests
     if rate and config.answer == "items" and plain:  # the figures below are of the search alone
         recommender = scorer.recommender
-        cost = summarise(recommender.policy, beam_width=max(recommender.config.beam_width, config.k))
-        precision: Precision = "bfloat16" if recommender.config.precision == "bfloat16" else "float32"
-        logger.info(
-            "recommend, were every history the longest: %s",
-            describe(scored, "users", cost.decode_mflops_per_user, seconds, recommender.device, precision),
-        )
+        decode = recommender.config
+        widths = fed_widths(max(decode.beam_width, config.k), recommender.index.max_children)
+        events_N = np.minimum(np.concatenate(lengths), recommender.policy.spec.model.max_history)
+        flops = decoding_flops(recommender.policy, events_N, widths)
+        logger.info("recommend: %s", describe(scored, "users", flops, seconds, recommender.device, decode.precision))
     if counts["users_short"]:
         counted = {
             name.removeprefix("short_by_"): count for name, count in counts.items() if name.startswith("short_by_")
