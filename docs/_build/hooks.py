@@ -38,8 +38,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put diagrams, and the demo's table, where a page asks for them."""
+    """Put diagrams, the demo's table and the guard's rules where a page asks for them."""
     markdown = markdown.replace("<!-- demo table -->", repository_pages.demo_table())
+    if "<!-- guard rules -->" in markdown:
+        from recsys.alignment.rounds import rules  # torch and all: only for the page that asks
+
+        markdown = markdown.replace("<!-- guard rules -->", rules.table())
     return _DIAGRAM.sub(lambda match: drawing(match["name"]), markdown)
 
 

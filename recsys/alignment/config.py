@@ -192,47 +192,70 @@ class RereConfig(FrozenConfig):
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-4)
 
 
+RuleAction = Literal["stop", "back_off", "record"]
+
+
 class GuardConfig(FrozenConfig):
-    """What is measured before and after every round, and when that stops the run.
+    """What is measured before and after every round, which falls count, and what a fall does.
+
+    The rules themselves are one table, :data:`recsys.alignment.rounds.rules.RULES`; here are their settings. A figure has
+    fallen when its mean fell by more than its margin *and* the upper end of its paired bootstrap interval lies below 0.
 
     Attributes:
         users: Validation rows that are measured.
-        ks: Cut-offs of HR and NDCG; those not below the size of the catalogue are left out. 1 is always measured.
-        recall_at: Cut-off of the recall that must not fall.
-        recall_falls: A fall of that recall against the start, beyond its paired interval, breaks the rule
-            ``while_hr1_rises`` (the alignment tax), ``always``, or never (``ignore``).
-        held_out_falls: The same for the held-out reward: ``while_reward_rises`` is over-optimisation. Unless it is
-            ``ignore``, the held-out reward may not fall against the round kept last either.
-        reward_falls: A fall of the reward that is trained on, beyond its interval: then everything may fall together, and no
-            trade-off shows.
-        max_kl: Largest divergence from the start, nats per item; rewards are over-optimised by distance (Gao et al., arXiv
-            2210.10760). ``None``: any.
+        ks: Cut-offs of HR, NDCG and recall; those not below the size of the catalogue are left out. 1 is always measured,
+            and nothing beyond the largest is decoded unless ``decode.beam_width`` asks for it.
+        recall_at: Deepest cut-off whose recall must not fall; the smaller ones of ``ks`` above 1 must not fall either.
+        false_stops: Chance that a run whose rounds changed nothing is stopped by a fall. It is shared evenly by all rounds
+            and all comparisons of the rules that act (Bonferroni), so that looking often does not stop more.
+        recall_margin, hr1_margin, coverage_margin: Falls that are worth acting on, as a share of the start's figure.
+        reward_margin: The same for reward and held-out reward, in standard deviations of the start's figure over rows.
+        recall_falls, hr1_falls, coverage_falls, reward_falls, held_out_falls: What a fall of that figure does: an action
+            as in ``on_violation``; ``None``: what that says.
+        max_kl: Largest divergence from the start, nats per item, over all items of a session and at each place of it;
+            rewards are over-optimised by distance (Gao et al., arXiv 2210.10760). ``None``: any.
+        max_kl_steered: The same under drawn objective weights, for a policy that is steered by them: its answers are meant
+            to move with the weights.
+        kl_exceeds: What a divergence beyond its bound does; ``None``: what ``on_violation`` says.
         on_violation: ``stop`` keeps the last good round and ends; ``back_off`` goes back to it and takes smaller steps;
-            ``record`` only writes it down.
+            ``record`` only writes it down. A figure that is not finite stops in any case.
         num_generations: Candidates per request whose rewards are measured.
-        back_off_learning_rate, back_off_beta: Factors on learning rate and beta at every back-off.
-        max_back_offs: After so many the run ends.
         exclude_seen: Measure without items of the history.
-        confidence: Of the intervals.
-        resamples: Of the bootstrap over users.
+        confidence: Of the intervals that are shown.
+        resamples: Of the bootstrap over users, at least; more are drawn where the corrected error asks for it.
+        back_off_learning_rate: Factor on the learning rate at every back-off.
+        back_off_weight: Factor on the weight of the alignment loss, beside which the next-token loss keeps its own.
+        back_off_loss: How far a loss turns the setting of its own that makes it gentler, where it has one: ipo and the
+            policy gradients raise ``beta``, listwise its ``temperature``, simpo lowers ``simpo_gamma``.
+        max_back_offs: After so many the run ends.
     """
 
-    renamed_keys: ClassVar[Mapping[str, str]] = {"judge_falls": "held_out_falls"}
+    renamed_keys: ClassVar[Mapping[str, str]] = {"judge_falls": "held_out_falls", "back_off_beta": "back_off_loss"}
 
-    users: int = Field(default=1000, ge=1)
-    ks: tuple[int, ...] = (1, 5, 10, 50, 100, 500)
+    users: int = Field(default=2000, ge=1)
+    ks: tuple[int, ...] = (1, 5, 10, 50)
     recall_at: int = Field(default=50, ge=2)
-    recall_falls: Literal["while_hr1_rises", "always", "ignore"] = "while_hr1_rises"
-    reward_falls: Literal["always", "ignore"] = "always"
-    held_out_falls: Literal["while_reward_rises", "always", "ignore"] = "while_reward_rises"
-    max_kl: float | None = Field(default=None, gt=0)
-    on_violation: Literal["stop", "back_off", "record"] = "stop"
+    false_stops: float = Field(default=0.05, gt=0, lt=1)
+    recall_margin: float = Field(default=0.01, ge=0)
+    hr1_margin: float = Field(default=0.02, ge=0)
+    coverage_margin: float = Field(default=0.1, ge=0)
+    reward_margin: float = Field(default=0.02, ge=0)
+    recall_falls: RuleAction | None = None
+    hr1_falls: RuleAction | None = None
+    coverage_falls: RuleAction | None = None
+    reward_falls: RuleAction | None = None
+    held_out_falls: RuleAction | None = None
+    max_kl: float | None = Field(default=1.0, gt=0)
+    max_kl_steered: float | None = Field(default=4.0, gt=0)
+    kl_exceeds: RuleAction | None = None
+    on_violation: RuleAction = "stop"
     num_generations: int = Field(default=16, ge=2)
     exclude_seen: bool = False
     confidence: float = Field(default=0.95, gt=0, lt=1)
     resamples: int = Field(default=1000, ge=1)
     back_off_learning_rate: float = Field(default=0.5, gt=0, le=1)
-    back_off_beta: float = Field(default=2.0, ge=1)
+    back_off_weight: float = Field(default=0.5, gt=0, le=1)
+    back_off_loss: float = Field(default=2.0, ge=1)
     max_back_offs: int = Field(default=2, ge=0)
 
     @model_validator(mode="after")
@@ -240,6 +263,11 @@ class GuardConfig(FrozenConfig):
         if not self.ks or min(self.ks) < 1 or self.recall_at not in self.ks:
             raise ValueError(f"recall_at {self.recall_at} must be one of ks {self.ks}, which must be at least 1")
         return self
+
+    @property
+    def recall_depths(self) -> list[int]:
+        """Cut-offs whose recall must not fall, ascending."""
+        return sorted({k for k in self.ks if 1 < k <= self.recall_at})
 
 
 class AlignConfig(FrozenConfig):

@@ -117,9 +117,9 @@ class IterativePreferenceAlignment:
             terms.append(config.supervised.weight * supervised)
             figures["supervised"] = supervised.item()
         if len(pairs):
-            loss, preference_figures = self._preference(pairs.to(device), weights_Q.to(device), work.beta_scale)
+            loss, preference_figures = self._preference(pairs.to(device), weights_Q.to(device), work.smaller_steps.loss)
             share = len(pairs) / len(rows) if config.preference_reduction == "batch" else 1.0
-            terms.append(config.preference_weight * share * loss)
+            terms.append(config.preference_weight * work.smaller_steps.weight * share * loss)
             figures |= preference_figures
         if not terms:  # no pair in this batch, and no other loss
             work.curve.count(steps_without_loss=1)
@@ -129,7 +129,7 @@ class IterativePreferenceAlignment:
         work.curve.add(step, gradient_norm=norm, learning_rate=rate, **figures)
 
     def _preference(
-        self, pairs: PreferencePairs, weights_Q: torch.Tensor, beta_scale: float
+        self, pairs: PreferencePairs, weights_Q: torch.Tensor, gentler: float
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean preference loss over the pairs of one batch, weighted by the curriculum, and figures for the curve."""
         policy, loss = self.learner.policy, self.config.loss
@@ -139,7 +139,7 @@ class IterativePreferenceAlignment:
         history = collate_histories(histories, policy.spec.model.max_history).to(self.learner.device)
         scored = candidate_log_probs(policy, history, pairs.candidates_QGM)
         result = preference_loss(
-            loss.model_copy(update={"beta": loss.beta * beta_scale}),
+            loss.gentler(gentler),
             _log_probs_of(pairs, scored.sessions, scored.lengths),
         )
         names = ("margin", "accuracy", "chosen_log_ratio", "rejected_log_ratio")
@@ -213,7 +213,7 @@ class IterativePreferenceAlignment:
         for block in progress.track(blocks, "preference pairs", len(blocks)):
             part = requests.take(block)
             group = self.sampler.roll_out(policy, part, generator)
-            total = self.reward_set.for_histories(part.histories)(group)
+            total = self.reward_set.reward(group)
             rewards_BG = total.mean(-1) if total.ndim == 3 else total
             is_target_BG = (group.items == group.target[:, None]).all(-1)
             chosen = choose_pairs(

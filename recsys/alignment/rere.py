@@ -104,7 +104,7 @@ class RankingRewardLearning:
         config = self.config
         requests = self.stream.requests(rows)
         group = self.sampler.roll_out(self.learner.policy, requests, generator)
-        reward = self.reward_set.for_histories(requests.histories)
+        reward = self.reward_set.reward
         parts = reward.components(group)
         total = reward.total(parts, group)
         mask = group.valid if total.ndim == 2 else first_difference_mask(group)
@@ -114,7 +114,7 @@ class RankingRewardLearning:
         figures = {f"reward_{name}": _mean_of_valid(value, group) for name, value in parts.items()}
         figures |= {"reward": _mean_of_valid(total, group), "distinct_share": distinct_share(group)}
 
-        loss = config.loss.model_copy(update={"beta": config.loss.beta * work.beta_scale})
+        loss = config.loss.gentler(work.smaller_steps.loss)
         weights_B = signal.weights(config.zero_signal_weight)
         used = weights_B > 0
         part = _take_groups(group, used)
@@ -157,7 +157,7 @@ class RankingRewardLearning:
                 )
                 if old is None and config.num_iterations > 1:
                     old = codes.detach()  # the policy that generated; its ratio is exactly 1 in the first update
-                terms.append(result.loss)
+                terms.append(work.smaller_steps.weight * result.loss)
                 figures |= {"kl": float(result.kl), "clip_share": float(result.clip_share)}
                 figures |= {"ratio_max": float(result.max_ratio)}
             if config.supervised.weight > 0:

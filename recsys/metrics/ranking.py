@@ -98,6 +98,22 @@ def coverage(ranked: RankedItems, k: int, num_items: int) -> float:
     return coverage_of(exposures(ranked, k, num_items))
 
 
+def coverage_by_row(ranked: RankedItems, k: int, num_items: int) -> Values:
+    """Split :func:`coverage` among the rows, ``[N]``; their mean is the coverage.
+
+    An item that c rows hold among their first ``k`` counts 1 / c in each of them, so that rows can be compared in pairs.
+
+    Example:
+        Item 0 is shared by two rows, item 1 belongs to the first: (1/2 + 1) and 1/2, times 2 rows / 4 items.
+
+        >>> coverage_by_row(RankedItems(np.array([[0, 1], [0, -1]], np.int32), np.zeros((2, 2), np.float32)), 2, 4).tolist()
+        [0.75, 0.25]
+    """
+    shown = ranked.items[:, :k]
+    share = 1.0 / np.maximum(exposures(ranked, k, num_items), 1)
+    return np.where(shown >= 0, share[np.maximum(shown, 0)], 0.0).sum(1) * len(shown) / num_items
+
+
 def gini(ranked: RankedItems, k: int, num_items: int) -> float:
     """Return how unequally the first ``k`` places are spread over the catalogue: 0 evenly, towards 1 all on one item.
 

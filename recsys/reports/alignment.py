@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from recsys.alignment.rounds.policy_evaluator import HELD_OUT_REWARD, HR1
+from recsys.alignment.rounds.measurement import HELD_OUT_REWARD, HR1
 from recsys.alignment.rounds.report import CURVES_NAME, REPORT_NAME
 from recsys.contracts.manifest import explain_write_errors, read_json
 from recsys.contracts.table_checks import read_table
@@ -39,7 +39,7 @@ _PANELS: Final = (
     ("NDCG, served order", r"^served_ndcg@", "What users get after the dense head; it matters more than the beam's."),
     (
         "Reward",
-        r"^(held_out_)?reward(_best)?$",
+        r"^(held_out_)?reward(_steered)?(_best)?$",
         "In deviations of the start. The held-out reward must follow the reward: where the two part, the policy has learnt "
         "the reward model's mistakes.",
     ),
@@ -50,8 +50,8 @@ _PANELS: Final = (
     ),
     (
         "Divergence from the start, nats",
-        r"^kl_to_start$",
-        "Should grow slowly; much divergence for little reward is drift.",
+        r"^kl_to_start",
+        "Should grow slowly, at every place of a session; much divergence for little reward is drift.",
     ),
     ("Coverage", r"^coverage@", "Share of the catalogue that is answered at all: should not fall much."),
 )

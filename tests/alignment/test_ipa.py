@@ -23,12 +23,13 @@ from recsys.alignment.config import (
 )
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.losses.config import PreferenceLossConfig
+from recsys.alignment.rounds.loop import SmallerSteps
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import open_artifact
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import load_policy
-from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
+from tests.toy.alignment import NO_FALL_STOPS, QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
 from tests.toy.dataset import ring_ids
 
 GUARD = GuardConfig(
@@ -37,8 +38,7 @@ GUARD = GuardConfig(
     num_generations=4,
     users=40,
     resamples=100,
-    recall_falls="ignore",
-    held_out_falls="ignore",
+    **NO_FALL_STOPS,
 )
 
 
@@ -145,33 +145,30 @@ def test_the_guard_stops_and_keeps_the_last_good_round(tmp_path: Path) -> None:
     """The held-out reward model dislikes what the reward likes: the first round is over-optimisation, and the start is
     kept."""
     prepared = next_item_ring(tmp_path / "data")
-    guard = GUARD.model_copy(update={"held_out_falls": "while_reward_rises"})
+    guard = GUARD.model_copy(update={"held_out_falls": "stop"})
     config = ipa(rounds=3, preference_reduction="pairs").model_copy(update={"guard": guard})
     start = weights_of(ring_policy(prepared))
     policy, summary = run(prepared, tmp_path / "align", config, held_out_reward_model=EvenTaste(-1.0))
     assert summary["kept_round"] == 0
     assert summary["rounds"] == 1
     assert "held_out_reward fell by" in summary["stopped"]
-    assert "while reward rose" in summary["stopped"]
     assert all(torch.equal(tensor, start[name]) for name, tensor in policy.state_dict().items())
 
 
-def test_the_guard_backs_off_with_smaller_steps_and_a_stronger_pull(tmp_path: Path) -> None:
+def test_the_guard_backs_off_with_smaller_steps(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
-    guard = GUARD.model_copy(
-        update={"held_out_falls": "while_reward_rises", "on_violation": "back_off", "max_back_offs": 2}
-    )
+    guard = GUARD.model_copy(update={"held_out_falls": None, "on_violation": "back_off", "max_back_offs": 2})
     config = ipa(rounds=5, samples_per_round=96, preference_reduction="pairs").model_copy(update={"guard": guard})
     _, summary = run(prepared, tmp_path / "align", config, held_out_reward_model=EvenTaste(-1.0))
     report = json.loads((tmp_path / "align" / "alignment_report.json").read_text())
-    scales = [(finished["learning_rate_scale"], finished["beta_scale"]) for finished in report["rounds"][1:]]
-    assert scales[:3] == [(1.0, 1.0), (0.5, 2.0), (0.25, 4.0)]
+    steps = [SmallerSteps(**finished["smaller_steps"]) for finished in report["rounds"][1:]]
+    assert steps[:3] == [SmallerSteps(), SmallerSteps(0.5, 0.5, 2.0), SmallerSteps(0.25, 0.25, 4.0)]
     assert summary["kept_round"] == 0
 
 
 def test_recording_goes_on_whatever_happens(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
-    guard = GUARD.model_copy(update={"held_out_falls": "always", "on_violation": "record"})
+    guard = GUARD.model_copy(update={"held_out_falls": None, "on_violation": "record"})
     config = ipa(preference_reduction="pairs").model_copy(update={"guard": guard})
     _, summary = run(prepared, tmp_path / "align", config, held_out_reward_model=EvenTaste(-1.0))
     assert summary["kept_round"] == 2

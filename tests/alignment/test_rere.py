@@ -26,14 +26,14 @@ from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.request_stream import RequestStream
 from recsys.alignment.rollouts.sampler import RolloutSampler
 from recsys.alignment.rounds.learner import Learner, RoundCurve
-from recsys.alignment.rounds.loop import RoundWork
+from recsys.alignment.rounds.loop import RoundWork, SmallerSteps
 from recsys.contracts.dataset import Dataset
-from recsys.contracts.errors import ConfigError
+from recsys.contracts.errors import ConfigError, DataError
 from recsys.decoding.config import DecodeConfig
-from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
+from tests.toy.alignment import NO_FALL_STOPS, QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
 from tests.toy.dataset import ring_ids
 
-GUARD = GuardConfig(ks=(1, 5, 10), recall_at=10, num_generations=4, users=60, resamples=100, recall_falls="ignore")
+GUARD = GuardConfig(ks=(1, 5, 10), recall_at=10, num_generations=4, users=60, resamples=100, **NO_FALL_STOPS)
 
 
 def settings(**changes: object) -> RereConfig:
@@ -68,8 +68,8 @@ def learning(prepared: Dataset, config: RereConfig, reward_set: RewardSet | None
     return method
 
 
-def work_of(folder: Path) -> RoundWork:
-    return RoundWork(1, folder, 0, 1.0, RoundCurve(), QUIET, lambda steps: None)
+def work_of(folder: Path, smaller_steps: SmallerSteps | None = None) -> RoundWork:
+    return RoundWork(1, folder, 0, smaller_steps or SmallerSteps(), RoundCurve(), QUIET, lambda steps: None)
 
 
 @pytest.mark.parametrize("task", ["next_item", "session"])
@@ -230,5 +230,5 @@ def test_divergence_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     with torch.no_grad():
         method.learner.policy.decoder.code_bias += torch.nan
     loss = method.learner.policy.decoder.code_bias.sum()
-    with pytest.raises(ConfigError, match=r"diverged at step 0.*lower optimiser.learning_rate"):
+    with pytest.raises(DataError, match=r"diverged at step 0.*lower optimiser.learning_rate"):
         method.learner.update(loss)

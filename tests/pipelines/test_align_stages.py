@@ -25,7 +25,7 @@ RERE = (
     "align.rere.rollouts.num_generations=8",
     "align.guard.users=100",
     "align.guard.ks=[1,5,10,50]",
-    "align.guard.recall_falls=ignore",
+    "align.guard.on_violation=record",
 )
 
 

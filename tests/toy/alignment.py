@@ -66,6 +66,15 @@ class KillAfter(Progress):
 
 QUIET = SilentProgress()
 
+NO_FALL_STOPS = {
+    "recall_falls": "record",
+    "hr1_falls": "record",
+    "coverage_falls": "record",
+    "held_out_falls": "record",
+    "max_kl": None,
+}
+"""Settings of a guard that stops for a fall of the reward alone."""
+
 
 def next_item_ring(folder: Path) -> Dataset:
     return ring_prepared(folder, users=60, items=12)

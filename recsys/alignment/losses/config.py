@@ -62,6 +62,23 @@ class PreferenceLossConfig(FrozenConfig):
                 )
         return self
 
+    def gentler(self, factor: float) -> PreferenceLossConfig:
+        """Turn the setting that makes this loss gentler at the reference, where its type has one.
+
+        ipo wants a margin of ``1 / (2 beta)``, simpo one of ``simpo_gamma``: both want less. listwise takes rewards for more
+        alike. The others have none: their gradient at the reference grows with ``beta``, and a smaller one lets the
+        policy go farther; the learning rate and the weight of the loss serve them.
+
+        Args:
+            factor: At least 1; 1 changes nothing.
+        """
+        turned = {
+            "ipo": {"beta": self.beta * factor},
+            "simpo": {"simpo_gamma": self.simpo_gamma / factor},
+            "listwise": {"temperature": self.temperature * factor},
+        }
+        return self.model_copy(update=turned.get(self.loss_type, {}))
+
 
 class PolicyGradientConfig(FrozenConfig):
     """Which policy-gradient loss, and its options; an option that the type does not read must keep its default.
@@ -110,6 +127,14 @@ class PolicyGradientConfig(FrozenConfig):
         if self.loss_type == "dr_grpo" and self.advantage_scale == "group_std":
             raise ValueError("loss_type 'dr_grpo' does not divide by the standard deviation; remove advantage_scale")
         return self
+
+    def gentler(self, factor: float) -> PolicyGradientConfig:
+        """Pull harder to the reference: every type here adds ``beta`` times the divergence from it.
+
+        Args:
+            factor: At least 1; 1 changes nothing.
+        """
+        return self.model_copy(update={"beta": self.beta * factor})
 
     @property
     def clip_bounds(self) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from recsys.alignment.losses.config import PairRule
-from recsys.contracts.errors import ConfigError
+from recsys.contracts.errors import ConfigError, DataError
 
 NO_CANDIDATE = -1
 
@@ -67,6 +67,10 @@ def choose_pairs(
         generator: For ``best_random``.
         is_target_BG: Which candidates are the target; for ``target_rest``.
 
+    Raises:
+        ConfigError: ``best_random`` without a generator.
+        DataError: A candidate that exists has a reward that is not finite.
+
     Example:
         >>> rewards = torch.tensor([[0.1, 0.9, 0.5, 0.2], [0.3, 0.3, 0.3, 0.3]])
         >>> pairs = choose_pairs(rewards, torch.ones(2, 4, dtype=torch.bool), num_negatives=2)
@@ -77,6 +81,12 @@ def choose_pairs(
     if rule == "target_rest":
         assert is_target_BG is not None
         return _target_against_rest(exists_BG & ~is_target_BG, num_negatives)
+    sick = exists_BG & ~torch.isfinite(rewards_BG)
+    if sick.any():
+        raise DataError(
+            f"preference pairs: {int(sick.sum())} of {int(exists_BG.sum())} candidates have a reward that is NaN or "
+            "infinite, expected finite rewards; such a candidate is neither better nor worse than another"
+        )
     rewards = rewards_BG.float().masked_fill(~exists_BG, -torch.inf)
     best_reward, best = rewards.max(dim=1)
     allowed = exists_BG & (rewards < best_reward[:, None] - epsilon)

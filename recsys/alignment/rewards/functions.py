@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from recsys.alignment.rewards.names import REWARD_NAMES
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.batch import HistoryBatch
+from recsys.data.histories import Histories
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class RolloutGroup:
         codes: int64 ``[B, G, M, L]`` semantic IDs of ``items``; anything where the item is -1.
         target_codes: int64 ``[B, S, L]`` semantic IDs of ``target``.
         scores: float32 ``[B, G]`` log-probability under the policy that made the group.
-        history: What the policy read; rewards that score items for a user need it.
+        history: What the policy read.
+        histories: The same before it was collated; rewards that score items for a user need it.
     """
 
     items: torch.Tensor
@@ -44,6 +46,7 @@ class RolloutGroup:
     target_codes: torch.Tensor
     scores: torch.Tensor
     history: HistoryBatch | None = None
+    histories: Histories | None = None
 
     def __post_init__(self) -> None:
         if self.items.ndim != 3:
@@ -210,10 +213,7 @@ class Learned:
                 f"learned reward: the model returned shape {tuple(reward.shape)}, expected {tuple(group.valid.shape)}, "
                 "one number per row of the group"
             )
-        reward = reward.masked_fill(~group.valid, 0.0)
-        if not torch.isfinite(reward).all():
-            raise DataError("learned reward: a row that exists got NaN or infinity; expected finite rewards")
-        return reward
+        return reward.masked_fill(~group.valid, 0.0)
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,21 @@ class WeightedSum:
         return self.total(self.components(group), group)
 
     def components(self, group: RolloutGroup) -> dict[str, torch.Tensor]:
-        """Return each part's own reward, unweighted, for the log."""
-        return {name: reward(group) for name, (reward, _) in self.parts.items()}
+        """Return each part's own reward, unweighted, for the log.
+
+        Raises:
+            DataError: A row that exists got NaN or infinity: it could neither be preferred nor rejected.
+        """
+        parts = {name: reward(group) for name, (reward, _) in self.parts.items()}
+        for name, values in parts.items():
+            exists = group.valid if values.ndim == 2 else group.code_mask
+            sick = exists & ~torch.isfinite(values)
+            if sick.any():
+                raise DataError(
+                    f"reward '{name}': {int(sick.sum())} of {int(exists.sum())} candidates got NaN or infinity, expected "
+                    "finite rewards; look at what it reads (item vectors, reward model), or leave it out"
+                )
+        return parts
 
     def total(self, components: Mapping[str, torch.Tensor], group: RolloutGroup) -> torch.Tensor:
         """Add up what :meth:`components` returned, so that a part is computed once."""

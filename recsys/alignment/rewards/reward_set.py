@@ -1,4 +1,4 @@
-"""The rewards of a run, put together from their functions for the histories of a request.
+"""The rewards of a run, put together from their functions.
 
 Legend: B users, I items, D width.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -33,8 +34,9 @@ class RewardSet:
     collaborative: Callable[[Histories], torch.Tensor] | None = None
     learned: SessionScorer | None = None
 
-    def for_histories(self, histories: Histories) -> WeightedSum:
-        """Build the reward for groups that were generated for these histories.
+    @cached_property
+    def reward(self) -> WeightedSum:
+        """The reward of a group, put together once.
 
         Raises:
             ConfigError: A configured reward lacks what it needs.
@@ -43,11 +45,13 @@ class RewardSet:
 
         def from_model(group: RolloutGroup) -> torch.Tensor:
             assert learned is not None
-            return learned.reward(histories, group.items)
+            assert group.histories is not None
+            return learned.reward(group.histories, group.items)
 
         def from_scorer(group: RolloutGroup) -> torch.Tensor:
             assert scorer is not None
-            return scorer(histories).to(group.items.device)
+            assert group.histories is not None
+            return scorer(group.histories).to(group.items.device)
 
         return build_reward(
             {str(name): weight for name, weight in self.weights.items()},

@@ -129,6 +129,7 @@ class RolloutSampler:
             target_codes=codes_IL[targets + 1].masked_fill((targets < 0)[..., None], -1),
             scores=scores,
             history=history,
+            histories=requests.histories,
         )
 
     def all_items(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recsys.alignment.config import OptimiserConfig, SupervisedConfig
-from recsys.contracts.errors import ConfigError
+from recsys.contracts.errors import DataError
 from recsys.data.batch import TrainingBatch
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.training.config import TrainConfig
@@ -61,13 +61,13 @@ class Learner:
         """Make one step; return the norm of the gradient before clipping.
 
         Raises:
-            ConfigError: Loss or gradient are not finite.
+            DataError: Loss or gradient are not finite.
         """
         loss.backward()
         limit = self.config.gradient_clip or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
         if not math.isfinite(norm) or not math.isfinite(loss.item()):
-            raise ConfigError(
+            raise DataError(
                 f"alignment diverged at step {self.step}: loss {loss.item():.4g}, gradient norm {norm:.4g}; lower "
                 f"optimiser.learning_rate (now {self.config.learning_rate:g}) or raise loss.beta"
             )

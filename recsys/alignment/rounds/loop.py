@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,9 +18,11 @@ import polars as pl
 from recsys.alignment.config import GuardConfig
 from recsys.alignment.rounds.guard import GuardResult, check_round
 from recsys.alignment.rounds.learner import Learner, RoundCurve
-from recsys.alignment.rounds.policy_evaluator import Measurement, PolicyEvaluator
+from recsys.alignment.rounds.measurement import Measurement
+from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator
+from recsys.alignment.rounds.rules import non_finite
 from recsys.alignment.rounds.store import MODEL_NAME, STATE_NAME, Round, RoundStore, load_state, save_state
-from recsys.contracts.errors import ArtifactError
+from recsys.contracts.errors import ArtifactError, DataError
 from recsys.model.checkpoint import save_policy
 from recsys.runtime import Progress
 
@@ -28,6 +30,34 @@ logger = logging.getLogger(__name__)
 
 CURVE_NAME = "curve.parquet"
 CURVE_SCHEMA = {"step": pl.Int64, "name": pl.String, "value": pl.Float64}
+
+
+@dataclass(frozen=True)
+class SmallerSteps:
+    """What back-offs change, as factors; 1 before the first.
+
+    Attributes:
+        learning_rate: On the learning rate.
+        weight: On the weight of the alignment loss.
+        loss: How far the loss turns the setting of its own that makes it gentler
+            (:meth:`~recsys.alignment.losses.config.PreferenceLossConfig.gentler`).
+    """
+
+    learning_rate: float = 1.0
+    weight: float = 1.0
+    loss: float = 1.0
+
+    @classmethod
+    def after(cls, back_offs: int, config: GuardConfig) -> SmallerSteps:
+        """The steps after so many back-offs.
+
+        Example:
+            >>> SmallerSteps.after(2, GuardConfig())
+            SmallerSteps(learning_rate=0.25, weight=0.25, loss=4.0)
+        """
+        return cls(
+            config.back_off_learning_rate**back_offs, config.back_off_weight**back_offs, config.back_off_loss**back_offs
+        )
 
 
 @dataclass
@@ -38,7 +68,7 @@ class RoundWork:
         number: From 1.
         scratch: Folder for what is expensive to make again, such as pairs.
         first_step: Steps of this round that are done already, before a kill.
-        beta_scale: Factor on the loss's beta, from the guard's back-offs.
+        smaller_steps: What the guard's back-offs made of the loss.
         curve: Figures so far.
         progress: How long loops show where they are.
         checkpoint: Call after every step with the number of steps done; saves when it is time.
@@ -47,7 +77,7 @@ class RoundWork:
     number: int
     scratch: Path
     first_step: int
-    beta_scale: float
+    smaller_steps: SmallerSteps
     curve: RoundCurve
     progress: Progress
     checkpoint: Callable[[int], None]
@@ -136,16 +166,16 @@ class RoundLoop:
                 self.method.begin(self._restore(kept, start_learner))
                 finished = self._one_round(number, kept, start, back_offs)
             rounds.append(finished)
-            broken = GuardResult.from_summary(finished.summary["verdict"]).broken
-            if broken:
-                logger.warning("round %d: %s", number, "; ".join(broken))
-            if not broken or self.guard.on_violation == "record":
+            result = GuardResult.from_summary(finished.summary["verdict"])
+            if result.broken:
+                logger.warning("round %d: %s", number, "; ".join(result.broken))
+            if result.decision == "keep":
                 _forget_state(kept)
                 kept = finished
                 continue
             _forget_state(finished)
-            if self.guard.on_violation == "stop" or back_offs == self.guard.max_back_offs:
-                stopped = f"round {number}: {'; '.join(broken)}"
+            if result.decision == "stop" or back_offs == self.guard.max_back_offs:
+                stopped = f"round {number}: {'; '.join(result.broken)}"
                 break
             back_offs += 1
         self._restore(kept, start_learner)
@@ -154,19 +184,27 @@ class RoundLoop:
     def _measure_start(self) -> Round:
         folder = self.store.work_folder(0)
         measured = self.evaluator.measure(self.learner.policy, None, self.progress)
+        if sick := non_finite(measured):
+            raise DataError(
+                f"alignment cannot be guarded: before the first round {'; '.join(sick)}; train the policy or the reward "
+                "models again, and look at their training curves"
+            )
         measured.save(folder)
         logger.info("alignment starts from: %s", measured.headline())
         return self.store.publish(0, None, folder, {"measured": measured.values})
 
     def _one_round(self, number: int, parent: Round, start: Measurement, back_offs: int) -> Round:
         """Train, measure, check, publish."""
-        self.learner.learning_rate_scale = self.guard.back_off_learning_rate**back_offs
-        work = self._open_work(number, self.guard.back_off_beta**back_offs)
+        smaller = SmallerSteps.after(back_offs, self.guard)
+        self.learner.learning_rate_scale = smaller.learning_rate
+        work = self._open_work(number, smaller)
         facts = self.method.train(work)
         measured = self.evaluator.measure(self.learner.policy, start, self.progress)
         logger.info("round %d: %s", number, measured.headline())
-        kept = Measurement.load(parent.path)
-        result = check_round(start, measured, self.evaluator.users, self.guard, self.store.seed, kept)
+        kept = start if parent.number == 0 else Measurement.load(parent.path)
+        result = check_round(
+            start, measured, self.evaluator.users, self.guard, self.store.seed, kept, self.method.num_rounds
+        )
 
         folder = self.store.work_folder(number)
         save_policy(folder / MODEL_NAME, self.learner.policy)
@@ -179,13 +217,12 @@ class RoundLoop:
             "verdict": result.summary(),
             "training": work.curve.means(),
             "counts": work.curve.counts,
-            "learning_rate_scale": self.learner.learning_rate_scale,
-            "beta_scale": work.beta_scale,
+            "smaller_steps": asdict(smaller),
             **facts,
         }
         return self.store.publish(number, parent, folder, summary)
 
-    def _open_work(self, number: int, beta_scale: float) -> RoundWork:
+    def _open_work(self, number: int, smaller_steps: SmallerSteps) -> RoundWork:
         """Begin a round, or go on where a kill left it."""
         path = self.store.scratch(number) / STATE_NAME
         curve = RoundCurve()
@@ -199,7 +236,7 @@ class RoundLoop:
             number=number,
             scratch=path.parent,
             first_step=0,
-            beta_scale=beta_scale,
+            smaller_steps=smaller_steps,
             curve=curve,
             progress=self.progress,
             checkpoint=checkpoint,

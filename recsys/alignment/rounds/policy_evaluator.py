@@ -6,80 +6,45 @@ Legend: N validation rows, G candidates per row, M items per session, L levels, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.alignment.config import GuardConfig, RolloutConfig
+from recsys.alignment.config import GuardConfig, ObjectiveConfig, RolloutConfig
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.log_probs import level_distributions
 from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
+from recsys.alignment.rounds.measurement import (
+    COVERAGE,
+    COVERAGE_AT,
+    HELD_OUT_REWARD,
+    HR1,
+    KL_TO_START,
+    REWARD,
+    STEERED,
+    Measurement,
+    Rows,
+)
 from recsys.contracts.dataset import Dataset
-from recsys.contracts.errors import ArtifactError, ConfigError
-from recsys.contracts.manifest import read_json, write_json
+from recsys.contracts.errors import ConfigError
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.datamodule import validation_rows
+from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.metrics.ranking import coverage, row_metrics
+from recsys.metrics.ranking import coverage_by_row, row_metrics
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.reward.scoring import SessionScorer
 from recsys.runtime import Progress
 from recsys.semantic_ids.versions import SemanticIds
 
-MEASURES_NAME: Final = "measured.json"
-ROWS_NAME: Final = "rows.npz"
-HR1: Final = "beam_hr@1"
-REWARD: Final = "reward"
-HELD_OUT_REWARD: Final = "held_out_reward"
-KL_TO_START: Final = "kl_to_start"
-COVERAGE_AT: Final = 10
 _ROWS_PER_PASS: Final = 512
 _TINY: Final = 1e-9
-
-Rows = dict[str, npt.NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A policy, measured.
-
-    Attributes:
-        values: By name: ``beam_hr@K``, ``beam_recall@K``, ``beam_ndcg@K`` in path-probability order, ``served_*`` in the
-            dense head's order, ``coverage@10``, ``entropy_level_1`` … in nats, ``kl_to_start`` in nats per item,
-            ``reward`` and ``held_out_reward`` (see :class:`PolicyEvaluator`), ``reward_best``, ``held_out_reward_best``,
-            ``held_out_reward_<tower>``.
-        rows: ``[N]`` per validation row, for what the guard compares.
-    """
-
-    values: dict[str, float]
-    rows: Rows
-
-    def save(self, folder: Path) -> None:
-        """Write ``measured.json`` and ``rows.npz``."""
-        np.savez(folder / ROWS_NAME, **self.rows)  # type: ignore[arg-type]
-        write_json(folder / MEASURES_NAME, self.values)
-
-    @classmethod
-    def load(cls, folder: Path) -> Measurement:
-        """Read what :meth:`save` wrote."""
-        try:
-            with np.load(folder / ROWS_NAME, allow_pickle=False) as archive:
-                rows = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"'{folder / ROWS_NAME}' cannot be read: {error}; run `align` again") from error
-        return cls(read_json(folder / MEASURES_NAME), rows)
-
-    def headline(self) -> str:
-        """The few figures that go into a log line."""
-        shown = [HR1, "beam_ndcg@10", *[n for n in self.values if n.startswith("beam_recall")][-1:]]
-        shown += [KL_TO_START, REWARD, HELD_OUT_REWARD]
-        return ", ".join(f"{name} {self.values[name]:.4f}" for name in shown if name in self.values)
+_WEIGHTS_SEED: Final = 13
 
 
 class PolicyEvaluator:
@@ -90,10 +55,14 @@ class PolicyEvaluator:
     them; then the towers are weighed. Other rewards enter as they are. ``reward`` is what is trained on,
     ``held_out_reward`` the held-out model alone; both are means over G generated candidates, ``*_best`` of the best one.
 
+    A policy that is steered is measured twice: without weights, as a request that names none is answered, and under weights
+    that are drawn once per row, as in training.
+
     Args:
         decode: The beam is as wide as it says, or as the largest cut-off.
         reward_set: The rewards that are trained on.
         held_out_reward_model: Held-out model; ``None`` where no reward model is used.
+        objective: How weights of the reward's towers are drawn; ``None``: the policy is not steered.
 
     Raises:
         ConfigError: ``recall_at`` is not below the number of items.
@@ -110,6 +79,7 @@ class PolicyEvaluator:
         reward_set: RewardSet,
         held_out_reward_model: SessionScorer | None,
         seed: int,
+        objective: ObjectiveConfig | None = None,
     ) -> None:
         num_items = dataset.spec.num_items
         if config.recall_at >= num_items:
@@ -124,6 +94,7 @@ class PolicyEvaluator:
         sample = validation_rows(dataset, config.users, seed)
         self.targets = sample.targets
         self.requests = Requests.from_targets(dataset, sample.targets)
+        self._steered = None if objective is None else _with_weights(self.requests, start_policy, objective, seed)
         self.semantic_ids = semantic_ids
         # the first-stage order is the policy's own; the dense order is measured beside it
         self._decode = decode.model_copy(update={"beam_width": max(decode.beam_width, *self.ks), "rescore": "dense"})
@@ -146,8 +117,13 @@ class PolicyEvaluator:
             start: What the start measured, for the scale of learned rewards; ``None``: this is the start.
         """
         values, rows = self._rankings(policy, progress)
-        values |= self._distributions(policy)
-        for part_values, part_rows in self._rewards(policy, {} if start is None else start.values, progress):
+        values |= self._distributions(policy, self.requests)
+        before = {} if start is None else start.values
+        parts = self._rewards(policy, self.requests, before, progress)
+        if self._steered is not None:
+            parts += self._rewards(policy, self._steered, before, progress, STEERED)
+            values |= self._distributions(policy, self._steered, STEERED)
+        for part_values, part_rows in parts:
             values |= part_values
             rows |= part_rows
         return Measurement(values, rows)
@@ -164,77 +140,118 @@ class PolicyEvaluator:
             kept = {f"{name}_{m}": v for m, v in metrics.items() if not m.startswith("mrr")}
             values |= {metric: float(v.mean()) for metric, v in kept.items()}
             if name == "beam":
-                rows |= {m: kept[m] for m in (HR1, f"beam_recall@{self.config.recall_at}")}
-        values[f"coverage@{COVERAGE_AT}"] = coverage(beam, COVERAGE_AT, self.num_items)
+                rows |= {
+                    m: kept[m] for m in (HR1, *(f"beam_recall@{k}" for k in self.config.recall_depths)) if m in kept
+                }
+        rows[COVERAGE] = coverage_by_row(beam, COVERAGE_AT, self.num_items)
+        values[COVERAGE] = float(rows[COVERAGE].mean())
         return values, rows
 
-    @torch.no_grad()
-    def _distributions(self, policy: GenerativeRecommender) -> dict[str, float]:
-        """Softmax entropy per level and divergence from the start, along the prefixes of what users really took next."""
-        device = policy.codes.weight.device
-        entropy, kl = np.zeros(policy.num_levels), 0.0
-        for block in self.requests.blocks(_ROWS_PER_PASS, policy.spec.model.max_history):
-            part = self.requests.take(block)
-            history = collate_histories(part.histories, policy.spec.model.max_history).to(device)
-            first_item = part.targets_NM[:, None, :1].to(device) + 1
-            batch = TrainingBatch(history, first_item, history.lengths_B[:, None].contiguous())
-            now = level_distributions(policy, batch)
-            before = level_distributions(self._start_policy, batch)
+    def _distributions(self, policy: GenerativeRecommender, requests: Requests, ending: str = "") -> dict[str, float]:
+        """Softmax entropy per level and divergence from the start, along the prefixes of what users really took next.
+
+        The divergence is given over all items and, for sessions, at each place of them: a policy that is ruined at one
+        place alone shows there.
+        """
+        places = requests.targets_NM.shape[1]
+        entropy_L, kl_M, count_M = np.zeros(policy.num_levels), np.zeros(places), np.zeros(places)
+        for now, before, asked_BM in self._along_targets(policy, requests):
+            count_M += asked_BM.sum(0).cpu().numpy()
             for level, (log_p, log_q) in enumerate(zip(now, before, strict=True)):
                 p = log_p.exp()
-                entropy[level] -= float((p * log_p).sum())
-                kl += float((p * (log_p - log_q)).sum())
-        values = {f"entropy_level_{level + 1}": float(e) / len(self.requests) for level, e in enumerate(entropy)}
-        return {**values, KL_TO_START: kl / len(self.requests)}
+                entropy_L[level] -= float((p * log_p).sum(-1)[asked_BM].double().sum())
+                each_BM = (p * (log_p - log_q)).sum(-1).masked_fill(~asked_BM, 0.0)
+                kl_M += each_BM.double().sum(0).cpu().numpy()
+        items = count_M.sum()
+        values = {f"entropy_level_{level + 1}{ending}": float(e) / items for level, e in enumerate(entropy_L)}
+        values[KL_TO_START + ending] = float(kl_M.sum() / items)
+        if places > 1:
+            values |= {f"{KL_TO_START}{ending}_item_{m + 1}": kl_M[m] / count_M[m] for m in range(places) if count_M[m]}
+        return {name: float(value) for name, value in values.items()}
+
+    @torch.no_grad()
+    def _along_targets(
+        self, policy: GenerativeRecommender, requests: Requests
+    ) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]]:
+        """Per block of rows: log-probabilities ``[B, M, K]`` of every level now and at the start, and which items exist."""
+        device = policy.codes.weight.device
+        for block in requests.blocks(_ROWS_PER_PASS, policy.spec.model.max_history):
+            part = requests.take(block)
+            history = collate_histories(part.histories, policy.spec.model.max_history).to(device)
+            items_B1M = part.targets_NM[:, None].to(device) + 1
+            batch = TrainingBatch(history, items_B1M, history.lengths_B[:, None].contiguous())
+            now, before = (
+                [level[:, 0] for level in level_distributions(model, batch)] for model in (policy, self._start_policy)
+            )
+            yield now, before, items_B1M[:, 0] > 0
 
     def _rewards(
-        self, policy: GenerativeRecommender, start: Mapping[str, float], progress: Progress
+        self,
+        policy: GenerativeRecommender,
+        requests: Requests,
+        start: Mapping[str, float],
+        progress: Progress,
+        ending: str = "",
     ) -> list[tuple[dict[str, float], Rows]]:
-        """Reward of generated candidates, by what is trained on and by the held-out reward model."""
-        total = np.zeros((len(self.requests), self._rollouts.config.num_generations))
+        """Reward of generated candidates, by what is trained on and by the held-out reward model.
+
+        Args:
+            start: What the start measured; empty for the start itself.
+            ending: Of the names of all figures.
+        """
+        total = np.zeros((len(requests), self._rollouts.config.num_generations))
         generator = torch.Generator().manual_seed(self.seed)
         rules = self.reward_set.without_learned()
-        blocks = list(self.requests.blocks(self._rollouts.requests_per_batch, policy.spec.model.max_history))
+        blocks = list(requests.blocks(self._rollouts.requests_per_batch, policy.spec.model.max_history))
         items = torch.full((*total.shape, policy.spec.dataset.session_length), -1)
         for block in progress.track(blocks, "rewards", len(blocks)):
-            part = self.requests.take(block)
+            part = requests.take(block)
             group = self._rollouts.roll_out(policy, part, generator)
             items[torch.from_numpy(block)] = group.items.cpu()
             if rules is not None:
-                value = rules.for_histories(part.histories)(group)
+                value = rules.reward(group)
                 total[block] = (value.mean(-1) if value.ndim == 3 else value).cpu().numpy()
         exists = (items >= 0).any(-1).numpy()
         measured: list[tuple[dict[str, float], Rows]] = []
         values: dict[str, float] = {}
         if self.reward_set.learned is not None and "learned" in self.reward_set.weights:
-            level, values = self._level(self.reward_set.learned, REWARD, items, exists, start)
+            level, values = _level(self.reward_set.learned, REWARD + ending, requests.histories, items, start)
             total += self.reward_set.weights["learned"] * level
-        measured.append(_summary(REWARD, total, exists, values))
+        measured.append(_summary(REWARD + ending, total, exists, values))
         if self.held_out_reward_model is not None:
-            level, values = self._level(self.held_out_reward_model, HELD_OUT_REWARD, items, exists, start)
-            measured.append(_summary(HELD_OUT_REWARD, level, exists, values))
+            name = HELD_OUT_REWARD + ending
+            level, values = _level(self.held_out_reward_model, name, requests.histories, items, start)
+            measured.append(_summary(name, level, exists, values))
         return measured
 
-    def _level(
-        self,
-        scorer: SessionScorer,
-        name: str,
-        items_NGM: torch.Tensor,
-        exists_NG: npt.NDArray[np.bool_],
-        start: Mapping[str, float],
-    ) -> tuple[npt.NDArray[np.float64], dict[str, float]]:
-        """Weighted sum of towers in standard deviations above the start, ``[N, G]``, and the towers' own means."""
-        towers = scorer.values(self.requests.histories, items_NGM).double().numpy()
-        level = np.zeros(exists_NG.shape)
-        values: dict[str, float] = {}
-        for place, (tower, weight) in enumerate(zip(scorer.towers, scorer.weights.tolist(), strict=True)):
-            column = towers[..., place]
-            here = column[exists_NG]
-            mean = start.get(f"{name}_{tower}", float(here.mean()))
-            deviation = start.get(f"{name}_{tower}_deviation", float(here.std()))
-            values |= {f"{name}_{tower}": float(here.mean()), f"{name}_{tower}_deviation": float(here.std())}
-            level += weight * np.where(exists_NG, (column - mean) / max(deviation, _TINY), 0.0)
-        return level, values
+
+def _level(
+    scorer: SessionScorer, name: str, histories: Histories, items_NGM: torch.Tensor, start: Mapping[str, float]
+) -> tuple[npt.NDArray[np.float64], dict[str, float]]:
+    """Weighted sum of towers in standard deviations above the start, ``[N, G]``, and the towers' own means.
+
+    Histories that carry objective weights are weighed by their own.
+    """
+    towers = scorer.values(histories, items_NGM).double().numpy()
+    weights_NT = scorer.weights.numpy()[None] if histories.objective is None else histories.objective
+    exists_NG = (items_NGM >= 0).any(-1).numpy()
+    level = np.zeros(exists_NG.shape)
+    values: dict[str, float] = {}
+    for place, tower in enumerate(scorer.towers):
+        column = towers[..., place]
+        here = column[exists_NG]
+        mean = start.get(f"{name}_{tower}", float(here.mean()))
+        deviation = start.get(f"{name}_{tower}_deviation", float(here.std()))
+        values |= {f"{name}_{tower}": float(here.mean()), f"{name}_{tower}_deviation": float(here.std())}
+        level += weights_NT[:, [place]] * np.where(exists_NG, (column - mean) / max(deviation, _TINY), 0.0)
+    return level, values
+
+
+def _with_weights(requests: Requests, policy: GenerativeRecommender, config: ObjectiveConfig, seed: int) -> Requests:
+    """The same requests, each with objective weights drawn as in training; the same ones in every round."""
+    generator = np.random.default_rng([seed, _WEIGHTS_SEED])
+    drawn = generator.dirichlet(np.full(policy.spec.model.num_objectives, config.concentration), len(requests))
+    return replace(requests, histories=requests.histories.with_objective(drawn))
 
 
 def _summary(

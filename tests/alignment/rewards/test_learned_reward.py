@@ -93,11 +93,11 @@ def test_the_reward_sees_the_histories_of_its_own_group(prepared: Dataset) -> No
     reward_set = RewardSet({"learned": 2.0, "rule": 1.0}, learned=scorer)
     requests = RequestStream(prepared, 6, 8, seed=0).requests(np.arange(8))
     group = RolloutSampler(ring_ids(), RolloutConfig(num_generations=4)).roll_out(policy, requests, seeded(0))
-    parts = reward_set.for_histories(requests.histories).components(group)
+    parts = reward_set.reward.components(group)
     torch.testing.assert_close(parts["learned"], scorer.reward(requests.histories, group.items))
     others = reward_set.without_learned()
     assert others is not None
-    assert list(others.for_histories(requests.histories).parts) == ["rule"]
+    assert list(others.reward.parts) == ["rule"]
     assert RewardSet({"learned": 1.0}, learned=scorer).without_learned() is None
     with pytest.raises(ConfigError, match="needs a reward model and got none"):
-        RewardSet({"learned": 1.0}).for_histories(requests.histories)
+        RewardSet({"learned": 1.0}).reward  # noqa: B018

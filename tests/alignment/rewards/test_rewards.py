@@ -194,8 +194,8 @@ def test_refusals() -> None:
             build_reward({name: 1.0})
     with pytest.raises(DataError, match=r"learned reward: the model returned shape \(1, 3\), expected \(1, 2\)"):
         Learned(lambda group: torch.zeros(1, 3))(group)
-    with pytest.raises(DataError, match="expected finite rewards"):
-        Learned(lambda group: torch.full((1, 2), torch.nan))(group)
+    with pytest.raises(DataError, match="2 of 2 candidates got NaN or infinity, expected finite rewards"):
+        build_reward({"learned": 1.0}, learned=lambda group: torch.full((1, 2), torch.nan))(group)
     with pytest.raises(DataError, match=r"expected finite logits \[1, items\]"):
         Collaborative(lambda group: torch.full((1, 9), -torch.inf))(group)
     with pytest.raises(DataError, match=r"codes has shape \(1, 3, 1, 3\), expected \(1, 2, 1, 3\)"):

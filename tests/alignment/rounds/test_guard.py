@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from recsys.alignment.config import GuardConfig
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rounds.guard import check_round
-from recsys.alignment.rounds.policy_evaluator import Measurement, PolicyEvaluator
+from recsys.alignment.rounds.measurement import Measurement
+from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator
+from recsys.alignment.rounds.rules import RULES, error_of_one, table
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig
 from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring
@@ -79,11 +81,19 @@ def test_rewards_are_measured_in_deviations_of_the_start(tmp_path: Path) -> None
     assert 0 <= rule <= 1
 
 
-def fake(hr1: float, recall: float, reward: float, held_out: float, rows: int = 200) -> Measurement:
-    generator = np.random.default_rng(0)
-    noise = generator.normal(0, 0.05, rows)
+ROWS = 200
+EVERYONE = np.arange(ROWS)
+
+
+def fake(hr1: float, recall: float, reward: float, held_out: float, **values: float) -> Measurement:
+    """A policy whose figures have these means; the same noise in each, so that differences are exact."""
+    noise = np.random.default_rng(0).normal(0, 0.05, ROWS)
     columns = {"beam_hr@1": hr1, "beam_recall@5": recall, "reward": reward, "held_out_reward": held_out}
-    return Measurement({}, {name: mean + noise for name, mean in columns.items()})
+    rows = {name: mean + noise - noise.mean() for name, mean in columns.items()}
+    return Measurement({**columns, **values}, rows)
+
+
+START = fake(0.2, 0.5, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -91,40 +101,80 @@ def fake(hr1: float, recall: float, reward: float, held_out: float, rows: int = 
     [
         (fake(0.3, 0.6, 1.0, 1.0), []),  # everything better
         (fake(0.3, 0.4, 0.0, 0.0), ["beam_recall@5 fell by 0.1000"]),  # the alignment tax
-        (fake(0.1, 0.4, 0.0, 0.0), []),  # recall falls, and nothing was bought with it
+        (fake(0.1, 0.4, 0.0, 0.0), ["beam_recall@5 fell by 0.1000", "beam_hr@1 fell by 0.1000"]),  # nothing bought
         (fake(0.2, 0.5, 1.0, -1.0), ["held_out_reward fell by 1.0000"]),  # over-optimisation
-        (fake(0.1, 0.4, -1.0, -1.0), ["reward fell by 1.0000"]),  # everything falls together
-        (fake(0.3, 0.4, 1.0, -1.0), ["beam_recall@5 fell by", "held_out_reward fell by"]),
+        (fake(0.2, 0.5, -1.0, 0.0), ["reward fell by 1.0000"]),
+        (fake(0.3, 0.4, 1.0, -1.0), ["held_out_reward fell by", "beam_recall@5 fell by"]),
+        (
+            fake(0.3, 0.6, 1.0, 1.0, **{"kl_to_start": 0.4, "kl_to_start_item_3": 1.25}),
+            ["kl_to_start_item_3 is 1.2500"],
+        ),
+        (
+            fake(0.3, 0.6, 1.0, 1.0, **{"kl_to_start": 0.4, "kl_to_start_steered": 4.5}),
+            ["kl_to_start_steered is 4.5000"],
+        ),
+        (fake(0.3, 0.6, 1.0, 1.0, **{"kl_to_start": 0.9, "kl_to_start_steered": 3.9}), []),
     ],
 )
 def test_rules_of_the_guard(after: Measurement, broken: list[str]) -> None:
-    result = check_round(fake(0.2, 0.5, 0.0, 0.0), after, np.arange(200), GUARD, seed=0)
+    result = check_round(START, after, EVERYONE, GUARD, seed=0)
+    assert result.decision == ("stop" if broken else "keep")
     assert len(result.broken) == len(broken)
     for said, expected in zip(result.broken, broken, strict=True):
         assert said.startswith(expected)
 
 
-def test_the_held_out_reward_may_not_fall_from_where_it_has_been() -> None:
+def test_the_reward_may_not_fall_from_where_it_has_been() -> None:
     """Still far above the start, but below the round kept last."""
-    start, kept, now = fake(0.2, 0.5, 0.0, 0.0), fake(0.2, 0.5, 1.0, 1.0), fake(0.2, 0.5, 1.5, 0.8)
-    everyone = np.arange(200)
-    assert check_round(start, now, everyone, GUARD, 0).broken == ()
-    assert check_round(start, now, everyone, GUARD, 0, kept).broken == (
+    kept, now = fake(0.2, 0.5, 1.0, 1.0), fake(0.2, 0.5, 1.5, 0.8)
+    assert check_round(START, now, EVERYONE, GUARD, 0).broken == ()
+    assert check_round(START, now, EVERYONE, GUARD, 0, kept).broken == (
         "held_out_reward fell by 0.2000 [-0.2000, -0.2000] since the last kept round",
     )
-    assert len(check_round(start, fake(0.2, 0.5, 1.5, -0.2), everyone, GUARD, 0, kept).broken) == 1
-    assert (
-        check_round(start, now, everyone, GUARD.model_copy(update={"held_out_falls": "ignore"}), 0, kept).broken == ()
-    )
+    worse = check_round(START, fake(0.2, 0.5, 1.5, -0.2), EVERYONE, GUARD, 0, kept)
+    assert worse.broken == ("held_out_reward fell by 0.2000 [-0.2000, -0.2000]",)  # said once, against the start
+    recorded = GUARD.model_copy(update={"held_out_falls": "record"})
+    assert check_round(START, now, EVERYONE, recorded, 0, kept).decision == "keep"
 
 
-def test_a_bound_on_the_divergence_from_the_start() -> None:
-    start, now = fake(0.2, 0.5, 0.0, 0.0), fake(0.3, 0.6, 1.0, 1.0)
-    far = Measurement({"kl_to_start": 1.25}, now.rows)
-    bounded = GUARD.model_copy(update={"max_kl": 1.0})
-    assert check_round(start, far, np.arange(200), bounded, 0).broken == ("kl_to_start is 1.2500, more than max_kl 1",)
-    near = Measurement({"kl_to_start": 0.75}, now.rows)
-    assert check_round(start, near, np.arange(200), bounded, 0).broken == ()
+def test_a_margin_by_hand() -> None:
+    """Recall starts at .5 and may lose 1 % of it, .005; the reward's deviation over rows is that of the noise."""
+    small, large = fake(0.2, 0.496, 0.0, 0.0), fake(0.2, 0.494, 0.0, 0.0)
+    assert check_round(START, small, EVERYONE, GUARD, 0).broken == ()
+    assert check_round(START, large, EVERYONE, GUARD, 0).broken == ("beam_recall@5 fell by 0.0060 [-0.0060, -0.0060]",)
+    strict = GUARD.model_copy(update={"recall_margin": 0.0})
+    assert check_round(START, small, EVERYONE, strict, 0).broken
+    deviation = START.rows["reward"].std()
+    for fall, broken in ((0.019, 0), (0.021, 1)):
+        assert len(check_round(START, fake(0.2, 0.5, -fall * deviation, 0.0), EVERYONE, GUARD, 0).broken) == broken
+
+
+def test_the_error_is_shared_by_rounds_and_by_rules_that_act() -> None:
+    """HR@1, recall@5 against the start, reward and held-out reward against start and last round: 6 comparisons."""
+    assert error_of_one(GUARD, START.rows, looks=1) == pytest.approx(0.05 / 6)
+    assert error_of_one(GUARD, START.rows, looks=5) == pytest.approx(0.05 / 30)
+    fewer = GUARD.model_copy(update={"reward_falls": "record", "hr1_falls": "record", "false_stops": 0.3})
+    assert error_of_one(fewer, START.rows, looks=2) == pytest.approx(0.3 / 6)
+
+
+def test_many_looks_ask_for_more_certainty() -> None:
+    """Differences of mean -.1 and deviation 1 over 400 users: 2 standard errors, enough for one look and not for twenty."""
+    noise = np.random.default_rng(1).normal(size=400)
+    noise = (noise - noise.mean()) / noise.std()
+    start = Measurement({}, {"beam_hr@1": np.full(400, 0.5)})
+    now = Measurement({}, {"beam_hr@1": 0.4 + noise})
+    assert check_round(start, now, np.arange(400), GUARD, 0, looks=1).broken
+    assert check_round(start, now, np.arange(400), GUARD, 0, looks=20).broken == ()
+
+
+def test_users_are_drawn_with_all_their_rows() -> None:
+    """10 users of 40 equal rows each: as 400 independent rows the fall is certain, as 10 users it is not."""
+    per_user = np.array([-1.0, -1.0, -1.0, -1.0, -1.0, 0.5, 0.5, 0.5, 0.5, 0.5])
+    users = np.repeat(np.arange(10), 40)
+    start = Measurement({}, {"beam_hr@1": np.full(400, 0.5)})
+    now = Measurement({}, {"beam_hr@1": 0.5 + np.repeat(per_user, 40)})
+    assert check_round(start, now, np.arange(400), GUARD, 0).broken
+    assert check_round(start, now, users, GUARD, 0).broken == ()
 
 
 def test_a_fall_inside_its_interval_breaks_nothing() -> None:
@@ -138,17 +188,32 @@ def test_a_fall_inside_its_interval_breaks_nothing() -> None:
     assert check_round(Measurement({}, before), Measurement({}, certain), np.arange(50), GUARD, 0).broken
 
 
-def test_rules_can_be_stricter_or_off() -> None:
-    start, worse = fake(0.2, 0.5, 0.0, 0.0), fake(0.1, 0.4, -1.0, -1.0)
-    strict = GUARD.model_copy(update={"recall_falls": "always", "held_out_falls": "always"})
-    assert len(check_round(start, worse, np.arange(200), strict, 0).broken) == 3
-    assert (
-        len(check_round(start, worse, np.arange(200), strict.model_copy(update={"reward_falls": "ignore"}), 0).broken)
-        == 2
-    )
-    taxed = fake(0.3, 0.4, 1.0, -1.0)
-    off = GUARD.model_copy(update={"recall_falls": "ignore", "held_out_falls": "ignore"})
-    assert check_round(start, taxed, np.arange(200), off, 0).broken == ()
+def test_every_rule_has_an_action_of_its_own() -> None:
+    worse = fake(0.1, 0.4, -1.0, -1.0, kl_to_start=2.0)
+    assert len(check_round(START, worse, EVERYONE, GUARD, 0).broken) == 5
+    falls = ("recall_falls", "hr1_falls", "reward_falls", "held_out_falls", "kl_exceeds")
+    recorded = GUARD.model_copy(update=dict.fromkeys(falls, "record"))
+    noted = check_round(START, worse, EVERYONE, recorded, 0)
+    assert (noted.decision, len(noted.broken)) == ("keep", 5)
+    for fall in falls:
+        assert (
+            check_round(START, worse, EVERYONE, recorded.model_copy(update={fall: "back_off"}), 0).decision
+            == "back_off"
+        )
+        inherited = recorded.model_copy(update={fall: None, "on_violation": "back_off"})
+        assert check_round(START, worse, EVERYONE, inherited, 0).decision == "back_off"
+    mixed = recorded.model_copy(update={"recall_falls": "back_off", "kl_exceeds": "stop"})
+    assert check_round(START, worse, EVERYONE, mixed, 0).decision == "stop"
+    unbound = GUARD.model_copy(update={"max_kl": None})
+    assert check_round(START, fake(0.2, 0.5, 0.0, 0.0, kl_to_start=9.0), EVERYONE, unbound, 0).broken == ()
+
+
+def test_the_table_names_every_rule_and_setting() -> None:
+    lines = table().splitlines()
+    assert len(lines) == 2 + len(RULES) == 10
+    for setting in ("recall_falls", "hr1_falls", "coverage_falls", "reward_falls", "held_out_falls", "kl_exceeds"):
+        assert any(f"`{setting}`" in line for line in lines)
+    assert all(line.count("|") == 5 for line in lines)
 
 
 def test_measurements_survive_the_disk(tmp_path: Path) -> None:

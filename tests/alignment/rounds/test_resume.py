@@ -16,12 +16,10 @@ from recsys.alignment.rounds import store as round_state
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError
 from recsys.decoding.config import DecodeConfig
-from tests.toy.alignment import QUIET, EvenTaste, KillAfter, next_item_ring, ring_policy, weights_of
+from tests.toy.alignment import NO_FALL_STOPS, QUIET, EvenTaste, KillAfter, next_item_ring, ring_policy, weights_of
 from tests.toy.dataset import ring_ids
 
-GUARD = GuardConfig(
-    ks=(1, 5), recall_at=5, num_generations=4, users=20, resamples=50, recall_falls="ignore", held_out_falls="ignore"
-)
+GUARD = GuardConfig(ks=(1, 5), recall_at=5, num_generations=4, users=20, resamples=50, **NO_FALL_STOPS)
 FAST = OptimiserConfig(learning_rate=3e-3)
 IPA = AlignConfig(
     method="ipa",
@@ -53,7 +51,7 @@ RERE = AlignConfig(
     checkpoint_every_steps=3,
 )
 BACKING_OFF = IPA.model_copy(
-    update={"guard": GUARD.model_copy(update={"held_out_falls": "while_reward_rises", "on_violation": "back_off"})}
+    update={"guard": GUARD.model_copy(update={"held_out_falls": None, "on_violation": "back_off"})}
 )
 
 
