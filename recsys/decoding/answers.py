@@ -31,7 +31,7 @@ def check_count(count: object, name: str) -> None:
     Raises:
         ConfigError: It is no whole number from 1 to :data:`LONGEST_LIST`.
     """
-    if isinstance(count, bool) or not isinstance(count, Integral) or not 1 <= count <= LONGEST_LIST:
+    if isinstance(count, bool) or not isinstance(count, Integral) or not 1 <= int(count) <= LONGEST_LIST:
         raise ConfigError(f"{name} is {count!r}, expected a whole number from 1 to {LONGEST_LIST:,}")
 
 

@@ -301,6 +301,11 @@ def _select(
     return score, order.gather(1, best)
 
 
+def _may_look(values: torch.Tensor) -> bool:
+    """Whether reading a value back costs nothing; from a GPU it would wait for all that was launched before."""
+    return values.is_cpu
+
+
 def _select_within_quotas(
     score_BN: torch.Tensor, child_BN: torch.Tensor, width: int, quotas: Quotas, index: SearchIndex
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -310,7 +315,7 @@ def _select_within_quotas(
     waits for the device, so a GPU sorts all at once.
     """
     candidates = score_BN.shape[1]
-    reach = candidates if score_BN.is_cuda else min(4 * width, candidates)
+    reach = min(4 * width, candidates) if _may_look(score_BN) else candidates
     while True:
         best_BR, order = score_BN.topk(reach, dim=1)
         item_BR = index.leaf_item[child_BN.gather(1, order)].masked_fill(best_BR == -torch.inf, -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from typing import Final
 
 import numpy as np
@@ -11,27 +10,35 @@ import numpy.typing as npt
 import torch
 
 from recsys.contracts.ranking import RankedItems
-from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.answers import check_count, refuse_non_finite, sort_key, within_quotas
+from recsys.decoding.batches import PreparedBatch
 from recsys.decoding.beam_search import Beams, Guidance, beam_search
+from recsys.decoding.bfloat16 import bfloat16_policy
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.graphed_search import GraphedSearch
+from recsys.decoding.graphed_search import CudaRecorder, GraphedSearch, check_recordable
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.decoding.rules.shortfall import rows_below_quotas, sessions_below_quotas
 from recsys.decoding.search_index import SearchIndex
+from recsys.decoding.transfers import Pending, collect, in_order, on_its_way, prepared_ahead, replace_rows, stacked
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.int8 import int8_policy
 from recsys.runtime import PlainProgress, Progress
 from recsys.semantic_ids.versions import SemanticIds
 
+_SILENT: Final = PlainProgress(every_s=float("inf"))
+
+MOST_WIDTHS: Final = 2
+"""Beam widths that graphs are kept for: one for the configuration, one for who asks for longer lists."""
+
 WIDER: Final = 4
 """How many times more beams are tried for rows that quotas left too short."""
 
-Answer = Callable[[Histories, CompiledRules, int], list[RankedItems]]
-"""Ranks one batch of histories with a beam of a given width, any number of times."""
+
+Answer = Callable[[PreparedBatch, int], list[Pending]]
+"""Ranks one batch with a beam of a given width, any number of times."""
 
 
 class Recommender:
@@ -62,6 +69,7 @@ class Recommender:
         self.device = policy.codes.weight.device
         self.search_index = SearchIndex.from_index(self.index, self.device)
         self._item_vectors: torch.Tensor | None = None
+        self._recorder = CudaRecorder(self.device) if config.cuda_graph else None
         self._graphed_searches: dict[int, GraphedSearch] = {}
 
     def compile(self, rules: ItemRules | None, num_users: int, exclude_seen: bool | None = None) -> CompiledRules:
@@ -77,7 +85,13 @@ class Recommender:
         rules = rules or ItemRules()
         asked = [choice for choice in (exclude_seen, rules.exclude_seen) if choice is not None]
         seen_out = asked[0] if asked else self.config.exclude_seen
-        compiled = CompiledRules.compile(self.index, rules, exclude_seen=seen_out, device=self.device)
+        compiled = CompiledRules.compile(
+            self.index,
+            rules,
+            exclude_seen=seen_out,
+            device=self.device,
+            search_index=self.search_index if self.device.type == "cuda" else None,
+        )
         compiled.check_users(num_users)
         return compiled
 
@@ -151,10 +165,10 @@ class Recommender:
     ) -> list[RankedItems]:
         """Search once per history; return one ranking of the beam's items per entry of ``rescores``."""
 
-        def answer(histories: Histories, rules: CompiledRules, width: int) -> list[RankedItems]:
-            # the list is cut from `width` candidates, which may hold proportionally more of each group than the list
-            beams = self._search(histories, width, rules, list_length=k)
-            return [self._rank(beams, k, rescore, rules.quotas) for rescore in rescores]
+        def answer(prepared: PreparedBatch, width: int) -> list[Pending]:
+            # rows that quotas left short are few, and no graph is worth recording for them
+            beams = self._search(prepared, width, recorded=width == max(self.config.beam_width, k))
+            return [self._rank(beams, k, rescore, prepared.quotas) for rescore in rescores]
 
         per_batch = max(1, self.config.rows_per_batch // max(self.config.beam_width, k))
         return self._in_batches(histories, k, len(rescores), answer, rules, per_batch, progress)
@@ -176,20 +190,28 @@ class Recommender:
         width = max(self.config.beam_width, k)
         # similar lengths together: padding is wasted work
         order = np.argsort(np.minimum(histories.lengths, self.policy.spec.model.max_history), kind="stable")
-        blocks = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
-        parts: list[list[RankedItems]] = [[] for _ in range(num_lists)]
-        for block in (progress or PlainProgress()).track(blocks, "decoding", len(blocks)):
-            for ranked, found in zip(parts, answer(histories.take(block), rules.take(block), width), strict=True):
-                ranked.append(found)
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        nothing = RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))
-        lists = [_stacked(part or [nothing], back) for part in parts]
+
+        def answers(rows: npt.NDArray[np.integer], width: int, per_batch: int, progress: Progress) -> list[RankedItems]:
+            blocks = [rows[start : start + per_batch] for start in range(0, len(rows), per_batch)]
+            prepared = prepared_ahead(
+                blocks, lambda block: self.prepare(histories.take(block), rules.take(block), k), self.device
+            )
+            parts: list[list[RankedItems]] = [[] for _ in range(num_lists)]
+            pending: list[Pending] = []
+            for batch in progress.track(prepared, "decoding", len(blocks)):
+                launched = answer(batch, width)
+                collect(parts, pending)  # of the batch before, while this one is decoded
+                pending = launched
+            collect(parts, pending)
+            nothing = RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))
+            return [stacked(part or [nothing]) for part in parts]
+
+        lists = [in_order(ranked, order) for ranked in answers(order, width, per_batch, progress or PlainProgress())]
         for more in self._wider(width, rules):
-            short = [rows_below_quotas(histories, ranked, rules) for ranked in lists]
-            rows = np.unique(np.concatenate(short))
-            if len(rows):
-                self._answer_again(lists, histories, rows, answer, rules, more)
+            rows = np.unique(np.concatenate([rows_below_quotas(histories, ranked, rules) for ranked in lists]))
+            again = answers(rows, more, max(1, self.config.rows_per_batch // more), _SILENT) if len(rows) else []
+            for ranked, found in zip(lists, again, strict=False):
+                replace_rows(ranked, rows, found)
         for ranked in lists:
             refuse_non_finite(ranked.scores, ranked.items >= 0, histories)
         return lists
@@ -201,22 +223,14 @@ class Recommender:
             width = min(WIDER * width, widest)
             yield width
 
-    def _answer_again(
-        self,
-        lists: list[RankedItems],
-        histories: Histories,
-        rows: npt.NDArray[np.integer],
-        answer: Answer,
-        rules: CompiledRules,
-        width: int,
-    ) -> None:
-        """Replace some rows of all rankings by what a search with ``width`` beams finds."""
-        per_batch = max(1, self.config.rows_per_batch // width)
-        for start in range(0, len(rows), per_batch):
-            block = rows[start : start + per_batch]
-            for ranked, found in zip(lists, answer(histories.take(block), rules.take(block), width), strict=True):
-                for field in fields(ranked):
-                    getattr(ranked, field.name)[block] = getattr(found, field.name)
+    def prepare(
+        self, histories: Histories, rules: CompiledRules, list_length: int | None = None, num_items: int = 1
+    ) -> PreparedBatch:
+        """Make a batch of these users; arguments as for :meth:`~recsys.decoding.batches.PreparedBatch.of`."""
+        max_history = self.policy.spec.model.max_history
+        return PreparedBatch.of(
+            histories, rules, max_history, self.device, list_length=list_length, num_items=num_items
+        )
 
     def recommend_sessions(
         self,
@@ -250,9 +264,14 @@ class Recommender:
 
         def fill(rows: npt.NDArray[np.integer], width: int) -> None:
             per_batch = max(1, self.config.rows_per_batch // width)
-            for start in range(0, len(rows), per_batch):
-                block = rows[start : start + per_batch]
-                beams = self._search(histories.take(block), width, rules.take(block), num_items=length)
+            blocks = [rows[start : start + per_batch] for start in range(0, len(rows), per_batch)]
+            ready = prepared_ahead(
+                blocks,
+                lambda block: self.prepare(histories.take(block), rules.take(block), num_items=length),
+                self.device,
+            )
+            for block, prepared in zip(blocks, ready, strict=True):
+                beams = self._search(prepared, width, num_items=length)
                 found = min(num_sessions, beams.items.shape[1])
                 items[block, :found] = beams.items[:, :found].cpu().numpy()
                 scores[block, :found] = beams.scores[:, :found].cpu().numpy()
@@ -263,26 +282,16 @@ class Recommender:
         refuse_non_finite(scores, items[:, :, 0] >= 0, histories)
         return items, scores
 
-    def _search(
-        self,
-        histories: Histories,
-        width: int,
-        rules: CompiledRules,
-        *,
-        list_length: int | None = None,
-        num_items: int = 1,
-    ) -> Beams:
-        batch_rules = rules.for_batch(histories, num_items=num_items, list_length=list_length)
-        batch = collate_histories(histories, self.policy.spec.model.max_history).to(self.device)
+    def _search(self, prepared: PreparedBatch, width: int, *, num_items: int = 1, recorded: bool = False) -> Beams:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            if num_items == 1 and self.config.cuda_graph:
-                return self._graphed(width)(batch, batch_rules)
+            if recorded and self.config.cuda_graph:
+                return self._graphed(width)(prepared.batch, prepared.rules)
             return beam_search(
                 self.policy,
-                batch,
+                prepared.batch,
                 self.search_index,
                 width,
-                rules=batch_rules,
+                rules=prepared.rules,
                 num_items=num_items,
                 widths=self.config.session_widths(width, num_items),
                 diversity_groups=self.config.diversity_groups if num_items > 1 else 1,
@@ -290,13 +299,17 @@ class Recommender:
             )
 
     def _graphed(self, width: int) -> GraphedSearch:
-        if width not in self._graphed_searches:
+        searches = self._graphed_searches
+        if width not in searches:
+            if len(searches) == MOST_WIDTHS:
+                del searches[next(iter(searches))]  # used longest ago
             users = max(1, self.config.rows_per_batch // width)
-            self._graphed_searches[width] = GraphedSearch(self.policy, self.search_index, [width], users)
-        return self._graphed_searches[width]
+            searches[width] = GraphedSearch(self.policy, self.search_index, [width], users, recorder=self._recorder)
+        searches[width] = searches.pop(width)
+        return searches[width]
 
     @torch.inference_mode()
-    def _rank(self, beams: Beams, k: int, rescore: bool, quotas: Quotas | None) -> RankedItems:
+    def _rank(self, beams: Beams, k: int, rescore: bool, quotas: Quotas | None) -> Pending:
         items, scores = beams.items[..., 0], beams.scores
         if rescore:
             is_broken_B1 = scores.isnan().any(1, keepdim=True)  # such a search kept the wrong items, too
@@ -308,11 +321,7 @@ class Recommender:
             order = sort_key(scores).argsort(dim=1, descending=True, stable=True)
             items, scores = items.gather(1, order), scores.gather(1, order)
         items, scores = within_quotas(items, scores, quotas, k)
-        found = min(k, items.shape[1])
-        result = RankedItems(np.full((len(items), k), -1, np.int32), np.full((len(items), k), -np.inf, np.float32))
-        result.items[:, :found] = items[:, :found].cpu().numpy()
-        result.scores[:, :found] = scores[:, :found].cpu().numpy()
-        return result
+        return on_its_way(items, scores, k)
 
     def dense_scores(self, query_BD: torch.Tensor, items_BN: torch.Tensor) -> torch.Tensor:
         """Dense-head scores of given items, ``[B, N]``; whatever stands at item -1 is to be masked by the caller."""
@@ -334,14 +343,11 @@ class Recommender:
         return self._item_vectors
 
 
-def _stacked(parts: list[RankedItems], rows: npt.NDArray[np.integer]) -> RankedItems:
-    """Stack rankings of one kind and put their rows into another order."""
-    kind = type(parts[0])
-    columns = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(kind)}
-    return kind(**{name: column[rows] for name, column in columns.items()})
-
-
 def _prepared_for(config: DecodeConfig, policy: GenerativeRecommender) -> GenerativeRecommender:
     """The policy in the configured precision."""
     config.check_device(policy.codes.weight.device.type)
+    if config.cuda_graph:
+        check_recordable(policy, bfloat16=config.precision == "bfloat16")
+    if config.precision == "bfloat16":
+        return bfloat16_policy(policy)
     return int8_policy(policy) if config.precision == "int8" else policy

@@ -20,7 +20,7 @@ from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
 from recsys.model.layers.attention import KeysValues
 from recsys.model.layers.beam_cache import BeamCache
-from recsys.model.layers.precision import float32_linear
+from recsys.model.layers.precision import float32_linear, held_linear
 from recsys.model.layers.prediction_points import PredictionPoints
 
 
@@ -61,6 +61,7 @@ class CodeSequence(nn.Module, ABC):
         self.codes = codes
         self.num_levels = len(codes.level_sizes)
         self.session_length = session_length
+        self._held_heads: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def _add_inputs(self, config: ModelConfig) -> None:
         """Create BOS and positions; apart from ``__init__`` because the order of creation decides the random start."""
@@ -135,7 +136,14 @@ class CodeSequence(nn.Module, ABC):
 
     def code_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
         """Logits over the K codes of one level, in float32, ``[..., D] -> [..., K]``."""
+        if self._held_heads:
+            return held_linear(hidden, *self._held_heads[level])
         return float32_linear(hidden, *self.head(level))
+
+    def hold_heads(self, dtype: torch.dtype) -> None:
+        """From now on multiply by copies of the heads in ``dtype``, made once; for decoding a policy that stays as it is."""
+        heads = [self.head(level) for level in range(self.num_levels)]
+        self._held_heads = [(weight.detach().to(dtype), bias.detach().float()) for weight, bias in heads]
 
     def level_rows(self, level: int) -> slice:
         """Where the K codes of one level stand among those of all levels."""

@@ -75,6 +75,8 @@ def test_the_watch_sees_what_would_wait() -> None:
     ):
         with pytest.raises(HostRead), no_host_reads():
             waits()
+        with pytest.raises(HostRead), torch.inference_mode(), no_host_reads():
+            waits()
     with no_host_reads():
         values[torch.arange(2)] + values.index_select(0, torch.arange(2))
 

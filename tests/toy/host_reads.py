@@ -20,6 +20,13 @@ WAITING = {
     torch.ops.aten.unique_dim.default: "distinct values are counted",
     torch.ops.aten.bincount.default: "the largest value is read",
     torch.ops.aten.repeat_interleave.Tensor: "counts are summed",
+    # under inference mode a mode sees what is composed of the above, and not the above
+    torch.ops.aten.item.default: "a value is read (item, int, float)",
+    torch.ops.aten.is_nonzero.default: "a value is read (bool)",
+    torch.ops.aten.where.default: "places are counted",
+    torch.ops.aten.nonzero_numpy.default: "places are counted",
+    torch.ops.aten.argwhere.default: "places are counted",
+    torch.ops.aten.repeat_interleave.self_Tensor: "counts are summed",
 }
 INDEXING = (
     torch.ops.aten.index.Tensor,

@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from recsys.decoding.rules.item_rules import Quotas
 from recsys.decoding.search_index import SearchIndex
+from recsys.decoding.transfers import to_device
 
 NO_NODE: Final = -1
 
@@ -43,7 +42,7 @@ class Denied:
 
     def to(self, device: torch.device | str) -> Denied:
         """Move both tensors."""
-        return Denied(self.node_BR.to(device), self.count_BR.to(device))
+        return Denied(to_device(self.node_BR, device), to_device(self.count_BR, device))
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,11 @@ class PersonalRules:
     closed: list[torch.Tensor]
     denied: list[Denied] | None = None
 
+    def to(self, device: torch.device | str) -> PersonalRules:
+        """Move all tensors, once for all steps of a search."""
+        denied = None if self.denied is None else [level.to(device) for level in self.denied]
+        return PersonalRules([to_device(nodes, device) for nodes in self.closed], denied)
+
 
 @dataclass(frozen=True)
 class BatchRules:
@@ -67,14 +71,14 @@ class BatchRules:
 
     Attributes:
         alive: Per level, bool ``[S, V]``: the node leads to an item that the segment allows; ``None`` when all are allowed.
-        allowed_below: Per level, int64 ``[S, V]``: how many allowed items are below the node; sessions need it.
+        below: Per level, int64 ``[S, V]``: how many allowed items are below the node; sessions need it.
         segment_B: Segment of each user; ``None`` puts all into the first.
         personal: What the users' own lists close and deny; ``None`` without such lists.
         quotas: Limits per group: on the W items of a next-item search, on the M items of each session.
     """
 
     alive: tuple[torch.Tensor, ...] | None = None
-    allowed_below: tuple[npt.NDArray[np.int64], ...] = ()
+    below: tuple[torch.Tensor, ...] = ()
     segment_B: torch.Tensor | None = None
     personal: PersonalRules | None = None
     quotas: Quotas | None = None
@@ -93,7 +97,7 @@ class BatchRules:
         if self.alive is None:
             possible = index.items_below[level][node_BWC]
         else:
-            below_SV = torch.from_numpy(self.allowed_below[level]).to(node_BWC.device)
+            below_SV = self.below[level].to(node_BWC.device)
             segment = 0 if self.segment_B is None else self.segment_B[:, None, None] * below_SV.shape[1]
             possible = below_SV.flatten()[node_BWC + segment]
         if self.personal is None or self.personal.denied is None:

@@ -21,6 +21,9 @@ from recsys.data.histories import Histories
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, Denied, PersonalRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
+from recsys.decoding.rules.seen_items import close_seen, padded_items
+from recsys.decoding.search_index import SearchIndex
+from recsys.decoding.transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,12 @@ class CompiledRules:
         exclude_seen: A user's history is a personal list of denied items.
         alive: Per level, bool ``[S, V]``: the node leads to an item that the segment allows. ``None`` when all are allowed.
         allowed_below: Per level, int64 ``[S, V]``: how many allowed items are below the node.
+        below: The same on ``device``.
         segment_U: int64 ``[U]`` segment of each user; ``None`` puts all into the first.
         quotas: Limits per group, on ``device``.
         device: Where the search runs.
+        search_index: The catalogue on ``device``. Where it is given, seen items become rules there, by tensors
+            (:mod:`recsys.decoding.rules.seen_items`); ``None``: in NumPy, which is faster beside a CPU.
     """
 
     index: PrefixIndex
@@ -44,16 +50,25 @@ class CompiledRules:
     segment_U: npt.NDArray[np.int64] | None = None
     quotas: Quotas | None = None
     device: torch.device | str = "cpu"
+    below: tuple[torch.Tensor, ...] = ()
+    search_index: SearchIndex | None = None
 
     @classmethod
     def compile(
-        cls, index: PrefixIndex, rules: ItemRules, *, exclude_seen: bool, device: torch.device | str = "cpu"
+        cls,
+        index: PrefixIndex,
+        rules: ItemRules,
+        *,
+        exclude_seen: bool,
+        device: torch.device | str = "cpu",
+        search_index: SearchIndex | None = None,
     ) -> CompiledRules:
         """Turn masks over item_index into node masks.
 
         Args:
             exclude_seen: What ``rules`` say, or where they say nothing the decode configuration.
             device: Where the search runs.
+            search_index: The same catalogue there, to make rules of seen items by tensors.
 
         Raises:
             DataError: A mask has another length than the catalogue, all of them together allow nothing, or segments are
@@ -62,7 +77,17 @@ class CompiledRules:
         alive, allowed_below = _node_masks(index, rules.allowed)
         _check_segments(rules.segments, len(allowed_below[0]))
         quotas = rules.quotas.to(device) if rules.quotas is not None else None
-        return cls(index, exclude_seen, alive, allowed_below, rules.segments, quotas, device)
+        return cls(
+            index=index,
+            exclude_seen=exclude_seen,
+            alive=None if alive is None else tuple(level.to(device) for level in alive),
+            allowed_below=allowed_below,
+            segment_U=rules.segments,
+            quotas=quotas,
+            device=device,
+            below=tuple(torch.from_numpy(level).to(device) for level in allowed_below),
+            search_index=search_index,
+        )
 
     def take(self, rows: npt.NDArray[np.integer]) -> CompiledRules:
         """Rules of the users given by number."""
@@ -86,13 +111,18 @@ class CompiledRules:
             list_length: What is searched is a pool, from which a list of so many items is cut under the quotas.
         """
         self.check_users(len(histories))
+        segment_B = None if self.segment_U is None else to_device(torch.from_numpy(self.segment_U), self.device)
+        personal = None
+        if self.exclude_seen and self.search_index is None:
+            personal = self.personal(histories.seen_items(), self.segment_U, count=num_items > 1).to(self.device)
+        elif self.exclude_seen and self.search_index is not None:
+            seen_BR = to_device(padded_items(histories), self.device)
+            personal = close_seen(seen_BR, self.search_index, self.below, segment_B, count=num_items > 1)
         return BatchRules(
             alive=self.alive,
-            allowed_below=self.allowed_below,
-            segment_B=torch.from_numpy(self.segment_U).to(self.device) if self.segment_U is not None else None,
-            personal=self.personal(histories.seen_items(), self.segment_U, count=num_items > 1)
-            if self.exclude_seen
-            else None,
+            below=self.below,
+            segment_B=segment_B,
+            personal=personal,
             quotas=self.quotas.of_pool(list_length) if self.quotas is not None and list_length else self.quotas,
         )
 

@@ -23,14 +23,13 @@ import numpy as np
 import torch
 
 from recsys.contracts.ranking import RankedItems, SourcedItems
-from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
-from recsys.decoding.answers import NO_ITEM, sort_key, within_quotas
+from recsys.decoding.answers import sort_key, within_quotas
+from recsys.decoding.batches import PreparedBatch
 from recsys.decoding.beam_search import Beams, search_from
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.guide import PrefixGuide
 from recsys.decoding.rules.batch_rules import BatchRules
-from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.decoding.second_stage.candidates import (
@@ -40,6 +39,7 @@ from recsys.decoding.second_stage.candidates import (
     unite,
 )
 from recsys.decoding.second_stage.stage import BEAM, DENSE, FUSED, TRANSITIONS, candidate_sources
+from recsys.decoding.transfers import on_its_way
 from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
 from recsys.ranker.config import CandidateCounts
 from recsys.ranker.features import Candidates, ItemFacts, candidate_features
@@ -134,25 +134,18 @@ class CandidateSearch:
         return max(1, min(by_beams, by_scores))
 
     @torch.inference_mode()
-    def score(self, histories: Histories, rules: CompiledRules, k: int, width: int) -> ScoredBatch:
-        """Encode and score a batch.
-
-        Args:
-            rules: Of these users.
-            k: Places of the final list; the beam may hold proportionally more of each group of a quota.
-            width: Beams of the searches to come.
-        """
+    def score(self, prepared: PreparedBatch) -> ScoredBatch:
+        """Encode and score a batch."""
+        histories, batch_rules = prepared.histories, prepared.rules
         device = self.policy.codes.weight.device
-        batch = collate_histories(histories, self.policy.spec.model.max_history).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            state = self.policy.start(batch)
+            state = self.policy.start(prepared.batch)
         dense_BI = (state.dense_query_BD.float() @ self.item_vectors().T).log_softmax(1)
-        batch_rules = rules.for_batch(histories, list_length=k)
         return ScoredBatch(
             histories=histories,
             state=state,
             rules=batch_rules,
-            quotas=rules.quotas,
+            quotas=prepared.quotas,
             allowed_BI=allowed_items(batch_rules, self.index, len(histories)),
             dense_BI=dense_BI,
             fused_BI=self._fused(histories, dense_BI),
@@ -255,10 +248,4 @@ class CandidateSearch:
 
 def ranked_items(item_BN: torch.Tensor, score_BN: torch.Tensor, k: int) -> RankedItems:
     """Cut ordered lists to ``k`` places, or fill them up with -1."""
-    found = min(k, item_BN.shape[1])
-    items = np.full((len(item_BN), k), NO_ITEM, np.int32)
-    scores = np.full((len(item_BN), k), -np.inf, np.float32)
-    items[:, :found] = item_BN[:, :found].cpu().numpy()
-    scores[:, :found] = score_BN[:, :found].float().cpu().numpy()
-    scores[items < 0] = -np.inf
-    return RankedItems(items, scores)
+    return on_its_way(item_BN, score_BN, k)()

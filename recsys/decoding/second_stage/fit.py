@@ -20,8 +20,10 @@ from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.answers import within_quotas
+from recsys.decoding.batches import PreparedBatch
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
+from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules
 from recsys.decoding.second_stage.candidate_search import CandidateSearch, ranked_items
 from recsys.decoding.second_stage.recommender import candidate_search
@@ -78,6 +80,7 @@ def fit_second_stage(
     rows = _Rows(
         candidate_search(recommender, scorers, only_dense, facts, config.candidates),
         recommender,
+        recommender.compile(ItemRules(), len(targets)),
         Histories.from_targets(prepared.history, targets),
         progress,
     )
@@ -131,6 +134,7 @@ class _Rows:
 
     search: CandidateSearch
     recommender: Recommender
+    rules: CompiledRules
     histories: Histories
     progress: Progress
 
@@ -138,7 +142,7 @@ class _Rows:
         """Scores of all items by the dense head and every scorer, ``[S, n, I]``; ``-inf`` where an item was seen."""
         for block in self._blocks(rows, "rank: weights of the scorers"):
             histories = self.histories.take(block)
-            batch = self.search.score(histories, self._rules(len(block)), TOP, TOP)
+            batch = self.search.score(self._prepared(block))
             counted = self.search.scorers.scores(histories)
             yield np.concatenate([batch.open(batch.dense_BI).cpu().numpy()[None], counted])
 
@@ -146,7 +150,7 @@ class _Rows:
         """What the search finds under each guidance, in its own order."""
         parts: dict[float, list[RankedItems]] = {strength: [] for strength in grid}
         for block in self._blocks(rows, "rank: guidance of the search"):
-            batch = self.search.score(self.histories.take(block), self._rules(len(block)), TOP, self._width)
+            batch = self.search.score(self._prepared(block))
             for strength, found in parts.items():
                 beams = self.search.search(batch, self._width, strength)
                 found.append(ranked_items(*within_quotas(beams.item_BW, beams.score_BW, None, TOP), TOP))
@@ -157,7 +161,7 @@ class _Rows:
         rows = np.arange(len(targets))
         items, features = [], []
         for block in self._blocks(rows, "rank: candidates"):
-            batch = self.search.score(self.histories.take(block), self._rules(len(block)), TOP, self._width)
+            batch = self.search.score(self._prepared(block))
             beams = self.search.search(batch, self._width, self.search.fusion.guidance)
             union = self.search.unite(batch, beams, TOP)
             items.append(union.item_BC.cpu().numpy().astype(np.int32))
@@ -178,8 +182,8 @@ class _Rows:
     def _width(self) -> int:
         return max(self.search.config.beam_width, TOP)
 
-    def _rules(self, count: int) -> Any:
-        return self.recommender.compile(ItemRules(), count)
+    def _prepared(self, block: npt.NDArray[np.int64]) -> PreparedBatch:
+        return self.recommender.prepare(self.histories.take(block), self.rules, TOP)
 
     def _blocks(self, rows: npt.NDArray[np.int64], label: str) -> Iterator[npt.NDArray[np.int64]]:
         size = self.search.users_per_batch(self._width)

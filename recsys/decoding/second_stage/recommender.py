@@ -9,12 +9,14 @@ from recsys.contracts.errors import ConfigError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.answers import check_count, within_quotas
+from recsys.decoding.batches import PreparedBatch
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.constraints import CompiledRules
-from recsys.decoding.second_stage.candidate_search import CandidateSearch, ranked_items
+from recsys.decoding.second_stage.candidate_search import CandidateSearch
 from recsys.decoding.second_stage.stage import DENSE, SecondStage, policy_digest
+from recsys.decoding.transfers import Pending, on_its_way
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.ranker.config import CandidateCounts
 from recsys.ranker.features import ItemFacts
@@ -122,19 +124,20 @@ class RankedRecommender(Recommender):
         guidance = stage.fusion.guidance
         guided = "guided" in asked or ("served" in asked and (sourced or stage.searches))
 
-        def answer(histories: Histories, rules: CompiledRules, width: int) -> list[RankedItems]:
-            batch = search.score(histories, rules, k, width)
+        def answer(prepared: PreparedBatch, width: int) -> list[Pending]:
+            batch = search.score(prepared)
             strengths = {0.0 for name in asked if name == "beam"} | ({guidance} if guided else set())
             found = {strength: search.search(batch, width, strength) for strength in strengths}
-            lists: list[RankedItems] = []
+            lists: list[Pending] = []
             for name in asked:
                 if name == "served":
-                    lists.append(search.order(batch, found.get(guidance), stage.ranker, k))
+                    ranked = search.order(batch, found.get(guidance), stage.ranker, k)
+                    lists.append(lambda ranked=ranked: ranked)  # type: ignore[misc]
                 elif name == DENSE:
-                    lists.append(ranked_items(*search.best_by(batch, DENSE, k), k))
+                    lists.append(on_its_way(*search.best_by(batch, DENSE, k), k))
                 else:
                     beams = found[0.0 if name == "beam" else guidance]
-                    lists.append(ranked_items(*within_quotas(beams.item_BW, beams.score_BW, batch.quotas, k), k))
+                    lists.append(on_its_way(*within_quotas(beams.item_BW, beams.score_BW, batch.quotas, k), k))
             return lists
 
         per_batch = search.users_per_batch(max(self.config.beam_width, k))
