@@ -179,10 +179,11 @@ class RewardConfig(FrozenConfig):
 
     Attributes:
         held_out_model: Shape of the held-out reward model; another width than the reward model's, so that the two do not
-            err alike.
+            err alike, and none of the frozen embeddings that the other reads.
         reward_share: Share of the users that the reward model is trained on.
         held_out_share: Share of the users that the held-out reward model is trained on; nobody is in both, and the rest
             trains neither.
+        rate_share: Share of a model's own users whose feedback gives its item rates instead of training it.
         resamples: Bootstrap draws of users for the report's 95 % intervals.
         calibration_bins: Bins of the calibration curve in the report.
         precision: Of training, as Lightning has it; the run's ``precision`` decides where it is not set.
@@ -192,11 +193,12 @@ class RewardConfig(FrozenConfig):
 
     feedback: FeedbackConfig = FeedbackConfig()
     model: RewardModelConfig = RewardModelConfig()
-    held_out_model: RewardModelConfig = RewardModelConfig(width=48, ffn_width=96, tower_width=24)
+    held_out_model: RewardModelConfig = RewardModelConfig(width=48, ffn_width=96, tower_width=24, item_embeddings=False)
     train: RewardTrainConfig = RewardTrainConfig()
     combination: CombinationConfig = CombinationConfig()
     reward_share: float = Field(default=0.5, gt=0, lt=1)
     held_out_share: float = Field(default=0.5, gt=0, lt=1)
+    rate_share: float = Field(default=0.25, gt=0, lt=1)
     resamples: int = Field(default=200, ge=1)
     calibration_bins: int = Field(default=10, ge=2)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -206,6 +208,11 @@ class RewardConfig(FrozenConfig):
         if self.reward_share + self.held_out_share > 1.0:
             raise ValueError(
                 f"reward_share {self.reward_share} and held_out_share {self.held_out_share} exceed 1; no user may train both"
+            )
+        if self.model.item_embeddings and self.held_out_model.item_embeddings:
+            raise ValueError(
+                "model.item_embeddings and held_out_model.item_embeddings are both true: embeddings are made of all users' "
+                "events, and a check that reads what it checks is none; set one of them to false"
             )
         if self.combination.mode == "fused" and not (self.model.fused_tower and self.held_out_model.fused_tower):
             raise ValueError("combination.mode 'fused' needs model.fused_tower and held_out_model.fused_tower")

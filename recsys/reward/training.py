@@ -1,5 +1,8 @@
 """Train a reward model and, on other users, a second one that is only a check.
 
+The two share no user, label, scale of labels, item rate or frozen embedding: what is wrong on one side leaves the other to
+the bit as it was. They share what both are about: the items' semantic IDs and metadata, and which signals have a tower.
+
 Reads prepared data, semantic IDs, item embeddings; writes into the work folder
     reward/, held_out/             model.safetensors, reward_model.json, training.json, curves.parquet
     reward_metrics.parquet       AUC, cross-entropy and calibration on the test split, beside two baselines
@@ -84,6 +87,18 @@ def split_users(num_users: int, config: RewardConfig, seed: int) -> dict[str, np
     return groups
 
 
+def split_raters(users: npt.NDArray[np.bool_], config: RewardConfig, seed: int) -> npt.NDArray[np.bool_]:
+    """Draw those of a model's users whose feedback gives its item rates, ``[U]``; the others train it.
+
+    Rates that a session is part of would tell its label, and rates of the other model's users would tie the two together.
+    """
+    own = np.flatnonzero(users)
+    drawn = np.random.default_rng([seed, 14]).permutation(own)[: round(config.rate_share * len(own))]
+    raters = np.zeros(len(users), bool)
+    raters[drawn] = True
+    return raters
+
+
 def build_reward_model(
     inputs: RewardInputs, own: SessionFeedback, others: SessionFeedback, model: RewardModelConfig
 ) -> SessionRewardModel:
@@ -91,8 +106,8 @@ def build_reward_model(
 
     Args:
         own: Sessions of the users it will be trained on. Names the towers; base rates come from its train sessions.
-        others: Sessions of all other users; how much feedback an item gets is taken from their train sessions, because
-            rates that a session is part of would tell its label.
+        others: Sessions of users that do not train it; how much feedback an item gets is taken from their train sessions,
+            because rates that a session is part of would tell its label.
         model: Shape; of the two in ``inputs.config`` the one that is wanted.
 
     Raises:
@@ -155,9 +170,10 @@ def train_reward_models(inputs: RewardInputs, out_dir: Path, progress: Progress)
         folder = out_dir / name
         if not (folder / "training.json").exists():
             seed_everything(seed + number)  # the held-out reward model starts elsewhere as well
-            own, others = feedback.of_users(groups[name]), feedback.of_users(~groups[name])
+            raters = split_raters(groups[name], config, seed + number)
+            own = feedback.of_users(groups[name] & ~raters).on_own_scale(config.feedback)
             _check_labels(own, name)
-            model = build_reward_model(inputs, own, others, shape)
+            model = build_reward_model(inputs, own, feedback.of_users(raters), shape)
             _fit(model, name, own, config=config.train, out_dir=out_dir, seed=seed + number, progress=progress)
         models[name] = load_reward_model(folder, semantic_ids.digest)
         reports[name] = read_json(folder / "training.json")

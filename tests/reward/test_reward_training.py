@@ -1,5 +1,6 @@
 """Training the reward model and the held-out one: they learn what is there, from different users, and survive a kill."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from recsys.reward.evaluate import popularity_baseline, user_mean_baseline
 from recsys.reward.feedback.dataset import session_feedback
 from recsys.reward.module import RewardModule
 from recsys.reward.scoring import rank_by_reward
-from recsys.reward.training import RewardInputs, split_users, train_reward_models
+from recsys.reward.training import RewardInputs, split_raters, split_users, train_reward_models
 from recsys.runtime import PlainProgress
 from tests.reward.test_reward_model import ITEMS, SHAPE, colour_ids
 from tests.toy.reward import colour_prepared, event, prepared_from
@@ -80,6 +81,49 @@ def test_reward_model_and_held_out_model_share_no_user(prepared: Dataset) -> Non
     groups = split_users(120, config(reward_share=0.5, held_out_share=0.3), seed=1)
     assert not (groups["reward"] & groups["held_out"]).any()
     assert [int(users.sum()) for users in groups.values()] == [60, 36]
+
+
+def poisoned(prepared: Dataset, users: Any, folder: Path) -> Dataset:
+    """The same data with every feedback of some users turned round on ten items; what counts as positive stays."""
+    shutil.copytree(prepared.path, folder)
+    events = prepared.events
+    hit = pl.lit(pl.Series(users[events["user_index"].to_numpy()])) & (pl.col("item_index") < 10)
+    turned = events.with_columns(
+        long_view=pl.when(hit).then(~pl.col("long_view")).otherwise("long_view"),
+        like=pl.when(hit).then(~pl.col("like")).otherwise("like"),
+        watch_time_ms=pl.when(hit).then(90_000 - pl.col("watch_time_ms")).otherwise("watch_time_ms"),
+    )
+    turned.select(events.columns).write_parquet(folder / "events.parquet")
+    return Dataset.open(folder, checked=False)
+
+
+@pytest.mark.parametrize("side", ["reward", "held_out"])
+def test_poison_on_one_side_leaves_the_other_to_the_bit(prepared: Dataset, tmp_path: Path, side: str) -> None:
+    """Labels, watch times and item rates of one model's users, all of them: nothing of it reaches the other model."""
+    settings = config(train={**SMALL["train"], "max_epochs": 1})
+    users = split_users(120, settings, seed=5)[side]
+    train(prepared, tmp_path / "clean", settings)
+    train(poisoned(prepared, users, tmp_path / "data"), tmp_path / "poisoned", settings)
+    for name in ("reward", "held_out"):
+        clean, other = (
+            (tmp_path / folder / name / "model.safetensors").read_bytes() for folder in ("clean", "poisoned")
+        )
+        assert (clean == other) == (name != side)
+
+
+def test_who_gives_rates_trains_nothing() -> None:
+    """Of 60 users a quarter, 15, of their own group."""
+    settings = config(reward_share=0.5, held_out_share=0.3)
+    for name, users in split_users(120, settings, seed=1).items():
+        raters = split_raters(users, settings, seed=1)
+        assert int(raters.sum()) == {"reward": 15, "held_out": 9}[name]
+        assert not (raters & ~users).any()
+
+
+def test_the_held_out_model_reads_none_of_the_embeddings_of_the_other() -> None:
+    assert not RewardConfig().held_out_model.item_embeddings
+    with pytest.raises(ConfigError, match="both true: embeddings are made of all users' events"):
+        config(model={**SMALL["model"], "item_embeddings": True}, held_out_model={"item_embeddings": True})
 
 
 def test_the_second_stage_puts_the_own_colour_first(prepared: Dataset, trained: tuple[Path, dict[str, Any]]) -> None:

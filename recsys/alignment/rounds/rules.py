@@ -200,7 +200,9 @@ class Bound:
         if limit is None or not found:
             return []
         largest = max(found, key=lambda name: found[name])
-        return [f"{largest} is {found[largest]:.4f}, more than {self.limit_key} {limit:g}"] * (found[largest] > limit)
+        if found[largest] <= limit:
+            return []
+        return [f"{largest} is {found[largest]:.4f}, more than {self.limit_key} {limit:g}"]
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,12 @@ class SessionFeedback:
         """Return the sessions of the users marked in ``[num_users]``."""
         return self.take(np.flatnonzero(users[self.user_index]))
 
+    def on_own_scale(self, config: FeedbackConfig) -> SessionFeedback:
+        """Return the same sessions with watch times ranked among their own train sessions alone."""
+        scale = _watch_scale(self.signals, self.event_values, self.item_offsets, self.user_index, self.split, config)
+        labels = session_labels(self.signals, self.event_values, self.item_offsets, self.user_index, scale)
+        return replace(self, watch_scale=scale, labels=labels)
+
     def padded_items(self, width: int) -> IntArray:
         """Return ``[N, width]`` item_index, -1 after a session's end."""
         index = self.item_offsets[:-1, None] + np.arange(width)
@@ -174,11 +180,7 @@ def session_feedback(prepared: Dataset, config: FeedbackConfig) -> SessionFeedba
     values = np.stack([event_values(events[signal.column])[rows] for signal in signals], axis=1)
     split = events[Columns.SPLIT].to_numpy()[starts]
     histories = _histories_before(prepared.history, events, starts)
-    watch_scale = WatchScale(np.empty(0), {})
-    for tower, signal in enumerate(signals):
-        if signal.kind == "watch_time":
-            total = session_sums(values[:, tower], item_offsets)
-            watch_scale = WatchScale.fit(total, histories.user_index, split == TRAIN, config)
+    watch_scale = _watch_scale(signals, values, item_offsets, histories.user_index, split, config)
     labels = session_labels(signals, values, item_offsets, histories.user_index, watch_scale)
     items = events[Columns.ITEM_INDEX].to_numpy()[rows]
     feedback = SessionFeedback(
@@ -192,6 +194,21 @@ def session_feedback(prepared: Dataset, config: FeedbackConfig) -> SessionFeedba
         watch_scale=watch_scale,
     )
     return _with_enough_labels(feedback, config)
+
+
+def _watch_scale(
+    signals: Sequence[RewardSignal],
+    values: FloatArray,
+    offsets: OffsetArray,
+    user: IntArray,
+    split: npt.NDArray[np.int8],
+    config: FeedbackConfig,
+) -> WatchScale:
+    """Fit the scale of the one tower that reads watch times; an empty one without such a tower."""
+    for tower, signal in enumerate(signals):
+        if signal.kind == "watch_time":
+            return WatchScale.fit(session_sums(values[:, tower], offsets), user, split == TRAIN, config)
+    return WatchScale(np.empty(0), {})
 
 
 def _available_signals(prepared: Dataset) -> tuple[RewardSignal, ...]:
