@@ -21,10 +21,12 @@ from pydantic import Field, model_validator
 
 from features.data_report import (
     Tally,
+    doubling_counts,
     event_facts,
     history_counts,
     id_warnings,
     row_counts,
+    session_facts,
 )
 from features.derived.watch_percentile import DerivedSignal, with_derived_signals
 from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio
@@ -37,7 +39,7 @@ from features.log.read_state import ReadState
 from features.log.repeats import Duplicates
 from features.log.signal_bits import behaviour_bytes
 from features.session_quality import good_sessions
-from features.sessions import SessionConfig, SessionRule, session_index, session_rule
+from features.sessions import SessionConfig, SessionRule, session_index, session_rule, session_starts
 from features.sources.base import RawTables, Source, merge_facts
 from features.splits import SplitConfig, check_not_empty, split_events
 from features.tables import (
@@ -221,7 +223,7 @@ def write_rest(out_dir: Path, data: Rest, counts: npt.NDArray[np.int64]) -> None
         counts: ``[items]`` positive events in the train split.
     """
     items_table(data.items, counts).rechunk().write_parquet(out_dir / "items.parquet")
-    data.users.rechunk().write_parquet(out_dir / "users.parquet")
+    write_large_table(out_dir / "users.parquet", data.users)
     write_large_table(out_dir / "targets.parquet", data.targets)
     data.quarantine.rechunk().write_parquet(out_dir / "quarantine.parquet")
     data.merged.rechunk().write_parquet(out_dir / "merged.parquet")
@@ -329,7 +331,7 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
     report = {
         **row_counts(read, quarantine, kept),
         "split": split_facts,
-        "sessions": session_facts(rule, tally, int(sessions[-1]) + 1),
+        "sessions": session_facts(rule, tally, doubling_counts(np.diff(session_starts(sessions)))),
         **({"derived_signals": derived} if derived else {}),
         **({"high_quality_sessions": good_facts} if good_facts is not None else {}),
         **history_counts(tally, history, targets),
@@ -351,11 +353,6 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
         spec=dataset_spec(raw, len(log.user_ids), log.signals, items, config),
         report=report,
     )
-
-
-def session_facts(rule: SessionRule, tally: Tally, count: int) -> dict[str, Any]:
-    """Say how sessions are cut, and how many there are."""
-    return {"by": rule, "chunked_prehistory": tally.prehistory > 0, "count": count}
 
 
 def cut_rule(raw: RawTables, config: FeaturesConfig) -> SessionRule:

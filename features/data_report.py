@@ -19,6 +19,7 @@ import polars as pl
 from features.log.encode import ReadLog
 from features.log.event_log import EventLog, Outcome
 from features.log.quarantine import reasons
+from features.sessions import SessionRule
 from features.sources.base import FILE, RawTables
 from features.sources.columns.cells import SHOWN_VALUES, shown
 from features.splits import SplitArray
@@ -30,6 +31,7 @@ logger = logging.getLogger("recsys.features")
 _MANY_TIES: Final = 0.05
 _MANY_UNKNOWN: Final = 0.05
 _SLICE: Final = 1 << 22
+_DOUBLINGS: Final = 64
 
 
 def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: Outcome) -> dict[str, Any]:
@@ -165,6 +167,41 @@ def event_facts(tally: Tally, signals: Sequence[str]) -> dict[str, Any]:
         "ties": ties,
         "signals": _signal_counts(tally, signals),
         "warnings": warnings,
+    }
+
+
+def doubling_counts(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Return ``[64]`` how many values are 0, 1, 2-3, 4-7, …; counts of this form add up."""
+    each = np.bincount(values)
+    bins = np.frexp(np.arange(len(each), dtype=np.float64))[1]
+    return np.bincount(bins, weights=each, minlength=_DOUBLINGS).astype(np.int64)
+
+
+def doubling_labels(counts: npt.NDArray[np.int64]) -> list[list[Any]]:
+    """Return pairs of label and count, without the empty ones behind the last.
+
+    Example:
+        >>> doubling_labels(doubling_counts(np.array([0, 1, 1, 3, 5])))
+        [['0', 1], ['1', 2], ['2–3', 1], ['4–7', 1]]
+    """
+    labels = ["0", "1", *(f"{2 ** (b - 1)}–{2**b - 1}" for b in range(2, len(counts)))]
+    last = int(np.flatnonzero(counts).max(initial=-1))
+    return [[label, int(count)] for label, count in zip(labels[: last + 1], counts[: last + 1], strict=True)]
+
+
+def session_facts(rule: SessionRule, tally: Tally, lengths: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Say how sessions are cut, and how many there are of which length.
+
+    Args:
+        rule: How they are cut.
+        tally: Of the events.
+        lengths: Sessions by their events, as :func:`doubling_counts` gives them.
+    """
+    return {
+        "by": rule,
+        "chunked_prehistory": tally.prehistory > 0,
+        "count": int(lengths.sum()),
+        "lengths": doubling_labels(lengths),
     }
 
 

@@ -6,13 +6,14 @@ Reads the event log, split and sessions; produces :class:`~recsys.contracts.data
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.log.arrays import BoolArray
+from features.log.arrays import BoolArray, is_constant
 from features.log.event_log import EventLog
 from features.splits import SplitArray
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID, Columns
@@ -26,9 +27,9 @@ _SLICE_ROWS: Final = 1 << 18
 
 def event_watch_ratio(log: EventLog) -> npt.NDArray[np.float32]:
     """Return watched time / duration of each event; NaN where either is not known, or the ratio is no finite number."""
-    ratio = np.full(len(log), np.nan, np.float32)
     if log.watch_time is None or log.duration is None:
-        return ratio
+        return np.broadcast_to(np.float32(np.nan), (len(log),))
+    ratio = np.full(len(log), np.nan, np.float32)
     with np.errstate(over="ignore"):
         np.divide(log.watch_time, log.duration, out=ratio, where=log.duration > 0)
     ratio[np.isinf(ratio)] = np.nan  # a duration that is next to nothing, or a time beyond all measure
@@ -60,8 +61,8 @@ def build_histories(
             continue
         out = slice(done, done + len(user))
         item[out], timestamp[out], codes[out] = log.item[rows][kept], time, behaviour[rows][kept]
-        watch[out] = watch_buckets(watch_ratio[rows][kept])
-        gap[out] = _gaps(np.append(np.int32(last_user), user), np.append(last_time, time))
+        watch[out] = watch_buckets(watch_ratio[:1] if is_constant(watch_ratio) else watch_ratio[rows][kept])
+        gap[out] = _gaps(user, time, last_user, last_time)
         first, users = int(user[0]), int(user[-1]) - int(user[0]) + 1
         place = (user - np.int32(first)) * np.int64(len(SPLIT_NAMES)) + split[rows][kept]
         counts = np.bincount(place, minlength=users * len(SPLIT_NAMES)).reshape(users, -1)
@@ -81,10 +82,25 @@ def build_histories(
     )
 
 
-def _gaps(user: IntArray, timestamp: OffsetArray) -> ByteArray:
-    """Bucket the time since the user's previous event, for every event but the first."""
-    both_timed = (user[1:] == user[:-1]) & (timestamp[1:] >= 0) & (timestamp[:-1] >= 0)
-    return gap_buckets(np.where(both_timed, timestamp[1:] - timestamp[:-1], -1))
+def _gaps(user: IntArray, timestamp: OffsetArray, last_user: int, last_time: int) -> ByteArray:
+    """Bucket the time since the user's previous event.
+
+    Args:
+        user, timestamp: Of the events, at least one.
+        last_user, last_time: Of the event in front of them.
+    """
+    gap: OffsetArray = np.empty(len(user), np.int64)
+    gap[0] = timestamp[0] - last_time
+    np.subtract(timestamp[1:], timestamp[:-1], out=gap[1:])
+    unknown: BoolArray = np.empty(len(user), bool)
+    unknown[0] = user[0] != last_user or last_time < 0
+    np.not_equal(user[1:], user[:-1], out=unknown[1:])
+    if timestamp.min() < 0:
+        untimed = timestamp < 0
+        unknown |= untimed
+        unknown[1:] |= untimed[:-1]
+    gap[unknown] = -1
+    return gap_buckets(gap)
 
 
 def build_targets(
@@ -154,13 +170,13 @@ def _session_targets(
 
 def _window_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
     rows, owner = _window(start, end)
-    first = first_occurrences(owner, history.item[rows])
-    rows, owner = rows[first], owner[first]
+    items = history.item[rows]
+    first = first_occurrences(owner, items)
+    if len(first) < len(rows):
+        owner, items = owner[first], items[first]
     sizes = np.bincount(owner, minlength=len(start))
     users = np.flatnonzero(sizes)
-    return _target_table(
-        users.astype(np.int32), history.offsets[users], start[users], history.item[rows], sizes[users], split
-    )
+    return _target_table(users.astype(np.int32), history.offsets[users], start[users], items, sizes[users], split)
 
 
 def _event_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
@@ -230,5 +246,32 @@ def lists_of(items: IntArray, sizes: npt.NDArray[np.integer]) -> pl.Series:
     flat = pl.Series(np.ascontiguousarray(items, dtype=np.int32))
     if len(flat) == len(sizes):  # one each
         return flat.reshape((len(flat), 1)).arr.to_list()
-    owner = pl.Series(np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)).set_sorted()
-    return pl.DataFrame({"owner": owner, "items": flat}).group_by("owner", maintain_order=True).agg("items")["items"]
+    return pl.Series(_ArrowLists(flat.to_numpy(), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)))
+
+
+@dataclass(frozen=True)
+class _ArrowLists:
+    """Lists handed over by the C interface; ``pa.array`` would import pandas, and a group by copies them one by one.
+
+    Attributes:
+        items: ``[sum of sizes]``.
+        ends: ``[lists + 1]``.
+    """
+
+    items: IntArray
+    ends: OffsetArray
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        import pyarrow as pa  # only here: reading a configuration does not need it
+
+        def memory_of_arrow(values: npt.NDArray[np.integer]) -> pa.Buffer:
+            # not NumPy's: a thread of Polars that drops an array of Python's waits for the interpreter, which waits for it
+            buffer = pa.allocate_buffer(values.nbytes)
+            np.frombuffer(buffer, values.dtype)[:] = values
+            return buffer
+
+        items = pa.Array.from_buffers(pa.int32(), len(self.items), [None, memory_of_arrow(self.items)])
+        kind, count = pa.large_list(pa.int32()), len(self.ends) - 1
+        lists = pa.Array.from_buffers(kind, count, [None, memory_of_arrow(self.ends)], children=[items])
+        capsules: tuple[object, object] = lists.__arrow_c_array__(requested_schema)
+        return capsules

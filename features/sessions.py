@@ -5,6 +5,7 @@ Reads the event log and the split; produces one session_index per event and the 
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal
 
 import numpy as np
@@ -79,11 +80,12 @@ def session_index(
         changes |= log.session == NO_CODE
         starts |= changes & ~chunked
     elif rule == "gap":
-        longest = config.gap_minutes * 60_000_000
+        longest, some_chunked = math.floor(config.gap_minutes * 60_000_000), bool(chunked.any())
         for begin in range(1, len(log), _SLICE_ROWS):
             end = min(begin + _SLICE_ROWS, len(log))
             pause = log.timestamp[begin:end] - log.timestamp[begin - 1 : end - 1]
-            starts[begin:end] |= (pause > longest) & ~chunked[begin:end]
+            late = pause > longest
+            starts[begin:end] |= late & ~chunked[begin:end] if some_chunked else late
     if chunked.any():
         chunk = _chunk_numbers(log, session_length)
         starts[1:] |= (chunk[1:] != chunk[:-1]) & chunked[1:]
@@ -104,7 +106,10 @@ def session_starts(sessions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     filled = 0
     for begin in range(0, len(sessions), _SLICE_ROWS):
         part = sessions[begin : begin + _SLICE_ROWS]
-        new = begin + np.flatnonzero(np.diff(part, prepend=sessions[begin - 1] if begin else -1))
+        if begin:
+            new = begin + np.flatnonzero(part != sessions[begin - 1 : begin - 1 + len(part)])
+        else:
+            new = np.append(0, 1 + np.flatnonzero(part[1:] != part[:-1]))
         starts[filled : filled + len(new)] = new
         filled += len(new)
     starts[-1] = len(sessions)
@@ -112,7 +117,11 @@ def session_starts(sessions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 
 
 def session_table(
-    log: EventLog, split: SplitArray, starts: npt.NDArray[np.int64], wanted: slice = slice(None)
+    log: EventLog,
+    split: SplitArray,
+    starts: npt.NDArray[np.int64],
+    wanted: slice = slice(None),
+    before: tuple[int, int] = (0, 0),
 ) -> pl.DataFrame:
     """Return a run of the rows of ``sessions.parquet``: user, rows of ``events.parquet`` and split of each session.
 
@@ -121,15 +130,16 @@ def session_table(
         split: ``[E]``.
         starts: As :func:`session_starts` gives them.
         wanted: Which sessions.
+        before: Sessions and events of the tables in front of this log's.
     """
     first, last = starts[:-1][wanted], starts[1:][wanted]
-    begin = wanted.start or 0
+    begin, events = before[0] + (wanted.start or 0), before[1]
     return pl.DataFrame(
         {
             Columns.SESSION_INDEX: np.arange(begin, begin + len(first), dtype=np.int32),
             Columns.USER_INDEX: log.user[first],
-            Columns.EVENT_START: first,
-            Columns.EVENT_END: last,
+            Columns.EVENT_START: first + events if events else first,
+            Columns.EVENT_END: last + events if events else last,
             Columns.SPLIT: split[first],
         }
     )

@@ -178,4 +178,6 @@ def expand_variables(values: Any, where: str) -> Any:
 
 def to_yaml(config: RunConfig) -> str:
     """Return the resolved configuration as YAML that :func:`load_run_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    # the C writer, where PyYAML has it, takes a tenth of the time of the other one and writes the same
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(config.model_dump(mode="json"), Dumper=dumper, sort_keys=False, allow_unicode=True))

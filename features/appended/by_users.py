@@ -19,7 +19,7 @@ import polars as pl
 
 from features.appended.kept_rows import NO_REPEATS, KeptRows
 from features.build import FeaturesConfig
-from features.data_report import Tally
+from features.data_report import Tally, doubling_counts
 from features.histories import build_histories, build_targets, event_watch_ratio
 from features.items import ItemTable
 from features.log.encoded_log import StoredLog
@@ -80,6 +80,7 @@ class Written:
 
     Attributes:
         users, events, positive, sessions: Rows so far.
+        session_lengths: Sessions by their events, as :func:`~features.data_report.doubling_counts` gives them.
         train_count: ``[I]`` positive events in the train split.
         tally: Counts that add up; ``None`` before the first run.
         train_end, valid_end, ends: Borders of the histories, run by run.
@@ -91,6 +92,7 @@ class Written:
     events: int = 0
     positive: int = 0
     sessions: int = 0
+    session_lengths: npt.NDArray[np.int64] = field(default_factory=lambda: doubling_counts(np.empty(0, np.int64)))
     tally: Tally | None = None
     train_end: list[OffsetArray] = field(default_factory=list)
     valid_end: list[OffsetArray] = field(default_factory=list)
@@ -200,14 +202,11 @@ def _write_tables(found: Written, run: _Run, events: SlicedWriter, sessions: Sli
     log = replace(run.log, user=run.log.user + np.int32(found.users))
     numbered = replace(run, log=log, session=run.session + np.int32(found.sessions))
     events.write(events_table(numbered, slice(None)))
-    table = session_table(log, run.split, session_starts(run.session))
-    sessions.write(
-        table.with_columns(
-            pl.col(Columns.SESSION_INDEX) + found.sessions,
-            pl.col(Columns.EVENT_START, Columns.EVENT_END) + found.events,
-        )
-    )
+    starts = session_starts(run.session)
+    table = session_table(log, run.split, starts, before=(found.sessions, found.events))
+    sessions.write(table)
     found.users += len(log.user_ids)
     found.events += len(log)
     found.positive += int(np.count_nonzero(log.positive))
     found.sessions += len(table)
+    found.session_lengths += doubling_counts(np.diff(starts))

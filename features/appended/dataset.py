@@ -20,10 +20,9 @@ from features.build import (
     Rest,
     cut_rule,
     dataset_spec,
-    session_facts,
     write_rest,
 )
-from features.data_report import event_facts, history_counts, id_warnings, row_counts
+from features.data_report import event_facts, history_counts, id_warnings, row_counts, session_facts
 from features.items import build_item_table
 from features.log.append import Merge, runs_of_users
 from features.log.encode import ReadLog
@@ -138,7 +137,7 @@ def _rest(
     report = {
         **row_counts(read, quarantine, outcome),
         "split": split,
-        "sessions": session_facts(rules.sessions, tally, written.sessions),
+        "sessions": session_facts(rules.sessions, tally, written.session_lengths),
         **history_counts(tally, borders, targets),
         **items.facts,
         **user_facts,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from features.audit.sketch import IdSketch, sketch
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import CONTRACT_NAME, DatasetSpec
 from recsys.contracts.errors import ArtifactError
+from recsys.contracts.event_times import microseconds
 from recsys.contracts.manifest import read_json, write_json
 
 IdType = Literal["integer", "text"]
@@ -82,7 +84,7 @@ def write_contract(folder: Path, report: Mapping[str, Any]) -> DataContract:
 
     Args:
         folder: Holds ``dataset.json`` and the tables.
-        report: The data report, for the rule of the sessions.
+        report: The data report, which counted the events.
     """
     contract = describe(folder, report)
     write_json(folder / CONTRACT_NAME, contract.model_dump(mode="json"))
@@ -90,13 +92,13 @@ def write_contract(folder: Path, report: Mapping[str, Any]) -> DataContract:
 
 
 def describe(folder: Path, report: Mapping[str, Any]) -> DataContract:
-    """Return what the prepared data set in ``folder`` promises; reads ids and a few columns of the events."""
+    """Return what the prepared data set in ``folder`` promises; reads ids, and watched times where there are some."""
     spec = DatasetSpec.model_validate(read_json(folder / "dataset.json"))
     users = pl.read_parquet(folder / "users.parquet", columns=[Columns.USER_ID], glob=False)[Columns.USER_ID]
     items = pl.read_parquet(
         folder / "items.parquet", columns=[Columns.ITEM_ID, Columns.CATEGORIES, Columns.AUTHOR_ID], glob=False
     )
-    facts = _event_facts(folder, spec)
+    medians = _medians(folder)
     categories = items[Columns.CATEGORIES].explode().drop_nulls().unique()
     sessions = report.get("sessions")
     return DataContract(
@@ -105,15 +107,15 @@ def describe(folder: Path, report: Mapping[str, Any]) -> DataContract:
         task=spec.task,
         session_length=spec.session_length,
         signals=spec.signals,
-        signal_rates={name: rounded(facts[f"rate {name}"]) for name in spec.signals},
-        positive_share=rounded(facts["positive"]) or 0.0,
+        signal_rates={name: _rate(report["signals"][name]) for name in spec.signals},
+        positive_share=rounded(report["positive_events"] / max(report["kept"], 1)) or 0.0,
         sessions_by=sessions.get("by") if isinstance(sessions, Mapping) else None,
         has_timestamps=spec.has_timestamps,
-        first_time=facts["first"],
-        last_time=facts["last"],
-        watch_time_ms=rounded(facts.get(Columns.WATCH_TIME_MS)),
-        duration_ms=rounded(facts.get(Columns.DURATION_MS)),
-        events=facts["events"],
+        first_time=_instant(report["first_event"]),
+        last_time=_instant(report["last_event"]),
+        watch_time_ms=rounded(medians.get(Columns.WATCH_TIME_MS)),
+        duration_ms=rounded(medians.get(Columns.DURATION_MS)),
+        events=report["kept"],
         users=_sample(users),
         items=_sample(items[Columns.ITEM_ID]),
         categories=_sample(categories),
@@ -161,19 +163,22 @@ def _sample(ids: pl.Series) -> Sample:
     return Sample(count=found.count, hashes=found.hashes, shapes=found.shapes)
 
 
-def _event_facts(folder: Path, spec: DatasetSpec) -> dict[str, Any]:
+def _instant(written: str | None) -> int | None:
+    return None if written is None else microseconds(datetime.fromisoformat(written))
+
+
+def _rate(counts: Mapping[str, int]) -> float | None:
+    known = counts["true"] + counts["false"]
+    return rounded(counts["true"] / known) if known else None
+
+
+def _medians(folder: Path) -> dict[str, float | None]:
+    """Medians of the known watched times and durations, of the columns that the events have."""
     events = pl.scan_parquet(folder / "events.parquet", glob=False)
-    medians = [name for name in (Columns.WATCH_TIME_MS, Columns.DURATION_MS) if name in events.collect_schema().names()]
-    found: dict[str, Any] = (
-        events.select(
-            pl.len().alias("events"),
-            pl.col(Columns.TIMESTAMP).min().alias("first"),
-            pl.col(Columns.TIMESTAMP).max().alias("last"),
-            pl.col(Columns.POSITIVE).mean().alias("positive"),
-            *(pl.col(name).mean().alias(f"rate {name}") for name in spec.signals),
-            *(pl.col(name).filter(pl.col(name) > 0).median().alias(name) for name in medians),
-        )
-        .collect()
-        .row(0, named=True)
+    names = [name for name in (Columns.WATCH_TIME_MS, Columns.DURATION_MS) if name in events.collect_schema().names()]
+    if not names:
+        return {}
+    found: dict[str, float | None] = (
+        events.select(pl.col(name).filter(pl.col(name) > 0).median() for name in names).collect().row(0, named=True)
     )
     return found

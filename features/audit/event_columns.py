@@ -17,7 +17,7 @@ import polars as pl
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import DatasetSpec
 
-MOST_EVENTS: Final = 2_000_000
+MOST_EVENTS: Final = 1_000_000
 RUNS: Final = 24
 
 

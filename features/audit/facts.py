@@ -2,11 +2,12 @@
 
 Reads the files of a prepared data set, column by column; produces ``data_facts.json``, which the page of the data report
 draws (:mod:`recsys.reports.data.page`). Numbers are counted over all kept events unless they say "positive"; of more than
-two million events over an even sample, whose share is ``counted_share``.
+a million events over an even sample, whose share is ``counted_share``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ import polars as pl
 from features.audit.contract import rounded
 from features.audit.drift import drift_at_the_end
 from features.audit.event_columns import MOST_EVENTS, EventColumns
+from features.data_report import doubling_counts, doubling_labels
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.manifest import write_json
@@ -44,14 +46,19 @@ ODD_IDS: Final = {
 """Forms of ids that come from a wrong reading more often than from a person; counted and shown, never refused."""
 
 
-def write_facts(folder: Path) -> dict[str, Any]:
-    """Describe the prepared data set in ``folder`` and write ``data_facts.json`` into it."""
-    found = describe_data(Dataset.open(folder, checked=False))
+def write_facts(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the prepared data set in ``folder`` and write ``data_facts.json`` into it.
+
+    Args:
+        folder: Holds the tables and arrays.
+        report: The data report, which counted the sessions.
+    """
+    found = describe_data(Dataset.open(folder, checked=False), report)
     write_json(folder / FACTS_NAME, found)
     return found
 
 
-def describe_data(dataset: Dataset) -> dict[str, Any]:
+def describe_data(dataset: Dataset, report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts; parts that the data cannot give are absent."""
     spec, folder = dataset.spec, dataset.path
     events = EventColumns.read(folder, spec)
@@ -71,8 +78,8 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "counted_share": rounded(events.share),
         "items": tail(events.item_counts),
         "users": tail(user_counts),
-        "history_lengths": doubling_histogram(np.diff(dataset.history.offsets)),
-        "session_lengths": _session_lengths(folder, events.total),
+        "history_lengths": doubling_labels(doubling_counts(np.diff(dataset.history.offsets))),
+        "session_lengths": report["sessions"]["lengths"],
         "gaps": (every * np.bincount(dataset.history.gap[::every], minlength=spec.num_gap_buckets)).tolist(),
         "watch": (every * np.bincount(dataset.history.watch[::every], minlength=spec.num_watch_buckets)).tolist(),
         "metadata": _metadata(folder, events.item_counts),
@@ -119,20 +126,6 @@ def tail(counts: npt.NDArray[np.integer]) -> dict[str, Any]:
     }
 
 
-def doubling_histogram(values: npt.NDArray[np.integer]) -> list[list[Any]]:
-    """Count values by 0, 1, 2-3, 4-7, …: pairs of label and count.
-
-    Example:
-        >>> doubling_histogram(np.array([0, 1, 1, 3, 5]))
-        [['0', 1], ['1', 2], ['2–3', 1], ['4–7', 1]]
-    """
-    each = np.bincount(values)
-    bins = np.frexp(np.arange(len(each), dtype=np.float64))[1]
-    counts = np.bincount(bins, weights=each).astype(np.int64)
-    labels = ["0", "1", *(f"{2 ** (b - 1)}–{2**b - 1}" for b in range(2, len(counts)))]
-    return [[label, int(count)] for label, count in zip(labels, counts, strict=False)]
-
-
 def over_time(events: EventColumns) -> dict[str, Any]:
     """Count events, active users and signals per day, or per longer step where there are many days.
 
@@ -175,12 +168,6 @@ def date_of(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d")
 
 
-def _session_lengths(folder: Path, events: int) -> list[list[Any]]:
-    """Count sessions by length: each ends where the next one starts."""
-    starts = pl.read_parquet(folder / "sessions.parquet", columns=[Columns.EVENT_START], glob=False).to_series()
-    return doubling_histogram(np.diff(starts.to_numpy(), append=events))
-
-
 def _metadata(folder: Path, item_counts: npt.NDArray[np.integer]) -> dict[str, dict[str, float | None]]:
     """Share of the items, and of the events, with each kind of metadata."""
     names = (Columns.TITLE, Columns.TEXT, Columns.CATEGORIES, Columns.AUTHOR_ID)
@@ -200,14 +187,23 @@ def _odd_ids(path: Path, column: str) -> dict[str, Any]:
     if ids.dtype != pl.String:
         return {"type": "integer", "odd": {}}
     odd = {}
-    for name, pattern in ODD_IDS.items():
-        found = ids.filter(ids.str.contains(pattern))
+    # most ids are of no odd form: one pass says so, where each pattern would take one
+    suspect = ids.filter(ids.str.contains("|".join(f"(?:{pattern})" for pattern in ODD_IDS.values())))
+    for name, pattern in ODD_IDS.items() if len(suspect) else ():
+        found = suspect.filter(suspect.str.contains(pattern))
         if len(found):
             odd[name] = {"count": len(found), "examples": found.head(ID_EXAMPLES).to_list()}
-    lower = ids.str.to_lowercase()
-    if (twice := len(ids) - lower.n_unique()) > 0:
+    if (twice := _capitals_alone(ids)) > 0:
         odd["capitals alone apart from another id"] = {"count": twice, "examples": []}
     return {"type": "text", "odd": odd}
+
+
+def _capitals_alone(ids: pl.Series) -> int:
+    """Count ids that are another one when both are written in small letters."""
+    plain = not ids.str.contains(r"[^\x00-\x7f]").any()
+    if plain and not all(ids.str.contains(letters).any() for letters in ("[a-z]", "[A-Z]")):
+        return 0
+    return len(ids) - ids.str.to_lowercase().n_unique()
 
 
 def _splits(events: EventColumns) -> dict[str, dict[str, Any]]:

@@ -24,5 +24,5 @@ def describe_prepared(folder: Path, report: Mapping[str, Any], split_kind: str, 
         source: The ``source`` section of the configuration, as JSON.
     """
     write_contract(folder, report)
-    write_facts(folder)
+    write_facts(folder, report)
     audit_prepared(folder, split_kind, source)

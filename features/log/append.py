@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.log.arrays import NO_CODE, CodeArray
+from features.log.arrays import NO_CODE, CodeArray, is_constant
 from features.log.encoded_log import EncodedLog, LogWriter, StoredLog, sort_keys
 from features.log.event_log import Core
 from features.log.order import KeyArray
@@ -148,7 +149,7 @@ class Merge:
             runs: First and end of the users that are worked on together.
             seen: Gets the number of the first user of each run, and its rows, in which users are numbered from 0.
         """
-        with LogWriter(folder, self.layouts()) as writer:
+        with LogWriter(folder, self._layouts) as writer:
             for first, end in runs:
                 rows = self.of_users(first, end)
                 writer.write(rows, np.diff(self.starts[first : end + 1]))
@@ -156,7 +157,8 @@ class Merge:
         writer.finish(self.head)
         return StoredLog.open(folder)
 
-    def layouts(self) -> dict[str, Layout]:
+    @cached_property
+    def _layouts(self) -> dict[str, Layout]:
         """How the columns of the merged log are stored: as those of a log that was read at once."""
         records = sum(self.head.file_spans)
         found = {}
@@ -180,6 +182,9 @@ class Merge:
         arrays: dict[str, Any] = {}
         for name, column in self.earlier.columns.items():
             values = column[old]
+            if self._layouts[name].constant is not None and is_constant(values):  # the new rows have the same value
+                arrays[name] = np.broadcast_to(values.dtype.type(self._layouts[name].constant), (len(is_old),))
+                continue
             if name in self.tables:
                 values = _renumbered(values, self.tables[name])
             if name == "record":

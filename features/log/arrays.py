@@ -29,6 +29,23 @@ _BLOCK: Final = (
 )  # large enough for the allocator to give freed blocks back; pages count only once they are written
 
 
+def is_constant(values: npt.NDArray[Any]) -> bool:
+    """Whether an array holds one value that every place reads, as :func:`numpy.broadcast_to` makes them."""
+    return values.strides == (0,)
+
+
+def compacted(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the same values, as one that every place reads where all are equal.
+
+    Example:
+        >>> is_constant(compacted(np.array([3, 3]))), is_constant(compacted(np.array([3, 4])))
+        (True, False)
+    """
+    if not len(values) or not (values == values[0]).all():
+        return values
+    return np.broadcast_to(values[0].copy(), values.shape)
+
+
 class GrowingArray:
     """A one-dimensional array that is appended to.
 

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.log.arrays import NO_NUMBER, GrowingArray, IdColumn
+from features.log.arrays import NO_NUMBER, GrowingArray, IdColumn, compacted
 from features.log.encoded_log import EncodedLog, sort_keys
 from features.log.order import sort_columns
 from features.log.quarantine import Quarantine, QuarantineConfig
 from features.log.signal_bits import check_signal_count, pack_signals
+from features.log.stored_columns import MAYBE_CONSTANT
 from features.sources.base import FILE, PREHISTORY, ROW, TIE_BREAK, RawTables
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
@@ -157,6 +158,8 @@ class _Columns:
         columns = {name: values for name, values in parts.items() if isinstance(values, np.ndarray)}
         for name in columns:
             del parts[name]
+        for name in MAYBE_CONSTANT:
+            columns[name] = compacted(columns[name])
         sort_columns(columns, sort_keys, "user")
         return EncodedLog(
             **parts,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.log.arrays import BoolArray, CodeArray
+from features.log.arrays import BoolArray, CodeArray, is_constant
 from features.log.encoded_log import EncodedLog, instants, sort_keys
 from features.log.k_core import KCoreConfig, k_core_mask
 from features.log.order import same_as_before
@@ -226,7 +226,10 @@ def selected(settled: Settled, keep: BoolArray | None) -> dict[str, Any]:
     """Return the columns of the rows that are kept, with ``positive`` and without the numbers of the raw rows."""
     arrays = {**settled.log.arrays(), "positive": settled.positive}
     del arrays["record"]
-    return arrays if keep is None else {name: array[keep] for name, array in arrays.items()}
+    if keep is None:
+        return arrays
+    count = int(np.count_nonzero(keep))
+    return {name: array[:count] if is_constant(array) else array[keep] for name, array in arrays.items()}
 
 
 def event_log(encoded: EncodedLog, arrays: Mapping[str, Any], user_ids: pl.Series, item_ids: pl.Series) -> EventLog:

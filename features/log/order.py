@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from features.log.arrays import is_constant
+
 KeyArray = npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]
 
 _SLICE: Final = 1 << 18
@@ -68,8 +70,8 @@ def sort_columns(columns: dict[str, Any], keys_of: Callable[[dict[str, Any]], li
     ends = np.cumsum(np.bincount(pile))
     if len(ends) > 1 and not in_order([pile]):
         order = np.argsort(pile, kind="stable")
-        for name in columns:
-            columns[name] = columns[name][order]
+        for name, column in columns.items():
+            columns[name] = column if is_constant(column) else column[order]
         del order
     start = 0
     for end in ends:
@@ -77,7 +79,8 @@ def sort_columns(columns: dict[str, Any], keys_of: Callable[[dict[str, Any]], li
         order_in_pile = stable_order(keys_of(piece)) if end > start else None
         if order_in_pile is not None:
             for column in piece.values():
-                column[:] = column[order_in_pile]
+                if not is_constant(column):
+                    column[:] = column[order_in_pile]
         start = end
 
 
@@ -103,6 +106,10 @@ def same_as_before(keys: Sequence[KeyArray]) -> npt.NDArray[np.bool_]:
         [False, True, False]
     """
     result = np.zeros(len(keys[0]), bool)
+    keys = [key for key in keys if not is_constant(key)]
+    if not keys:
+        result[1:] = True
+        return result
     for start in range(1, len(result), _SLICE):
         end = min(start + _SLICE, len(result))
         same = keys[0][start:end] == keys[0][start - 1 : end - 1]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from features.log.arrays import is_constant
 from features.sources.base import MergeRule
 from recsys.contracts.dataset import ByteArray
 from recsys.contracts.errors import ConfigError
@@ -73,6 +74,8 @@ def behaviour_bytes(values: ByteArray, known: ByteArray, num_signals: int) -> By
         >>> behaviour_bytes(np.array([0, 2, 0], np.uint8), np.array([3, 2, 0], np.uint8), 2).tolist()
         [1, 3, 0]
     """
+    if is_constant(values) and is_constant(known) and len(values):
+        return np.broadcast_to(behaviour_bytes(values[:1].copy(), known[:1].copy(), num_signals), (len(values),))
     code = values + np.uint8(1)
     if num_signals:
         code[known == 0] = 0
@@ -82,7 +85,7 @@ def behaviour_bytes(values: ByteArray, known: ByteArray, num_signals: int) -> By
 def positive_mask(values: ByteArray, signals: Sequence[str], positive: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Return whether any of the signals ``positive`` is true; without any every event is positive."""
     if not positive:
-        return np.ones(len(values), bool)
+        return np.broadcast_to(np.True_, (len(values),))
     bits = sum(1 << list(signals).index(name) for name in positive)
     return (values & np.uint8(bits)) != 0
 

@@ -15,10 +15,13 @@ from typing import Any, BinaryIO, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from features.log.arrays import compacted, is_constant
+
 SECOND: Final = 1_000_000
 _UINT32: Final = np.dtype(np.uint32)
 _SLICE: Final = 1 << 18
-_MAYBE_CONSTANT: Final = frozenset({"prehistory", "signal_values", "signal_known"})
+MAYBE_CONSTANT: Final = frozenset({"prehistory", "signal_values", "signal_known"})
+"""Columns that hold one value in many logs."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Layout:
             dtype('int64')
         """
         plain = cls(values.dtype, values.dtype)
-        if name in _MAYBE_CONSTANT and len(values) and (values == values[0]).all():
+        if name in MAYBE_CONSTANT and len(values) and is_constant(compacted(values)):
             return cls(values.dtype, values.dtype, constant=int(values[0]))
         if name == "timestamp" and _whole_seconds(values):
             return cls(values.dtype, _UINT32, SECOND)
@@ -120,10 +123,10 @@ class StoredColumn:
         return self.rows
 
     def __getitem__(self, rows: slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
-        """Return some of the values."""
+        """Return some of the values; of a column of one value an array that cannot be written to."""
         if self.file is None:
             count = len(range(*rows.indices(self.rows))) if isinstance(rows, slice) else len(rows)
-            return np.full(count, self.layout.constant, self.layout.dtype)
+            return np.broadcast_to(np.asarray(self.layout.constant, self.layout.dtype), (count,))
         return self.layout.from_disk(self.file[rows])
 
 

@@ -189,7 +189,6 @@ def to_series(values: pa.Array, target: pl.DataType, where: str, name: str, firs
             that would become a float.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -199,10 +198,14 @@ def to_series(values: pa.Array, target: pl.DataType, where: str, name: str, firs
     if pa.types.is_null(kind):
         return pl.repeat(None, len(values), dtype=target, eager=True)
     if pa.types.is_uint64(kind) and target != pl.UInt64:
+        import pyarrow.compute as pc  # a tenth of a second, for few files
+
         beyond = pc.greater(values, pa.scalar((1 << 63) - 1, pa.uint64()))
         _refuse_any(beyond, values, where, name, first, "lies beyond 2^63 - 1; write the column as text")
         values = values.cast(pa.int64())
     if pa.types.is_integer(kind) and target == pl.Float64:
+        import pyarrow.compute as pc
+
         values = values.cast(pa.int64())
         beyond = pc.greater(pc.abs_checked(values), pa.scalar(_EXACT_IN_FLOAT, pa.int64()))
         _refuse_any(

@@ -16,7 +16,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -57,11 +57,30 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"recsys {version('recsys-gen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that stand before the verb."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; ends the process with the exit code."""
     # Idle OpenMP threads sleep instead of spinning: on a shared machine spinning made two threads 2.6 times slower than
     # this, and slower than one. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Looking for plug-ins of pydantic reads the metadata of every installed package; there are none of ours.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # A search for cycles of dead objects after every 700 new ones was a tenth of the processor time of `prepare`, nearly all
     # of it spent on modules and classes, which stay.
     gc.set_threshold(50_000, 20, 20)

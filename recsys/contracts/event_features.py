@@ -30,11 +30,13 @@ def gap_buckets(gap_us: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         >>> gap_buckets(np.array([-1, 500_000, 1_000_000, 3_000_000])).tolist()
         [0, 1, 2, 3]
     """
-    seconds = np.maximum(gap_us, 0) // 1_000_000
-    # floor(log2(n)) is the exponent of n as a float64: bits 52 and up, less 1023; a tenth of the time of a logarithm
-    exponent = (np.maximum(seconds, 1).astype(np.float64).view(np.int64) >> 52) - 1023
-    bucket = np.where(seconds < 1, 1, np.minimum(2 + exponent, NUM_GAP_BUCKETS - 1))
-    return np.where(gap_us < 0, 0, bucket).astype(np.uint8)
+    # floor(log2(n)) is the exponent of n as a float64: bits 52 and up, less 1023; a tenth of the time of a logarithm. That
+    # of 0, and of numbers below it, is less than -1000
+    bucket = (gap_us // 1_000_000).astype(np.float64).view(np.int64) >> 52
+    bucket -= 1021
+    found = np.clip(bucket, 1, NUM_GAP_BUCKETS - 1, out=bucket).astype(np.uint8)
+    found[gap_us < 0] = 0
+    return found
 
 
 def watch_buckets(watch_ratio: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:

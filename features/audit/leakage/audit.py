@@ -126,8 +126,7 @@ def _checks(
     yield from train_after_target(arrays, rows, inputs.split_kind, priced=not quick)
     yield from users_on_both_sides(arrays, rows, inputs.split_kind)
     items = pl.read_parquet(dataset.path / "items.parquet", columns=[Columns.ITEM_ID, Columns.TRAIN_COUNT], glob=False)
-    item_ids = items[Columns.ITEM_ID].cast(pl.String).to_numpy()
-    yield from counted_from_later(arrays, rows, items[Columns.TRAIN_COUNT].to_numpy(), item_ids)
+    yield from counted_from_later(arrays, rows, items[Columns.TRAIN_COUNT].to_numpy(), items[Columns.ITEM_ID])
     yield from ties(arrays, rows, priced=not quick)
     yield from aggregated_columns(arrays, rows, inputs.columns)
     if quick:

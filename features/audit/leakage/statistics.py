@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from features.audit.leakage.asked_rows import Arrays, AskedRows, Int64Array, hit_rate, most_frequent
 from features.audit.leakage.findings import EXAMPLES, Finding
@@ -28,7 +29,7 @@ def counted_from_later(
     arrays: Arrays,
     rows: AskedRows,
     train_count: npt.NDArray[np.integer],
-    item_ids: npt.NDArray[np.object_] | None = None,
+    item_ids: pl.Series | None = None,
 ) -> list[Finding]:
     """Compare ``train_count`` of the item table, which popularity and traffic are read from, with the train events.
 
@@ -57,7 +58,7 @@ def counted_from_later(
     ]
 
 
-def _names(item_ids: npt.NDArray[np.object_] | None, places: Int64Array) -> tuple[str, ...]:
+def _names(item_ids: pl.Series | None, places: Int64Array) -> tuple[str, ...]:
     return tuple(str(place if item_ids is None else item_ids[place]) for place in places[:EXAMPLES].tolist())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -85,9 +86,7 @@ def test_users_by_users_equals_all_at_once(
 
 def earlier_core(raw: RawTables, log: Any, config: FeaturesConfig, folder: Path) -> Core:
     """Prepare the earlier files; return what is certain of them: nothing where they were refused or may lose events."""
-    nothing = Core(
-        *((pl.Series([False]) & pl.Series([False] * len(ids))).to_numpy() for ids in (log.user_ids, log.item_ids))
-    )
+    nothing = Core(*(np.zeros(len(ids), bool) for ids in (log.user_ids, log.item_ids)))
     log.save(folder / "log")
     read = ReadLog(log, read_log(raw, QuarantineConfig(), need_session_id=False, only=()).refused, len(log))
     try:

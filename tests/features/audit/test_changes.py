@@ -14,6 +14,7 @@ from features.audit.contract import DataContract, Sample, describe, read_contrac
 from features.build import FeaturesConfig, prepare
 from features.sources import TableSource
 from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import read_json
 
 DAY = 86_400
 START = 1_650_000_000
@@ -182,7 +183,25 @@ def test_a_damaged_contract_is_refused(tmp_path: Path) -> None:
 
 def test_describing_is_reading_only(tmp_path: Path) -> None:
     contract = night(tmp_path / "a", rows())
-    assert describe(tmp_path / "a" / "out", {"sessions": {"by": "gap"}}) == contract
+    before = sorted(path.name for path in (tmp_path / "a" / "out").iterdir())
+    assert describe(tmp_path / "a" / "out", read_json(tmp_path / "a" / "out" / "data_report.json")) == contract
+    assert sorted(path.name for path in (tmp_path / "a" / "out").iterdir()) == before
+
+
+def test_what_the_report_counted_is_what_the_events_say(tmp_path: Path) -> None:
+    """Likes that are not known count as neither; the instant of the last event keeps its microseconds."""
+    table = rows()
+    table["like"] = [None if place % 5 == 0 else place % 3 == 0 for place in range(len(table["user_id"]))]
+    table["timestamp"] = [time + 0.000001 * (time == max(table["timestamp"])) for time in table["timestamp"]]
+    contract = night(tmp_path / "a", table)
+    events = pl.read_parquet(tmp_path / "a" / "out" / "events.parquet")
+    assert events["like"].null_count() > 0
+    assert contract.signal_rates["like"] == pytest.approx(events["like"].mean(), rel=1e-5)
+    assert contract.positive_share == pytest.approx(events["positive"].mean(), rel=1e-5)
+    assert (contract.first_time, contract.last_time) == (events["timestamp"].min(), events["timestamp"].max())
+    assert contract.last_time is not None
+    assert contract.last_time % 1_000_000 == 1
+    assert contract.watch_time_ms == 20.0
 
 
 def contract(first: int = 100, last: int = 110, like: float = 0.1, users: range = range(10)) -> DataContract:

@@ -12,8 +12,9 @@ import pytest
 
 from features.audit.drift import jensen_shannon, psi, window_length
 from features.audit.event_columns import EventColumns
-from features.audit.facts import doubling_histogram, over_time, tail, write_facts
+from features.audit.facts import over_time, tail, write_facts
 from features.build import FeaturesConfig, prepare
+from features.data_report import doubling_counts, doubling_labels
 from features.sources import TableSource
 from recsys.contracts.dataset import Dataset
 
@@ -27,8 +28,8 @@ def facts_of(folder: Path, rows: list[tuple[Any, ...]], **options: Any) -> dict[
     table = pl.DataFrame(rows, schema=names, orient="row").with_columns(pl.col("timestamp") + START)
     table.write_parquet(folder / "interactions.parquet")
     source = TableSource(path=folder, timestamp_unit="s", **options)
-    prepare(source, FeaturesConfig(split={"kind": "leave_last_out"}), folder / "out", seed=0)
-    found = write_facts(folder / "out")
+    report = prepare(source, FeaturesConfig(split={"kind": "leave_last_out"}), folder / "out", seed=0)
+    found = write_facts(folder / "out", report)
     assert json.loads((folder / "out" / "data_facts.json").read_text()) == json.loads(json.dumps(found))
     return found
 
@@ -91,8 +92,8 @@ def test_a_log_without_times_has_no_activity_and_no_drift(tmp_path: Path) -> Non
         tmp_path / "interactions.parquet"
     )
     source = TableSource(path=tmp_path, timestamp_unit="none", columns={"position": "position"})
-    prepare(source, FeaturesConfig(split={"kind": "leave_last_out"}), tmp_path / "out", seed=0)
-    found = write_facts(tmp_path / "out")
+    report = prepare(source, FeaturesConfig(split={"kind": "leave_last_out"}), tmp_path / "out", seed=0)
+    found = write_facts(tmp_path / "out", report)
     assert "over_time" not in found
     assert "drift" not in found
     assert found["splits"]["train"] == {"events": 2, "users": 1, "first": None, "last": None}
@@ -113,6 +114,11 @@ def test_a_long_log_is_shown_in_longer_steps(tmp_path: Path) -> None:
         (["a b", "ab"], {"blanks inside": 1}),
         (['"a"', "b'"], {"quotes": 2}),
         (["Anna", "anna", "ANNA"], {"capitals alone apart from another id": 2}),
+        (["\u212a1", "K1"], {"capitals alone apart from another id": 1}),  # the sign of Kelvin: small, it is a k
+        (
+            ["007", "1.0", "A", "a"],
+            {"leading zeros": 1, "a decimal point": 1, "capitals alone apart from another id": 1},
+        ),
         (["u1", "u2", "-1"], {}),
     ],
 )
@@ -135,10 +141,12 @@ def test_the_long_tail_by_hand() -> None:
 
 def test_doubling_histogram_counts_everything() -> None:
     values = np.arange(1000)
-    found = doubling_histogram(values)
+    found = doubling_labels(doubling_counts(values))
     assert sum(count for _, count in found) == 1000
     assert found[-1] == ["512–1023", 488]
-    assert doubling_histogram(np.empty(0, np.int64)) == []
+    assert doubling_labels(doubling_counts(np.empty(0, np.int64))) == []
+    halves = doubling_counts(values[:300]) + doubling_counts(values[300:])
+    assert doubling_labels(halves) == found
 
 
 @pytest.mark.parametrize(
