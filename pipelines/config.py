@@ -97,6 +97,21 @@ class RunConfig(FrozenConfig):
         return filled
 
     @model_validator(mode="after")
+    def _experts_can_run_in_bfloat16(self) -> Self:
+        asked = {
+            "train.precision": "bf16" in self.train.precision,
+            "align.precision": "bf16" in self.align.precision,
+            "decode.precision": self.decode.precision == "bfloat16",
+        }
+        for key, low in asked.items():
+            if low:
+                try:
+                    self.model.check_bfloat16(key)
+                except ConfigError as error:
+                    raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
     def _ranked_search_takes_scores(self) -> Self:
         if self.rank.method == "none":
             return self

@@ -85,6 +85,7 @@ class AskedPlaces:
         first_N: The same, of the points that ask for a first item: what the dense head is trained on.
         item_N: int64 places in ``B * P * M`` of all items that are asked for, ascending.
         whole_history: Whether every point may look at its whole history.
+        full: Whether the histories are equally long, so that nothing is padding.
         counts: How much is asked for.
     """
 
@@ -92,21 +93,25 @@ class AskedPlaces:
     first_N: torch.Tensor
     item_N: torch.Tensor
     whole_history: bool
+    full: bool
     counts: BatchCounts
 
     @classmethod
-    def of(cls, target_BPM: torch.Tensor, visible_BP: torch.Tensor, lengths_B: torch.Tensor) -> AskedPlaces:
+    def of(cls, history: HistoryBatch, target_BPM: torch.Tensor, visible_BP: torch.Tensor) -> AskedPlaces:
         """Count the places; of tensors on a GPU this waits for it, once per batch.
 
         Example:
+            >>> items = torch.tensor([[8, 9, 9], [8, 7, 0]])
+            >>> history = HistoryBatch(torch.tensor([1, 2]), items, items, items, items, lengths_B=torch.tensor([3, 2]))
             >>> target = torch.tensor([[[4, 2], [0, 0]], [[0, 0], [7, 0]]])
-            >>> places = AskedPlaces.of(target, torch.tensor([[0, 3], [1, 2]]), torch.tensor([3, 2]))
-            >>> places.point_N.tolist(), places.item_N.tolist(), places.whole_history
-            ([0, 3], [0, 1, 6], False)
+            >>> places = AskedPlaces.of(history, target, torch.tensor([[0, 3], [1, 2]]))
+            >>> places.point_N.tolist(), places.item_N.tolist(), places.whole_history, places.full
+            ([0, 3], [0, 1, 6], False, False)
         """
-        asked_BPM = target_BPM > 0
+        asked_BPM, lengths_B = target_BPM > 0, history.lengths_B
         first_N = asked_BPM[..., 0].flatten().nonzero()[:, 0]
         whole_history = bool((visible_BP == lengths_B[:, None]).all())
+        full = bool((lengths_B == history.item_BH.shape[1]).all())
         point_N = item_N = first_N
         if target_BPM.shape[-1] > 1:
             point_N, item_N = (mask.flatten().nonzero()[:, 0] for mask in (asked_BPM.any(-1), asked_BPM))
@@ -115,7 +120,7 @@ class AskedPlaces:
             row_G=(point_N // max(target_BPM.shape[1], 1)).cpu().numpy(),
             items_G=asked_BPM.flatten(0, 1)[point_N].sum(-1).cpu().numpy(),
         )
-        return cls(point_N, first_N, item_N, whole_history, counts)
+        return cls(point_N, first_N, item_N, whole_history, full, counts)
 
     def items(self, values: torch.Tensor) -> torch.Tensor:
         """Values of the items that are asked for, ``[B, P, M, ...] -> [N, ...]``."""
@@ -129,7 +134,7 @@ class AskedPlaces:
         """The same places, each tensor changed once."""
         changed = {id(places): change(places) for places in (self.point_N, self.first_N, self.item_N)}
         point_N, first_N, item_N = (changed[id(places)] for places in (self.point_N, self.first_N, self.item_N))
-        return AskedPlaces(point_N, first_N, item_N, self.whole_history, self.counts)
+        return AskedPlaces(point_N, first_N, item_N, self.whole_history, self.full, self.counts)
 
 
 def _at(values: torch.Tensor, place_N: torch.Tensor) -> torch.Tensor:
@@ -154,7 +159,7 @@ class TrainingBatch:
     asked: AskedPlaces = field(init=False)
 
     def __post_init__(self) -> None:
-        asked = AskedPlaces.of(self.target_BPM, self.visible_BP, self.history.lengths_B)
+        asked = AskedPlaces.of(self.history, self.target_BPM, self.visible_BP)
         object.__setattr__(self, "asked", asked)  # frozen
 
     def __len__(self) -> int:

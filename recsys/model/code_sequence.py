@@ -20,7 +20,7 @@ from recsys.model.config import ModelConfig
 from recsys.model.encoder import CodeEmbedding
 from recsys.model.layers.attention import KeysValues
 from recsys.model.layers.beam_cache import BeamCache
-from recsys.model.layers.precision import float32_linear, held_linear
+from recsys.model.layers.precision import product_dtype, rounded_linear
 from recsys.model.layers.prediction_points import PredictionPoints
 
 
@@ -28,7 +28,7 @@ class CodeBlock(Protocol):
     """A layer of a decoder."""
 
     def __call__(self, *arguments: Any) -> torch.Tensor:
-        """Apply to whole sequences: ``(x_NTD, keys_values, causal_TT, points) -> x_NTD``."""
+        """Apply to whole sequences: ``(x_NTD, keys_values, points) -> x_NTD``."""
         ...
 
     def step(
@@ -98,7 +98,7 @@ class CodeSequence(nn.Module, ABC):
         self,
         codes_BPML: torch.Tensor,
         keys_values: list[KeysValues],
-        visible_BP: torch.Tensor,
+        visible_BP: torch.Tensor | None,
         point_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Teacher forcing.
@@ -106,7 +106,8 @@ class CodeSequence(nn.Module, ABC):
         Args:
             codes_BPML: int64 codes of the target items, level by level (any code where there is no target).
             keys_values: From :meth:`keys_values`.
-            visible_BP: Memory positions that a point may look at: ``memory[: visible + 1]`` (user and events).
+            visible_BP: Memory positions that a point may look at: ``memory[: visible + 1]`` (user and events); ``None``:
+                all of them.
             point_N: int64 places in ``B * P`` of the points to decode, ascending; ``None``: all.
 
         Returns:
@@ -114,11 +115,10 @@ class CodeSequence(nn.Module, ABC):
         """
         b, p, m, levels = codes_BPML.shape
         positions, memory_size = m * (levels + 1) - 1, keys_values[0][0].shape[2]
-        points = PredictionPoints.from_places(visible_BP, point_N, positions, memory_size)
+        points = PredictionPoints.from_places((b, p), visible_BP, point_N, positions, memory_size)
         x_NTD = self.embed(points.pick(codes_BPML.view(b * p, m, levels)))
-        causal_TT = torch.ones(positions, positions, dtype=torch.bool, device=x_NTD.device).tril()
         for block, place in zip(self.layers(), self.kv_layer, strict=True):
-            x_NTD = block(x_NTD, keys_values[place], causal_TT, points)
+            x_NTD = block(x_NTD, keys_values[place], points)
 
         def spread(rows: torch.Tensor) -> torch.Tensor:
             # the position of cL predicts nothing; the very last one was never fed
@@ -135,10 +135,14 @@ class CodeSequence(nn.Module, ABC):
         return self.dropout(x_NTD + self.position.weight[: x_NTD.shape[1]])
 
     def code_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
-        """Logits over the K codes of one level, in float32, ``[..., D] -> [..., K]``."""
+        """Logits over the K codes of one level, ``[..., D] -> [..., K]``.
+
+        Float32 sums and results; on a GPU in mixed precision of rounded factors, on tensor cores.
+        """
         if self._held_heads:
-            return held_linear(hidden, *self._held_heads[level])
-        return float32_linear(hidden, *self.head(level))
+            weight, bias = self._held_heads[level]
+            return rounded_linear(hidden, weight, bias, weight.dtype)
+        return rounded_linear(hidden, *self.head(level), product_dtype(hidden.device))
 
     def hold_heads(self, dtype: torch.dtype) -> None:
         """From now on multiply by copies of the heads in ``dtype``, made once; for decoding a policy that stays as it is."""

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
+from recsys.contracts.errors import ConfigError
 
 Feature = Literal["item", "codes", "author", "category", "behaviour", "gap", "watch", "user"]
 
@@ -256,6 +257,21 @@ class ModelConfig(FrozenConfig):
                     f"{name} is {value}, but belongs to {switch}: {needed} and this model has {switch}: "
                     f"{getattr(self, switch)}; leave it out (or take another preset), or set {switch}: {needed}"
                 )
+
+    def check_bfloat16(self, key: str) -> None:
+        """Refuse a shape whose experts bfloat16 products cannot run.
+
+        Args:
+            key: What asks for bfloat16, for the message.
+
+        Raises:
+            ConfigError: ``width`` or ``expert_width`` is no multiple of 8: grouped products need rows of whole 16 bytes.
+        """
+        if self.num_moe_layers and self.num_experts > 1 and (self.width % 8 or self.expert_width % 8):
+            raise ConfigError(
+                f"{key} asks for bfloat16, and model.width is {self.width}, model.expert_width {self.expert_width}: grouped "
+                f"bfloat16 products need multiples of 8; change them, or leave {key} at float32"
+            )
 
     @property
     def num_kv_groups(self) -> int:

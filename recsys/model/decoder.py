@@ -18,6 +18,7 @@ from recsys.model.encoder import CodeEmbedding
 from recsys.model.layers.attention import CrossAttention, KeysValues, SelfAttention, project_memory
 from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.moe import feed_forward
+from recsys.model.layers.precision import Norm
 from recsys.model.layers.prediction_points import PredictionPoints
 
 
@@ -26,19 +27,17 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.self_norm = nn.RMSNorm(config.width)
+        self.self_norm = Norm(config.width)
         self.self_attention = SelfAttention(config.width, config.num_heads)
-        self.cross_norm = nn.RMSNorm(config.width)
+        self.cross_norm = Norm(config.width)
         self.cross_attention = CrossAttention(config.width, config.num_heads)
-        self.moe_norm = nn.RMSNorm(config.width)
+        self.moe_norm = Norm(config.width)
         self.moe = feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x_NTD: torch.Tensor, keys_values: KeysValues, causal_TT: torch.Tensor, points: PredictionPoints
-    ) -> torch.Tensor:
+    def forward(self, x_NTD: torch.Tensor, keys_values: KeysValues, points: PredictionPoints) -> torch.Tensor:
         """Apply to N rows, one per decoded point; the points of a user share the user's keys and values."""
-        x_NTD = x_NTD + self.dropout(self.self_attention(self.self_norm(x_NTD), causal_TT))
+        x_NTD = x_NTD + self.dropout(self.self_attention(self.self_norm(x_NTD), causal=True))
         x_NTD = x_NTD + self.dropout(points.attend(self.cross_attention, self.cross_norm(x_NTD), keys_values))
         return x_NTD + self.dropout(self.moe(self.moe_norm(x_NTD)))
 
@@ -59,7 +58,7 @@ class SessionDecoder(CodeSequence):
         self._add_inputs(config)
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_decoder_layers))
         self.kv_layer = tuple(range(config.num_decoder_layers))
-        self.norm = nn.RMSNorm(config.width)
+        self.norm = Norm(config.width)
         self.code_bias = nn.Parameter(torch.zeros(sum(codes.level_sizes)))
 
     def layers(self) -> list[DecoderBlock]:

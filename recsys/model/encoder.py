@@ -5,6 +5,8 @@ Legend: B users, H history events, S = H + 1 memory positions, N ids, L levels, 
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import nn
 
@@ -12,10 +14,13 @@ from recsys.data.batch import HistoryBatch, TrainingBatch
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.config import ModelConfig
 from recsys.model.layers.attention import FeedForward, SelfAttention
+from recsys.model.layers.precision import Norm
 from recsys.model.layers.tables import FeatureTables
 
 ITEM_FEATURES = ("item", "author", "category")
 EVENT_FEATURES = ("behaviour", "gap", "watch")
+ROWS_AT_A_TIME: Final = 1 << 16
+"""Items embedded at once where the whole catalogue is asked for."""
 
 
 class CodeEmbedding(nn.Module):
@@ -41,7 +46,11 @@ class CodeEmbedding(nn.Module):
 
     def all_levels(self, codes_NL: torch.Tensor) -> torch.Tensor:
         """Sum of the embeddings of an item's codes, ``[..., L] -> [..., D]``."""
-        return nn.functional.embedding(codes_NL + self.offset_L, self.weight).sum(-2)
+        rows_NL = codes_NL + self.offset_L
+        total = nn.functional.embedding(rows_NL[..., 0], self.weight)
+        for level in range(1, rows_NL.shape[-1]):  # [..., L, D] is never held
+            total.add_(nn.functional.embedding(rows_NL[..., level], self.weight))
+        return total
 
 
 class ItemTower(nn.Module):
@@ -90,7 +99,20 @@ class ItemTower(nn.Module):
         parts = list(self.tables(ids).values()) if ids else []
         if "codes" in self.features:
             parts.append(self.codes.all_levels(self.codes_IL[rows]))
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        total, *others = parts
+        for part in others:  # in place: a lookup's gradient does not need its result
+            total.add_(part)
+        return total
+
+    def all_items(self) -> torch.Tensor:
+        """Every row of the catalogue, ``[I, D]``; without gradients a part at a time, into the result."""
+        rows = torch.arange(len(self.codes_IL), device=self.codes_IL.device)
+        if torch.is_grad_enabled():
+            return self(rows)
+        result = torch.empty(len(rows), self.codes.weight.shape[1], device=rows.device)
+        for start in range(0, len(rows), ROWS_AT_A_TIME):
+            result[start : start + ROWS_AT_A_TIME] = self(rows[start : start + ROWS_AT_A_TIME])
+        return result
 
 
 def user_position(
@@ -108,15 +130,16 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width)
+        self.attention_norm = Norm(config.width)
         self.attention = SelfAttention(config.width, config.num_heads)
-        self.ffn_norm = nn.RMSNorm(config.width)
+        self.ffn_norm = Norm(config.width)
         self.ffn = FeedForward(config.width, config.ffn_width)
         self.dropout = nn.Dropout(config.dropout)
+        self.causal = config.encoder_attention == "causal"
 
-    def forward(self, x_BSD: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Apply to all memory positions."""
-        x_BSD = x_BSD + self.dropout(self.attention(self.attention_norm(x_BSD), mask))
+    def forward(self, x_BSD: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Apply to all memory positions; ``mask`` is true where a position may look, ``None``: wherever it could."""
+        x_BSD = x_BSD + self.dropout(self.attention(self.attention_norm(x_BSD), mask, causal=self.causal))
         return x_BSD + self.dropout(self.ffn(self.ffn_norm(x_BSD)))
 
 
@@ -136,16 +159,20 @@ class HistoryEncoder(nn.Module):
         nn.init.normal_(self.position.weight, std=config.init_std)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_encoder_layers))
-        self.norm = nn.RMSNorm(config.width)
+        self.norm = Norm(config.width)
 
-    def forward(self, batch: HistoryBatch) -> torch.Tensor:
-        """Return memory ``[B, H + 1, D]``; positions after ``lengths + 1`` are padding and must be masked by readers."""
+    def forward(self, batch: HistoryBatch, *, full: bool = False) -> torch.Tensor:
+        """Return memory ``[B, H + 1, D]``; positions after ``lengths + 1`` are padding and must be masked by readers.
+
+        Args:
+            full: The histories are known to be equally long, so that nothing is padding.
+        """
         event_ids = {name: getattr(batch, f"{name}_BH") for name in EVENT_FEATURES if name in self.config.features}
         events_BHD = self.item_tower(batch.item_BH, event_ids)
         user_BD = user_position(batch, self.start_D, self.tables, self.config)
         x_BSD = torch.cat([user_BD[:, None], events_BHD], dim=1)
         x_BSD = self.dropout(x_BSD + self.position.weight[: x_BSD.shape[1]])
-        mask = self.mask(batch.lengths_B, x_BSD.shape[1])
+        mask = None if full else self.mask(batch.lengths_B, x_BSD.shape[1])
         for block in self.blocks:
             x_BSD = block(x_BSD, mask)
         return self.norm(x_BSD)
@@ -158,10 +185,10 @@ class HistoryEncoder(nn.Module):
         """Last memory position that each prediction point may look at, int64 ``[B, P]``."""
         return batch.visible_BP
 
-    def mask(self, lengths_B: torch.Tensor, width: int) -> torch.Tensor:
-        """Which memory positions a position may look at: those before it (causal), or all real ones."""
+    def mask(self, lengths_B: torch.Tensor, width: int) -> torch.Tensor | None:
+        """Which memory positions may be looked at: all real ones, ``[B, 1, 1, S]``; ``None`` where attention is causal."""
         if self.config.encoder_attention == "causal":
-            # padding lies after everything real, so the causal mask alone keeps it out of real positions
-            return torch.ones(width, width, dtype=torch.bool, device=lengths_B.device).tril()
+            # padding lies after everything real, so looking back alone keeps it out of real positions
+            return None
         real_BS = torch.arange(width, device=lengths_B.device) <= lengths_B[:, None]
         return real_BS[:, None, None]

@@ -128,11 +128,12 @@ class GenerativeRecommender(nn.Module):
         Returns:
             ``([B, P, M, L, D], [B, P, D])``; entries without a target hold arbitrary finite values.
         """
-        memory_BSD = self.encoder(batch.history)
+        memory_BSD = self.encoder(batch.history, full=batch.asked.full)
         codes_BPML = self.item_tower.codes_IL[batch.target_BPM]
         visible_BP = self.encoder.visible(batch)
         keys_values = self.decoder.keys_values(steer(memory_BSD, batch.history, self.objective))
-        hidden = self.decoder(codes_BPML, keys_values, visible_BP, batch.asked.point_N)
+        everything = batch.asked.full and batch.asked.whole_history
+        hidden = self.decoder(codes_BPML, keys_values, None if everything else visible_BP, batch.asked.point_N)
         index = visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
         return hidden, self._dense_query(memory_BSD.gather(1, index))
 
@@ -201,7 +202,7 @@ class GenerativeRecommender(nn.Module):
 
     def item_vectors(self) -> torch.Tensor:
         """Item tower of the whole catalogue, ``[I, D]``, row 0 padding."""
-        return self.item_tower(torch.arange(self.spec.dataset.num_items + 1, device=self.codes.weight.device))
+        return self.item_tower.all_items()
 
 
 def _reserved_rows(config: ModelConfig) -> dict[str, ReservedRows]:

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 import torch
 import torch.nn.functional as F
 
+from recsys.model.layers.precision import float32_product, product_dtype
+
 CACHE_ENTRIES: Final = 3 << 18
 """Logits of a block on a CPU: 3 MB, which stay in the cache of a core."""
 
@@ -226,12 +228,7 @@ class _FullSoftmaxLoss(torch.autograd.Function):
 
 def _product(left: torch.Tensor, right: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
     """``left @ right`` in the buffer, float32 whatever the factors are."""
-    out = buffer[: len(left) * right.shape[1]].view(len(left), right.shape[1])
-    if left.dtype == torch.float32:
-        return torch.mm(left, right, out=out)
-    if left.is_cuda:  # tensor cores: factors of 16 bits, sums and result of 32
-        return torch.mm(left, right, out_dtype=torch.float32, out=out)
-    return torch.mm(left.float(), right.float(), out=out)
+    return float32_product(left, right, buffer[: len(left) * right.shape[1]].view(len(left), right.shape[1]))
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, anew: bool = False) -> None:
@@ -239,9 +236,9 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *
     if not left.is_cuda or left.dtype == torch.float32:
         total.addmm_(left.float(), right.float(), beta=0 if anew else 1)
     elif anew:
-        torch.mm(left, right, out_dtype=torch.float32, out=total)
+        float32_product(left, right, total)
     else:
-        total += torch.mm(left, right, out_dtype=torch.float32)
+        total += float32_product(left, right)
 
 
 def _highest_and_normaliser(
@@ -257,15 +254,6 @@ def _highest_and_normaliser(
         normaliser = normaliser * (highest - now_highest).exp() + logits.exp_().sum(1, keepdim=True)
         highest = now_highest
     return highest, normaliser
-
-
-def product_dtype(device: torch.device) -> torch.dtype:
-    """What the factors of the dense head's products are rounded to: on a GPU inside autocast its type, else float32.
-
-    On a CPU float32 products are the faster ones, and the dense head keeps them in mixed precision.
-    """
-    mixed = device.type == "cuda" and torch.is_autocast_enabled(device.type)
-    return torch.get_autocast_dtype(device.type) if mixed else torch.float32
 
 
 def full_softmax_loss(

@@ -12,7 +12,7 @@ from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.bfloat16 import bfloat16_policy
 from recsys.model.config import ModelConfig
-from recsys.model.layers.precision import float32_linear, held_linear
+from recsys.model.layers.precision import float32_linear, rounded_linear
 from recsys.training.fit import build_policy
 from tests.toy.dataset import ring_prepared, toy_ids
 
@@ -71,10 +71,12 @@ def test_weights_are_converted_once_and_the_rest_is_shared(prepared: Dataset) ->
 def test_a_held_head_by_hand() -> None:
     """1.00390625 = 1 + 2^-8 is 1 in bfloat16, so x @ w = 1 * 3 + 2 * 0.5 = 4, plus a bias of .25; sums are float32."""
     x, weight = torch.tensor([[1.00390625, 2.0]]), torch.tensor([[3.0, 0.5]])
-    held = held_linear(x, weight.bfloat16(), torch.tensor([0.25]))
+    held = rounded_linear(x, weight.bfloat16(), torch.tensor([0.25]), torch.bfloat16)
     assert held.tolist() == [[4.25]]
     assert float32_linear(x, weight, torch.tensor([0.25])).tolist() == [[4.26171875]]
-    many = held_linear(torch.ones(1, 4096), torch.full((1, 4096), 1.0).bfloat16(), torch.tensor([1.0]))
+    many = rounded_linear(
+        torch.ones(1, 4096), torch.full((1, 4096), 1.0).bfloat16(), torch.tensor([1.0]), torch.bfloat16
+    )
     assert many.item() == 4097.0  # which bfloat16 cannot hold
 
 

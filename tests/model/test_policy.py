@@ -2,18 +2,19 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from recsys.contracts.errors import ArtifactError
+from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.data.samples import PrefixWindows, TargetRows
 from recsys.model.checkpoint import load_policy, save_policy
-from recsys.model.config import ModelConfig
+from recsys.model.config import PRESETS, ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.summary import summarise
 from recsys.training.fit import build_policy
@@ -76,6 +77,15 @@ def test_long_users_are_cut_into_windows_that_supervise_every_event_once(prepare
     )
     assert sorted(targets) == sorted(expected)
     assert (windows.end - windows.start <= 4).all()
+
+
+def test_windows_overlap_by_half_by_hand() -> None:
+    """Windows of 4 events step by 2: 7 events are read as [0, 4), [2, 6), [4, 7), asked from events 0, 4 and 6 on."""
+    history = SimpleNamespace(offsets=np.array([0, 7]), train_end=np.array([7]))
+    windows = PrefixWindows.from_dataset(SimpleNamespace(history=history), max_history=3)  # type: ignore[arg-type]
+    assert windows.start.tolist() == [0, 2, 4]
+    assert windows.end.tolist() == [4, 6, 7]
+    assert windows.first_target.tolist() == [0, 4, 6]
 
 
 def test_a_prediction_never_sees_its_target_or_anything_later(prepared) -> None:
@@ -167,6 +177,15 @@ def test_config_refuses_what_cannot_be_built() -> None:
     with pytest.raises(ValidationError, match="cannot tell items apart"):
         ModelConfig(features=("gap",))
     assert ModelConfig(preset="paper_v1").num_experts == 24
+
+
+def test_bfloat16_experts_need_rows_of_whole_16_bytes() -> None:
+    odd = ModelConfig(width=12, num_heads=2, expert_width=12)
+    with pytest.raises(ConfigError, match=r"train.precision asks for bfloat16, and model.width is 12.*multiples of 8"):
+        odd.check_bfloat16("train.precision")
+    odd.model_copy(update={"num_experts": 1}).check_bfloat16("train.precision")
+    for preset in PRESETS:
+        ModelConfig.model_validate({"preset": preset}).check_bfloat16("train.precision")
 
 
 def test_summary_counts_by_hand(prepared) -> None:

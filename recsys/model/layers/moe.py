@@ -72,6 +72,8 @@ class MixtureOfExperts(nn.Module):
         ends_E = torch.searchsorted(expert_sorted, self.expert_numbers_E, right=True)
         if self.training:
             self.load_E += ends_E.diff(prepend=ends_E.new_zeros(1))
+        if self._products_wait(x_ND):
+            return self._every_expert(x_ND, gates_NJ, experts_NJ).view(x.shape)
         token = order // self.top_k
         mixed = self._experts(x_ND.index_select(0, token), ends_E.to(torch.int32))
         gate = gates_NJ.flatten()[order, None].to(mixed.dtype)
@@ -82,12 +84,28 @@ class MixtureOfExperts(nn.Module):
         """Run every expert on its segment of R = N * J rows, ``[R, D] -> [R, D]``.
 
         Mixed precision does not reach grouped products, so they are cast here. On a GPU bfloat16 runs as one kernel per
-        product; in float32 torch loops over the experts and waits for their counts.
+        product.
         """
-        device = rows_RD.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows_RD.dtype
+        dtype = _autocast_dtype(rows_RD)
         up_RF = F.grouped_mm(rows_RD.to(dtype), self.up_EDF.to(dtype), offs=ends_E)
         return F.grouped_mm(gated(up_RF), self.down_EFD.to(dtype), offs=ends_E)
+
+    def _products_wait(self, x_ND: torch.Tensor) -> bool:
+        """Whether torch would read the experts' counts back: on a GPU its float32 grouped product loops over them."""
+        return x_ND.is_cuda and _autocast_dtype(x_ND) == torch.float32
+
+    def _every_expert(self, x_ND: torch.Tensor, gates_NJ: torch.Tensor, experts_NJ: torch.Tensor) -> torch.Tensor:
+        """The same result from every expert on every token, gated by 0 where it was not chosen.
+
+        E / J times the arithmetic, and nothing is read back; many experts want bfloat16, where only the chosen ones run.
+        """
+        gates_NE = torch.zeros(len(x_ND), self.num_experts, dtype=x_ND.dtype, device=x_ND.device)
+        gates_NE = gates_NE.scatter(1, experts_NJ, gates_NJ.to(x_ND.dtype))
+        result = torch.zeros_like(x_ND)
+        for expert in range(self.num_experts):
+            mixed_ND = gated(x_ND @ self.up_EDF[expert]) @ self.down_EFD[expert]
+            result = result + gates_NE[:, expert, None] * mixed_ND
+        return result
 
     @torch.no_grad()
     def update_balance(self, rate: float) -> torch.Tensor:
@@ -104,6 +122,12 @@ class MixtureOfExperts(nn.Module):
         self.load_E.zero_()
         self.bias_E -= rate * torch.sign(load_E - load_E.mean())
         return load_E / load_E.sum().clamp(min=1)
+
+
+def _autocast_dtype(x: torch.Tensor) -> torch.dtype:
+    """What a product of ``x`` is computed in."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def feed_forward(config: ModelConfig) -> nn.Module:

@@ -17,8 +17,8 @@ from recsys.model.layers.attention import KeysValues
 class MemoryAttention(Protocol):
     """Attention from decoder positions to given keys and values."""
 
-    def __call__(self, x_BRD: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor, /) -> torch.Tensor:
-        """Attend, one row per user; ``mask`` is ``[B, 1, R, S]``."""
+    def __call__(self, x_BRD: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor | None, /) -> torch.Tensor:
+        """Attend, one row per user; ``mask`` is ``[B, 1, R, S]``, ``None``: everything is visible."""
         ...
 
 
@@ -33,21 +33,27 @@ class PredictionPoints:
     Attributes:
         shape: (B, P).
         place_N: int64 places of the decoded points in ``B * P``, ascending; ``None``: all of them.
-        visible: Boolean ``[B, 1, P * T, S]``, true where a position may look at the memory.
+        visible: Boolean ``[B, 1, P * T, S]``, true where a position may look at the memory; ``None``: everywhere.
     """
 
     shape: tuple[int, int]
     place_N: torch.Tensor | None
-    visible: torch.Tensor
+    visible: torch.Tensor | None
 
     @classmethod
     def from_places(
-        cls, visible_BP: torch.Tensor, point_N: torch.Tensor | None, positions: int, memory_size: int
+        cls,
+        shape: tuple[int, int],
+        visible_BP: torch.Tensor | None,
+        point_N: torch.Tensor | None,
+        positions: int,
+        memory_size: int,
     ) -> PredictionPoints:
         """Lay out the points.
 
         Args:
-            visible_BP: Last memory position that a point may look at.
+            shape: (B, P).
+            visible_BP: Last memory position that a point may look at; ``None``: all may look everywhere.
             point_N: int64 places in ``B * P`` of the points with a target, ascending; ``None``: all. Where no point has
                 one, the first is decoded, so that every parameter is part of the result.
             positions: T.
@@ -55,16 +61,19 @@ class PredictionPoints:
 
         Example:
             >>> visible, asked = torch.zeros(2, 2, dtype=torch.int64), torch.tensor([0, 2, 3])
-            >>> PredictionPoints.from_places(visible, asked, positions=3, memory_size=5).place_N
+            >>> PredictionPoints.from_places((2, 2), visible, asked, positions=3, memory_size=5).place_N
             tensor([0, 2, 3])
         """
-        users, points = visible_BP.shape
-        visible = torch.arange(memory_size, device=visible_BP.device) <= visible_BP[..., None]  # [B, P, S]
-        visible = visible[:, :, None].expand(users, points, positions, memory_size)
+        users, points = shape
+        visible = None
+        if visible_BP is not None:
+            visible_BPS = torch.arange(memory_size, device=visible_BP.device) <= visible_BP[..., None]
+            visible_BPTS = visible_BPS[:, :, None].expand(users, points, positions, memory_size)
+            visible = visible_BPTS.reshape(users, 1, points * positions, memory_size)
         if point_N is not None and len(point_N) == 0:
             point_N = point_N.new_zeros(1)
         place_N = None if point_N is None or len(point_N) == users * points else point_N
-        return cls((users, points), place_N, visible.reshape(users, 1, points * positions, memory_size))
+        return cls(shape, place_N, visible)
 
     def pick(self, full: torch.Tensor) -> torch.Tensor:
         """Rows of the decoded points, ``[B * P, ...] -> [N, ...]``."""

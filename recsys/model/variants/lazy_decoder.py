@@ -30,6 +30,7 @@ from recsys.model.encoder import CodeEmbedding
 from recsys.model.layers.attention import FeedForward, KeysValues, SelfAttention, attend
 from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.moe import feed_forward
+from recsys.model.layers.precision import Norm
 from recsys.model.layers.prediction_points import PredictionPoints
 
 
@@ -45,7 +46,7 @@ class ContextProcessor(nn.Module):
         part = config.num_kv_groups * (config.width // config.num_heads)
         num_parts = config.kv_layers * config.kv_split
         self.project = nn.Linear(config.width, num_parts * part, bias=False)
-        self.norms = nn.ModuleList(nn.RMSNorm(part) for _ in range(num_parts))
+        self.norms = nn.ModuleList(Norm(part) for _ in range(num_parts))
 
     def forward(self, memory_BSD: torch.Tensor) -> list[KeysValues]:
         """Return L_kv pairs of keys and values, ``[B, G, S, C]`` each; one tensor twice where they are the same."""
@@ -68,13 +69,13 @@ class LazyCrossAttention(nn.Module):
         self.query = nn.Linear(config.width, config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x_NTD: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor) -> torch.Tensor:
-        """Attend; ``mask`` is true where a query may look, ``[N, 1, T, S]`` or ``[N, 1, 1, S]``."""
+    def forward(self, x_NTD: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor | None) -> torch.Tensor:
+        """Attend; ``mask`` is true where a query may look, ``[N, 1, T, S]`` or ``[N, 1, 1, S]``; ``None``: everywhere."""
         n, t, d = x_NTD.shape
         q_NTGRC = self.query(x_NTD).view(n, t, self.num_groups, self.group_heads, -1)
         # a group's query heads stand beside each other on the query axis, so keys and values are never repeated
         q = q_NTGRC.permute(0, 2, 3, 1, 4).reshape(n, self.num_groups, self.group_heads * t, -1)
-        if mask.shape[2] > 1 and self.group_heads > 1:
+        if mask is not None and mask.shape[2] > 1 and self.group_heads > 1:
             mask = mask.repeat(1, 1, self.group_heads, 1)
         mixed = attend(q, *keys_values, mask).view(n, self.num_groups, self.group_heads, t, -1)
         return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(n, t, d))
@@ -104,20 +105,18 @@ class LazyBlock(nn.Module):
 
     def __init__(self, config: ModelConfig, sparse: bool) -> None:
         super().__init__()
-        self.cross_norm = nn.RMSNorm(config.width)
+        self.cross_norm = Norm(config.width)
         self.cross_attention = LazyCrossAttention(config)
-        self.self_norm = nn.RMSNorm(config.width)
+        self.self_norm = Norm(config.width)
         self.self_attention = SelfAttention(config.width, config.num_heads)
-        self.ffn_norm = nn.RMSNorm(config.width)
+        self.ffn_norm = Norm(config.width)
         self.ffn = SparseFeedForward(config) if sparse else FeedForward(config.width, config.ffn_width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x_NTD: torch.Tensor, keys_values: KeysValues, causal_TT: torch.Tensor, points: PredictionPoints
-    ) -> torch.Tensor:
+    def forward(self, x_NTD: torch.Tensor, keys_values: KeysValues, points: PredictionPoints) -> torch.Tensor:
         """Apply to N rows, one per decoded point; the points of a user share the user's keys and values."""
         x_NTD = x_NTD + self.dropout(points.attend(self.cross_attention, self.cross_norm(x_NTD), keys_values))
-        x_NTD = x_NTD + self.dropout(self.self_attention(self.self_norm(x_NTD), causal_TT))
+        x_NTD = x_NTD + self.dropout(self.self_attention(self.self_norm(x_NTD), causal=True))
         return x_NTD + self.dropout(self.ffn(self.ffn_norm(x_NTD)))
 
     def step(
@@ -140,7 +139,7 @@ class LazyDecoder(CodeSequence):
         self.blocks = nn.ModuleList(LazyBlock(config, layer >= config.num_dense_blocks) for layer in range(num_layers))
         # floor(layer * L_kv / layers)
         self.kv_layer = tuple(layer * config.kv_layers // num_layers for layer in range(num_layers))
-        self.norms = nn.ModuleList(nn.RMSNorm(config.width) for _ in codes.level_sizes)
+        self.norms = nn.ModuleList(Norm(config.width) for _ in codes.level_sizes)
         self.head_KD = nn.Parameter(torch.empty(sum(codes.level_sizes), config.width).normal_(std=config.init_std))
         self.code_bias = nn.Parameter(torch.zeros(sum(codes.level_sizes)))
 

@@ -36,6 +36,7 @@ from recsys.data.batch import HistoryBatch, TrainingBatch
 from recsys.model.config import ModelConfig
 from recsys.model.encoder import EVENT_FEATURES, EncoderBlock, ItemTower, user_position
 from recsys.model.layers.attention import CrossAttention, FeedForward, KeysValues, project_memory
+from recsys.model.layers.precision import Norm
 from recsys.model.layers.tables import FeatureTables
 
 
@@ -58,9 +59,9 @@ class CompressionBlock(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width)
+        self.attention_norm = Norm(config.width)
         self.attention = CrossAttention(config.width, config.num_heads)
-        self.ffn_norm = nn.RMSNorm(config.width)
+        self.ffn_norm = Norm(config.width)
         self.ffn = FeedForward(config.width, config.ffn_width)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -77,7 +78,7 @@ class HistoryCompression(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.queries_QD = nn.Parameter(torch.empty(config.lifelong_queries, config.width).normal_(std=config.init_std))
-        self.norm = nn.RMSNorm(config.width)
+        self.norm = Norm(config.width)
         self.blocks = nn.ModuleList(CompressionBlock(config) for _ in range(config.lifelong_layers))
 
     def forward(self, history_BSD: torch.Tensor, real_BS: torch.Tensor) -> torch.Tensor:
@@ -116,15 +117,18 @@ class PathwayEncoder(nn.Module):
         self.compression = HistoryCompression(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_encoder_layers))
-        self.norm = nn.RMSNorm(config.width)
+        self.norm = Norm(config.width)
 
-    def forward(self, batch: HistoryBatch) -> torch.Tensor:
+    def forward(self, batch: HistoryBatch, *, full: bool = False) -> torch.Tensor:
         """Return memory ``[B, S, D]``, S = N_q + min(L_p, H) + 1 + min(L_s, H).
 
         A user's real positions come first; those after :meth:`last_position` are padding and must be masked by readers.
+
+        Args:
+            full: The histories are known to be equally long, so that nothing is padding.
         """
         x_BSD, real_BS = self.lay_out(batch)
-        mask = real_BS[:, None, None]
+        mask = None if full else real_BS[:, None, None]
         for block in self.blocks:
             x_BSD = block(x_BSD, mask)
         return self.norm(x_BSD)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recsys.model.layers.attention import attend, attend_few, gated
+from recsys.model.layers.attention import SelfAttention, attend, attend_few, gated
 
 
 def test_two_positions_by_hand() -> None:
@@ -31,6 +31,16 @@ def test_few_positions_equal_the_causal_mask_in_result_and_gradients(positions: 
     (few_grad,) = torch.autograd.grad((few * weights).sum(), qkv)
     (masked_grad,) = torch.autograd.grad((masked * weights).sum(), qkv)
     torch.testing.assert_close(few_grad, masked_grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("positions", [3, 9])
+def test_causal_attention_equals_a_triangular_mask(positions: int) -> None:
+    torch.manual_seed(0)
+    layer, x = SelfAttention(8, 2), torch.randn(3, positions, 8)
+    triangle = torch.ones(positions, positions, dtype=torch.bool).tril().expand(3, 1, -1, -1)
+    torch.testing.assert_close(layer(x, causal=True), layer(x, triangle))
+    assert (layer(x) - layer(x, causal=True)).abs().max() > 1e-3
+    torch.testing.assert_close(layer(x), layer(x, torch.ones(3, 1, 1, positions, dtype=torch.bool)))
 
 
 def test_gate_by_hand_with_and_without_gradients() -> None:

@@ -94,3 +94,26 @@ def test_mixed_precision_reaches_the_experts_but_not_the_router() -> None:
     assert torch.equal(experts, mixed_experts)
     difference = (mixed - moe(x)).abs().max()
     assert 0 < difference < 0.05
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_where_counts_would_be_read_back_every_expert_runs_and_nothing_changes(
+    monkeypatch: pytest.MonkeyPatch, top_k: int
+) -> None:
+    """As on a GPU in float32, where torch's grouped product waits for its counts and cannot be recorded in a graph."""
+    moe = make(top_k=top_k).eval()
+    x = torch.randn(50, 16, requires_grad=True)
+    grouped = moe(x)
+    monkeypatch.setattr(MixtureOfExperts, "_products_wait", lambda self, x_ND: True)
+    monkeypatch.setattr(torch.nn.functional, "grouped_mm", None)
+    every = moe(x)
+    torch.testing.assert_close(every, grouped, atol=1e-5, rtol=1e-4)
+    parts = [x, moe.up_EDF, moe.down_EFD, moe.centroids_ED]
+    weights = torch.randn_like(every)
+    monkeypatch.undo()
+    for a, b in zip(
+        torch.autograd.grad((every * weights).sum(), parts),
+        torch.autograd.grad((grouped * weights).sum(), parts),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)

@@ -12,13 +12,10 @@ from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.config import ModelConfig
-from recsys.model.layers.precision import float32_linear
+from recsys.model.layers.precision import Norm, float32_linear, rounded_linear
 from recsys.training.fit import build_policy
 from recsys.training.losses import dense_loss
 from tests.toy.dataset import ring_ids, ring_prepared
-
-# PyTorch says once that norms whose weights are float32 take the unfused path
-pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 
 
 def test_a_float32_product_inside_autocast_keeps_what_bfloat16_loses() -> None:
@@ -27,6 +24,36 @@ def test_a_float32_product_inside_autocast_keeps_what_bfloat16_loses() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert float32_linear(x, weight).item() == 2.00390625
         assert torch.nn.functional.linear(x, weight).item() != 2.00390625
+
+
+def test_rounded_factors_are_summed_in_float32_and_teach_as_the_exact_ones_do() -> None:
+    """Result: that of the rounded factors in float32. Gradients: within the rounding of their own factors."""
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((5, 3, 64), (40, 64), (40,)))
+    ours = rounded_linear(x, weight, bias, torch.bfloat16)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, float32_linear(x.bfloat16(), weight.bfloat16(), bias))
+    assert not torch.equal(ours, float32_linear(x, weight, bias))
+    assert torch.equal(rounded_linear(x, weight, bias, torch.float32), float32_linear(x, weight, bias))
+    loss = torch.randn_like(ours)
+    rounded = torch.autograd.grad((ours * loss).sum(), [x, weight, bias])
+    exact = torch.autograd.grad((float32_linear(x, weight, bias) * loss).sum(), [x, weight, bias])
+    for a, b in zip(rounded, exact, strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).abs().max() < 0.02 * b.abs().max()
+
+
+def test_a_norm_keeps_the_type_and_float32s_epsilon() -> None:
+    """(.03, -.04) has the mean square .00125: with bfloat16's epsilon, .0078, it would be divided by .095 and not .0354."""
+    norm, small = Norm(2), torch.tensor([0.03, -0.04])
+    expected = torch.tensor([0.8485, -1.1314])
+    torch.testing.assert_close(norm(small), expected, atol=1e-3, rtol=0)
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            low = norm(small.bfloat16())
+        assert low.dtype == torch.bfloat16
+        torch.testing.assert_close(low.float(), expected, atol=0.01, rtol=0)
+    assert torch.equal(norm(small), torch.nn.RMSNorm(2)(small))
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny_lazy", "tiny_pathways"])

@@ -17,9 +17,10 @@ from tests.toy.dataset import ring_ids, ring_prepared
 
 def test_places_and_masks_by_hand() -> None:
     """Two users, two points, one position each, three memory positions; the second point of user 0 asks for nothing."""
-    points = PredictionPoints.from_places(torch.tensor([[0, 1], [2, 1]]), torch.tensor([0, 2, 3]), 1, memory_size=3)
+    points = PredictionPoints.from_places((2, 2), torch.tensor([[0, 1], [2, 1]]), torch.tensor([0, 2, 3]), 1, 3)
     assert points.place_N is not None
     assert points.place_N.tolist() == [0, 2, 3]
+    assert points.visible is not None
     assert points.visible[:, 0].int().tolist() == [[[1, 0, 0], [1, 1, 0]], [[1, 1, 1], [1, 1, 0]]]
     full = torch.arange(4.0)[:, None]
     assert points.pick(full)[:, 0].tolist() == [0, 2, 3]
@@ -28,8 +29,9 @@ def test_places_and_masks_by_hand() -> None:
 
 @pytest.mark.parametrize("asked", [None, torch.arange(4)])
 def test_nothing_is_moved_where_all_ask(asked: torch.Tensor | None) -> None:
-    points = PredictionPoints.from_places(torch.zeros(2, 2, dtype=torch.int64), asked, positions=3, memory_size=4)
+    points = PredictionPoints.from_places((2, 2), None, asked, positions=3, memory_size=4)
     assert points.place_N is None
+    assert points.visible is None
     full = torch.randn(4, 3, 8)
     assert points.pick(full) is full
     assert points.spread(full) is full
@@ -37,7 +39,7 @@ def test_nothing_is_moved_where_all_ask(asked: torch.Tensor | None) -> None:
 
 def test_one_point_stands_in_where_none_asks() -> None:
     none = torch.empty(0, dtype=torch.int64)
-    points = PredictionPoints.from_places(torch.zeros(2, 2, dtype=torch.int64), none, positions=3, memory_size=4)
+    points = PredictionPoints.from_places((2, 2), None, none, positions=3, memory_size=4)
     assert points.pick(torch.arange(4)).tolist() == [0]
 
 
