@@ -10,25 +10,29 @@ Files (float32 ``[I, D]``, row number = item_index):
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from features.embeddings.attributes import AttributesConfig, attribute_embedding
 from features.embeddings.collaborative import CollaborativeConfig, collaborative_embedding
 from features.embeddings.factorise import FloatArray
 from features.embeddings.fusion import FusionConfig, fuse
 from features.embeddings.precomputed import PrecomputedConfig, precomputed_embedding, told_from_text
-from features.embeddings.text import TextConfig, encoder_device, is_left_out, text_embedding
+from features.embeddings.text import TextConfig, is_left_out, text_embedding
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import write_json
 from recsys.runtime import Progress
+
+if TYPE_CHECKING:  # torch is imported when a text is encoded, not when a configuration is read
+    import torch
 
 logger = logging.getLogger("recsys.features")
 
@@ -39,12 +43,11 @@ class EmbedConfig(FrozenConfig):
     """Settings of the `embed` stage; a source set to ``None`` (``text.model`` for text) is switched off.
 
     Attributes:
-        device: Where the text encoder runs: ``cpu``, ``cuda``, ``cuda:1`` …, or ``auto``, CUDA where there is one. Does not
-            enter the digest.
         precomputed: Vectors from a file, such as those of an encoder of pictures or of your own language model.
     """
 
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    renamed_keys: ClassVar[Mapping[str, str]] = {"device": "device, at the top of the recipe"}
+
     precomputed: PrecomputedConfig | None = None
     text: TextConfig = TextConfig()
     collaborative: CollaborativeConfig | None = CollaborativeConfig()
@@ -65,7 +68,14 @@ class EmbedConfig(FrozenConfig):
         return self
 
 
-def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, progress: Progress) -> dict[str, Any]:
+def embed(
+    prepared: Dataset,
+    config: EmbedConfig,
+    out_dir: Path,
+    seed: int,
+    progress: Progress,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
     """Write the item embeddings.
 
     Args:
@@ -74,6 +84,7 @@ def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, prog
         out_dir: Receives the files above.
         seed: Decides start vectors and random projections.
         progress: Shows the text batches.
+        device: Where the text encoder runs; ``None`` for the CPU.
 
     Returns:
         The report as written. ``items_without`` counts, per source, the items whose row is zero; ``items_without_any``
@@ -83,8 +94,11 @@ def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, prog
         DataError: No enabled source of positive weight finds anything in the data.
     """
     items = prepared.items
-    given = _precomputed(items, config)
-    found = _sources(prepared, config, seed, progress)
+    # the file is looked at before anything long is done
+    given = (
+        precomputed_embedding(items[Columns.ITEM_ID], config.precomputed) if config.precomputed is not None else None
+    )
+    found = _sources(prepared, config, seed, progress, device)
     if given is not None:
         vectors, counts = given
         has = np.asarray(vectors.any(axis=1))
@@ -129,14 +143,9 @@ def embed(prepared: Dataset, config: EmbedConfig, out_dir: Path, seed: int, prog
     return report
 
 
-def _precomputed(items: pl.DataFrame, config: EmbedConfig) -> tuple[FloatArray, dict[str, int]] | None:
-    """Vectors from the file, and that the encoder's device is there: both are looked at before anything long is done."""
-    if config.text.model is not None and not is_left_out(config.text):
-        encoder_device(config.device)
-    return precomputed_embedding(items[Columns.ITEM_ID], config.precomputed) if config.precomputed is not None else None
-
-
-def _sources(prepared: Dataset, config: EmbedConfig, seed: int, progress: Progress) -> dict[str, FloatArray]:
+def _sources(
+    prepared: Dataset, config: EmbedConfig, seed: int, progress: Progress, device: torch.device | None
+) -> dict[str, FloatArray]:
     found: dict[str, FloatArray] = {}
     if is_left_out(config.text):
         logger.warning(
@@ -144,7 +153,7 @@ def _sources(prepared: Dataset, config: EmbedConfig, seed: int, progress: Progre
             config.text.model,
         )
     elif config.text.model is not None:
-        found["text"] = text_embedding(_texts(prepared.items), config.text, progress, encoder_device(config.device))
+        found["text"] = text_embedding(_texts(prepared.items), config.text, progress, device)
     if config.collaborative is not None:
         num_items = prepared.spec.num_items
         found["collaborative"] = collaborative_embedding(prepared.history, num_items, config.collaborative, seed)

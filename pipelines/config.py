@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -24,7 +24,7 @@ from recsys.alignment.config import AlignConfig
 from recsys.config import FrozenConfig, apply_overrides, read_recipe, validate
 from recsys.contracts.errors import ConfigError
 from recsys.decoding.config import DecodeConfig
-from recsys.device import AUTO, DeviceName, RunPrecision
+from recsys.device import AUTO, DeviceName, RunPrecision, fill_precisions
 from recsys.evaluation.config import EvaluateConfig
 from recsys.model.config import ModelConfig
 from recsys.paths import ConfigPath
@@ -33,9 +33,6 @@ from recsys.reward.config import RewardConfig
 from recsys.semantic_ids.config import TokenizeConfig
 from recsys.training.config import TrainConfig
 from serving.config import ExportConfig, RecommendConfig
-
-MIXED: Final = {"train": "bf16-mixed", "reward": "bf16-mixed", "align": "bf16-mixed", "decode": "bfloat16"}
-"""What ``precision: bf16-mixed`` of a run means for the stages that do not set their own."""
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(\w+)\}|(\w+))")
 
@@ -83,18 +80,7 @@ class RunConfig(FrozenConfig):
     @classmethod
     def _stages_follow_precision(cls, values: Any) -> Any:
         """Give the stages the run's precision where they have none of their own."""
-        if not isinstance(values, dict) or values.get("precision") != "bf16-mixed":
-            return values
-        filled = dict(values)
-        for section, precision in MIXED.items():
-            keys = filled.get(section, {})
-            if isinstance(keys, FrozenConfig):
-                filled[section] = (
-                    keys if "precision" in keys.model_fields_set else keys.model_copy(update={"precision": precision})
-                )
-            elif isinstance(keys, dict):
-                filled[section] = {"precision": precision, **keys}
-        return filled
+        return fill_precisions(values, cls)
 
     @model_validator(mode="after")
     def _experts_can_run_in_bfloat16(self) -> Self:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.stage import Inputs
+from recsys.device import resolve_device
 from recsys.runtime import Progress
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def train(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
         decode=config.decode,
         seed=config.seed,
         item_embeddings=np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
+        device=resolve_device(config.device),
     )
     return train_policy(training, out_dir, progress)
 
@@ -53,6 +55,7 @@ def reward(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress)
         config=config.reward,
         seed=config.seed,
         item_embeddings=np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
+        device=resolve_device(config.device),
     )
     return train_reward_models(training, out_dir, progress)
 
@@ -71,22 +74,23 @@ def align(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
     from recsys.reward.scoring import ModelScorer
     from recsys.semantic_ids.versions import SemanticIds
 
-    semantic_ids = SemanticIds.load(inputs["tokenize"].path)
+    semantic_ids, device = SemanticIds.load(inputs["tokenize"].path), resolve_device(config.device)
+    opened = (semantic_ids.digest, device)
     scorers: dict[str, ModelScorer | None] = {"reward": None, "held_out": None}
     if "reward" in inputs:
         folder = inputs["reward"].path
-        scorers = {name: ModelScorer(load_reward_model(folder / name, semantic_ids.digest)) for name in scorers}
+        scorers = {name: ModelScorer(load_reward_model(folder / name, *opened)) for name in scorers}
     digests = {name: artifact.digest for name, artifact in inputs.items()}
     alignment = AlignmentInputs(
         dataset=Dataset.open(inputs["prepare"].path),
         semantic_ids=semantic_ids,
-        policy=load_policy(inputs["train"].path / "model", semantic_ids.digest),
+        policy=load_policy(inputs["train"].path / "model", *opened),
         config=config.align,
         decode=config.decode,
         seed=config.seed,
         reward_model=scorers["reward"],
         held_out_reward_model=scorers["held_out"],
-        item_vectors=torch.from_numpy(np.load(inputs["embed"].path / "fused.npy")),
+        item_vectors=torch.from_numpy(np.load(inputs["embed"].path / "fused.npy")).to(device),
         parents=digests,
     )
     summary = align_policy(alignment, out_dir, progress)
@@ -104,7 +108,8 @@ def rank(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -
     from recsys.semantic_ids.versions import SemanticIds
 
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)
-    policy = load_policy(inputs["align" if "align" in inputs else "train"].path / "model", semantic_ids.digest)
+    model = inputs["align" if "align" in inputs else "train"].path / "model"
+    policy = load_policy(model, semantic_ids.digest, resolve_device(config.device))
     embeddings = inputs["embed"].path
     vectors = {
         name: np.load(embeddings / f"{name}.npy", mmap_mode="r")

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipelines.engine.stage import Inputs, Stage
 from pipelines.learning import align, rank, reward, train
 from recsys.contracts.manifest import Artifact
+from recsys.device import resolve_device
 from recsys.runtime import Progress
 from serving.config import RULE_FILES
 
@@ -65,7 +66,8 @@ def embed(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) 
     from features.item_embeddings import embed as embed_items
     from recsys.contracts.dataset import Dataset
 
-    return embed_items(Dataset.open(inputs["prepare"].path), config.embed, out_dir, config.seed, progress)
+    prepared, device = Dataset.open(inputs["prepare"].path), resolve_device(config.device)
+    return embed_items(prepared, config.embed, out_dir, config.seed, progress, device)
 
 
 def tokenize(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
@@ -110,8 +112,9 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     prepared = Dataset.open(inputs["prepare"].path)
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)
     settings = (semantic_ids, config.decode, config.evaluate, out_dir, progress)
-    trained = load_policy(inputs["train"].path / "model", semantic_ids.digest)
-    aligned = load_policy(inputs["align"].path / "model", semantic_ids.digest) if "align" in inputs else None
+    opened = (semantic_ids.digest, resolve_device(config.device))
+    trained = load_policy(inputs["train"].path / "model", *opened)
+    aligned = load_policy(inputs["align"].path / "model", *opened) if "align" in inputs else None
     answering = trained if aligned is None else aligned
     if "rank" in inputs:
         stage = SecondStage.load(inputs["rank"].path / "ranker")
@@ -156,9 +159,10 @@ def export(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress)
         reward_model=inputs["reward"].path / "reward" if "reward" in inputs else None,
         ranker=inputs["rank"].path / "ranker" if "rank" in inputs else None,
     )
-    summary = export_bundle(sources, config.registered_name, config.decode, out_dir, config.export.limits)
+    decode, users, device = config.decode, config.export.parity_users, resolve_device(config.device)
+    summary = export_bundle(sources, config.registered_name, decode, out_dir, config.export.limits, device)
     prepared = Dataset.open(inputs["prepare"].path)
-    return {**summary, **check_parity(out_dir, sources, prepared, config.decode, config.export.parity_users)}
+    return {**summary, **check_parity(out_dir, sources, prepared, decode, users, device=device)}
 
 
 def recommend(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
@@ -168,7 +172,8 @@ def recommend(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progre
 
     bundle = inputs["export"]
     users = PreparedUsers(inputs["prepare"].path, inputs["prepare"].digest)
-    return write_candidates(bundle.path, users, config.recommend, out_dir, progress)
+    device = resolve_device(config.device)
+    return write_candidates(bundle.path, users, config.recommend, out_dir, progress, device=device)
 
 
 def raw_fingerprints(config: RunConfig) -> dict[str, str]:
@@ -219,8 +224,7 @@ EMBED: Final = Stage(
     embed,
     ("embed",),
     parents=("prepare",),
-    # on another device the vectors are the same up to rounding
-    ignored=("embed.device", "embed.precomputed.path", "embed.precomputed.ids"),
+    ignored=("embed.precomputed.path", "embed.precomputed.ids"),
     fingerprints=vector_fingerprints,
 )
 TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), parents=("prepare", "embed"))

@@ -16,6 +16,7 @@ from pipelines.config import RunConfig, to_yaml
 from pipelines.engine.code_version import PROJECT_ROOT
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.stage import PlannedStage, explain, make_plan, with_ancestors
+from pipelines.placement import check_placements, say_placement
 from pipelines.release.gate import Gate, GateDecision
 from pipelines.release.nights import NightCheck, champion_data
 from pipelines.release.tracking import Tracker, git_sha, tracked
@@ -78,7 +79,7 @@ class Workflow:
             },
             config_text=self._config_text,
         )
-        self.runner = Runner(config, config.seed, self.store, progress, after=self._after)
+        self.runner = Runner(config, config.seed, self.store, progress, after=self._after, where=say_placement)
         self._with_champion = False
 
     def run(self, append: bool = False) -> RunReport:
@@ -92,6 +93,7 @@ class Workflow:
             GateRefused: The gate refused and the configuration says that this fails the run.
         """
         self.runner.extend = append
+        check_placements((stage.name for stage in stages_of(self.config)), self.config)
         self._begin()
         self._with_champion = True
         with tracked(self.tracker):
@@ -112,9 +114,11 @@ class Workflow:
         Returns:
             What happened, by stage name.
         """
+        stages = with_ancestors(stages_of(self.config), (name,))
+        check_placements((stage.name for stage in stages), self.config)
         self._begin()
         with tracked(self.tracker):
-            self.runner.run_all(with_ancestors(stages_of(self.config), (name,)))
+            self.runner.run_all(stages)
         return self.runner.outcomes
 
     def run_verb(self, verb: str, append: bool = False) -> Outcome:
@@ -131,6 +135,7 @@ class Workflow:
             ArtifactError: A parent has not run with this configuration.
         """
         self.runner.extend = append
+        check_placements(VERB_STAGES[verb], self.config)
         light = verb == PREPARE.name
         self.tracker.postponed = light and self.tracker.is_file
         self._begin(with_torch=not light)
@@ -264,7 +269,8 @@ class Workflow:
 
     def _decide(self, version: Version) -> GateDecision:
         outcomes = self.runner.outcomes
-        gate = Gate(self.registry(), self.store, self.config.output_dir, self.config.promote, self.config.seed)
+        config = self.config
+        gate = Gate(self.registry(), self.store, config.output_dir, config.promote, config.seed, config.device)
         decision = gate.decide(version, outcomes[EVALUATE.name].artifact, outcomes[PREPARE.name].artifact)
         log = logger.info if decision.promoted else logger.warning
         log(

@@ -7,12 +7,14 @@ else follows the tensors it meets. Nothing else asks whether there is a GPU.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 from pydantic import BeforeValidator
 
+from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
 
 if TYPE_CHECKING:  # reading a configuration does not import torch
@@ -40,8 +42,40 @@ def check_device_name(value: Any) -> str:
 DeviceName = Annotated[str, BeforeValidator(check_device_name)]
 """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` in a configuration."""
 
+DecodePrecision = Literal["float32", "bfloat16", "int8"]
+"""Of decoding."""
+
+DEVICE_VARIABLE: Final = "RECSYS_DEVICE"
+PRECISION_VARIABLE: Final = "RECSYS_PRECISION"
+"""Environment variables that a served model looks at, where its parameters say nothing."""
+
 RunPrecision = Literal["float32", "bf16-mixed"]
 """Of a whole run; the precisions of the stages follow where they are not set."""
+
+MIXED: Final = {"train": "bf16-mixed", "reward": "bf16-mixed", "align": "bf16-mixed", "decode": "bfloat16"}
+"""What ``precision: bf16-mixed`` of a run means for the sections that do not set their own."""
+
+
+def fill_precisions(values: Any, config_class: type[FrozenConfig]) -> Any:
+    """Give the sections of a recipe the run's precision where they have none of their own; for ``mode="before"``.
+
+    Example:
+        >>> class Recipe(FrozenConfig):
+        ...     precision: str
+        ...     train: dict
+        >>> fill_precisions({"precision": "bf16-mixed", "train": {"max_epochs": 1}}, Recipe)
+        {'precision': 'bf16-mixed', 'train': {'precision': 'bf16-mixed', 'max_epochs': 1}}
+    """
+    if not isinstance(values, dict) or values.get("precision") != "bf16-mixed":
+        return values
+    filled = dict(values)
+    for section in MIXED.keys() & config_class.model_fields.keys():
+        keys = filled.get(section, {})
+        if isinstance(keys, FrozenConfig) and "precision" not in keys.model_fields_set:
+            filled[section] = keys.model_copy(update={"precision": MIXED[section]})
+        elif isinstance(keys, dict):
+            filled[section] = {"precision": MIXED[section], **keys}
+    return filled
 
 
 def resolve_device(name: str = AUTO, key: str = "device") -> torch.device:
@@ -72,6 +106,43 @@ def resolve_device(name: str = AUTO, key: str = "device") -> torch.device:
 
 
 @dataclass(frozen=True)
+class AskedPlacement:
+    """Where a model that is served is to run, as it was asked for.
+
+    Attributes:
+        device: Name of a device.
+        precision: Of decoding; ``None``: what the model was exported with.
+    """
+
+    device: str = AUTO
+    precision: DecodePrecision | None = None
+
+
+def asked_placement(device: object = None, precision: object = None) -> AskedPlacement:
+    """Read what was asked for; what is ``None`` is taken from the environment, RECSYS_DEVICE and RECSYS_PRECISION.
+
+    Raises:
+        ConfigError: It is no name of a device, or no precision of decoding.
+    """
+    asked = {"device": device, "precision": precision}
+    keys = {name: name for name in asked}
+    for name, variable in (("device", DEVICE_VARIABLE), ("precision", PRECISION_VARIABLE)):
+        if asked[name] is None and os.environ.get(variable):
+            asked[name], keys[name] = os.environ[variable], variable
+    try:
+        name = check_device_name(AUTO if asked["device"] is None else asked["device"])
+    except ValueError as error:
+        raise ConfigError(f"{keys['device']} is {asked['device']!r}: {error}") from error
+    choices: tuple[DecodePrecision, ...] = get_args(DecodePrecision)
+    if asked["precision"] is None:
+        return AskedPlacement(name)
+    for choice in choices:
+        if asked["precision"] == choice:
+            return AskedPlacement(name, choice)
+    raise ConfigError(f"{keys['precision']} is {asked['precision']!r}, expected one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where something runs, and the numbers of its matrix products.
 
@@ -84,7 +155,7 @@ class Placement:
     precision: str = "float32"
 
     def check(self, device_key: str = "device", precision_key: str = "precision") -> Placement:
-        """Return itself if the device can do the precision.
+        """Return itself if the device can do the precision; what decoding needs, its configuration knows.
 
         Args:
             device_key, precision_key: What the two were given as, for the message.
@@ -92,18 +163,10 @@ class Placement:
         Raises:
             ConfigError: It cannot, or only by another precision than was asked for.
         """
-        asked, place = f"{precision_key} is {self.precision}", f"this runs on {self.device}"
-        if self.device.type == "cpu":
-            if self.precision == "bfloat16":
-                raise ConfigError(
-                    f"{asked}, which needs a GPU, and {place}: use {precision_key}=float32 or int8, or another {device_key}"
-                )
-            if self.precision in ("16-mixed", "16-true", "float16"):
-                raise ConfigError(f"{asked}, which needs a GPU, and {place}: use bf16-mixed, or another {device_key}")
-            return self
-        if self.precision == "int8":
+        if self.device.type == "cpu" and self.precision in ("16-mixed", "16-true"):
             raise ConfigError(
-                f"{asked}, which needs a CPU, and {place}: use {precision_key}=bfloat16, or {device_key}=cpu"
+                f"{precision_key} is {self.precision}, which needs a GPU, and this runs on {self.device}: use bf16-mixed, "
+                f"or another {device_key}"
             )
         if self.precision.startswith(("bf16", "bfloat16")) and self.device.type == "cuda":
             import torch
@@ -111,10 +174,30 @@ class Placement:
             capability = torch.cuda.get_device_capability(self.device)
             if capability < _BFLOAT16_CAPABILITY:
                 raise ConfigError(
-                    f"{asked}, which needs a GPU of compute capability 8.0 or more, and {place}, "
-                    f"{torch.cuda.get_device_name(self.device)} with {'.'.join(map(str, capability))}: use float32"
+                    f"{precision_key} is {self.precision}, which needs a GPU of compute capability 8.0 or more, and this "
+                    f"runs on {self.device}, {torch.cuda.get_device_name(self.device)} with "
+                    f"{'.'.join(map(str, capability))}: use float32"
                 )
         return self
+
+
+def trainer_devices(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Return what ``lightning.Trainer`` has to be told, ``accelerator`` and ``devices``.
+
+    Args:
+        processes: On this machine; each of several has a GPU of its own, from the first.
+
+    Raises:
+        ConfigError: Several processes are to share one GPU that is not the first.
+    """
+    if device.type == "cpu":
+        return {"accelerator": "cpu", "devices": processes}
+    if processes > 1 and device.index:
+        raise ConfigError(
+            f"device is '{device}', one GPU, and {processes} processes take a GPU each, from the first: use device=cuda, "
+            "and CUDA_VISIBLE_DEVICES to choose which"
+        )
+    return {"accelerator": "gpu", "devices": [device.index or 0] if processes == 1 else processes}
 
 
 def describe(placement: Placement, asked: str | None = None) -> str:

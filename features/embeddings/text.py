@@ -129,23 +129,6 @@ def model_folder(name: str) -> Path:
     )
 
 
-def encoder_device(name: str) -> torch.device:
-    """Return the device that a configuration means; ``auto`` is CUDA where there is one.
-
-    Raises:
-        ConfigError: The device is not there.
-    """
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if count else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"embed.device is '{name}', and this machine has {count} CUDA devices; use cpu or auto")
-    return device
-
-
 def text_embedding(
     texts: Sequence[str | None], config: TextConfig, progress: Progress, device: torch.device | None = None
 ) -> FloatArray:

@@ -20,6 +20,7 @@ from pipelines.cli.options import (
     set_up_logging,
 )
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
+from recsys.device import AskedPlacement, asked_placement
 from recsys.runtime import ProgressMode, make_progress
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ def recommend(
     k: Annotated[int | None, typer.Option(min=1, help="Items per user.")] = None,
     allow: Annotated[Path | None, typer.Option(help="File of the only items that may be recommended.")] = None,
     deny: Annotated[Path | None, typer.Option(help="File of items that must not be recommended.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda or cuda:N; default: RECSYS_DEVICE, or with --config the recipe's."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of decoding: float32, bfloat16 or int8; default: RECSYS_PRECISION, or as exported."),
+    ] = None,
     dry_run: DryRun = False,
     progress: ProgressOption = ProgressMode.AUTO,
     log_level: LogOption = LogLevel.INFO,
@@ -58,9 +67,15 @@ def recommend(
     settings: dict[str, Any] = {"model": model, "k": k, "allow": allow, "deny": deny}
     given = {name: value for name, value in settings.items() if value is not None}
     if users is not None or out is not None or config is None:
-        _recommend_anything(config, overrides or [], given, users, out, tracking_uri, progress)
+        placed = asked_placement(device, precision)
+        _recommend_anything(config, overrides or [], given, users, out, tracking_uri, progress, placed)
         return
+    if precision is not None:
+        raise ConfigError(
+            "recommend: --precision belongs to --model; with --config it is the recipe's: decode.precision"
+        )
     lines = [*(overrides or []), *(f"recommend.{name}={value}" for name, value in given.items())]
+    lines += [] if device is None else [f"device={device}"]
     loaded = load(config, lines)
     if dry_run:
         print_plan(loaded, verb="recommend")
@@ -79,6 +94,7 @@ def _recommend_anything(
     out: Path | None,
     tracking_uri: str | None,
     progress: ProgressMode,
+    placed: AskedPlacement,
 ) -> None:
     from pipelines.engine.lock import run_lock
     from pipelines.places import check_output
@@ -99,7 +115,7 @@ def _recommend_anything(
         raise ConfigError("recommend: give either --config, or all three of --model, --users and --out")
     check_output(out, "--out")
     settings = validate(RecommendConfig, apply_overrides(given, overrides, RecommendConfig), "recommend")
-    summary = recommend_with(settings, users, out, tracking_uri, make_progress(progress), lambda: run_lock(out))
+    summary = recommend_with(settings, users, out, tracking_uri, make_progress(progress), lambda: run_lock(out), placed)
     print(f"{summary['rows']} rows for {summary['users']} users in {summary['shards']} files\n{out}")
 
 

@@ -48,6 +48,7 @@ class Runner:
         progress: How long loops show where they are.
         after: Called with each outcome, skipped or not, after publication.
         extend: Start from an earlier result where a stage can and one fits.
+        where: Says of a stage where it runs, for the log and the summary in its manifest; ``None`` where it has no choice.
         outcomes: What happened so far, by stage name.
     """
 
@@ -57,6 +58,7 @@ class Runner:
     progress: Progress
     after: Callable[[Outcome], None] = lambda outcome: None
     extend: bool = False
+    where: Callable[[str, Any], str | None] = lambda name, config: None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def run_all(self, stages: Iterable[Stage]) -> None:
@@ -105,7 +107,9 @@ class Runner:
 
     def _work(self, step: PlannedStage, inputs: Mapping[str, Artifact]) -> Outcome:
         stage = step.stage
-        logger.info("%s: running (%s)", stage.name, explain(step, self.store))
+        where = self.where(stage.name, self.config)
+        on = f" on {where}" if where else ""
+        logger.info("%s: running%s (%s)", stage.name, on, explain(step, self.store))
         started = time.monotonic()
         artifact = self._extended(step) if self.extend and stage.extend is not None else None
         if artifact is None:
@@ -130,6 +134,9 @@ class Runner:
         """Let somebody write files into a work folder, and publish them."""
         with self.store.work_folder(step.stage.kind, step.digest, resumable=step.stage.resumable) as work:
             summary = work_in(work)
+            where = self.where(step.stage.name, self.config)
+            if where is not None:
+                summary = {**summary, "ran_on": where}
             return self.store.publish(
                 work,
                 kind=step.stage.kind,

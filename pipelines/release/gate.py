@@ -23,6 +23,7 @@ from recsys.config import FrozenConfig
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import Artifact, ArtifactStore, write_json
+from recsys.device import AUTO, resolve_device
 
 if TYPE_CHECKING:
     import polars as pl
@@ -131,6 +132,7 @@ class Gate:
         output_dir: Gets the audit records.
         config: The rule.
         seed: Of the bootstrap.
+        device: Name of the device that a champion answers on, as in a recipe.
     """
 
     registry: Registry
@@ -138,6 +140,7 @@ class Gate:
     output_dir: Path
     config: PromoteConfig
     seed: int
+    device: str = AUTO
 
     def decide(self, challenger: Version, evaluation: Artifact, prepared: Artifact) -> GateDecision:
         """Compare a version with the champion and move the aliases when it passes; the first version passes.
@@ -210,7 +213,7 @@ class Gate:
         k = int(self.config.metric.rpartition("@")[2])
         # as many places as the challenger was ranked for: they widen the beam, and a narrower one finds less
         places = max(k, *evaluation.manifest.config["evaluate"]["ks"])
-        scorer = Scorer.open(self.registry.fetch(champion))
+        scorer = Scorer.open(self.registry.fetch(champion), resolve_device(self.device))
         users = PreparedUsers(prepared.path, prepared.digest)
         targets = users.prepared.targets(SPLIT_NAMES.index(split_of(evaluation)))
         asked = MappedUsers(users.map_targets(targets, scorer.catalogue))

@@ -18,6 +18,7 @@ import torch
 
 from pipelines.config import RunConfig
 from pipelines.engine.runner import Runner
+from pipelines.placement import check_placements, say_placement
 from pipelines.simulation.reward_agreement import is_gamed, reward_agreement
 from pipelines.simulation.users import Sessions, SimulatedUsers, best_by
 from pipelines.stages import ALIGN, PREPARE, REWARD, TOKENIZE, TRAIN, stages_of
@@ -28,6 +29,7 @@ from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import ArtifactStore
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
+from recsys.device import resolve_device
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.reward.checkpoint import load_reward_model
@@ -84,9 +86,12 @@ class Trial:
         stages = stages_of(config)
         aligns = any(stage.name == ALIGN.name for stage in stages)
         more = _further_policies(further, (UNALIGNED, ALIGNED) if aligns else (UNALIGNED,))
+        device = resolve_device(config.device)
         set_threads(config.num_threads)
-        runner = Runner(config, config.seed, ArtifactStore(config.output_dir / "artifacts"), progress)
+        store = ArtifactStore(config.output_dir / "artifacts")
+        runner = Runner(config, config.seed, store, progress, where=say_placement)
         last = max(place for place, stage in enumerate(stages) if stage.name in (TRAIN.name, ALIGN.name))
+        check_placements((stage.name for stage in stages[: last + 1]), config)
         runner.run_all(stages[: last + 1])
         folder = {name: outcome.artifact.path for name, outcome in runner.outcomes.items()}
         semantic_ids = SemanticIds.load(folder[TOKENIZE.name])
@@ -98,11 +103,11 @@ class Trial:
         scorers = {}
         if REWARD.name in folder:
             for name in ("reward", "held_out"):
-                scorers[name] = ModelScorer(load_reward_model(folder[REWARD.name] / name, semantic_ids.digest))
+                scorers[name] = ModelScorer(load_reward_model(folder[REWARD.name] / name, semantic_ids.digest, device))
         return cls(
             users=users.take(np.unique(np.linspace(0, len(users) - 1, num_users).astype(np.int64))),
             semantic_ids=semantic_ids,
-            policies={name: load_policy(path, semantic_ids.digest) for name, path in models.items()},
+            policies={name: load_policy(path, semantic_ids.digest, device) for name, path in models.items()},
             scorers=scorers,
             decode=config.decode,
             seed=config.seed,
@@ -170,13 +175,16 @@ class Trial:
 
     def drawn_sessions(self, count: int) -> Sessions:
         """Draw ``count`` sessions per user from the un-aligned policy, ``[N, count, M]``."""
+        policy = self.policies[UNALIGNED]
         sampler = RolloutSampler(
-            self.semantic_ids, RolloutConfig(strategy="sampling", num_generations=count, exclude_seen=True)
+            self.semantic_ids,
+            RolloutConfig(strategy="sampling", num_generations=count, exclude_seen=True),
+            policy.codes.weight.device,
         )
         nothing = torch.full((len(self.users), self.users.session_length), -1)
         requests = Requests(self.users.histories, nothing)
         generator = torch.Generator().manual_seed(self.seed)
-        return sampler.all_items(self.policies[UNALIGNED], requests, generator, PlainProgress())[0].numpy()
+        return sampler.all_items(policy, requests, generator, PlainProgress())[0].cpu().numpy()
 
     def _recommender(self, policy: GenerativeRecommender, beam_width: int | None = None) -> Recommender:
         decode = self.decode if beam_width is None else self.decode.model_copy(update={"beam_width": beam_width})

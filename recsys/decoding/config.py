@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
+from recsys.device import DecodePrecision
 
 
 class DecodeConfig(FrozenConfig):
@@ -30,7 +31,7 @@ class DecodeConfig(FrozenConfig):
     exclude_seen: bool = True
     rows_per_batch: int = Field(default=3200, ge=1)
     """Users times beams decoded together; bounds memory whatever the number of users."""
-    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    precision: DecodePrecision = "float32"
     """Of the matrix products; scores are float32 sums in every case. ``bfloat16`` needs a GPU, ``int8`` a CPU."""
     cuda_graph: bool = False
     """Record the search once per batch shape and replay it; GPU only, next items only."""

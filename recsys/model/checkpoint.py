@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
 from recsys.model.weights import check_semantic_ids, load_weights, read_module, save_module
@@ -19,11 +21,14 @@ def save_policy(folder: Path, policy: GenerativeRecommender) -> None:
     save_module(folder, policy, policy.spec, SPEC_NAME)
 
 
-def load_policy(folder: Path, expected_semantic_id_digest: str | None = None) -> GenerativeRecommender:
+def load_policy(
+    folder: Path, expected_semantic_id_digest: str | None = None, device: torch.device | str = "cpu"
+) -> GenerativeRecommender:
     """Rebuild a policy in evaluation mode.
 
     Args:
         expected_semantic_id_digest: Digest of the semantic IDs it will be used with; ``None`` skips the comparison.
+        device: Where it goes, once; what is made of it, and of requests, follows it there.
 
     Raises:
         ArtifactError: Files are missing or damaged, or the policy was trained with other semantic IDs.
@@ -33,4 +38,4 @@ def load_policy(folder: Path, expected_semantic_id_digest: str | None = None) ->
     check_semantic_ids(spec, expected_semantic_id_digest, folder, what="policy", remedy=remedy)
     policy = GenerativeRecommender(spec, ItemCatalogue.blank(spec.dataset.num_items, len(spec.level_sizes)))
     load_weights(policy, tensors, folder, remedy="train again")
-    return policy.eval()
+    return policy.eval().to(device)

@@ -1,8 +1,10 @@
 """Small C++ kernels, compiled on the machine they run on; everything works without them, more slowly.
 
 ``python -m recsys.native`` compiles (``make install`` does so); the library lies beside the sources and is loaded on first
-use. It is plain C++ behind a C interface, so it knows nothing of the installed torch and needs no headers but the
-compiler's own. :func:`available` says whether it is in use; ``recsys doctor`` prints it.
+use. It is compiled for the processor it is compiled on, and its name says which: a copy that is carried to a machine with
+another one, as in a registered model, is not loaded there. It is plain C++ behind a C interface, so it knows nothing of the
+installed torch and needs no headers but the compiler's own. :func:`available` says whether it is in use; ``recsys doctor``
+prints it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 from functools import cache
@@ -36,14 +39,41 @@ FLAGS = (
 )
 SWITCH = "RECSYS_NATIVE"
 """Environment variable; ``0`` keeps to pure PyTorch."""
+CPU_INFO = Path("/proc/cpuinfo")
+_CPU_KEYS = (
+    "vendor_id",
+    "cpu family",
+    "model",
+    "model name",
+    "stepping",
+    "flags",
+    "CPU implementer",
+    "CPU architecture",
+    "CPU variant",
+    "CPU part",
+    "Features",
+)
+"""What of a processor decides the instructions that ``-march=native`` may use; clocks, caches and numbers do not."""
 
 _log = logging.getLogger(__name__)
 
 
+def processor() -> str:
+    """Return a short hash of this machine's processor: its model and the instructions that it offers."""
+    try:
+        first = CPU_INFO.read_text(encoding="utf-8", errors="replace").strip().partition("\n\n")[0]
+        lines = [line.partition(":") for line in first.splitlines()]
+        known = [f"{key.strip()}={value.strip()}" for key, _, value in lines if key.strip() in _CPU_KEYS]
+    except OSError:
+        known = []
+    parts = [platform.machine(), *(sorted(known) or [platform.processor(), platform.node()])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
 def library_path() -> Path:
-    """Where the library of the present source lies; another source or other flags have another name."""
+    """Where the library of the present source for this processor lies; anything else has another name."""
     key = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:12]
-    return SOURCE.with_name(f"_kernels_{key}.so")
+    return SOURCE.with_name(f"_kernels_{key}_{processor()}.so")
 
 
 def compile_kernels(compiler: str | None = None) -> Path:
@@ -65,7 +95,8 @@ def compile_kernels(compiler: str | None = None) -> Path:
         raise RuntimeError(f"{command} could not compile {SOURCE.name}: {done.stderr.strip()[:500]}")
     partial.replace(target)
     for other in target.parent.glob("_kernels_*.so"):
-        if other != target:
+        made_for = other.stem.split("_")[3:]  # none: made before names said which processor
+        if other != target and made_for in ([], [processor()]):
             other.unlink(missing_ok=True)
     return target
 
@@ -76,7 +107,13 @@ def _library() -> ctypes.CDLL | None:
         return None
     path = library_path()
     if not path.exists():
-        _log.info("native kernels are not compiled (python -m recsys.native); decoding runs in pure PyTorch")
+        if any(SOURCE.parent.glob("_kernels_*.so")):
+            _log.warning(
+                "native kernels were compiled for another processor or from another source (python -m recsys.native "
+                "compiles them here); decoding runs in pure PyTorch"
+            )
+        else:
+            _log.info("native kernels are not compiled (python -m recsys.native); decoding runs in pure PyTorch")
         return None
     library = ctypes.CDLL(str(path))
     pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -113,6 +150,7 @@ def prefix_attention(
     """
     library = _library()
     assert library is not None
+    assert all(tensor.is_cpu for tensor in (*blocks, *ancestry)), "the kernels read the memory of the CPU"
     users, beams, row = blocks[-1].shape
     steps = len(blocks)
     out = torch.empty(users, beams, row // 3)
@@ -143,6 +181,7 @@ def quantise_rows(values_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Round each row to int8 with a scale of its own; the fast twin of :func:`recsys.model.int8.quantise_rows`."""
     library = _library()
     assert library is not None
+    assert values_NK.is_cpu, "the kernels read the memory of the CPU"
     values_NK = values_NK.contiguous()
     rows, columns = values_NK.shape
     quantised = torch.empty(rows, columns, dtype=torch.int8)
@@ -155,6 +194,7 @@ def dequantise_(sums_NM: torch.Tensor, row_scales_N: torch.Tensor, column_scales
     """Turn int32 sums into floats in their own memory and return them as float32; ``sums`` is used up."""
     library = _library()
     assert library is not None
+    assert all(tensor.is_cpu for tensor in (sums_NM, row_scales_N, column_scales_M))
     assert sums_NM.is_contiguous()
     assert sums_NM.dtype == torch.int32
     rows, columns = sums_NM.shape

@@ -21,11 +21,14 @@ def save_reward_model(folder: Path, model: SessionRewardModel) -> None:
     save_module(folder, model, model.spec, SPEC_NAME)
 
 
-def load_reward_model(folder: Path, semantic_id_digest: str | None) -> SessionRewardModel:
+def load_reward_model(
+    folder: Path, semantic_id_digest: str | None, device: torch.device | str = "cpu"
+) -> SessionRewardModel:
     """Rebuild a reward model in evaluation mode, its parameters frozen.
 
     Args:
         semantic_id_digest: Digest of the semantic IDs it will be used with; ``None`` skips the comparison.
+        device: Where it goes, once.
 
     Raises:
         ArtifactError: Files are missing or damaged, or the model was trained with other semantic IDs.
@@ -37,4 +40,4 @@ def load_reward_model(folder: Path, semantic_id_digest: str | None) -> SessionRe
     catalogue = ItemCatalogue.blank(spec.dataset.num_items, len(spec.level_sizes))
     model = SessionRewardModel(spec, catalogue, embeddings, torch.zeros(rows, len(spec.signals)))
     load_weights(model, tensors, folder, remedy=_REMEDY)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(device)

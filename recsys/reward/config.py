@@ -139,8 +139,9 @@ class RewardTrainConfig(FrozenConfig):
         weight_decay: Of everything but tables.
         table_weight_decay: Of the tables of ids and codes.
         gradient_clip: Largest norm of the gradient.
-        accelerator: As Lightning has it: auto, cpu, gpu.
     """
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"accelerator": "device, at the top of the recipe"}
 
     max_epochs: int = Field(default=5, ge=1)
     batch_size: int = Field(default=128, ge=1)
@@ -157,7 +158,6 @@ class RewardTrainConfig(FrozenConfig):
     """Epochs without a better validation BCE before training stops."""
     checkpoint_every_s: float = Field(default=60.0, gt=0)
     """Seconds between mid-epoch checkpoints; what a kill can cost."""
-    accelerator: str = "auto"
 
 
 class CombinationConfig(FrozenConfig):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.contracts.manifest import read_json, write_json
 from recsys.data.item_catalogue import ItemCatalogue
+from recsys.device import Placement, trainer_devices
 from recsys.reward.calibration import calibrate
 from recsys.reward.checkpoint import SPEC_NAME, load_reward_model, save_reward_model
 from recsys.reward.combination import check_tower_names
@@ -66,6 +67,7 @@ class RewardInputs:
     Attributes:
         config: Both models' shapes, their users, the rewards' meaning.
         item_embeddings: ``[items, any]`` of the `embed` stage; read by models with ``item_embeddings``.
+        device: Where both train and are evaluated.
     """
 
     dataset: Dataset
@@ -73,6 +75,7 @@ class RewardInputs:
     config: RewardConfig
     seed: int
     item_embeddings: npt.NDArray[np.floating] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def split_users(num_users: int, config: RewardConfig, seed: int) -> dict[str, npt.NDArray[np.bool_]]:
@@ -160,7 +163,7 @@ def train_reward_models(inputs: RewardInputs, out_dir: Path, progress: Progress)
 
     Raises:
         DataError: No usable feedback, or a group of users without train or validation sessions.
-        ConfigError: ``combination.weights`` names no tower, or the accelerator does not exist.
+        ConfigError: ``combination.weights`` names no tower, or the device cannot do the precision.
     """
     config, seed, semantic_ids = inputs.config, inputs.seed, inputs.semantic_ids
     feedback = session_feedback(inputs.dataset, config.feedback)
@@ -174,8 +177,9 @@ def train_reward_models(inputs: RewardInputs, out_dir: Path, progress: Progress)
             own = feedback.of_users(groups[name] & ~raters).on_own_scale(config.feedback)
             _check_labels(own, name)
             model = build_reward_model(inputs, own, feedback.of_users(raters), shape)
-            _fit(model, name, own, config=config.train, out_dir=out_dir, seed=seed + number, progress=progress)
-        models[name] = load_reward_model(folder, semantic_ids.digest)
+            placement = Placement(inputs.device, config.precision)
+            _fit(model, name, own, placement, config.train, out_dir=out_dir, seed=seed + number, progress=progress)
+        models[name] = load_reward_model(folder, semantic_ids.digest, inputs.device)
         reports[name] = read_json(folder / "training.json")
     report = evaluate_reward_models(
         models, feedback, groups, resamples=config.resamples, bins=config.calibration_bins, seed=seed
@@ -208,8 +212,9 @@ def _fit(
     model: SessionRewardModel,
     name: str,
     feedback: SessionFeedback,
-    *,
+    placement: Placement,
     config: RewardTrainConfig,
+    *,
     out_dir: Path,
     seed: int,
     progress: Progress,
@@ -226,7 +231,7 @@ def _fit(
     resume = ResumeCheckpoint(scratch / "resume.ckpt", config.checkpoint_every_s)
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %d train sessions, %d parameters, towers %s", name, len(rows), parameters, model.spec.names)
-    trainer = _trainer(config, [curves, best, resume], progress)
+    trainer = _trainer(config, placement, [curves, best, resume], progress)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -242,7 +247,7 @@ def _fit(
             f"reward model: '{name}' never had a finite validation cross-entropy; lower reward.train.learning_rate"
         )
     folder = out_dir / name
-    chosen = load_reward_model(best.folder, model.spec.semantic_id_digest)
+    chosen = load_reward_model(best.folder, model.spec.semantic_id_digest, placement.device)
     calibrate(chosen, valid)
     save_reward_model(folder, chosen)
     curves.table().write_parquet(folder / "curves.parquet")
@@ -257,14 +262,16 @@ def _fit(
     write_json(folder / "training.json", facts)
 
 
-def _trainer(config: RewardTrainConfig, callbacks: list[lightning.Callback], progress: Progress) -> lightning.Trainer:
+def _trainer(
+    config: RewardTrainConfig, placement: Placement, callbacks: list[lightning.Callback], progress: Progress
+) -> lightning.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return lightning.Trainer(
             max_epochs=config.max_epochs,
-            accelerator=config.accelerator,
-            devices=1,
+            **trainer_devices(placement.device),
+            precision=placement.precision,  # type: ignore[arg-type]
             gradient_clip_val=config.gradient_clip or None,
             num_sanity_val_steps=0,
             logger=False,
@@ -274,4 +281,4 @@ def _trainer(config: RewardTrainConfig, callbacks: list[lightning.Callback], pro
             callbacks=callbacks,
         )
     except (ValueError, MisconfigurationException) as error:
-        raise ConfigError(f"reward.train.accelerator={config.accelerator!r}: {error}") from error
+        raise ConfigError(f"device {placement.device}, reward.precision={placement.precision!r}: {error}") from error

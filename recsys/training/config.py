@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,9 +31,10 @@ class TrainConfig(FrozenConfig):
         label_smoothing: Probability that is spread over the other codes.
         dense_weight: Of the dense head's loss; 0 switches it off.
         validation_users: Users that validation answers.
-        accelerator: As Lightning has it: auto, cpu, gpu.
         precision: As Lightning has it, for example ``bf16-mixed``.
     """
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"accelerator": "device, at the top of the recipe"}
 
     max_epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=128, ge=1)
@@ -86,7 +88,6 @@ class TrainConfig(FrozenConfig):
     """Seconds between mid-epoch checkpoints; what a kill can cost."""
     max_minutes: float | None = Field(default=None, gt=0)
     """Refuse to start another epoch after this much training time."""
-    accelerator: str = "auto"
     precision: str = "32-true"
     processes: int = Field(default=1, ge=1)
     """Processes on this machine, one per GPU; under torchrun its world size counts and this stays 1."""

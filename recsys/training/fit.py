@@ -24,6 +24,7 @@ from recsys.contracts.manifest import read_json, write_json
 from recsys.data.datamodule import PolicyData
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.data.samples import TrainingForm
+from recsys.device import trainer_devices
 from recsys.model.checkpoint import load_policy, save_policy
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
@@ -160,8 +161,8 @@ def _train(
     # averages are kept by `best` before the policy has its weights back, and saved by `resume` when they are up to date
     done = ArithmeticDone()
     callbacks = [done, curves, best, *averages, resume, ValidateLastEpoch(), *watchers]
-    trainer = _trainer(config, callbacks, progress, world)
-    inputs.decode.check_device(trainer.strategy.root_device.type)  # every validation decodes
+    trainer = _trainer(config, inputs.device, callbacks, progress, world)
+    inputs.decode.check_device(inputs.device.type)  # every validation decodes
     checkpoint = resume.latest()
     if checkpoint is not None:
         logger.info("going on from the checkpoint at %s", checkpoint.name.replace("-", " "))
@@ -184,7 +185,7 @@ def _train(
     }
     if world.is_first and done.targets and done.seconds > 0:
         precision: Precision = "bfloat16" if "bf16" in config.precision else "float32"
-        speed = describe(done.targets, "targets", done.flops, done.seconds, next(policy.parameters()).device, precision)
+        speed = describe(done.targets, "targets", done.flops, done.seconds, inputs.device, precision)
         logger.info("training: %s", speed)
     if world.is_first:
         save_policy(work_dir / "model", load_policy(best.folder, inputs.semantic_ids.digest))
@@ -211,16 +212,19 @@ def _training_data(inputs: TrainingInputs, world: World) -> PolicyData:
 
 
 def _trainer(
-    config: TrainConfig, callbacks: list[lightning.Callback], progress: Progress, world: World
+    config: TrainConfig,
+    device: torch.device,
+    callbacks: list[lightning.Callback],
+    progress: Progress,
+    world: World,
 ) -> lightning.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return lightning.Trainer(
             max_epochs=config.max_epochs,
-            accelerator=config.accelerator,
             strategy=OneProcessStrategy() if world.size == 1 else TorchRecStrategy(config),
-            devices=world.local_size,
+            **trainer_devices(device, world.local_size),
             num_nodes=world.num_machines,
             use_distributed_sampler=False,
             precision=config.precision,  # type: ignore[arg-type]
@@ -236,8 +240,7 @@ def _trainer(
         )
     except (ValueError, lightning.fabric.utilities.exceptions.MisconfigurationException) as error:
         raise ConfigError(
-            f"train.accelerator={config.accelerator!r}, train.precision={config.precision!r}, {world.local_size} processes "
-            f"on this machine: {error}"
+            f"device {device}, train.precision={config.precision!r}, {world.local_size} processes on this machine: {error}"
         ) from error
 
 

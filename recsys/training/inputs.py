@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from recsys.contracts.dataset import Dataset
 from recsys.decoding.config import DecodeConfig
@@ -26,6 +27,7 @@ class TrainingInputs:
     Attributes:
         item_embeddings: ``[items, any]`` of the `embed` stage; ``None``: the item table starts at random.
         seed: Of initialisation, order of the rows and dropout.
+        device: Where it trains; several processes take a GPU each where this is one.
     """
 
     dataset: Dataset
@@ -35,6 +37,7 @@ class TrainingInputs:
     decode: DecodeConfig
     seed: int
     item_embeddings: npt.NDArray[np.float32] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __getstate__(self) -> dict[str, Any]:
         state = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
+import torch
 
 from recsys.config import validate
 from recsys.contracts.errors import ArtifactError
@@ -73,19 +74,24 @@ class Scorer:
         self.model = ServedModel(info.name, catalogue, towers, reward_model is not None)
 
     @classmethod
-    def open(cls, folder: Path) -> Scorer:
+    def open(cls, folder: Path, device: torch.device | str = "cpu", precision: str | None = None) -> Scorer:
         """Open a bundle folder.
 
+        Args:
+            device: Where its models go and answer.
+            precision: Of decoding; ``None`` takes the bundle's own.
+
         Raises:
+            ConfigError: The device cannot do the precision.
             ArtifactError: The folder is no bundle, is damaged, or mixes a model with other semantic IDs or another reward
                 model.
         """
         info = read_info(folder)
         semantic_ids = SemanticIds.load(folder)
-        policy = load_policy(folder / "model", semantic_ids.digest)
-        decode = validate(
-            DecodeConfig, json.loads(json.dumps(read_json(folder / "decode.json"))), str(folder / "decode.json")
-        )
+        policy = load_policy(folder / "model", semantic_ids.digest, device)
+        values = json.loads(json.dumps(read_json(folder / "decode.json")))
+        given = {} if precision is None else {"precision": precision}
+        decode = validate(DecodeConfig, {**values, **given}, str(folder / "decode.json"))
         index = PrefixIndex.open(folder / "prefix_index")
         reward = _part(folder, info, "reward", REWARD_FOLDER, "reward model")
         reward_model = None if reward is None else open_reward_model(reward, policy)

@@ -31,13 +31,14 @@ REWARD_FOLDER: Final = "reward_model"
 def open_reward_model(folder: Path, policy: GenerativeRecommender) -> SessionScorer:
     """Open a reward model as the held-out reward model of what ``policy`` generates.
 
-    For a steerable policy it scores by the policy's towers, the diversity of a session among them if alignment had it.
+    It goes where the policy is. For a steerable policy it scores by the policy's towers, the diversity of a session among
+    them if alignment had it.
 
     Raises:
         ArtifactError: It cannot be read, scores shorter sessions than the policy generates, or belongs to other semantic
             IDs, other data or other towers than the policy.
     """
-    model = load_reward_model(folder, policy.spec.semantic_id_digest)
+    model = load_reward_model(folder, policy.spec.semantic_id_digest, policy.codes.weight.device)
     if model.spec.dataset != policy.spec.dataset:
         raise ArtifactError(
             f"reward model in '{folder}' was trained on other data than the policy ({model.spec.dataset} against "

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
@@ -54,6 +55,8 @@ def write_candidates(
     out_dir: Path,
     progress: Progress,
     lock: Callable[[], AbstractContextManager[None]] = nullcontext,
+    device: torch.device | str = "cpu",
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Score all users and write their candidates.
 
@@ -61,6 +64,7 @@ def write_candidates(
         bundle: Bundle folder.
         out_dir: Empty or missing, or the folder of the same job, which is then continued.
         lock: Held while the folder is written; not entered by a request that is refused, which leaves nothing behind.
+        device, precision: As of :meth:`~serving.answers.scorer.Scorer.open`.
 
     Returns:
         Counts of users, rows, shards, users with fewer rows than asked by reason, and users per second of the shards
@@ -72,7 +76,7 @@ def write_candidates(
             sessions, select by reward or be steered as asked.
         DataError: A history or a rule file does not keep its form.
     """
-    scorer = Scorer.open(bundle)
+    scorer = Scorer.open(bundle, device, precision)
     config.options.check(config.k)
     scorer.catalogue.limits.check_k(config.k, scorer.info.name)
     users.check(scorer.catalogue)

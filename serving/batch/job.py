@@ -11,6 +11,7 @@ from typing import Any
 
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, open_artifact
+from recsys.device import AskedPlacement, asked_placement, resolve_device
 from recsys.runtime import Progress
 from serving.config import RecommendConfig
 
@@ -22,6 +23,7 @@ def recommend_with(
     tracking_uri: str | None,
     progress: Progress,
     lock: Callable[[], AbstractContextManager[None]] = nullcontext,
+    placed: AskedPlacement | None = None,
 ) -> dict[str, Any]:
     """Write candidates for users that belong to no run; a request that is refused leaves nothing in ``out``.
 
@@ -30,6 +32,7 @@ def recommend_with(
         users: File of histories, or the folder of a prepared data set.
         tracking_uri: MLflow of a registry reference; ``None`` takes ``MLFLOW_TRACKING_URI``.
         lock: Held while ``out`` is written.
+        placed: Where and in which numbers the model answers; ``None`` looks at the environment.
 
     Raises:
         ConfigError, DataError, ArtifactError: As in :func:`~serving.batch.candidates.write_candidates`; or the model or the
@@ -40,6 +43,8 @@ def recommend_with(
 
     if settings.model is None:
         raise ConfigError("recommend: no model given; use --model with a registry reference or a bundle folder")
+    asked = placed or asked_placement()
+    device = resolve_device(asked.device)
     with TemporaryDirectory(prefix="recsys-model-") as scratch:
         bundle, pinned = _open_bundle(settings.model, Path(scratch), tracking_uri)
         people: StoredUsers
@@ -50,7 +55,8 @@ def recommend_with(
             people = PreparedUsers(users, digest)
         else:
             people = FrameUsers(users, settings.timestamp_unit)
-        return write_candidates(bundle, people, settings.model_copy(update={"model": pinned}), out, progress, lock)
+        pinned_settings = settings.model_copy(update={"model": pinned})
+        return write_candidates(bundle, people, pinned_settings, out, progress, lock, device, asked.precision)
 
 
 def _open_bundle(reference: str, scratch: Path, tracking_uri: str | None) -> tuple[Path, str]:

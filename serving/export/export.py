@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import CONTRACT_NAME, Dataset
 from recsys.contracts.manifest import write_json
@@ -52,13 +54,19 @@ class BundleSources:
 
 
 def export_bundle(
-    sources: BundleSources, name: str, decode: DecodeConfig, out_dir: Path, limits: ServingLimits | None = None
+    sources: BundleSources,
+    name: str,
+    decode: DecodeConfig,
+    out_dir: Path,
+    limits: ServingLimits | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Write the bundle.
 
     Args:
         name: Registered name of the model.
         limits: What one request may ask for at most; ``None`` takes the defaults.
+        device: Where the parts are opened, to see that they belong together; nothing of it is in the bundle.
 
     Returns:
         Summary: sizes and digests.
@@ -68,7 +76,7 @@ def export_bundle(
             belong together.
     """
     semantic_ids = SemanticIds.load(sources.semantic_ids)
-    policy = load_policy(sources.model, semantic_ids.digest)
+    policy = load_policy(sources.model, semantic_ids.digest, device)
     prepared = Dataset.open(sources.prepared)
     uses_users = "user" in policy.spec.model.features
     if (sources.reward_model is None) != ("reward" not in sources.digests):

@@ -22,7 +22,13 @@ from serving.export.export import BundleSources
 
 
 def check_parity(
-    bundle: Path, sources: BundleSources, prepared: Dataset, decode: DecodeConfig, num_users: int, k: int = 10
+    bundle: Path,
+    sources: BundleSources,
+    prepared: Dataset,
+    decode: DecodeConfig,
+    num_users: int,
+    k: int = 10,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Compare recommendations of bundle and trained policy for users spread over the data set.
 
@@ -33,13 +39,13 @@ def check_parity(
         ArtifactError: Any item or score differs; the first such user is named.
     """
     semantic_ids = SemanticIds.load(sources.semantic_ids)
-    policy = load_policy(sources.model, semantic_ids.digest)
+    policy = load_policy(sources.model, semantic_ids.digest, device)
     trained = open_recommender(policy, semantic_ids, decode, sources.ranker)
     everyone = prepared.all_users()
     rows = np.unique(np.linspace(0, len(everyone) - 1, num=min(num_users, len(everyone))).astype(np.int64))
     histories = Histories.from_targets(prepared.history, everyone.take(rows))
     expected = trained.recommend(histories, k, exclude_seen=True)
-    exported = Scorer.open(bundle)
+    exported = Scorer.open(bundle, device)
     found = exported.score_histories(histories, k)
     same = (expected.items == found.items).all(axis=1) & np.isclose(expected.scores, found.scores, rtol=1e-5).all(
         axis=1

@@ -41,6 +41,9 @@ REQUIREMENTS: Final = (
     "pandas",
 )
 
+MODEL_CONFIG: Final = {"device": None, "precision": None}
+"""What a caller of ``load_model`` may set, see :class:`~serving.registry.pyfunc_model.RecommenderModel`."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -232,6 +235,7 @@ def _log_model(bundle: Path, info: BundleInfo, run_id: str) -> str:
             code_paths=[str(packages / "recsys"), str(packages / "serving")],
             pip_requirements=requirements(),
             signature=model_signature(catalogue),
+            model_config=MODEL_CONFIG,
             input_example=_input_example(catalogue),
             metadata={"digests": info.digests, "inputs": _inputs(catalogue)},
         )

@@ -10,6 +10,7 @@ lists, and drop columns that it does not know, before any of this code could say
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from recsys.contracts import errors
+from recsys.device import Placement, asked_placement, describe, resolve_device
 from serving.answers.scorer import Scorer
 from serving.inputs.callers_frame import to_frame
 from serving.inputs.item_rules import listed_rules
 from serving.inputs.parameters import read_parameters
+
+logger = logging.getLogger("recsys.serving")
 
 
 class ConfigError(errors.ConfigError, MlflowException):
@@ -40,8 +44,21 @@ class RecommenderModel(PythonModel):
     """Scores histories with the bundle that was logged with it."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open the bundle. MLflow passes the argument by keyword, so its name must stay."""
-        self.scorer = Scorer.open(Path(context.artifacts["bundle"]))
+        """Open the bundle on the device that was asked for. MLflow passes the argument by keyword, so its name must stay.
+
+        The model configuration of the call that loads it (``load_model(uri, model_config={"device": "cuda:0"})``) may hold
+        ``device`` and ``precision``; what it leaves out, RECSYS_DEVICE and RECSYS_PRECISION say; and else it is the first
+        GPU where there is one, in the precision that the model was exported with.
+
+        Raises:
+            ConfigError: This machine does not have the device, or it cannot do the precision.
+        """
+        config = context.model_config or {}
+        asked = asked_placement(config.get("device"), config.get("precision"))
+        device = resolve_device(asked.device)
+        self.scorer = Scorer.open(Path(context.artifacts["bundle"]), device, asked.precision)
+        placement = Placement(device, self.scorer.recommender.config.precision)
+        logger.info("%s answers on %s", self.scorer.info.name, describe(placement, asked.device))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

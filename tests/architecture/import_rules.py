@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.paths": {"recsys.strict_yaml"},
     "recsys.config": _CONTRACTS | {"recsys.paths", "recsys.strict_yaml"},
     "recsys.runtime": _CONTRACTS,
-    "recsys.device": _CONTRACTS,
+    "recsys.device": _CONTRACTS | {"recsys.config"},
     "recsys.metrics": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "recsys.semantic_ids": _BASE,
     "recsys.data": _IDS,

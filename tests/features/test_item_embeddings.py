@@ -13,7 +13,7 @@ from features.embeddings.attributes import AttributesConfig
 from features.embeddings.collaborative import CollaborativeConfig
 from features.embeddings.fusion import FusionConfig
 from features.embeddings.precomputed import PrecomputedConfig
-from features.embeddings.text import TextConfig, TextEncoder, encoder_device, text_fingerprint
+from features.embeddings.text import TextConfig, TextEncoder, text_fingerprint
 from features.item_embeddings import EmbedConfig, embed
 from recsys.config import validate
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
@@ -184,32 +184,6 @@ def test_text_tells_vectors_that_are_missing(tmp_path, make_history, make_items,
     assert report["precomputed"]["items_told_from_text"] == 1
     with pytest.raises(ConfigError, match=r"text\.model is null"):
         validate(EmbedConfig, {"text": {"model": None}, "precomputed": {"path": "v.parquet", "missing": "text"}}, "r")
-
-
-def test_the_encoder_runs_where_it_is_told_to(monkeypatch):
-    """No CUDA here: ``auto`` is the CPU, and a device that is not there is refused; with two, they are taken."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert encoder_device("auto").type == "cpu"
-    for name in ("cuda", "cuda:0"):
-        with pytest.raises(ConfigError, match=f"embed.device is '{name}', and this machine has 0 CUDA devices"):
-            encoder_device(name)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert [str(encoder_device(name)) for name in ("auto", "cpu", "cuda:1")] == ["cuda", "cpu", "cuda:1"]
-    with pytest.raises(ConfigError, match="this machine has 2 CUDA devices"):
-        encoder_device("cuda:2")
-    with pytest.raises(ConfigError, match=r"embed"):
-        validate(EmbedConfig, {"device": "gpu"}, "embed")
-
-
-def test_a_missing_device_stops_before_anything_is_computed(
-    tmp_path, make_history, make_items, make_prepared, tiny_bert
-):
-    prepared = make_prepared(tmp_path / "prepared", make_history(TRAIN), make_items(categories=CATEGORIES))
-    config = small_config(text=TextConfig(model=str(tiny_bert)), device="cuda:99")
-    with pytest.raises(ConfigError, match="cuda:99"):
-        embed(prepared, config, tmp_path / "out", 0, PlainProgress())
-    assert not (tmp_path / "out").exists()
 
 
 def test_weights_and_words_go_to_the_device(tiny_bert):

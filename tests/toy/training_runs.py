@@ -52,7 +52,6 @@ TRAIN: dict[str, Any] = {
     "learning_rate": 2e-3,
     "validate_every_epochs": 5,
     "validation_users": 21,
-    "accelerator": "cpu",
 }
 ROW_WISE = {"sharding": "row_wise", "table_optimizer": "rowwise_adagrad", "table_learning_rate": 0.02}
 TABLE_WISE = ROW_WISE | {"sharding": "table_wise"}

@@ -31,7 +31,6 @@ TRAIN = TrainConfig(
     learning_rate=5e-3,
     patience=30,
     validation_users=20,
-    accelerator="cpu",
     monitor="beam",
 )
 DECODE = DecodeConfig(beam_width=12, exclude_seen=False)

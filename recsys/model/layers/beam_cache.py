@@ -51,7 +51,7 @@ class BeamCache:
         blocks.append(qkv_BWR)
         if len(blocks) == 1 and bias_AT is None:
             return qkv_BWR[..., -(qkv_BWR.shape[-1] // 3) :]  # one position to look at: its value
-        if native.available() and not qkv_BWR.is_cuda and qkv_BWR.dtype == torch.float32:
+        if native.available() and qkv_BWR.is_cpu and qkv_BWR.dtype == torch.float32:
             return native.prefix_attention(blocks, self.ancestry, num_heads, scale, bias_AT)
         return attend_to_prefix(blocks, self.ancestry, num_heads, scale, bias_AT)
 

@@ -20,13 +20,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import model_validator
 
 from recsys.config import FrozenConfig, apply_overrides, read_recipe, validate
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, RecsysError
 from recsys.decoding.config import DecodeConfig
+from recsys.device import AUTO, DeviceName, RunPrecision, fill_precisions, resolve_device
 from recsys.model.config import ModelConfig
 from recsys.runtime import make_progress, set_threads
 from recsys.semantic_ids.versions import SemanticIds
@@ -41,9 +44,16 @@ class TrainingRecipe(FrozenConfig):
 
     seed: int
     threads: int | None = None
+    device: DeviceName = AUTO
+    precision: RunPrecision = "float32"
     model: ModelConfig
     train: TrainConfig = TrainConfig()
     decode: DecodeConfig = DecodeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_follow_precision(cls, values: Any) -> Any:
+        return fill_precisions(values, cls)
 
 
 def read_training_recipe(path: Path, overrides: Sequence[str]) -> TrainingRecipe:
@@ -78,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             decode=recipe.decode,
             seed=recipe.seed,
             item_embeddings=_embeddings(given.item_embeddings),
+            device=resolve_device(recipe.device),
         )
         report = train_policy(inputs, given.work_dir, make_progress())
     except RecsysError as error:

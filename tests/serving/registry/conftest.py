@@ -16,7 +16,7 @@ from recsys.decoding.config import DecodeConfig
 from serving.answers.scorer import Scorer
 from serving.config import ServingLimits
 from serving.export.export import BundleSources, export_bundle
-from serving.registry.model_registry import model_signature
+from serving.registry.model_registry import MODEL_CONFIG, model_signature
 from tests.serving.conftest import HISTORIES, NUM_ITEMS, write_model, write_prepared, write_semantic_ids
 
 ITEMS = [100 + 7 * index for index in range(NUM_ITEMS)]
@@ -46,9 +46,10 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> mlflow.pyfunc.PyFuncMode
         python_model=str(code.__file__),
         artifacts={"bundle": str(root / "bundle")},
         signature=model_signature(catalogue),
+        model_config=MODEL_CONFIG,
         pip_requirements=[],
     )
-    return mlflow.pyfunc.load_model(str(root / "saved"))
+    return mlflow.pyfunc.load_model(str(root / "saved"), model_config={"device": "cpu", "precision": "float32"})
 
 
 def as_pandas(model: Any, rows: Rows, params: dict[str, Any]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mlflow
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
@@ -106,3 +107,28 @@ def test_a_declared_unit_is_read(loaded: Any, dress: Dress, unit: str) -> None:
     rows = [history(1, 0, 1, timestamps=[int(time * scale) for time in times(0, 9)])]
     found = dress(loaded, rows, {"k": 4, "timestamp_unit": unit})
     assert listed(found) == listed(as_pandas(loaded, [history(1, 0, 1, timestamps=times(0, 9))], {"k": 4}))
+
+
+def test_whoever_loads_the_model_says_where_and_in_which_numbers(
+    loaded: mlflow.pyfunc.PyFuncModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the model configuration, by the environment; a wrong word and a device that is not there are refused."""
+    place = loaded._model_impl.context.artifacts["bundle"].rpartition("/artifacts/")[0]
+
+    def opened(**config: str) -> RecommenderModel:
+        return mlflow.pyfunc.load_model(place, model_config=config).unwrap_python_model()
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with caplog.at_level("INFO", "recsys.serving"):
+        assert opened(precision="int8").scorer.recommender.config.precision == "int8"
+    assert "toy answers on cpu, int8 (device: auto, and torch sees no CUDA device on this machine)" in caplog.text
+    monkeypatch.setenv("RECSYS_PRECISION", "int8")
+    assert opened(device="cpu").scorer.recommender.config.precision == "int8"
+    assert opened(device="cpu", precision="float32").scorer.recommender.config.precision == "float32"
+    with pytest.raises(ConfigError, match="device is 'cuda:1', and torch sees no CUDA device"):
+        opened(device="cuda:1")
+    with pytest.raises(ConfigError, match=r"decode\.precision is bfloat16, which needs a GPU"):
+        opened(precision="bfloat16")
+    monkeypatch.setenv("RECSYS_DEVICE", "gpu")
+    with pytest.raises(ConfigError, match="RECSYS_DEVICE is 'gpu'"):
+        opened()

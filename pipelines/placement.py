@@ -1,0 +1,92 @@
+"""Where the stages of a configuration run and in which numbers, asked before anything starts.
+
+Reads a :class:`~pipelines.config.RunConfig`; produces a :class:`~recsys.device.Placement` for every stage that models take
+part in. The others (`prepare`, `tokenize`, `baselines`) run on the CPU whatever is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from recsys.contracts.errors import ConfigError
+from recsys.device import Placement, describe, resolve_device
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
+
+PRECISION_KEYS: Final = {
+    "embed": "embed.text.precision",
+    "train": "train.precision",
+    "reward": "reward.precision",
+    "align": "align.precision",
+    "rank": "decode.precision",
+    "evaluate": "decode.precision",
+    "export": "decode.precision",
+    "recommend": "decode.precision",
+}
+"""Stages that run on the device, each with the key of its matrix products."""
+
+DECODING: Final = ("train", "align", "rank", "evaluate", "export", "recommend")
+"""Stages that decode, whatever else they do."""
+
+BFLOAT16_MULTIPLE: Final = 8
+"""Of the widths of experts: 16 bytes, which grouped matrix products in bfloat16 are aligned to."""
+
+
+def placement_of(name: str, config: RunConfig) -> Placement | None:
+    """Return where a stage runs; ``None`` where no model takes part in it.
+
+    Raises:
+        ConfigError: This machine does not have the device, or the device cannot do what the stage is asked for.
+    """
+    if name not in PRECISION_KEYS or (name == "embed" and config.embed.text.model is None):
+        return None
+    device, key = resolve_device(config.device), PRECISION_KEYS[name]
+    _check_widths(name, config)
+    if name in DECODING:
+        config.decode.check_device(device.type)
+        Placement(device, config.decode.precision).check(precision_key="decode.precision")
+    return Placement(device, _precision(name, config)).check(precision_key=key)
+
+
+def check_placements(names: Iterable[str], config: RunConfig) -> None:
+    """Refuse a device or a precision that some of these stages cannot have; nothing has been done yet.
+
+    Raises:
+        ConfigError: As :func:`placement_of` does.
+    """
+    for name in names:
+        placement_of(name, config)
+
+
+def say_placement(name: str, config: RunConfig) -> str | None:
+    """Say in one line where a stage runs and why; ``None`` where no model takes part in it.
+
+    Raises:
+        ConfigError: As :func:`placement_of` does.
+    """
+    placement = placement_of(name, config)
+    return None if placement is None else describe(placement, config.device)
+
+
+def _precision(name: str, config: RunConfig) -> str:
+    """Value of the stage's key of precision."""
+    node: object = config
+    for part in PRECISION_KEYS[name].split("."):
+        node = getattr(node, part)
+    return str(node)
+
+
+def _check_widths(name: str, config: RunConfig) -> None:
+    """Refuse bfloat16 for a policy whose experts it could not multiply, before the first epoch."""
+    low = _precision(name, config).startswith("bf16") or config.decode.precision == "bfloat16"
+    if name not in DECODING or not low or config.model.num_experts == 1:
+        return
+    for key in ("width", "expert_width"):
+        value = getattr(config.model, key)
+        if value % BFLOAT16_MULTIPLE:
+            raise ConfigError(
+                f"model.{key} is {value}, and experts in bfloat16 need a multiple of {BFLOAT16_MULTIPLE}: choose "
+                f"{-(-value // BFLOAT16_MULTIPLE) * BFLOAT16_MULTIPLE}, or precision: float32"
+            )
