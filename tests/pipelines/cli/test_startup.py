@@ -47,6 +47,15 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "recipe.yaml"
 
 
+def test_reading_parquet_imports_no_second_library_of_arithmetic(recipe: Path) -> None:
+    """Polars takes Arrow's values by the C interface, and lists of targets too."""
+    pl.read_csv(recipe.parent / "events.csv").write_parquet(recipe.parent / "events.parquet")
+    values = ["source.interactions=events.parquet", f"output_dir={recipe.parent / 'other'}"]
+    unwanted = (*HEAVY, "pyarrow.compute", "dataframely")
+    folder = assert_imports_none_of(unwanted, "prepare", "--config", str(recipe), *values).strip()
+    assert (Path(folder) / "targets.parquet").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
