@@ -172,6 +172,8 @@ class RereConfig(FrozenConfig):
         rewards: Weights; ReRe's own are rule and ranking, 1 each.
         zero_signal_weight: Weight of groups whose rewards are all equal: 0 filters them (and saves their gradient pass), 1
             keeps them, for the pull to the reference that is all they give.
+        group_average: ``all`` divides the loss by all groups of a step, those without signal too, as ReRe does;
+            ``informative`` by those with a signal, so that a batch of few such groups makes as long a step as any other.
         reference_sync_every: Steps between ``reference <- mixup * policy + (1 - mixup) * reference``; ``None``: never.
         supervised: Next-token loss on the same requests; off by default, as in ReRe.
         steps_per_round: Updates of a round.
@@ -185,6 +187,7 @@ class RereConfig(FrozenConfig):
     rewards: dict[RewardName, float] = Field(default={"rule": 1.0, "ranking": 1.0}, min_length=1)
     loss: PolicyGradientConfig = PolicyGradientConfig()
     zero_signal_weight: float = Field(default=0.0, ge=0, le=1)
+    group_average: Literal["all", "informative"] = "all"
     reference_sync_every: int | None = Field(default=512, ge=1)
     reference_mixup: float = Field(default=0.6, gt=0, le=1)
     rollouts: RolloutConfig = RolloutConfig(num_generations=16)

@@ -26,6 +26,7 @@ from recsys.alignment.config import CurriculumConfig, IpaConfig
 from recsys.alignment.losses.curriculum import curriculum_weights, pair_gap
 from recsys.alignment.losses.preference import PreferenceLogProbs, preference_loss
 from recsys.alignment.losses.preference_pairs import PreferencePairs, choose_pairs, gather_candidates
+from recsys.alignment.rewards.functions import RolloutGroup
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.alignment.rollouts.request_stream import RequestStream, seeded
@@ -232,8 +233,7 @@ class IterativePreferenceAlignment:
                 rewards[:, :-1] = 0.0
             places = torch.cat([chosen.chosen_B[:, None], chosen.rejected_BN], dim=1)
             picked = gather_candidates(items, places)
-            assert group.history is not None
-            reference = candidate_log_probs(policy, group.history, picked).sessions
+            reference = self._snapshot_log_probs(group, picked, places)
             reward = rewards.gather(1, places.clamp(min=0)).masked_fill(places < 0, 0.0)
             found = PreferencePairs(
                 position_Q=torch.from_numpy(positions[block]),
@@ -249,6 +249,18 @@ class IterativePreferenceAlignment:
             parts.append(found.take(chosen.has_pair.cpu()))
         together = {name: torch.cat([part.tensors()[name] for part in parts]) for name in parts[0].tensors()}
         return PreferencePairs(**together).take(together["position_Q"].argsort())
+
+    def _snapshot_log_probs(
+        self, group: RolloutGroup, picked_BNM: torch.Tensor, places_BN: torch.Tensor
+    ) -> torch.Tensor:
+        """What the snapshot gives the picked candidates, ``[B, N]``; 0 where there is none.
+
+        It generated them, so their scores are known; only a target that stands behind the group has to be scored.
+        """
+        if self.config.pair_rule != "target_rest":
+            return group.scores.gather(1, places_BN.clamp(min=0)).masked_fill(places_BN < 0, 0.0)
+        assert group.history is not None
+        return candidate_log_probs(self.learner.policy, group.history, picked_BNM).sessions
 
 
 def _objectives(requests: Requests) -> torch.Tensor:

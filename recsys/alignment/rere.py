@@ -2,13 +2,16 @@
 
 A step rolls the current policy out once per request (one beam of G by default), evaluates the groups, turns rewards into
 advantages inside each group, and updates once, or several times against the clipped ratio. Groups whose rewards are all
-equal give no gradient; they are filtered or down-weighted, and counted. The reference of the divergence is the start, moved
-towards the policy now and then.
+equal give no gradient; they are filtered or down-weighted, and counted. Where rewards know nothing but the target, a group
+without it is such a group, and its request is dropped while it is generated, as soon as its beam has lost the target
+(:mod:`recsys.alignment.rollouts.lost_targets`). The reference of the divergence is the start, moved towards the policy now
+and then.
 
 Source: ReRe (arXiv 2510.12211) and its public code (`spec` of losses and rewards:
 :mod:`recsys.alignment.losses.policy_gradient`, :mod:`recsys.alignment.rewards.functions`); reference synchronisation as
-in TRL. Departures: targets travel with their requests; filtered groups are left out of the gradient pass instead of
-being multiplied by 0.
+in TRL. Departures: targets travel with their requests; filtered groups are left out of the gradient pass, but not out of
+the number of groups that the loss is divided by, so an update is that of ReRe but for the filtered groups' pull to the
+reference (``group_average`` has another form).
 
 Legend: B requests, G candidates, M items per session, L levels, C = M * L codes of a candidate.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +32,17 @@ from recsys.alignment.losses.advantages import informative_groups
 from recsys.alignment.losses.config import PolicyGradientConfig
 from recsys.alignment.losses.policy_gradient import advantages_of, policy_gradient_loss
 from recsys.alignment.rewards.functions import RolloutGroup, first_difference_mask, target_share
+from recsys.alignment.rewards.names import RewardName
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.alignment.rollouts.request_stream import RequestStream, seeded
-from recsys.alignment.rollouts.sampler import RolloutSampler
+from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
 from recsys.alignment.rounds.learner import Learner, supervised_loss
 from recsys.alignment.rounds.loop import RoundWork
 from recsys.model.generative_recommender import GenerativeRecommender
+
+NEED_TARGET: Final[frozenset[RewardName]] = frozenset({"rule", "ranking"})
+"""Rewards that are 0 for every candidate of a group without the target."""
 
 
 @dataclass
@@ -103,25 +110,53 @@ class RankingRewardLearning:
         """One batch of requests: groups, rewards, advantages, ``num_iterations`` updates."""
         config = self.config
         requests = self.stream.requests(rows)
-        group = self.sampler.roll_out(self.learner.policy, requests, generator)
+        group, num_dropped = self._groups(requests, generator)
         reward = self.reward_set.reward
         parts = reward.components(group)
         total = reward.total(parts, group)
         mask = group.valid if total.ndim == 2 else first_difference_mask(group)
         signal = informative_groups(total, mask)
-        work.curve.count(groups=signal.num_groups, groups_without_signal=signal.num_zero_signal)
+        num_groups = signal.num_groups + num_dropped
+        work.curve.count(groups=num_groups, groups_without_signal=signal.num_zero_signal + num_dropped)
+        work.curve.count(groups_dropped_early=num_dropped)
         work.curve.count(groups_with_target=int((target_share(group) > 0).any(1).sum()))
-        figures = {f"reward_{name}": _mean_of_valid(value, group) for name, value in parts.items()}
-        figures |= {"reward": _mean_of_valid(total, group), "distinct_share": distinct_share(group)}
+        generated = signal.num_groups / num_groups  # every reward of a dropped group is 0
+        figures = {f"reward_{name}": generated * _mean_of_valid(value, group) for name, value in parts.items()}
+        figures |= {"reward": generated * _mean_of_valid(total, group)}
+        if len(group.items):
+            figures["distinct_share"] = distinct_share(group)
 
         loss = config.loss.gentler(work.smaller_steps.loss)
         weights_B = signal.weights(config.zero_signal_weight)
         used = weights_B > 0
+        share = float(weights_B.sum()) / num_groups if config.group_average == "all" else 1.0
         part = _take_groups(group, used)
         advantages = advantages_of(loss, total, mask)[used]
         self._updates(
-            work, rows, part, advantages=advantages, weights_B=weights_B[used], loss_config=loss, figures=figures
+            work,
+            rows,
+            part,
+            advantages=advantages,
+            weights_B=weights_B[used],
+            share=share,
+            loss_config=loss,
+            figures=figures,
         )
+
+    def _groups(self, requests: Requests, generator: torch.Generator) -> tuple[RolloutGroup, int]:
+        """Groups of the requests, and how many requests were dropped because no group of theirs could give a signal."""
+        policy = self.learner.policy
+        if not self.drops_early:
+            return self.sampler.roll_out(policy, requests, generator), 0
+        group, rows = self.sampler.roll_out_where_found(policy, requests)
+        return group, len(requests) - len(rows)
+
+    @property
+    def drops_early(self) -> bool:
+        """Whether a group without the target has no signal, and a signal is asked of every group."""
+        target_alone = set(self.config.rewards) <= NEED_TARGET
+        filtered = self.config.zero_signal_weight == 0
+        return target_alone and filtered and self.sampler.finds_targets(self.learner.policy)
 
     def _updates(
         self,
@@ -131,10 +166,15 @@ class RankingRewardLearning:
         *,
         advantages: torch.Tensor,
         weights_B: torch.Tensor,
+        share: float,
         loss_config: PolicyGradientConfig,
         figures: dict[str, float],
     ) -> None:
-        """Update on groups that weigh something; without any, on the next-token loss alone if it is joined."""
+        """Update on groups that weigh something; without any, on the next-token loss alone if it is joined.
+
+        Args:
+            share: Of these groups among all that the loss is divided by.
+        """
         config = self.config
         has_groups = len(group.items) > 0
         if not has_groups:
@@ -157,7 +197,7 @@ class RankingRewardLearning:
                 )
                 if old is None and config.num_iterations > 1:
                     old = codes.detach()  # the policy that generated; its ratio is exactly 1 in the first update
-                terms.append(work.smaller_steps.weight * result.loss)
+                terms.append(work.smaller_steps.weight * share * result.loss)
                 figures |= {"kl": float(result.kl), "clip_share": float(result.clip_share)}
                 figures |= {"ratio_max": float(result.max_ratio)}
             if config.supervised.weight > 0:
@@ -203,7 +243,7 @@ def distinct_share(group: RolloutGroup) -> float:
 
 def _mean_of_valid(values: torch.Tensor, group: RolloutGroup) -> float:
     mask = group.valid if values.ndim == 2 else group.code_mask
-    return float(values[mask].mean())
+    return float(values[mask].mean()) if len(values) else 0.0
 
 
 def _take_groups(group: RolloutGroup, used_B: torch.Tensor) -> RolloutGroup:

@@ -73,6 +73,15 @@ def of_rollouts(rows: Rows, size: int) -> str:
     )
 
 
+def of_alignment_speed(rows: Rows) -> str:
+    """All rows with one update per group."""
+    single = [row for row in rows if row[1] == "1"]
+    return (
+        f"A ReRe step that drops {span((float(row[2].rstrip('%')) for row in single), '.0f')} % of its requests while it "
+        f"generates is {span((float(row[5]) for row in single), '.1f')} times as fast, and makes the same update."
+    )
+
+
 def of_tables(rows: Rows) -> str:
     """The largest tables on which the ways that touch every row were run."""
     run = [row for row in rows if row[5] != "not run"]

@@ -26,6 +26,7 @@ from recsys.alignment.config import RolloutConfig
 from recsys.alignment.rewards.functions import RolloutGroup
 from recsys.alignment.rollouts.constrained_sampling import ConstrainedSampler
 from recsys.alignment.rollouts.log_probs import candidate_log_probs
+from recsys.alignment.rollouts.lost_targets import search_for_targets
 from recsys.contracts.dataset import Dataset, Targets
 from recsys.data.batch import HistoryBatch, collate_histories, pad_ragged
 from recsys.data.histories import Histories
@@ -111,26 +112,44 @@ class RolloutSampler:
         Raises:
             ArtifactError: The policy was trained with other semantic IDs.
         """
-        self.semantic_ids.check_same(policy.spec.semantic_id_digest)
-        assert not policy.training
-        history = collate_histories(requests.histories, policy.spec.model.max_history).to(self.device)
-        targets = requests.targets_NM.to(self.device)
+        history, targets = self._inputs(policy, requests)
         if self.config.strategy == "beam":
             items, scores = self._beam(policy, requests.histories, history)
         else:
             items, scores = self._draws(policy, requests.histories, history, targets, generator)
         if self.config.add_ground_truth:
             items, scores = _with_ground_truth(policy, history, items, scores, targets)
-        codes_IL = policy.item_tower.codes_IL
-        return RolloutGroup(
-            items=items,
-            target=targets,
-            codes=codes_IL[items + 1].masked_fill((items < 0)[..., None], -1),
-            target_codes=codes_IL[targets + 1].masked_fill((targets < 0)[..., None], -1),
-            scores=scores,
-            history=history,
-            histories=requests.histories,
-        )
+        return _group(policy, history, targets, items, scores, requests.histories)
+
+    def finds_targets(self, policy: GenerativeRecommender) -> bool:
+        """Whether :meth:`roll_out_where_found` can be asked for: a plain beam of single items without personal rules."""
+        config = self.config
+        plain = config.strategy == "beam" and not (config.guided or config.exclude_seen or config.add_ground_truth)
+        return plain and policy.spec.dataset.session_length == 1
+
+    def roll_out_where_found(
+        self, policy: GenerativeRecommender, requests: Requests
+    ) -> tuple[RolloutGroup, torch.Tensor]:
+        """Generate the groups that hold their request's target, without finishing the others.
+
+        Returns:
+            ``(groups, rows)``: N groups as of :meth:`roll_out`, and the numbers of their requests, int64 ``[N]`` ascending.
+        """
+        assert self.finds_targets(policy)
+        history, targets = self._inputs(policy, requests)
+        width = self.config.num_generations
+        beams, row_N = search_for_targets(policy, history, self._search_index, width, targets[:, 0])
+        row_N = row_N.clone()
+        items, scores = _pad_group(beams.items.clone(), beams.scores.clone(), width)
+        histories = requests.histories.take(row_N.cpu().numpy())
+        return _group(policy, history.take(row_N), targets[row_N], items, scores, histories), row_N
+
+    def _inputs(self, policy: GenerativeRecommender, requests: Requests) -> tuple[HistoryBatch, torch.Tensor]:
+        """Collated histories and the targets, on the device."""
+        self.semantic_ids.check_same(policy.spec.semantic_id_digest)
+        assert not policy.training
+        history = collate_histories(requests.histories, policy.spec.model.max_history).to(self.device)
+        return history, requests.targets_NM.to(self.device)
 
     def all_items(
         self, policy: GenerativeRecommender, requests: Requests, generator: torch.Generator, progress: Progress
@@ -193,6 +212,27 @@ class RolloutSampler:
             scores = scores.gather(1, picked)
         order = scores.argsort(dim=1, descending=True, stable=True)  # rank rewards read a group from best to worst
         return items.gather(1, order[..., None].expand(-1, -1, items.shape[2])), scores.gather(1, order)
+
+
+def _group(
+    policy: GenerativeRecommender,
+    history: HistoryBatch,
+    targets: torch.Tensor,
+    items: torch.Tensor,
+    scores: torch.Tensor,
+    histories: Histories,
+) -> RolloutGroup:
+    """Look up the codes."""
+    codes_IL = policy.item_tower.codes_IL
+    return RolloutGroup(
+        items=items,
+        target=targets,
+        codes=codes_IL[items + 1].masked_fill((items < 0)[..., None], -1),
+        target_codes=codes_IL[targets + 1].masked_fill((targets < 0)[..., None], -1),
+        scores=scores,
+        history=history,
+        histories=histories,
+    )
 
 
 def _fill_group(items_DM: torch.Tensor, scores_D: torch.Tensor, target_M: torch.Tensor, size: int) -> torch.Tensor:

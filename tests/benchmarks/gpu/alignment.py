@@ -18,7 +18,7 @@ from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.request_stream import RequestStream
 from recsys.alignment.rollouts.sampler import RolloutSampler
 from recsys.alignment.rounds.learner import Learner, RoundCurve
-from recsys.alignment.rounds.loop import RoundWork
+from recsys.alignment.rounds.loop import RoundWork, SmallerSteps
 from recsys.contracts.dataset import Dataset
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.decoding.config import DecodeConfig
@@ -64,7 +64,7 @@ def trained(bench: Bench, dataset: Dataset, ids: SemanticIds, folder: Path) -> G
 def work_of(folder: Path) -> RoundWork:
     """A round without checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
-    return RoundWork(1, folder, 0, 1.0, RoundCurve(), SilentProgress(), lambda steps: None)
+    return RoundWork(1, folder, 0, SmallerSteps(), RoundCurve(), SilentProgress(), lambda steps: None)
 
 
 def rere(bench: Bench, dataset: Dataset, ids: SemanticIds, policy: GenerativeRecommender, folder: Path) -> None:

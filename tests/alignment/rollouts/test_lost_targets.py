@@ -1,0 +1,206 @@
+"""Requests are dropped when their beam has lost the target: the groups left and the step are those of the plain search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from recsys.alignment.config import OptimiserConfig, RereConfig, RolloutConfig
+from recsys.alignment.losses.config import PolicyGradientConfig
+from recsys.alignment.rere import RankingRewardLearning
+from recsys.alignment.rewards.functions import target_share
+from recsys.alignment.rewards.reward_set import RewardSet
+from recsys.alignment.rollouts.log_probs import candidate_log_probs, shared_points
+from recsys.alignment.rollouts.lost_targets import search_for_targets
+from recsys.alignment.rollouts.request_stream import RequestStream
+from recsys.alignment.rollouts.sampler import RolloutSampler
+from recsys.alignment.rounds.learner import Learner, RoundCurve
+from recsys.alignment.rounds.loop import RoundWork, SmallerSteps
+from recsys.model.generative_recommender import GenerativeRecommender
+from tests.toy.alignment import QUIET, next_item_ring, ring_policy, session_ring, weights_of
+from tests.toy.dataset import ring_ids
+
+
+def method_of(folder: Path, **changes: object) -> RankingRewardLearning:
+    prepared = next_item_ring(folder)
+    values = {
+        "requests_per_step": 24,
+        "rollouts": RolloutConfig(num_generations=2),
+        "rewards": {"rule": 1.0, "ranking": 1.0},
+    }
+    config = RereConfig(**{**values, "optimiser": OptimiserConfig(learning_rate=3e-3), **changes})
+    policy = ring_policy(prepared)
+    stream = RequestStream(prepared, 6, config.requests_per_step, seed=0)
+    learner = Learner(policy, config.optimiser, total_steps=50)
+    method = RankingRewardLearning(
+        config, learner, stream, RolloutSampler(ring_ids(), config.rollouts), RewardSet(config.rewards), seed=0
+    )
+    method.begin(None)
+    return method
+
+
+def step(method: RankingRewardLearning, folder: Path) -> RoundCurve:
+    work = RoundWork(1, folder, 0, SmallerSteps(), RoundCurve(), QUIET, lambda steps: None)
+    method._step(work, method.stream.rows(0), torch.Generator())
+    return work.curve
+
+
+def test_the_groups_left_are_those_that_hold_their_target(tmp_path: Path) -> None:
+    method = method_of(tmp_path)
+    requests = method.stream.requests(method.stream.rows(0))
+    whole = method.sampler.roll_out(method.learner.policy, requests, torch.Generator())
+    found, rows = method.sampler.roll_out_where_found(method.learner.policy, requests)
+    holds = (target_share(whole) > 0).any(1)
+    assert 0 < len(rows) < len(requests)
+    assert rows.tolist() == holds.nonzero()[:, 0].tolist()
+    assert torch.equal(found.items, whole.items[holds])
+    assert torch.equal(found.target, whole.target[holds])
+    assert torch.equal(found.codes, whole.codes[holds])
+    torch.testing.assert_close(found.scores, whole.scores[holds])
+    assert torch.equal(found.history.item_BH, whole.history.take(holds).item_BH)
+
+
+def test_lower_levels_are_computed_for_requests_that_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = method_of(tmp_path)
+    asked: list[int] = []
+    next_codes = GenerativeRecommender.next_codes
+
+    def counted(self, state, codes):
+        asked.append(len(state.visible))
+        return next_codes(self, state, codes)
+
+    monkeypatch.setattr(GenerativeRecommender, "next_codes", counted)
+    requests = method.stream.requests(method.stream.rows(0))
+    _, rows = method.sampler.roll_out_where_found(method.learner.policy, requests)
+    assert asked[0] == len(requests)
+    assert len(rows) <= asked[1] < asked[0]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_all_or_no_target_found(tmp_path: Path, kept: bool) -> None:
+    """A beam as wide as the catalogue loses nobody; one of a single item loses all whose target is their least probable."""
+    method = method_of(tmp_path)
+    policy, sampler = method.learner.policy, method.sampler
+    requests = method.stream.requests(method.stream.rows(0))
+    history, targets = sampler._inputs(policy, requests)
+    everything, _ = search_for_targets(policy, history, sampler._search_index, 12, targets[:, 0])
+    assert len(everything.items) == len(requests)
+    if not kept:
+        worst = everything.items[:, -1, 0].clone()
+        nothing, rows = search_for_targets(policy, history, sampler._search_index, 1, worst)
+        assert nothing.items.shape == (0, 1, 1)
+        assert len(rows) == 0
+
+
+@pytest.mark.parametrize("average", ["all", "informative"])
+def test_the_step_is_that_of_groups_that_are_generated_and_then_filtered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: str
+) -> None:
+    results = []
+    for early in (True, False):
+        method = method_of(tmp_path / str(early), group_average=average)
+        assert method.drops_early
+        monkeypatch.setattr(RankingRewardLearning, "drops_early", early)
+        curve = step(method, tmp_path)
+        results.append((curve, weights_of(method.learner.policy)))
+        monkeypatch.undo()
+    (early_curve, early_weights), (late_curve, late_weights) = results
+    assert early_curve.counts["groups_dropped_early"] == late_curve.counts["groups_without_signal"] > 0
+    for name in ("groups", "groups_without_signal", "groups_with_target"):
+        assert early_curve.counts[name] == late_curve.counts[name]
+    assert early_curve.means() == pytest.approx(late_curve.means(), rel=1e-4, abs=1e-6)
+    for name, weight in early_weights.items():
+        torch.testing.assert_close(weight, late_weights[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_a_step_without_any_signal_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every target is the request's least probable item, and a beam of two never holds it."""
+    method = method_of(tmp_path)
+
+    def hopeless(policy, history, index, width, target):
+        everything, _ = search_for_targets(policy, history, index, 12, target)
+        return search_for_targets(policy, history, index, width, everything.items[:, -1, 0].clone())
+
+    monkeypatch.setattr("recsys.alignment.rollouts.sampler.search_for_targets", hopeless)
+    before = weights_of(method.learner.policy)
+    curve = step(method, tmp_path)
+    assert curve.counts["groups"] == curve.counts["groups_dropped_early"] == curve.counts["groups_without_signal"] == 24
+    assert curve.counts["steps_without_signal"] == 1
+    assert curve.means()["reward"] == 0.0
+    assert all(torch.equal(t, before[name]) for name, t in method.learner.policy.state_dict().items())
+
+
+def test_the_loss_is_divided_by_all_groups_of_the_step(tmp_path: Path) -> None:
+    """Gradient norms before clipping: by all groups it is the share of informative ones times that by those alone."""
+    curves = {a: step(method_of(tmp_path / a, group_average=a), tmp_path) for a in ("all", "informative")}
+    counts = curves["all"].counts
+    share = 1 - counts["groups_without_signal"] / counts["groups"]
+    assert 0 < share < 1
+    norms = {average: curve.means()["gradient_norm"] for average, curve in curves.items()}
+    assert norms["all"] == pytest.approx(share * norms["informative"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rewards": {"rule": 1.0, "prefix_match": 0.5}},
+        {"rewards": {"rule": 1.0, "ranking_paper": 1.0}},
+        {"zero_signal_weight": 0.5},
+        {"rollouts": RolloutConfig(num_generations=2, strategy="sampling")},
+        {"rollouts": RolloutConfig(num_generations=2, exclude_seen=True)},
+        {"rollouts": RolloutConfig(num_generations=2, add_ground_truth=True)},
+        {"rollouts": RolloutConfig(num_generations=2, guided=True)},
+    ],
+)
+def test_nothing_is_dropped_where_a_group_without_its_target_may_count(tmp_path: Path, changes: dict) -> None:
+    method = method_of(tmp_path, **changes)
+    assert not method.drops_early
+    assert step(method, tmp_path).counts["groups_dropped_early"] == 0
+
+
+def test_sessions_are_never_dropped(tmp_path: Path) -> None:
+    prepared = session_ring(tmp_path)
+    assert not RolloutSampler(ring_ids(), RolloutConfig(num_generations=2)).finds_targets(ring_policy(prepared))
+
+
+def test_candidates_that_differ_in_the_last_code_share_a_point(tmp_path: Path) -> None:
+    """Items 0 to 3 of the ring have first code 0, 4 to 7 first code 1: three points for six candidates, one missing."""
+    prepared = next_item_ring(tmp_path)
+    policy = ring_policy(prepared)
+    stream = RequestStream(prepared, 6, 4, seed=0)
+    history, _ = RolloutSampler(ring_ids(), RolloutConfig())._inputs(policy, stream.requests(stream.rows(0)))
+    items = torch.tensor([[0, 5, 3, 4, 2, -1]]).expand(len(history), -1)
+    codes = policy.item_tower.codes_IL[items + 1]
+    point, place = shared_points(items, codes[..., :-1], policy.spec.level_sizes)
+    assert point[0].tolist() == [3, 5, -1]
+    assert place[0].tolist() == [0, 1, 0, 1, 0, 2]
+    together = candidate_log_probs(policy, history, items[..., None]).codes
+    alone = torch.cat([candidate_log_probs(policy, history, items[:, [g], None]).codes for g in range(6)], dim=1)
+    torch.testing.assert_close(together, alone)
+    assert (together[:, -1] == 0).all()
+
+
+def test_one_level_and_equal_items(tmp_path: Path) -> None:
+    items = torch.tensor([[4, 4, 7], [-1, -1, -1]])
+    point, place = shared_points(items, torch.empty(2, 3, 0, dtype=torch.int64), (9,))
+    assert point.tolist() == [[7], [-1]]
+    assert place.tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_the_policy_gradient_of_a_step_is_the_published_mean(tmp_path: Path) -> None:
+    """By hand, on-policy, no reference: the sum over informative groups of the group's own mean loss, over all groups."""
+    method = method_of(tmp_path, loss=PolicyGradientConfig(beta=0.0), group_average="all", rewards={"rule": 1.0})
+    policy = method.learner.policy
+    requests = method.stream.requests(method.stream.rows(0))
+    group = method.sampler.roll_out(policy, requests, torch.Generator())
+    rewards = target_share(group)
+    log_probs = candidate_log_probs(policy, group.history, group.items).codes.mean((2, 3))
+    advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+    loss = -(advantages * log_probs).mean()  # groups of equal rewards have advantage 0 and count in the mean
+    loss.backward()
+    grads = [p.grad for p in policy.parameters() if p.grad is not None]
+    expected = float(torch.stack([g.norm() for g in grads]).norm())
+    policy.zero_grad(set_to_none=True)
+    assert step(method, tmp_path).means()["gradient_norm"] == pytest.approx(expected, rel=1e-3)
