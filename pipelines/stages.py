@@ -96,6 +96,9 @@ def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progre
 
 def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Evaluate the policy beside the baselines on the same rows, and write the report."""
+    import numpy as np
+
+    from pipelines.other_systems import other_rankings
     from recsys.contracts.columns import Columns
     from recsys.contracts.dataset import Dataset
     from recsys.decoding.second_stage.recommender import RankedRecommender
@@ -110,6 +113,7 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     from recsys.semantic_ids.versions import SemanticIds
 
     prepared = Dataset.open(inputs["prepare"].path)
+    others, notes = other_rankings(config, prepared, inputs["prepare"], inputs["baselines"].path, out_dir)
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)
     settings = (semantic_ids, config.decode, config.evaluate, out_dir, progress)
     opened = (semantic_ids.digest, resolve_device(config.device))
@@ -126,8 +130,9 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
         generative |= rank_with_policy(prepared, trained, *settings, names=(UNALIGNED_BEAM, UNALIGNED_SERVED))
     by_id, seconds = config.evaluate.by_id, inputs["train"].manifest.summary.get("seconds")
     ids = None if by_id is None else read_ids(by_id, source_folder(config), prepared.items[Columns.ITEM_ID])
-    compared = (prepared, generative, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
-    summary = compare_systems(*compared, ids, policy_seconds=seconds)
+    compared = (prepared, generative | others, inputs["baselines"].path, config.evaluate, out_dir, config.seed)
+    vectors = np.load(inputs["embed"].path / "fused.npy", mmap_mode="r")
+    summary = compare_systems(*compared, ids, vectors, policy_seconds=seconds, notes=notes)
     exclude, split = config.evaluate.filters[0], config.evaluate.split_code
     write_examples(
         prepared, generative[SERVED][exclude], split, out_dir, config.seed, system=SERVED, exclude_seen=exclude
@@ -189,11 +194,12 @@ def vector_fingerprints(config: RunConfig) -> dict[str, str]:
     return fingerprint(config.embed.precomputed) | text_fingerprint(config.embed.text)
 
 
-def id_fingerprints(config: RunConfig) -> dict[str, str]:
-    """Content hash of the file of semantic IDs that figures by ID are counted with."""
+def evaluation_fingerprints(config: RunConfig) -> dict[str, str]:
+    """Content hashes of what an evaluation reads beside the artefacts: semantic IDs, and the lists and models of others."""
+    from pipelines.other_systems import fingerprint as of_others
     from recsys.evaluation.by_id import fingerprint
 
-    return fingerprint(config.evaluate.by_id, source_folder(config))
+    return fingerprint(config.evaluate.by_id, source_folder(config)) | of_others(config)
 
 
 def source_folder(config: RunConfig) -> Path | None:
@@ -271,9 +277,9 @@ EVALUATE: Final = Stage(
     "evaluation",
     evaluate,
     ("evaluate", "decode"),
-    parents=("prepare", "tokenize", "train", "baselines"),
-    ignored=("evaluate.by_id.file",),
-    fingerprints=id_fingerprints,
+    parents=("prepare", "embed", "tokenize", "train", "baselines"),
+    ignored=("evaluate.by_id.file", "evaluate.rankings", "evaluate.models"),  # their contents are fingerprints
+    fingerprints=evaluation_fingerprints,
     resumable=True,
 )
 EXPORT: Final = Stage(

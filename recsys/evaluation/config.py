@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -14,6 +15,10 @@ from recsys.paths import ConfigPath
 from recsys.scorers.config import Until
 
 FilterSeen = Literal["both", "filtered", "unfiltered"]
+ListMetric = Literal["novelty", "diversity", "vendi", "calibration"]
+
+LIST_METRICS: Final[tuple[ListMetric, ...]] = ("novelty", "diversity", "vendi", "calibration")
+"""What lists are measured by beside their hits, at the cut-off of the short table."""
 
 BY_ID: Final = "_by_id"
 """What the names of metrics by semantic ID have before their cut-off: ``hr_by_id@10``."""
@@ -58,6 +63,13 @@ class EvaluateConfig(FrozenConfig):
         ks: Cut-offs of all metrics.
         by_id: Semantic IDs that came with the data: every metric is given by ID too, a hit being an item that shares the
             target's. Published figures of systems whose items share IDs are of that kind.
+        list_metrics: What lists are measured by beside their hits, at 10 places, or the largest of ``ks`` without a 10:
+            novelty (mean self-information, bits), diversity (mean cosine distance of pairs), vendi (effective number of
+            different items), calibration (distance of the list's categories from the history's, nats; less is better).
+        rankings: Somebody else's lists by name, evaluated on the same rows: a Parquet file, or a folder of them, with the
+            columns user_id, item_id, rank. Their content enters the digest.
+        models: Other models by name, which answer the same rows: ``models:/name/3``, ``models:/name@alias`` or a bundle
+            folder.
         filter_seen: Evaluate rankings without the history's items, with them, or both side by side.
         baselines: Systems printed beside the model.
         baseline_settings: Their settings; where the search for better ones begins, or, without tuning, what they have.
@@ -72,8 +84,11 @@ class EvaluateConfig(FrozenConfig):
 
     split: Literal["valid", "test"] = "test"
     ks: tuple[int, ...] = (1, 5, 10, 20, 50)
+    list_metrics: tuple[ListMetric, ...] = LIST_METRICS
     filter_seen: FilterSeen = "both"
     by_id: ByIdConfig | None = None
+    rankings: Mapping[str, ConfigPath] = Field(default_factory=dict)
+    models: Mapping[str, str] = Field(default_factory=dict)
     baselines: tuple[BaselineName, ...] = BASELINE_NAMES
     baseline_settings: BaselinesConfig = BaselinesConfig()
     tuning: TuningConfig = TuningConfig()
@@ -89,6 +104,25 @@ class EvaluateConfig(FrozenConfig):
         if not ks or list(ks) != sorted(set(ks)) or ks[0] < 1:
             raise ValueError(f"ks must be positive and ascending, such as [1, 5, 10]; got {list(ks)}")
         return ks
+
+    @field_validator("list_metrics")
+    @classmethod
+    def _named_once(cls, names: tuple[ListMetric, ...]) -> tuple[ListMetric, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"list_metrics names one twice: {', '.join(names)}")
+        return names
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> EvaluateConfig:
+        taken: set[str] = {*BASELINE_NAMES}
+        for key in ("rankings", "models"):
+            for name in getattr(self, key):
+                if name in taken or not name.strip():
+                    raise ValueError(
+                        f"{key} has the name '{name}', which another system of the table has; choose another"
+                    )
+                taken.add(name)
+        return self
 
     @model_validator(mode="after")
     def _reference_is_ranked(self) -> EvaluateConfig:
@@ -122,9 +156,13 @@ class EvaluateConfig(FrozenConfig):
 
     @property
     def headline(self) -> tuple[str, str]:
-        """The two metrics of the short table: hit rate and NDCG at 10, or at the largest k when 10 is not evaluated."""
-        k = 10 if 10 in self.ks else self.ks[-1]
-        return f"hr@{k}", f"ndcg@{k}"
+        """The two metrics of the short table: hit rate and NDCG."""
+        return f"hr@{self.headline_k}", f"ndcg@{self.headline_k}"
+
+    @property
+    def headline_k(self) -> int:
+        """Cut-off of the short table: 10, or the largest when 10 is not evaluated."""
+        return 10 if 10 in self.ks else self.ks[-1]
 
     @property
     def headline_by_id(self) -> tuple[str, ...]:

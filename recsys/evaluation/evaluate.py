@@ -29,6 +29,7 @@ from recsys.contracts.manifest import write_json
 from recsys.contracts.ranking import RankedItems
 from recsys.evaluation.by_id import IdArray, rank_ids, target_ids
 from recsys.evaluation.config import BY_ID, EvaluateConfig
+from recsys.evaluation.list_quality import ListQuality
 from recsys.evaluation.per_user import PerUserFile
 from recsys.evaluation.rankings import ROWS_PER_BLOCK, rows_of
 from recsys.evaluation.slices import ALL_ROWS, Mask, row_slices
@@ -53,6 +54,7 @@ def evaluate(
     seed: int,
     *,
     ids: IdArray | None = None,
+    vectors: npt.NDArray[np.floating] | None = None,
     rows_per_block: int = ROWS_PER_BLOCK,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def evaluate(
             order, at least ``max(ks)`` wide; every system needs each filter of ``config.filters``.
         seed: Of the bootstrap.
         ids: ``[I]`` number of each item's semantic ID, where ``config.by_id`` asks for figures by ID.
+        vectors: ``[I, D]`` item vectors, for the metrics of ``config.list_metrics`` that compare items.
         rows_per_block: Rows evaluated at once, rounded up to whole users; what is needed of earlier ones lies on disk.
         notes: What a reader of the table has to know; they stand below it.
 
@@ -83,9 +86,8 @@ def evaluate(
     out_dir.mkdir(parents=True, exist_ok=True)
     counts = prepared.items[Columns.TRAIN_COUNT].to_numpy()
     slices = row_slices(targets, counts, config.slices)
-    work = _Work(
-        prepared, rankings, config, targets, slices, user_blocks(targets.user_index, rows_per_block), out_dir, ids
-    )
+    blocks, quality = user_blocks(targets.user_index, rows_per_block), ListQuality.of(prepared, config, vectors)
+    work = _Work(prepared, rankings, config, targets, slices, blocks, out_dir, ids, quality)
     rows: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []
     references = {exclude: work.reference_values(exclude) for exclude in config.filters} if config.reference else {}
@@ -103,7 +105,8 @@ def evaluate(
     metrics.write_parquet(out_dir / METRICS_FILE)
     comparisons = pl.DataFrame(compared, schema=_COMPARISONS_SCHEMA)
     comparisons.write_parquet(out_dir / COMPARISONS_FILE)
-    summary = {**_summary(metrics, comparisons, slices, targets, config), "notes": list(notes)}
+    notes = [*notes, *quality.notes]
+    summary = {**_summary(metrics, comparisons, slices, targets, config), "notes": notes}
     write_json(out_dir / SUMMARY_FILE, {**summary, "metrics": metrics.to_dicts()})
     return summary
 
@@ -189,12 +192,14 @@ class _Work:
     blocks: list[slice]
     scratch: Path
     ids: IdArray | None
+    quality: ListQuality
 
     @property
     def names(self) -> list[str]:
-        """Metrics, in the order of the columns: by item, then by semantic ID."""
+        """Metrics, in the order of the columns: by item, then by semantic ID, then what else is said of lists."""
         kinds = ("",) if self.ids is None else ("", BY_ID)
-        return [f"{metric}{kind}@{k}" for kind in kinds for k in self.config.ks for metric in ROW_METRICS]
+        hits = [f"{metric}{kind}@{k}" for kind in kinds for k in self.config.ks for metric in ROW_METRICS]
+        return [*hits, *self.quality.names]
 
     def reference_values(self, exclude: bool) -> RowStore:
         """Metrics of the reference, one block of rows after the other."""
@@ -230,6 +235,7 @@ class _Work:
             as_ids = (rank_ids(ranked, self.ids), target_ids(targets, self.ids))
             by_id = row_metrics(*as_ids, self.config.ks, first_row=rows.start)
             found |= {name.replace("@", f"{BY_ID}@"): values for name, values in by_id.items()}
+        found |= self.quality.values(ranked, targets)
         return np.stack([found[name] for name in self.names], axis=1)
 
 

@@ -6,8 +6,12 @@ goes on where it was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.manifest import read_json
@@ -78,16 +82,20 @@ def compare_systems(
     out_dir: Path,
     seed: int,
     ids: IdArray | None = None,
+    vectors: npt.NDArray[np.floating] | None = None,
     policy_seconds: float | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Put all systems into one table; without another reference, all are compared with the served list.
 
     Args:
         ids: ``[I]`` number of each item's semantic ID, where ``config.by_id`` asks for figures by ID.
+        vectors: ``[I, D]`` item vectors, which diversity is measured by.
         policy_seconds: Training time of the policy, told beside what the baselines took.
+        notes: What else a reader of the table has to know.
     """
     kept = read_json(baselines_dir / SYSTEMS_FILE)
     rankings = {**generative, **read_rankings(baselines_dir, kept["systems"], kept["filters"])}
-    reference, notes = table_notes(kept, config.reference or SERVED, policy_seconds)
+    reference, said = table_notes(kept, config.reference or SERVED, policy_seconds)
     with_reference = config.model_copy(update={"reference": reference})
-    return evaluate(prepared, rankings, with_reference, out_dir, seed, ids=ids, notes=notes)
+    return evaluate(prepared, rankings, with_reference, out_dir, seed, ids=ids, vectors=vectors, notes=[*said, *notes])

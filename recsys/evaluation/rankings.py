@@ -38,6 +38,9 @@ UNALIGNED_BEAM: Final = "before alignment (beam)"
 UNALIGNED_SERVED: Final = "before alignment (served)"
 """The same two orders by the policy as `train` left it, shown where alignment is on."""
 
+OWN_SYSTEMS: Final = (BEAM, GUIDED, DENSE, SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED)
+"""Rankings of the policy; baselines have their own names."""
+
 CURVES_FILE: Final = "curves.parquet"
 """Training curves, beside what was trained."""
 
