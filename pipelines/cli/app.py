@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.data_tools import audit
+from pipelines.cli.data_tools import audit, check_table
 from pipelines.cli.datasets import export_recbole, fetch
 from pipelines.cli.options import (
     AppendOption,
@@ -265,6 +265,7 @@ def promote(
 for _verb in (recommend, histories, report, simulate, fetch, validate, audit, reproduce, doctor):
     app.command()(_verb)
 app.command(name="export-recbole")(export_recbole)
+app.command(name="check-table")(check_table)
 
 
 def _print_report(config: RunConfig, report: RunReport) -> None:

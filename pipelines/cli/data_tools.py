@@ -1,4 +1,4 @@
-"""Verbs that look at data: the leakage audit."""
+"""Verbs that look at what is there: the leakage audit, and tables of figures that others printed."""
 
 from __future__ import annotations
 
@@ -37,3 +37,26 @@ def audit(
     if strict and result["severe"]:
         worst = [found["code"] for found in result["findings"] if found["severity"] == "severe"]
         raise DataError(f"audit: {len(worst)} severe leaks ({', '.join(dict.fromkeys(worst))}); see '{path}'")
+
+
+def check_table(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, Parquet, or text with a Markdown table.")],
+    percent: Annotated[bool, typer.Option("--percent", help="Its figures are per cent.")] = False,
+) -> None:
+    """Find cells of a printed table of HR and NDCG that no ranking could give; exit code 3 when there are any.
+
+    Every row asks for one item, as in leave-one-out tables. A hit at rank r adds 1 to HR@k and 1 / log2(r + 1) to NDCG@k, so
+    what NDCG can gain between two cut-offs is bounded by what HR gains.
+
+    Example: recsys check-table table1.csv
+    """
+    from pipelines.reproduction.arithmetic import impossible_cells
+    from pipelines.reproduction.printed_table import read_printed
+
+    rows = read_printed(file, percent=percent)
+    found = [(row.name, said) for row in rows for said in impossible_cells(row.values)]
+    for name, said in found:
+        print(f"{name}: {said}")
+    if found:
+        raise DataError(f"check-table: {len(found)} contradictions in {len(rows)} rows of '{file}'")
+    print(f"{len(rows)} rows, no contradictions")

@@ -73,6 +73,8 @@ def write_report(
     if ranked is not None:
         sources = _optional_json(evaluation_dir / SOURCES_FILE)
         sections.append(("ranker", "Candidates and ranker", second_stage_section(ranked, sources)))
+    if (beyond := _beyond_hits(summary, systems)) is not None:
+        sections.append(("lists", "Lists beyond hits", beyond))
     sections.append(("cutoffs", "Metrics by cut-off", _by_cutoff(summary, metrics, systems)))
     sections.append(("slices", "Slices", _slices(summary, metrics, systems)))
     if curves is not None and not curves.is_empty():
@@ -169,6 +171,40 @@ def _paired(summary: Mapping[str, Any], comparisons: pl.DataFrame, systems: list
         "and clearly so where the whole interval is. Intervals are not corrected for the number of comparisons."
     )
     return note + figures.forest(comparisons, summary["headline"], systems)
+
+
+_BEYOND = {
+    "coverage": "share of the catalogue that somebody gets",
+    "gini": "how unequally places are spread over the catalogue, 0 evenly",
+    "novelty": "mean self-information of the items, bits: more is less popular",
+    "diversity": "mean cosine distance of the pairs of a list",
+    "vendi": "effective number of different items in a list",
+    "calibration": "distance of the list's categories from the history's, nats: less is closer",
+}
+
+
+def _beyond_hits(summary: Mapping[str, Any], systems: list[str]) -> str | None:
+    """What the lists are like beside their hits; nothing is best here, so nothing is marked."""
+    name = next(name for name in FILTER_WORDS if name in summary["systems"][systems[0]])
+    k = summary["headline"][0].rpartition("@")[2]
+    found = {system: summary["systems"][system][name] for system in systems}
+    shown = [metric for metric in _BEYOND if f"{metric}@{k}" in found[systems[0]]]
+    if not set(shown) - {"coverage", "gini"}:
+        return None
+    head = "".join(f"<th>{escape(metric)}@{k}</th>" for metric in shown)
+    body = ""
+    for system in systems:
+        values = [found[system][f"{metric}@{k}"]["mean"] for metric in shown]
+        cells = "".join(
+            f'<td data-label="{escape(metric)}@{k}">{"–" if is_unknown(value) else f"{value:.3f}"}</td>'
+            for metric, value in zip(shown, values, strict=True)
+        )
+        body += f"<tr><td>{escape(system)}</td>{cells}</tr>"
+    said = "; ".join(f"{metric}: {_BEYOND[metric]}" for metric in shown)
+    return (
+        f'<div class="scroll"><table class="cards"><thead><tr><th>system</th>{head}</tr></thead><tbody>{body}</tbody>'
+        f"</table></div>{paragraph(f'The first {k} places, {FILTER_WORDS[name]}. {said}.')}"
+    )
 
 
 def _by_cutoff(summary: Mapping[str, Any], metrics: pl.DataFrame, systems: list[str]) -> str:
