@@ -69,7 +69,8 @@ def other_rankings(
     if not names:
         return {}, []
     _check_names(names, [*OWN_SYSTEMS, *read_json(baselines_dir / SYSTEMS_FILE)["systems"]])
-    targets, width, notes = prepared.targets(settings.split_code), settings.ks[-1], []
+    targets, width = prepared.targets(settings.split_code), settings.ks[-1]
+    notes: list[str] = []
 
     def missing(name: str) -> dict[bool, Path]:
         paths = {exclude: ranking_folder(out_dir / ".rankings", name, exclude) for exclude in settings.filters}

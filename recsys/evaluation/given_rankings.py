@@ -143,10 +143,9 @@ def _read(name: str, path: Path, where: str) -> pl.DataFrame:
         )
     if not table[Columns.RANK].dtype.is_integer():
         raise DataError(f"{where}: rank is {table[Columns.RANK].dtype}, expected whole numbers from 1; cast it")
-    if len(table) and int(table[Columns.RANK].min() or 0) < 1:
-        raise DataError(
-            f"{where}: the smallest rank is {table[Columns.RANK].min()}, expected 1 for the best; add to it"
-        )
+    smallest = int(table[Columns.RANK].to_numpy().min(initial=1))
+    if smallest < 1:
+        raise DataError(f"{where}: the smallest rank is {smallest}, expected 1 for the best; add to it")
     for column in (Columns.RANK, Columns.ITEM_ID):
         twice = table.filter(pl.struct(Columns.USER_ID, column).is_duplicated())
         if len(twice):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,3 +202,29 @@ def test_one_key_changed_runs_only_what_depends_on_it(
     won = "(champion)" in printed.out
     assert ran == dependants | ({"recommend"} if won else set())
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_other_systems_stand_in_the_table(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's own version and bundle answer the served list to the last digit; lists of a file are one more row."""
+    output = tmp_path / "run"
+    shutil.copytree(finished.output, output)
+    own = artifacts(output)
+    others = {
+        "rankings.shop": own["candidates"].path,
+        "models.version": "models:/tiny/1",
+        "models.bundle": own["bundle"].path,
+    }
+    arguments = ["--config", str(finished.recipe), f"output_dir={output}", "evaluate.baselines=[popularity, markov]"]
+    evaluate = ["evaluate", *arguments, *(f"evaluate.{key}={value}" for key, value in others.items())]
+    assert call(*evaluate) == 0
+    said = capsys.readouterr().out
+    figures = {line[:28].strip(" *"): line[28:].replace("=", " ").split() for line in said.splitlines()}
+    served = figures["generative (served)"]
+    assert figures["version"] == figures["bundle"] == served
+    assert "shop: lists of" in said  # users without a row in the split
+    assert call(*evaluate) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert call("evaluate", *arguments, "evaluate.models.other=models:/tiny/9") == 4
+    assert "'tiny' has the versions 1" in capsys.readouterr().err
