@@ -29,11 +29,11 @@ from recsys.contracts.manifest import write_json
 from recsys.contracts.ranking import RankedItems
 from recsys.evaluation.by_id import IdArray, rank_ids, target_ids
 from recsys.evaluation.config import BY_ID, EvaluateConfig
-from recsys.evaluation.list_quality import ListQuality
 from recsys.evaluation.per_user import PerUserFile
 from recsys.evaluation.rankings import ROWS_PER_BLOCK, rows_of
 from recsys.evaluation.slices import ALL_ROWS, Mask, row_slices
 from recsys.metrics.bootstrap import ResampledMeans, UserSums
+from recsys.metrics.list_quality import ListQuality
 from recsys.metrics.ranking import ROW_METRICS, Values, coverage_of, exposures, gini_of, row_metrics
 from recsys.metrics.row_store import RowStore
 
@@ -86,7 +86,8 @@ def evaluate(
     out_dir.mkdir(parents=True, exist_ok=True)
     counts = prepared.items[Columns.TRAIN_COUNT].to_numpy()
     slices = row_slices(targets, counts, config.slices)
-    blocks, quality = user_blocks(targets.user_index, rows_per_block), ListQuality.of(prepared, config, vectors)
+    blocks = user_blocks(targets.user_index, rows_per_block)
+    quality = ListQuality.of(prepared, config.list_metrics, config.headline_k, vectors)
     work = _Work(prepared, rankings, config, targets, slices, blocks, out_dir, ids, quality)
     rows: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []

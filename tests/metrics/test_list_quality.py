@@ -15,8 +15,8 @@ from recsys.contracts.errors import DataError
 from recsys.contracts.ranking import RankedItems
 from recsys.evaluation.config import EvaluateConfig
 from recsys.evaluation.evaluate import evaluate
-from recsys.evaluation.list_quality import ListQuality
 from recsys.metrics.beyond_accuracy import self_information, unit_vectors, vendi_score
+from recsys.metrics.list_quality import ListQuality
 from tests.toy.dataset import ring_prepared
 
 CONFIG = EvaluateConfig(ks=(1, 4), filter_seen="unfiltered", baselines=(), resamples=100)
@@ -72,15 +72,15 @@ def test_none_are_asked_for(prepared: Dataset, tmp_path: Path) -> None:
 
 def test_blocks_do_not_matter(prepared: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.eye(prepared.spec.num_items, dtype=np.float32)
-    quality, targets = ListQuality.of(prepared, CONFIG, vectors), prepared.targets(TEST)
+    quality, targets = ListQuality.of(prepared, CONFIG.list_metrics, 4, vectors), prepared.targets(TEST)
     whole = quality.values(lists(prepared), targets)
-    monkeypatch.setattr("recsys.evaluation.list_quality._ROWS", 7)
+    monkeypatch.setattr("recsys.metrics.list_quality._ROWS", 7)
     for name, values in quality.values(lists(prepared), targets).items():
         np.testing.assert_array_equal(values, whole[name])
 
 
 def test_refusals(prepared: Dataset) -> None:
     with pytest.raises(DataError, match="3 item vectors for 12 items"):
-        ListQuality.of(prepared, CONFIG, np.ones((3, 2)))
+        ListQuality.of(prepared, CONFIG.list_metrics, 4, np.ones((3, 2)))
     with pytest.raises(ValidationError, match="list_metrics names one twice"):
         EvaluateConfig.model_validate({"list_metrics": ["vendi", "vendi"]})

@@ -8,7 +8,7 @@ Shape legend: b rows of a block, k places, I items, D vector width, C categories
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -20,7 +20,6 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.errors import DataError
 from recsys.contracts.ranking import RankedItems
-from recsys.evaluation.config import LIST_METRICS, EvaluateConfig
 from recsys.metrics.beyond_accuracy import (
     Values,
     Vectors,
@@ -62,10 +61,14 @@ class ListQuality:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, prepared: Dataset, config: EvaluateConfig, vectors: npt.NDArray[np.floating] | None) -> ListQuality:
+    def of(
+        cls, prepared: Dataset, metrics: Sequence[str], k: int, vectors: npt.NDArray[np.floating] | None
+    ) -> ListQuality:
         """Collect what the metrics need.
 
         Args:
+            metrics: Those asked for, of novelty, diversity, vendi and calibration.
+            k: Places looked at.
             vectors: ``[I, D]`` by item_index; ``None`` leaves out what needs them.
 
         Raises:
@@ -77,17 +80,17 @@ class ListQuality:
         reasons = {} if vectors is not None else dict.fromkeys(NEEDS_VECTORS, "no item vectors were given")
         if spec.num_categories < 2:
             reasons["calibration"] = "the data have no categories"
-        wanted = tuple(name for name in LIST_METRICS if name in config.list_metrics and name not in reasons)
-        left_out = [name for name in config.list_metrics if name in reasons]
+        wanted = tuple(name for name in metrics if name not in reasons)
+        left_out = [name for name in metrics if name in reasons]
         return cls(
             metrics=wanted,
-            k=config.headline_k,
+            k=k,
             information=self_information(items[Columns.TRAIN_COUNT].to_numpy()),
             units=unit_vectors(vectors) if vectors is not None and set(wanted) & set(NEEDS_VECTORS) else None,
             category=items[Columns.CATEGORY_INDEX].to_numpy().astype(np.int64),
             num_categories=spec.num_categories,
             history_items=prepared.history.item,
-            notes=tuple(f"{name}@{config.headline_k} is left out: {reasons[name]}" for name in left_out),
+            notes=tuple(f"{name}@{k} is left out: {reasons[name]}" for name in left_out),
         )
 
     @property
