@@ -214,14 +214,23 @@ class Dataset:
         """The table ``sessions.parquet``, row number = session_index."""
         return self._table("sessions.parquet", at_most={Columns.USER_INDEX: self.spec.num_users - 1})
 
-    def targets(self, split: int) -> Targets:
-        """Read the targets of one split (:data:`~recsys.contracts.columns.TRAIN`, ``VALID`` or ``TEST``)."""
+    def target_rows(self) -> pl.DataFrame:
+        """Read the table ``targets.parquet``, the rows of all splits."""
         limits = {
             Columns.USER_INDEX: self.spec.num_users - 1,
             Columns.TARGETS: self.spec.num_items - 1,
             Columns.HISTORY_END: len(self.history.item),
         }
-        table = self._table("targets.parquet", at_most=limits).filter(pl.col(Columns.SPLIT) == split)
+        return self._table("targets.parquet", at_most=limits)
+
+    def targets(self, split: int, rows: pl.DataFrame | None = None) -> Targets:
+        """Return the targets of one split (:data:`~recsys.contracts.columns.TRAIN`, ``VALID`` or ``TEST``).
+
+        Args:
+            split: Its code.
+            rows: What :meth:`target_rows` gave, for who asks for several splits; ``None`` reads it.
+        """
+        table = (self.target_rows() if rows is None else rows).filter(pl.col(Columns.SPLIT) == split)
         lists = table[Columns.TARGETS]
         lengths = lists.list.len().to_numpy().astype(np.int64)
         return Targets(

@@ -169,15 +169,20 @@ class AskedRows:
         return {"split": self.split, "rows": int(touched.sum()), "of": len(self), "examples": examples}
 
 
-def asked_rows(dataset: Dataset, arrays: Arrays, split: int) -> AskedRows:
+def asked_rows(dataset: Dataset, arrays: Arrays, split: int, table: pl.DataFrame | None = None) -> AskedRows:
     """Read the rows of a split and find their first right items.
 
     A user's only row of a split begins where the split begins; of several rows each begins at its own event, which is where
     its history should end. Where another item stands there, the user's events of the split are searched.
+
+    Args:
+        dataset, arrays: The data.
+        split: ``VALID`` or ``TEST``.
+        table: The rows of all splits, where they have been read.
     """
     if split == TRAIN:
         raise ValueError("train rows are not asked; give VALID or TEST")
-    targets = dataset.targets(split)
+    targets = dataset.targets(split, table)
     start, end = arrays.window(split)
     user = np.asarray(targets.user_index)
     several = np.bincount(user, minlength=len(start))[user] > 1

@@ -90,8 +90,9 @@ def audit(dataset: Dataset, inputs: AuditInputs, *, quick: bool = False) -> dict
     arrays = Arrays.of(dataset)
     found: list[Finding] = []
     counts: dict[str, int] = {}
+    table = dataset.target_rows()
     for split in AUDITED:
-        rows = asked_rows(dataset, arrays, split)
+        rows = asked_rows(dataset, arrays, split, table)
         counts[rows.split] = len(rows)
         if len(rows):
             found += _checks(dataset, arrays, rows, inputs, quick=quick)
