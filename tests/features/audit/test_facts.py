@@ -105,6 +105,13 @@ def test_a_long_log_is_shown_in_longer_steps(tmp_path: Path) -> None:
     assert sum(found["over_time"]["events"]) == 12
 
 
+@pytest.mark.parametrize(("days", "step", "steps"), [(119, "day", 120), (120, "week", 18)])
+def test_120_days_are_shown_by_day_and_one_more_by_week(tmp_path: Path, days: int, step: str, steps: int) -> None:
+    found = facts_of(tmp_path, [(1, 1, 0), (1, 2, DAY), (1, 3, days * DAY)])["over_time"]
+    assert (found["step"], len(found["events"]), sum(found["events"])) == (step, steps, 3)
+    assert found["from"][0] == "2022-04-16"
+
+
 @pytest.mark.parametrize(
     ("ids", "odd"),
     [
