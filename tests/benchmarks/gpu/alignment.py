@@ -57,7 +57,8 @@ def trained(bench: Bench, dataset: Dataset, ids: SemanticIds, folder: Path) -> G
         max_epochs=bench.size(5, 3), batch_size=bench.size(256, 16), validation_users=users, validate_every_epochs=100
     )
     decode = DecodeConfig(beam_width=bench.size(20, 5))
-    train_policy(TrainingInputs(dataset, ids, model, config, decode, seed=17), folder, SilentProgress())
+    inputs = TrainingInputs(dataset, ids, model, config, decode, seed=17, device=bench.device)
+    train_policy(inputs, folder, SilentProgress())
     return load_policy(folder / "model", ids.digest).to(bench.device)
 
 
@@ -136,8 +137,9 @@ def reward_model(bench: Bench, dataset: Dataset, ids: SemanticIds) -> SessionRew
         combination=CombinationConfig(),
     )
     rates = torch.zeros(dataset.spec.num_items + 1, 1)
-    return (
-        SessionRewardModel(spec, ItemCatalogue.from_items(dataset.items, ids.codes), None, rates)
-        .to(bench.device)
-        .eval()
-    )
+    model = SessionRewardModel(spec, ItemCatalogue.from_items(dataset.items, ids.codes), None, rates)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # as it is built, every session has the same value
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.to(bench.device).eval()

@@ -19,7 +19,7 @@ from recsys.data.batch import TrainingBatch
 from recsys.decoding.config import DecodeConfig
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
-from recsys.model.summary import summarise
+from recsys.model.summary import summarise, training_flops
 from recsys.runtime import SilentProgress
 from recsys.training.config import TrainConfig
 from recsys.training.fit import train_policy
@@ -83,6 +83,7 @@ class TrainingStep:
     ) -> None:
         sampled = SAMPLED_ITEMS if policy.spec.dataset.num_items > FULL_SOFTMAX_ITEMS else None
         self.config = TrainConfig(dense_sampled_items=sampled)
+        self.scored_items = policy.spec.dataset.num_items if sampled is None else sampled + 1
         ids: Any = None  # only validation asks for semantic IDs
         self.module = PolicyModule(policy, self.config, DecodeConfig(), ids, total_steps=1000)
         self.module.log = lambda *_, **__: None  # type: ignore[method-assign]  # no trainer to log to
@@ -124,7 +125,8 @@ def measure(
         policy = worlds.policy_on(bench.device, config, codes, shape.codebook, session=shape.session).train()
         sizes = summarise(policy, history=shape.events)
         examples = random_batch(policy, shape, batch)
-        targets = int((examples.target_BPM > 0).sum())
+        counts = examples.asked.counts
+        targets = int(counts.items_G.sum())
         if compile_blocks:
             compiled(policy, bench.smoke)
         step = TrainingStep(bench, policy, examples.to(bench.device), mixed=mixed)
@@ -132,12 +134,12 @@ def measure(
         first = float(step())
         first_seconds = time.perf_counter() - start
         seconds = bench.seconds(step, 6, 2)
-        flops = targets * sizes.train_mflops_per_target * 1e6
+        flops = training_flops(policy, counts, len(counts.items_G), step.scored_items)
         return {
             "ms": round(seconds * 1e3, 2),
             "targets_per_s": round(targets / seconds),
             "mfu": round(flops / seconds / bench.roofs["bf16" if mixed else "f32"], 4),
-            "gflop_per_target": round(sizes.train_mflops_per_target / 1e3, 4),
+            "gflop_per_target": round(flops / targets / 1e9, 4),
             "parameters_m": round(sizes.total / 1e6, 1),
             "first_step_s": round(first_seconds, 1),
             "peak_gb": bench.peak_gb(),
@@ -259,14 +261,14 @@ def beauty(bench: Bench) -> None:
         }
         decode = DecodeConfig(beam_width=bench.size(50, 5))
 
-        def run(name: str, clock: EpochClock, **changes: Any) -> dict[str, Any]:
+        def run(name: str, clock: EpochClock, device: torch.device, **changes: Any) -> dict[str, Any]:
             config = TrainConfig(**{**train, **changes})
-            inputs = TrainingInputs(dataset, ids, model, config, decode, seed=17)
+            inputs = TrainingInputs(dataset, ids, model, config, decode, seed=17, device=device)
             return train_policy(inputs, Path(folder) / name, SilentProgress(), [clock])
 
         clock = EpochClock(bench)
         precision = "bf16-mixed" if bench.is_gpu else "32-true"
-        report = run("gpu", clock, precision=precision, accelerator="gpu" if bench.is_gpu else "cpu")
+        report = run("gpu", clock, bench.device, precision=precision)
         seconds = min(clock.seconds)
         rate = report["targets_per_epoch"] / seconds
         figures = {"source": source, "epoch_s": round(seconds, 2), "targets_per_s": round(rate)}
@@ -285,7 +287,7 @@ def cpu_core_rate(run: Callable[..., dict[str, Any]], bench: Bench) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run("cpu", EpochClock(bench, stop_after=bench.size(CPU_SECONDS, 0)), accelerator="cpu", precision="32-true")
+        run("cpu", EpochClock(bench, stop_after=bench.size(CPU_SECONDS, 0)), torch.device("cpu"))
     except StopEarly as stopped:
         return stopped.rate
     finally:
