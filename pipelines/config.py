@@ -18,7 +18,7 @@ from features.audit.changes import ChangesConfig
 from features.build import FeaturesConfig
 from features.item_embeddings import EmbedConfig
 from features.sources import SourceConfig
-from pipelines.release.gate import PromoteConfig
+from pipelines.release.gate.config import PromoteConfig
 from pipelines.release.tracking import TrackingConfig
 from recsys.alignment.config import AlignConfig
 from recsys.config import FrozenConfig, apply_overrides, read_recipe, validate

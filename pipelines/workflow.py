@@ -17,7 +17,7 @@ from pipelines.engine.code_version import PROJECT_ROOT
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.stage import PlannedStage, explain, make_plan, with_ancestors
 from pipelines.placement import check_placements, say_placement
-from pipelines.release.gate import Gate, GateDecision
+from pipelines.release.gate.keeper import Gate, GateDecision
 from pipelines.release.nights import NightCheck, champion_data
 from pipelines.release.tracking import Tracker, git_sha, tracked
 from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAGES, stages_of
@@ -90,7 +90,7 @@ class Workflow:
 
         Raises:
             ArtifactError: MLflow cannot be reached; the stages' results are kept.
-            GateRefused: The gate refused and the configuration says that this fails the run.
+            GateRefused: The gate refused, and the configuration says that this fails the run or there is no champion.
         """
         self.runner.extend = append
         check_placements((stage.name for stage in stages_of(self.config)), self.config)
@@ -100,7 +100,7 @@ class Workflow:
             self.runner.run_all(stage for stage in stages_of(self.config) if stage is not RECOMMEND)
             version, registered = self._register(self.runner.outcomes[EXPORT.name].artifact)
             decision = self._decide(version)
-            if not decision.promoted and self.config.promote.on_refusal == "fail":
+            if not decision.promoted and (decision.champion is None or self.config.promote.on_refusal == "fail"):
                 raise GateRefused(_refusal(version, decision))
             outcome, served_by = self._recommend(self.runner.outcomes[PREPARE.name].artifact)
         return RunReport(self.runner.outcomes, version, decision, outcome.artifact.path, served_by, registered)
@@ -252,7 +252,7 @@ class Workflow:
         return version, True
 
     def _version_tags(self, bundle: Artifact) -> dict[str, str]:
-        from serving.registry.model_registry import BUNDLE_TAG
+        from serving.registry.aliases import BUNDLE_TAG
 
         parents = bundle.manifest.parents
         tags = {
@@ -270,7 +270,7 @@ class Workflow:
     def _decide(self, version: Version) -> GateDecision:
         outcomes = self.runner.outcomes
         config = self.config
-        gate = Gate(self.registry(), self.store, config.output_dir, config.promote, config.seed, config.device)
+        gate = Gate(self.registry(), self.store, config.output_dir, config.promote, config.device)
         decision = gate.decide(version, outcomes[EVALUATE.name].artifact, outcomes[PREPARE.name].artifact)
         log = logger.info if decision.promoted else logger.warning
         log(
@@ -283,7 +283,7 @@ class Workflow:
 
     def _recommend(self, prepared: Artifact) -> tuple[Outcome, str]:
         """Write candidates with the champion, or the model that the configuration names."""
-        from serving.registry.model_registry import CHAMPION
+        from serving.registry.aliases import CHAMPION
 
         reference = self.config.recommend.model or f"models:/{self.config.registered_name}@{CHAMPION}"
         bundle, pinned = self.open_model(reference)
@@ -295,7 +295,7 @@ class Workflow:
         """Open the bundle behind a reference or folder, and pin aliases to the version they mean now."""
         if not reference.startswith("models:/"):
             return open_artifact(Path(reference), EXPORT.kind), reference
-        from serving.registry.model_registry import BUNDLE_TAG
+        from serving.registry.aliases import BUNDLE_TAG
 
         registry = self.registry()
         version = registry.resolve(reference)
@@ -333,7 +333,8 @@ def describe_plan(config: RunConfig, verb: str | None = None) -> list[dict[str, 
 
 
 def _refusal(version: Version, decision: GateDecision) -> str:
+    stays = "there is still none" if decision.champion is None else f"version {decision.champion} stays"
     return (
-        f"version {version.number} of '{version.name}' does not become champion: {decision.reason}; version "
-        f"{decision.champion} stays. Loosen promote.tolerance or promote.rule, or move the alias yourself if you know better"
+        f"version {version.number} of '{version.name}' does not become champion: {decision.reason}; {stays}. If you know "
+        f"better: `recsys rollback --to {version.number}` moves the alias, and the keys of `promote` say what is asked"
     )

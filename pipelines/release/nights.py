@@ -152,7 +152,7 @@ def champion_data(registry: Callable[[], Registry], store: ArtifactStore, name: 
 
     The bundle is read from this folder's artefacts where it lies there, else fetched from the registry.
     """
-    from serving.registry.model_registry import BUNDLE_TAG, CHAMPION
+    from serving.registry.aliases import BUNDLE_TAG, CHAMPION
 
     try:
         opened = registry()

@@ -1,6 +1,6 @@
 """The MLflow registry: bundles become versions, versions carry aliases, and a reference becomes a bundle folder again.
 
-Aliases: ``champion`` is what serves, ``challenger`` the newest version, ``previous`` the champion before (for a rollback).
+What aliases and tags mean: :mod:`serving.registry.aliases`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, ConfigError
 from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import BUNDLE_FILE, BundleInfo, read_info
+from serving.registry.aliases import BUNDLE_TAG, CHALLENGER
 from serving.registry.file_store import check_there, database_of
 from serving.registry.mlflow_client import connect, shown, translated_errors
 
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
-CHAMPION: Final = "champion"
-CHALLENGER: Final = "challenger"
-PREVIOUS: Final = "previous"
-BUNDLE_TAG: Final = "bundle_digest"
 REQUIREMENTS: Final = (
     "mlflow",
     "torch",
@@ -75,12 +72,17 @@ class Registry:
 
     def find_bundle(self, name: str, bundle_digest: str) -> Version | None:
         """Return the version made of this bundle, if it was registered before."""
-        with translated_errors(self.uri):
-            found = self.client.search_model_versions(f"name='{name}'")
-        for version in sorted(found, key=lambda one: int(one.version)):
+        for version in self.versions(name):
             if version.tags.get(BUNDLE_TAG) == bundle_digest:
-                return Version(name, str(version.version), dict(version.tags))
+                return version
         return None
+
+    def versions(self, name: str) -> list[Version]:
+        """Return all versions of a model, oldest first; none where no model is called so."""
+        with translated_errors(self.uri):
+            found = list(self.client.search_model_versions(f"name='{name}'"))
+        ordered = sorted(found, key=lambda one: int(one.version))
+        return [Version(name, str(version.version), dict(version.tags)) for version in ordered]
 
     def register(self, bundle: Path, run_id: str, tags: Mapping[str, str]) -> Version:
         """Log a bundle into an MLflow run as a model from code, and register it; the new version becomes challenger.
@@ -94,7 +96,7 @@ class Registry:
             with translated_errors(self.uri):
                 model_uri = _log_model(bundle, info, run_id)
                 known = self._create_version(info.name, model_uri, run_id, dict(tags))
-        self.set_alias(known, CHALLENGER)
+        self.point(known.name, CHALLENGER, known.number)
         return known
 
     def by_alias(self, name: str, alias: str) -> Version | None:
@@ -110,10 +112,28 @@ class Registry:
                 raise
         return Version(name, str(found.version), dict(found.tags))
 
-    def set_alias(self, version: Version, alias: str) -> None:
+    def aliases(self, name: str) -> dict[str, str]:
+        """Return the version number of each alias of a model; empty where no model is called so."""
+        from mlflow.exceptions import MlflowException
+
+        with translated_errors(self.uri):
+            try:
+                found = self.client.get_registered_model(name).aliases
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return {}
+                raise
+        return {str(alias): str(number) for alias, number in found.items()}
+
+    def point(self, name: str, alias: str, number: str) -> None:
         """Move an alias to a version."""
         with translated_errors(self.uri):
-            self.client.set_registered_model_alias(version.name, alias, version.number)
+            self.client.set_registered_model_alias(name, alias, number)
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Take an alias away."""
+        with translated_errors(self.uri):
+            self.client.delete_registered_model_alias(name, alias)
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         """Write tags on a version."""

@@ -188,3 +188,17 @@ def of_policy_ablation(rows: Rows, num_rows: int) -> str:
         f"Of {len(changes)} changes, measured on {seeds} seed(s), {listed} HR@10 of the dense head by more than twice the "
         "standard error."
     )
+
+
+def of_gate(rows: Rows) -> str:
+    """The rows of 10,000 users at spread 1."""
+    found = [row for row in rows if (row[1], row[2]) == ("10,000", "1")]
+    if not found:
+        return "No row of 10,000 users at spread 1 was asked for."
+    return (
+        f"At 10,000 rows and spread 1 equal models are refused in {span((float(row[3]) for row in found), '.1%')} of "
+        f"nights, models 3 % worse pass in {span((float(cell) for row in found for cell in row[4:6]), '.1%')}, models 5 % "
+        "better in "
+        f"{span((float(row[6]) for row in found), '.0%')}; sixty nights of 1 % losses stay within the budget in "
+        f"{span((float(row[9]) for row in found), '.1%')} of resamplings."
+    )

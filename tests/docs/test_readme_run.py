@@ -19,6 +19,7 @@ SMALL = [
     "model.width=32",
     "train.max_epochs=1",
     "evaluate.baselines=[popularity]",
+    "promote.floor=none",
     "threads=1",
 ]
 """What a test adds to README's `recsys run`, so that it takes seconds."""

@@ -99,7 +99,7 @@ def test_stage_sections_exist_and_cover_the_whole_configuration() -> None:
         "output_dir=elsewhere",
         "threads=3",
         "tracking.uri=http://x",
-        "promote.tolerance=0.5",
+        "promote.margin=0.5",
         "device=cpu",
         "device=cuda:3",
     ],

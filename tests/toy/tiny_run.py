@@ -18,6 +18,7 @@ tokenize: {codebook_size: 16, num_levels: 3}
 model: {preset: tiny, width: 32, max_history: 20}
 train: {max_epochs: 4, batch_size: 64, validation_users: 100, checkpoint_every_s: 0.2}
 decode: {beam_width: 50}
+promote: {floor: none}
 evaluate: {baselines: [popularity, markov]}
 recommend: {k: 10, users_per_shard: 100}
 """

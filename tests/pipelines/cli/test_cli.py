@@ -36,6 +36,7 @@ TINY = [
     "decode.beam_width=20",
     "evaluate.baselines=[popularity, markov]",
     "evaluate.ks=[1, 5, 10]",
+    "promote.floor=none",
     "recommend.k=5",
     "recommend.users_per_shard=100",
     "threads=1",

@@ -1,0 +1,198 @@
+"""The gate at work: evidence, verdict, record, aliases, tags.
+
+Reads versions and their evidence; moves the aliases ``champion``, ``previous`` and ``anchor``; adds to the record in
+``<output_dir>/promotions`` (:mod:`pipelines.release.gate.audit`).
+
+Order of writes: record, aliases under a journal, the tags that say "evaluated", the line of the log. A kill in between
+repeats or finishes the same moves; a champion that somebody moved back by hand after a decision stays where it was put.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pipelines.release.gate.aliases import AliasMovedError, AliasMover
+from pipelines.release.gate.audit import AuditLog
+from pipelines.release.gate.config import PromoteConfig
+from pipelines.release.gate.evidence import Witness
+from pipelines.release.gate.judge import Check, Evidence, Verdict, judge
+from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import Artifact, ArtifactStore
+from recsys.device import AUTO
+from serving.registry.aliases import ANCHOR, CHAMPION
+
+if TYPE_CHECKING:
+    from serving.registry.model_registry import Registry, Version
+
+logger = logging.getLogger("recsys.pipelines")
+
+GATE_AGAINST: Final = "gate_against"
+GATE_VERDICT: Final = "gate_verdict"
+MAX_TAG: Final = 4500
+"""Characters of a tag that every MLflow takes."""
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """The outcome of one decision.
+
+    Attributes:
+        promoted: The challenger is (now) champion.
+        reason: One sentence.
+        challenger, champion: Version numbers; ``champion`` is the one evaluated against, ``None`` when there was none.
+        moved: This call moved aliases.
+        numbers: Means, difference and its interval, where there was a comparison.
+        checks: Every question that was asked.
+    """
+
+    promoted: bool
+    reason: str
+    challenger: str
+    champion: str | None
+    moved: bool
+    numbers: dict[str, float] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Evaluates versions of one output folder.
+
+    Attributes:
+        registry: Where versions and aliases live.
+        store: Where evaluations live.
+        output_dir: Gets the record.
+        config: The rule.
+        device: Name of the device that versions answer on, as in a recipe.
+    """
+
+    registry: Registry
+    store: ArtifactStore
+    output_dir: Path
+    config: PromoteConfig
+    device: str = AUTO
+
+    def decide(self, challenger: Version, evaluation: Artifact, prepared: Artifact) -> GateDecision:
+        """Judge a version and move the aliases when it passes.
+
+        Args:
+            evaluation: Evaluation of the challenger.
+            prepared: The data it was evaluated on.
+
+        Raises:
+            ArtifactError: The alias ``champion`` is gone although there was one, or evidence is missing.
+        """
+        mover = AliasMover(self.registry, challenger.name, self.output_dir)
+        log = AuditLog(self.output_dir)
+        repaired = mover.repair()
+        if repaired is not None:
+            log.append("repaired", challenger.name, repaired)
+        champion = self.registry.by_alias(challenger.name, CHAMPION)
+        if champion is None:
+            self._refuse_lost_alias(challenger)
+        elif champion.number == challenger.number:
+            if GATE_VERDICT not in challenger.tags:  # killed between the move and the tags
+                self.registry.set_tags(challenger, {GATE_VERDICT: "pass"})
+                log.append("promoted", challenger.name, "an interrupted promotion", challenger=challenger.number)
+            return GateDecision(True, "it is the champion already", challenger.number, champion.number, moved=False)
+        elif challenger.tags.get(GATE_AGAINST) == champion.number:
+            before = challenger.tags.get(GATE_VERDICT, "compared")
+            reason = (
+                f"compared with version {champion.number} before ({before}): {challenger.tags.get('gate_reason', '')}"
+            )
+            return GateDecision(False, reason, challenger.number, champion.number, moved=False)
+        anchor = self._anchor(challenger.name, champion)
+        verdict = judge(self.gather(challenger, champion, anchor, evaluation, prepared), self.config)
+        decision = GateDecision(
+            verdict.promoted,
+            verdict.reason,
+            challenger.number,
+            None if champion is None else champion.number,
+            verdict.promoted,
+            verdict.numbers,
+            verdict.checks,
+        )
+        record = log.record(challenger.name, challenger.number, self._record(challenger, decision, anchor, evaluation))
+        try:
+            self._apply(mover, challenger, decision, verdict)
+        except AliasMovedError as moved:
+            log.append("overtaken", challenger.name, str(moved), record, challenger=challenger.number)
+            return GateDecision(False, str(moved), challenger.number, decision.champion, moved=False)
+        event = "promoted" if decision.promoted else "refused"
+        log.append(
+            event,
+            challenger.name,
+            decision.reason,
+            record,
+            challenger=challenger.number,
+            champion=decision.champion,
+            anchor=anchor.number if anchor else decision.champion,
+        )
+        return decision
+
+    def gather(
+        self,
+        challenger: Version,
+        champion: Version | None,
+        anchor: Version | None,
+        evaluation: Artifact,
+        prepared: Artifact,
+    ) -> Evidence:
+        """Collect what the verdict is made from."""
+        witness = Witness(self.registry, self.store, evaluation, prepared, self.config, self.device)
+        return witness.gather(challenger, champion, anchor)
+
+    def _anchor(self, name: str, champion: Version | None) -> Version | None:
+        """The best champion so far, ``None`` where the champion is it."""
+        anchor = None if champion is None else self.registry.by_alias(name, ANCHOR)
+        if anchor is None or champion is None or anchor.number == champion.number:
+            return None
+        return anchor
+
+    def _refuse_lost_alias(self, challenger: Version) -> None:
+        """Without its champion the next version would pass uncompared.
+
+        Raises:
+            ArtifactError: A version passed the gate before, and no version carries the alias.
+        """
+        passed = [one for one in self.registry.versions(challenger.name) if one.tags.get(GATE_VERDICT) == "pass"]
+        if passed:
+            last = max(passed, key=lambda one: int(one.number))
+            raise ArtifactError(
+                f"no version of '{challenger.name}' carries the alias '{CHAMPION}', and version {last.number} was made "
+                "champion before: the alias was deleted, so that there is nothing to compare with; put it back with "
+                f"`recsys rollback --to {last.number}`, or register under another name (export.registered_name)"
+            )
+
+    def _record(
+        self, challenger: Version, decision: GateDecision, anchor: Version | None, evaluation: Artifact
+    ) -> dict[str, Any]:
+        return {
+            **asdict(decision),
+            "anchor": decision.champion if anchor is None else anchor.number,
+            "model": challenger.name,
+            "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "evaluation_digest": evaluation.digest,
+            "rule": self.config.model_dump(mode="json"),
+            "challenger_tags": challenger.tags,
+        }
+
+    def _apply(self, mover: AliasMover, challenger: Version, decision: GateDecision, verdict: Verdict) -> None:
+        if decision.promoted:
+            mover.move(challenger.number, decision.champion)
+            if verdict.anchor_moves or self.registry.by_alias(challenger.name, ANCHOR) is None:
+                best = challenger.number if verdict.anchor_moves or decision.champion is None else decision.champion
+                self.registry.point(challenger.name, ANCHOR, best)
+        shown = json.dumps({check.name: [check.passed, check.numbers] for check in decision.checks})
+        tags = {
+            GATE_VERDICT: "pass" if decision.promoted else "refused",
+            "gate_reason": decision.reason[:MAX_TAG],
+            "gate_checks": shown if len(shown) <= MAX_TAG else "see the record in promotions/",
+            GATE_AGAINST: "none" if decision.champion is None else decision.champion,
+        }
+        self.registry.set_tags(challenger, tags)

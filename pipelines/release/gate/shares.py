@@ -1,0 +1,123 @@
+"""By what share one system's mean differs from another's on the same rows, and how sure that is.
+
+Reads a metric per row of two systems and whose rows they are; produces a :class:`Share`: pure arithmetic, without draws, so
+that the same rows always give the same verdict.
+
+Rows of one user are not independent, so users are the unit: with ``D`` the difference and ``R`` the reference summed over
+each of U users, the share is ``r = sum D / sum R``, and its error follows from ``e = D - r R`` as that of any ratio of
+sums, ``sqrt(U / (U - 1) sum e^2) / sum R``.
+
+Source: Cochran 1977, "Sampling Techniques", eq. 6.13 (ratio estimator), with Student's quantiles for U - 1 degrees.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Owners = npt.NDArray[np.integer]
+
+WANTED_POWER = 0.9
+"""With which an equal challenger is to pass, where the number of rows is named that this takes."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The difference of two means as a share of the second.
+
+    Attributes:
+        value: Such as -0.03; NaN where the reference's mean is 0.
+        error: Its standard error; infinite for fewer than two users.
+        base: Mean of the reference.
+        rows, users: Counted.
+    """
+
+    value: float
+    error: float
+    base: float
+    rows: int
+    users: int
+
+    def low(self, risk: float) -> float:
+        """One-sided lower bound, which is above the truth with probability ``risk``."""
+        return self.value - self._quantile(risk) * self.error if self.error else self.value
+
+    def high(self, risk: float) -> float:
+        """One-sided upper bound, which is below the truth with probability ``risk``."""
+        return self.value + self._quantile(risk) * self.error if self.error else self.value
+
+    def loss_p(self, margin: float) -> float:
+        """One-sided p-value of "the loss is at most ``margin``"."""
+        from scipy.special import stdtr
+
+        if not self.error:
+            return float(self.value >= -margin)
+        if not math.isfinite(self.error):
+            return 1.0
+        return float(stdtr(max(self.users - 1, 1), (self.value + margin) / self.error))
+
+    def rows_needed(self, margin: float, risk: float) -> int:
+        """About so many rows as different as these rule out ``margin`` for nine in ten equal challengers."""
+        if not math.isfinite(self.error):
+            return 0
+        wanted = margin / (self._quantile(risk) + self._quantile(1 - WANTED_POWER))
+        return math.ceil(self.rows * (self.error / wanted) ** 2)
+
+    def _quantile(self, risk: float) -> float:
+        from scipy.special import stdtrit
+
+        return float(stdtrit(max(self.users - 1, 1), 1 - risk))
+
+
+def share_of(challenger: Values, reference: Values, users: Owners, mask: Mask | None = None) -> Share:
+    """Compare two systems.
+
+    Args:
+        challenger: ``[N]`` metric per row; ``reference`` likewise, same rows in the same order.
+        users: ``[N]`` whose row it is.
+        mask: ``[N]`` rows that count; ``None`` means all.
+
+    Example:
+        >>> found = share_of(np.array([0.0, 0.5, 1.0]), np.array([0.5, 0.5, 1.0]), np.arange(3))
+        >>> found.value, found.base  # -0.5 of 2.0
+        (-0.25, 0.6666666666666666)
+    """
+    if mask is not None:
+        challenger, reference, users = challenger[mask], reference[mask], users[mask]
+    rows = len(reference)
+    differences, bases = challenger - reference, reference
+    if not bool((users[1:] > users[:-1]).all()):  # usually each user has one row, in order
+        distinct, owner = np.unique(users, return_inverse=True)
+        differences = np.bincount(owner, differences, minlength=len(distinct)).astype(np.float64)
+        bases = np.bincount(owner, bases, minlength=len(distinct)).astype(np.float64)
+    count, total = len(bases), float(bases.sum())
+    if total == 0:
+        return Share(math.nan, math.inf, 0.0, rows, count)
+    value = float(differences.sum()) / total
+    if count < 2:
+        return Share(value, math.inf, total / rows, rows, count)
+    residuals = differences - value * bases
+    error = math.sqrt(count / (count - 1) * float(residuals @ residuals)) / total
+    return Share(value, error if error > 1e-12 else 0.0, total / rows, rows, count)
+
+
+def holm(p_values: list[float], risk: float) -> list[bool]:
+    """Which hypotheses are rejected when the chance of one false rejection among all of them is at most ``risk``.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03], 0.05)  # 0.01 <= .05 / 3, then 0.03 > .05 / 2
+        [True, False, False]
+    """
+    rejected = [False] * len(p_values)
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[index] > risk / (len(p_values) - place):
+            break
+        rejected[index] = True
+    return rejected

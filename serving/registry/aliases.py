@@ -1,0 +1,15 @@
+"""Names of the aliases of a registered model, and of the tags that versions carry."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CHAMPION: Final = "champion"
+"""What serves."""
+CHALLENGER: Final = "challenger"
+"""The newest version."""
+PREVIOUS: Final = "previous"
+"""The champion before, for a rollback."""
+ANCHOR: Final = "anchor"
+"""The best champion so far: what all nights together are measured against."""
+BUNDLE_TAG: Final = "bundle_digest"

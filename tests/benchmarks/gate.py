@@ -1,0 +1,116 @@
+"""What the gate stops and what it lets through, by its own functions on rows of a real evaluation.
+
+Reads ``per_user.parquet`` of evaluations (``recsys evaluate``); how models and losses are made of them:
+:mod:`tests.toy.gate_nights`. Every number is a share of resamplings of the users.
+
+Run: ``python -m tests.benchmarks.gate --rows beauty=runs/beauty/artifacts/evaluation/<digest>/per_user.parquet=sasrec …``;
+about 10 minutes on one thread for one evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.release.gate.config import PromoteConfig
+from tests.benchmarks import findings
+from tests.benchmarks.paired import write_table
+from tests.toy.gate_nights import SEGMENT_SHARES, Loss, Pool, many_nights, one_night
+
+SERVED = "generative (served)"
+
+
+def share_of_runs(count: int, seed: int, happens: Callable[[np.random.Generator], bool]) -> float:
+    """How often something happens among ``count`` resamplings."""
+    return sum(happens(np.random.default_rng([seed, number])) for number in range(count)) / count
+
+
+def figures(pool: Pool, rows: int, spread: float, config: PromoteConfig, count: int, nights: int) -> dict[str, float]:
+    """All shares for one number of rows and one spread; ``nights`` resamplings of the sixty nights, 0 leaves them out."""
+
+    def refused(kind: str, lose: Loss) -> float:
+        return share_of_runs(
+            count, 1, lambda generator: not one_night(pool, rows, spread, generator, config, kind, lose).promoted
+        )
+
+    found = {
+        "equal refused": refused("equal", "hits"),
+        "3 % loss (hits) promoted": 1 - refused("loss 3%", "hits"),
+        "3 % loss (ranks) promoted": 1 - refused("loss 3%", "ranks"),
+        "5 % gain promoted": 1 - refused("gain 5%", "hits"),
+        "slice loss (hits) refused": refused("slice 20%", "hits"),
+        "slice loss (ranks) refused": refused("slice 20%", "ranks"),
+    }
+    if nights:
+        ends = [many_nights(pool, rows, spread, np.random.default_rng([2, number]), config) for number in range(nights)]
+        left = np.array([quality for quality, _ in ends])
+        found["60 nights within budget"] = float((left >= 1 - config.budget - 1e-9).mean())
+        found["60 nights, quality left"] = float(left.mean())
+        found["60 nights, promoted"] = float(np.mean([promoted for _, promoted in ends]))
+    return found
+
+
+def read_pool(path: Path, first: str, second: str, metric: str) -> Pool:
+    """Two systems of an evaluation, seen items filtered."""
+    import polars as pl
+
+    table = pl.read_parquet(path, glob=False).filter(pl.col("exclude_seen"))
+    values = [table.filter(pl.col("system") == name)[metric].to_numpy().astype(np.float64) for name in (first, second)]
+    return Pool(values[0], values[1])
+
+
+HEADER = [
+    "rows of",
+    "rows",
+    "spread",
+    "equal refused",
+    "3 % loss (hits) promoted",
+    "3 % loss (ranks) promoted",
+    "5 % gain promoted",
+    "slice loss (hits) refused",
+    "slice loss (ranks) refused",
+    "60 nights within budget",
+    "60 nights, quality left",
+    "60 nights, promoted",
+]
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", nargs="+", required=True, help="name=per_user.parquet=other system")
+    parser.add_argument("--metric", default="ndcg@10")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 3000, 10_000, 30_000])
+    parser.add_argument("--spreads", nargs="+", type=float, default=[0.75, 1.0, 1.25])
+    parser.add_argument("--resamplings", type=int, default=200)
+    options = parser.parse_args()
+    config, table = PromoteConfig(), []
+    for given in options.rows:
+        name, path, other = given.split("=")
+        pool = read_pool(Path(path), SERVED, other, options.metric)
+        for rows, spread in [(size, 1.0) for size in options.sizes] + [
+            (10_000, spread) for spread in options.spreads if spread != 1.0
+        ]:
+            nights = options.resamplings if rows == 10_000 else 0
+            found = figures(pool, rows, spread, config, options.resamplings, nights)
+            table.append(
+                [name, f"{rows:,}", f"{spread:g}", *[f"{found[key]:.3f}" if key in found else "" for key in HEADER[3:]]]
+            )
+            print(table[-1], flush=True)
+    notes = [
+        f"{options.resamplings} resamplings; metric {options.metric}; the gate's defaults: {config.model_dump_json()}",
+        "spread: standard deviation of the difference of two models on a row, as a share of the mean; measured values stand "
+        "in the guide of the gate",
+        f"slice loss: 20 % on a random 5 % of the users, among {len(SEGMENT_SHARES)} slices",
+        "60 nights: every challenger is 1 % (hits) worse than the champion it meets; within budget: the last champion has "
+        f"lost at most {config.budget:.0%} of the first one's quality",
+        "the anchor is a third model, as good as the champion and as different from both",
+    ]
+    write_table("gate", "The gate", findings.of_gate(table), HEADER, table, notes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Nights on rows of an evaluation, real or made up: models that differ and lose as wanted, judged by the gate.
+
+Two systems whose lists are good in a similar way are the material: a *model* takes each row's metric from either, by a coin
+of its own, so that two models have the same expected quality and differ on as many rows as is wanted. A loss of a per cent
+either takes every hundredth hit away (``hits``, the hardest kind to see), or lowers every hit by a hundredth (``ranks``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipelines.release.gate.config import PromoteConfig
+from pipelines.release.gate.judge import Evidence, Verdict, judge
+from pipelines.release.gate.shares import Mask, Values
+
+SEGMENT_SHARES = (0.5, 0.4, 0.2, 0.1, 0.1, 0.05)
+"""Sizes of the slices that are judged beside the planted one."""
+NIGHTS = 60
+SLICE_QUALITY = 0.8
+Loss = Literal["hits", "ranks"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows of two systems that differ in which rows they hit.
+
+    Attributes:
+        first, second: ``[N]`` metric per row; on every row the two are swapped at random, so that neither is better.
+        spread: Standard deviation of their difference, as a share of the mean.
+    """
+
+    first: Values
+    second: Values
+
+    @property
+    def spread(self) -> float:
+        """Of two models that take every row from different systems."""
+        mean = (self.first.mean() + self.second.mean()) / 2
+        return float(np.sqrt(np.mean((self.first - self.second) ** 2)) / mean)
+
+
+class Night:
+    """Users drawn from a pool, and models that answer them.
+
+    Args:
+        rows: Drawn with replacement.
+        spread: Wanted standard deviation of the difference of two models, as a share of the mean.
+    """
+
+    def __init__(self, pool: Pool, rows: int, spread: float, generator: np.random.Generator) -> None:
+        drawn = generator.integers(len(pool.first), size=rows)
+        swap = generator.random(rows) < 0.5
+        self._two = (
+            np.where(swap, pool.second[drawn], pool.first[drawn]),
+            np.where(swap, pool.first[drawn], pool.second[drawn]),
+        )
+        differ = (spread / pool.spread) ** 2
+        if differ > 0.5:
+            raise ValueError(
+                f"two models of this pool differ by at most {pool.spread * math.sqrt(0.5):.2f}, not {spread}"
+            )
+        self._flip = (1 - math.sqrt(1 - 2 * differ)) / 2
+        self._keep = generator.random(rows)
+        self._generator = generator
+        self.users = np.arange(rows)
+
+    def model(self, quality: float = 1.0, planted: Mask | None = None, lose: Loss = "hits") -> Values:
+        """Rows of a model.
+
+        Args:
+            quality: Share of the metric that is kept.
+            planted: Rows that keep :data:`SLICE_QUALITY` of that.
+        """
+        flipped = self._generator.random(len(self._keep)) < self._flip
+        values = np.where(flipped, self._two[1], self._two[0])
+        share = np.full(len(values), quality)
+        if planted is not None:
+            share[planted] *= SLICE_QUALITY
+        return values * share if lose == "ranks" else np.where(self._keep < share, values, 0.0)
+
+    def slices(self) -> dict[str, Mask]:
+        """Random groups of users, of the sizes of :data:`SEGMENT_SHARES`."""
+        return {
+            f"segment {number}": self._generator.random(len(self._keep)) < share
+            for number, share in enumerate(SEGMENT_SHARES)
+        }
+
+
+def one_night(
+    pool: Pool, rows: int, spread: float, generator: np.random.Generator, config: PromoteConfig, kind: str, lose: Loss
+) -> Verdict:
+    """Judge one challenger.
+
+    Args:
+        kind: ``equal``, ``loss 3%``, ``gain 5%`` or ``slice 20%``.
+    """
+    night = Night(pool, rows, spread, generator)
+    slices = night.slices()
+    before = 1 / 1.05 if kind == "gain 5%" else 1.0
+    quality = 0.97 if kind == "loss 3%" else 1.0
+    planted = slices["segment 5"] if kind == "slice 20%" else None
+    evidence = Evidence(
+        users=night.users,
+        challenger=night.model(quality, planted, lose),
+        champion=night.model(before, lose=lose),
+        anchor=night.model(before, lose=lose),
+        baselines={"markov": night.model(0.8)},
+        slices=slices,
+    )
+    return judge(evidence, config)
+
+
+def many_nights(
+    pool: Pool, rows: int, spread: float, generator: np.random.Generator, config: PromoteConfig
+) -> tuple[float, int]:
+    """Let every challenger be one per cent worse than the champion it meets.
+
+    Returns:
+        True quality of the last champion as a share of the first one's, and how many nights promoted.
+    """
+    champion = anchor = 1.0
+    promoted = 0
+    for _ in range(NIGHTS):
+        night = Night(pool, rows, spread, generator)
+        worse = champion * 0.99
+        verdict = judge(
+            Evidence(
+                users=night.users,
+                challenger=night.model(worse),
+                champion=night.model(champion),
+                anchor=None if anchor == champion else night.model(anchor),
+                slices=night.slices(),
+            ),
+            config,
+        )
+        if verdict.promoted:
+            champion, promoted = worse, promoted + 1
+            anchor = worse if verdict.anchor_moves else anchor
+    return champion, promoted
