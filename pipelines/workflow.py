@@ -247,7 +247,8 @@ class Workflow:
             raise ArtifactError(
                 f"the bundle '{bundle.path}' is not logged at '{shown(self.tracker.uri)}' yet; run again when MLflow answers"
             )
-        version = registry.register(bundle.path, run_id, self._version_tags(bundle))
+        with self.tracker.working_on(run_id):
+            version = registry.register(bundle.path, run_id, self._version_tags(bundle))
         logger.info("register: %s version %s", version.name, version.number)
         return version, True
 

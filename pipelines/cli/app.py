@@ -1,7 +1,8 @@
 """The command line: ``recsys <verb>``. Turns arguments into a configuration, errors into exit codes, results into text.
 
 Exit codes: 0 done, 1 a fault of ours, 2 bad usage or configuration, 3 bad data, 4 missing or mismatched artefact,
-5 gate refused or a reproduction outside its expected range, 75 another run holds the lock. Answers go to standard output,
+5 gate refused or a reproduction outside its expected range, 75 another run holds the lock, 130 and 143 stopped by SIGINT and
+SIGTERM. Answers go to standard output,
 everything else to standard error.
 
 Nothing heavy is imported before a verb runs, so that ``recsys --help`` answers at once.
@@ -37,6 +38,7 @@ from pipelines.cli.options import (
 )
 from pipelines.cli.reproduce import reproduce
 from pipelines.cli.tools import doctor, histories, recommend, report, simulate, validate
+from pipelines.engine.stopping import Stopped, stoppable
 from recsys.contracts.errors import RecsysError
 from recsys.runtime import ProgressMode
 
@@ -86,16 +88,17 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(50_000, 20, 20)
     atexit.register(gc.freeze)  # nor are they searched when the process ends: another tenth
     try:
-        code = app(args=arguments, standalone_mode=False)
+        with stoppable():
+            code = app(args=arguments, standalone_mode=False)
+    except Stopped as stopped:
+        _say(str(stopped))
+        code = stopped.exit_code
     except RecsysError as error:
         _say(f"error: {error}")
         code = error.exit_code
     except typer.Exit as request:
         code = request.exit_code
     except typer.Abort:
-        code = 130
-    except KeyboardInterrupt:
-        _say("interrupted; run the same command again to go on")
         code = 130
     except Exception as error:
         code = _unexpected(error)

@@ -44,7 +44,10 @@ def run_lock(output_dir: Path) -> Iterator[None]:
         with explain_write_errors(output_dir):
             os.ftruncate(handle, 0)
             os.pwrite(handle, text.encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            os.ftruncate(handle, 0)  # the next holder is not to be called by our name before it has written its own
     finally:
         os.close(handle)
 
@@ -53,6 +56,15 @@ def _holder(handle: int) -> str:
     text = os.pread(handle, 4096, 0).decode(errors="replace")
     try:
         holder = json.loads(text)
+        if holder["host"] == socket.gethostname():
+            os.kill(int(holder["pid"]), 0)  # sends nothing, and fails where nobody has that number
         return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
-    except (ValueError, KeyError, TypeError):  # the holder has the lock, but has not written its name yet
+    except PermissionError:
+        return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+    ):  # the holder has not written its name yet; one before it was killed
         return "it started just now"

@@ -8,24 +8,23 @@ the work.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import re
 import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
+from pipelines.engine.stopping import Stopped
+from pipelines.release.open_runs import OpenRuns
+from pipelines.release.run_contents import lineage_tags, log_contents
 from recsys.config import FrozenConfig
-from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import Artifact, digest_of, explain_write_errors, open_artifact, read_json, write_json
-from recsys.metrics.names import tracked_name
 from serving.registry.file_store import (
     ARTIFACTS_NAME,
     DATABASE_NAME,
@@ -42,16 +41,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
 
 logger = logging.getLogger("recsys.pipelines")
 
-MAX_PARAM_CHARS: Final = 500
-MAX_BATCH: Final = 100
-"""Params per log_batch call that every MLflow server accepts."""
-MAX_FILE_BYTES: Final = 20_000_000
-LOGGED_SUFFIXES: Final = (".json", ".html", ".txt", ".yaml")
-DATA_STAGE: Final = "prepare"
+NEVER_ACCEPTED: Final = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST")
+"""Answers of MLflow that the same record gets every night."""
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class TrackingConfig(FrozenConfig):
@@ -141,39 +136,83 @@ class Tracker:
         Returns:
             Whether nothing is pending any more. An unreachable server is reported once, as a warning.
         """
-        if self.postponed:
-            return not any(self._pending.glob("[!.]*.json"))
-        waiting = sorted(self._pending.glob("[!.]*.json"), key=lambda path: (read_json(path)["noted_at"], path.name))
-        if waiting and not self._unreachable:
-            try:
-                for path in waiting:
-                    self._log(path)
-                return True
-            except TrackingUnreachable as error:
-                self._unreachable = True
-                logger.warning("%s (%d records wait in '%s')", error, len(waiting), self._pending)
-        return not waiting
+        waiting = sorted(self._pending.glob("[!.]*.json"))
+        if self.postponed or self._unreachable:
+            return not waiting
+        records = {path: record for path in waiting if (record := self._readable(path)) is not None}
+        try:
+            for path in sorted(records, key=lambda path: (records[path]["noted_at"], path.name)):
+                self._log(path, records[path])
+            return True
+        except TrackingUnreachable as error:
+            self._unreachable = True
+            logger.warning("%s (%d records wait in '%s')", error, len(records), self._pending)
+        return False
+
+    def _readable(self, path: Path) -> dict[str, Any] | None:
+        """A pending record whose artefact is there; another can never be logged, and is set aside."""
+        try:
+            record = read_json(path)
+            if (
+                not isinstance(record, dict)
+                or not {"stage", "artifact", "seconds", "tags", "noted_at"} <= record.keys()
+            ):
+                raise ArtifactError(f"'{path}' is no tracking record")
+            open_artifact(self.output_dir / record["artifact"], verify=False)
+        except ArtifactError as error:
+            self._set_aside(path, error)
+            return None
+        return record
+
+    def _set_aside(self, path: Path, why: Exception) -> None:
+        aside = self.output_dir / "tracking" / "set_aside"
+        with explain_write_errors(self.output_dir):
+            aside.mkdir(parents=True, exist_ok=True)
+            path.replace(aside / path.name)
+        logger.warning(
+            "tracking: the record '%s' can never be logged and was moved to '%s'; nothing else waits for it: %s",
+            path.name,
+            aside,
+            why,
+        )
 
     def run_of(self, stage: str, digest: str) -> str | None:
         """MLflow run id of a stage that was logged, or ``None``."""
         path = self._logged / f"{stage}-{digest[:16]}.json"
         return str(read_json(path)["run_id"]) if path.exists() else None
 
-    def _log(self, path: Path) -> None:
-        record = read_json(path)
+    def _log(self, path: Path, record: dict[str, Any]) -> None:
         artifact = open_artifact(self.output_dir / record["artifact"], verify=False)
         client, experiment = self._open()
-        with translated_errors(self.uri):
-            run_id = self._stage_run(client, experiment, record, artifact)
-            _log_contents(client, run_id, artifact, record)
-            client.set_terminated(run_id, "FINISHED")
+        try:
+            with translated_errors(self.uri):
+                run_id = self._stage_run(client, experiment, record, artifact)
+                with self._open_runs.open(run_id):
+                    log_contents(client, run_id, artifact, record)
+                    client.set_terminated(run_id, "FINISHED")
+        except TrackingUnreachable as error:
+            if getattr(error.__cause__, "error_code", None) not in NEVER_ACCEPTED:
+                raise
+            self._set_aside(path, error)
+            return
         self._logged.mkdir(parents=True, exist_ok=True)
         write_json(self._logged / path.name, {**record, "run_id": run_id, "uri": shown(self.uri)})
         path.unlink()
 
+    @property
+    def _open_runs(self) -> OpenRuns:
+        return OpenRuns(self.output_dir / "tracking" / "open_runs.json", shown(self.uri))
+
+    @contextmanager
+    def working_on(self, run_id: str) -> Iterator[None]:
+        """Somebody else writes into a run meanwhile; if this process dies, the next one marks it KILLED."""
+        with self._open_runs.open(run_id):
+            yield
+
     def _open(self) -> tuple[MlflowClient, str]:
         if self._client is None:
             self._client = connect(self.uri, self.config.timeout_s)
+            self._open_runs.end_left_over(self._client)
         name = self.config.experiment or self.name
         with translated_errors(self.uri):
             found = self._client.get_experiment_by_name(name)
@@ -208,7 +247,7 @@ class Tracker:
             "stage": record["stage"],
             "stage_digest": artifact.digest,
             "seed": str(artifact.manifest.seed),
-            **_lineage_tags(artifact),
+            **lineage_tags(artifact),
         }
         return str(client.create_run(experiment, tags=tags).info.run_id)
 
@@ -216,114 +255,18 @@ class Tracker:
         if self._parent is None:
             tags = {**self.tags, "mlflow.runName": f"{self.name} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}"}
             self._parent = str(client.create_run(experiment, tags=tags).info.run_id)
+            self._open_runs.add(self._parent)
             client.log_text(self._parent, self.config_text, "config.yaml")
         return self._parent
 
-    def close(self) -> None:
-        """Mark the parent run as finished."""
+    def close(self, status: Status = "FINISHED") -> None:
+        """End the parent run."""
         if self._parent is not None and self._client is not None and not self._unreachable:
             with translated_errors(self.uri):
-                self._client.set_terminated(self._parent, "FINISHED")
-
-
-def _lineage_tags(artifact: Artifact) -> dict[str, str]:
-    manifest = artifact.manifest
-    tags = {f"parent_{name}": digest for name, digest in manifest.parents.items()}
-    data = artifact.digest if manifest.kind == "prepared" else manifest.parents.get(DATA_STAGE)
-    if data is not None:
-        tags["data_digest"] = data
-    if "semantic_id_digest" in manifest.summary:
-        tags["semantic_id_digest"] = str(manifest.summary["semantic_id_digest"])
-    return tags
-
-
-def _log_contents(client: MlflowClient, run_id: str, artifact: Artifact, record: Mapping[str, Any]) -> None:
-    from mlflow.entities import Metric, Param
-
-    now = int(time.time() * 1000)
-    values = {**metrics_of(artifact.manifest.summary), "seconds": float(record["seconds"])}
-    metrics = [Metric(name, value, now, 0) for name, value in values.items()] + _curves(artifact.path, now)
-    params = [Param(key, text[:MAX_PARAM_CHARS]) for key, text in params_of(artifact.manifest.config).items()]
-    for start in range(0, len(params), MAX_BATCH):
-        client.log_batch(run_id, params=params[start : start + MAX_BATCH])
-    for start in range(0, len(metrics), 10 * MAX_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + 10 * MAX_BATCH])
-    if artifact.manifest.kind == "prepared":
-        _log_dataset(client, run_id, artifact)
-    for entry in artifact.manifest.files:
-        if entry.path.endswith(LOGGED_SUFFIXES) and entry.bytes <= MAX_FILE_BYTES and "/" not in entry.path:
-            client.log_artifact(run_id, str(artifact.path / entry.path))
-    client.log_artifact(run_id, str(artifact.path / "manifest.json"))
-
-
-def _log_dataset(client: MlflowClient, run_id: str, artifact: Artifact) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    source = json.dumps({"uri": artifact.path.resolve().as_uri()})
-    dataset = Dataset(name="prepared", digest=artifact.digest[:16], source_type="local", source=source)
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-
-
-def _curves(folder: Path, now: int) -> list[Metric]:
-    """Training curves as metrics with steps, where the stage wrote ``curves.parquet`` (step or epoch, name, value)."""
-    from mlflow.entities import Metric
-
-    from recsys.contracts.table_checks import read_table
-    from recsys.contracts.tables import CurvesTable
-
-    path = folder / "curves.parquet"
-    if not path.exists():
-        return []
-    table = read_table(path, CurvesTable, f"delete '{folder}' and run its stage again")
-    step = Columns.STEP if Columns.STEP in table.columns else Columns.EPOCH
-    rows = table.select(step, Columns.NAME, Columns.VALUE).drop_nulls().iter_rows()
-    return [Metric(metric_name(name), float(value), now, int(at)) for at, name, value in rows if math.isfinite(value)]
-
-
-def metrics_of(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Flatten the finite numbers of a summary into metric names that MLflow accepts.
-
-    Example:
-        >>> metrics_of({"test": {"ndcg@10": 0.05}, "text": "no", "epochs": 3})
-        {'test/ndcg_at_10': 0.05, 'epochs': 3.0}
-    """
-    found: dict[str, float] = {}
-    for key, value in summary.items():
-        name = f"{prefix}/{key}" if prefix else str(key)
-        if isinstance(value, Mapping):
-            found.update(metrics_of(value, name))
-        elif isinstance(value, int | float) and math.isfinite(value):
-            found[metric_name(name)] = float(value)
-    return found
-
-
-def metric_name(name: str) -> str:
-    """Return a name made of the characters that MLflow accepts.
-
-    Example:
-        >>> metric_name("generative (beam)/hr@10")
-        'generative_beam/hr_at_10'
-    """
-    return (
-        re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9_\-./]+", "_", tracked_name(name))).replace("_/", "/").strip("_")[:250]
-    )
-
-
-def params_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flatten a configuration into dotted keys and texts.
-
-    Example:
-        >>> params_of({"train": {"max_epochs": 5, "betas": [0.9, 0.99]}})
-        {'train.max_epochs': '5', 'train.betas': '[0.9, 0.99]'}
-    """
-    found: dict[str, str] = {}
-    for key, value in config.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping) and value:
-            found.update(params_of(value, name))
-        else:
-            found[name] = str(value)
-    return found
+                self._client.set_terminated(self._parent, status)
+            self._open_runs.remove(self._parent)
+            if status != "FINISHED":  # a stage that was being logged
+                self._open_runs.end_left_over(self._client)
 
 
 def git_sha(folder: Path) -> str:
@@ -347,9 +290,23 @@ def git_sha(folder: Path) -> str:
 @contextmanager
 def tracked(tracker: Tracker) -> Iterator[Tracker]:
     """Log what earlier runs left pending, and close the parent run at the end."""
-    tracker.flush()
     try:
-        yield tracker
-    finally:
         tracker.flush()
-        tracker.close()
+        yield tracker
+    except Stopped:
+        _close_quietly(tracker, "KILLED")  # what is pending waits: whoever asked us to stop does not
+        raise
+    except BaseException:
+        tracker.flush()
+        _close_quietly(tracker, "FAILED")
+        raise
+    tracker.flush()
+    tracker.close()
+
+
+def _close_quietly(tracker: Tracker, status: Status) -> None:
+    """End the parent run on the way out; what ends the process is the news, not a server that does not answer."""
+    try:
+        tracker.close(status)
+    except TrackingUnreachable as error:
+        logger.warning("%s", error)

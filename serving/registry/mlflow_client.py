@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import re
 import socket
+import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +85,7 @@ def connect(uri: str, timeout_s: float = 5.0, *, create: bool = True) -> MlflowC
     with translated_errors(uri):
         if database is not None:
             _create_database(database)
+            _check_database(database)
             for old in reroot(database):
                 logger.info("tracking: '%s' lies beside '%s' now, not in '%s'", ARTIFACTS_NAME, database, old.parent)
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -96,6 +99,7 @@ def _create_database(path: Path) -> None:
     """
     from mlflow import MlflowClient
 
+    _remove_left_over(path)
     if path.exists():
         return
     temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
@@ -106,19 +110,67 @@ def _create_database(path: Path) -> None:
     temporary.unlink()
 
 
+def _remove_left_over(path: Path) -> None:
+    """Remove what processes left that were killed while they built a database."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.part-*"):
+        number = part.name.rpartition(".part-")[2].partition("-")[0]
+        try:
+            os.kill(int(number), 0)  # sends nothing, and fails where nobody has that number
+        except (ProcessLookupError, ValueError):
+            with contextlib.suppress(OSError):
+                part.unlink()
+        except PermissionError:
+            continue
+
+
+def _check_database(path: Path) -> None:
+    """Read a line, so that a damaged or locked file is named before MLflow or we write into it.
+
+    Raises:
+        sqlite3.Error: It is no database of MLflow, is damaged or locked.
+    """
+    with contextlib.closing(sqlite3.connect(path, timeout=5)) as store:
+        store.execute("SELECT experiment_id FROM experiments LIMIT 1").fetchall()
+
+
 @contextmanager
 def translated_errors(uri: str) -> Iterator[None]:
-    """Turn what MLflow and its HTTP client raise into :class:`TrackingUnreachable`."""
+    """Turn what MLflow, its HTTP client and its database raise into :class:`TrackingUnreachable`."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise TrackingUnreachable(_database_words(uri, error)) from error
+    except ModuleNotFoundError as error:
+        raise TrackingUnreachable(
+            f"MLflow at '{shown(uri)}' needs the Python package '{error.name}', which is not installed; install it, or set "
+            "tracking.uri to another place: the artefacts of the run are kept"
+        ) from error
     except (MlflowException, RequestException, ConnectionError, TimeoutError) as error:
+        if isinstance(error.__cause__, SQLAlchemyError) or "sqlite3." in str(error) or "sqlalchemy" in str(error):
+            raise TrackingUnreachable(_database_words(uri, error)) from error
         raise TrackingUnreachable(
             f"MLflow at '{shown(uri)}' refused or did not answer: {error}; the artefacts of the run are kept, "
             "run `recsys run` with the same config again when it does"
         ) from error
+
+
+def _database_words(uri: str, error: Exception) -> str:
+    """What is wrong with a database, in one line, and the way out."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    words = f"the database of MLflow at '{shown(uri)}' cannot be used: {first}; the artefacts of the run are kept. "
+    if "locked" in first:
+        return words + "Another program writes into it: end that program, or run again when it has finished"
+    database = database_of(uri)
+    if database is None:
+        return words + "See whether it runs and takes the user and password of tracking.uri, then run again"
+    return words + (
+        f"Restore '{database}' from a copy; or move it and '{database.parent / 'tracking' / 'logged'}' away, and the next "
+        "run makes a new one and logs everything again"
+    )
 
 
 def shown(uri: str) -> str:

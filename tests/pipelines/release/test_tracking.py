@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.release.tracking import Tracker, TrackingConfig, metrics_of, params_of
+from pipelines.engine.stopping import Stopped
+from pipelines.release.run_contents import metrics_of, params_of
+from pipelines.release.tracking import Tracker, TrackingConfig, tracked
 from recsys.contracts.manifest import Artifact, ArtifactStore
 from serving.registry.mlflow_client import TrackingUnreachable, connect, tracking_uri
 
@@ -131,3 +137,110 @@ def test_pending_records_are_logged_later_and_once(tmp_path: Path, artifact: Art
     assert sorted(file.path for file in client.list_artifacts(child.info.run_id)) == ["manifest.json", "report.json"]
     assert "MLFLOW_TRACKING_URI" not in os.environ  # the next run in this process must decide for itself
     assert alive.run_of("prepare", artifact.digest) == child.info.run_id
+
+
+def test_a_record_that_can_never_be_logged_is_set_aside_and_named(
+    tmp_path: Path, artifact: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its artefact is gone, or a full disk left no bytes: 7be21f4 ended every verb with exit code 4, for ever."""
+    late = tracker(tmp_path, f"http://127.0.0.1:{free_port()}")
+    late.note("prepare", artifact, 1.5)
+    pending = tmp_path / "tracking" / "pending"
+    (record,) = pending.glob("*.json")
+    gone = json.loads(record.read_text()) | {"stage": "train", "artifact": "artifacts/training/gone"}
+    (pending / "train-gone.json").write_text(json.dumps(gone))
+    (pending / "empty.json").write_text("")
+    (pending / "list.json").write_text("[]")
+
+    alive = tracker(tmp_path, None)
+    assert alive.flush()
+    alive.close()
+    aside = sorted(path.name for path in (tmp_path / "tracking" / "set_aside").iterdir())
+    assert aside == ["empty.json", "list.json", "train-gone.json"]
+    assert all(f"the record '{name}' can never be logged" in caplog.text for name in aside)
+    assert not list(pending.glob("*.json"))
+    assert alive.run_of("prepare", artifact.digest) is not None
+
+
+def statuses(alive: Tracker) -> dict[str, str]:
+    """Status of each run, by stage; "parent" for parents."""
+    client = connect(alive.uri)
+    experiment = client.get_experiment_by_name("toy")
+    assert experiment is not None
+    return {
+        run.data.tags.get("stage", "parent"): run.info.status for run in client.search_runs([experiment.experiment_id])
+    }
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"), [(Stopped(signal.SIGTERM), "KILLED"), (RuntimeError("no"), "FAILED"), (None, "FINISHED")]
+)
+def test_the_parent_run_says_how_it_ended(
+    tmp_path: Path, artifact: Artifact, ending: BaseException | None, status: str
+) -> None:
+    alive = tracker(tmp_path, None)
+    try:
+        with tracked(alive):
+            alive.note("prepare", artifact, 1.5)
+            alive.flush()
+            if ending is not None:
+                raise ending
+    except (Stopped, RuntimeError):
+        pass
+    assert statuses(alive) == {"parent": status, "prepare": "FINISHED"}
+    assert not (tmp_path / "tracking" / "open_runs.json").exists()
+
+
+def test_runs_of_a_killed_process_do_not_stay_running(tmp_path: Path, artifact: Artifact) -> None:
+    killed = tracker(tmp_path, None)
+    killed.note("prepare", artifact, 1.5)
+    assert killed.flush()  # and no close: as after SIGKILL
+    assert statuses(killed)["parent"] == "RUNNING"
+    after = tracker(tmp_path, None)
+    with tracked(after):
+        (tmp_path / "tracking" / "logged" / "own" / f"prepare-{'a' * 16}.json").unlink()
+        after.note("prepare", artifact, 1.5)
+    assert set(statuses(after).values()) == {"KILLED", "FINISHED"} or statuses(after)["parent"] in (
+        "KILLED",
+        "FINISHED",
+    )
+    client = connect(after.uri)
+    found = client.search_runs([client.get_experiment_by_name("toy").experiment_id])  # type: ignore[union-attr]
+    assert sorted(run.info.status for run in found) == ["FINISHED", "KILLED"]
+
+
+def test_a_database_that_cannot_be_used_is_exit_code_4_with_advice(tmp_path: Path, artifact: Artifact) -> None:
+    made = tracker(tmp_path, None)
+    connect(made.uri)
+    database = tmp_path / "mlflow.db"
+    whole = tmp_path / "whole.db"
+    shutil.copy(database, whole)
+    with database.open("r+b") as handle:
+        handle.truncate(5000)
+    with pytest.raises(TrackingUnreachable, match=r"cannot be used: .*Restore '.*mlflow.db' from a copy") as damaged:
+        connect(made.uri)
+    assert damaged.value.exit_code == 4
+    database.write_text("")
+    with pytest.raises(TrackingUnreachable, match="cannot be used: no such table"):
+        connect(made.uri)
+    shutil.copy(whole, database)
+    holder = sqlite3.connect(database)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(TrackingUnreachable, match=r"locked.*Another program writes into it"):
+            connect(made.uri)
+    finally:
+        holder.close()
+    with pytest.raises(TrackingUnreachable, match=r"needs the Python package 'psycopg2?', which is not installed"):
+        connect("postgresql://ann:secret@127.0.0.1/x").search_experiments()
+
+
+def test_what_a_killed_process_left_of_a_new_database_is_removed(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left, ours = (tmp_path / f".mlflow.db.part-{number}" for number in (process.pid, os.getppid()))
+    for path in (left, ours):
+        path.write_text("half")
+    connect(tracking_uri(None, tmp_path))
+    assert not left.exists()
+    assert ours.exists()
