@@ -10,6 +10,7 @@ RESULTS = ROOT / "tests" / "benchmarks" / "results"
 QUALITY = (
     "demo",
     "offline_evaluation",
+    "gate",
     "reproduction",
     "alignment",
     "alignment_simulator",

@@ -1,4 +1,4 @@
-"""Nights on rows of an evaluation, real or made up: models that differ and lose as wanted, judged by the gate.
+"""Nights on rows of an evaluation, real or made up: models that differ and lose as wanted, decided on by the gate.
 
 Two systems whose lists are good in a similar way are the material: a *model* takes each row's metric from either, by a coin
 of its own, so that two models have the same expected quality and differ on as many rows as is wanted. A loss of a per cent
@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 
 from pipelines.release.gate.config import PromoteConfig
-from pipelines.release.gate.judge import Evidence, Verdict, judge
 from pipelines.release.gate.shares import Mask, Values
+from pipelines.release.gate.verdict import Evidence, Findings, decide
 
 SEGMENT_SHARES = (0.5, 0.4, 0.2, 0.1, 0.1, 0.05)
-"""Sizes of the slices that are judged beside the planted one."""
+"""Sizes of the slices that are compared beside the planted one."""
 NIGHTS = 60
 SLICE_QUALITY = 0.8
 Loss = Literal["hits", "ranks"]
@@ -92,8 +92,8 @@ class Night:
 
 def one_night(
     pool: Pool, rows: int, spread: float, generator: np.random.Generator, config: PromoteConfig, kind: str, lose: Loss
-) -> Verdict:
-    """Judge one challenger.
+) -> Findings:
+    """Decide on one challenger.
 
     Args:
         kind: ``equal``, ``loss 3%``, ``gain 5%`` or ``slice 20%``.
@@ -111,7 +111,7 @@ def one_night(
         baselines={"markov": night.model(0.8)},
         slices=slices,
     )
-    return judge(evidence, config)
+    return decide(evidence, config)
 
 
 def many_nights(
@@ -127,7 +127,7 @@ def many_nights(
     for _ in range(NIGHTS):
         night = Night(pool, rows, spread, generator)
         worse = champion * 0.99
-        verdict = judge(
+        verdict = decide(
             Evidence(
                 users=night.users,
                 challenger=night.model(worse),

@@ -23,7 +23,7 @@ class PromoteConfig(FrozenConfig):
         budget_risk: Chance of one night to pass a challenger that uses up exactly the budget.
         slice_margin: Loss on one slice that is borne, because a significant loss need not be worth a refusal.
         slice_risk: Chance, over all slices together, to refuse a challenger that loses exactly ``slice_margin`` on each.
-        min_slice_rows: Slices of fewer rows are not judged.
+        min_slice_rows: Slices of fewer rows are not compared.
         segments: So many of the largest categories of the wanted items are slices too.
         floor: ``baselines`` refuses a challenger that is proven worse than the best baseline of its evaluation, unless it is
             better than a champion that is below that baseline too; ``popularity`` looks at that baseline alone. A first

@@ -1,7 +1,7 @@
 """What a verdict is made from: rows of evaluations, answers of registered versions to today's rows, slices, a probe.
 
 Reads ``per_user.parquet`` and summaries of evaluations, the prepared data and bundles; produces
-:class:`~pipelines.release.gate.judge.Evidence`.
+:class:`~pipelines.release.gate.verdict.Evidence`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.release.gate.config import PromoteConfig
-from pipelines.release.gate.judge import Evidence, Service
 from pipelines.release.gate.shares import Mask, Values
+from pipelines.release.gate.verdict import Evidence, Service
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.errors import ArtifactError, RecsysError
 from recsys.contracts.manifest import Artifact, ArtifactStore
@@ -208,7 +208,9 @@ class Witness:
         from serving.registry.aliases import BUNDLE_TAG
 
         local = self.store.find("bundle", version.tags.get(BUNDLE_TAG, "none"))
-        return Scorer.open(local.path if local is not None else self.registry.fetch(version), resolve_device(self.device))
+        return Scorer.open(
+            local.path if local is not None else self.registry.fetch(version), resolve_device(self.device)
+        )
 
 
 def evaluated_rows(folder: Path, metric: str) -> EvaluatedRows:

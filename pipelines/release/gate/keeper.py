@@ -20,7 +20,7 @@ from pipelines.release.gate.aliases import AliasMovedError, AliasMover
 from pipelines.release.gate.audit import AuditLog
 from pipelines.release.gate.config import PromoteConfig
 from pipelines.release.gate.evidence import Witness
-from pipelines.release.gate.judge import Check, Evidence, Verdict, judge
+from pipelines.release.gate.verdict import Check, Evidence, Findings, decide
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import Artifact, ArtifactStore
 from recsys.device import AUTO
@@ -78,7 +78,7 @@ class Gate:
     device: str = AUTO
 
     def decide(self, challenger: Version, evaluation: Artifact, prepared: Artifact) -> GateDecision:
-        """Judge a version and move the aliases when it passes.
+        """Decide on a version and move the aliases when it passes.
 
         Args:
             evaluation: Evaluation of the challenger.
@@ -107,7 +107,7 @@ class Gate:
             )
             return GateDecision(False, reason, challenger.number, champion.number, moved=False)
         anchor = self._anchor(challenger.name, champion)
-        verdict = judge(self.gather(challenger, champion, anchor, evaluation, prepared), self.config)
+        verdict = decide(self.gather(challenger, champion, anchor, evaluation, prepared), self.config)
         decision = GateDecision(
             verdict.promoted,
             verdict.reason,
@@ -182,7 +182,7 @@ class Gate:
             "challenger_tags": challenger.tags,
         }
 
-    def _apply(self, mover: AliasMover, challenger: Version, decision: GateDecision, verdict: Verdict) -> None:
+    def _apply(self, mover: AliasMover, challenger: Version, decision: GateDecision, verdict: Findings) -> None:
         if decision.promoted:
             mover.move(challenger.number, decision.champion)
             if verdict.anchor_moves or self.registry.by_alias(challenger.name, ANCHOR) is None:

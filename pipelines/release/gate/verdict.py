@@ -1,7 +1,7 @@
 """The verdict on a challenger, from rows alone: pure functions that know no registry and no files.
 
 Reads a metric per row of the challenger, the champion, the anchor and the baselines, which rows belong to which slice, and
-what a probe of the bundles found; produces a :class:`Verdict`: every check with its numbers, and one sentence.
+what a probe of the bundles found; produces :class:`Findings`: every check with its numbers, and one sentence.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Findings:
     """All checks.
 
     Attributes:
@@ -105,14 +105,14 @@ class Verdict:
         return self.checks[0].numbers if self.checks else {}
 
 
-def judge(evidence: Evidence, config: PromoteConfig) -> Verdict:
+def decide(evidence: Evidence, config: PromoteConfig) -> Findings:
     """Ask every question of the configuration.
 
     Example:
         >>> users, good = np.arange(50), np.full(50, 0.5)
-        >>> judge(Evidence(users, good, good), PromoteConfig()).promoted
+        >>> decide(Evidence(users, good, good), PromoteConfig()).promoted
         True
-        >>> judge(Evidence(users, good * 0.9, good), PromoteConfig()).promoted
+        >>> decide(Evidence(users, good * 0.9, good), PromoteConfig()).promoted
         False
     """
     checks: list[Check] = []
@@ -128,7 +128,7 @@ def judge(evidence: Evidence, config: PromoteConfig) -> Verdict:
         checks += _guards(evidence, config)
         best = evidence.champion if evidence.anchor is None else evidence.anchor
         anchor_moves = share_of(evidence.challenger, best, evidence.users).low(config.budget_risk) > 0
-    return Verdict(tuple(checks), anchor_moves)
+    return Findings(tuple(checks), anchor_moves)
 
 
 def _against_champion(evidence: Evidence, champion: Values, config: PromoteConfig) -> Check:

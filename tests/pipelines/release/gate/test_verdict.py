@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.release.gate.config import PromoteConfig
-from pipelines.release.gate.judge import Evidence, Service, judge
+from pipelines.release.gate.verdict import Evidence, Service, decide
 from tests.toy.gate_nights import Pool, many_nights, one_night
 
 USERS = np.arange(400)
@@ -18,7 +18,7 @@ HALF = np.full(400, 0.5)
 
 def verdict(**parts: Any) -> dict[str, Any]:
     rule = parts.pop("rule", {})
-    found = judge(Evidence(**{"users": USERS, "challenger": HALF, "champion": HALF, **parts}), PromoteConfig(**rule))
+    found = decide(Evidence(**{"users": USERS, "challenger": HALF, "champion": HALF, **parts}), PromoteConfig(**rule))
     return {"found": found, "refused": [check.name for check in found.checks if not check.passed]}
 
 
@@ -41,10 +41,10 @@ def test_a_loss_has_to_be_ruled_out() -> None:
 def test_too_few_rows_refuse_and_say_how_many_there_should_be() -> None:
     """Ten users differ by noise alone: nothing is proven, and a loss of 3 % is not ruled out either."""
     generator = np.random.default_rng(0)
-    few = judge(Evidence(np.arange(10), generator.random(10), generator.random(10)), PromoteConfig())
+    few = decide(Evidence(np.arange(10), generator.random(10), generator.random(10)), PromoteConfig())
     assert not few.promoted
     noise = np.where(np.arange(300) % 2, 0.3, -0.3)
-    found = judge(Evidence(np.arange(300), np.full(300, 0.5) + noise, np.full(300, 0.5)), PromoteConfig())
+    found = decide(Evidence(np.arange(300), np.full(300, 0.5) + noise, np.full(300, 0.5)), PromoteConfig())
     assert not found.promoted
     # error .6 / sqrt(299); wanted .03 / (1.479 + 1.284); so about 300 * (.0347 / .01086)^2 rows
     assert found.numbers["rows_needed"] == pytest.approx(3060, rel=0.03)
@@ -102,7 +102,7 @@ def test_a_loss_on_a_slice_is_seen_behind_a_gain() -> None:
     challenger = HALF * noise * np.where(mask, 0.7, 1.05)
     parts: dict[str, Any] = {"challenger": challenger, "slices": {"new_users": mask, "others": ~mask}}
     assert verdict(**parts, rule={"min_slice_rows": 30})["refused"] == ["slice new_users"]
-    assert verdict(**parts)["refused"] == []  # 40 rows are fewer than are judged
+    assert verdict(**parts)["refused"] == []  # 40 rows are fewer than are compared
     borne = {**parts, "challenger": HALF * np.where(mask, 0.985, 1.05)}
     assert verdict(**borne, rule={"min_slice_rows": 30})["refused"] == []
 
