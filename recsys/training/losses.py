@@ -183,7 +183,7 @@ class _FullSoftmaxLoss(torch.autograd.Function):
         product_dtype: torch.dtype,
     ) -> torch.Tensor:
         count, num_items = len(query_ND), len(vectors_ID)
-        query_grad, vectors_grad = torch.zeros_like(query_ND), torch.empty_like(vectors_ID)
+        query_grad, vectors_grad = torch.empty_like(query_ND), torch.empty_like(vectors_ID)
         buffer = torch.empty(blocks.rows * blocks.items, dtype=torch.float32, device=query_ND.device)
         vectors = vectors_ID.to(product_dtype)
         total = torch.zeros((), dtype=torch.float64, device=query_ND.device)
@@ -197,24 +197,28 @@ class _FullSoftmaxLoss(torch.autograd.Function):
                 part = vectors[start : start + blocks.items]
                 logits = _product(query, part.T, buffer)
                 if blocks.items >= num_items:
-                    highest = logits.max(1, keepdim=True).values
+                    highest = logits.amax(1, keepdim=True)
                 assert highest is not None
                 logits -= highest
-                place = target - start
-                here = (place >= 0) & (place < len(part))
-                place = place.clamp(0, len(part) - 1)
-                total -= torch.where(here, logits.gather(1, place), 0.0).sum()
+                place, here = target, None  # where the target stands among these items, and whether it does
+                if blocks.items < num_items:
+                    place = target - start
+                    here = (place >= 0) & (place < len(part))
+                    place = place.clamp(0, len(part) - 1)
+                picked = logits.gather(1, place)
+                total -= (picked if here is None else torch.where(here, picked, 0.0)).sum()
                 logits.exp_()
                 if blocks.items >= num_items:
                     normaliser = logits.sum(1, keepdim=True)
                 assert normaliser is not None
-                logits.scatter_add_(1, place, torch.where(here, -normaliser, 0.0))
+                taken = -normaliser if here is None else torch.where(here, -normaliser, 0.0)
+                logits.scatter_add_(1, place, taken)
                 minus_one_hot = logits.to(product_dtype)
-                _add_product(query_grad[rows], minus_one_hot, part)
+                _add_product(query_grad[rows], minus_one_hot, part, anew=start == 0)
                 scaled = (query_ND[rows] / (normaliser * count)).to(product_dtype)
                 _add_product(vectors_grad[start : start + blocks.items], minus_one_hot.T, scaled, anew=first == 0)
             assert normaliser is not None
-            query_grad[rows] /= normaliser * count
+            query_grad[rows].div_(normaliser * count)
             total += normaliser.log().sum()
         ctx.save_for_backward(query_grad, vectors_grad)
         return (total / count).to(query_ND.dtype)
@@ -233,12 +237,12 @@ def _product(left: torch.Tensor, right: torch.Tensor, buffer: torch.Tensor) -> t
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, anew: bool = False) -> None:
     """``total += left @ right``, float32 whatever the factors are; ``anew``: whatever stands in ``total`` is dropped."""
-    if not left.is_cuda or left.dtype == torch.float32:
-        total.addmm_(left.float(), right.float(), beta=0 if anew else 1)
-    elif anew:
+    if anew:
         float32_product(left, right, total)
-    else:
+    elif left.is_cuda and left.dtype != torch.float32:
         total += float32_product(left, right)
+    else:
+        total.addmm_(left.float(), right.float())
 
 
 def _highest_and_normaliser(
@@ -249,7 +253,7 @@ def _highest_and_normaliser(
     normaliser = torch.zeros_like(highest)
     for start in range(0, len(vectors_ID), items):
         logits = _product(query_RD, vectors_ID[start : start + items].T, buffer)
-        now_highest = torch.maximum(highest, logits.max(1, keepdim=True).values)
+        now_highest = torch.maximum(highest, logits.amax(1, keepdim=True))
         logits -= now_highest
         normaliser = normaliser * (highest - now_highest).exp() + logits.exp_().sum(1, keepdim=True)
         highest = now_highest
