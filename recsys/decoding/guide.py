@@ -6,10 +6,10 @@ prefix ``p``, ``strength * (g(p) - g(root))``, where ``g(p)`` is the log of the 
 items below ``p`` that the user's rules allow. At a leaf that is the item's own score, so the search ends in the order
 ``log p_policy(item) + strength * (score(item) - g(root))`` and no candidate comes from anywhere but the search.
 
-Exact per user. Scores are brought into the order of the leaves, where the items below a prefix stand side by side. Levels
-of few prefixes are summed as a whole; in a large catalogue the levels near the leaves are summed at the children of live
-prefixes only. With log-probabilities as scores, ``g(p) - g(root)`` is the log of the probability that the scorer gives to
-what is below ``p``.
+Exact per user. Scores are brought into the order of the leaves, where the items below a prefix stand side by side, or made
+in that order (:meth:`PrefixGuide.from_dense_head`). Levels of few prefixes are summed as a whole; in a large catalogue the
+levels near the leaves are summed at the children of live prefixes only. With log-probabilities as scores, ``g(p) - g(root)``
+is the log of the probability that the scorer gives to what is below ``p``.
 
 Legend: B users, I items, V nodes of a level (the last level's nodes are the leaves), N any nodes of a user, R closed nodes
 of a user, S leaves below one node.
@@ -17,6 +17,7 @@ of a user, S leaves below one node.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -44,6 +45,10 @@ CACHED_SCORES: Final = 1 << 18
 """Scores that take all steps together on a CPU (1 MB of float32), so that they stay in its cache; at least one user's."""
 
 
+LEAST_LEAVES: Final = 1024
+"""Leaves that are scored together at least; fewer would make the product slow."""
+
+
 @dataclass(frozen=True)
 class PrefixGuide:
     """What is added to the log-probability of every prefix: ``strength * (g(node) - g(root))``.
@@ -52,7 +57,8 @@ class PrefixGuide:
         index: Of the search.
         rules: What they forbid counts for no prefix.
         strength: Weight of the scores beside the log-probabilities of the policy.
-        score_BI: float32 log-scores of all items, as given.
+        score_BI: float32 log-scores of all items, as given; or, ``in_leaf_order``, by leaf, and ``-inf`` where the rules
+            forbid the item.
         root_B: ``g(root)``; finite even where nothing is allowed.
         best_B: The best allowed score of each row, finite too; sums are of ``exp(score - best)``.
         summed: Per level but the last, float32 ``[B, V]``: ``g(node) - best``; ``None`` where it is summed when asked for.
@@ -65,6 +71,7 @@ class PrefixGuide:
     root_B: torch.Tensor
     best_B: torch.Tensor
     summed: tuple[torch.Tensor | None, ...]
+    in_leaf_order: bool = False
 
     @classmethod
     def from_item_scores(
@@ -88,17 +95,62 @@ class PrefixGuide:
             rows = slice(start, min(start + block, users))
             leaf_bV = buffer_bV[: rows.stop - start]
             torch.index_select(score_BI[rows], 1, index.item_of_leaf, out=leaf_bV)
-            restricted = _forbid(leaf_bV, index, rules, rows)
+            restricted = _forbid(leaf_bV, index.num_levels - 1, rules, rows)
             best_B[rows] = leaf_bV.amax(1).clamp_(min=torch.finfo(leaf_bV.dtype).min)
-            leaf_bV -= best_B[rows, None]
-            forbidden_bV = leaf_bV == -torch.inf if restricted else None
-            below_bV = leaf_bV.clamp_(min=NEGLIGIBLE).exp_()
-            if forbidden_bV is not None:
-                below_bV.masked_fill_(forbidden_bV, 0.0)
-            for level in reversed(range(len(mass))):
-                first = index.first_leaf[level] if level + 1 == len(mass) else index.first_below[level]
-                below_bV = _sum_neighbours(below_bV, first, out=mass[level][rows])
-            total_B[rows] = below_bV.sum(1)
+            below_bV = _masses(leaf_bV, best_B[rows], restricted=restricted)
+            total_B[rows] = _sum_up(below_bV, [level_BV[rows] for level_BV in mass], index, from_leaves=True)
+        return cls._of(index, rules, strength, score_BI, best_B, total_B, mass, in_leaf_order=False)
+
+    @classmethod
+    def from_dense_head(
+        cls,
+        query_BD: torch.Tensor,
+        leaf_vectors_ID: torch.Tensor,
+        strength: float,
+        index: SearchIndex,
+        rules: BatchRules,
+    ) -> PrefixGuide:
+        """Score every item by the dense head and sum the scores up the prefix index.
+
+        On a CPU a large catalogue is scored some leaves at a time, so that exp and sums find the scores in the cache; the
+        product is the most of the cost, and the more users share it the cheaper it is for each.
+
+        Args:
+            query_BD: Queries of the dense head.
+            leaf_vectors_ID: Item vectors in the order of the leaves.
+        """
+        query_BD, leaf_vectors_ID = query_BD.float(), leaf_vectors_ID.float()
+        sizes, every = _whole_levels(index), slice(None)
+        users, leaves = len(query_BD), len(leaf_vectors_ID)
+        mass = [query_BD.new_empty(users, size) for size in sizes]
+        if query_BD.is_cpu and leaves > SMALL_CATALOGUE:
+            score_BI, lowest = query_BD.new_empty(users, leaves), len(sizes) - 1
+            best_B = _score_blocks(query_BD, leaf_vectors_ID, score_BI, mass[lowest], index, rules)
+            mass[lowest].clamp_(min=best_B[:, None] + NEGLIGIBLE)
+            restricted = _forbid(mass[lowest], lowest, rules, every)
+            _masses(mass[lowest], best_B, restricted=restricted)
+            total_B = _sum_up(mass[lowest], mass[:lowest], index, from_leaves=False)
+        else:
+            score_BI = query_BD @ leaf_vectors_ID.T
+            restricted = _forbid(score_BI, index.num_levels - 1, rules, every)
+            best_B = score_BI.amax(1).clamp_(min=torch.finfo(score_BI.dtype).min)
+            total_B = _sum_up(_masses(score_BI.clone(), best_B, restricted=restricted), mass, index, from_leaves=True)
+        return cls._of(index, rules, strength, score_BI, best_B, total_B, mass, in_leaf_order=True)
+
+    @classmethod
+    def _of(
+        cls,
+        index: SearchIndex,
+        rules: BatchRules,
+        strength: float,
+        score_BI: torch.Tensor,
+        best_B: torch.Tensor,
+        total_B: torch.Tensor,
+        mass: list[torch.Tensor],
+        *,
+        in_leaf_order: bool,
+    ) -> PrefixGuide:
+        """From sums of ``exp(score - best)``, of the levels that are summed as a whole and of the root."""
         missing = [None] * (index.num_levels - 1 - len(mass))
         return cls(
             index=index,
@@ -108,6 +160,7 @@ class PrefixGuide:
             root_B=best_B + total_B.log().clamp(min=NEGLIGIBLE),
             best_B=best_B,
             summed=(*(level_BV.log_() for level_BV in mass), *missing),
+            in_leaf_order=in_leaf_order,
         )
 
     def at(self, level: int, node_BWC: torch.Tensor) -> torch.Tensor:
@@ -135,6 +188,8 @@ class PrefixGuide:
 
     def _leaf_scores(self, leaf_BN: torch.Tensor) -> torch.Tensor:
         """Scores at leaves; ``-inf`` where the rules forbid the item."""
+        if self.in_leaf_order:
+            return _take(self.score_BI, leaf_BN)
         last = self.index.num_levels - 1
         value_BN = _take(self.score_BI, self.index.item_of_leaf[leaf_BN])
         alive_BN = self.rules.leads_on(last, leaf_BN[:, None])
@@ -153,7 +208,10 @@ def fused_scores(
     scorers: ScorerSet | None,
     weights: Mapping[str, float],
 ) -> torch.Tensor:
-    """Sum the log-softmax of the dense head and the weighted scores of item scorers, float32 ``[B, I]``.
+    """Sum the scores of the dense head and the weighted scores of item scorers, float32 ``[B, I]``, as a guide takes them.
+
+    They are no log-probabilities: a constant per user, which a guide takes out, is missing, and to find it would cost as
+    much as half of the product.
 
     Args:
         query_BD: Queries of the dense head.
@@ -165,7 +223,6 @@ def fused_scores(
         ConfigError: A weight is for a scorer that the set lacks.
     """
     score_BI = query_BD.float() @ item_vectors_ID.float().T
-    score_BI -= score_BI.logsumexp(1, keepdim=True)
     if scorers is None:
         return score_BI
     on_host_BI = score_BI.cpu()
@@ -190,22 +247,76 @@ def _whole_levels(index: SearchIndex) -> list[int]:
     return sizes[: whole.index(False)] if False in whole else sizes
 
 
-def _forbid(leaf_bV: torch.Tensor, index: SearchIndex, rules: BatchRules, rows: slice) -> bool:
-    """Write ``-inf`` where the rules forbid some users' items; return whether there are such rules."""
-    last = index.num_levels - 1
+def _masses(score_bV: torch.Tensor, best_b: torch.Tensor, *, restricted: bool) -> torch.Tensor:
+    """``exp(score - best)`` in place, 0 where the score is ``-inf``, which only happens where it is ``restricted``."""
+    score_bV -= best_b[:, None]
+    forbidden_bV = score_bV == -torch.inf if restricted else None
+    mass_bV = score_bV.clamp_(min=NEGLIGIBLE).exp_()
+    return mass_bV if forbidden_bV is None else mass_bV.masked_fill_(forbidden_bV, 0.0)
+
+
+def _sum_up(below_bV: torch.Tensor, mass: list[torch.Tensor], index: SearchIndex, *, from_leaves: bool) -> torch.Tensor:
+    """Sum masses of leaves, or of the level under ``mass``, into every level of ``mass``; return the sum of all, ``[b]``."""
+    for level in reversed(range(len(mass))):
+        first = index.first_leaf[level] if from_leaves and level + 1 == len(mass) else index.first_below[level]
+        below_bV = _sum_neighbours(below_bV, first, out=mass[level])
+    return below_bV.sum(1)
+
+
+def _score_blocks(
+    query_BD: torch.Tensor,
+    leaf_vectors_ID: torch.Tensor,
+    score_BI: torch.Tensor,
+    log_mass_BV: torch.Tensor,
+    index: SearchIndex,
+    rules: BatchRules,
+) -> torch.Tensor:
+    """Fill scores by leaf and the log-sums of the level that ``log_mass_BV`` is for, some leaves at a time; on a CPU.
+
+    Returns:
+        The best allowed score of each row, ``[B]``, finite.
+    """
+    lowest, last = len(_whole_levels(index)) - 1, index.num_levels - 1
+    first = index.first_leaf[lowest].numpy()
+    size = max(LEAST_LEAVES, CACHED_SCORES // len(query_BD))
+    bounds = np.unique(np.append(np.searchsorted(first, np.arange(0, first[-1], size)), len(first) - 1))
+    closed_BR = rules.closed(last, query_BD.device)
+    leaf_R = closed_BR.flatten().numpy() if closed_BR is not None else np.empty(0, np.int64)
+    order_R = np.argsort(leaf_R, kind="stable")
+    leaf_R, user_R = leaf_R[order_R], order_R // max(1, closed_BR.shape[1] if closed_BR is not None else 1)
+    best_B = torch.full_like(query_BD[:, 0], torch.finfo(torch.float32).min)
+    for begin, end in itertools.pairwise(bounds.tolist()):
+        leaves = slice(int(first[begin]), int(first[end]))
+        score_Bb = torch.mm(query_BD, leaf_vectors_ID[leaves].T)
+        if rules.alive is not None:
+            alive_Sb = rules.alive[last][:, leaves]
+            score_Bb.masked_fill_(~(alive_Sb[:1] if rules.segment_B is None else alive_Sb[rules.segment_B]), -torch.inf)
+        closed = slice(*np.searchsorted(leaf_R, [leaves.start, leaves.stop]))
+        score_Bb.numpy()[user_R[closed], leaf_R[closed] - leaves.start] = -np.inf
+        score_BI[:, leaves] = score_Bb
+        best_Bb = score_Bb.amax(1).clamp_(min=torch.finfo(torch.float32).min)
+        score_Bb.sub_(best_Bb[:, None]).exp_()
+        sums = np.add.reduceat(score_Bb.numpy(), first[begin:end] - leaves.start, axis=1)
+        log_mass_BV[:, begin:end] = torch.from_numpy(sums).log_().add_(best_Bb[:, None])
+        torch.maximum(best_B, best_Bb, out=best_B)
+    return best_B
+
+
+def _forbid(value_bV: torch.Tensor, level: int, rules: BatchRules, rows: slice) -> bool:
+    """Write ``-inf`` at nodes that the rules close for some users; return whether there are such rules."""
     if rules.alive is not None:
-        alive_SV = rules.alive[last].to(leaf_bV.device)
-        leaf_bV.masked_fill_(
+        alive_SV = rules.alive[level].to(value_bV.device)
+        value_bV.masked_fill_(
             ~(alive_SV[:1] if rules.segment_B is None else alive_SV[rules.segment_B[rows]]), -torch.inf
         )
-    closed_BR = rules.closed(last, leaf_bV.device)
+    closed_BR = rules.closed(level, value_bV.device)
     if closed_BR is None or not closed_BR.shape[1]:
         return rules.alive is not None
     closed_bR = closed_BR[rows]
     # the lower of what stands there and -inf; padding brings +inf, which changes nothing
-    value_bR = torch.full_like(closed_bR, -torch.inf, dtype=leaf_bV.dtype)
+    value_bR = torch.full_like(closed_bR, -torch.inf, dtype=value_bV.dtype)
     value_bR.masked_fill_(closed_bR == NO_NODE, torch.inf)
-    leaf_bV.scatter_reduce_(1, closed_bR.clamp(min=0), value_bR, "amin")
+    value_bV.scatter_reduce_(1, closed_bR.clamp(min=0), value_bR, "amin")
     return True
 
 

@@ -13,7 +13,7 @@ from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.answers import check_count, refuse_non_finite, sort_key, within_quotas
 from recsys.decoding.batches import PreparedBatch
-from recsys.decoding.beam_search import Beams, Guidance, beam_search
+from recsys.decoding.beam_search import Beams, DenseGuidance, beam_search
 from recsys.decoding.bfloat16 import bfloat16_policy
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.graphed_search import CudaRecorder, GraphedSearch, check_recordable
@@ -69,6 +69,7 @@ class Recommender:
         self.device = policy.codes.weight.device
         self.search_index = SearchIndex.from_index(self.index, self.device)
         self._item_vectors: torch.Tensor | None = None
+        self._vectors_by_leaf: torch.Tensor | None = None
         self._recorder = CudaRecorder(self.device) if config.cuda_graph else None
         self._graphed_searches: dict[int, GraphedSearch] = {}
 
@@ -295,7 +296,7 @@ class Recommender:
                 num_items=num_items,
                 widths=self.config.session_widths(width, num_items),
                 diversity_groups=self.config.diversity_groups if num_items > 1 else 1,
-                guidance=Guidance(self._all_dense_scores, self.config.guidance) if self.config.guidance else None,
+                guidance=DenseGuidance(self._leaf_vectors(), self.config.guidance) if self.config.guidance else None,
             )
 
     def _graphed(self, width: int) -> GraphedSearch:
@@ -328,13 +329,16 @@ class Recommender:
         vectors_BND = self._vectors()[items_BN + 1]
         return torch.einsum("bd,bnd->bn", query_BD, vectors_BND)
 
-    def _all_dense_scores(self, query_BD: torch.Tensor) -> torch.Tensor:
-        """Dense-head scores of the whole catalogue, ``[B, I]``."""
-        return query_BD @ self.catalogue_vectors().T
-
     def catalogue_vectors(self) -> torch.Tensor:
         """Item tower of the whole catalogue, ``[I, D]``, computed once."""
         return self._vectors()[1:]
+
+    @torch.inference_mode()
+    def _leaf_vectors(self) -> torch.Tensor:
+        """The same in the order of the leaves, as a guided search reads them."""
+        if self._vectors_by_leaf is None:
+            self._vectors_by_leaf = self.catalogue_vectors()[self.search_index.item_of_leaf]
+        return self._vectors_by_leaf
 
     def _vectors(self) -> torch.Tensor:
         if self._item_vectors is None:

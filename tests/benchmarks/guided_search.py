@@ -17,7 +17,7 @@ import torch
 
 from recsys.contracts.dataset import Dataset
 from recsys.data.histories import Histories
-from recsys.decoding.beam_search import Guidance, beam_search
+from recsys.decoding.beam_search import DenseGuidance, Guidance, beam_search
 from recsys.decoding.guide import PrefixGuide, fused_scores
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.batch_rules import BatchRules
@@ -70,8 +70,10 @@ def measure(items: int, batch: int, rounds: int) -> list[list[str]]:
     given = fused_scores(policy.start(history).dense_query_BD, vectors, histories, None, {})
     rules, out = BatchRules(), given.clone().numpy()
 
-    def search(guidance: Guidance | None) -> Callable[[], object]:
+    def search(guidance: Guidance | DenseGuidance | None) -> Callable[[], object]:
         return lambda: beam_search(policy, history, index, BEAM, guidance=guidance)
+
+    leaf_vectors = vectors[index.item_of_leaf]
 
     def fused(names: tuple[str, ...]) -> Guidance:
         weights = dict.fromkeys(names, 0.5)
@@ -81,11 +83,14 @@ def measure(items: int, batch: int, rounds: int) -> list[list[str]]:
     contestants: dict[str, Callable[[], object]] = {
         "plain search": search(None),
         "guided, scores given": search(Guidance(lambda _: given, STRENGTH)),
-        "guided by the dense head": search(fused(())),
+        "guided by the dense head": search(DenseGuidance(leaf_vectors, STRENGTH)),
         "guided, dense head and counted scorers": search(fused(counted)),
         "guided, dense head and all scorers": search(fused(scorers.names)),
         "part: sums over the prefix index": lambda: PrefixGuide.from_item_scores(given, STRENGTH, index, rules),
         "part: dense head": lambda: fused_scores(policy_query, vectors, histories, None, {}),
+        "part: dense head with its sums": lambda: PrefixGuide.from_dense_head(
+            policy_query, leaf_vectors, STRENGTH, index, rules
+        ),
     }
     policy_query = policy.start(history).dense_query_BD
     for name in scorers.names:
@@ -104,11 +109,14 @@ def main() -> None:
     """Measure every size, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, nargs="+", default=[12_101, 1_000_000])
+    parser.add_argument(
+        "--users", type=int, default=64, help="at once; what decode.rows_per_batch makes of a beam of 50"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    rows = [row for items in arguments.items for row in measure(items, 32, arguments.rounds)]
+    rows = [row for items in arguments.items for row in measure(items, arguments.users, arguments.rounds)]
     header = ["items", "users at once", "what", "ms per user", "time over the plain search's"]
     notes = [
         f"beam {BEAM}, 4 levels of {CODES} codes drawn at random, width 128, 4 + 4 layers, 80 history positions",

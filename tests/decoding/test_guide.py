@@ -21,6 +21,7 @@ from recsys.decoding.guide import PrefixGuide, fused_scores
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, PersonalRules
+from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.decoding.search_index import SearchIndex
 from recsys.scorers.config import ScorersConfig
@@ -270,3 +271,52 @@ def prefix_log_probs(policy, histories: Histories) -> list[dict[tuple[int, ...],
             for level in range(3):
                 found[row][tuple(CODES[item, : level + 1].tolist())] = float(steps[row, level])
     return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10), blocks=st.booleans(), data=st.data())
+def test_scores_made_by_leaf_guide_as_scores_given_by_item(seed: int, blocks: bool, data) -> None:  # type: ignore[no-untyped-def]
+    """Segments and seen items, levels as a whole or the last but one node by node, all leaves at once or few at a time."""
+    generator = np.random.default_rng(seed)
+    index = PrefixIndex.build(CODES[generator.permutation(20)], SIZES)
+    search_index = SearchIndex.from_index(index)
+    users = data.draw(st.integers(1, 4))
+    lists = [data.draw(st.lists(st.integers(0, 19), max_size=20)) for _ in range(users)]
+    allow = generator.random((2, 20)) < 0.8
+    allow[:, 3] = True
+    compiled = CompiledRules.compile(index, ItemRules(allow, segments=np.arange(users) % 2), exclude_seen=True)
+    ends = np.cumsum([len(each) for each in lists])
+    flat = np.array([item for each in lists for item in each], np.int32)
+    histories = Histories(
+        np.arange(users, dtype=np.int32),
+        ends - [len(e) for e in lists],
+        ends,
+        flat,
+        *[np.zeros(len(flat), np.uint8)] * 3,
+    )
+    rules = compiled.for_batch(histories)
+    query, vectors = (torch.from_numpy(generator.normal(size=(n, 4)).astype(np.float32)) for n in (users, 20))
+    by_leaf = search_index.item_of_leaf.long()
+    with pytest.MonkeyPatch.context() as patch:
+        if blocks:
+            for name, value in (("SMALL_CATALOGUE", 0), ("CACHED_SCORES", 1), ("LEAST_LEAVES", 3), ("FEW_LEAVES", 20)):
+                patch.setattr(f"recsys.decoding.guide.{name}", value)
+        expected = PrefixGuide.from_item_scores(query @ vectors.T, 2.0, search_index, rules)
+        found = PrefixGuide.from_dense_head(query, vectors[by_leaf], 2.0, search_index, rules)
+        for level in range(3):
+            nodes = torch.arange(len(index.codes[level])).expand(users, 1, -1)
+            torch.testing.assert_close(found.at(level, nodes), expected.at(level, nodes), atol=1e-4, rtol=1e-4)
+
+
+def test_scores_far_below_the_best_stay_possible_when_made_by_leaf() -> None:
+    """Item 0 is 1,000 above item 1, which shares no prefix with it: its prefix counts as 80 below, and is not lost."""
+    index = SearchIndex.from_index(PrefixIndex.build(np.array([[0, 0], [1, 0]]), (2, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
+        patch.setattr("recsys.decoding.guide.LEAST_LEAVES", 1)
+        patch.setattr("recsys.decoding.guide.CACHED_SCORES", 1)
+        guide = PrefixGuide.from_dense_head(
+            torch.tensor([[1000.0]]), torch.tensor([[1.0], [0.0]]), 1.0, index, BatchRules()
+        )
+    assert guide.at(0, torch.tensor([[[0, 1]]])).flatten().tolist() == [0.0, -80.0]
+    assert guide.at(1, torch.tensor([[[0, 1]]])).flatten().tolist() == [0.0, -1000.0]
