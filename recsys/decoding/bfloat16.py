@@ -8,17 +8,12 @@ over codes are float32, too.
 from __future__ import annotations
 
 import copy
-from typing import Final
 
 import torch
 from torch import nn
 
-from recsys.contracts.errors import ConfigError
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.layers.moe import MixtureOfExperts
-
-MULTIPLE: Final = 8
-"""Grouped products in bfloat16 read 16 bytes at a time."""
 
 
 def bfloat16_policy(policy: GenerativeRecommender) -> GenerativeRecommender:
@@ -27,13 +22,7 @@ def bfloat16_policy(policy: GenerativeRecommender) -> GenerativeRecommender:
     Raises:
         ConfigError: The experts have sizes that bfloat16 products of a GPU do not take.
     """
-    for moe in policy.moe_layers():
-        width, hidden = moe.down_EFD.shape[2], moe.down_EFD.shape[1]
-        if width % MULTIPLE or hidden % MULTIPLE:
-            raise ConfigError(
-                f"decode.precision is bfloat16, whose products of experts need multiples of {MULTIPLE}: model.width is "
-                f"{width}, model.expert_width {hidden}; use float32, or train with such sizes"
-            )
+    policy.spec.model.check_bfloat16("decode.precision")
     shared = (policy.tables, policy.codes, policy.item_tower, policy.dense_query)
     result = copy.deepcopy(policy, {id(part): part for part in shared})
     for part in (result.encoder, result.decoder):

@@ -74,7 +74,11 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, search: Callable[[], Beams]) -> Recording:
-        """Warm up and record."""
+        """Warm up and record.
+
+        Raises:
+            ConfigError: The search asks for something that cannot be recorded, such as a value read back.
+        """
         with PREPARING, torch.cuda.device(self.device):  # nothing else may be asked of the GPU meanwhile
             side = torch.cuda.Stream(self.device)
             side.wait_stream(torch.cuda.current_stream(self.device))
@@ -83,8 +87,13 @@ class CudaRecorder:
                     search()
             torch.cuda.current_stream(self.device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                beams = search()
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                    beams = search()
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"decode.cuda_graph: this search cannot be recorded ({error}); set decode.cuda_graph: false"
+                ) from error
         return _CudaRecording(graph, beams)
 
 
@@ -154,7 +163,6 @@ class GraphedSearch:
         padded = self._padded(history, rules)
         recorded = self._recorded.pop(padded.shape, None)
         if recorded is None:
-            check_recordable(self.policy, bfloat16=torch.is_autocast_enabled(self.device.type))
             while len(self._recorded) >= self.most_graphs:
                 del self._recorded[next(iter(self._recorded))]  # used longest ago
             recorded = self._new(padded, history, rules)
@@ -244,19 +252,6 @@ def padded_size(size: int, most: int | None = None) -> int:
         return 0
     padded = max(FEWEST, 1 << (size - 1).bit_length())
     return padded if most is None else max(size, min(padded, most))
-
-
-def check_recordable(policy: GenerativeRecommender, *, bfloat16: bool) -> None:
-    """Refuse a policy whose search waits for the GPU in its middle.
-
-    Raises:
-        ConfigError: Its experts are multiplied in float32: torch loops over them and reads their counts back.
-    """
-    if policy.moe_layers() and not bfloat16:
-        raise ConfigError(
-            "decode.cuda_graph cannot record a policy with experts in float32: torch runs their grouped products one by "
-            "one and waits for the counts; set decode.precision: bfloat16, or decode.cuda_graph: false"
-        )
 
 
 def _write(target: torch.Tensor, source: torch.Tensor, padding: int) -> None:

@@ -45,8 +45,9 @@ CACHED_SCORES: Final = 1 << 18
 """Scores that take all steps together on a CPU (1 MB of float32), so that they stay in its cache; at least one user's."""
 
 
-LEAST_LEAVES: Final = 1024
-"""Leaves that are scored together at least; fewer would make the product slow."""
+SCORED_TOGETHER: Final = 1 << 20
+"""Products of users and leaves that are made together on a CPU (4 MB of float32): fewer make the product slow, more leave
+the cache."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ def _score_blocks(
     """
     lowest, last = len(_whole_levels(index)) - 1, index.num_levels - 1
     first = index.first_leaf[lowest].numpy()
-    size = max(LEAST_LEAVES, CACHED_SCORES // len(query_BD))
+    size = max(1, SCORED_TOGETHER // len(query_BD))
     bounds = np.unique(np.append(np.searchsorted(first, np.arange(0, first[-1], size)), len(first) - 1))
     closed_BR = rules.closed(last, query_BD.device)
     leaf_R = closed_BR.flatten().numpy() if closed_BR is not None else np.empty(0, np.int64)

@@ -16,7 +16,7 @@ from recsys.decoding.batches import PreparedBatch
 from recsys.decoding.beam_search import Beams, DenseGuidance, beam_search
 from recsys.decoding.bfloat16 import bfloat16_policy
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.graphed_search import CudaRecorder, GraphedSearch, check_recordable
+from recsys.decoding.graphed_search import CudaRecorder, GraphedSearch
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
@@ -350,8 +350,6 @@ class Recommender:
 def _prepared_for(config: DecodeConfig, policy: GenerativeRecommender) -> GenerativeRecommender:
     """The policy in the configured precision."""
     config.check_device(policy.codes.weight.device.type)
-    if config.cuda_graph:
-        check_recordable(policy, bfloat16=config.precision == "bfloat16")
     if config.precision == "bfloat16":
         return bfloat16_policy(policy)
     return int8_policy(policy) if config.precision == "int8" else policy

@@ -299,7 +299,7 @@ def test_scores_made_by_leaf_guide_as_scores_given_by_item(seed: int, blocks: bo
     by_leaf = search_index.item_of_leaf.long()
     with pytest.MonkeyPatch.context() as patch:
         if blocks:
-            for name, value in (("SMALL_CATALOGUE", 0), ("CACHED_SCORES", 1), ("LEAST_LEAVES", 3), ("FEW_LEAVES", 20)):
+            for name, value in (("SMALL_CATALOGUE", 0), ("SCORED_TOGETHER", 3 * users), ("FEW_LEAVES", 20)):
                 patch.setattr(f"recsys.decoding.guide.{name}", value)
         expected = PrefixGuide.from_item_scores(query @ vectors.T, 2.0, search_index, rules)
         found = PrefixGuide.from_dense_head(query, vectors[by_leaf], 2.0, search_index, rules)
@@ -313,8 +313,7 @@ def test_scores_far_below_the_best_stay_possible_when_made_by_leaf() -> None:
     index = SearchIndex.from_index(PrefixIndex.build(np.array([[0, 0], [1, 0]]), (2, 1)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
-        patch.setattr("recsys.decoding.guide.LEAST_LEAVES", 1)
-        patch.setattr("recsys.decoding.guide.CACHED_SCORES", 1)
+        patch.setattr("recsys.decoding.guide.SCORED_TOGETHER", 1)
         guide = PrefixGuide.from_dense_head(
             torch.tensor([[1000.0]]), torch.tensor([[1.0], [0.0]]), 1.0, index, BatchRules()
         )

@@ -15,6 +15,7 @@ import torch
 
 from recsys.data.batch import HistoryBatch
 from recsys.decoding.beam_search import beam_search
+from recsys.decoding.bfloat16 import bfloat16_policy
 from recsys.decoding.graphed_search import GraphedSearch
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.batch_rules import BatchRules
@@ -54,6 +55,7 @@ class Searched:
         codes = worlds.random_codes(self.shape.items, self.shape.codebook)
         config = worlds.model_config(shape.preset, smoke=bench.smoke)
         self.policy = worlds.policy_on(bench.device, config, codes, self.shape.codebook).eval()
+        self.half = bfloat16_policy(self.policy)  # what a Recommender decodes with
         index = PrefixIndex.build(codes, (self.shape.codebook,) * worlds.LEVELS)
         self.index = SearchIndex.from_index(index, bench.device)
 
@@ -64,23 +66,24 @@ class Searched:
     def search(self, batch: int, width: int, *, graph: bool, bfloat16: bool = True) -> Callable[[], object]:
         """A call that answers one batch."""
         history = self.histories(batch)
-        graphed = GraphedSearch(self.policy, self.index, [width], batch) if graph else None
+        policy = self.half if bfloat16 else self.policy
+        graphed = GraphedSearch(policy, self.index, [width], batch) if graph else None
 
         def run() -> object:
             with torch.inference_mode(), self.bench.autocast(bfloat16):
                 if graphed is not None:
                     return graphed(history, BatchRules())
-                return beam_search(self.policy, history, self.index, width)
+                return beam_search(policy, history, self.index, width)
 
         return run
 
     def encode(self, batch: int, *, bfloat16: bool = True) -> Callable[[], object]:
         """A call that only encodes."""
-        history = self.histories(batch)
+        history, policy = self.histories(batch), self.half if bfloat16 else self.policy
 
         def run() -> object:
             with torch.inference_mode(), self.bench.autocast(bfloat16):
-                return self.policy.start(history)
+                return policy.start(history)
 
         return run
 
