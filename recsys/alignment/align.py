@@ -7,9 +7,12 @@ the work folder ``model/`` (the kept policy), ``rounds/NN`` (every round: policy
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from recsys.alignment.config import AlignConfig, IpaConfig, ObjectiveConfig
 from recsys.alignment.inputs import AlignmentInputs
@@ -69,13 +72,25 @@ def align_policy(inputs: AlignmentInputs, work_dir: Path, progress: Progress) ->
         learner=learner,
         evaluator=evaluator,
         guard=config.guard,
-        store=RoundStore(work_dir, inputs.parents, plain, inputs.seed),
+        store=RoundStore(work_dir, _parents(inputs), plain, inputs.seed),
         checkpoint_every_steps=config.checkpoint_every_steps,
         progress=progress,
     )
     run = loop.run()
     save_policy(work_dir / MODEL_NAME, policy)
     return _report(run, config, work_dir)
+
+
+def _parents(inputs: AlignmentInputs) -> dict[str, str]:
+    """What the rounds of a folder belong to: what the caller names, and in any case the policy's own weights.
+
+    A caller who names nothing would otherwise be handed the rounds that another policy left in the folder.
+    """
+    weights = hashlib.sha256()
+    for name, tensor in sorted(inputs.policy.state_dict().items()):
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {**inputs.parents, "policy_weights": weights.hexdigest()}
 
 
 def _steerable(inputs: AlignmentInputs, config: ObjectiveConfig) -> AlignmentInputs:

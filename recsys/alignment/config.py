@@ -78,11 +78,14 @@ class SupervisedConfig(FrozenConfig):
         dense_weight: Of the dense head's loss beside the next-token loss; without it the served order, which the dense head
             decides, drifts away from an encoder that moves.
         loss_reduction: Over the codes of an item, as in training.
+        session_reduction: Over the items of a session. ``sum`` is OneRec's eq. 4; with ``mean``, as in training, the weight
+            of the preference loss beside it counts as many times more as a session has items.
     """
 
     weight: float = Field(default=1.0, ge=0)
     dense_weight: float = Field(default=1.0, ge=0)
     loss_reduction: Literal["sum", "mean"] = "sum"
+    session_reduction: Literal["mean", "sum"] = "mean"
 
 
 class CurriculumConfig(FrozenConfig):
@@ -122,6 +125,7 @@ class IpaConfig(FrozenConfig):
         rounds: Snapshots taken; 1 is plain one-shot DPO. Unpublished.
         samples_per_round: Training samples of a round, N_sample; ``None`` is one pass over the train split. Unpublished.
         preference_share: Share of the samples that get a preference pair, r_DPO.
+        preference: ``pairs``, or ``none``: the next-token loss on the same samples alone, a control that makes no roll-outs.
         preference_weight: lambda. Unpublished.
         preference_reduction: ``batch`` divides the sum of the pairs' losses by the samples of the batch, as Alg. 2 does
             sample by sample; ``pairs`` by the pairs in the batch, so that their weight does not depend on the share.
@@ -139,6 +143,7 @@ class IpaConfig(FrozenConfig):
     samples_per_round: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=128, ge=1)
     preference_share: float = Field(default=0.01, gt=0, le=1)
+    preference: Literal["pairs", "none"] = "pairs"
     preference_weight: float = Field(default=1.0, gt=0)
     preference_reduction: Literal["batch", "pairs"] = "batch"
     pair_rule: PairRule = "best_worst"
@@ -151,6 +156,12 @@ class IpaConfig(FrozenConfig):
     rollouts: RolloutConfig = RolloutConfig(num_generations=128)
     supervised: SupervisedConfig = SupervisedConfig()
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=2e-4, final_learning_rate_share=1.0)
+
+    @model_validator(mode="after")
+    def _some_loss_is_left(self) -> Self:
+        if self.preference == "none" and self.supervised.weight == 0:
+            raise ValueError("preference 'none' leaves the next-token loss, and supervised.weight is 0; raise it")
+        return self
 
     @model_validator(mode="after")
     def _pairs_fit_group(self) -> Self:

@@ -6,7 +6,9 @@ the next-token loss, and those with a pair the preference loss too. The snapshot
 is needed no more once the pairs are written.
 
 Source: OneRec (arXiv 2502.18965), Alg. 2, eq. 8-10. beta, lambda, rounds and samples are unpublished. Departures: pairs are
-made before the round's updates, not between them, which is the same because M_t is frozen meanwhile; dropout is off.
+made before the round's updates, not between them, which is the same because M_t is frozen meanwhile; dropout is off; the
+next-token loss is the mean over items where eq. 4 sums over a session, unless ``supervised.session_reduction`` is ``sum``:
+with the mean, lambda counts as many times more as a session has items.
 
 Legend: B samples of a batch, G candidates, N negatives, Q pairs, M items per session.
 """
@@ -82,7 +84,7 @@ class IterativePreferenceAlignment:
         """Nothing."""
 
     def train(self, work: RoundWork) -> dict[str, Any]:
-        """Make or read the pairs, then train on all samples of the round."""
+        """Make or read the pairs, then train on all samples of the round; without a preference loss on the samples alone."""
         first = (work.number - 1) * self.steps_per_round
         batches = [self.stream.rows(first + step) for step in range(self.steps_per_round)]
         pairs, num_requests = self._pairs(work, np.concatenate(batches))
@@ -151,6 +153,10 @@ class IterativePreferenceAlignment:
         """Make the pairs of a round, or read what an earlier process made; also return how many requests were asked."""
         drawn = np.random.default_rng([self.seed, work.number]).random(len(stream_rows))
         positions = np.flatnonzero(drawn < self.config.preference_share)
+        if self.config.preference == "none":
+            none = PreferencePairs.empty(self.learner.policy.spec.dataset.session_length)
+            save_tensors(work.scratch / PAIRS_NAME, none.tensors())
+            return none, 0
         if not len(positions):
             raise ConfigError(
                 f"ipa: none of the round's {len(stream_rows)} samples was drawn for a preference pair; raise "

@@ -97,9 +97,10 @@ def test_the_books_of_a_round(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
     policy, summary = run(prepared, tmp_path / "align", ipa())
     rounds = [open_artifact(tmp_path / "align" / "rounds" / f"{number:02d}").manifest for number in range(3)]
-    assert rounds[0].parents == {"train": "abc"}
-    assert rounds[1].parents == {"train": "abc", "round": rounds[0].digest}
-    assert rounds[2].parents == {"train": "abc", "round": rounds[1].digest}
+    named = {"train": "abc", "policy_weights": rounds[0].parents["policy_weights"]}
+    assert rounds[0].parents == named
+    assert rounds[1].parents == {**named, "round": rounds[0].digest}
+    assert rounds[2].parents == {**named, "round": rounds[1].digest}
     facts = rounds[1].summary
     assert facts["samples"] == 320 or 300 < facts["samples"] <= 320  # the last batch of an epoch is shorter
     assert facts["requests"] == facts["pairs"] + facts["skipped_indistinguishable"]

@@ -190,7 +190,7 @@ def align_config(variant: Variant, settings: Settings, guard: GuardConfig) -> Al
         method["pair_rule"] = "target_rest" if variant.all_groups else "best_all"
         method["preference_share"] = 1.0
         if variant.kind == "next_token":  # the loop of the pairs without their loss
-            method |= {"preference_share": 0.01, "preference_weight": 1e-12}
+            method |= {"preference": "none"}
             supervised = {"weight": 1.0}
     method |= {"optimiser": optimiser, "supervised": supervised, "rollouts": rollouts}
     name = "rere" if variant.kind == "rere" else "ipa"

@@ -117,7 +117,7 @@ VARIANTS: Final = {
     START: Variant(None),
     IPA: Variant(every_round=True),
     ONE_SHOT: Variant(one_round=True),
-    CONTROL: Variant({"ipa": {"preference_weight": 1e-12, "preference_share": 0.01}}),
+    CONTROL: Variant({"ipa": {"preference": "none"}}),
     PUSHED: Variant({"ipa": _PUSH, "guard": {"on_violation": "record"}}, every_round=True),
     PUSHED_GUARDED: Variant({"ipa": _PUSH, "guard": {"on_violation": "back_off"}}, every_round=True),
     f"{LOSS}dpo": _loss("dpo", 0.2),

@@ -13,12 +13,34 @@ from recsys.metrics.bootstrap import (
     ResampledMeans,
     bootstrap_sums,
     estimate_means,
+    estimate_over_seeds,
     means_of_draws,
     resample_means,
     user_draws,
 )
 
 EVERYBODY = np.ones((500, 1), bool)
+
+
+def test_resamples_that_drew_nobody_do_not_count_for_p_values() -> None:
+    """One user of a slice among 20: a third of the draws miss them. All others are below 0: p = 2 / (counted + 1)."""
+    values = np.full((20, 1), -1.0)
+    alone = np.arange(20)[:, None] == 3
+    means = resample_means(values, alone, np.arange(20), resamples=400, seed=0)
+    counted = int((~np.isnan(means.samples)).sum())
+    assert 200 < counted < 300
+    assert means.p_value()[0, 0] == pytest.approx(2 / (counted + 1))
+
+
+def test_an_interval_over_seeds_by_hand() -> None:
+    """1, 2, 3: mean 2, deviation 1, standard error 1 / sqrt 3; t(2) at 97.5 % is 4.3027, at 95 % 2.9200."""
+    assert estimate_over_seeds([1.0, 2.0, 3.0]).high == pytest.approx(2 + 4.302653 / 3**0.5, rel=1e-6)
+    assert estimate_over_seeds([1.0, 2.0, 3.0], 0.9).low == pytest.approx(2 - 2.919986 / 3**0.5, rel=1e-6)
+    assert estimate_over_seeds([2.0, 2.0]).low == 2.0
+    with pytest.raises(DataError, match="needs two finite figures"):
+        estimate_over_seeds([1.0])
+    with pytest.raises(DataError, match="needs two finite figures"):
+        estimate_over_seeds([1.0, float("nan")])
 
 
 def test_agrees_with_scipy() -> None:

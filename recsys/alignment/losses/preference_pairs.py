@@ -153,6 +153,21 @@ class PreferencePairs:
     def __len__(self) -> int:
         return len(self.position_Q)
 
+    @classmethod
+    def empty(cls, session_length: int) -> PreferencePairs:
+        """No pairs at all."""
+        return cls(
+            position_Q=torch.empty(0, dtype=torch.int64),
+            row_Q=torch.empty(0, dtype=torch.int64),
+            chosen_QM=torch.empty(0, session_length, dtype=torch.int64),
+            rejected_QNM=torch.empty(0, 1, session_length, dtype=torch.int64),
+            reward_chosen_Q=torch.empty(0),
+            reward_rejected_QN=torch.empty(0, 1),
+            ref_chosen_Q=torch.empty(0),
+            ref_rejected_QN=torch.empty(0, 1),
+            objective_QO=torch.empty(0, 0),
+        )
+
     @property
     def exists_QN(self) -> torch.Tensor:
         """Which negatives there are, bool ``[Q, N]``."""

@@ -90,10 +90,16 @@ class Learner:
 
 
 def supervised_loss(policy: GenerativeRecommender, batch: TrainingBatch, config: SupervisedConfig) -> torch.Tensor:
-    """Next-token loss of the targets, plus the dense head's on the first item of each, as in training; unweighted."""
+    """Next-token loss of the targets, plus the dense head's on the first item of each, as in training; unweighted.
+
+    It is a mean over items, or over sessions whose items' losses are summed, as ``session_reduction`` says.
+    """
     hidden, query_BPD = policy(batch)
     asked, target_BPM = batch.asked, batch.target_BPM
     loss = next_token_loss(policy.code_losses(asked.items(hidden), asked.items(target_BPM)), config.loss_reduction)
+    if config.session_reduction == "sum":
+        is_item_BPM = target_BPM > 0
+        loss = loss * (is_item_BPM.sum() / is_item_BPM.any(-1).sum())
     if config.dense_weight > 0:
         query_ND, target_N = asked.first_items(query_BPD), asked.first_items(target_BPM[..., 0])
         loss = loss + config.dense_weight * dense_loss(query_ND, policy.item_vectors(), target_N)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from recsys.alignment.align import align_policy
 from recsys.alignment.config import AlignConfig, GuardConfig, IpaConfig, OptimiserConfig, RereConfig, RolloutConfig
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.losses.config import PolicyGradientConfig
+from recsys.alignment.rounds import loop as round_loop
 from recsys.alignment.rounds import store as round_state
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError
@@ -54,6 +58,10 @@ BACKING_OFF = IPA.model_copy(
     update={"guard": GUARD.model_copy(update={"held_out_falls": None, "on_violation": "back_off"})}
 )
 
+RERE_BACKING_OFF = RERE.model_copy(
+    update={"guard": GUARD.model_copy(update={"max_kl": 1e-4, "on_violation": "back_off", "max_back_offs": 1})}
+)
+
 
 def go(prepared: Dataset, folder: Path, config: AlignConfig, progress=QUIET, held_out_sign: float = 1.0):
     policy = ring_policy(prepared)
@@ -77,7 +85,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    ("config", "held_out_sign"), [(IPA, 1.0), (RERE, 1.0), (BACKING_OFF, -1.0)], ids=["ipa", "rere", "back_off"]
+    ("config", "held_out_sign"),
+    [(IPA, 1.0), (RERE, 1.0), (BACKING_OFF, -1.0), (RERE_BACKING_OFF, 1.0)],
+    ids=["ipa", "rere", "back_off", "rere_back_off"],
 )
 def test_killed_again_and_again_it_ends_the_same(
     prepared: Dataset, tmp_path: Path, config: AlignConfig, held_out_sign: float
@@ -95,6 +105,48 @@ def test_killed_again_and_again_it_ends_the_same(
     assert all(torch.equal(tensor, whole[0][name]) for name, tensor in pieces[0].items())
     assert pieces[1] == whole[1]
     assert pieces[2] == whole[2]
+
+
+@pytest.mark.parametrize(
+    ("config", "held_out_sign"), [(BACKING_OFF, -1.0), (RERE_BACKING_OFF, 1.0)], ids=["ipa", "rere"]
+)
+def test_killed_inside_the_guard_and_after_random_steps_it_backs_off_to_the_same_end(
+    prepared: Dataset,
+    tmp_path: Path,
+    config: AlignConfig,
+    held_out_sign: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each life dies where the guard is asked, after its bootstrap, or at a random item of a loop; the next goes on."""
+    whole = go(prepared, tmp_path / "whole", config, held_out_sign=held_out_sign)
+    assert len(whole[2]["rounds"]) == 3  # the start, a round, and the one that the back-off led to
+    assert [entry["smaller_steps"]["learning_rate"] for entry in whole[2]["rounds"][1:]] == [1.0, 0.5]
+    generator = np.random.default_rng(4)
+    for items in generator.integers(1, 6, size=2):
+        with contextlib.suppress(KeyboardInterrupt):
+            go(prepared, tmp_path / "pieces", config, KillAfter(int(items)), held_out_sign)
+    for passes, after in ((0, False), (0, True), (1, False), (0, True)):  # round 1, again, round 2, again
+        with monkeypatch.context() as patch:
+            patch.setattr(round_loop, "check_round", _dies(round_loop.check_round, passes, after))
+            with pytest.raises(KeyboardInterrupt):
+                go(prepared, tmp_path / "pieces", config, held_out_sign=held_out_sign)
+    pieces = go(prepared, tmp_path / "pieces", config, held_out_sign=held_out_sign)
+    assert all(torch.equal(tensor, whole[0][name]) for name, tensor in pieces[0].items())
+    assert pieces[1:] == whole[1:]
+
+
+def _dies(real, passes: int, after: bool):
+    """Let so many calls pass; then die, before or after the work is done."""
+    calls = itertools.count()
+
+    def call(*args, **options):
+        if next(calls) < passes:
+            return real(*args, **options)
+        if after:
+            real(*args, **options)
+        raise KeyboardInterrupt
+
+    return call
 
 
 @pytest.mark.parametrize("config", [IPA, RERE], ids=["ipa", "rere"])
