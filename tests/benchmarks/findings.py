@@ -78,7 +78,7 @@ def of_alignment_speed(rows: Rows) -> str:
     single = [row for row in rows if row[1] == "1"]
     return (
         f"A ReRe step that drops {span((float(row[2].rstrip('%')) for row in single), '.0f')} % of its requests while it "
-        f"generates is {span((float(row[5]) for row in single), '.1f')} times as fast, and makes the same update."
+        f"generates is {span((float(row[5]) for row in single), '.1f')} times as fast, with the same groups."
     )
 
 
