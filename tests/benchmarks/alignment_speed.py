@@ -132,8 +132,8 @@ def main() -> None:
         f"{arguments.steps + 1} steps of each, in turns, from the same policy; G = 16, rewards rule and ranking",
         "counts of groups, signals and targets are equal in both; dropped requests have advantage 0 in the other",
         "seconds are the processor's, on a machine that was busy with other work",
-        "the goal was 2.5: generating takes a quarter of its time, and scoring and updating the groups that are left, which is "
-        "the same work in both, is now two thirds of a step",
+        "the goal was 2.5: generating takes a quarter of its time, and scoring and updating the groups that are left, which "
+        "is the same work in both, is now two thirds of a step",
     ]
     finding = findings.of_alignment_speed(rows)
     title = "What it saves to drop requests that lost their target"

@@ -10,7 +10,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from recsys.contracts.errors import ConfigError
 from recsys.decoding.beam_search import Beams, beam_search
+from recsys.decoding.bfloat16 import bfloat16_policy
 from recsys.decoding.graphed_search import GraphedSearch
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.batch_rules import BatchRules
@@ -49,11 +51,11 @@ class Pair:
         with torch.inference_mode():
             return beam_search(self.cpu, self.history, self.cpu_index, self.width, num_items=self.session)
 
-    def on_gpu(self) -> Beams:
-        """The same search on the device."""
+    def on_gpu(self, policy: GenerativeRecommender | None = None) -> Beams:
+        """The same search on the device, by the policy there or another form of it."""
         history = self.history.to(self.device)
         with torch.inference_mode():
-            return beam_search(self.gpu, history, self.gpu_index, self.width, num_items=self.session)
+            return beam_search(policy or self.gpu, history, self.gpu_index, self.width, num_items=self.session)
 
 
 def correctness(bench: Bench) -> None:
@@ -77,17 +79,22 @@ def searched(bench: Bench, preset: str) -> None:
     reference = pair.on_cpu()
     plain = pair.on_gpu()
     bench.row(f"cpu_{preset}", preset=preset, **agreement(reference, plain))
+    half = bfloat16_policy(pair.gpu)  # what a recommender decodes with
     with bench.autocast():
-        low = pair.on_gpu()
+        low = pair.on_gpu(half)
         bench.row(f"bfloat16_{preset}", preset=preset, recall=recall(plain, low), largest_difference=gap(plain, low))
     if not bench.is_gpu:
         bench.row(f"graph_{preset}", skipped="a graph needs a GPU")
         return
     for name, on in (("bfloat16", True), ("float32", False)):
         with bench.cell(f"graph_{name}_{preset}"), bench.autocast(on):
-            graphed = GraphedSearch(pair.gpu, pair.gpu_index, [pair.width], len(pair.history))
-            for _ in range(2):  # the second replays what the first recorded
-                replayed = graphed(pair.history.to(bench.device), BatchRules())
+            try:
+                graphed = GraphedSearch(half if on else pair.gpu, pair.gpu_index, [pair.width], len(pair.history))
+                for _ in range(2):  # the second replays what the first recorded
+                    replayed = graphed(pair.history.to(bench.device), BatchRules())
+            except ConfigError as refusal:
+                bench.row(f"graph_{name}_{preset}", preset=preset, refused=str(refusal)[:300])
+                continue
             bench.row(f"graph_{name}_{preset}", preset=preset, **agreement(low if on else plain, replayed))
 
 
