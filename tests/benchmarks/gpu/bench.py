@@ -93,14 +93,16 @@ class Bench:
             yield
         except OutOfTime:  # of a cell inside this one, which has said so
             pass
+        except Poisoned:
+            raise
         except Exception as error:
             self.row(name, error=f"{type(error).__name__}: {str(error)[:600]}", place=_place(error))
             traceback.print_exc(file=sys.stderr)
             words = str(error)
             lost = self.is_gpu and not is_out_of_memory(error) and any(word in words for word in POISONED)
-        self.free()
         if lost:
             raise Poisoned(name)
+        self.free()
 
     @property
     def is_gpu(self) -> bool:

@@ -26,6 +26,8 @@ START_SECONDS: Final = 120.0
 PATIENCE: Final = 1.5
 """Sections look at their own clock between measurements; after so many times their seconds the worker is ended."""
 SPARE_SECONDS: Final = 20.0
+POISONED_CODE: Final = 75
+"""Exit code of a worker that lost its GPU, has said so, and asks for a successor."""
 TAIL_LINES: Final = 30
 
 
@@ -153,7 +155,7 @@ def _run_worker(plan: Plan, remaining: list[str], started: float, rows: list[Row
         remaining.remove(worker.section)
         what = reason or f"the process ended with code {code}"
         _note(rows, file, {"section": worker.section, "error": f"{what}: {worker.last_words()}"})
-    elif remaining and (reason or code):
+    elif remaining and (reason or code not in (0, POISONED_CODE)):
         what = reason or f"the process ended with code {code} before a section began"
         _note(rows, file, {"section": remaining[0], "error": f"{what}: {worker.last_words()}"})
 

@@ -14,11 +14,10 @@ import torch
 
 from tests.benchmarks.gpu import shim
 from tests.benchmarks.gpu.bench import Bench, OutOfTime, Poisoned
+from tests.benchmarks.gpu.supervisor import POISONED_CODE
 
 SMOKE_SECONDS = 600.0
 """What a section of the smoke form may take: it measures nothing, and machines of CI are busy."""
-POISONED_CODE = 75
-"""Exit code that asks for a new worker."""
 
 MODULES = {
     "correctness": "correctness",

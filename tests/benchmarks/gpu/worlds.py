@@ -88,7 +88,7 @@ def policy_on(
     try:
         with torch.device(device):
             policy = build_policy(config, codes, codebook, session=session, digest=digest)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         print(f"drawn on the CPU, because on {device}: {error}", flush=True)
         policy = build_policy(config, codes, codebook, session=session, digest=digest)
     return policy.to(device)
