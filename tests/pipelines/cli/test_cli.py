@@ -89,6 +89,8 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "simulate",
         "validate",
         "doctor",
+        "status",
+        "rollback",
     ]:
         assert f"  {verb} " in done.stdout
 

@@ -79,6 +79,8 @@ def test_a_missing_key_says_what_it_takes(tmp_path: Path, capsys: pytest.Capture
         "simulate",
         "validate",
         "doctor",
+        "status",
+        "rollback",
     ],
 )
 def test_the_help_of_every_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:

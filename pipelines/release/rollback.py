@@ -1,0 +1,63 @@
+"""Going back to an earlier version: the aliases move, the record says so, and the gate does not undo it the next night."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.release.gate.aliases import AliasMover
+from pipelines.release.gate.audit import AuditLog
+from pipelines.release.gate.keeper import GATE_AGAINST, GATE_VERDICT
+from recsys.contracts.errors import ArtifactError
+from serving.registry.aliases import ANCHOR, CHAMPION, PREVIOUS
+
+if TYPE_CHECKING:
+    from serving.registry.model_registry import Registry
+
+ROLLED_BACK = "rolled back"
+"""Verdict on a version that somebody took back."""
+
+
+def roll_back(registry: Registry, name: str, output_dir: Path, to: str | None = None) -> str:
+    """Make an earlier version champion again.
+
+    The version that is left counts as compared with the new champion, so that the next run does not promote it again.
+
+    Args:
+        name: Registered name.
+        output_dir: Holds the record.
+        to: Number of a version; ``None`` takes the champion before.
+
+    Returns:
+        What was done, one sentence.
+
+    Raises:
+        ArtifactError: There is no such version, or no champion before.
+    """
+    mover, log = AliasMover(registry, name, output_dir), AuditLog(output_dir)
+    repaired = mover.repair()
+    if repaired is not None:
+        log.append("repaired", name, repaired)
+    aliases = registry.aliases(name)
+    champion, target = aliases.get(CHAMPION), to or aliases.get(PREVIOUS)
+    versions = {version.number: version for version in registry.versions(name)}
+    if target is None:
+        raise ArtifactError(
+            f"no version of '{name}' carries the alias '{PREVIOUS}', so that it is not known where to go back to; name the "
+            f"version with --to: there are {', '.join(versions) or 'none'}"
+        )
+    if target not in versions:
+        raise ArtifactError(f"'{name}' has no version {target}; there are {', '.join(versions) or 'none'}")
+    if target == champion:
+        return f"version {target} of '{name}' is champion already"
+    mover.move(target, champion)
+    if champion is None or aliases.get(ANCHOR) in (None, champion):
+        registry.point(name, ANCHOR, target)  # a version that was taken back is no measure for others
+    if champion in versions:
+        tags = {GATE_AGAINST: target, GATE_VERDICT: ROLLED_BACK, "gate_reason": f"taken back for version {target}"}
+        registry.set_tags(versions[champion], tags)
+    words = f"version {target} of '{name}' is champion" + (
+        f" again, in place of version {champion}" if champion else ""
+    )
+    log.append(ROLLED_BACK, name, words, challenger=target, champion=champion)
+    return words

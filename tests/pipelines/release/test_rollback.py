@@ -1,0 +1,105 @@
+"""Going back: aliases, record, and the gate that does not undo it; and what `status` says about all that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.release.gate.audit import AuditLog
+from pipelines.release.gate.keeper import GATE_AGAINST
+from pipelines.release.rollback import roll_back
+from pipelines.release.status import status_of, status_text
+from recsys.contracts.errors import ArtifactError
+from serving.registry.mlflow_client import TrackingUnreachable
+from serving.registry.model_registry import Version
+
+
+class Registry:
+    """Three versions in memory; 3 is champion, 2 was it before."""
+
+    def __init__(self) -> None:
+        self.table = {"champion": "3", "previous": "2", "anchor": "3"}
+        self.tags: dict[str, dict[str, str]] = {number: {} for number in "123"}
+
+    def aliases(self, name: str) -> dict[str, str]:
+        return dict(self.table)
+
+    def point(self, name: str, alias: str, number: str) -> None:
+        self.table[alias] = number
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        del self.table[alias]
+
+    def versions(self, name: str) -> list[Version]:
+        return [Version(name, number, tags) for number, tags in self.tags.items()]
+
+    def set_tags(self, version: Version, tags: dict[str, str]) -> None:
+        self.tags[version.number] |= tags
+
+
+def test_the_champion_before_comes_back(tmp_path: Path) -> None:
+    registry = Registry()
+    words = roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    assert words == "version 2 of 'shop' is champion again, in place of version 3"
+    assert registry.table == {"champion": "2", "previous": "3", "anchor": "2"}
+    assert registry.tags["3"][GATE_AGAINST] == "2"  # else the next run would promote it again
+    assert [event["event"] for event in AuditLog(tmp_path).events("shop")] == ["rolled back"]
+    roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    assert registry.table["champion"] == "3"
+
+
+def test_any_version_and_a_better_anchor_that_stays(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.table["anchor"] = "2"
+    roll_back(registry, "shop", tmp_path, "1")  # type: ignore[arg-type]
+    assert registry.table == {"champion": "1", "previous": "3", "anchor": "2"}
+    assert roll_back(registry, "shop", tmp_path, "1") == "version 1 of 'shop' is champion already"  # type: ignore[arg-type]
+
+
+def test_a_deleted_champion_is_put_back(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.table = {}
+    roll_back(registry, "shop", tmp_path, "3")  # type: ignore[arg-type]
+    assert registry.table == {"champion": "3", "anchor": "3"}
+
+
+def test_where_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    registry = Registry()
+    del registry.table["previous"]
+    with pytest.raises(ArtifactError, match=r"name the version with --to: there are 1, 2, 3"):
+        roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match="'shop' has no version 9; there are 1, 2, 3"):
+        roll_back(registry, "shop", tmp_path, "9")  # type: ignore[arg-type]
+    assert registry.table["champion"] == "3"
+
+
+def test_status_says_what_stands_where(tmp_path: Path) -> None:
+    registry = Registry()
+    roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    (tmp_path / "tracking" / "pending").mkdir(parents=True)
+    (tmp_path / "tracking" / "pending" / "train-1.json").write_text("{}")
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "x").write_bytes(b"0" * 1_500_000)
+    found = status_of(tmp_path, "shop", lambda: registry)  # type: ignore[arg-type, return-value]
+    assert (found["champion"], found["versions"], found["pending"]) == ("2", 3, ["train-1.json"])
+    assert found["champion_since"] == AuditLog(tmp_path).events()[-1]["at"]
+    text = status_text(found)
+    assert f"champion    version 2, since {found['champion_since']}" in text
+    assert "1.5 MB" in text
+    assert "warning" not in text
+
+
+def test_status_answers_without_a_registry(tmp_path: Path) -> None:
+    """The record of the folder knows the champion; an interrupted move is told."""
+
+    def nobody() -> Registry:
+        raise TrackingUnreachable("MLflow does not answer")
+
+    registry = Registry()
+    roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    (tmp_path / "promotions" / ".moving-shop.json").write_text("{}")
+    text = status_text(status_of(tmp_path, "shop", nobody))  # type: ignore[arg-type]
+    assert "champion    version 2" in text
+    assert "warning     MLflow does not answer" in text
+    assert "was interrupted" in text
