@@ -90,7 +90,7 @@ class PrefixGuide:
         users, leaves = score_BI.shape
         mass = [score_BI.new_empty(users, size) for size in _whole_levels(index)]
         best_B, total_B = score_BI.new_empty(users), score_BI.new_empty(users)
-        block = users if score_BI.is_cuda else min(users, max(1, CACHED_SCORES // leaves))
+        block = users if not score_BI.is_cpu else min(users, max(1, CACHED_SCORES // leaves))
         buffer_bV = score_BI.new_empty(block, leaves)
         for start in range(0, users, block):
             rows = slice(start, min(start + block, users))
@@ -323,7 +323,7 @@ def _forbid(value_bV: torch.Tensor, level: int, rules: BatchRules, rows: slice) 
 
 def _sum_neighbours(x_bV: torch.Tensor, first: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """Sum ``x[:, first[n]:first[n + 1]]`` for every n into ``out``; no range is empty."""
-    if x_bV.is_cuda:
+    if not x_bV.is_cpu:
         nodes = torch.arange(len(first) - 1, device=first.device)
         return out.zero_().index_add_(1, nodes.repeat_interleave(first.diff(), output_size=x_bV.shape[1]), x_bV)
     if 2 * (len(first) - 1) <= x_bV.shape[1]:  # for ranges of some length, several times faster than any sum of torch's

@@ -94,7 +94,7 @@ class Fetch:
         """The tensors as arrays; waits for these copies and for nothing that came later."""
         if self._event is not None:
             self._event.synchronize()
-        return tuple(np.asarray(tensor.numpy()) for tensor in self._tensors)
+        return tuple(np.asarray(tensor.cpu().numpy()) for tensor in self._tensors)
 
 
 def on_its_way(items_BC: torch.Tensor, scores_BC: torch.Tensor, k: int) -> Pending:
