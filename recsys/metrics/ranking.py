@@ -27,7 +27,8 @@ def row_metrics(ranked: RankedItems, targets: Targets, ks: Sequence[int], *, fir
     """Evaluate every row.
 
     Args:
-        ranked: ``[N, width]`` with ``width >= max(ks)``; short rankings are padded with -1, which never hits.
+        ranked: ``[N, width]`` with ``width >= max(ks)``; short rankings are padded with -1, which never hits. Nor does an
+            item whose score is NaN: a model full of NaN hits nothing, though its items stand in some order.
         targets: N rows of at least one target each.
         ks: Cut-offs, each at least 1.
         first_row: Number of the first row, for messages, where a block of rows is given.
@@ -74,7 +75,8 @@ def hit_matrix(
         raise DataError(
             f"the ranking has {ranked.items.shape[1]} places, {width} are evaluated; rank more or pad with -1"
         )
-    items = ranked.items[:, :width].astype(np.int64)
+    # a score that is not a number ranks its item last, wherever it stands in the list: it is no recommendation
+    items = np.where(np.isnan(ranked.scores[:, :width]), -1, ranked.items[:, :width].astype(np.int64))
     _refuse_repeats(items, first_row)
     span = int(max(items.max(initial=0), targets.items.max(initial=0))) + 1
     target_row = np.repeat(np.arange(rows), np.diff(targets.item_offsets))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ from recsys.reward.loss import reward_loss, tower_losses
 from recsys.reward.model import SessionRewardModel
 from recsys.training.best_so_far import BestSoFar
 from recsys.training.config import TrainConfig
+from recsys.training.finite_steps import FiniteModule
 from recsys.training.schedule import adamw, warmup_cosine
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,12 @@ class FeedbackBatch:
 
     def to(self, device: torch.device | str, **_: Any) -> FeedbackBatch:
         """Move all tensors (the name Lightning calls)."""
-        return FeedbackBatch(self.history.to(device), self.items_BNM.to(device), self.labels_BNT.to(device))
+        items, labels = (tensor.to(device, non_blocking=True) for tensor in (self.items_BNM, self.labels_BNT))
+        return FeedbackBatch(self.history.to(device), items, labels)
+
+    def pin_memory(self) -> FeedbackBatch:
+        """Copy to memory from which a GPU fetches without the host waiting."""
+        return FeedbackBatch(self.history.pin_memory(), self.items_BNM.pin_memory(), self.labels_BNT.pin_memory())
 
 
 class FeedbackDataset:
@@ -99,13 +104,8 @@ class FeedbackLoader(BucketedLoader):
         super().__init__(rows, batch_size, seed)  # type: ignore[arg-type]  # it asks for lengths and collate alone
         self.rows = rows
 
-    def __iter__(self) -> Iterator[FeedbackBatch]:  # type: ignore[override]
-        self.load_state_dict(self.state_dict())
-        batches = self.batches(self.epoch)
-        for number in range(self.position, len(batches)):
-            self.position = number + 1
-            yield self.rows.collate(batches[number], self.epoch)
-        self.epoch, self.position = self.epoch + 1, 0
+    def _make(self, rows: npt.NDArray[np.int64], epoch: int) -> FeedbackBatch:  # type: ignore[override]
+        return self.rows.collate(rows, epoch)
 
 
 class InOrderLoader:
@@ -123,14 +123,16 @@ class InOrderLoader:
         return (self.rows.collate(batch) for batch in self.batches)
 
 
-class RewardModule(lightning.LightningModule):
+class RewardModule(FiniteModule):
     """Loss, optimiser and validation of a reward model; logs ``train/loss``, ``valid/bce`` and ``valid/bce_<tower>``."""
 
+    config_key = "reward.train"
     weights_T: torch.Tensor
 
     def __init__(self, model: SessionRewardModel, config: RewardTrainConfig, total_steps: int) -> None:
         super().__init__()
         self.model, self.config, self.total_steps = model, config, total_steps
+        self.peak_rate = config.learning_rate
         self.register_buffer("weights_T", model.default_weights(), persistent=False)
         self._sums: list[torch.Tensor] = []
         self._counts: list[torch.Tensor] = []
@@ -143,6 +145,7 @@ class RewardModule(lightning.LightningModule):
             unexposed = reward_loss(scores.candidates(1), batch.labels_BNT[:, 1:], self.weights_T)
             loss = loss + self.config.unexposed_weight * unexposed
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        self.finite.note_loss(loss)
         return loss
 
     def validation_step(self, batch: FeedbackBatch, batch_idx: int) -> None:
@@ -160,6 +163,14 @@ class RewardModule(lightning.LightningModule):
             self.log(f"valid/bce_{name}", value)
         self.log(MONITOR, per_tower.sum(), prog_bar=True)
 
+    def _rate_factor(self, step: int) -> float:
+        warmup = max(1, int(self.config.warmup_share * self.total_steps))
+        return warmup_cosine(step, self.total_steps, warmup, self.config.final_learning_rate_share)
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of an optimiser step."""
+        return self.config.learning_rate * self._rate_factor(step - 1)
+
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay, as the policy's."""
         config = self.config
@@ -169,11 +180,7 @@ class RewardModule(lightning.LightningModule):
             table_weight_decay=config.table_weight_decay,
         )
         optimizer = adamw(self.model, groups)
-        warmup = max(1, int(config.warmup_share * self.total_steps))
-        schedule = LambdaLR(
-            optimizer,
-            lambda step: warmup_cosine(step, self.total_steps, warmup, config.final_learning_rate_share),
-        )
+        schedule = LambdaLR(optimizer, lambda step: self._rate_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -183,13 +190,18 @@ class BestRewardModel(BestSoFar):
     def __init__(self, folder: Path, patience: int) -> None:
         super().__init__(folder, patience, worst=float("inf"))
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Go on with a run that was at its end only to its end."""
+        if trainer.global_step == self.validated_step and self.out_of_patience:
+            trainer.should_stop = True
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare, keep, decide."""
         assert isinstance(pl_module, RewardModule)
         value = float(trainer.callback_metrics[MONITOR])
         logger.info("epoch %d: validation cross-entropy %.4f, %.0f s", trainer.current_epoch + 1, value, self.seconds)
         better = value < self.best_value
-        self.note(value, trainer.current_epoch, better=better)
+        self.note(value, trainer, better=better)
         if better:
             save_reward_model(self.folder, pl_module.model)
         if self.out_of_patience:

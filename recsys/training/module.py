@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -28,6 +27,7 @@ from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.config import TrainConfig
 from recsys.training.distributed.processes import means_over_processes, sums_over_processes
 from recsys.training.distributed.sharding import gathered, set_learning_rate, step_ids
+from recsys.training.finite_steps import FiniteModule
 from recsys.training.losses import (
     dense_loss,
     distillation_loss,
@@ -52,13 +52,15 @@ class _Term:
     weight: float = 1.0
 
 
-class PolicyModule(lightning.LightningModule):
+class PolicyModule(FiniteModule):
     """Loss, optimiser and validation of a policy.
 
     Logs ``train/loss`` and its parts (``train/next_token``, ``train/dense`` and those that are switched on). From a real
     constrained beam search on the validation rows come ``valid/ndcg_at_10`` and ``valid/hr_at_10`` of the monitored ranking
     (``TrainConfig.monitor``), and both rankings' figures under ``valid/beam_…`` and ``valid/served_…``.
     """
+
+    config_key = "train"
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class PolicyModule(lightning.LightningModule):
         super().__init__()
         self.policy, self.config, self.decode = policy, config, decode
         self.semantic_ids, self.total_steps = semantic_ids, total_steps
+        self.peak_rate = config.learning_rate
 
     def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
         """Let sharded tables, which no optimiser object steps, follow the schedule."""
@@ -86,18 +89,18 @@ class PolicyModule(lightning.LightningModule):
         3. weight them by its share of the targets.
         """
         negatives_S = self._draw_negatives() if self.policy.tables.is_sharded else None
-        loads = [layer.load_E.clone() for layer in self.policy.moe_layers()]
         with self._lookups(batch, negatives_S):
             terms = self._losses(batch, negatives_S)
-        if terms["next_token"].count == 0:  # a row that only keeps this process in step is no load on the experts
-            for layer, load_E in zip(self.policy.moe_layers(), loads, strict=True):
-                layer.load_E.copy_(load_E)
+        if terms["next_token"].count:  # a row that only keeps this process in step is no load on the experts
+            for layer in self.policy.moe_layers():
+                layer.note_load()
         means = means_over_processes([term.mean for term in terms.values()], [term.count for term in terms.values()])
         loss, loss_log = (torch.zeros_like(part) for part in means[0])
         for (name, term), (mean, mean_log) in zip(terms.items(), means, strict=True):
             loss, loss_log = loss + term.weight * mean, loss_log + term.weight * mean_log
             self.log(f"train/{name}", mean_log, prog_bar=name == "next_token")
         self.log("train/loss", loss_log)
+        self.finite.note_loss(loss_log)
         return loss
 
     def _losses(self, batch: TrainingBatch, negatives_S: torch.Tensor | None) -> dict[str, _Term]:
@@ -183,23 +186,11 @@ class PolicyModule(lightning.LightningModule):
             dense_rows = torch.cat([batch.target_BPM[..., 0].flatten(), negatives_S])
         return tables.one_lookup(step_ids(self.policy, batch, dense_rows))
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Move the balancing biases of the experts; before the step, so that a checkpoint after it holds both."""
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Step, then move the balancing biases of the experts by the load of all batches of the step."""
+        super().optimizer_step(*arguments, **options)
         for layer in self.policy.moe_layers():
             layer.update_balance(self.policy.spec.model.balance_rate)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the norm of what AdamW trains; see ``TrainConfig.gradient_clip``."""
-        dense = [group["params"] for group in optimizer.param_groups if "table_rule" not in group]
-        if len(dense) == len(optimizer.param_groups):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_([parameter for group in dense for parameter in group], gradient_clip_val)
 
     def validation_step(self, rows: ValidationRows, batch_idx: int) -> None:
         """Decode the validation users, each process its own, and measure both rankings."""
@@ -222,6 +213,10 @@ class PolicyModule(lightning.LightningModule):
         """Factor on all learning rates at an optimiser step."""
         warmup = max(1, int(self.config.warmup_share * self.total_steps))
         return warmup_cosine(step, self.total_steps, warmup, self.config.final_learning_rate_share)
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of everything but tables."""
+        return self.config.learning_rate * self._rate_factor(step - 1)
 
     def configure_optimizers(self) -> Any:
         """AdamW (and Adagrad for tables, if so configured) with warm-up and cosine decay, stepped every optimiser step."""

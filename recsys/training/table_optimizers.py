@@ -51,6 +51,7 @@ class AdamWWithTables(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)  # as AdamW reads it
         for group in self.param_groups:
             rule: TableRule | None = group.get("table_rule")
             if rule is None:
@@ -65,6 +66,8 @@ class AdamWWithTables(torch.optim.AdamW):
                     state["sum"] = torch.zeros(shape, device=weight.device)
                 state["step"] += 1
                 with torch.no_grad():
+                    if found_inf is not None:
+                        weight.grad.masked_fill_(found_inf > 0, 0.0)
                     adagrad_update(weight, weight.grad, state["sum"], group["lr"])
                 weight.grad = None  # AdamW passes over parameters without a gradient
         super().step()

@@ -11,7 +11,7 @@ import pytest
 from recsys.contracts.dataset import Targets
 from recsys.contracts.errors import DataError
 from recsys.contracts.ranking import RankedItems
-from recsys.metrics.ranking import coverage, gini, row_metrics
+from recsys.metrics.ranking import ROW_METRICS, coverage, gini, row_metrics
 
 
 def targets_of(lists: list[list[int]]) -> Targets:
@@ -129,3 +129,16 @@ def test_refuses_what_cannot_be_measured() -> None:
         row_metrics(ranking_of([[1], [1]]), targets_of([[1], []]), [1])
     with pytest.raises(DataError, match="ranking row 1 holds item_index 4 twice"):
         row_metrics(ranking_of([[1, 2, 3], [4, 2, 4]]), targets_of([[1], [2]]), [3])
+
+
+def test_a_score_that_is_not_a_number_hits_nothing() -> None:
+    """Items in index order under NaN hold every target, as a model full of NaN would answer; it knows nothing of them.
+
+    Row 1 has numbers for its first place alone, which is not asked for.
+    """
+    nan = float("nan")
+    items = np.array([[0, 1, 2], [2, 0, 1]], np.int32)
+    ranked = RankedItems(items, np.array([[nan] * 3, [1.0, nan, nan]], np.float32))
+    targets = Targets(np.arange(2), np.zeros(2, np.int64), np.ones(2, np.int64), np.array([0, 0]), np.arange(3))
+    found = row_metrics(ranked, targets, [3])
+    assert {name: values.tolist() for name, values in found.items()} == {f"{name}@3": [0, 0] for name in ROW_METRICS}

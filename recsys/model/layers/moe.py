@@ -28,10 +28,13 @@ class MixtureOfExperts(nn.Module):
 
     Attributes:
         bias_E: Balancing bias, used for selection only; no gradient (buffer, float32, saved in checkpoints).
-        load_E: Tokens sent to each expert since the last :meth:`update_balance`.
+        last_load_E: Tokens sent to each expert by the last forward pass in training, int64. A pass puts its own counts here
+            and adds to nothing, so that one that activation checkpointing repeats counts once.
+        load_E: What :meth:`note_load` added up since the last :meth:`update_balance`.
     """
 
     bias_E: torch.Tensor
+    last_load_E: torch.Tensor
     load_E: torch.Tensor
     expert_numbers_E: torch.Tensor
 
@@ -51,6 +54,7 @@ class MixtureOfExperts(nn.Module):
         self.up_EDF = nn.Parameter(torch.empty(num_experts, width, 2 * hidden).normal_(std=init_std))
         self.down_EFD = nn.Parameter(torch.empty(num_experts, hidden, width).normal_(std=init_std))
         self.register_buffer("bias_E", torch.zeros(num_experts))
+        self.register_buffer("last_load_E", torch.zeros(num_experts, dtype=torch.int64), persistent=False)
         self.register_buffer("load_E", torch.zeros(num_experts), persistent=False)
         self.register_buffer("expert_numbers_E", torch.arange(num_experts), persistent=False)
 
@@ -71,7 +75,7 @@ class MixtureOfExperts(nn.Module):
         # ends of the segments by binary search: counting them would read a value back from a GPU
         ends_E = torch.searchsorted(expert_sorted, self.expert_numbers_E, right=True)
         if self.training:
-            self.load_E += ends_E.diff(prepend=ends_E.new_zeros(1))
+            self.last_load_E = ends_E.diff(prepend=ends_E.new_zeros(1))
         if self._products_wait(x_ND):
             return self._every_expert(x_ND, gates_NJ, experts_NJ).view(x.shape)
         token = order // self.top_k
@@ -106,6 +110,11 @@ class MixtureOfExperts(nn.Module):
             mixed_ND = gated(x_ND @ self.up_EDF[expert]) @ self.down_EFD[expert]
             result = result + gates_NE[:, expert, None] * mixed_ND
         return result
+
+    @torch.no_grad()
+    def note_load(self) -> None:
+        """Add the last pass's counts to those of its optimiser step."""
+        self.load_E += self.last_load_E
 
     @torch.no_grad()
     def update_balance(self, rate: float) -> torch.Tensor:

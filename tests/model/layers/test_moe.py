@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from recsys.model.layers.moe import MixtureOfExperts, dense_reference
 
@@ -57,6 +58,7 @@ def test_balancing_moves_load_towards_uniform() -> None:
     spread = []
     for _ in range(200):
         moe(x)
+        moe.note_load()
         spread.append(moe.update_balance(0.01).std().item())
     assert spread[-1] < 0.3 * spread[0]
     assert moe.load_E.sum() == 0
@@ -67,9 +69,22 @@ def test_the_load_counts_every_pair_once_and_in_training_alone() -> None:
     moe = MixtureOfExperts(16, 3, 8, 2)
     moe.centroids_ED.data = torch.tensor([[1.0], [2.0], [5.0]]).log().expand(3, 16)
     moe.train()(torch.ones(5, 16))
-    assert moe.load_E.tolist() == [0, 5, 5]
-    moe.eval()(torch.ones(5, 16))
-    assert moe.load_E.tolist() == [0, 5, 5]
+    assert moe.last_load_E.tolist() == [0, 5, 5]
+    moe.eval()(torch.ones(7, 16))
+    assert moe.last_load_E.tolist() == [0, 5, 5]
+
+
+def test_a_pass_that_checkpointing_repeats_counts_once() -> None:
+    """Two batches of 5 and 3 tokens of one step: 0, 8, 8, though backward runs both forward passes a second time."""
+    moe = MixtureOfExperts(16, 3, 8, 2).train()
+    moe.centroids_ED.data = torch.tensor([[1.0], [2.0], [5.0]]).log().expand(3, 16)
+    for tokens in (5, 3):
+        x = torch.ones(tokens, 16, requires_grad=True)
+        answer = checkpoint(moe, x, use_reentrant=False)
+        moe.note_load()
+        answer.sum().backward()
+    assert moe.load_E.tolist() == [0, 8, 8]
+    assert moe.update_balance(0.1).tolist() == [0, 0.5, 0.5]
 
 
 def test_without_gradients_the_result_is_the_same_and_the_input_untouched() -> None:

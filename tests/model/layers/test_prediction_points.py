@@ -81,9 +81,8 @@ def log_probs_and_gradient(
     """Log-probabilities, the gradient of their sum for one matrix, and the load that the first layer's experts counted."""
     policy.zero_grad()
     layer = policy.moe_layers()[0]
-    layer.load_E.zero_()
     log_probs = policy.log_prob(batch)[..., 0]
     log_probs.sum().backward()
     weight = policy.encoder.blocks[0].attention.qkv.weight
     assert weight.grad is not None
-    return (log_probs.detach(), weight.grad.clone()), float(layer.load_E.sum())
+    return (log_probs.detach(), weight.grad.clone()), float(layer.last_load_E.sum())
