@@ -16,11 +16,13 @@ class BestSoFar(lightning.Callback):
         folder: Where the best model is kept.
         patience: Validations without a better one before training stops.
         seconds_before: Training time of earlier processes.
+        validated_step: Optimiser step of the last validation.
     """
 
     def __init__(self, folder: Path, patience: int, worst: float) -> None:
         self.folder, self.patience = folder, patience
         self.best_value, self.best_epoch, self.validations_since = worst, -1, 0
+        self.validated_step = -1
         self.seconds_before, self._started = 0.0, time.monotonic()
 
     @property
@@ -34,6 +36,7 @@ class BestSoFar(lightning.Callback):
             "best_value": self.best_value,
             "best_epoch": self.best_epoch,
             "validations_since": self.validations_since,
+            "validated_step": self.validated_step,
             "seconds_before": self.seconds,
         }
 
@@ -42,10 +45,11 @@ class BestSoFar(lightning.Callback):
         for name, value in state_dict.items():
             setattr(self, name, value)
 
-    def note(self, value: float, epoch: int, *, better: bool) -> None:
+    def note(self, value: float, trainer: lightning.Trainer, *, better: bool) -> None:
         """Take one validation."""
+        self.validated_step = trainer.global_step
         if better:
-            self.best_value, self.best_epoch, self.validations_since = value, epoch, 0
+            self.best_value, self.best_epoch, self.validations_since = value, trainer.current_epoch, 0
         else:
             self.validations_since += 1
 

@@ -14,6 +14,7 @@ import polars as pl
 import torch
 
 from recsys.data.batch import TrainingBatch
+from recsys.data.loader import BucketedLoader
 from recsys.model.checkpoint import save_policy
 from recsys.model.summary import training_flops
 from recsys.model.utilisation import wait_for
@@ -33,24 +34,29 @@ def _validation_figures(trainer: lightning.Trainer) -> list[tuple[str, torch.Ten
 
 
 class ResumeCheckpoint(lightning.Callback):
-    """Save the whole training state every ``every_s`` seconds.
+    """Save the whole training state every ``every_s`` seconds, after a batch or an epoch, and where a run stops.
 
     The file is written beside its place and renamed, so a kill leaves the old one or the new one. The random state is
-    saved too and put back at the first batch, later than anything that draws from it while the trainer starts.
+    saved too and put back at the first batch, later than anything that draws from it while the trainer starts. So is the
+    place in the data: the trainer restores that in the middle of an epoch alone.
+
+    Args:
+        loader: Of the training batches.
     """
 
-    def __init__(self, path: Path, every_s: float) -> None:
-        self.path, self.every_s = path, every_s
+    def __init__(self, path: Path, every_s: float, loader: BucketedLoader) -> None:
+        self.path, self.every_s, self.loader = path, every_s, loader
         self._last = time.monotonic()
         self._rng_to_restore: torch.Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Random state at the time of the checkpoint."""
-        return {"rng": torch.get_rng_state()}
+        """Random state and place in the data at the time of the checkpoint."""
+        return {"rng": torch.get_rng_state(), "data": self.loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the random state for the first batch."""
+        """Keep the random state for the first batch, and go to the place in the data."""
         self._rng_to_restore = state_dict["rng"]
+        self.loader.load_state_dict(state_dict["data"])
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Put the random state back, once."""
@@ -59,15 +65,22 @@ class ResumeCheckpoint(lightning.Callback):
             self._rng_to_restore = None
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Save when it is time.
+        """Save when it is time, or when something said to stop.
 
         Not after the last batch, where validation and the end of the epoch are still to come, and not between the
         batches of one optimiser step, whose gradients are not saved.
         """
-        if trainer.is_last_batch or not ends_a_step(trainer):
-            return
-        due = time.monotonic() - self._last >= self.every_s
-        if trainer.strategy.reduce_boolean_decision(due, all=False):  # saving takes all processes, and clocks differ
+        if not trainer.is_last_batch and ends_a_step(trainer):
+            self._save_if_due(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save when it is time, validation done; an epoch that was left in its middle is saved there, before validation."""
+        if trainer.is_last_batch:
+            self._save_if_due(trainer)
+
+    def _save_if_due(self, trainer: lightning.Trainer) -> None:
+        due = trainer.should_stop or time.monotonic() - self._last >= self.every_s
+        if any_process(trainer, due):  # saving takes all processes, and clocks differ
             self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
@@ -89,8 +102,8 @@ class ResumeFolder(ResumeCheckpoint):
         seed: Seed of the run.
     """
 
-    def __init__(self, path: Path, every_s: float, seed: int) -> None:
-        super().__init__(path, every_s)
+    def __init__(self, path: Path, every_s: float, loader: BucketedLoader, seed: int) -> None:
+        super().__init__(path, every_s, loader)
         self.seed = seed
 
     def latest(self) -> Path | None:
@@ -98,11 +111,12 @@ class ResumeFolder(ResumeCheckpoint):
         return max(self.path.glob("step-*"), default=None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing; see :meth:`on_save_checkpoint`."""
-        return {}
+        """The place in the data, the same in every process; see :meth:`on_save_checkpoint` for the rest."""
+        return {"data": self.loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing; see :meth:`on_load_checkpoint`."""
+        """Go to the place in the data; see :meth:`on_load_checkpoint` for the rest."""
+        self.loader.load_state_dict(state_dict["data"])
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         """Add this process's random state."""
@@ -138,10 +152,14 @@ class ResumeFolder(ResumeCheckpoint):
         temporary = self.path / "writing"
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
-            older = sorted(self.path.glob("step-*"))
-            temporary.rename(self.path / f"step-{trainer.global_step:08d}")
-            for folder in older:
-                shutil.rmtree(folder)
+            folder = self.path / f"step-{trainer.global_step:08d}"
+            older = [other for other in self.path.glob("step-*") if other != folder]
+            if folder.exists():
+                shutil.rmtree(temporary)  # a run that had stopped there trained no further
+            else:
+                temporary.rename(folder)
+            for other in older:
+                shutil.rmtree(other)
         self._last = time.monotonic()
 
 
@@ -155,8 +173,27 @@ def ends_a_step(trainer: lightning.Trainer) -> bool:
     return bool(trainer.is_last_batch) or (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
+CLOCK_EVERY = 10
+"""Optimiser steps between two looks at the clock where processes must wait for each other, and for their GPUs, to agree."""
+
+
+def any_process(trainer: lightning.Trainer, decision: bool) -> bool:
+    """Whether a decision that depends on a clock was made in one of the processes; all must ask at the same place.
+
+    On several GPUs only every :data:`CLOCK_EVERY`-th step is asked, the others say no.
+    """
+    waits = trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu"
+    if waits and trainer.global_step % CLOCK_EVERY and not trainer.is_last_batch:
+        return False
+    return trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+
 class BestPolicy(BestSoFar):
-    """Keep the policy with the best validation metric, and stop after ``patience`` validations without a better one."""
+    """Keep the policy with the best validation metric, and stop after ``patience`` validations without a better one.
+
+    It stops after ``max_minutes``, too, within an optimiser step: what was trained is validated, and the state is saved by
+    :class:`ResumeCheckpoint`, which is to stand behind it.
+    """
 
     def __init__(self, folder: Path, patience: int, max_minutes: float | None) -> None:
         super().__init__(folder, patience, worst=-1.0)
@@ -174,15 +211,31 @@ class BestPolicy(BestSoFar):
             self.seconds,
         )
         better = value > self.best_value
-        self.note(value, trainer.current_epoch, better=better)
+        self.note(value, trainer, better=better)
         if better:
             with gathered(pl_module.policy.tables, pl_module.device):
                 if trainer.is_global_zero:
                     save_policy(self.folder, pl_module.policy)
-        out_of_time = self.max_minutes is not None and self.seconds > 60 * self.max_minutes
-        # the first clock to run out decides for all processes
-        if self.out_of_patience or trainer.strategy.reduce_boolean_decision(out_of_time, all=False):
+        self._stop_if(trainer, self.out_of_patience or self._out_of_time)
+
+    @property
+    def _out_of_time(self) -> bool:
+        return self.max_minutes is not None and self.seconds > 60 * self.max_minutes
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Go on with a run that was at its end, and validated, only to its end."""
+        if trainer.global_step == self.validated_step:
+            self._stop_if(trainer, self.out_of_patience or self._out_of_time)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Look at the clock."""
+        if self.max_minutes is not None and ends_a_step(trainer):
+            self._stop_if(trainer, self._out_of_time)
+
+    def _stop_if(self, trainer: lightning.Trainer, decision: bool) -> None:
+        if any_process(trainer, decision):
             trainer.should_stop = True
+            trainer.check_val_every_n_epoch = 1  # whatever was trained since the last validation is measured
 
 
 class ValidateLastEpoch(lightning.Callback):
@@ -207,15 +260,23 @@ class Curves(lightning.Callback):
 
     def __init__(self, every_steps: int = 20) -> None:
         self.every_steps = every_steps
-        self.points: list[tuple[int, float, str, float]] = []
+        self._points: list[tuple[int, float, str, float]] = []
+        self._unread: list[tuple[int, float, str, torch.Tensor]] = []
+
+    @property
+    def points(self) -> list[tuple[int, float, str, float]]:
+        """Step, epoch, name, value; the values are read here, so that a point makes nobody wait for a GPU."""
+        self._points += [(step, epoch, name, float(value)) for step, epoch, name, value in self._unread]
+        self._unread = []
+        return self._points
 
     def state_dict(self) -> dict[str, Any]:
         """All points so far."""
-        return {"points": self.points}
+        return {"points": list(self.points)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the curve."""
-        self.points = [tuple(point) for point in state_dict["points"]]
+        self._points, self._unread = [tuple(point) for point in state_dict["points"]], []
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Take a point every few steps."""
@@ -230,7 +291,7 @@ class Curves(lightning.Callback):
         epoch = trainer.global_step * trainer.accumulate_grad_batches / max(1, trainer.num_training_batches)
         for name, value in trainer.callback_metrics.items():
             if name.startswith(prefix):
-                self.points.append((trainer.global_step, float(epoch), name, float(value)))
+                self._unread.append((trainer.global_step, float(epoch), name, value.detach()))
 
     def table(self) -> pl.DataFrame:
         """Columns step, epoch, name, value."""
