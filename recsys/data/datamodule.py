@@ -57,6 +57,7 @@ class PolicyData(lightning.LightningDataModule):
         batch_by: Cut batches of equal rows, or of equal targets (:class:`~recsys.data.loader.BucketedLoader`).
         augment: How the histories of training rows are changed; validation rows never are.
         validation_users: Rows of the validation split to decode, drawn once from ``seed``.
+        prefetch: As :meth:`~recsys.data.loader.BucketedLoader.place` has it.
         rank, world: This process among those that train together; they share every batch and the validation rows.
 
     Raises:
@@ -76,12 +77,14 @@ class PolicyData(lightning.LightningDataModule):
         augment: AugmentConfig | None = None,
         rank: int = 0,
         world: int = 1,
+        prefetch: int | None = None,
     ) -> None:
         super().__init__()
         samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).from_dataset(prepared, max_history)
         self.loader = BucketedLoader(
             samples, batch_size, seed, batch_by=batch_by, augment=augment, rank=rank, world=world
         )
+        self.prefetch = prefetch
         rows = validation_rows(prepared, validation_users, seed)
         self.validation = rows if world == 1 else rows.part(rank, world)
 
@@ -91,7 +94,9 @@ class PolicyData(lightning.LightningDataModule):
         return len(self.loader)
 
     def train_dataloader(self) -> BucketedLoader:
-        """The bucketed loader; its position is saved with every checkpoint."""
+        """The bucketed loader; its position is saved with every checkpoint. It copies batches to the trainer's GPU."""
+        if self.trainer is not None:
+            self.loader.place(self.trainer.strategy.root_device, self.prefetch)
         return self.loader
 
     def val_dataloader(self) -> _OneBatch:

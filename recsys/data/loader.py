@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from recsys.data.augmentation import Augmentation
 from recsys.data.batch import TrainingBatch
 from recsys.data.options import AugmentConfig, BatchBy
+from recsys.data.prefetch import prefetched
 from recsys.data.samples import Samples
 
 BUCKET_BATCHES = 32
@@ -55,6 +58,9 @@ class BucketedLoader:
         self.augment = augment if augment is not None and augment.is_on else None
         self.rank, self.world = rank, world
         self.epoch, self.position = 0, 0
+        self._prefetch = 0
+        self._device: torch.device | None = None
+        self._made: Generator[TrainingBatch, None, None] | None = None
 
     def __len__(self) -> int:
         return -(-len(self.samples) // self.batch_size)
@@ -86,13 +92,15 @@ class BucketedLoader:
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         self.load_state_dict(self.state_dict())  # moves to the next epoch when all batches of this one were handed out
-        batches = self.batches(self.epoch)
-        for number in range(self.position, len(batches)):
-            self.position = number + 1  # before the yield: a checkpoint made while the batch is out counts it as done
-            yield self._own_part(batches[number])
+        makers = [partial(self._make, rows, self.epoch) for rows in self.batches(self.epoch)[self.position :]]
+        with closing(prefetched(makers, self._prefetch, self._device)) as made:
+            self._made = made
+            for number, batch in enumerate(made, self.position + 1):
+                self.position = number  # before the yield: a checkpoint made while the batch is out counts it as done
+                yield batch
         self.epoch, self.position = self.epoch + 1, 0
 
-    def _own_part(self, rows: npt.NDArray[np.int64]) -> TrainingBatch:
+    def _make(self, rows: npt.NDArray[np.int64], epoch: int) -> TrainingBatch:
         """Collate this process's rows of a batch, as wide as the whole batch.
 
         The width is kept because the experts' load counts padding too: the processes together must see the tokens that one
@@ -101,13 +109,28 @@ class BucketedLoader:
         """
         if self.augment is not None:
             # cropping may take the longest row its length, so all rows say how wide the batch is
-            whole = self.samples.collate(rows, Augmentation(self.augment, self.seed, self.epoch))
+            whole = self.samples.collate(rows, Augmentation(self.augment, self.seed, epoch))
             return whole if self.world == 1 else _part(whole, torch.arange(self.rank, len(rows), self.world))
         if self.world == 1:
             return self.samples.collate(rows)
         own = rows[self.rank :: self.world]
         longest = rows[np.argmax(self.samples.lengths[rows])]
         return _part(self.samples.collate(np.append(own, longest)), torch.arange(len(own)))
+
+    def place(self, device: torch.device, prefetch: int | None = None) -> None:
+        """Hand out batches that are on ``device`` already, if that is a GPU, and make them ahead.
+
+        Args:
+            prefetch: Batches that a thread makes ahead (:mod:`recsys.data.prefetch`). ``None``: 2 for a GPU; none for a
+                CPU, whose cores training needs itself.
+        """
+        self._device = device
+        self._prefetch = (2 if device.type == "cuda" else 0) if prefetch is None else prefetch
+
+    def close(self) -> None:
+        """End the thread of an iteration that was left in its middle, and wait for it."""
+        if self._made is not None:
+            self._made.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and batches already handed out."""

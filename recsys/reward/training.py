@@ -228,7 +228,7 @@ def _fit(
     loader = FeedbackLoader(rows, config.batch_size, seed)
     module = RewardModule(model, config, total_steps=config.max_epochs * len(loader))
     best, curves = BestRewardModel(scratch / "best", config.patience), Curves()
-    resume = ResumeCheckpoint(scratch / "resume.ckpt", config.checkpoint_every_s)
+    resume = ResumeCheckpoint(scratch / "resume.ckpt", config.checkpoint_every_s, loader)
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %d train sessions, %d parameters, towers %s", name, len(rows), parameters, model.spec.names)
     trainer = _trainer(config, placement, [curves, best, resume], progress)

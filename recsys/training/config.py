@@ -31,7 +31,7 @@ class TrainConfig(FrozenConfig):
         label_smoothing: Probability that is spread over the other codes.
         dense_weight: Of the dense head's loss; 0 switches it off.
         validation_users: Users that validation answers.
-        precision: As Lightning has it, for example ``bf16-mixed``.
+        precision: As Lightning has it; the run's ``precision`` decides where it is not set.
     """
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"accelerator": "device, at the top of the recipe"}
@@ -87,8 +87,12 @@ class TrainConfig(FrozenConfig):
     checkpoint_every_s: float = Field(default=60.0, gt=0)
     """Seconds between mid-epoch checkpoints; what a kill can cost."""
     max_minutes: float | None = Field(default=None, gt=0)
-    """Refuse to start another epoch after this much training time."""
-    precision: str = "32-true"
+    """Stop at the first optimiser step after this much training time, earlier processes included; what was trained is
+    validated, and the state is kept as at a kill."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Float16 is not offered: its loss must be scaled, which steps that clip inside the optimiser do not undo."""
+    prefetch_batches: int | None = Field(default=None, ge=0)
+    """Batches that a thread makes ahead. ``None``: 2 on a GPU; none on a CPU, whose cores training needs itself."""
     processes: int = Field(default=1, ge=1)
     """Processes on this machine, one per GPU; under torchrun its world size counts and this stays 1."""
     sharding: Sharding = "none"
@@ -129,11 +133,6 @@ class TrainConfig(FrozenConfig):
             raise ValueError(
                 f"accumulate_batches {self.accumulate_batches} with sharding '{self.sharding}': sharded tables are updated "
                 "at every batch and would run ahead of the rest; set accumulate_batches to 1 or sharding to none"
-            )
-        if self.precision.startswith("16"):
-            raise ValueError(
-                f"precision '{self.precision}' with sharding '{self.sharding}': float16 scales the loss, and sharded tables "
-                "would be updated with scaled gradients; use bf16-mixed or 32-true"
             )
         return self
 

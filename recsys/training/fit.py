@@ -156,7 +156,7 @@ def _train(
     module = PolicyModule(policy, config, inputs.decode, inputs.semantic_ids, total_steps=total_steps)
     best = BestPolicy(scratch / "best", config.patience, config.max_minutes)
     curves = Curves()
-    resume = ResumeFolder(scratch / "resume", config.checkpoint_every_s, seed)
+    resume = ResumeFolder(scratch / "resume", config.checkpoint_every_s, data.loader, seed)
     averages = [WeightAverage(config.average_decay)] if config.average_decay else []
     # averages are kept by `best` before the policy has its weights back, and saved by `resume` when they are up to date
     done = ArithmeticDone()
@@ -170,7 +170,10 @@ def _train(
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process writes checkpoints
         warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+        finally:
+            data.loader.close()
 
     report = {
         "best_epoch": best.best_epoch,
@@ -208,6 +211,7 @@ def _training_data(inputs: TrainingInputs, world: World) -> PolicyData:
         seed=inputs.seed,
         rank=world.rank,
         world=world.size,
+        prefetch=inputs.train.prefetch_batches,
     )
 
 
@@ -227,7 +231,7 @@ def _trainer(
             **trainer_devices(device, world.local_size),
             num_nodes=world.num_machines,
             use_distributed_sampler=False,
-            precision=config.precision,  # type: ignore[arg-type]
+            precision=config.precision,
             gradient_clip_val=config.gradient_clip or None,
             accumulate_grad_batches=config.accumulate_batches,
             check_val_every_n_epoch=config.validate_every_epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,26 @@ from tests.toy.builders import dataset_spec, history_arrays, item_table, train_c
 
 
 def ring_prepared(
-    folder: Path, *, users: int = 60, items: int = 12, events: int = 9, task: str = "next_item", session_length: int = 1
+    folder: Path,
+    *,
+    users: int = 60,
+    items: int = 12,
+    events: int = 9,
+    task: str = "next_item",
+    session_length: int = 1,
+    steps: Sequence[float] = (1.0,),
 ) -> Dataset:
-    """User ``u`` starts at item ``u % items`` and steps by one; last event test, last but one valid."""
+    """User ``u`` starts at item ``u % items`` and steps by one; last event test, last but one valid.
+
+    Args:
+        steps: Chances of a step by 1, by 2, and so on.
+    """
     counts = events - np.arange(users) // items % 3  # length says nothing about the place on the ring
     user = np.repeat(np.arange(users), counts)
     step = np.concatenate([np.arange(count) for count in counts])
-    item = (user + step) % items
+    sizes = 1 + np.random.default_rng(0).choice(len(steps), len(user), p=list(steps))
+    walked = np.cumsum(np.where(step == 0, 0, sizes))
+    item = (user + walked - walked[step == 0][user]) % items
     history = history_arrays(
         item,
         counts,

@@ -122,7 +122,9 @@ def test_a_learning_rate_that_blows_the_model_up_stops_the_run(tmp_path: Path, r
 def test_a_broken_weight_is_found_at_its_step_and_named(tmp_path: Path, name: str, value: float, after: int) -> None:
     with pytest.raises(DataError) as told:
         run(tmp_path, Break(name, value, after), checkpoint_every_s=1e-6)
-    assert f"step {after + 1} has loss nan" in str(told.value)
+    # where attention's fused kernel takes NaN for "nothing to see", the gradient alone tells
+    assert f"step {after + 1} has loss" in str(told.value)
+    assert "gradient norm nan" in str(told.value)
     assert f"of weight '{name}' are not finite" in str(told.value)
     assert not (tmp_path / "run" / "model").exists()
 

@@ -159,7 +159,7 @@ def test_a_training_state_of_another_kind_is_refused(prepared: Dataset, tmp_path
         ({"sharding": "row_wise"}, "exists for Adagrad only"),
         ({"sharding": "column_wise", **ADAGRAD}, "another step size than one process"),
         ({"sharding": "row_wise", "accumulate_batches": 2, **ADAGRAD}, "would run ahead"),
-        ({"sharding": "table_wise", "precision": "16-mixed", **ADAGRAD}, "scaled gradients"),
+        ({"precision": "16-mixed"}, "Input should be '32-true' or 'bf16-mixed'"),
         ({"table_weight_decay": 0.1, **ADAGRAD}, "would not decay"),
         ({"batch_size": 1, "processes": 2}, "some would have no row"),
         ({"average_decay": 0.99, "sharding": "row_wise", **ADAGRAD}, "no process holds whole tables to average"),

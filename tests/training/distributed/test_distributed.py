@@ -23,7 +23,6 @@ from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import load_policy
 from recsys.model.config import ModelConfig
 from recsys.runtime import PlainProgress, set_threads
-from recsys.training.callbacks import ResumeFolder
 from recsys.training.config import TrainConfig
 from recsys.training.distributed.checkpoint import load_optimizer_state, load_policy_state
 from recsys.training.distributed.processes import start_workers
@@ -188,8 +187,8 @@ def test_row_wise_table_wise_column_wise_and_plain_tables_answer_alike(outcome: 
 
 
 def test_only_the_newest_checkpoint_is_kept(outcome: Path) -> None:
-    resume = ResumeFolder(outcome / "killed2" / ".scratch" / "resume", 1.0, 5)
-    assert [folder.name for folder in resume.path.iterdir()] == [resume.latest().name]
+    (folder,) = (outcome / "killed2" / ".scratch" / "resume").iterdir()
+    assert folder.name.startswith("step-")
 
 
 def test_one_call_starts_its_processes(tmp_path: Path) -> None:
