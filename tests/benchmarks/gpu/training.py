@@ -88,7 +88,7 @@ class TrainingStep:
         self.module = PolicyModule(policy, self.config, DecodeConfig(), ids, total_steps=1000)
         self.module.log = lambda *_, **__: None  # type: ignore[method-assign]  # no trainer to log to
         self.bench, self.batch, self.mixed = bench, batch, mixed
-        self.optimiser = adamw(policy, self.config)
+        self.optimiser, self.done = adamw(policy, self.config), 0
         self.parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
 
     def loss(self) -> torch.Tensor:
@@ -100,7 +100,8 @@ class TrainingStep:
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.loss()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+        self.done += 1
+        self.module.finite.clip(self.optimiser, self.config.gradient_clip, self.done)
         self.module.on_before_optimizer_step(self.optimiser)
         self.optimiser.step()
         return loss.detach()
@@ -134,6 +135,7 @@ def measure(
         first = float(step())
         first_seconds = time.perf_counter() - start
         seconds = bench.seconds(step, 6, 2)
+        step.module.check_steps()
         flops = training_flops(policy, counts, len(counts.items_G), step.scored_items)
         return {
             "ms": round(seconds * 1e3, 2),
@@ -267,7 +269,7 @@ def beauty(bench: Bench) -> None:
             return train_policy(inputs, Path(folder) / name, SilentProgress(), [clock])
 
         clock = EpochClock(bench)
-        precision = "bf16-mixed" if bench.is_gpu else "32-true"
+        precision = "bf16-mixed"
         report = run("gpu", clock, bench.device, precision=precision)
         seconds = min(clock.seconds)
         rate = report["targets_per_epoch"] / seconds
