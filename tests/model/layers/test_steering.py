@@ -55,7 +55,7 @@ def test_equal_weights_are_no_weights_and_searching_scores_as_training_does(tmp_
     found = recommender.recommend(objective, 4, exclude_seen=False)
     assert np.abs(found.scores - plain.scores).max() > 1e-2
     history = collate_histories(objective, 6)
-    again = candidate_log_probs(policy, history, torch.from_numpy(found.items)[..., None]).sessions
+    again = candidate_log_probs(policy, history, torch.from_numpy(found.items).long()[..., None]).sessions
     np.testing.assert_allclose(again.detach().numpy(), found.scores, atol=1e-4)
 
 
