@@ -15,7 +15,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+from recsys.contracts.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
 
 Level = Literal["ok", "note", "problem"]
 
@@ -53,18 +58,21 @@ class Finding:
     text: str
 
 
-def examine(output_dir: Path) -> list[Finding]:
+def examine(output_dir: Path, config: RunConfig | None = None) -> list[Finding]:
     """Look at everything.
 
     Args:
         output_dir: Folder whose disk the artefacts will fill; it need not exist.
+        config: A recipe, of whose stages is said where each runs; ``None`` says it of the default, ``device: auto``.
     """
     versions = installed_versions([*REQUIRED, "fbgemm-gpu", "fbgemm-gpu-cpu"])
+    imported = _import_check()
+    usable = imported.level == "ok"  # what cannot be imported in a child process would end this one too
     return [
         *_packages(versions),
         *check_pairing(versions, cuda_expected=has_nvidia_driver()),
-        _import_check(),
-        _native_kernels(),
+        imported,
+        *([_native_kernels(), *_cards(), *_placements(config)] if usable else []),
         *_machine(),
         _text_model(),
         _disk(output_dir),
@@ -182,6 +190,44 @@ def _machine() -> list[Finding]:
                 "note", "device", "torch is a CPU build on a machine with a GPU; requirements/cuda.txt would use it"
             )
         )
+    return findings
+
+
+def _cards() -> list[Finding]:
+    """Every GPU that torch sees, with the name of its data sheet, which shares of the arithmetic are compared with."""
+    import torch
+
+    from recsys.model.utilisation import data_sheet
+
+    findings = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        name = torch.cuda.get_device_name(index)
+        sheet = data_sheet(name)
+        known = (
+            "no data sheet known: shares are of measured products"
+            if sheet is None
+            else f"data sheet of {sheet.card}: {sheet.bfloat16:g} TFLOP/s bfloat16, {sheet.tf32:g} TF32"
+        )
+        findings.append(Finding("ok", f"cuda:{index}", f"{name}, {known}"))
+    return findings
+
+
+def _placements(config: RunConfig | None) -> list[Finding]:
+    """Where each stage of a recipe runs, in which numbers and why; a placement that cannot be had is a problem."""
+    from pipelines.placement import say_placement
+    from pipelines.stages import stages_of
+    from recsys.device import AUTO, Placement, describe, resolve_device
+
+    if config is None:
+        text = describe(Placement(resolve_device()), AUTO)
+        return [Finding("ok", "stages", f"{text}; --config says it of a recipe's stages")]
+    findings = []
+    for stage in stages_of(config):
+        try:
+            where = say_placement(stage.name, config) or "cpu, whatever is asked"
+            findings.append(Finding("ok", stage.name, where))
+        except ConfigError as error:
+            findings.append(Finding("problem", stage.name, str(error)))
     return findings
 
 

@@ -240,15 +240,24 @@ def validate(config: ConfigOption, overrides: Overrides = None, log_level: LogOp
 
 
 def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", help="Recipe: say of its stages where each runs.")
+    ] = None,
+    overrides: Overrides = None,
     output_dir: Annotated[Path, typer.Option(help="Folder whose disk is looked at.")] = Path("runs"),
 ) -> None:
-    """Say what is installed, what does not fit together, what the machine offers; exit code 4 when something is wrong.
+    """Say what is installed, what does not fit together, what the machine offers, and where the stages of a recipe run.
 
-    Example: recsys doctor --output-dir runs
+    Exit code 4 when something is wrong.
+
+    Example: recsys doctor --config pipelines/recipes/beauty.yaml device=cuda
     """
     from pipelines.cli.doctor import examine
+    from pipelines.config import load_run_config
 
-    findings = examine(output_dir)
+    if config is None and overrides:
+        raise ConfigError(f"doctor: '{overrides[0]}' is of a recipe; give the recipe too, with --config")
+    findings = examine(output_dir, None if config is None else load_run_config(config, overrides or []))
     for finding in findings:
         print(f"{finding.level:8}{finding.subject:14}{finding.text}")
     problems = [finding for finding in findings if finding.level == "problem"]

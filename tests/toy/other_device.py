@@ -1,10 +1,10 @@
 """A second device on a machine that has none: its tensors hold numbers, and meet no tensor of the CPU.
 
-Inside :func:`other_device` a tensor that is sent to :data:`DEVICE`, or made there, is an :class:`OtherTensor`: it says that
-it lies on that device, computes with numbers that lie on the CPU, and refuses what a GPU refuses, an operation with a tensor
-of the CPU that has a dimension. So a ``.to(device)`` that somebody forgot is found without a GPU, and what is computed can be
-compared with the CPU. Stricter than a GPU: an index that lies on the CPU is refused as well, because the GPU would wait for
-its copy.
+Inside :func:`other_device` a tensor that is sent to :data:`DEVICE`, or made there, is an :class:`OtherTensor`. It says that
+it lies on that device, computes with numbers that lie on the CPU, and refuses what a GPU refuses: an operation with a tensor
+of the CPU that has a dimension. A ``.to(device)`` that somebody forgot is found so without a GPU, and results can be
+compared with the CPU's. Stricter than a GPU: an index that lies on the CPU is refused as well, because the GPU would wait
+for its copy.
 """
 
 from __future__ import annotations
