@@ -282,7 +282,7 @@ def estimate_over_seeds(per_seed: Sequence[float], confidence: float = 0.95) -> 
         Three seeds 13.1, -0.2 and 5.3: mean 6.07, standard error 3.86, t(2) at 97.5 % is 4.30.
 
         >>> print(estimate_over_seeds([13.1, -0.2, 5.3]))
-        6.067 [-10.547, 22.680]
+        6.067 [-10.535, 22.668]
 
     Source: Student 1908; with so few values a bootstrap over seeds is too narrow.
     """

@@ -86,6 +86,23 @@ def test_a8_only_a_setting_with_a_gentle_direction_is_turned(loss_type: str, tur
     assert loss.gentler(1.0) == loss
 
 
+def test_a8_a_back_off_lowers_the_weight_of_the_policy_gradient_too(tmp_path: Path) -> None:
+    """Without a reference the loss is all weight: a quarter of it is a quarter of the gradient."""
+    prepared = next_item_ring(tmp_path)
+    config = RereConfig(
+        rewards={"rule": 1.0},
+        loss=PolicyGradientConfig(beta=0.0),
+        rollouts=RolloutConfig(num_generations=4),
+    )
+    norms = []
+    for weight in (1.0, 0.25):
+        method = rere_method(prepared, config)
+        work = RoundWork(1, tmp_path, 0, SmallerSteps(weight=weight), RoundCurve(), QUIET, lambda steps: None)
+        method._step(work, method.stream.rows(0), seeded(0))
+        norms.append(work.curve.means()["gradient_norm"])
+    assert norms[1] == pytest.approx(norms[0] / 4, rel=1e-4)
+
+
 # A12, A13
 
 

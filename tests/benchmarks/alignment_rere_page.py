@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import read_json
-from recsys.metrics.bootstrap import estimate_means
+from recsys.metrics.bootstrap import estimate_means, estimate_over_seeds
 from tests.benchmarks.paired import RESULTS, machine
 
 START: Final = "next-token policy"
@@ -78,6 +78,7 @@ class Difference:
         return f"{change:+.1f} % [{low:+.1f}, {high:+.1f}]"
 
 
+OVER_SEEDS: Final = "over seeds, t interval"
 Results = Mapping[str, Mapping[int, Finished]]
 """By variant, then by seed."""
 
@@ -143,15 +144,29 @@ def changes_table(results: Results, prefix: str, metrics: Sequence[str] = METRIC
 
 
 def seeds_table(results: Results, name: str) -> list[str]:
-    """Change of one metric seed by seed: what the interval over users does not contain."""
+    """Change of one metric seed by seed, and what the seeds say together: the intervals over users do not contain it."""
     start = results[START]
-    seeds = sorted(start)
+    return seed_by_seed({variant: by_seed for variant, by_seed in results.items() if variant != START}, start, name)
+
+
+def seed_by_seed(results: Results, before: Mapping[int, Finished], name: str) -> list[str]:
+    """One row per variant: its change in every seed, and the t interval over seeds."""
+    seeds = sorted(before)
     rows = []
     for variant, by_seed in results.items():
-        if variant != START:
-            cells = [f"{compare({s: by_seed[s]}, {s: start[s]}, [name])[0]}" if s in by_seed else "" for s in seeds]
-            rows.append([variant, *cells])
-    return table(["variant", *(f"seed {seed}" for seed in seeds)], rows)
+        found = {
+            seed: compare({seed: by_seed[seed]}, {seed: before[seed]}, [name])[0] for seed in seeds if seed in by_seed
+        }
+        changes = [100 * one.change / one.before for one in found.values()]
+        together = over_seeds(changes) if len(changes) > 1 else ""
+        rows.append([variant, *(str(found.get(seed, "")) for seed in seeds), together])
+    return table(["variant", *(f"seed {seed}" for seed in seeds), OVER_SEEDS], rows)
+
+
+def over_seeds(changes: Sequence[float]) -> str:
+    """``+6.1 % [-10.5, +22.7]``: mean over seeds of relative changes in per cent, with its t interval."""
+    found = estimate_over_seeds(changes)
+    return f"{found.mean:+.1f} % [{found.low:+.1f}, {found.high:+.1f}]"
 
 
 def duels_table(results: Results, prefix: str, duels: Sequence[tuple[str, str]]) -> list[str]:

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from recsys.contracts.manifest import read_json
-from tests.benchmarks.alignment_rere_page import Finished, Results, compare, read_results, table
+from tests.benchmarks.alignment_rere_page import Finished, Results, compare, read_results, seed_by_seed, table
 from tests.benchmarks.paired import RESULTS, machine
 
 mpl.use("agg")
@@ -60,18 +60,9 @@ def changes_table(results: Results, against: str) -> list[str]:
 
 
 def seeds_table(results: Results, against: str) -> list[str]:
-    """Utility of the best beam seed by seed: what the interval over users does not contain."""
-    before = results[against]
-    seeds = sorted(before)
-    rows = []
-    for variant, by_seed in results.items():
-        if variant != against:
-            cells = [
-                str(compare({seed: by_seed[seed]}, {seed: before[seed]}, [UTILITY])[0]) if seed in by_seed else ""
-                for seed in seeds
-            ]
-            rows.append([variant, *cells])
-    return table(["variant", *(f"seed {seed}" for seed in seeds)], rows)
+    """Utility of the best beam seed by seed, and over seeds: what the intervals over users do not contain."""
+    others = {variant: by_seed for variant, by_seed in results.items() if variant != against}
+    return seed_by_seed(others, results[against], UTILITY)
 
 
 def marks_table(starts: Mapping[int, Finished]) -> list[str]:
