@@ -15,6 +15,7 @@ QUALITY = (
     "alignment",
     "alignment_simulator",
     "alignment_rere",
+    "guard",
     "second_stage",
     "baselines",
     "policy_ablation",

@@ -299,12 +299,12 @@ def test_a7_rewards_that_are_not_finite_are_refused_where_pairs_are_made(tmp_pat
 
 
 def test_a11_independent_null_runs_are_hardly_ever_stopped() -> None:
-    """50 runs of three rounds that change nothing, 300 rows: stopped in 12 to 23 % of runs before, now in 5 % at most. The
-    chance of more than 6 of 50 at 5 % is 1 %; intervals without margin and correction stop many."""
+    """20 runs of three rounds that change nothing, 300 rows. More than 3 of 20 at 5 % have a chance of 2 %; intervals
+    without margin and correction stop half of them."""
     margins = dict.fromkeys(("recall_margin", "hr1_margin", "coverage_margin", "reward_margin"), 0.0)
     naive = GUARD.model_copy(update={**margins, "false_stops": 0.025 * 3 * 8})
     stopped = {"guard": 0, "naive": 0}
-    for run in range(50):
+    for run in range(20):
         generator = np.random.default_rng([7, run])
         before = {name: generator.normal(size=300) for name in FALLING}
         start = kept = Measurement({}, before)
@@ -316,5 +316,5 @@ def test_a11_independent_null_runs_are_hardly_ever_stopped() -> None:
             kept = now
         for name, was in runs.items():
             stopped[name] += was
-    assert stopped["guard"] <= 6
-    assert stopped["naive"] >= 12
+    assert stopped["guard"] <= 3
+    assert stopped["naive"] >= 5

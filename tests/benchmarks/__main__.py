@@ -1,7 +1,8 @@
 """Run every benchmark that needs nothing but this repository, one after the other: ``python -m tests.benchmarks``.
 
 Result tables go to ``tests/benchmarks/results``. Those that need a trained policy or a data set are run by hand, each by
-its own command: ``int8``, ``all_prefixes``, ``alignment_rere``, ``alignment_simulator``.
+its own command: ``int8``, ``all_prefixes``, ``alignment_rere``, ``alignment_simulator``,
+``guard``.
 """
 
 from __future__ import annotations
