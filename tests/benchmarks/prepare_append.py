@@ -100,8 +100,8 @@ def main() -> None:
     notes = [
         "the least of the runs, in processor seconds; both ways hash all raw files and all files that they publish",
         "the manifests of all runs are equal, so every file is, byte for byte",
-        f"text ids, a folder per day ({DAYS} days), k-core 5 and 5; the day's rows are of one user per 25 rows and one item per "
-        "100, nearly all of them known; every array of events is written anew, whoever the day's users are",
+        f"text ids, a folder per day ({DAYS} days), k-core 5 and 5; the day's rows are of one user per 25 rows and one item "
+        "per 100, nearly all of them known; every array of events is written anew, whoever the day's users are",
     ]
     title = "A new day appended"
     print(write_table("prepare_append", title, findings.of_prepare_append(rows), HEADER, rows, notes))
