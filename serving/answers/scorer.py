@@ -78,7 +78,8 @@ class Scorer:
         """Open a bundle folder.
 
         Args:
-            device: Where its models go and answer.
+            device: Where its models go and answer. Away from a GPU a bundle that was exported with ``decode.cuda_graph``
+                searches without the record, to the same answers.
             precision: Of decoding; ``None`` takes the bundle's own.
 
         Raises:
@@ -92,6 +93,9 @@ class Scorer:
         values = json.loads(json.dumps(read_json(folder / "decode.json")))
         given = {} if precision is None else {"precision": precision}
         decode = validate(DecodeConfig, {**values, **given}, str(folder / "decode.json"))
+        if decode.cuda_graph and torch.device(device).type != "cuda":
+            logger.info("%s: recorded searches need a GPU; on %s it searches without the record", info.name, device)
+            decode = decode.model_copy(update={"cuda_graph": False})
         index = PrefixIndex.open(folder / "prefix_index")
         reward = _part(folder, info, "reward", REWARD_FOLDER, "reward model")
         reward_model = None if reward is None else open_reward_model(reward, policy)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, ConfigError
+from recsys.device import DEVICE_VARIABLE, PRECISION_VARIABLE
 from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import BUNDLE_FILE, BundleInfo, read_info
 from serving.registry.aliases import BUNDLE_TAG, CHALLENGER
@@ -247,7 +250,7 @@ def _log_model(bundle: Path, info: BundleInfo, run_id: str) -> str:
 
     packages = Path(__file__).resolve().parents[2]
     catalogue = read_catalogue(bundle, info)
-    with mlflow.start_run(run_id=run_id):
+    with _examined_on_cpu(), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(packages / "serving" / "registry" / "pyfunc_model.py"),
@@ -260,6 +263,22 @@ def _log_model(bundle: Path, info: BundleInfo, run_id: str) -> str:
             metadata={"digests": info.digests, "inputs": _inputs(catalogue)},
         )
     return str(logged.model_uri)
+
+
+@contextmanager
+def _examined_on_cpu() -> Iterator[None]:
+    """Let MLflow, which opens the model that it logs, do so where every bundle can be opened, whatever it was made for."""
+    asked = {DEVICE_VARIABLE: "cpu", PRECISION_VARIABLE: "float32"}
+    before = {name: os.environ.get(name) for name in asked}
+    os.environ.update(asked)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def requirements() -> list[str]:

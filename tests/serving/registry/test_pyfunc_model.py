@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+import polars as pl
 import pytest
 from mlflow.exceptions import MlflowException
 
 from recsys.contracts.errors import ConfigError, RecsysError
+from recsys.device import AskedPlacement, asked_placement
+from serving.answers.scorer import Scorer
+from serving.registry.model_registry import _examined_on_cpu
 from serving.registry.pyfunc_model import RecommenderModel
 from tests.serving.registry.conftest import (
     ITEMS,
@@ -132,3 +139,24 @@ def test_whoever_loads_the_model_says_where_and_in_which_numbers(
     monkeypatch.setenv("RECSYS_DEVICE", "gpu")
     with pytest.raises(ConfigError, match="RECSYS_DEVICE is 'gpu'"):
         opened()
+
+
+def test_a_bundle_for_a_gpu_is_opened_on_a_cpu_where_it_is_logged_and_where_it_is_told(
+    loaded: mlflow.pyfunc.PyFuncModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exported with a recorded search in bfloat16, it answers on a CPU in float32, with the items of the plain search."""
+    bundle = shutil.copytree(loaded._model_impl.context.artifacts["bundle"], tmp_path / "bundle")
+    decode = json.loads((bundle / "decode.json").read_text())
+    (bundle / "decode.json").write_text(json.dumps(decode | {"cuda_graph": True, "precision": "bfloat16"}))
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        Scorer.open(bundle)
+    monkeypatch.setenv("RECSYS_DEVICE", "cuda:5")
+    monkeypatch.delenv("RECSYS_PRECISION", raising=False)
+    with _examined_on_cpu():
+        asked = asked_placement()
+    assert asked == AskedPlacement("cpu", "float32")
+    assert asked_placement() == AskedPlacement("cuda:5")
+    scorer = Scorer.open(bundle, asked.device, asked.precision)
+    assert not scorer.recommender.config.cuda_graph
+    frame = pl.DataFrame({"user_id": ["7"], "item_ids": [ITEMS[:2]]})
+    assert scorer.score_frame(frame, 5).equals(loaded.unwrap_python_model().scorer.score_frame(frame, 5))
