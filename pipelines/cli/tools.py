@@ -20,11 +20,11 @@ from pipelines.cli.options import (
     set_up_logging,
 )
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
-from recsys.device import AskedPlacement, asked_placement
 from recsys.runtime import ProgressMode, make_progress
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
+    from recsys.device import AskedPlacement
 
 
 def recommend(
@@ -67,6 +67,8 @@ def recommend(
     settings: dict[str, Any] = {"model": model, "k": k, "allow": allow, "deny": deny}
     given = {name: value for name, value in settings.items() if value is not None}
     if users is not None or out is not None or config is None:
+        from recsys.device import asked_placement
+
         placed = asked_placement(device, precision)
         _recommend_anything(config, overrides or [], given, users, out, tracking_uri, progress, placed)
         return
