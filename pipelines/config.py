@@ -33,6 +33,7 @@ from recsys.reward.config import RewardConfig
 from recsys.semantic_ids.config import TokenizeConfig
 from recsys.training.config import TrainConfig
 from serving.config import ExportConfig, RecommendConfig
+from serving.registry.masking import shown
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(\w+)\}|(\w+))")
 
@@ -178,7 +179,10 @@ def expand_variables(values: Any, where: str) -> Any:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """Return the resolved configuration as YAML that :func:`load_run_config` reads back."""
+    """Return the resolved configuration as YAML that :func:`load_run_config` reads back, without passwords."""
+    values = config.model_dump(mode="json")
+    if config.tracking.uri is not None:
+        values["tracking"]["uri"] = shown(config.tracking.uri)
     # the C writer, where PyYAML has it, takes a tenth of the time of the other one and writes the same
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return str(yaml.dump(config.model_dump(mode="json"), Dumper=dumper, sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True))

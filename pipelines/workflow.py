@@ -24,7 +24,7 @@ from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAG
 from recsys.contracts.errors import ArtifactError, GateRefused
 from recsys.contracts.manifest import Artifact, ArtifactStore, digest_of, explain_write_errors, open_artifact
 from recsys.runtime import Progress, set_threads
-from serving.registry.mlflow_client import shown
+from serving.registry.masking import shown
 
 if TYPE_CHECKING:
     from features.audit.changes import Change

@@ -42,6 +42,7 @@ from pipelines.cli.tools import doctor, histories, recommend, report, simulate, 
 from pipelines.engine.stopping import Stopped, stoppable
 from recsys.contracts.errors import RecsysError
 from recsys.runtime import ProgressMode
+from serving.registry.masking import masked
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -112,7 +113,7 @@ def _unexpected(error: Exception) -> int:
     if callable(show) and hasattr(error, "exit_code"):
         show(file=sys.stderr)
         return 2
-    traceback.print_exception(error, file=sys.stderr)
+    _say("".join(traceback.format_exception(error)).rstrip())
     _say("this is a fault of recsys, not of your input; finished stages are kept")
     return 1
 
@@ -291,7 +292,7 @@ def _print_report(config: RunConfig, report: RunReport) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(masked(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from recsys.runtime import ProgressMode, make_progress
+from serving.registry.masking import MaskingFormatter, remember
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -63,11 +65,11 @@ def set_up_logging(level: LogLevel) -> None:
     """Send our log to standard error; libraries only speak from warnings on."""
     logging.basicConfig(
         stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        datefmt="%H:%M:%S",
         force=True,
         level=logging.WARNING,
     )
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     for name in ("recsys", "features", "pipelines", "serving"):
         logging.getLogger(name).setLevel(level.upper())
     for name in _LOUD:
@@ -80,6 +82,8 @@ def load(path: Path, overrides: list[str] | None) -> RunConfig:
     from pipelines.places import check_places
 
     config = load_run_config(path, overrides or [])
+    remember(config.tracking.uri)
+    remember(os.environ.get("MLFLOW_TRACKING_URI"))
     check_places(config)
     return config
 

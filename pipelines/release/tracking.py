@@ -35,7 +35,8 @@ from serving.registry.file_store import (
     move_experiment,
     own_artifacts,
 )
-from serving.registry.mlflow_client import TrackingUnreachable, connect, shown, tracking_uri, translated_errors
+from serving.registry.masking import shown
+from serving.registry.mlflow_client import TrackingUnreachable, connect, tracking_uri, translated_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

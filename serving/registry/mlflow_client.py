@@ -6,7 +6,6 @@ import contextlib
 import glob
 import logging
 import os
-import re
 import socket
 import sqlite3
 import warnings
@@ -22,10 +21,10 @@ from serving.registry.file_store import (
     DATABASE_NAME,
     database_of,
     engine_uri,
-    is_sqlite,
     reroot,
     sqlite_uri,
 )
+from serving.registry.masking import masked, remember, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,6 +60,7 @@ def connect(uri: str, timeout_s: float = 5.0, *, create: bool = True) -> MlflowC
         TrackingUnreachable: Nobody listens there.
         ArtifactError: The database was moved and cannot be written.
     """
+    remember(uri)
     parts = urlsplit(uri)
     database = database_of(uri)
     if parts.scheme in ("http", "https"):
@@ -153,14 +153,14 @@ def translated_errors(uri: str) -> Iterator[None]:
         if isinstance(error.__cause__, SQLAlchemyError) or "sqlite3." in str(error) or "sqlalchemy" in str(error):
             raise TrackingUnreachable(_database_words(uri, error)) from error
         raise TrackingUnreachable(
-            f"MLflow at '{shown(uri)}' refused or did not answer: {error}; the artefacts of the run are kept, "
+            f"MLflow at '{shown(uri)}' refused or did not answer: {masked(str(error))}; the artefacts of the run are kept, "
             "run `recsys run` with the same config again when it does"
         ) from error
 
 
 def _database_words(uri: str, error: Exception) -> str:
     """What is wrong with a database, in one line, and the way out."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = masked(str(error)).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     words = f"the database of MLflow at '{shown(uri)}' cannot be used: {first}; the artefacts of the run are kept. "
     if "locked" in first:
         return words + "Another program writes into it: end that program, or run again when it has finished"
@@ -171,16 +171,6 @@ def _database_words(uri: str, error: Exception) -> str:
         f"Restore '{database}' from a copy; or move it and '{database.parent / 'tracking' / 'logged'}' away, and the next "
         "run makes a new one and logs everything again"
     )
-
-
-def shown(uri: str) -> str:
-    """Return the URI without user name and password, for messages and files.
-
-    Example:
-        >>> shown("https://ann:secret@mlflow.local:5000/x")
-        'https://mlflow.local:5000/x'
-    """
-    return uri if is_sqlite(uri) else re.sub(r"//[^/@]*@", "//", uri)
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import BUNDLE_FILE, BundleInfo, read_info
 from serving.registry.aliases import BUNDLE_TAG, CHALLENGER
 from serving.registry.file_store import check_there, database_of
-from serving.registry.mlflow_client import connect, shown, translated_errors
+from serving.registry.masking import shown
+from serving.registry.mlflow_client import connect, translated_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,7 +12,8 @@ from pipelines.release.tracking import Tracker, TrackingConfig
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import Artifact, ArtifactStore
 from serving.registry.file_store import check_there, database_of, engine_uri, local_path, reroot, sqlite_uri
-from serving.registry.mlflow_client import connect, shown, tracking_uri
+from serving.registry.masking import shown
+from serving.registry.mlflow_client import connect, tracking_uri
 
 NAMES = [
     "plain",

@@ -1,0 +1,74 @@
+"""Passwords and tokens of servers: what may be shown of a URI, and how they stay out of texts that leave the process.
+
+A URI with a password is used as it is given, and never written: :func:`shown` is what people and files see of it. Libraries
+put URIs and their parts into their own messages, so that what is logged or printed goes through :func:`masked`, which
+knows every secret that was used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote, unquote
+
+MASK: Final = "***"
+SECRET_VARIABLES: Final = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_USER_INFO: Final = re.compile(r"(?<=//).*@", re.DOTALL)
+_PARAMETER: Final = re.compile(
+    r"(?i)([?&;](?:[\w-]*(?:password|passwd|pwd|token|secret|api_?key|credential)[\w-]*)=)([^&;#]*)"
+)
+_known: set[str] = set()
+
+
+def shown(uri: str) -> str:
+    """Return the URI without user name, password and tokens, for messages and files.
+
+    Everything up to the last ``@`` goes, because a password may hold ``/`` and ``@``.
+
+    Example:
+        >>> shown("https://ann:se/c@ret@mlflow.local:5000/x?token=abc")
+        'https://mlflow.local:5000/x?token=***'
+        >>> shown("sqlite:////runs/ann@work/mlflow.db")
+        'sqlite:////runs/ann@work/mlflow.db'
+    """
+    if uri.partition(":")[0].partition("+")[0] in ("sqlite", "file"):
+        return uri
+    return _PARAMETER.sub(rf"\g<1>{MASK}", _USER_INFO.sub("", uri))
+
+
+def remember(uri: str | None, environment: Mapping[str, str] = os.environ) -> None:
+    """Learn the secrets of a URI, as they are written and decoded, and those of the environment.
+
+    Example:
+        >>> remember("https://ann:se%40cret@host")
+        >>> masked("401 for ann:se%40cret, which is se@cret")
+        '401 for ***, which is ***'
+    """
+    found = [environment.get(name, "") for name in SECRET_VARIABLES]
+    if uri and shown(uri) != uri:
+        info = _USER_INFO.search(uri)
+        if info is not None:
+            user_info = info.group()[:-1]
+            found += [user_info, user_info.partition(":")[2]]
+        found += [match.group(2) for match in _PARAMETER.finditer(uri)]
+    for text in found:
+        if len(text) >= 3:  # shorter ones would blot out ordinary words
+            _known.update({text, unquote(text), quote(text), quote(text, safe="")})
+
+
+def masked(text: str) -> str:
+    """Return a text without the secrets that are known, the longest first."""
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return text
+
+
+class MaskingFormatter(logging.Formatter):
+    """Formats as usual, traces included, and masks what comes out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a record."""
+        return masked(super().format(record))

@@ -1,0 +1,105 @@
+"""Secrets of servers: what is shown, what is masked, and that no file, log or screen holds one after a command."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli.app import main
+from pipelines.config import load_run_config, to_yaml
+from serving.registry.masking import MaskingFormatter, masked, remember, shown
+
+DEMO = Path(__file__).resolve().parents[3] / "pipelines" / "recipes" / "demo.yaml"
+PASSWORD = "s3cr@et-Pw"
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("https://ann:secret@host:5000/x", "https://host:5000/x"),
+        ("https://ann:se@cr@et@host", "https://host"),
+        ("postgresql+psycopg2://ann:se/c:ret@db/mlflow", "postgresql+psycopg2://db/mlflow"),
+        ("https://host/x?token=abc&page=2", "https://host/x?token=***&page=2"),
+        ("postgresql://db/mlflow?user=ann&Password=abc", "postgresql://db/mlflow?user=ann&Password=***"),
+        ("https://host/x", "https://host/x"),
+        ("sqlite:////runs/a@b/mlflow.db", "sqlite:////runs/a@b/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_what_is_shown_of_a_uri(uri: str, expected: str) -> None:
+    assert shown(uri) == expected
+
+
+def test_texts_of_libraries_are_masked() -> None:
+    """As it is written, and decoded, and encoded once more."""
+    remember("https://ann:p%40ss-word1@host", {"MLFLOW_TRACKING_TOKEN": "tok-12345"})
+    text = "cannot reach https://ann:p%40ss-word1@host (p@ss-word1), bearer tok-12345, p%2540ss-word1"
+    assert masked(text) == "cannot reach https://***@host (***), bearer ***, ***"
+    record = logging.LogRecord("urllib3", logging.ERROR, "x", 1, "retry %s", ("tok-12345",), None)
+    assert MaskingFormatter("%(message)s").format(record) == "retry ***"
+
+
+def test_the_resolved_configuration_holds_no_password() -> None:
+    config = load_run_config(DEMO, [f"tracking.uri=https://ann:{PASSWORD}@host/x"])
+    assert config.tracking.uri == f"https://ann:{PASSWORD}@host/x"
+    assert "uri: https://host/x" in to_yaml(config)
+    assert PASSWORD not in to_yaml(config)
+
+
+@pytest.fixture
+def failing_server() -> Iterator[int]:
+    """Answers everything with 500 and says what it was asked."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = f"no: {self.headers.get('Authorization')} {PASSWORD}".encode()
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def test_no_secret_in_any_file_or_on_the_screen(
+    tmp_path: Path, failing_server: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """7be21f4 wrote it into config.yaml, printed it with --dry-run and twice when the server failed."""
+    given = [
+        "--config",
+        str(DEMO),
+        f"output_dir={tmp_path / 'out'}",
+        f"tracking.uri=http://ann:{PASSWORD}@127.0.0.1:{failing_server}",
+        "tracking.timeout_s=1",
+        "source.users=100",
+        "source.items=150",
+        "source.events=6000",
+    ]
+    for arguments in (["prepare", *given, "--dry-run"], ["prepare", *given, "--log-level", "debug"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 0
+    with pytest.raises(SystemExit) as end:
+        main(["rollback", *given])
+    assert end.value.code == 4
+    screen = capfd.readouterr()
+    assert "refused or did not answer" in screen.err
+    forms = (PASSWORD, PASSWORD.replace("@", "%40"), "et-Pw")
+    assert not [form for form in forms if form in screen.out + screen.err]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "config.yaml" for path in files)
+    assert not [path for path in files for form in forms if form.encode() in path.read_bytes()]
