@@ -39,7 +39,7 @@ from pipelines.cli.options import (
 )
 from pipelines.cli.reproduce import reproduce
 from pipelines.cli.tools import doctor, histories, recommend, report, simulate, validate
-from pipelines.engine.stopping import Stopped, stoppable
+from pipelines.engine.stop_signals import Stopped, stoppable
 from recsys.contracts.errors import RecsysError
 from recsys.runtime import ProgressMode
 from serving.registry.masking import masked

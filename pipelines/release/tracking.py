@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
-from pipelines.engine.stopping import Stopped
+from pipelines.engine.stop_signals import Stopped
 from pipelines.release.open_runs import OpenRuns
 from pipelines.release.run_contents import lineage_tags, log_contents
 from recsys.config import FrozenConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine.stopping import Stopped
+from pipelines.engine.stop_signals import Stopped
 from pipelines.release.run_contents import metrics_of, params_of
 from pipelines.release.tracking import Tracker, TrackingConfig, tracked
 from recsys.contracts.manifest import Artifact, ArtifactStore

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine.stopping import Stopped, stoppable
+from pipelines.engine.stop_signals import Stopped, stoppable
 
 COMMAND = textwrap.dedent(
     """
