@@ -9,16 +9,21 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.rules.item_rules import ItemRules
+from recsys.runtime import PlainProgress
 from serving.answers.frame import answer_frame
 from serving.answers.scorer import Scorer
+from serving.batch.candidates import write_candidates
+from serving.config import RecommendConfig
 from serving.export.export import BundleSources, export_bundle
 from serving.export.parity import check_parity
 from serving.inputs.user_histories import MappedUsers, PreparedUsers
+from serving.registry.pyfunc_model import RecommenderModel
 from tests.serving.conftest import HISTORIES, frame_of, write_prepared, write_semantic_ids
 
 
@@ -137,3 +142,24 @@ def test_damaged_or_missing_bundles_are_refused(bundle: Path, tmp_path: Path) ->
 def test_there_is_no_pickle_in_a_bundle(bundle: Path) -> None:
     suffixes = {path.suffix for path in bundle.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".npy", ".parquet", ".safetensors"}
+
+
+def test_no_entrance_serves_a_score_that_is_no_number(
+    bundle: Path, sources: BundleSources, item_ids: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy whose training diverged, behind a callers' frame, the registered model and the batch job."""
+    broken = Scorer.open(bundle)
+    with torch.no_grad():
+        for weight in broken.recommender.policy.parameters():
+            weight.fill_(torch.nan)
+    with pytest.raises(ArtifactError, match="gives 5 of 5 users a score that is no finite number, first row 0"):
+        broken.score_frame(frame_of(item_ids), 3)
+    model = RecommenderModel()
+    model.scorer = broken
+    with pytest.raises(ArtifactError, match="no finite number"):
+        model.predict(None, frame_of(item_ids).to_pandas())  # type: ignore[arg-type]  # the context is not read
+    monkeypatch.setattr(Scorer, "open", classmethod(lambda cls, *_, **__: broken))
+    people = PreparedUsers(sources.prepared, "d" * 64)
+    with pytest.raises(ArtifactError, match="no finite number"):
+        write_candidates(bundle, people, RecommendConfig(k=2), tmp_path, PlainProgress(every_s=float("inf")))
+    assert not list(tmp_path.rglob("part-*"))
