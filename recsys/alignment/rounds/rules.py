@@ -337,9 +337,9 @@ def compare(
     """
     names = sorted(now.rows)
     error = error_of_one(config, now.rows, looks)
-    befores: dict[Against, Measurement] = {"start": start} if kept is start else {"start": start, "kept": kept}
+    earlier: dict[Against, Measurement] = {"start": start} if kept is start else {"start": start, "kept": kept}
     differences = np.stack(
-        [now.rows[name] - before.rows[name] for before in befores.values() for name in names], axis=1
+        [now.rows[name] - before.rows[name] for before in earlier.values() for name in names], axis=1
     )
     resamples = max(config.resamples, math.ceil(TAIL_RESAMPLES / error))
     everybody = np.ones((len(differences), 1), bool)
@@ -347,7 +347,7 @@ def compare(
     found = _changes(means, config.confidence, error)
     changes: dict[Against, dict[str, Change]] = {
         against: dict(zip(names, found[place * len(names) : (place + 1) * len(names)], strict=True))
-        for place, against in enumerate(befores)
+        for place, against in enumerate(earlier)
     }
     return MeasuredRound(start, kept, now, config, {"kept": changes["start"], **changes})
 
