@@ -240,7 +240,9 @@ TRAIN: Final = Stage(
     train,
     ("model", "train", "decode"),
     parents=("prepare", "embed", "tokenize"),
-    ignored=("train.processes",),  # as many processes as there are give the same policy, up to rounding
+    # as many processes as there are give the same policy, up to rounding
+    ignored=("train.processes", "train.prefetch_batches"),
+    added=(("train.tf32", True),),
     resumable=True,
 )
 REWARD: Final = Stage(

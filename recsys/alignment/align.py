@@ -121,11 +121,11 @@ def _method(inputs: AlignmentInputs, reward_set: RewardSet) -> tuple[Method, Lea
     if isinstance(settings, IpaConfig):
         stream = RequestStream(inputs.dataset, max_history, settings.batch_size, seed)
         updates = settings.rounds * stream.steps_for(settings.samples_per_round)
-        learner = Learner(policy, settings.optimiser, updates)
+        learner = Learner(policy, settings.optimiser, updates, inputs.config.precision)
         return IterativePreferenceAlignment(settings, learner, stream, sampler, reward_set, seed), learner
     stream = RequestStream(inputs.dataset, max_history, settings.requests_per_step, seed)
     updates = settings.rounds * settings.steps_per_round * settings.num_iterations
-    learner = Learner(policy, settings.optimiser, updates)
+    learner = Learner(policy, settings.optimiser, updates, inputs.config.precision)
     return RankingRewardLearning(settings, learner, stream, sampler, reward_set, seed), learner
 
 

@@ -116,7 +116,8 @@ class IterativePreferenceAlignment:
         figures: dict[str, float] = {}
         if config.supervised.weight > 0:
             batch = self.stream.collate(rows).to(device)
-            supervised = supervised_loss(self.learner.policy, batch, config.supervised)
+            with self.learner.mixed():
+                supervised = supervised_loss(self.learner.policy, batch, config.supervised)
             terms.append(config.supervised.weight * supervised)
             figures["supervised"] = supervised.item()
         if len(pairs):
@@ -140,7 +141,8 @@ class IterativePreferenceAlignment:
         if pairs.objective_QO.shape[1]:
             histories = histories.with_objective(pairs.objective_QO.cpu().numpy())
         history = collate_histories(histories, policy.spec.model.max_history).to(self.learner.device)
-        scored = candidate_log_probs(policy, history, pairs.candidates_QGM)
+        with self.learner.mixed():
+            scored = candidate_log_probs(policy, history, pairs.candidates_QGM)
         result = preference_loss(
             loss.gentler(gentler),
             _log_probs_of(pairs, scored.sessions, scored.lengths),
@@ -266,7 +268,8 @@ class IterativePreferenceAlignment:
         if self.config.pair_rule != "target_rest":
             return group.scores.gather(1, places_BN.clamp(min=0)).masked_fill(places_BN < 0, 0.0)
         assert group.history is not None
-        return candidate_log_probs(self.learner.policy, group.history, picked_BNM).sessions
+        with self.learner.mixed():  # as the policy will be scored, so that the log-ratio begins at zero
+            return candidate_log_probs(self.learner.policy, group.history, picked_BNM).sessions
 
 
 def _objectives(requests: Requests) -> torch.Tensor:

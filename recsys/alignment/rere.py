@@ -185,7 +185,8 @@ class RankingRewardLearning:
             terms: list[torch.Tensor] = []
             if has_groups:
                 assert group.history is not None
-                codes = candidate_log_probs(self.learner.policy, group.history, group.items).codes.flatten(2)
+                with self.learner.mixed():
+                    codes = candidate_log_probs(self.learner.policy, group.history, group.items).codes.flatten(2)
                 result = policy_gradient_loss(
                     loss_config,
                     codes,
@@ -202,7 +203,8 @@ class RankingRewardLearning:
                 figures |= {"ratio_max": float(result.max_ratio)}
             if config.supervised.weight > 0:
                 batch = self.stream.collate(rows).to(self.learner.device)
-                supervised = supervised_loss(self.learner.policy, batch, config.supervised)
+                with self.learner.mixed():
+                    supervised = supervised_loss(self.learner.policy, batch, config.supervised)
                 terms.append(config.supervised.weight * supervised)
                 figures["supervised"] = supervised.item()
             step, rate = self.learner.step, self.learner.learning_rate
@@ -215,7 +217,8 @@ class RankingRewardLearning:
         if self.reference is None:
             return None
         assert group.history is not None
-        return candidate_log_probs(self.reference, group.history, group.items).codes.flatten(2)
+        with self.learner.mixed():
+            return candidate_log_probs(self.reference, group.history, group.items).codes.flatten(2)
 
     @torch.no_grad()
     def _sync_reference(self, updates_before: int) -> None:

@@ -91,6 +91,8 @@ class TrainConfig(FrozenConfig):
     validated, and the state is kept as at a kill."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Float16 is not offered: its loss must be scaled, which steps that clip inside the optimiser do not undo."""
+    tf32: bool = True
+    """Round the inputs of float32 matrix products on a GPU to 10 bits of mantissa, for several times the speed."""
     prefetch_batches: int | None = Field(default=None, ge=0)
     """Batches that a thread makes ahead. ``None``: 2 on a GPU; none on a CPU, whose cores training needs itself."""
     processes: int = Field(default=1, ge=1)

@@ -32,6 +32,7 @@ from recsys.model.summary import summarise
 from recsys.model.utilisation import Precision, describe
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.versions import SemanticIds
+from recsys.training.acceleration import float32_products
 from recsys.training.averaging import WeightAverage
 from recsys.training.callbacks import (
     ArithmeticDone,
@@ -171,7 +172,10 @@ def _train(
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process writes checkpoints
         warnings.filterwarnings("ignore", category=FutureWarning)
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+            with float32_products(trainer.strategy.root_device, tf32=config.tf32):
+                trainer.fit(
+                    module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True
+                )
         finally:
             data.loader.close()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from recsys.data.batch import TrainingBatch
 from recsys.data.datamodule import ValidationRows
 from recsys.decoding.config import DecodeConfig
+from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
 from recsys.metrics.ranking import row_metrics
 from recsys.model.generative_recommender import GenerativeRecommender
@@ -98,7 +100,8 @@ class PolicyModule(FiniteModule):
         loss, loss_log = (torch.zeros_like(part) for part in means[0])
         for (name, term), (mean, mean_log) in zip(terms.items(), means, strict=True):
             loss, loss_log = loss + term.weight * mean, loss_log + term.weight * mean_log
-            self.log(f"train/{name}", mean_log, prog_bar=name == "next_token")
+            # a figure in the progress bar is read at every step, for which a GPU would be waited for
+            self.log(f"train/{name}", mean_log, prog_bar=name == "next_token" and self.device.type == "cpu")
         self.log("train/loss", loss_log)
         self.finite.note_loss(loss_log)
         return loss
@@ -197,7 +200,7 @@ class PolicyModule(FiniteModule):
         figures = {f"{name}_{metric}": 0.0 for name in RANKINGS for metric in METRICS}
         with gathered(self.policy.tables, self.device):
             if len(rows) > 0:  # fewer rows than processes leave some without
-                recommender = Recommender(self.policy, self.semantic_ids, self.decode)
+                recommender = Recommender(self.policy, self.semantic_ids, self.decode, self._prefix_index)
                 for name, ranked in zip(RANKINGS, recommender.both_orders(rows.histories, VALIDATION_K), strict=True):
                     metrics = row_metrics(ranked, rows.targets, [VALIDATION_K])
                     for metric in METRICS:
@@ -208,6 +211,11 @@ class PolicyModule(FiniteModule):
             self.log(f"valid/{figure}_at_{VALIDATION_K}", total / count, batch_size=int(count))
             if name == self.config.monitor:
                 self.log(f"valid/{metric}_at_{VALIDATION_K}", total / count, prog_bar=True, batch_size=int(count))
+
+    @cached_property
+    def _prefix_index(self) -> PrefixIndex:
+        """What does not change between validations; the rest of a recommender is made of weights."""
+        return PrefixIndex.build(self.semantic_ids.codes, self.semantic_ids.level_sizes)
 
     def _rate_factor(self, step: int) -> float:
         """Factor on all learning rates at an optimiser step."""

@@ -26,14 +26,18 @@ class Learner:
     Args:
         policy: Put into evaluation mode and kept there: see :class:`~recsys.alignment.config.OptimiserConfig`.
         total_steps: Of all rounds; the schedule's length.
+        precision: Of the forward passes in :meth:`mixed`, as ``align.precision`` has it.
 
     Attributes:
         step: Updates so far.
         learning_rate_scale: Of the guard's back-offs.
     """
 
-    def __init__(self, policy: GenerativeRecommender, config: OptimiserConfig, total_steps: int) -> None:
+    def __init__(
+        self, policy: GenerativeRecommender, config: OptimiserConfig, total_steps: int, precision: str = "32-true"
+    ) -> None:
         self.policy, self.config, self.total_steps = policy.eval(), config, total_steps
+        self.precision = precision
         settings = TrainConfig(
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
@@ -49,6 +53,13 @@ class Learner:
     def device(self) -> torch.device:
         """Device of the policy."""
         return self.policy.codes.weight.device
+
+    def mixed(self) -> torch.autocast:
+        """Where log-probabilities are computed: matrix products in bfloat16 if so configured, what they end in in float32.
+
+        Policy, snapshot and reference are all scored inside, or their log-ratio would be rounding at the start.
+        """
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
     @property
     def learning_rate(self) -> float:
