@@ -21,6 +21,7 @@ from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.summary import summarise, training_flops
 from recsys.runtime import SilentProgress
+from recsys.training.acceleration import float32_products
 from recsys.training.config import TrainConfig
 from recsys.training.fit import train_policy
 from recsys.training.inputs import TrainingInputs
@@ -149,7 +150,7 @@ def measure(
             "loss": round(float(step()), 3),
         }
 
-    with bench.cell(cell, needs):
+    with bench.cell(cell, needs), float32_products(bench.device, tf32=TrainConfig().tf32):
         batch, figures = bench.largest(cell, shape.batch, run)
         kind = {"preset": shape.preset, "batch": batch, "events": shape.events, "session": shape.session}
         precision = "bf16-mixed" if mixed else "float32"
