@@ -7,8 +7,8 @@ have the names that they have in an unsharded policy::
     optimizer/<name>/<state>         AdamW's moments; a table's accumulated squares as "sum"
 
 so a checkpoint of row-wise tables on two processes is read by column-wise ones on four, or by a plain policy on one.
-These folders are private to a running training (``torch.distributed.checkpoint`` pickles its index); what leaves it is
-``model/``, safetensors and JSON.
+These folders are private to a running training; what leaves it is ``model/``, safetensors and JSON. Their index is a pickle,
+and is read by :class:`~recsys.training.distributed.checkpoint_index.CheckpointReader`, which runs nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from recsys.contracts.errors import ArtifactError
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.training.distributed.checkpoint_index import CheckpointReader
 from recsys.training.distributed.sharding import table_tensors
 
 COLLECTION = "tables.collection."
@@ -110,8 +111,8 @@ def _is_adagrad(state: dict[str, torch.Tensor]) -> bool:
 
 def _index(folder: Path) -> Metadata:
     try:
-        return dcp.FileSystemReader(folder).read_metadata()
-    except Exception as error:  # the index is a pickle: a damaged one may raise anything
+        return CheckpointReader(folder).read_metadata()
+    except Exception as error:  # a damaged pickle may raise anything
         raise ArtifactError(f"checkpoint '{folder}' cannot be read: {error}; remove it to begin anew") from error
 
 
@@ -129,7 +130,7 @@ def _read(folder: Path, saved: Metadata, tensors: dict[str, Any]) -> None:
                 f"checkpoint '{folder}': '{name}' has shape {found}, expected {tuple(tensor.size())}; it belongs to another "
                 "model or optimiser: remove it to begin anew"
             )
-    dcp.load(tensors, storage_reader=dcp.FileSystemReader(folder), no_dist=not _distributed())
+    dcp.load(tensors, storage_reader=CheckpointReader(folder), no_dist=not _distributed())
 
 
 def _distributed() -> bool:
