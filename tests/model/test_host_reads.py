@@ -66,6 +66,36 @@ def test_decoding_reads_nothing_back(tmp_path: Path, preset: str) -> None:
     assert second.shape[:2] == (len(history), 3)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("preset", ["tiny", "tiny_lazy", "tiny_pathways"])
+def test_on_a_gpu_torch_finds_no_wait_in_decoding(tmp_path: Path, preset: str, precision: torch.dtype) -> None:
+    """The same two levels on a GPU, once to load kernels and once with torch raising at whatever makes the host wait."""
+    prepared = ring_prepared(tmp_path)
+    policy = build_policy(prepared, ring_ids(), ModelConfig.model_validate({"preset": preset}), None).eval().cuda()
+    history = collate_histories(Histories.from_targets(prepared.history, prepared.all_users()), 6).to(
+        torch.device("cuda", 0)
+    )
+    beams = torch.zeros(len(history), 3, dtype=torch.int64, device="cuda")
+
+    def decode() -> torch.Tensor | None:
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=precision == torch.bfloat16):
+            state = policy.start(history)
+            log_probs = policy.next_codes(state, None)
+            assert log_probs is not None
+            state.cache.reorder(beams)
+            return policy.next_codes(state, log_probs[:, 0].topk(3).indices)
+
+    decode()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert decode() is not None
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_the_watch_sees_what_would_wait() -> None:
     values = torch.arange(4)
     for waits in (

@@ -22,10 +22,12 @@ from tests.toy.host_reads import no_host_reads
 from tests.training.test_fit import DECODE, MODEL, TRAIN
 
 
-def run(folder: Path, *watchers: lightning.Callback, **changes: Any) -> dict[str, Any]:
+def run(folder: Path, *watchers: lightning.Callback, device: str = "cpu", **changes: Any) -> dict[str, Any]:
     set_threads(1)
     config = TrainConfig.model_validate({**TRAIN.model_dump(), "max_epochs": 2, **changes})
-    inputs = TrainingInputs(ring_prepared(folder / "data"), ring_ids(), MODEL, config, DECODE, seed=5)
+    inputs = TrainingInputs(
+        ring_prepared(folder / "data"), ring_ids(), MODEL, config, DECODE, seed=5, device=torch.device(device)
+    )
     return train_policy(inputs, folder / "run", SilentProgress(), watchers=list(watchers))
 
 
@@ -49,6 +51,29 @@ def test_an_optimiser_step_of_fit_reads_nothing_back(tmp_path: Path, precision: 
 
     with patch.object(PolicyModule, "optimizer_step", watched):
         run(tmp_path, precision=precision, **options)
+    assert len(steps) == 11
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_on_a_gpu_torch_finds_no_wait_in_a_step(tmp_path: Path, precision: str) -> None:
+    """From the second optimiser step of ``fit`` on, torch raises at whatever makes the host wait."""
+    original, steps = PolicyModule.optimizer_step, []
+
+    def watched(module: PolicyModule, *arguments: Any, **named: Any) -> None:
+        if module.trainer.global_step == 0:  # state of the optimiser is made, kernels are loaded
+            original(module, *arguments, **named)
+            return
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            original(module, *arguments, **named)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        steps.append(module.trainer.global_step)
+
+    with patch.object(PolicyModule, "optimizer_step", watched):
+        run(tmp_path, device="cuda:0", precision=precision)
     assert len(steps) == 11
 
 
