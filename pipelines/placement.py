@@ -45,6 +45,11 @@ def placement_of(name: str, config: RunConfig) -> Placement | None:
     device, key = resolve_device(config.device), PRECISION_KEYS[name]
     _check_widths(name, config)
     if name in DECODING:
+        if config.precision == "bf16-mixed" and config.decode.precision == "bfloat16" and device.type == "cpu":
+            raise ConfigError(
+                f"precision is bf16-mixed, which decodes in bfloat16 too, and that needs a GPU; this runs on {device}: add "
+                "decode.precision=float32, or set train.precision=bf16-mixed alone"
+            )
         config.decode.check_device(device.type)
         Placement(device, config.decode.precision).check(precision_key="decode.precision")
     return Placement(device, _precision(name, config)).check(precision_key=key)

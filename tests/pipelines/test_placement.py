@@ -46,7 +46,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ("device=CPU", "did you mean cpu?"),
         ("device=", "key 'device' is"),
         ("precision=fp16", "key 'precision' is 'fp16': Input should be 'float32' or 'bf16-mixed'"),
-        ("precision=bf16-mixed", "decode.precision is bfloat16, which needs a GPU; the policy is on 'cpu'"),
+        ("precision=bf16-mixed", "precision is bf16-mixed, which decodes in bfloat16 too, and that needs a GPU"),
         ("decode.precision=bfloat16", "use float32 or int8"),
         ("decode.cuda_graph=true", "decode.cuda_graph"),
         ("train.precision=16-mixed", "train.precision is 16-mixed, which needs a GPU"),
