@@ -30,9 +30,6 @@ PRECISION_KEYS: Final = {
 DECODING: Final = ("train", "align", "rank", "evaluate", "export", "recommend")
 """Stages that decode, whatever else they do."""
 
-BFLOAT16_MULTIPLE: Final = 8
-"""Of the widths of experts: 16 bytes, which grouped matrix products in bfloat16 are aligned to."""
-
 
 def placement_of(name: str, config: RunConfig) -> Placement | None:
     """Return where a stage runs; ``None`` where no model takes part in it.
@@ -43,7 +40,6 @@ def placement_of(name: str, config: RunConfig) -> Placement | None:
     if name not in PRECISION_KEYS or (name == "embed" and config.embed.text.model is None):
         return None
     device, key = resolve_device(config.device), PRECISION_KEYS[name]
-    _check_widths(name, config)
     if name in DECODING:
         if config.precision == "bf16-mixed" and config.decode.precision == "bfloat16" and device.type == "cpu":
             raise ConfigError(
@@ -81,17 +77,3 @@ def _precision(name: str, config: RunConfig) -> str:
     for part in PRECISION_KEYS[name].split("."):
         node = getattr(node, part)
     return str(node)
-
-
-def _check_widths(name: str, config: RunConfig) -> None:
-    """Refuse bfloat16 for a policy whose experts it could not multiply, before the first epoch."""
-    low = _precision(name, config).startswith("bf16") or config.decode.precision == "bfloat16"
-    if name not in DECODING or not low or config.model.num_experts == 1:
-        return
-    for key in ("width", "expert_width"):
-        value = getattr(config.model, key)
-        if value % BFLOAT16_MULTIPLE:
-            raise ConfigError(
-                f"model.{key} is {value}, and experts in bfloat16 need a multiple of {BFLOAT16_MULTIPLE}: choose "
-                f"{-(-value // BFLOAT16_MULTIPLE) * BFLOAT16_MULTIPLE}, or precision: float32"
-            )

@@ -49,7 +49,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ("precision=bf16-mixed", "precision is bf16-mixed, which decodes in bfloat16 too, and that needs a GPU"),
         ("decode.precision=bfloat16", "use float32 or int8"),
         ("decode.cuda_graph=true", "decode.cuda_graph"),
-        ("train.precision=16-mixed", "train.precision is 16-mixed, which needs a GPU"),
+        ("train.precision=16-mixed", "key 'train.precision' is '16-mixed': Input should be '32-true' or 'bf16-mixed'"),
     ],
 )
 def test_a_typed_command_is_refused_before_it_starts(
@@ -96,8 +96,8 @@ def test_a_gpu_is_refused_what_only_a_cpu_can(one_gpu: None) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["model.width=20", "model.num_heads=2"], "model.width is 20, and experts in bfloat16 .* choose 24"),
-        (["model.expert_width=12"], "model.expert_width is 12, .* choose 16, or precision: float32"),
+        (["model.width=20", "model.num_heads=2"], "asks for bfloat16, and model.width is 20, .* need multiples of 8"),
+        (["model.expert_width=12"], "asks for bfloat16, .* model.expert_width 12: .* need multiples of 8"),
     ],
 )
 def test_widths_that_bfloat16_cannot_multiply_are_refused_before_the_first_epoch(
