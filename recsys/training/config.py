@@ -93,6 +93,9 @@ class TrainConfig(FrozenConfig):
     """Float16 is not offered: its loss must be scaled, which steps that clip inside the optimiser do not undo."""
     tf32: bool = True
     """Round the inputs of float32 matrix products on a GPU to 10 bits of mantissa, for several times the speed."""
+    compile: Literal["none", "blocks"] = "none"
+    """``blocks`` compiles the blocks of encoder and decoder while they train; the first steps wait for it, a minute or more.
+    Worth it on a GPU; on a CPU it needs a C++ compiler."""
     prefetch_batches: int | None = Field(default=None, ge=0)
     """Batches that a thread makes ahead. ``None``: 2 on a GPU; none on a CPU, whose cores training needs itself."""
     processes: int = Field(default=1, ge=1)

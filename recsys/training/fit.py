@@ -32,7 +32,7 @@ from recsys.model.summary import summarise
 from recsys.model.utilisation import Precision, describe
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.versions import SemanticIds
-from recsys.training.acceleration import float32_products
+from recsys.training.acceleration import compile_blocks, float32_products
 from recsys.training.averaging import WeightAverage
 from recsys.training.callbacks import (
     ArithmeticDone,
@@ -154,6 +154,8 @@ def _train(
         torch.manual_seed(seed_of_process(seed, 0, world.rank))
 
     total_steps = config.max_epochs * steps_per_epoch
+    if config.compile == "blocks":
+        compile_blocks(policy, config.precision)
     module = PolicyModule(policy, config, inputs.decode, inputs.semantic_ids, total_steps=total_steps)
     best = BestPolicy(scratch / "best", config.patience, config.max_minutes)
     curves = Curves()

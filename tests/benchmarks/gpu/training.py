@@ -21,7 +21,7 @@ from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.summary import summarise, training_flops
 from recsys.runtime import SilentProgress
-from recsys.training.acceleration import float32_products
+from recsys.training.acceleration import compile_blocks, float32_products
 from recsys.training.config import TrainConfig
 from recsys.training.fit import train_policy
 from recsys.training.inputs import TrainingInputs
@@ -108,14 +108,13 @@ class TrainingStep:
         return loss.detach()
 
 
-def compiled(policy: GenerativeRecommender, smoke: bool) -> None:
-    """Compile every block; the smoke form only traces, because a CPU compiles for a minute."""
-    for block in (*policy.encoder.blocks, *policy.decoder.blocks):
-        block.compile(dynamic=False, backend="aot_eager" if smoke else "inductor")
+def compiled(policy: GenerativeRecommender, smoke: bool, precision: str = "bf16-mixed") -> None:
+    """Compile every block for one shape; the smoke form only traces, because a CPU compiles for a minute."""
+    compile_blocks(policy, precision, "aot_eager" if smoke else "inductor", dynamic=False)
 
 
 def measure(
-    bench: Bench, cell: str, shape: Shape, *, mixed: bool = True, compile_blocks: bool = False, needs: float = 5.0
+    bench: Bench, cell: str, shape: Shape, *, mixed: bool = True, with_compiled: bool = False, needs: float = 5.0
 ) -> None:
     """One row: milliseconds of a step, targets per second, share of the roof, memory."""
     if bench.smoke:
@@ -129,7 +128,7 @@ def measure(
         examples = random_batch(policy, shape, batch)
         counts = examples.asked.counts
         targets = int(counts.items_G.sum())
-        if compile_blocks:
+        if with_compiled:
             compiled(policy, bench.smoke)
         step = TrainingStep(bench, policy, examples.to(bench.device), mixed=mixed)
         start = time.perf_counter()
@@ -154,7 +153,7 @@ def measure(
         batch, figures = bench.largest(cell, shape.batch, run)
         kind = {"preset": shape.preset, "batch": batch, "events": shape.events, "session": shape.session}
         precision = "bf16-mixed" if mixed else "float32"
-        bench.row(cell, **kind, items=shape.items, precision=precision, compiled=compile_blocks, **figures)
+        bench.row(cell, **kind, items=shape.items, precision=precision, compiled=with_compiled, **figures)
 
 
 def training(bench: Bench) -> None:
@@ -171,8 +170,8 @@ def training(bench: Bench) -> None:
 
 def compile(bench: Bench) -> None:
     """The same with compiled blocks: what the first step costs and what every further one gains."""
-    measure(bench, "small_512_compiled", Shape("small", 512, 100), compile_blocks=True, needs=20)
-    measure(bench, "paper_v1_512_compiled", Shape("paper_v1", 512, **PAPER), compile_blocks=True, needs=25)
+    measure(bench, "small_512_compiled", Shape("small", 512, 100), with_compiled=True, needs=20)
+    measure(bench, "paper_v1_512_compiled", Shape("paper_v1", 512, **PAPER), with_compiled=True, needs=25)
 
 
 def profile_step(bench: Bench, cell: str, shape: Shape) -> None:
