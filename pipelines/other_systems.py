@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -17,15 +18,28 @@ from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, Artifact, read_json, sha256_of_file
 
 if TYPE_CHECKING:
-    from pipelines.config import RunConfig
     from recsys.contracts.dataset import Dataset
+    from recsys.evaluation.config import EvaluateConfig
     from recsys.evaluation.rankings import Rankings
     from serving.registry.model_registry import Registry
 
 _REGISTERED: Final = "models:/"
 
 
-def fingerprint(config: RunConfig) -> dict[str, str]:
+@dataclass(frozen=True)
+class RegistryPlace:
+    """Where registered versions are looked up.
+
+    Attributes:
+        uri: MLflow's tracking URI.
+        timeout_s: Seconds to wait for a server.
+    """
+
+    uri: str
+    timeout_s: float
+
+
+def fingerprint(settings: EvaluateConfig, registry: RegistryPlace) -> dict[str, str]:
     """Content of everything named in ``evaluate.rankings`` and ``evaluate.models``.
 
     Raises:
@@ -33,14 +47,19 @@ def fingerprint(config: RunConfig) -> dict[str, str]:
     """
     from recsys.evaluation.given_rankings import fingerprint as of_rankings
 
-    found = of_rankings(config.evaluate.rankings)
-    for name, reference in config.evaluate.models.items():
-        found[f"evaluate.models.{name}"] = _identity(config, name, reference)
+    found = of_rankings(settings.rankings)
+    for name, reference in settings.models.items():
+        found[f"evaluate.models.{name}"] = _identity(registry, name, reference)
     return found
 
 
 def other_rankings(
-    config: RunConfig, prepared: Dataset, artifact: Artifact, baselines_dir: Path, out_dir: Path
+    settings: EvaluateConfig,
+    registry: RegistryPlace,
+    prepared: Dataset,
+    artifact: Artifact,
+    baselines_dir: Path,
+    out_dir: Path,
 ) -> tuple[Rankings, list[str]]:
     """Rank the rows of the split with every system of others.
 
@@ -64,7 +83,6 @@ def other_rankings(
         write_rankings,
     )
 
-    settings = config.evaluate
     names = [*settings.rankings, *settings.models]
     if not names:
         return {}, []
@@ -87,7 +105,7 @@ def other_rankings(
             from serving.answers.scorer import Scorer
             from serving.inputs.user_histories import PreparedUsers
 
-            with _bundle(config, name, reference) as folder:
+            with _bundle(registry, name, reference) as folder:
                 scorer = Scorer.open(folder)
             users = PreparedUsers(artifact.path, artifact.digest)
             for exclude, target in todo.items():
@@ -111,12 +129,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def _identity(config: RunConfig, name: str, reference: str) -> str:
+def _identity(registry: RegistryPlace, name: str, reference: str) -> str:
     if reference.startswith(_REGISTERED):
         from serving.registry.model_registry import BUNDLE_TAG
 
         with TemporaryDirectory(prefix="recsys-model-") as scratch:
-            version = _registry(config, Path(scratch)).resolve(reference)
+            version = _open(registry, Path(scratch)).resolve(reference)
         return version.tags.get(BUNDLE_TAG, version.reference)
     from serving.bundle.layout import BUNDLE_FILE
 
@@ -131,13 +149,13 @@ def _identity(config: RunConfig, name: str, reference: str) -> str:
 
 
 @contextmanager
-def _bundle(config: RunConfig, name: str, reference: str) -> Iterator[Path]:
+def _bundle(registry: RegistryPlace, name: str, reference: str) -> Iterator[Path]:
     if not reference.startswith(_REGISTERED):
         yield _folder(name, reference)
         return
     with TemporaryDirectory(prefix="recsys-model-") as scratch:
-        registry = _registry(config, Path(scratch))
-        yield registry.fetch(registry.resolve(reference))
+        opened = _open(registry, Path(scratch))
+        yield opened.fetch(opened.resolve(reference))
 
 
 def _folder(name: str, reference: str) -> Path:
@@ -150,9 +168,7 @@ def _folder(name: str, reference: str) -> Path:
     return folder
 
 
-def _registry(config: RunConfig, scratch: Path) -> Registry:
-    from serving.registry.mlflow_client import tracking_uri
+def _open(place: RegistryPlace, scratch: Path) -> Registry:
     from serving.registry.model_registry import Registry
 
-    uri = tracking_uri(config.tracking.uri, config.output_dir)
-    return Registry(uri, scratch, config.tracking.timeout_s, create=False)
+    return Registry(place.uri, scratch, place.timeout_s, create=False)

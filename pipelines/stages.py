@@ -37,6 +37,7 @@ from serving.config import RULE_FILES
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
+    from pipelines.other_systems import RegistryPlace
 
 Summary = dict[str, Any]
 
@@ -113,7 +114,8 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     from recsys.semantic_ids.versions import SemanticIds
 
     prepared = Dataset.open(inputs["prepare"].path)
-    others, notes = other_rankings(config, prepared, inputs["prepare"], inputs["baselines"].path, out_dir)
+    asked = (config.evaluate, registry_place(config), prepared, inputs["prepare"])
+    others, notes = other_rankings(*asked, inputs["baselines"].path, out_dir)
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)
     settings = (semantic_ids, config.decode, config.evaluate, out_dir, progress)
     opened = (semantic_ids.digest, resolve_device(config.device))
@@ -199,7 +201,18 @@ def evaluation_fingerprints(config: RunConfig) -> dict[str, str]:
     from pipelines.other_systems import fingerprint as of_others
     from recsys.evaluation.by_id import fingerprint
 
-    return fingerprint(config.evaluate.by_id, source_folder(config)) | of_others(config)
+    found = fingerprint(config.evaluate.by_id, source_folder(config))
+    if config.evaluate.rankings or config.evaluate.models:
+        found |= of_others(config.evaluate, registry_place(config))
+    return found
+
+
+def registry_place(config: RunConfig) -> RegistryPlace:
+    """Where this run's registry is."""
+    from pipelines.other_systems import RegistryPlace
+    from serving.registry.mlflow_client import tracking_uri
+
+    return RegistryPlace(tracking_uri(config.tracking.uri, config.output_dir), config.tracking.timeout_s)
 
 
 def source_folder(config: RunConfig) -> Path | None:

@@ -207,7 +207,7 @@ def test_a_full_disk_under_a_parquet_file_is_explained_too(
 ) -> None:
     """Polars reports a full disk with an error of its own, which carries no number; ``/dev/full`` makes it raise it."""
     write, large = pl.DataFrame.write_parquet, pl.DataFrame({"number": range(100_000)})
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", lambda *_: write(large, "/dev/full"))
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", lambda *_, **__: write(large, "/dev/full"))
     assert world.call("prepare") == 4
     assert "no space left while writing below" in capsys.readouterr().err
     assert not list(world.output.glob("artifacts/prepared/[!.]*"))
