@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -95,16 +96,23 @@ def test_training_that_is_stopped_is_not_complete(tmp_path: Path, number: int, c
 
 
 def test_handlers_are_put_back_and_other_threads_are_left_alone() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped) as stop, stoppable():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert (stop.value.exit_code, stop.value.name) == (143, "SIGTERM")
-    assert signal.getsignal(signal.SIGTERM) is before
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with suppress(ValueError), stoppable():
+        raise ValueError
+    assert {number: signal.getsignal(number) for number in before} == before
+    try:
+        with pytest.raises(Stopped) as stop, stoppable():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop.value.exit_code, stop.value.name) == (143, "SIGTERM")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # the process is ending: a second one changes nothing
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     entered = []
 
     def enter() -> None:
         with stoppable():
-            entered.append(signal.getsignal(signal.SIGTERM) is before)
+            entered.append(signal.getsignal(signal.SIGTERM) is before[signal.SIGTERM])
 
     thread = threading.Thread(target=enter)
     thread.start()
