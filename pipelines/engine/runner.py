@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.engine.stage import PlannedStage, Stage, earlier_results, explain, plan_stage
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ArtifactError, CannotExtend
-from recsys.contracts.manifest import Artifact, ArtifactStore
+from recsys.contracts.manifest import Artifact, ArtifactStore, verify_files
 from recsys.runtime import Progress
 
 logger = logging.getLogger("recsys.pipelines")
@@ -48,6 +48,7 @@ class Runner:
         progress: How long loops show where they are.
         after: Called with each outcome, skipped or not, after publication.
         extend: Start from an earlier result where a stage can and one fits.
+        bases: Artefacts to start from, by stage name, for the stages that can grow.
         where: Says of a stage where it runs, for the log and the summary in its manifest; ``None`` where it has no choice.
         outcomes: What happened so far, by stage name.
     """
@@ -58,6 +59,7 @@ class Runner:
     progress: Progress
     after: Callable[[Outcome], None] = lambda outcome: None
     extend: bool = False
+    bases: Mapping[str, Artifact] = field(default_factory=dict)
     where: Callable[[str, Any], str | None] = lambda name, config: None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
@@ -72,7 +74,9 @@ class Runner:
         Args:
             inputs: Opened artefacts of the stage's parents, by stage name.
         """
-        step = plan_stage(stage, self.config, self.seed, {name: inputs[name].digest for name in stage.parents})
+        base = self.bases.get(stage.name)
+        parents = {name: inputs[name].digest for name in stage.parents}
+        step = plan_stage(stage, self.config, self.seed, parents, base.digest if base else None)
         artifact = self.store.find(stage.kind, step.digest)
         if artifact is not None:
             logger.info("%s: up to date (digest %s)", stage.name, step.digest[:16])
@@ -113,10 +117,19 @@ class Runner:
         started = time.monotonic()
         artifact = self._extended(step) if self.extend and stage.extend is not None else None
         if artifact is None:
-            artifact = self._published(step, lambda work: stage.run(self.config, inputs, work, self.progress))
+            artifact = self._published(step, lambda work: self._result(step, inputs, work))
         seconds = time.monotonic() - started
         logger.info("%s: done in %.1f s (digest %s)", stage.name, seconds, step.digest[:16])
         return Outcome(stage, artifact, ran=True, seconds=seconds)
+
+    def _result(self, step: PlannedStage, inputs: Mapping[str, Artifact], work: Path) -> dict[str, Any]:
+        """Do the work of a stage, from its base where it has one."""
+        stage = step.stage
+        if stage.grow is None or step.base is None:
+            return stage.run(self.config, inputs, work, self.progress)
+        base = self.bases[stage.name]
+        verify_files(base, "")  # it may have been opened long ago, by its manifest alone
+        return stage.grow(self.config, inputs, base, work, self.progress)
 
     def _extended(self, step: PlannedStage) -> Artifact | None:
         """Reach the result from an earlier one; ``None`` where none fits, with the reason in the log."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipelines.engine.code_version import code_version
 from recsys.config import FrozenConfig
@@ -28,6 +28,15 @@ ExtendFunction = Callable[[Any, Sequence[Artifact], Path, Progress], dict[str, A
 """``extend(config, earlier, out_dir, progress) -> summary``: writes the files of ``run``, byte for byte, in less time, from
 one of the earlier results of the same code, seed, configuration and parents (the newest first). Raises
 :class:`~recsys.contracts.errors.CannotExtend` where none of them fits."""
+
+
+GrowFunction = Callable[[Any, Inputs, Artifact, Path, Progress], dict[str, Any]]
+"""``grow(config, inputs, base, out_dir, progress) -> summary``: writes what ``run`` writes, starting from ``base``, an
+artefact of the stage's own kind that was made of other data. The result differs from that of ``run``: the base is part of
+its digest."""
+
+BASE_PREFIX: Final = "base:"
+"""Before the stage's name, among the parents in a manifest: the artefact that the result was grown from."""
 
 
 def _no_fingerprints(config: Any) -> dict[str, str]:
@@ -50,6 +59,9 @@ class Stage:
         fingerprints: Content hashes of raw files it reads, by a name.
         resumable: After a kill the stage finds its work folder as it was and goes on.
         extend: A faster way to the same result when only raw files were added; taken where the run asks for it.
+        extends_across: Dotted keys inside ``sections`` in which an earlier result may differ and still be extended.
+        grow: Another result, made from an earlier artefact of the same kind; taken where the run has a base for the stage.
+        grown_sections: Dotted keys that the result depends on, beside ``sections``, when it is grown.
     """
 
     name: str
@@ -62,6 +74,9 @@ class Stage:
     fingerprints: Callable[[Any], dict[str, str]] = _no_fingerprints
     resumable: bool = False
     extend: ExtendFunction | None = None
+    extends_across: tuple[str, ...] = ()
+    grow: GrowFunction | None = None
+    grown_sections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,7 @@ class PlannedStage:
 
     Attributes:
         config: The sections that count, resolved, as plain JSON values.
-        parents: Digest of each parent, by stage name.
+        parents: Digest of each parent, by stage name, and of the base where there is one, as ``base:<stage name>``.
     """
 
     stage: Stage
@@ -80,17 +95,30 @@ class PlannedStage:
     config: dict[str, Any]
     parents: dict[str, str]
 
+    @property
+    def base(self) -> str | None:
+        """Digest of the artefact that the result grows from; ``None`` where it does not."""
+        return self.parents.get(f"{BASE_PREFIX}{self.stage.name}")
 
-def plan_stage(stage: Stage, config: FrozenConfig, seed: int, parents: Mapping[str, str]) -> PlannedStage:
+
+def plan_stage(
+    stage: Stage, config: FrozenConfig, seed: int, parents: Mapping[str, str], base: str | None = None
+) -> PlannedStage:
     """Fix the inputs of a stage and compute its digest.
 
     Args:
         parents: Digest of each parent, by stage name.
+        base: Digest of the artefact to grow from; of no meaning to a stage that cannot grow.
     """
     values = config.model_dump(mode="json")
     unchanged = tuple(key for key, before in stage.added if _lookup(values, key) == before)
-    sections = select_sections(values, stage.sections, (*stage.ignored, *unchanged))
-    code = code_version(stage.run)
+    function: Callable[..., Any] = stage.run
+    keys = stage.sections
+    if base is not None and stage.grow is not None:
+        function, keys = stage.grow, (*stage.sections, *stage.grown_sections)
+        parents = {**parents, f"{BASE_PREFIX}{stage.name}": base}
+    sections = select_sections(values, keys, (*stage.ignored, *unchanged))
+    code = code_version(function)
     digest = digest_of(
         {
             "kind": stage.kind,
@@ -104,12 +132,19 @@ def plan_stage(stage: Stage, config: FrozenConfig, seed: int, parents: Mapping[s
     return PlannedStage(stage, digest, code, seed, sections, dict(parents))
 
 
-def make_plan(stages: Sequence[Stage], config: FrozenConfig, seed: int) -> list[PlannedStage]:
-    """Fix all stages, parents before children; nothing runs."""
+def make_plan(
+    stages: Sequence[Stage], config: FrozenConfig, seed: int, bases: Mapping[str, str] | None = None
+) -> list[PlannedStage]:
+    """Fix all stages, parents before children; nothing runs.
+
+    Args:
+        bases: Digests of the artefacts that stages grow from, by stage name.
+    """
     digests: dict[str, str] = {}
     steps = []
     for stage in stages:
-        step = plan_stage(stage, config, seed, {name: digests[name] for name in stage.parents})
+        parents = {name: digests[name] for name in stage.parents}
+        step = plan_stage(stage, config, seed, parents, (bases or {}).get(stage.name))
         digests[stage.name] = step.digest
         steps.append(step)
     return steps
@@ -138,7 +173,7 @@ def select_sections(values: Mapping[str, Any], keys: Sequence[str], ignored: Seq
         >>> select_sections({"a": {"x": 1, "y": 2}}, ["a.y"])
         {'a.y': 2}
     """
-    return {key: _without(_lookup(values, key), key, ignored) for key in keys}
+    return {key: _without(_lookup(values, key), ignored, key) for key in keys}
 
 
 def explain(step: PlannedStage, store: ArtifactStore) -> str:
@@ -146,7 +181,7 @@ def explain(step: PlannedStage, store: ArtifactStore) -> str:
     newest = _newest_manifest(store.root / step.stage.kind)
     if newest is None:
         return "no earlier result"
-    reasons = []
+    reasons = [] if step.base is None else [f"grown from {step.base[:16]}"]
     if newest.code_version != step.code:
         reasons.append("its code changed")
     if newest.seed != step.seed:
@@ -161,12 +196,17 @@ def explain(step: PlannedStage, store: ArtifactStore) -> str:
 
 
 def earlier_results(step: PlannedStage, store: ArtifactStore) -> list[Artifact]:
-    """Return the artefacts that differ from ``step``'s in the raw files alone, the newest first; no file is verified."""
+    """Return the artefacts that differ from ``step``'s in the raw files alone, the newest first; no file is verified.
+
+    The keys in ``extends_across`` of the stage are not compared.
+    """
+    across = step.stage.extends_across
+    config = _without(step.config, across)
     return [
         artifact
         for artifact in _newest_first(store.root / step.stage.kind)
         if (artifact.manifest.code_version, artifact.manifest.seed) == (step.code, step.seed)
-        and (artifact.manifest.config, artifact.manifest.parents) == (step.config, step.parents)
+        and (_without(artifact.manifest.config, across), artifact.manifest.parents) == (config, step.parents)
     ]
 
 
@@ -190,14 +230,11 @@ def _lookup(values: Mapping[str, Any], key: str) -> Any:
     return node
 
 
-def _without(value: Any, prefix: str, ignored: Sequence[str]) -> Any:
+def _without(value: Any, ignored: Sequence[str], prefix: str = "") -> Any:
     if not isinstance(value, dict):
         return value
-    return {
-        name: _without(child, f"{prefix}.{name}", ignored)
-        for name, child in value.items()
-        if f"{prefix}.{name}" not in ignored
-    }
+    named = ((f"{prefix}.{name}" if prefix else name, name, child) for name, child in value.items())
+    return {name: _without(child, ignored, key) for key, name, child in named if key not in ignored}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
