@@ -131,11 +131,11 @@ def _plain(name: str) -> str:
 
 def _identity(registry: RegistryPlace, name: str, reference: str) -> str:
     if reference.startswith(_REGISTERED):
-        from serving.registry.model_registry import BUNDLE_TAG
+        from serving.registry.aliases import BUNDLE_TAG, CONTENT_TAG
 
         with TemporaryDirectory(prefix="recsys-model-") as scratch:
             version = _open(registry, Path(scratch)).resolve(reference)
-        return version.tags.get(BUNDLE_TAG, version.reference)
+        return version.tags.get(CONTENT_TAG) or version.tags.get(BUNDLE_TAG, version.reference)
     from serving.bundle.layout import BUNDLE_FILE
 
     folder = _folder(name, reference)
@@ -155,7 +155,7 @@ def _bundle(registry: RegistryPlace, name: str, reference: str) -> Iterator[Path
         return
     with TemporaryDirectory(prefix="recsys-model-") as scratch:
         opened = _open(registry, Path(scratch))
-        yield opened.fetch(opened.resolve(reference))
+        yield opened.open_bundle(opened.resolve(reference)).path
 
 
 def _folder(name: str, reference: str) -> Path:

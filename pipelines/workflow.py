@@ -296,13 +296,9 @@ class Workflow:
         """Open the bundle behind a reference or folder, and pin aliases to the version they mean now."""
         if not reference.startswith("models:/"):
             return open_artifact(Path(reference), EXPORT.kind), reference
-        from serving.registry.aliases import BUNDLE_TAG
-
         registry = self.registry()
         version = registry.resolve(reference)
-        local = self.store.find(EXPORT.kind, version.tags.get(BUNDLE_TAG, "none"))
-        bundle = local or open_artifact(registry.fetch(version), EXPORT.kind)
-        return bundle, version.reference
+        return registry.open_bundle(version, self.store), version.reference
 
 
 def describe_plan(config: RunConfig, verb: str | None = None) -> list[dict[str, Any]]:

@@ -152,15 +152,14 @@ def champion_data(registry: Callable[[], Registry], store: ArtifactStore, name: 
 
     The bundle is read from this folder's artefacts where it lies there, else fetched from the registry.
     """
-    from serving.registry.aliases import BUNDLE_TAG, CHAMPION
+    from serving.registry.aliases import CHAMPION
 
     try:
         opened = registry()
         champion = opened.by_alias(name, CHAMPION)
         if champion is None:
             return None
-        local = store.find("bundle", champion.tags.get(BUNDLE_TAG, "none"), verify=False)
-        folder = local.path if local is not None else opened.fetch(champion)
+        folder = opened.open_bundle(champion, store).path
     except TrackingUnreachable as error:
         logger.warning("%s; the data are compared with the last accepted ones of this folder", error)
         return None

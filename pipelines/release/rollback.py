@@ -9,6 +9,7 @@ from pipelines.release.gate.aliases import AliasMover
 from pipelines.release.gate.audit import AuditLog
 from pipelines.release.gate.keeper import GATE_AGAINST, GATE_VERDICT
 from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import ArtifactStore
 from serving.registry.aliases import ANCHOR, CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def roll_back(registry: Registry, name: str, output_dir: Path, to: str | None = 
         What was done, one sentence.
 
     Raises:
-        ArtifactError: There is no such version, or no champion before.
+        ArtifactError: There is no such version, no champion before, or its bundle is gone, damaged or another's.
     """
     mover, log = AliasMover(registry, name, output_dir), AuditLog(output_dir)
     repaired = mover.repair()
@@ -50,6 +51,7 @@ def roll_back(registry: Registry, name: str, output_dir: Path, to: str | None = 
         raise ArtifactError(f"'{name}' has no version {target}; there are {', '.join(versions) or 'none'}")
     if target == champion:
         return f"version {target} of '{name}' is champion already"
+    registry.open_bundle(versions[target], ArtifactStore(output_dir / "artifacts"))  # what cannot serve is no champion
     mover.move(target, champion)
     if champion is None or aliases.get(ANCHOR) in (None, champion):
         registry.point(name, ANCHOR, target)  # a version that was taken back is no measure for others

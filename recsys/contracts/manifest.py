@@ -23,21 +23,21 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from recsys.contracts.contents import (
+    MANIFEST_NAME,
+    FileEntry,
+    check_files,
+    describe_files,
+    sha256_of_file,
+    sync,
+)
 from recsys.contracts.errors import ArtifactError
 
+__all__ = ["MANIFEST_NAME", "FileEntry", "sha256_of_file"]
+
 SCHEMA_VERSION: Final = 1
-MANIFEST_NAME: Final = "manifest.json"
-
-
-class FileEntry(BaseModel):
-    """One published file: path relative to the artefact, size in bytes, content hash, rows where that makes sense."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str
-    bytes: int
-    sha256: str
-    rows: int | None = None
+MAX_JSON_BYTES: Final = 2**28
+"""A manifest of a million files is smaller."""
 
 
 class Manifest(BaseModel):
@@ -54,6 +54,12 @@ class Manifest(BaseModel):
     config: dict[str, Any]
     summary: dict[str, Any]
     files: tuple[FileEntry, ...]
+
+    @property
+    def content_digest(self) -> str:
+        """Digest of what it is and of every byte of its files: equal for copies, and for nothing else."""
+        files = {entry.path: entry.sha256 for entry in self.files}
+        return digest_of({"kind": self.kind, "digest": self.digest, "parents": self.parents, "files": files})
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,6 @@ def digest_of(value: Any) -> str:
         True
     """
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def sha256_of_file(path: Path) -> str:
-    """Return the sha256 of a file's content."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def content_hashes(paths: Iterable[Path]) -> list[str]:
@@ -128,12 +128,15 @@ def read_json(path: Path) -> Any:
         ArtifactError: The file is missing or is no JSON.
     """
     try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise ArtifactError(f"'{path}' has {size} bytes, at most {MAX_JSON_BYTES} are read; it is none of ours")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(
             f"'{path}' does not exist; the stage that writes it has not finished, run it again"
         ) from error
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(
             f"'{path}' cannot be read as JSON: {error}; delete its folder and run the stage again"
         ) from error
@@ -145,11 +148,16 @@ def open_artifact(path: Path, kind: str | None = None, *, verify: bool = True) -
     Args:
         path: The artefact's folder.
         kind: Expected kind; ``None`` accepts any.
-        verify: Compare the size and sha256 of every file with the manifest.
+        verify: Compare the size and sha256 of every file with the manifest, and look that there is no other.
 
     Raises:
-        ArtifactError: No manifest, another kind or schema version, or a file that is missing or has changed.
+        ArtifactError: No manifest, another kind or schema version, a path that leads out of the folder, or a file that is
+            missing, has changed, is a link, or is not in the manifest.
     """
+    if (path / MANIFEST_NAME).is_symlink():
+        raise ArtifactError(
+            f"'{path / MANIFEST_NAME}' is a link, expected a file; delete '{path}' and run its stage again"
+        )
     if not (path / MANIFEST_NAME).exists():
         raise ArtifactError(f"'{path}' holds no {MANIFEST_NAME}: the artefact was never finished; run its stage again")
     try:
@@ -165,21 +173,8 @@ def open_artifact(path: Path, kind: str | None = None, *, verify: bool = True) -
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"'{path}' is an artefact of kind '{manifest.kind}', expected '{kind}'")
     if verify:
-        for entry in manifest.files:
-            _verify_file(path, entry)
+        check_files(path, manifest.files)
     return Artifact(path, manifest)
-
-
-def _verify_file(root: Path, entry: FileEntry) -> None:
-    path = root / entry.path
-    if not path.is_file():
-        raise ArtifactError(f"'{path}' is listed in the manifest but missing; delete '{root}' and run its stage again")
-    size = path.stat().st_size
-    if size != entry.bytes or sha256_of_file(path) != entry.sha256:
-        raise ArtifactError(
-            f"'{path}' has changed since it was published ({size} bytes, manifest says {entry.bytes}, or another hash); "
-            f"delete '{root}' and run its stage again"
-        )
 
 
 def verify_files(artifact: Artifact, *prefixes: str) -> None:
@@ -193,8 +188,7 @@ def verify_files(artifact: Artifact, *prefixes: str) -> None:
     if all(path.is_file() for path in paths):
         hashes = content_hashes(paths)
         entries = [entry for entry, found in zip(entries, hashes, strict=True) if found != entry.sha256]
-    for entry in entries:
-        _verify_file(artifact.path, entry)
+    check_files(artifact.path, entries, whole=False)
 
 
 class ArtifactStore:
@@ -249,18 +243,12 @@ class ArtifactStore:
         Files and folders whose name starts with a dot are scratch of the stage; they are removed first.
         """
         for scratch in list(work.rglob(".*")):
-            if scratch.is_dir():
+            if scratch.is_dir() and not scratch.is_symlink():
                 shutil.rmtree(scratch)
             else:
                 scratch.unlink(missing_ok=True)
-        files = []
-        for path in sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST_NAME):
-            name = path.relative_to(work).as_posix()
-            files.append(
-                FileEntry(
-                    path=name, bytes=path.stat().st_size, sha256=sha256_of_file(path), rows=(rows or {}).get(name)
-                )
-            )
+        with explain_write_errors(self.root):
+            files = describe_files(work, rows)
         manifest = Manifest(
             kind=kind,
             digest=digest,
@@ -269,14 +257,16 @@ class ArtifactStore:
             parents=dict(parents),
             config=dict(config),
             summary=json.loads(canonical_json(dict(summary))),
-            files=tuple(files),
+            files=files,
         )
         final = self.path_of(kind, digest)
         with explain_write_errors(self.root):
             write_json(work / MANIFEST_NAME, manifest.model_dump(mode="json"))
+            sync(work)
             if final.exists():  # a folder without a manifest, or a damaged one that the caller decided to replace
                 shutil.rmtree(final)
             work.rename(final)
+            sync(final.parent)
         return Artifact(final, manifest)
 
 

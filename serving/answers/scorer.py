@@ -74,20 +74,27 @@ class Scorer:
         self.model = ServedModel(info.name, catalogue, towers, reward_model is not None)
 
     @classmethod
-    def open(cls, folder: Path, device: torch.device | str = "cpu", precision: str | None = None) -> Scorer:
+    def open(
+        cls,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        precision: str | None = None,
+        content: str | None = None,
+    ) -> Scorer:
         """Open a bundle folder.
 
         Args:
             device: Where its models go and answer. Away from a GPU a bundle that was exported with ``decode.cuda_graph``
                 searches without the record, to the same answers.
             precision: Of decoding; ``None`` takes the bundle's own.
+            content: Digest of the content that the folder must have; ``None`` takes any.
 
         Raises:
             ConfigError: The device cannot do the precision.
             ArtifactError: The folder is no bundle, is damaged, or mixes a model with other semantic IDs or another reward
                 model.
         """
-        info = read_info(folder)
+        info = read_info(folder, content)
         semantic_ids = SemanticIds.load(folder)
         policy = load_policy(folder / "model", semantic_ids.digest, device)
         values = json.loads(json.dumps(read_json(folder / "decode.json")))

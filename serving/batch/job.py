@@ -75,4 +75,4 @@ def _open_bundle(reference: str, scratch: Path, tracking_uri: str | None) -> tup
         )
     registry = Registry(uri, scratch, create=False)
     version = registry.resolve(reference)
-    return registry.fetch(version), version.reference
+    return registry.open_bundle(version).path, version.reference

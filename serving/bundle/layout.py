@@ -13,7 +13,10 @@ Files:
     reward_model/       the session reward model, safetensors + JSON; only where ``bundle.json`` names its digest
     ranker/             item scorers, weights and ranker of the candidates; only where ``bundle.json`` names its digest
 
-There is no pickle anywhere. A bundle made by the pipeline also holds ``manifest.json``, so that a copy can be verified.
+    manifest.json       size and sha256 of every file: whoever opens the folder compares them, and opens none without it
+
+There is no pickle anywhere. Whose bundle it is, the registry says: a version carries the digest of the content
+(:attr:`~recsys.contracts.manifest.Manifest.content_digest`), and :func:`open_bundle` compares it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import MANIFEST_NAME, open_artifact, read_json
+from recsys.contracts.manifest import Artifact, open_artifact, read_json
 from serving.config import ServingLimits
 
 BUNDLE_FORMAT: Final = 2
@@ -33,6 +36,8 @@ BUNDLE_FORMAT: Final = 2
 RANKER_FOLDER: Final = "ranker"
 """Of a bundle."""
 
+BUNDLE_KIND: Final = "bundle"
+"""Kind of its artefact."""
 BUNDLE_FILE: Final = "bundle.json"
 SEMANTIC_ID_FILES: Final = ("semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "semantic_ids.json")
 
@@ -59,18 +64,40 @@ class BundleInfo(BaseModel):
     limits: ServingLimits = ServingLimits()
 
 
-def read_info(folder: Path) -> BundleInfo:
-    """Read ``bundle.json``, after verifying the whole folder against its manifest where it has one.
+def open_bundle(folder: Path, content: str | None = None, whose: str = "") -> Artifact:
+    """Verify a bundle, and whose it is.
+
+    Args:
+        content: Digest of the content that it must have; ``None`` takes any.
+        whose: Who says so, for the message.
 
     Raises:
-        ArtifactError: No bundle, a damaged one, or one of another format.
+        ArtifactError: The folder is no bundle, damaged, or another's.
     """
     if not (folder / BUNDLE_FILE).exists():
         raise ArtifactError(
             f"'{folder}' is no serving bundle: it holds no {BUNDLE_FILE}; give the folder that `export` printed"
         )
-    if (folder / MANIFEST_NAME).exists():
-        open_artifact(folder, "bundle")
+    artifact = open_artifact(folder, BUNDLE_KIND)
+    found = artifact.manifest.content_digest
+    if content is not None and found != content:
+        raise ArtifactError(
+            f"'{folder}' holds another bundle than {whose}: its content has the digest {found[:16]}, and {content[:16]} was "
+            "registered; delete the folder, so that it is fetched again, or register what is in it as a version of its own"
+        )
+    return artifact
+
+
+def read_info(folder: Path, content: str | None = None) -> BundleInfo:
+    """Read ``bundle.json``, after verifying the whole folder against its manifest.
+
+    Args:
+        content: As of :func:`open_bundle`.
+
+    Raises:
+        ArtifactError: No bundle, a damaged one, another one, or one of another format.
+    """
+    open_bundle(folder, content, "the model that it came with")
     values: Any = read_json(folder / BUNDLE_FILE)
     try:
         info = BundleInfo.model_validate(values)

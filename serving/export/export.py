@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import torch
 
+import recsys
 from recsys.contracts.columns import Columns
+from recsys.contracts.contents import MANIFEST_NAME, describe_files
 from recsys.contracts.dataset import CONTRACT_NAME, Dataset
-from recsys.contracts.manifest import write_json
+from recsys.contracts.manifest import Manifest, digest_of, write_json
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.model.checkpoint import load_policy
@@ -26,7 +28,14 @@ from recsys.reward.checkpoint import SPEC_NAME
 from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.ranker import open_recommender
 from serving.answers.second_stage import REWARD_FOLDER, open_reward_model
-from serving.bundle.layout import BUNDLE_FILE, BUNDLE_FORMAT, RANKER_FOLDER, SEMANTIC_ID_FILES, BundleInfo
+from serving.bundle.layout import (
+    BUNDLE_FILE,
+    BUNDLE_FORMAT,
+    BUNDLE_KIND,
+    RANKER_FOLDER,
+    SEMANTIC_ID_FILES,
+    BundleInfo,
+)
 from serving.config import ServingLimits
 
 REWARD_FILES: Final = (WEIGHTS_NAME, SPEC_NAME)
@@ -113,6 +122,7 @@ def export_bundle(
         limits=limits or ServingLimits(),
     )
     write_json(out_dir / BUNDLE_FILE, info.model_dump(mode="json"))
+    _seal(out_dir, info)
     size = sum(path.stat().st_size for path in out_dir.rglob("*") if path.is_file())
     return {
         "registered_name": name,
@@ -123,3 +133,18 @@ def export_bundle(
         "has_ranker": sources.ranker is not None,
         "reward_towers": [] if reward_model is None else list(reward_model.towers),
     }
+
+
+def _seal(folder: Path, info: BundleInfo) -> None:
+    """Write the manifest, without which no bundle is opened; a pipeline that publishes the folder writes its own over it."""
+    manifest = Manifest(
+        kind=BUNDLE_KIND,
+        digest=digest_of({"name": info.name, "digests": info.digests}),
+        code_version=recsys.__version__,
+        seed=0,
+        parents=info.digests,
+        config={},
+        summary={},
+        files=describe_files(folder),
+    )
+    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))

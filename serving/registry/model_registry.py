@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, ConfigError
+from recsys.contracts.manifest import Artifact, ArtifactStore
 from recsys.device import DEVICE_VARIABLE, PRECISION_VARIABLE
 from serving.bundle.catalogue import Catalogue, read_catalogue
-from serving.bundle.layout import BUNDLE_FILE, BundleInfo, read_info
-from serving.registry.aliases import BUNDLE_TAG, CHALLENGER
+from serving.bundle.layout import BUNDLE_FILE, BUNDLE_KIND, BundleInfo, open_bundle, read_info
+from serving.registry.aliases import BUNDLE_TAG, CHALLENGER, CONTENT_TAG
 from serving.registry.file_store import check_there, database_of
 from serving.registry.masking import shown
 from serving.registry.mlflow_client import connect, translated_errors
@@ -28,6 +30,8 @@ from serving.registry.mlflow_client import connect, translated_errors
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
+
+logger = logging.getLogger("serving")
 
 REQUIREMENTS: Final = (
     "mlflow",
@@ -91,15 +95,18 @@ class Registry:
     def register(self, bundle: Path, run_id: str, tags: Mapping[str, str]) -> Version:
         """Log a bundle into an MLflow run as a model from code, and register it; the new version becomes challenger.
 
+        The digest of its content goes into the version's tags and into the model, whose loaders compare it.
+
         Args:
             tags: Tags of the version; :data:`BUNDLE_TAG` among them makes a second call find the first one's version.
         """
         info = read_info(bundle)
         known = self.find_bundle(info.name, tags[BUNDLE_TAG])
         if known is None:
+            content = open_bundle(bundle).manifest.content_digest
             with translated_errors(self.uri):
-                model_uri = _log_model(bundle, info, run_id)
-                known = self._create_version(info.name, model_uri, run_id, dict(tags))
+                model_uri = _log_model(bundle, info, content, run_id)
+                known = self._create_version(info.name, model_uri, run_id, {**tags, CONTENT_TAG: content})
         self.point(known.name, CHALLENGER, known.number)
         return known
 
@@ -186,8 +193,40 @@ class Registry:
         named = ", ".join(f"{alias} (version {number})" for alias, number in sorted(aliases.items()))
         return f"'{name}' has the versions {numbered}, and the aliases {named or 'none; run `recsys promote` first'}"
 
-    def fetch(self, version: Version) -> Path:
-        """Return a folder with the version's bundle, downloaded once and verified each time it is opened."""
+    def open_bundle(self, version: Version, store: ArtifactStore | None = None) -> Artifact:
+        """Open the bundle that was registered as a version; every loader of versions comes through here.
+
+        Args:
+            store: Where it may lie already; else it is downloaded once, and verified each time it is opened.
+
+        Raises:
+            ArtifactError: The bundle is damaged, or another than was registered.
+        """
+        digest, content = version.tags.get(BUNDLE_TAG), version.tags.get(CONTENT_TAG)
+        if content is None:
+            logger.warning(
+                "%s was registered before versions carried '%s': whether its bundle is the one that was registered "
+                "cannot be checked; export and register it anew to bind it",
+                version.reference,
+                CONTENT_TAG,
+            )
+        local = store.find(BUNDLE_KIND, digest) if store is not None and digest is not None else None
+        if local is not None and content in (None, local.manifest.content_digest):
+            return local
+        if local is not None:
+            logger.warning(
+                "'%s' was made anew since %s was registered; the registered one is taken", local.path, version.reference
+            )
+        artifact = open_bundle(self._fetch(version), content, f"{version.reference} at '{shown(self.uri)}'")
+        if digest not in (None, artifact.digest):
+            raise ArtifactError(
+                f"'{artifact.path}' holds the bundle {artifact.digest[:16]}, and {version.reference} is the bundle "
+                f"{str(digest)[:16]}; delete the folder, so that it is fetched again"
+            )
+        return artifact
+
+    def _fetch(self, version: Version) -> Path:
+        """Return a folder with what the registry has of a version, downloaded once."""
         target = self.cache_dir / f"{version.name}-v{version.number}-{version.tags.get(BUNDLE_TAG, 'unknown')[:12]}"
         if (target / BUNDLE_FILE).exists():
             return target
@@ -208,6 +247,7 @@ class Registry:
             raise ArtifactError(
                 f"'{version.reference}' holds no serving bundle; it was not registered by `recsys export`"
             )
+        shutil.rmtree(target, ignore_errors=True)  # no bundle: what is there is a leftover
         found[0].rename(target)
         shutil.rmtree(temporary)
         return target
@@ -246,7 +286,7 @@ def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
     )
 
 
-def _log_model(bundle: Path, info: BundleInfo, run_id: str) -> str:
+def _log_model(bundle: Path, info: BundleInfo, content: str, run_id: str) -> str:
     import mlflow
 
     packages = Path(__file__).resolve().parents[2]
@@ -259,7 +299,7 @@ def _log_model(bundle: Path, info: BundleInfo, run_id: str) -> str:
             code_paths=[str(packages / "recsys"), str(packages / "serving")],
             pip_requirements=requirements(),
             signature=model_signature(catalogue),
-            model_config=MODEL_CONFIG,
+            model_config={**MODEL_CONFIG, CONTENT_TAG: content},
             input_example=_input_example(catalogue),
             metadata={"digests": info.digests, "inputs": _inputs(catalogue)},
         )

@@ -28,6 +28,7 @@ from serving.answers.scorer import Scorer
 from serving.inputs.callers_frame import to_frame
 from serving.inputs.item_rules import listed_rules
 from serving.inputs.parameters import read_parameters
+from serving.registry.aliases import CONTENT_TAG
 
 logger = logging.getLogger("recsys.serving")
 
@@ -52,11 +53,13 @@ class RecommenderModel(PythonModel):
 
         Raises:
             ConfigError: This machine does not have the device, or it cannot do the precision.
+            ArtifactError: The bundle is damaged, or another than the model was logged with.
         """
         config = context.model_config or {}
         asked = asked_placement(config.get("device"), config.get("precision"))
         device = resolve_device(asked.device)
-        self.scorer = Scorer.open(Path(context.artifacts["bundle"]), device, asked.precision)
+        bundle, content = Path(context.artifacts["bundle"]), config.get(CONTENT_TAG)
+        self.scorer = Scorer.open(bundle, device, asked.precision, content)
         placement = Placement(device, self.scorer.recommender.config.precision)
         logger.info("%s answers on %s", self.scorer.info.name, describe(placement, asked.device))
 

@@ -14,8 +14,10 @@ import polars as pl
 import pytest
 import torch
 
+from recsys.contracts.contents import MANIFEST_NAME, describe_files
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.event_features import NUM_GAP_BUCKETS, NUM_WATCH_BUCKETS
+from recsys.contracts.manifest import Manifest, read_json, write_json
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import save_policy
@@ -167,6 +169,14 @@ def steered_sources(tmp_path_factory: pytest.TempPathFactory, item_ids: list[int
 def steered_bundle(tmp_path_factory: pytest.TempPathFactory, steered_sources: BundleSources) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "steered"
     export_bundle(steered_sources, "steered", DecodeConfig(beam_width=24), folder)
+    return folder
+
+
+def sealed(folder: Path) -> Path:
+    """Write the manifest of a changed bundle anew, as somebody would who wants the change to pass."""
+    manifest = Manifest.model_validate(read_json(folder / MANIFEST_NAME))
+    changed = manifest.model_copy(update={"files": describe_files(folder)})
+    write_json(folder / MANIFEST_NAME, changed.model_dump(mode="json"))
     return folder
 
 

@@ -205,12 +205,8 @@ class Witness:
 
     def _scorer(self, version: Version) -> Scorer:
         from serving.answers.scorer import Scorer
-        from serving.registry.aliases import BUNDLE_TAG
 
-        local = self.store.find("bundle", version.tags.get(BUNDLE_TAG, "none"))
-        return Scorer.open(
-            local.path if local is not None else self.registry.fetch(version), resolve_device(self.device)
-        )
+        return Scorer.open(self.registry.open_bundle(version, self.store).path, resolve_device(self.device))
 
 
 def evaluated_rows(folder: Path, metric: str) -> EvaluatedRows:

@@ -19,16 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import recsys
+from recsys.contracts.contents import MANIFEST_NAME, describe_files, sync
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import (
-    MANIFEST_NAME,
-    FileEntry,
-    Manifest,
-    digest_of,
-    open_artifact,
-    sha256_of_file,
-    write_json,
-)
+from recsys.contracts.manifest import Manifest, digest_of, open_artifact, write_json
 
 ROUND_KIND: Final = "alignment_round"
 STATE_NAME: Final = ".state.pt"
@@ -108,11 +101,6 @@ class RoundStore:
 
     def publish(self, number: int, parent: Round | None, work: Path, summary: Mapping[str, Any]) -> Round:
         """Write the manifest into ``work`` and rename it into place; scratch of the round goes."""
-        files = [
-            FileEntry(path=p.relative_to(work).as_posix(), bytes=p.stat().st_size, sha256=sha256_of_file(p))
-            for p in sorted(work.rglob("*"))
-            if p.is_file() and not p.name.startswith(".")
-        ]
         manifest = Manifest(
             kind=ROUND_KIND,
             digest=self._digest(number, parent),
@@ -121,9 +109,10 @@ class RoundStore:
             parents=self._parents(parent),
             config=self.config,
             summary=dict(summary),
-            files=tuple(files),
+            files=describe_files(work),
         )
         write_json(work / MANIFEST_NAME, manifest.model_dump(mode="json"))
+        sync(work)
         final = self.path_of(number)
         shutil.rmtree(final, ignore_errors=True)  # without a manifest: a leftover
         work.rename(final)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -204,8 +205,8 @@ class FakeRegistry:
         assert (name, alias) == ("shop", "champion")
         return self.champion
 
-    def fetch(self, version: Version) -> Path:
-        return self.bundle
+    def open_bundle(self, version: Version, store: ArtifactStore) -> SimpleNamespace:
+        return SimpleNamespace(path=self.bundle)
 
 
 def test_the_champions_data_come_from_its_bundle(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pipelines.release.gate.keeper import GATE_AGAINST
 from pipelines.release.rollback import roll_back
 from pipelines.release.status import status_of, status_text
 from recsys.contracts.errors import ArtifactError
+from recsys.contracts.manifest import ArtifactStore
 from serving.registry.mlflow_client import TrackingUnreachable
 from serving.registry.model_registry import Version
 
@@ -21,6 +22,7 @@ class Registry:
     def __init__(self) -> None:
         self.table = {"champion": "3", "previous": "2", "anchor": "3"}
         self.tags: dict[str, dict[str, str]] = {number: {} for number in "123"}
+        self.unusable: set[str] = set()
 
     def aliases(self, name: str) -> dict[str, str]:
         return dict(self.table)
@@ -33,6 +35,10 @@ class Registry:
 
     def versions(self, name: str) -> list[Version]:
         return [Version(name, number, tags) for number, tags in self.tags.items()]
+
+    def open_bundle(self, version: Version, store: ArtifactStore) -> None:
+        if version.number in self.unusable:
+            raise ArtifactError(f"the bundle of version {version.number} is damaged")
 
     def set_tags(self, version: Version, tags: dict[str, str]) -> None:
         self.tags[version.number] |= tags
@@ -72,6 +78,14 @@ def test_where_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="'shop' has no version 9; there are 1, 2, 3"):
         roll_back(registry, "shop", tmp_path, "9")  # type: ignore[arg-type]
     assert registry.table["champion"] == "3"
+
+
+def test_what_cannot_serve_does_not_become_champion(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.unusable.add("2")
+    with pytest.raises(ArtifactError, match="version 2 is damaged"):
+        roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    assert registry.table == {"champion": "3", "previous": "2", "anchor": "3"}
 
 
 def test_status_says_what_stands_where(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from serving.config import AnswerOptions, RecommendConfig
 from serving.export.export import BundleSources, export_bundle
 from serving.export.parity import check_parity
 from serving.inputs.user_histories import PreparedUsers
-from tests.serving.conftest import frame_of
+from tests.serving.conftest import frame_of, sealed
 from tests.toy.ranker import write_second_stage
 
 DECODE = DecodeConfig(beam_width=6)
@@ -101,12 +101,12 @@ def test_a_ranker_that_the_digests_do_not_name_is_refused(ranked_bundle: Path, t
     del info["digests"]["rank"]
     (folder / "bundle.json").write_text(json.dumps(info))
     with pytest.raises(ArtifactError, match="names no ranker in its digests and holds one in 'ranker'; export again"):
-        Scorer.open(folder)
+        Scorer.open(sealed(folder))
     shutil.rmtree(folder / "ranker")
     info["digests"]["rank"] = "k" * 64
     (folder / "bundle.json").write_text(json.dumps(info))
     with pytest.raises(ArtifactError, match="names a ranker in its digests and holds none in 'ranker'"):
-        Scorer.open(folder)
+        Scorer.open(sealed(folder))
 
 
 def test_a_bundle_of_the_format_before_is_refused(ranked_bundle: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_bundle_of_the_format_before_is_refused(ranked_bundle: Path, tmp_path:
     info = json.loads((folder / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps({**info, "format": 1}))
     with pytest.raises(ArtifactError, match="has bundle format 1, this code reads 2; export the model again"):
-        Scorer.open(folder)
+        Scorer.open(sealed(folder))
 
 
 def test_parity_sees_another_ranker(ranked_bundle: Path, ranked_sources: BundleSources, tmp_path: Path) -> None:

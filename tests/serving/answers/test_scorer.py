@@ -24,7 +24,7 @@ from serving.export.export import BundleSources, export_bundle
 from serving.export.parity import check_parity
 from serving.inputs.user_histories import MappedUsers, PreparedUsers
 from serving.registry.pyfunc_model import RecommenderModel
-from tests.serving.conftest import HISTORIES, frame_of, write_prepared, write_semantic_ids
+from tests.serving.conftest import HISTORIES, frame_of, sealed, write_prepared, write_semantic_ids
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_bundle_with_swapped_ids_is_refused(bundle: Path, item_ids: list[int],
     shutil.copytree(bundle, tmp_path / "bundle")
     write_semantic_ids(tmp_path / "bundle", item_ids, order=list(reversed(range(len(item_ids)))))
     with pytest.raises(ArtifactError, match="trained with semantic IDs"):
-        Scorer.open(tmp_path / "bundle")
+        Scorer.open(sealed(tmp_path / "bundle"))
 
 
 def test_damaged_or_missing_bundles_are_refused(bundle: Path, tmp_path: Path) -> None:
@@ -135,8 +135,10 @@ def test_damaged_or_missing_bundles_are_refused(bundle: Path, tmp_path: Path) ->
     shutil.copytree(bundle, tmp_path / "bundle")
     weights = tmp_path / "bundle" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ArtifactError, match=r"model.* cannot be read"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors' has changed since it was published"):
         Scorer.open(tmp_path / "bundle")
+    with pytest.raises(ArtifactError, match=r"model.* cannot be read"):
+        Scorer.open(sealed(tmp_path / "bundle"))
 
 
 def test_there_is_no_pickle_in_a_bundle(bundle: Path) -> None:

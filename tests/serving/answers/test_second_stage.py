@@ -31,7 +31,7 @@ from serving.export.export import BundleSources, export_bundle
 from serving.export.parity import check_parity
 from serving.inputs.user_histories import PreparedUsers
 from serving.registry.pyfunc_model import RecommenderModel
-from tests.serving.conftest import HISTORIES, frame_of, write_model, write_reward_model
+from tests.serving.conftest import HISTORIES, frame_of, sealed, write_model, write_reward_model
 
 QUIET = PlainProgress()
 BY_REWARD = AnswerOptions(second_stage="reward")
@@ -190,11 +190,11 @@ def test_a_reward_model_that_came_or_went_is_noticed(bundle: Path, steered_bundl
     shutil.copytree(steered_bundle, tmp_path / "less")
     shutil.rmtree(tmp_path / "less" / "reward_model")
     with pytest.raises(ArtifactError, match="names a reward model in its digests and holds none"):
-        Scorer.open(tmp_path / "less")
+        Scorer.open(sealed(tmp_path / "less"))
     shutil.copytree(bundle, tmp_path / "more")
     shutil.copytree(steered_bundle / "reward_model", tmp_path / "more" / "reward_model")
     with pytest.raises(ArtifactError, match="names no reward model in its digests and holds one"):
-        Scorer.open(tmp_path / "more")
+        Scorer.open(sealed(tmp_path / "more"))
 
 
 def test_a_reward_model_of_other_parents_is_refused(

@@ -18,6 +18,7 @@ from recsys.device import AskedPlacement, asked_placement
 from serving.answers.scorer import Scorer
 from serving.registry.model_registry import _examined_on_cpu
 from serving.registry.pyfunc_model import RecommenderModel
+from tests.serving.conftest import sealed
 from tests.serving.registry.conftest import (
     ITEMS,
     NAN,
@@ -148,6 +149,7 @@ def test_a_bundle_for_a_gpu_is_opened_on_a_cpu_where_it_is_logged_and_where_it_i
     bundle = shutil.copytree(loaded._model_impl.context.artifacts["bundle"], tmp_path / "bundle")
     decode = json.loads((bundle / "decode.json").read_text())
     (bundle / "decode.json").write_text(json.dumps(decode | {"cuda_graph": True, "precision": "bfloat16"}))
+    sealed(bundle)
     with pytest.raises(ConfigError, match="needs a GPU"):
         Scorer.open(bundle)
     monkeypatch.setenv("RECSYS_DEVICE", "cuda:5")

@@ -1,0 +1,148 @@
+"""What a published folder holds, and whether it is that: a list of files with hashes, their order on the disk, their check.
+
+Reads and writes the ``files`` of a manifest (:mod:`recsys.contracts.manifest`). A list of files may come from anywhere, so
+that it can name nothing outside its folder, and no link: what a loader reads is what was hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from recsys.contracts.errors import ArtifactError
+
+MANIFEST_NAME: Final = "manifest.json"
+
+
+def inner_path(text: str) -> str:
+    """Return a relative path that stays in its folder, as it is.
+
+    Example:
+        >>> inner_path("model/weights.safetensors")
+        'model/weights.safetensors'
+        >>> inner_path("../../etc/passwd")
+        Traceback (most recent call last):
+        ValueError: '../../etc/passwd' is no path inside the folder: expected names with / between them, without '..'
+
+    Raises:
+        ValueError: It is absolute, leads out, or is not written in the plain form.
+    """
+    path = PurePosixPath(text)
+    if path.is_absolute() or str(path) != text or ".." in path.parts or text == "." or "\0" in text or "\\" in text:
+        raise ValueError(f"{text!r} is no path inside the folder: expected names with / between them, without '..'")
+    return text
+
+
+class FileEntry(BaseModel):
+    """One published file: path relative to the artefact, size in bytes, content hash, rows where that makes sense."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Annotated[str, AfterValidator(inner_path)]
+    bytes: int = Field(ge=0)
+    sha256: str
+    rows: int | None = None
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the sha256 of a file's content."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> tuple[FileEntry, ...]:
+    """Describe every file below a folder, manifests and hidden files aside, once they are on the disk for good.
+
+    Args:
+        rows: Rows of some files, by path relative to ``folder``.
+
+    Raises:
+        ArtifactError: There is a link among them, whose content could change without its hash.
+    """
+    found = []
+    for path in sorted(_files(folder)):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not path.is_file():
+            raise ArtifactError(f"'{path}' is a link or no plain file, which cannot be published; write a file there")
+        sync(path)
+        if path.name != MANIFEST_NAME and not _hidden(folder, path):
+            size, hashed = path.stat().st_size, sha256_of_file(path)
+            found.append(FileEntry(path=name, bytes=size, sha256=hashed, rows=(rows or {}).get(name)))
+    for parent, _, _ in os.walk(folder):
+        sync(Path(parent))
+    return tuple(found)
+
+
+def check_files(folder: Path, entries: Iterable[FileEntry], *, whole: bool = True) -> None:
+    """Compare files with the list of them.
+
+    Args:
+        whole: ``entries`` are all that may be there; hidden files, which nobody publishes and no loader reads, aside.
+
+    Raises:
+        ArtifactError: A file is missing, has changed, is a link, or is not on the list.
+    """
+    listed = set()
+    for entry in entries:
+        listed.add(entry.path)
+        _check_file(folder, entry)
+    if not whole:
+        return
+    for path in sorted(_files(folder)):
+        if _hidden(folder, path) or (path.name == MANIFEST_NAME and not path.is_symlink()):
+            continue
+        if path.relative_to(folder).as_posix() not in listed:
+            raise ArtifactError(
+                f"'{path}' is not listed in the manifest of '{folder}', so that it was not published with it; take it away, "
+                "or delete the folder and run its stage again"
+            )
+
+
+def _check_file(root: Path, entry: FileEntry) -> None:
+    path = root / entry.path
+    for part in (path, *path.parents):
+        if part == root:
+            break
+        if part.is_symlink():
+            raise ArtifactError(
+                f"'{part}' is a link, and a published folder holds files only; delete '{root}' and run its stage again"
+            )
+    if not path.is_file():
+        raise ArtifactError(f"'{path}' is listed in the manifest but missing; delete '{root}' and run its stage again")
+    try:
+        size = path.stat().st_size
+        same = size == entry.bytes and sha256_of_file(path) == entry.sha256
+    except OSError as error:
+        raise ArtifactError(
+            f"'{path}' cannot be read ({error}); make it readable, or restore it from a copy"
+        ) from error
+    if not same:
+        raise ArtifactError(
+            f"'{path}' has changed since it was published ({size} bytes, manifest says {entry.bytes}, or another hash); "
+            f"delete '{root}' and run its stage again"
+        )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder; links are not followed."""
+    for parent, folders, names in os.walk(folder):
+        yield from (Path(parent) / name for name in names)
+        yield from (path for name in folders if (path := Path(parent) / name).is_symlink())
+
+
+def _hidden(folder: Path, path: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk, so that a power cut cannot take them back."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
