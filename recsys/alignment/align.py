@@ -44,6 +44,7 @@ def align_policy(inputs: AlignmentInputs, work_dir: Path, progress: Progress) ->
     """
     config, policy = inputs.config, inputs.policy
     inputs.semantic_ids.check_same(policy.spec.semantic_id_digest)
+    inputs.semantic_ids.check_rows(policy.item_tower.codes_IL[1:].cpu().numpy())
     settings = config.active
     if config.needs_reward_model and inputs.reward_model is None:
         raise ConfigError(

@@ -43,6 +43,7 @@ class Columns:
 
     CODES: Final = "codes"
     SID: Final = "sid"
+    BORN: Final = "born"
 
     SYSTEM: Final = "system"
     EXCLUDE_SEEN: Final = "exclude_seen"

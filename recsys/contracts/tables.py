@@ -130,7 +130,7 @@ class TargetsTable(dy.Schema):
 
 
 class SemanticIdsTable(dy.Schema):
-    """``semantic_ids.parquet``: one row per item, row number = item_index."""
+    """``semantic_ids.parquet``: one row per item, row number = item_index; ``born`` and ``train_count`` may follow."""
 
     item_index = _index("row number")
     item_id = IdColumn("as the source gives it, integer or text")
@@ -141,6 +141,15 @@ class SemanticIdsTable(dy.Schema):
     def item_index_is_the_row_number(cls) -> pl.Expr:
         """The codes are an array that item_index points into."""
         return _is_row_number(Columns.ITEM_INDEX)
+
+
+class ReservedIdsTable(dy.Schema):
+    """``reserved.parquet``: one row per item that has left the catalogue and keeps its ID."""
+
+    item_id = IdColumn("as the source gives it, integer or text")
+    codes = dy.List(dy.Int32(min=0), description="one code per level")
+    sid = dy.String(description="the codes as text")
+    born = dy.Int32(min=0, description="version of the generation that gave it its ID")
 
 
 class BundleItemsTable(dy.Schema):

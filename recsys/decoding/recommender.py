@@ -51,7 +51,7 @@ class Recommender:
         index: Their prefix index, if it is at hand already.
 
     Raises:
-        ArtifactError: The policy was trained with other semantic IDs.
+        ArtifactError: The policy was trained with other semantic IDs, or numbers their items otherwise.
         ConfigError: The configured precision cannot be had on the policy's device.
     """
 
@@ -63,6 +63,7 @@ class Recommender:
         index: PrefixIndex | None = None,
     ) -> None:
         semantic_ids.check_same(policy.spec.semantic_id_digest)
+        semantic_ids.check_rows(policy.item_tower.codes_IL[1:].cpu().numpy())
         self.config = config
         self.policy = _prepared_for(config, policy.eval())
         self.index = index if index is not None else PrefixIndex.build(semantic_ids.codes, semantic_ids.level_sizes)

@@ -5,6 +5,7 @@ The specification carries the digest of the semantic IDs; whoever loads a policy
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -22,20 +23,27 @@ def save_policy(folder: Path, policy: GenerativeRecommender) -> None:
 
 
 def load_policy(
-    folder: Path, expected_semantic_id_digest: str | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    expected_semantic_id_digest: str | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    allow_grown: Collection[str] = (),
 ) -> GenerativeRecommender:
     """Rebuild a policy in evaluation mode.
 
     Args:
         expected_semantic_id_digest: Digest of the semantic IDs it will be used with; ``None`` skips the comparison.
         device: Where it goes, once; what is made of it, and of requests, follows it there.
+        allow_grown: Digests of earlier versions that are accepted as well, such as ``SemanticIds.earlier_digests``. Codes of
+            such a policy mean what they mean in the grown table; its item rows, catalogue and digest are those it was
+            trained with, so that nothing answers with it before these are mapped by item id.
 
     Raises:
         ArtifactError: Files are missing or damaged, or the policy was trained with other semantic IDs.
     """
     spec, tensors = read_module(folder, PolicySpec, SPEC_NAME, what="policy", remedy="train again")
     remedy = "train again, or use the semantic IDs it was trained with"
-    check_semantic_ids(spec, expected_semantic_id_digest, folder, what="policy", remedy=remedy)
+    check_semantic_ids(spec, expected_semantic_id_digest, folder, what="policy", remedy=remedy, allow_grown=allow_grown)
     policy = GenerativeRecommender(spec, ItemCatalogue.blank(spec.dataset.num_items, len(spec.level_sizes)))
     load_weights(policy, tensors, folder, remedy="train again")
     return policy.eval().to(device)

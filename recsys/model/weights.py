@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -52,13 +53,18 @@ def read_module(
         raise ArtifactError(f"{what} in '{folder}' cannot be read: {error}; {remedy}") from error
 
 
-def check_semantic_ids(spec: _Spec, expected: str | None, folder: Path, *, what: str, remedy: str) -> None:
+def check_semantic_ids(
+    spec: _Spec, expected: str | None, folder: Path, *, what: str, remedy: str, allow_grown: Collection[str] = ()
+) -> None:
     """Compare the semantic IDs that a module was trained with to those it will be used with; ``None``: do not.
+
+    Args:
+        allow_grown: Digests of earlier versions that are accepted as well.
 
     Raises:
         ArtifactError: They differ, and the module's codes would mean other items.
     """
-    if expected is not None and spec.semantic_id_digest != expected:
+    if expected is not None and spec.semantic_id_digest not in (expected, *allow_grown):
         raise ArtifactError(
             f"{what} in '{folder}' was trained with semantic IDs {spec.semantic_id_digest[:16]}, "
             f"given are {expected[:16]}; its codes would mean other items: {remedy}"

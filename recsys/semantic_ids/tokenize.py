@@ -87,7 +87,7 @@ def tokenize(
     quantizer.fit(embeddings, seed)
     codes = quantizer.encode_catalogue(embeddings)
     repair = make_unique(codes, embeddings, quantizer.codebooks, counts, config.unique)
-    semantic_ids = SemanticIds(repair.codes, repair.level_sizes, ids, quantizer.codebooks)
+    semantic_ids = SemanticIds(repair.codes, repair.level_sizes, ids, quantizer.codebooks, traffic=counts)
     semantic_ids.save(out_dir)
     report = {
         "config": config.model_dump(mode="json"),

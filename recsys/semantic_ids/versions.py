@@ -1,26 +1,30 @@
 """A version of the semantic IDs: the table item -> codes that checkpoints, bundles and candidates refer to by digest.
 
 Files of a version:
-    semantic_ids.parquet    item_index, item_id, codes, sid ("<a_12><b_7><c_3>"): for people and for joins
+    semantic_ids.parquet    item_index, item_id, codes, sid ("<a_12><b_7><c_3>"), born, train_count: for people and for joins
+    reserved.parquet        item_id, codes, sid, born: items that have left the catalogue and keep their ID
     codes.npy               int32 [I, L]: for the model, memory-mappable
     codebooks.safetensors   level_0, level_1, ... float32 [K, D]: give new items their IDs
-    semantic_ids.json       digest, level sizes, hash of the codebooks, and the smaller tables this one grew from
+    semantic_ids.json       schema, digests, level sizes, hash of the codebooks, and the earlier versions of the generation
 
-Versions are append-only: new items get IDs from the frozen codebooks at the end of the table, old ones never move. The
-digest covers codes, level sizes and item ids; a table that has grown has another digest, and lists the earlier ones.
+Versions of a generation only grow: a night's new items get IDs from the frozen codebooks, an item that leaves keeps its ID
+reserved and has it again when it returns, and no ID ever moves or goes to another item. Item rows are numbered anew every
+night, so the digest covers item ids, codes and level sizes in the order of item ids (:mod:`recsys.semantic_ids.identity`).
+
+Schema 1, written before tables could grow, had no births and no reserved items, and its digest followed the rows. It is
+read, keeps its digest and serves; only growing from it is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -29,10 +33,14 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.contracts.manifest import read_json, write_json
 from recsys.contracts.table_checks import read_table
-from recsys.semantic_ids.collisions import CodeTree, group_numbers
-from recsys.semantic_ids.quantizer import CodeArray, FloatArray, check_embeddings, encode_nearest
+from recsys.semantic_ids.identity import Ancestor, books_digest, rows_digest, table_digest
+from recsys.semantic_ids.quantizer import CodeArray, FloatArray, check_embeddings
+from recsys.semantic_ids.register import Births, Counts, Register, as_ids
 
+SCHEMA: Final = 2
 _TABLE, _CODES, _BOOKS, _HEAD = "semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "semantic_ids.json"
+_RESERVED: Final = "reserved.parquet"
+_AGAIN: Final = "run `tokenize` again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,22 +52,35 @@ class SemanticIds:
         level_sizes: Codes per level.
         item_ids: The ids as the source gives them, integers or strings.
         codebooks: ``[K, D]`` centroids of the first levels; an extra level (running number) has none.
-        ancestors: ``(number of items, digest)`` of the tables this one grew from, oldest first.
+        ancestors: Earlier versions of the generation, oldest first; empty for founders.
+        births: ``[I]`` version that gave each item its ID, 0 for founders; ``None`` where all are founders.
+        left: Items that have left the catalogue; ``None`` for none.
+        traffic: ``[I]`` train events per item when the table was made; ``None`` where that is not known.
+        aligned_to: Digests of the versions of the generation before, whose codes those of this one were named after.
+        schema: Of the files it was read from.
     """
 
     codes: CodeArray
     level_sizes: tuple[int, ...]
     item_ids: pl.Series
     codebooks: tuple[FloatArray, ...]
-    ancestors: tuple[tuple[int, str], ...] = ()
+    ancestors: tuple[Ancestor, ...] = ()
+    births: Births | None = None
+    left: Register | None = None
+    traffic: Counts | None = None
+    aligned_to: tuple[str, ...] = ()
+    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         if self.codes.ndim != 2 or self.codes.shape != (len(self.item_ids), len(self.level_sizes)):
             raise ValueError(
                 f"codes have shape {self.codes.shape}, expected [{len(self.item_ids)} items, {len(self.level_sizes)} levels]"
             )
-        if len(self.codes) and ((self.codes < 0) | (self.codes >= np.array(self.level_sizes))).any():
+        codes, born = self.register.codes, self.register.born
+        if len(codes) and ((codes < 0) | (codes >= np.array(self.level_sizes))).any():
             raise ValueError(f"a code lies outside of level sizes {self.level_sizes}")
+        if len(born) and not 0 <= born.min() <= born.max() <= self.version:
+            raise ValueError(f"an item was born in version {born.max()} or {born.min()}, expected 0 to {self.version}")
 
     @property
     def num_items(self) -> int:
@@ -71,33 +92,83 @@ class SemanticIds:
         """L, with an extra level if there is one."""
         return len(self.level_sizes)
 
+    @property
+    def version(self) -> int:
+        """Number of this version in its generation, 0 for the founders."""
+        return len(self.ancestors)
+
+    @cached_property
+    def born(self) -> Births:
+        """``[I]`` version that gave each item its ID."""
+        return np.zeros(self.num_items, np.int32) if self.births is None else self.births
+
+    @cached_property
+    def reserved(self) -> Register:
+        """Items that have left the catalogue; their IDs go to nobody else."""
+        return Register(self.item_ids, self.codes, self.born).take(np.arange(0)) if self.left is None else self.left
+
     @cached_property
     def digest(self) -> str:
-        """Sha256 over codes, level sizes and item ids."""
-        return _digest(self.codes, self.level_sizes, self.item_ids)
+        """Sha256 over level sizes, item ids and codes, whatever the order of the rows."""
+        make = table_digest if self.schema == SCHEMA else rows_digest
+        return make(self.codes, self.level_sizes, self.item_ids)
+
+    @property
+    def generation(self) -> str:
+        """Digest of the founders' register; versions of one generation have the same."""
+        return self._chain[0]
 
     @cached_property
     def is_unique(self) -> bool:
-        """Whether no two items share their codes."""
-        return len(np.unique(group_numbers(self.codes, self.level_sizes))) == self.num_items
+        """Whether no two items, reserved ones included, share their codes."""
+        return self.register.is_unique
+
+    @cached_property
+    def register(self) -> Register:
+        """All items that ever got an ID in this generation: those of the catalogue in its order, then the reserved ones."""
+        return Register(self.item_ids, self.codes, self.born).with_more(self.reserved)
+
+    @cached_property
+    def _chain(self) -> list[str]:
+        return self.register.chain(self.level_sizes, self.version)
 
     def check_same(self, digest: str, *, allow_grown: bool = False) -> None:
         """Refuse to go on with something that was made with other semantic IDs.
 
         Args:
             digest: The digest that a checkpoint, bundle or candidate table carries.
-            allow_grown: Accept the digest of a table that this one grew from, whose items all kept their IDs.
+            allow_grown: Accept the digest of a version that this one grew from. Its codes mean the same items here, but its
+                rows are numbered as they were then: map what is kept per item by item id before it is used.
 
         Raises:
             ArtifactError: The digests differ.
         """
-        if digest == self.digest or (allow_grown and digest in {ancestor for _, ancestor in self.ancestors}):
+        if digest == self.digest or (allow_grown and digest in self.earlier_digests):
             return
+        grown = "; the table has grown since, map the checkpoint to it first" if digest in self.earlier_digests else ""
         raise ArtifactError(
             f"checkpoint was trained with other semantic IDs: it carries digest {digest[:16]}, the semantic IDs given have "
-            f"{self.digest[:16]} ({self.num_items} items, level sizes {self.level_sizes}); "
+            f"{self.digest[:16]} ({self.num_items} items, level sizes {self.level_sizes}){grown}; "
             "give the `tokenize` artefact that the checkpoint was trained with, or train again"
         )
+
+    @property
+    def earlier_digests(self) -> frozenset[str]:
+        """Digests of the versions of this generation that came before."""
+        return frozenset(ancestor.digest for ancestor in self.ancestors)
+
+    def check_rows(self, codes: npt.NDArray[np.integer]) -> None:
+        """Refuse a catalogue ``[I, L]`` whose rows are not these: digests agree on items and codes, not on their order.
+
+        Raises:
+            ArtifactError: The rows differ.
+        """
+        if codes.shape != self.codes.shape or not np.array_equal(codes, self.codes):
+            raise ArtifactError(
+                f"the checkpoint's catalogue of shape {codes.shape} numbers its items otherwise than these semantic IDs "
+                f"({self.num_items} items): their rows are those of another prepared data set; give the `tokenize` artefact "
+                "that the checkpoint was trained with"
+            )
 
     def sids(self) -> list[str]:
         """Return the codes as text, one letter per level.
@@ -106,79 +177,88 @@ class SemanticIds:
             >>> SemanticIds(np.array([[12, 7]], np.int32), (16, 16), pl.Series(["x"]), ()).sids()
             ['<a_12><b_7>']
         """
-        form = "".join(f"<{chr(ord('a') + level)}_{{}}>" for level in range(self.num_levels))
-        return [form.format(*row) for row in self.codes.tolist()]
+        return _as_text(self.codes)
 
-    def append(self, new_item_ids: Sequence[int | str] | pl.Series, new_embeddings: FloatArray) -> SemanticIds:
-        """Return the next version: each new item gets the nearest free ID, old items keep theirs.
+    def grown(
+        self, item_ids: Sequence[int | str] | pl.Series, embeddings: FloatArray, traffic: Counts | None = None
+    ) -> SemanticIds:
+        """Return the version for another catalogue: known items keep their IDs, each new one gets the nearest free ID.
 
-        Items are served in the given order. Where the table holds equal IDs (``unique=none``), new items simply get the
-        nearest codes.
+        Who left stays reserved, and who returns has the old ID again. New items are served by falling traffic, then by id,
+        so the order of the rows decides nothing. Where the table holds equal IDs (``unique=none``), new items simply get the
+        nearest codes. A catalogue of the same items is the same version, in its order.
 
         Args:
-            new_item_ids: Ids that the table does not hold, of the same type.
-            new_embeddings: ``[n, D]``, made by the same embedding as the codebooks.
+            item_ids: ``[N]`` ids of the whole catalogue, of the type of those in the table, each once.
+            embeddings: ``[N, D]`` in the space of the codebooks; rows of known items are not read.
+            traffic: ``[N]`` train events per item, kept with the table; ``None`` for none.
 
         Raises:
-            DataError: An id is known already or given twice, the embeddings do not fit, or all IDs are taken.
+            ArtifactError: The table is of schema 1.
+            DataError: Ids repeat or are of another type, the embeddings do not fit, or all IDs are taken.
         """
-        ids = _as_ids(new_item_ids, self.item_ids.dtype)
-        if not len(ids):
-            return self
-        self._check_new(ids, new_embeddings)
-        if not self.is_unique:
-            codes = encode_nearest(new_embeddings, self.codebooks)
-        else:
-            tree = CodeTree(self.codes, self.level_sizes, self.codebooks)
-            codes = np.empty((len(ids), self.num_levels), np.int32)
-            for row, embedding in enumerate(new_embeddings):
-                code = tree.nearest_free(embedding)
-                tree.add(code)
-                codes[row] = code
-        return SemanticIds(
-            codes=np.concatenate([self.codes, codes]),
-            level_sizes=self.level_sizes,
-            item_ids=pl.concat([self.item_ids, ids]),
-            codebooks=self.codebooks,
-            ancestors=(*self.ancestors, (self.num_items, self.digest)),
+        if self.schema != SCHEMA:
+            raise ArtifactError(
+                f"semantic IDs of schema {self.schema} cannot grow: they do not say when an item got its ID, and their "
+                f"digest follows the order of rows; {_AGAIN} without a base, which starts a new generation"
+            )
+        ids = as_ids(item_ids, self.item_ids.dtype)
+        counts = np.zeros(len(ids), np.int64) if traffic is None else np.asarray(traffic, np.int64)
+        self._check_catalogue(ids, embeddings, counts)
+        rows, old = self.register.rows_of(ids), self.register
+        known, new = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+        codes = np.empty((len(ids), self.num_levels), np.int32)
+        born = np.full(len(ids), self.version + 1, np.int32)
+        codes[known], born[known] = old.codes[rows[known]], old.born[rows[known]]
+        vectors = np.asarray(embeddings[new], np.float32)
+        codes[new] = old.nearest_free(ids.gather(new), vectors, counts[new], self.level_sizes, self.codebooks)
+        left = np.setdiff1d(np.arange(len(old)), rows[known])
+        same = not len(new) and np.array_equal(left, np.arange(self.num_items, len(old)))
+        here = Ancestor(self.digest, self.num_items, self._chain[-1])
+        return replace(
+            self,
+            codes=codes,
+            item_ids=ids,
+            births=born,
+            left=old.take(left),
+            traffic=None if traffic is None else counts,
+            ancestors=self.ancestors if same else (*self.ancestors, here),
         )
 
-    def _check_new(self, ids: pl.Series, embeddings: FloatArray) -> None:
-        check_embeddings(embeddings, "append to semantic IDs")
+    def _check_catalogue(self, ids: pl.Series, embeddings: FloatArray, traffic: Counts) -> None:
+        check_embeddings(embeddings, "grow semantic IDs")
         width = self.codebooks[0].shape[1]
-        if embeddings.shape != (len(ids), width):
+        if embeddings.shape != (len(ids), width) or traffic.shape != (len(ids),):
             raise DataError(
-                f"append to semantic IDs: embeddings have shape {embeddings.shape}, expected [{len(ids)}, {width}]; "
-                "make them with the `embed` settings that the codebooks were fitted with"
-            )
-        known = ids.filter(ids.is_in(self.item_ids.implode()) | ids.is_duplicated())
-        if len(known):
-            raise DataError(
-                f"append to semantic IDs: item_id {known[0]!r} has an ID already or is given twice ({len(known)} such "
-                "rows); a published ID never moves: append only items that are new"
+                f"grow semantic IDs: embeddings have shape {embeddings.shape}, expected [{len(ids)}, {width}], and traffic "
+                f"{traffic.shape}; make them with the `embed` settings that the codebooks were fitted with"
             )
 
     def save(self, folder: Path) -> None:
-        """Write the four files of a version into ``folder``."""
+        """Write the files of a version into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
-        pl.DataFrame(
-            {
-                Columns.ITEM_INDEX: pl.Series(np.arange(self.num_items, dtype=np.int32)),
-                Columns.ITEM_ID: self.item_ids,
-                Columns.CODES: pl.Series(self.codes).arr.to_list(),
-                Columns.SID: self.sids(),
-            }
-        ).write_parquet(folder / _TABLE)
+        table = pl.DataFrame({Columns.ITEM_INDEX: np.arange(self.num_items, dtype=np.int32)})
+        table = table.hstack(_as_table(Register(self.item_ids, self.codes, self.born)))
+        if self.traffic is not None:
+            table = table.with_columns(pl.Series(Columns.TRAIN_COUNT, self.traffic))
+        table.write_parquet(folder / _TABLE)
+        _as_table(self.reserved).write_parquet(folder / _RESERVED)
         np.save(folder / _CODES, np.ascontiguousarray(self.codes, dtype=np.int32))
         save_file(_level_names(self.codebooks), folder / _BOOKS)
         head = {
+            "schema_version": self.schema,
             "digest": self.digest,
+            "version": self.version,
+            "generation": self.generation,
+            "register": self._chain[-1],
             "num_items": self.num_items,
+            "num_reserved": len(self.reserved.codes),
             "num_levels": self.num_levels,
             "level_sizes": list(self.level_sizes),
             "unique": self.is_unique,
-            "codebooks_digest": _books_digest(self.codebooks),
-            "ancestors": [{"num_items": count, "digest": digest} for count, digest in self.ancestors],
+            "codebooks_digest": books_digest(self.codebooks),
+            "ancestors": [vars(ancestor) for ancestor in self.ancestors],
+            "aligned_to": list(self.aligned_to),
         }
         write_json(folder / _HEAD, head)
 
@@ -187,74 +267,77 @@ class SemanticIds:
         """Open a version and verify it against its digests.
 
         Raises:
-            ArtifactError: A file is missing or unreadable, files do not belong together, or a digest does not match.
+            ArtifactError: A file is missing or unreadable, files do not belong together, a digest does not match, or a newer
+                release wrote them.
         """
-        from recsys.contracts.tables import SemanticIdsTable
+        from recsys.contracts.tables import ReservedIdsTable, SemanticIdsTable
 
         head = read_json(folder / _HEAD)
-        table = read_table(folder / _TABLE, SemanticIdsTable, "run `tokenize` again")
+        schema = head.get("schema_version", 1) if isinstance(head, dict) else 1
+        if schema not in (1, SCHEMA):
+            raise ArtifactError(
+                f"semantic IDs in '{folder}' have schema {schema!r}, this code reads 1 and {SCHEMA}; use the release that "
+                f"wrote them, or {_AGAIN}"
+            )
+        table = read_table(folder / _TABLE, SemanticIdsTable, _AGAIN)
+        reserved = read_table(folder / _RESERVED, ReservedIdsTable, _AGAIN) if schema == SCHEMA else None
         try:
-            codes = np.load(folder / _CODES, allow_pickle=False)
             books = load_file(folder / _BOOKS)
-            ancestors = tuple((int(entry["num_items"]), str(entry["digest"])) for entry in head["ancestors"])
+            sizes = tuple(int(size) for size in head["level_sizes"])
             found = cls(
-                codes=codes,
-                level_sizes=tuple(int(size) for size in head["level_sizes"]),
+                codes=np.load(folder / _CODES, allow_pickle=False),
+                level_sizes=sizes,
                 item_ids=table[Columns.ITEM_ID],
                 codebooks=tuple(books[f"level_{level}"] for level in range(len(books))),
-                ancestors=ancestors,
+                ancestors=tuple(Ancestor(**entry) for entry in head["ancestors"]),
+                births=None if reserved is None else table[Columns.BORN].to_numpy(),
+                left=None if reserved is None else _from_table(reserved, len(sizes)),
+                traffic=table[Columns.TRAIN_COUNT].to_numpy() if Columns.TRAIN_COUNT in table.columns else None,
+                aligned_to=tuple(str(digest) for digest in head.get("aligned_to", ())),
+                schema=schema,
             )
-            table_codes = table[Columns.CODES].list.to_array(found.num_levels).to_numpy()
-            expected = str(head["digest"]), str(head["codebooks_digest"])
+            found._verify(folder, table[Columns.CODES].list.to_array(found.num_levels).to_numpy(), head)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, pl.exceptions.PolarsError) as error:
-            raise ArtifactError(f"semantic IDs in '{folder}' cannot be read: {error}; run `tokenize` again") from error
-        found._verify(folder, table_codes, *expected)
+            raise ArtifactError(f"semantic IDs in '{folder}' cannot be read: {error}; {_AGAIN}") from error
         return found
 
-    def _verify(self, folder: Path, table_codes: CodeArray, digest: str, books_digest: str) -> None:
+    def _verify(self, folder: Path, table_codes: CodeArray, head: dict[str, Any]) -> None:
         problems = []
-        if self.digest != digest:
-            problems.append(f"digest is {self.digest[:16]}, {_HEAD} says {digest[:16]}")
+        if self.digest != head["digest"]:
+            problems.append(f"digest is {self.digest[:16]}, {_HEAD} says {str(head['digest'])[:16]}")
         if not np.array_equal(table_codes, self.codes):
             problems.append(f"{_TABLE} and {_CODES} hold different codes")
-        if _books_digest(self.codebooks) != books_digest:
+        if books_digest(self.codebooks) != head["codebooks_digest"]:
             problems.append(f"{_BOOKS} is not the one the codes were made with")
-        for count, ancestor in self.ancestors:
-            if _digest(self.codes[:count], self.level_sizes, self.item_ids[:count]) != ancestor:
-                problems.append(f"the first {count} items are not those of ancestor {ancestor[:16]}")
+        registers = [*(ancestor.register for ancestor in self.ancestors)]
+        registers += [head["register"]] if self.schema == SCHEMA else []
+        for version, (expected, register) in enumerate(zip(registers, self._chain, strict=False)):
+            if register != expected:
+                problems.append(f"the items born up to version {version} are not those that it had: an ID has moved")
+                break
         if problems:
-            raise ArtifactError(f"semantic IDs in '{folder}' are damaged: {'; '.join(problems)}; run `tokenize` again")
+            raise ArtifactError(f"semantic IDs in '{folder}' are damaged: {'; '.join(problems)}; {_AGAIN}")
 
 
-def _as_ids(item_ids: Sequence[int | str] | pl.Series, dtype: pl.DataType) -> pl.Series:
-    given = item_ids if isinstance(item_ids, pl.Series) else pl.Series(values=list(item_ids))
-    same_kind = given.dtype.is_integer() == dtype.is_integer() or not len(given)
-    if same_kind and not given.null_count():
-        try:
-            return given.cast(dtype)
-        except pl.exceptions.InvalidOperationError:
-            same_kind = False
-    raise DataError(
-        f"append to semantic IDs: the new item ids are {given.dtype} with {given.null_count()} nulls, those of the table "
-        f"{dtype}; give ids without nulls that fit this type"
+def _as_table(items: Register) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            Columns.ITEM_ID: items.item_ids,
+            Columns.CODES: pl.Series(items.codes, dtype=pl.Array(pl.Int32, items.codes.shape[1])).arr.to_list(),
+            Columns.SID: pl.Series(_as_text(items.codes), dtype=pl.String),
+            Columns.BORN: items.born,
+        }
     )
 
 
-def _digest(codes: CodeArray, level_sizes: Sequence[int], item_ids: pl.Series) -> str:
-    found = hashlib.sha256()
-    found.update(json.dumps([list(codes.shape), list(level_sizes)]).encode())
-    found.update(np.ascontiguousarray(codes, dtype="<i4").tobytes())
-    # 7 and "7" are different items, and a table of one must not pass for a table of the other
-    found.update(json.dumps(item_ids.to_list(), ensure_ascii=False).encode())
-    return found.hexdigest()
+def _from_table(table: pl.DataFrame, num_levels: int) -> Register:
+    codes = table[Columns.CODES].list.to_array(num_levels).to_numpy()
+    return Register(table[Columns.ITEM_ID], codes.reshape(-1, num_levels), table[Columns.BORN].to_numpy())
 
 
-def _books_digest(codebooks: Sequence[FloatArray]) -> str:
-    found = hashlib.sha256()
-    for book in codebooks:
-        found.update(json.dumps(list(book.shape)).encode())
-        found.update(np.ascontiguousarray(book, dtype="<f4").tobytes())
-    return found.hexdigest()
+def _as_text(codes: CodeArray) -> list[str]:
+    form = "".join(f"<{chr(ord('a') + level)}_{{}}>" for level in range(codes.shape[1]))
+    return [form.format(*row) for row in codes.tolist()]
 
 
 def _level_names(codebooks: Sequence[FloatArray]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Files:
     bundle.json         name, digests, types of the ids, format version: :class:`BundleInfo`
     model/              the policy, safetensors + JSON
-    semantic_ids.parquet, codes.npy, codebooks.safetensors, semantic_ids.json
+    semantic_ids.parquet, reserved.parquet, codes.npy, codebooks.safetensors, semantic_ids.json
     prefix_index/       flat arrays of legal prefixes
     items.parquet       item_index, item_id, title; row number = item_index
     users.parquet       user_index, user_id; only where the policy has a table of users
@@ -39,7 +39,6 @@ RANKER_FOLDER: Final = "ranker"
 BUNDLE_KIND: Final = "bundle"
 """Kind of its artefact."""
 BUNDLE_FILE: Final = "bundle.json"
-SEMANTIC_ID_FILES: Final = ("semantic_ids.parquet", "codes.npy", "codebooks.safetensors", "semantic_ids.json")
 
 
 class BundleInfo(BaseModel):

@@ -28,14 +28,7 @@ from recsys.reward.checkpoint import SPEC_NAME
 from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.ranker import open_recommender
 from serving.answers.second_stage import REWARD_FOLDER, open_reward_model
-from serving.bundle.layout import (
-    BUNDLE_FILE,
-    BUNDLE_FORMAT,
-    BUNDLE_KIND,
-    RANKER_FOLDER,
-    SEMANTIC_ID_FILES,
-    BundleInfo,
-)
+from serving.bundle.layout import BUNDLE_FILE, BUNDLE_FORMAT, BUNDLE_KIND, RANKER_FOLDER, BundleInfo
 from serving.config import ServingLimits
 
 REWARD_FILES: Final = (WEIGHTS_NAME, SPEC_NAME)
@@ -103,8 +96,7 @@ def export_bundle(
             shutil.copyfile(sources.reward_model / file, out_dir / REWARD_FOLDER / file)
     if sources.ranker is not None:
         shutil.copytree(sources.ranker, out_dir / RANKER_FOLDER, dirs_exist_ok=True)
-    for file in SEMANTIC_ID_FILES:
-        shutil.copyfile(sources.semantic_ids / file, out_dir / file)
+    semantic_ids.save(out_dir)
     (out_dir / "prefix_index").mkdir(exist_ok=True)
     PrefixIndex.build(semantic_ids.codes, semantic_ids.level_sizes).save(out_dir / "prefix_index")
     prepared.items.select(Columns.ITEM_INDEX, Columns.ITEM_ID, Columns.TITLE).write_parquet(out_dir / "items.parquet")

@@ -166,6 +166,10 @@ def test_checkpoint_round_trip_and_refusal_of_other_semantic_ids(prepared, tmp_p
     assert torch.equal(policy.log_prob(batch), again.log_prob(batch))
     with pytest.raises(ArtifactError, match="trained with semantic IDs"):
         load_policy(tmp_path / "model", "0" * 64)
+    with pytest.raises(ArtifactError, match="trained with semantic IDs"):
+        load_policy(tmp_path / "model", "0" * 64, allow_grown=["1" * 64])
+    earlier = load_policy(tmp_path / "model", "0" * 64, allow_grown=["1" * 64, policy.spec.semantic_id_digest])
+    assert earlier.spec == policy.spec
     (tmp_path / "model" / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ArtifactError, match="cannot be read"):
         load_policy(tmp_path / "model")

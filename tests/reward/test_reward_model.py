@@ -226,6 +226,8 @@ def test_refusals(prepared: Dataset, tmp_path: Path) -> None:
     save_reward_model(tmp_path / "reward", model)
     with pytest.raises(ArtifactError, match=r"trained with semantic IDs .* run `reward` again"):
         load_reward_model(tmp_path / "reward", "0" * 64)
+    earlier = load_reward_model(tmp_path / "reward", "0" * 64, allow_grown={model.spec.semantic_id_digest})
+    assert earlier.spec == model.spec
     (tmp_path / "reward" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(ArtifactError, match="cannot be read"):
         load_reward_model(tmp_path / "reward", None)
