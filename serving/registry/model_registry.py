@@ -6,7 +6,6 @@ What aliases and tags mean: :mod:`serving.registry.aliases`.
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 import logging
 import os
 import shutil
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from recsys.contracts.columns import Columns
@@ -26,25 +26,13 @@ from serving.registry.aliases import BUNDLE_TAG, CHALLENGER, CONTENT_TAG
 from serving.registry.file_store import check_there, database_of
 from serving.registry.masking import shown
 from serving.registry.mlflow_client import connect, translated_errors
+from serving.registry.requirements import installed_flavour, requirements, write_install_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
 logger = logging.getLogger("serving")
-
-REQUIREMENTS: Final = (
-    "mlflow",
-    "torch",
-    "torchrec",
-    "polars",
-    "pyarrow",
-    "numpy",
-    "pydantic",
-    "safetensors",
-    "pyyaml",
-    "pandas",
-)
 
 MODEL_CONFIG: Final = {"device": None, "precision": None}
 """What a caller of ``load_model`` may set, see :class:`~serving.registry.pyfunc_model.RecommenderModel`."""
@@ -291,13 +279,17 @@ def _log_model(bundle: Path, info: BundleInfo, content: str, run_id: str) -> str
 
     packages = Path(__file__).resolve().parents[2]
     catalogue = read_catalogue(bundle, info)
-    with _examined_on_cpu(), mlflow.start_run(run_id=run_id):
+    with _examined_on_cpu(), mlflow.start_run(run_id=run_id), TemporaryDirectory(prefix="recsys-model-") as scratch:
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(packages / "serving" / "registry" / "pyfunc_model.py"),
             artifacts={"bundle": bundle.absolute().as_uri()},
-            code_paths=[str(packages / "recsys"), str(packages / "serving")],
-            pip_requirements=requirements(),
+            code_paths=[
+                str(packages / "recsys"),
+                str(packages / "serving"),
+                *(str(path) for path in write_install_files(Path(scratch))),
+            ],
+            pip_requirements=requirements(installed_flavour()),
             signature=model_signature(catalogue),
             model_config={**MODEL_CONFIG, CONTENT_TAG: content},
             input_example=_input_example(catalogue),
@@ -320,20 +312,6 @@ def _examined_on_cpu() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def requirements() -> list[str]:
-    """Pin what a process needs to load the model, as installed here."""
-    names = [*REQUIREMENTS, _fbgemm_name()]
-    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
-
-
-def _fbgemm_name() -> str:
-    try:
-        importlib.metadata.version("fbgemm-gpu-cpu")
-        return "fbgemm-gpu-cpu"
-    except importlib.metadata.PackageNotFoundError:
-        return "fbgemm-gpu"
 
 
 def model_signature(catalogue: Catalogue) -> ModelSignature:

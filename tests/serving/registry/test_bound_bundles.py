@@ -24,6 +24,7 @@ from serving.registry.aliases import BUNDLE_TAG, CONTENT_TAG
 from serving.registry.file_store import sqlite_uri
 from serving.registry.mlflow_client import connect
 from serving.registry.model_registry import Registry, Version
+from serving.registry.requirements import installed_flavour, requirements
 from tests.serving.conftest import sealed
 
 DIGESTS = {1: "1" * 64, 2: "2" * 64}
@@ -64,6 +65,18 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory, sources: BundleSources) -> Shop:
     return Shop(tmp_path_factory.mktemp("shop"), sources)
+
+
+def test_the_model_brings_what_its_requirements_name(shop: Shop) -> None:
+    """A relative path of ``requirements.txt`` is that of a file in the model's folder; the other list lies beside it."""
+    model = shop.logged(1).parents[1]
+    lines = (model / "requirements.txt").read_text().splitlines()
+    assert lines == requirements(installed_flavour())
+    assert all((model / line).is_file() for line in lines if line.startswith("./"))
+    assert {path.name for path in (model / "code").glob("requirements-*.txt")} == {
+        "requirements-cpu.txt",
+        "requirements-gpu.txt",
+    }
 
 
 def beam(folder: Path) -> int:
