@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from features.log.encoded_log import EncodedLog, StoredLog
 from features.log.event_log import Core
 from features.log.quarantine import DUPLICATE, check_share
 from features.log.read_state import WARNINGS, WHOLE_COLUMNS, ReadState
+from features.sources.as_of import as_of
 from features.sources.base import FILE, RawTables, Source
 from features.sources.columns.ids import ODD_SHARE, canonical_integers
 from recsys.contracts.columns import Columns
@@ -47,8 +48,9 @@ def prepare_appended(
 
     Args:
         source: Where the logs are now.
-        config: What to make of them; that of ``earlier`` too.
-        earlier: Prepared data sets of the same source; the first whose files are all there, unchanged, is taken.
+        config: What to make of them; that of ``earlier`` too, the day aside.
+        earlier: Prepared data sets of the same source, of an earlier day or the same; the first whose files are all there,
+            unchanged, is taken.
         out_dir: Folder to write into; created when missing.
         seed: As for :func:`features.build.prepare`.
 
@@ -60,8 +62,8 @@ def prepare_appended(
     """
     fingerprints = source.fingerprint()
     try:
-        raw = source.read(seed)
-        base, state = _fitting(earlier, raw, fingerprints)
+        raw = as_of(source.read(seed), config.as_of)
+        base, state = _fitting(earlier, raw, fingerprints, config.as_of)
         new = [file for file in raw.interactions.files if file not in state.fingerprints]
         added = read_log(raw, config.quarantine, need_session_id=need_session_id(raw, config), only=new)
         log = StoredLog.open(base.path / LOG_FOLDER)
@@ -101,17 +103,27 @@ def _certain(base: Artifact, merge: Merge, raw: RawTables, config: FeaturesConfi
     return Certain(core, microseconds(cuts[0] - (cuts[1] - cuts[0]) / 8))
 
 
-def _fitting(earlier: Sequence[Artifact], raw: RawTables, now: Mapping[str, str]) -> tuple[Artifact, ReadState]:
+def _fitting(
+    earlier: Sequence[Artifact], raw: RawTables, now: Mapping[str, str], day: date | None
+) -> tuple[Artifact, ReadState]:
     """Return the first earlier data set whose files are all there, as they were, and its state."""
     reasons = []
     for artifact in earlier:
         state = ReadState.load(artifact.path / LOG_FOLDER)
-        reason = state.why_not(raw.interactions, now)
+        reason = _of_later_days(artifact, day) or state.why_not(raw.interactions, now)
         if reason is None:
             verify_files(artifact, f"{LOG_FOLDER}/", QUARANTINE)
             return artifact, state
         reasons.append(reason)
     raise CannotExtend(reasons[0])
+
+
+def _of_later_days(artifact: Artifact, day: date | None) -> str | None:
+    """Say that an earlier data set has seen more than ``day``; ``None`` where it has not."""
+    seen = artifact.manifest.config["features"].get("as_of")
+    if day is None or (seen is not None and date.fromisoformat(seen) <= day):
+        return None
+    return f"the earlier result has seen {'all events' if seen is None else f'the events up to {seen}'}"
 
 
 def _refused(base: Artifact, log: StoredLog, added: ReadLog, raw: RawTables) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -40,6 +41,7 @@ from features.log.repeats import Duplicates
 from features.log.signal_bits import behaviour_bytes
 from features.session_quality import good_sessions
 from features.sessions import SessionConfig, SessionRule, session_index, session_rule, session_starts
+from features.sources.as_of import as_of
 from features.sources.base import RawTables, Source, merge_facts
 from features.splits import SplitConfig, check_not_empty, split_events
 from features.tables import (
@@ -80,12 +82,14 @@ class FeaturesConfig(FrozenConfig):
             the quarantine; ``keep`` keeps all.
         derived_signals: Signals that are computed once the split is known, such as a percentile of watch time; the model
             and the reward model read them like the source's own.
+        as_of: The last day whose events are seen, UTC; ``None``: all that stand in the files.
         eval_rows: Rows of validation and test. ``per_user`` asks once per user for everything in the window, as a nightly
             job does; ``per_event`` asks before every event of the window, as benchmarks that split samples in time do.
     """
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"judged_rows": "eval_rows"}
 
+    as_of: date | None = None
     task: Task = "next_item"
     session_length: int = Field(1, ge=1)
     k_core: KCoreConfig = KCoreConfig()
@@ -170,7 +174,7 @@ def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) ->
         ConfigError: The configuration asks for something the source does not have.
     """
     fingerprints = source.fingerprint()  # first: a file that is rewritten meanwhile differs from it, and is read again
-    raw = source.read(seed)
+    raw = as_of(source.read(seed), config.as_of)
     return prepare_from_log(raw, read_events(raw, config), config, out_dir, fingerprints)
 
 
@@ -245,7 +249,7 @@ def validate_source(source: Source, config: FeaturesConfig, seed: int = 0) -> di
         ``problems``: what would stop `prepare`, empty when nothing would; ``report``: the data report, or ``None``.
     """
     try:
-        raw = source.read(seed)
+        raw = as_of(source.read(seed), config.as_of)
         read = read_events(raw, config)
         kept = keep_events(read.log, config.k_core, config.duplicates, raw.merge_rules)
         data = assemble(raw, read, kept, config)

@@ -234,6 +234,8 @@ PREPARE: Final = Stage(
     prepare,
     ("source", "features"),
     ignored=("source.path",),
+    added=(("features.as_of", None),),
+    extends_across=("features.as_of",),
     fingerprints=raw_fingerprints,
     extend=prepare_more,
 )

@@ -198,8 +198,8 @@ class Merge:
 
 def _of_all(name: str, earlier: EncodedLog, new: EncodedLog) -> tuple[int, ...]:
     """Return a count per file for all files."""
-    known = dict(zip(earlier.files, getattr(earlier, name), strict=True))
-    return tuple(known.get(file, count) for file, count in zip(new.files, getattr(new, name), strict=True))
+    known = dict(zip(earlier.files, getattr(earlier, name), strict=True))  # 0 where all events came after its day
+    return tuple(max(known.get(file, 0), count) for file, count in zip(new.files, getattr(new, name), strict=True))
 
 
 def difference_of(earlier: EncodedLog, new: EncodedLog) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from features.sources.as_of import HELD_BACK
 from features.sources.base import EventStream
 from recsys.contracts.errors import CannotExtend
 from recsys.contracts.manifest import read_json, write_json
@@ -35,8 +36,13 @@ class ReadState:
 
     @classmethod
     def of(cls, stream: EventStream, fingerprints: Mapping[str, str], facts: Mapping[str, Any]) -> ReadState:
-        """Take what belongs to the files of a stream; other files, of items and users, are read anew every time."""
-        own = {file: fingerprints[file] for file in stream.files if stream.by_file and file in fingerprints}
+        """Take what belongs to the files of a stream; other files, of items and users, are read anew every time.
+
+        Nor do files belong to it that hold events after the day of the log: they are still to be read.
+        """
+        later = {found["file"] for found in facts.get(HELD_BACK, ())}
+        files = [file for file in stream.files if stream.by_file and file not in later]
+        own = {file: fingerprints[file] for file in files if file in fingerprints}
         return cls(own, facts, dict(stream.types))
 
     def save(self, folder: Path) -> None:
@@ -65,6 +71,13 @@ class ReadState:
         """
         if not self.fingerprints or not stream.by_file or not set(stream.files) <= set(now):
             return "the source has no files that could be read one without the others"
+        later = self.facts.get(HELD_BACK, ())
+        halves = [found for found in later if found["rows"] < found["of"]]
+        if halves:
+            return (
+                f"'{halves[0]['file']}' holds {halves[0]['rows']} events after the day of the earlier result beside "
+                f"{halves[0]['of'] - halves[0]['rows']} others, and files are read whole"
+            )
         gone = [file for file in self.fingerprints if file not in stream.files]
         if gone:
             return f"'{gone[0]}' is not there any more"
