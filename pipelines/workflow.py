@@ -62,7 +62,12 @@ class RunReport:
 
 
 class Workflow:
-    """One configuration at work in one output folder; the caller holds the folder's lock."""
+    """One configuration at work in one output folder; the caller holds the folder's lock.
+
+    Attributes:
+        version: Of this configuration's bundle, once it is registered or was found.
+        decision: What the gate said about it, once it did.
+    """
 
     def __init__(self, config: RunConfig, progress: Progress) -> None:
         self.config = config
@@ -81,6 +86,8 @@ class Workflow:
         )
         self.runner = Runner(config, config.seed, self.store, progress, after=self._after, where=say_placement)
         self._with_champion = False
+        self.version: Version | None = None
+        self.decision: GateDecision | None = None
 
     def run(self, append: bool = False) -> RunReport:
         """Do everything, skipping what exists.
@@ -169,7 +176,7 @@ class Workflow:
             self.runner.outcomes[name] = Outcome(
                 BY_NAME[name], self._existing(steps, name, "promote"), ran=False, seconds=0.0
             )
-        version = self.registry().find_bundle(self.config.registered_name, bundle.digest)
+        self.version = version = self.registry().find_bundle(self.config.registered_name, bundle.digest)
         if version is None:
             raise ArtifactError(
                 f"the bundle '{bundle.path}' is not registered at '{shown(self.tracker.uri)}'; run `recsys export` first"
@@ -239,6 +246,7 @@ class Workflow:
         registry = self.registry()
         known = registry.find_bundle(self.config.registered_name, bundle.digest)
         if known is not None:
+            self.version = known
             logger.info("register: up to date (%s version %s)", known.name, known.number)
             return known, False
         self.tracker.flush()
@@ -249,6 +257,7 @@ class Workflow:
             )
         with self.tracker.working_on(run_id):
             version = registry.register(bundle.path, run_id, self._version_tags(bundle))
+        self.version = version
         logger.info("register: %s version %s", version.name, version.number)
         return version, True
 
@@ -272,7 +281,9 @@ class Workflow:
         outcomes = self.runner.outcomes
         config = self.config
         gate = Gate(self.registry(), self.store, config.output_dir, config.promote, config.device)
-        decision = gate.decide(version, outcomes[EVALUATE.name].artifact, outcomes[PREPARE.name].artifact)
+        self.decision = decision = gate.decide(
+            version, outcomes[EVALUATE.name].artifact, outcomes[PREPARE.name].artifact
+        )
         log = logger.info if decision.promoted else logger.warning
         log(
             "promote: version %s %s: %s",
@@ -290,7 +301,10 @@ class Workflow:
         bundle, pinned = self.open_model(reference)
         settings = self.config.recommend.model_copy(update={"model": pinned})
         runner = dataclasses.replace(self.runner, config=self.config.model_copy(update={"recommend": settings}))
-        return runner.run(RECOMMEND, {PREPARE.name: prepared, EXPORT.name: bundle}), pinned
+        self.runner.working_on = RECOMMEND.name
+        outcome = runner.run(RECOMMEND, {PREPARE.name: prepared, EXPORT.name: bundle})
+        self.runner.working_on = None
+        return outcome, pinned
 
     def open_model(self, reference: str) -> tuple[Artifact, str]:
         """Open the bundle behind a reference or folder, and pin aliases to the version they mean now."""

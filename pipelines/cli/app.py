@@ -23,6 +23,7 @@ import typer
 
 from pipelines.cli.data_tools import audit, check_table
 from pipelines.cli.datasets import export_recbole, fetch
+from pipelines.cli.log_format import choose, is_json, say
 from pipelines.cli.nights import rollback, status
 from pipelines.cli.options import (
     AppendOption,
@@ -39,10 +40,10 @@ from pipelines.cli.options import (
 )
 from pipelines.cli.reproduce import reproduce
 from pipelines.cli.tools import doctor, histories, recommend, report, simulate, validate
+from pipelines.cli.verb_group import VerbGroup
 from pipelines.engine.stop_signals import Stopped, stoppable
 from recsys.contracts.errors import RecsysError
 from recsys.runtime import ProgressMode
-from serving.registry.masking import masked
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -52,6 +53,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 app = typer.Typer(
     name="recsys",
+    cls=VerbGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -89,14 +91,15 @@ def main(arguments: list[str] | None = None) -> None:
     # of it spent on modules and classes, which stay.
     gc.set_threshold(50_000, 20, 20)
     atexit.register(gc.freeze)  # nor are they searched when the process ends: another tenth
+    choose(sys.argv[1:] if arguments is None else arguments)
     try:
         with stoppable():
             code = app(args=arguments, standalone_mode=False)
     except Stopped as stopped:
-        _say(str(stopped))
+        say(str(stopped))
         code = stopped.exit_code
     except RecsysError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         code = error.exit_code
     except typer.Exit as request:
         code = request.exit_code
@@ -111,10 +114,17 @@ def _unexpected(error: Exception) -> int:
     """Usage errors of the argument parser are the user's (2), anything else is ours (1)."""
     show = getattr(error, "show", None)
     if callable(show) and hasattr(error, "exit_code"):
-        show(file=sys.stderr)
+        if is_json():
+            say(f"error: {error.format_message()}")  # type: ignore[attr-defined]  # of the argument parser's errors
+        else:
+            show(file=sys.stderr)
         return 2
-    _say("".join(traceback.format_exception(error)).rstrip())
-    _say("this is a fault of recsys, not of your input; finished stages are kept")
+    advice = "this is a fault of recsys, not of your input; finished stages are kept"
+    if is_json():
+        say(f"{type(error).__name__}: {error}; {advice}", error)
+    else:
+        say("".join(traceback.format_exception(error)).rstrip())
+        say(advice)
     return 1
 
 
@@ -289,10 +299,6 @@ def _print_report(config: RunConfig, report: RunReport) -> None:
     print(f"candidates  {report.candidates} (by {report.served_by})")
     print(f"data        {report.outcomes['prepare'].artifact.path / 'data_report.html'}")
     print(f"report      {evaluation.path / 'report.html'}")
-
-
-def _say(text: str) -> None:
-    print(masked(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

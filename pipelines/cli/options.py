@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from recsys.runtime import ProgressMode, make_progress
-from serving.registry.masking import MaskingFormatter, remember
+from pipelines.cli.log_format import formatter, progress_of, quiet_libraries
+from pipelines.cli.verb_group import current_call
+from recsys.runtime import ProgressMode
+from serving.registry.masking import remember
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -63,13 +65,14 @@ LogOption = Annotated[LogLevel, typer.Option("--log-level", help="How much is sa
 
 def set_up_logging(level: LogLevel) -> None:
     """Send our log to standard error; libraries only speak from warnings on."""
+    quiet_libraries()
     logging.basicConfig(
         stream=sys.stderr,
         force=True,
         level=logging.WARNING,
     )
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(formatter())
     for name in ("recsys", "features", "pipelines", "serving"):
         logging.getLogger(name).setLevel(level.upper())
     for name in _LOUD:
@@ -89,12 +92,16 @@ def load(path: Path, overrides: list[str] | None) -> RunConfig:
 
 
 def locked(config: RunConfig, mode: ProgressMode, work: Callable[[Workflow], Any]) -> Any:
-    """Do work while holding the lock of the output folder."""
+    """Do work while holding the lock of the output folder, and leave a summary of it there."""
     from pipelines.engine.lock import run_lock
+    from pipelines.run_summary.files import summarised
     from pipelines.workflow import Workflow
 
+    progress = progress_of(mode)
     with run_lock(config.output_dir):
-        return work(Workflow(config, make_progress(mode)))
+        workflow = Workflow(config, progress)
+        with summarised(workflow, current_call()):
+            return work(workflow)
 
 
 def print_plan(config: RunConfig, verb: str | None = None) -> None:

@@ -51,6 +51,7 @@ class Runner:
         bases: Artefacts to start from, by stage name, for the stages that can grow.
         where: Says of a stage where it runs, for the log and the summary in its manifest; ``None`` where it has no choice.
         outcomes: What happened so far, by stage name.
+        working_on: The stage at work; after an error, the one that failed.
     """
 
     config: FrozenConfig
@@ -62,6 +63,7 @@ class Runner:
     bases: Mapping[str, Artifact] = field(default_factory=dict)
     where: Callable[[str, Any], str | None] = lambda name, config: None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    working_on: str | None = None
 
     def run_all(self, stages: Iterable[Stage]) -> None:
         """Run the stages in order, each with the artefacts of the stages before it."""
@@ -74,6 +76,7 @@ class Runner:
         Args:
             inputs: Opened artefacts of the stage's parents, by stage name.
         """
+        self.working_on = stage.name
         base = self.bases.get(stage.name)
         parents = {name: inputs[name].digest for name in stage.parents}
         step = plan_stage(stage, self.config, self.seed, parents, base.digest if base else None)
@@ -85,6 +88,7 @@ class Runner:
             outcome = self._work(step, inputs)
         self.outcomes[stage.name] = outcome
         self.after(outcome)
+        self.working_on = None
         return outcome
 
     def open_parents(self, stage: Stage, steps: Mapping[str, PlannedStage]) -> dict[str, Artifact]:

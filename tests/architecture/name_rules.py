@@ -37,7 +37,7 @@ OLD_NAMES = _names(
         r"(?i)judg(?!e?men)",
         "held_out_reward_model; compare_systems, decide, check_round, eval_rows; evaluated, measured",
     ),
-    (r"(?i)gauge", "PolicyEvaluator"),
+    (r'(?i)gauge(?!")', "PolicyEvaluator"),  # before a closing quote it is Prometheus' word for a kind of metric
     (r"(?i)\breward_?plugs?\b|\bplugs?\b(?!-)", "RewardSet"),
     (r"(?i)\bmanners?\b", "AnswerOptions"),
     (r"\bPreparedData\b", "Dataset"),
