@@ -22,6 +22,7 @@ from recsys.model.layers.attention import KeysValues
 from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.precision import product_dtype, rounded_linear
 from recsys.model.layers.prediction_points import PredictionPoints
+from recsys.model.layers.prefix_tree import PrefixTree
 
 
 class CodeBlock(Protocol):
@@ -125,6 +126,23 @@ class CodeSequence(nn.Module, ABC):
             return nn.functional.pad(points.spread(rows), (0, 0, 0, 1)).view(b, p, m, levels + 1, -1)
 
         return self.read_out(x_NTD, spread)
+
+    def along_tree(self, tree: PrefixTree, keys_values: list[KeysValues]) -> list[torch.Tensor]:
+        """Log-probabilities of the next code after every prefix of single items.
+
+        Returns:
+            Per level, float32 ``[N_l, K_l]``.
+        """
+        parts = [self.bos_D.expand(tree.users, -1)]
+        parts += [self.codes(codes, level) for level, codes in enumerate(tree.codes)]
+        x_N1D = torch.cat([part + self.position.weight[level] for level, part in enumerate(parts)])[:, None]
+        x_N1D = self.dropout(x_N1D)
+        for block, place in zip(self.layers(), self.kv_layer, strict=True):
+            x_N1D = block(x_N1D, keys_values[place], tree)
+        found = []
+        for level, here in enumerate(tree.level_slices):
+            found.append(self.code_logits(self.read_out_step(x_N1D[here, 0], level), level).log_softmax(-1))
+        return found
 
     def embed(self, codes_NML: torch.Tensor) -> torch.Tensor:
         """Embed ``[BOS] c1 … cL`` per item, without the last code: ``[N, M * (L + 1) - 1, D]``."""

@@ -9,7 +9,7 @@ D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from recsys.model.layers.attention import KeysValues
 from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.moe import MixtureOfExperts
 from recsys.model.layers.precision import float32_linear
+from recsys.model.layers.prefix_tree import PrefixTree
 from recsys.model.layers.steering import ObjectiveInput, steer
 from recsys.model.layers.tables import FeatureTables, ReservedRows
 from recsys.model.variants.lazy_decoder import LazyDecoder
@@ -173,6 +174,22 @@ class GenerativeRecommender(nn.Module):
         hidden, _ = self(batch)
         log_probs = self.code_log_probs(hidden, batch.target_BPM).sum(-1)
         return log_probs.masked_fill(batch.target_BPM == 0, 0.0)
+
+    def log_probs_along(self, history: HistoryBatch, tree: PrefixTree) -> list[torch.Tensor]:
+        """Log-probabilities of the next code after every prefix of a tree; the gradient flows.
+
+        Args:
+            tree: Prefixes of the same users.
+
+        Returns:
+            Per level, float32 ``[N_l, K_l]`` for the level's nodes.
+        """
+        full = bool((history.lengths_B == history.item_BH.shape[1]).all())
+        memory_BSD = self.encoder(history, full=full)
+        if not full:
+            positions = torch.arange(memory_BSD.shape[1], device=memory_BSD.device)
+            tree = replace(tree, visible=(positions <= self.encoder.last_position(history)[:, None])[:, None, None])
+        return self.decoder.along_tree(tree, self.decoder.keys_values(steer(memory_BSD, history, self.objective)))
 
     def start(self, history: HistoryBatch) -> DecodingState:
         """Encode the histories and project all cross-attention keys and values, once per user."""

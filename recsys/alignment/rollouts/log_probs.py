@@ -2,21 +2,21 @@
 
 The policy's prediction points share a user's memory (:class:`~recsys.data.batch.TrainingBatch`); here a point is a
 candidate, and all of them look at the whole history. The encoder, by far the longer half, then runs once per user
-instead of once per candidate, with gradient or without. The last code of an item is predicted and never read, so single
-items that differ in it alone are one point: of a beam of 16 on Amazon Beauty, 11.4 are left.
+instead of once per candidate, with gradient or without. Single items go further: their prefixes are one tree, and each is
+decoded once (:mod:`recsys.model.layers.prefix_tree`).
 
-Legend: B users, G candidates per user, P points per user, M items per session, L levels, K codes.
+Legend: B users, G candidates per user, M items per session, L levels, N nodes of a tree, K codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from recsys.data.batch import HistoryBatch, TrainingBatch
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.model.layers.prefix_tree import PrefixTree
 
 
 @dataclass(frozen=True)
@@ -74,51 +74,12 @@ def candidate_log_probs(
 def _item_log_probs(policy: GenerativeRecommender, history: HistoryBatch, items_BG: torch.Tensor) -> torch.Tensor:
     """Log-probabilities of the codes of single items, ``[B, G, L]``; where the item is -1, any finite numbers."""
     codes_BGL = policy.item_tower.codes_IL[items_BG + 1]
-    item_BP, place_BG = shared_points(items_BG, codes_BGL[..., :-1], policy.spec.level_sizes)
-    hidden, _ = policy(candidate_batch(history, item_BP[..., None]))
+    tree = PrefixTree.from_codes(codes_BGL, items_BG >= 0, policy.spec.level_sizes)
     found = []
-    for level in range(policy.num_levels):
-        if level == 0:  # the first code is predicted from the history alone: any point of the user will do
-            log_probs_BPK = policy.decoder.code_logits(hidden[:, :1, 0, 0], 0).log_softmax(-1)
-            entry_BG = codes_BGL[..., 0]
-        else:
-            log_probs_BPK = policy.decoder.code_logits(hidden[:, :, 0, level], level).log_softmax(-1)
-            entry_BG = place_BG * log_probs_BPK.shape[2] + codes_BGL[..., level]
-        found.append(log_probs_BPK.flatten(1).gather(1, entry_BG))
+    for level, log_probs_NK in enumerate(policy.log_probs_along(history, tree)):
+        entry_BG = tree.node_BG[level] * log_probs_NK.shape[1] + codes_BGL[..., level]
+        found.append(log_probs_NK.flatten().index_select(0, entry_BG.flatten()).view_as(entry_BG))
     return torch.stack(found, dim=-1)
-
-
-def shared_points(
-    items_BG: torch.Tensor, prefix_BGl: torch.Tensor, sizes: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose one item for all of a user that have the same prefix.
-
-    Args:
-        prefix_BGl: int64 the codes that count.
-        sizes: Codes per level.
-
-    Returns:
-        ``(item_BP, place_BG)``: the chosen items, -1 where a user has fewer than P, and whose place each candidate takes.
-
-    Example:
-        Items 7 and 9 share their first code; the fourth candidate does not exist.
-
-        >>> items, codes = torch.tensor([[7, 4, 9, -1]]), torch.tensor([[[1], [2], [1], [0]]])
-        >>> item, place = shared_points(items, codes, (3, 3))
-        >>> item.tolist(), place.tolist()
-        ([[9, 4, -1]], [[0, 1, 0, 2]])
-    """
-    key_BG = torch.zeros_like(items_BG)
-    for level in range(prefix_BGl.shape[2]):
-        key_BG = key_BG * sizes[level] + prefix_BGl[..., level]
-    key_BG = key_BG.masked_fill(items_BG < 0, torch.iinfo(torch.int64).max)
-    ordered_BG, order_BG = key_BG.sort(dim=1, stable=True)
-    is_new_BG = torch.ones_like(ordered_BG, dtype=torch.bool)
-    is_new_BG[:, 1:] = ordered_BG[:, 1:] != ordered_BG[:, :-1]
-    place_BG = torch.empty_like(key_BG).scatter_(1, order_BG, is_new_BG.cumsum(1) - 1)
-    width = int(place_BG.max()) + 1 if place_BG.numel() else 0
-    item_BP = torch.full((len(items_BG), width), -1, dtype=torch.int64, device=items_BG.device)
-    return item_BP.scatter_reduce_(1, place_BG, items_BG, "amax"), place_BG
 
 
 def level_distributions(policy: GenerativeRecommender, batch: TrainingBatch) -> list[torch.Tensor]:

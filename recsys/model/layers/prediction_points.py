@@ -7,7 +7,7 @@ D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +19,26 @@ class MemoryAttention(Protocol):
 
     def __call__(self, x_BRD: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor | None, /) -> torch.Tensor:
         """Attend, one row per user; ``mask`` is ``[B, 1, R, S]``, ``None``: everything is visible."""
+        ...
+
+
+class CausalAttention(Protocol):
+    """Self-attention over the positions of each row."""
+
+    def __call__(self, x_NTD: torch.Tensor, /, *, causal: bool = False) -> torch.Tensor:
+        """Attend within each row."""
+        ...
+
+
+class DecodedRows(Protocol):
+    """What the N rows of a decoder are: points, or the prefixes of a tree."""
+
+    def attend_within(self, attention: Any, x_NTD: torch.Tensor, /) -> torch.Tensor:
+        """Attend from every position to what was decoded before it."""
+        ...
+
+    def attend(self, attention: MemoryAttention, x_NTD: torch.Tensor, keys_values: KeysValues, /) -> torch.Tensor:
+        """Attend from every position to its user's memory."""
         ...
 
 
@@ -85,6 +105,10 @@ class PredictionPoints:
             return picked
         users, points = self.shape
         return picked.new_zeros(users * points, *picked.shape[1:]).index_copy(0, self.place_N, picked)
+
+    def attend_within(self, attention: CausalAttention, x_NTD: torch.Tensor) -> torch.Tensor:
+        """Attend from every decoder position to those before it, point by point."""
+        return attention(x_NTD, causal=True)
 
     def attend(self, attention: MemoryAttention, x_NTD: torch.Tensor, keys_values: KeysValues) -> torch.Tensor:
         """Attend from every decoded point to its user's memory, ``[N, T, D] -> [N, T, D]``."""

@@ -31,7 +31,7 @@ from recsys.model.layers.attention import FeedForward, KeysValues, SelfAttention
 from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.moe import feed_forward
 from recsys.model.layers.precision import Norm
-from recsys.model.layers.prediction_points import PredictionPoints
+from recsys.model.layers.prediction_points import DecodedRows
 
 
 class ContextProcessor(nn.Module):
@@ -113,10 +113,10 @@ class LazyBlock(nn.Module):
         self.ffn = SparseFeedForward(config) if sparse else FeedForward(config.width, config.ffn_width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_NTD: torch.Tensor, keys_values: KeysValues, points: PredictionPoints) -> torch.Tensor:
+    def forward(self, x_NTD: torch.Tensor, keys_values: KeysValues, points: DecodedRows) -> torch.Tensor:
         """Apply to N rows, one per decoded point; the points of a user share the user's keys and values."""
         x_NTD = x_NTD + self.dropout(points.attend(self.cross_attention, self.cross_norm(x_NTD), keys_values))
-        x_NTD = x_NTD + self.dropout(self.self_attention(self.self_norm(x_NTD), causal=True))
+        x_NTD = x_NTD + self.dropout(points.attend_within(self.self_attention, self.self_norm(x_NTD)))
         return x_NTD + self.dropout(self.ffn(self.ffn_norm(x_NTD)))
 
     def step(

@@ -12,7 +12,7 @@ from recsys.alignment.losses.config import PolicyGradientConfig
 from recsys.alignment.rere import RankingRewardLearning
 from recsys.alignment.rewards.functions import target_share
 from recsys.alignment.rewards.reward_set import RewardSet
-from recsys.alignment.rollouts.log_probs import candidate_log_probs, shared_points
+from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.alignment.rollouts.lost_targets import search_for_targets
 from recsys.alignment.rollouts.request_stream import RequestStream
 from recsys.alignment.rollouts.sampler import RolloutSampler
@@ -163,30 +163,6 @@ def test_nothing_is_dropped_where_a_group_without_its_target_may_count(tmp_path:
 def test_sessions_are_never_dropped(tmp_path: Path) -> None:
     prepared = session_ring(tmp_path)
     assert not RolloutSampler(ring_ids(), RolloutConfig(num_generations=2)).finds_targets(ring_policy(prepared))
-
-
-def test_candidates_that_differ_in_the_last_code_share_a_point(tmp_path: Path) -> None:
-    """Items 0 to 3 of the ring have first code 0, 4 to 7 first code 1: three points for six candidates, one missing."""
-    prepared = next_item_ring(tmp_path)
-    policy = ring_policy(prepared)
-    stream = RequestStream(prepared, 6, 4, seed=0)
-    history, _ = RolloutSampler(ring_ids(), RolloutConfig())._inputs(policy, stream.requests(stream.rows(0)))
-    items = torch.tensor([[0, 5, 3, 4, 2, -1]]).expand(len(history), -1)
-    codes = policy.item_tower.codes_IL[items + 1]
-    point, place = shared_points(items, codes[..., :-1], policy.spec.level_sizes)
-    assert point[0].tolist() == [3, 5, -1]
-    assert place[0].tolist() == [0, 1, 0, 1, 0, 2]
-    together = candidate_log_probs(policy, history, items[..., None]).codes
-    alone = torch.cat([candidate_log_probs(policy, history, items[:, [g], None]).codes for g in range(6)], dim=1)
-    torch.testing.assert_close(together, alone)
-    assert (together[:, -1] == 0).all()
-
-
-def test_one_level_and_equal_items(tmp_path: Path) -> None:
-    items = torch.tensor([[4, 4, 7], [-1, -1, -1]])
-    point, place = shared_points(items, torch.empty(2, 3, 0, dtype=torch.int64), (9,))
-    assert point.tolist() == [[7], [-1]]
-    assert place.tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def test_the_policy_gradient_of_a_step_is_the_published_mean(tmp_path: Path) -> None:
