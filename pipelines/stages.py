@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.engine.stage import Inputs, Stage
-from pipelines.grown_stages import grow_embed
 from pipelines.learning import align, rank, reward, train
 from recsys.contracts.manifest import Artifact
 from recsys.device import resolve_device
@@ -248,7 +247,6 @@ EMBED: Final = Stage(
     parents=("prepare",),
     ignored=("embed.precomputed.path", "embed.precomputed.ids"),
     fingerprints=vector_fingerprints,
-    grow=grow_embed,
 )
 TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), parents=("prepare", "embed"))
 TRAIN: Final = Stage(
@@ -259,7 +257,7 @@ TRAIN: Final = Stage(
     parents=("prepare", "embed", "tokenize"),
     # as many processes as there are give the same policy, up to rounding
     ignored=("train.processes", "train.prefetch_batches"),
-    added=(("train.tf32", True),),
+    added=(("train.tf32", True), ("model.backbone", "encoder_decoder"), ("model.language_model", None)),
     resumable=True,
 )
 REWARD: Final = Stage(

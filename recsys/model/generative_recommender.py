@@ -10,6 +10,7 @@ D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,24 @@ from recsys.model.variants.lazy_decoder import LazyDecoder
 from recsys.model.variants.pathways import PathwayEncoder
 
 
+class LanguageSpec(BaseModel):
+    """What fixes the shapes of a policy that is a language model.
+
+    Attributes:
+        config: Of transformers, as JSON.
+        source: Name of what the base was read from; ``None``: its weights were drawn at random.
+        digest: SHA-256 of the source's weights.
+        instruction: Tokens before every history.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: dict[str, Any]
+    source: str | None = None
+    digest: str | None = None
+    instruction: tuple[int, ...] = ()
+
+
 class PolicySpec(BaseModel):
     """Everything that fixes the policy's parameter shapes; saved beside the weights."""
 
@@ -44,6 +63,8 @@ class PolicySpec(BaseModel):
     semantic_id_digest: str
     objectives: tuple[str, ...] = ()
     """Names of the objective weights that the policy was aligned with, in their order; empty: not steerable."""
+    language: LanguageSpec | None = None
+    """Of ``model.backbone: llm``."""
 
 
 @dataclass
