@@ -30,6 +30,7 @@ from recsys.model.generative_recommender import GenerativeRecommender, PolicySpe
 from recsys.model.layers.attention import KeysValues
 from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.prefix_tree import PrefixTree
+from recsys.model.layers.rows import Linear
 from recsys.model.layers.tables import FeatureTables
 
 
@@ -102,7 +103,7 @@ class LanguagePolicy(GenerativeRecommender):
         self.tables = FeatureTables(rows, config.width, config.init_std)
         self.codes = CodeEmbedding(spec.level_sizes, config.width, config.init_std)
         self.item_tower = ItemTower(config, self.tables, self.codes, catalogue)
-        self.dense_query = nn.Linear(config.width, config.width, bias=False)
+        self.dense_query = Linear(config.width, config.width, bias=False)
         nn.init.eye_(self.dense_query.weight)
         self.objective = None
         self.base: Any = base

@@ -28,6 +28,7 @@ from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.moe import MixtureOfExperts
 from recsys.model.layers.precision import float32_linear
 from recsys.model.layers.prefix_tree import PrefixTree
+from recsys.model.layers.rows import Linear
 from recsys.model.layers.steering import ObjectiveInput, steer
 from recsys.model.layers.tables import FeatureTables, ReservedRows
 from recsys.model.variants.lazy_decoder import LazyDecoder
@@ -114,7 +115,7 @@ class GenerativeRecommender(nn.Module):
         decoder_class = LazyDecoder if config.decoder == "lazy" else SessionDecoder
         self.decoder = decoder_class(config, self.codes, dataset.session_length)
         self.objective = ObjectiveInput(config.num_objectives, config.width) if config.num_objectives else None
-        self.dense_query = nn.Linear(config.width, config.width, bias=False)
+        self.dense_query = Linear(config.width, config.width, bias=False)
         self._init_linear_layers(config)
 
     def _init_linear_layers(self, config: ModelConfig) -> None:
