@@ -24,7 +24,7 @@ import typer
 from pipelines.cli.data_tools import audit, check_table
 from pipelines.cli.datasets import export_recbole, fetch
 from pipelines.cli.log_format import choose, is_json, say
-from pipelines.cli.nights import rollback, status
+from pipelines.cli.nights import clean, lineage, rollback, status
 from pipelines.cli.options import (
     AppendOption,
     ConfigOption,
@@ -277,7 +277,21 @@ def promote(
     print(f"{version.name} version {version.number} is champion: {decision.reason}")
 
 
-for _verb in (status, rollback, recommend, histories, report, simulate, fetch, validate, audit, reproduce, doctor):
+for _verb in (
+    status,
+    lineage,
+    rollback,
+    clean,
+    recommend,
+    histories,
+    report,
+    simulate,
+    fetch,
+    validate,
+    audit,
+    reproduce,
+    doctor,
+):
     app.command()(_verb)
 app.command(name="export-recbole")(export_recbole)
 app.command(name="check-table")(check_table)
