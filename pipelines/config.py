@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from features.audit.changes import ChangesConfig
 from features.build import FeaturesConfig
-from features.item_embeddings import EmbedConfig
+from features.embeddings.config import EmbedConfig
 from features.sources import SourceConfig
 from pipelines.release.gate.config import PromoteConfig
 from pipelines.release.tracking import TrackingConfig

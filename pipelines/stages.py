@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.engine.stage import Inputs, Stage
+from pipelines.grown_stages import grow_embed
 from pipelines.learning import align, rank, reward, train
 from recsys.contracts.manifest import Artifact
 from recsys.device import resolve_device
@@ -247,6 +248,7 @@ EMBED: Final = Stage(
     parents=("prepare",),
     ignored=("embed.precomputed.path", "embed.precomputed.ids"),
     fingerprints=vector_fingerprints,
+    grow=grow_embed,
 )
 TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), parents=("prepare", "embed"))
 TRAIN: Final = Stage(
