@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.engine.stage import Inputs, Stage
-from pipelines.grown_stages import grow_embed
+from pipelines.grown_stages import grow_embed, grow_tokenize
 from pipelines.learning import align, rank, reward, train
 from recsys.contracts.manifest import Artifact
 from recsys.device import resolve_device
@@ -79,13 +79,13 @@ def tokenize(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     from recsys.contracts.columns import Columns
     from recsys.contracts.dataset import Dataset
     from recsys.semantic_ids.tokenize import tokenize as fit_semantic_ids
-    from recsys.semantic_ids.versions import SemanticIds
 
     items = Dataset.open(inputs["prepare"].path).items
     embeddings = np.load(inputs["embed"].path / "fused.npy", mmap_mode="r")
     traffic = items[Columns.TRAIN_COUNT].to_numpy()
-    report = fit_semantic_ids(embeddings, items[Columns.ITEM_ID], traffic, config.tokenize, out_dir, config.seed)
-    return {**report, "semantic_id_digest": SemanticIds.load(out_dir).digest}
+    space = inputs["embed"].manifest.summary["space"]
+    report = fit_semantic_ids(embeddings, items[Columns.ITEM_ID], traffic, config.tokenize, out_dir, config.seed, space)
+    return {**report, "semantic_id_digest": report["digest"]}
 
 
 def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
@@ -250,7 +250,16 @@ EMBED: Final = Stage(
     fingerprints=vector_fingerprints,
     grow=grow_embed,
 )
-TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), parents=("prepare", "embed"))
+TOKENIZE: Final = Stage(
+    "tokenize",
+    "semantic_ids",
+    tokenize,
+    ("tokenize",),
+    parents=("prepare", "embed"),
+    ignored=("tokenize.refit", "tokenize.generation"),  # limits are held against the result; without a base it is new
+    grow=grow_tokenize,
+    grown_sections=("tokenize.generation",),
+)
 TRAIN: Final = Stage(
     "train",
     "policy",

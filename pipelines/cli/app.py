@@ -39,6 +39,7 @@ from pipelines.cli.options import (
     set_up_logging,
 )
 from pipelines.cli.reproduce import reproduce
+from pipelines.cli.tokens import tokens
 from pipelines.cli.tools import doctor, histories, recommend, report, simulate, validate
 from pipelines.cli.verb_group import VerbGroup
 from pipelines.engine.stop_signals import Stopped, stoppable
@@ -293,6 +294,7 @@ for _verb in (
     doctor,
 ):
     app.command()(_verb)
+app.add_typer(tokens, name="tokens")
 app.command(name="export-recbole")(export_recbole)
 app.command(name="check-table")(check_table)
 
