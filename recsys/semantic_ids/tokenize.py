@@ -98,16 +98,16 @@ def tokenize(
         codes, books = _named(codes, books, ids, counts, named_after)
         aligned_to = (named_after.digest, *sorted(named_after.earlier_digests))
     repair = make_unique(codes, embeddings, books, counts, config.unique)
-    semantic_ids = SemanticIds(repair.codes, repair.level_sizes, ids, books, traffic=counts, aligned_to=aligned_to)
-    semantic_ids.save(out_dir)
-    founder_error = mean_error(semantic_ids, embeddings, np.arange(len(ids)))
+    version = SemanticIds(repair.codes, repair.level_sizes, ids, books, traffic=counts, aligned_to=aligned_to)
+    version.save(out_dir)
+    founder_error = mean_error(version, embeddings, np.arange(len(ids)))
     report = {
         "config": config.model_dump(mode="json", exclude=FREE),
         "seed": seed,
         "space": space,
         "founder_error": founder_error,
-        "digest": semantic_ids.digest,
-        "generation": semantic_ids.generation,
+        "digest": version.digest,
+        "generation": version.generation,
         "version": 0,
         "named_after": aligned_to[0] if aligned_to else None,
         "num_items": len(ids),
@@ -115,10 +115,10 @@ def tokenize(
         "advised_codebook_size": advised_codebook_size(len(ids)),
         "warnings": warnings,
         **_describe(embeddings, codes, repair, books, counts),
-        "figures": generation_figures(semantic_ids, embeddings, counts, founder_error),
+        "figures": generation_figures(version, embeddings, counts, founder_error),
     }
     if named_after is not None:
-        report["compared_with_before"] = compare(named_after, semantic_ids)
+        report["compared_with_before"] = compare(named_after, version)
     write_json(out_dir / REPORT_NAME, report)
     return report
 
