@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from recsys.alignment.losses.config import PairRule, PolicyGradientConfig, PreferenceLossConfig
+from recsys.alignment.recall.config import RecallConfig
 from recsys.alignment.rewards.names import RewardName
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
@@ -187,6 +188,7 @@ class RereConfig(FrozenConfig):
             ``informative`` by those with a signal, so that a batch of few such groups makes as long a step as any other.
         reference_sync_every: Steps between ``reference <- mixup * policy + (1 - mixup) * reference``; ``None``: never.
         supervised: Next-token loss on the same requests; off by default, as in ReRe.
+        recall: What is done beside the rewards so that depth is not the price of the first place; nothing by default.
         steps_per_round: Updates of a round.
         reference_mixup: Share of the policy in the new reference.
     """
@@ -197,6 +199,7 @@ class RereConfig(FrozenConfig):
     num_iterations: int = Field(default=1, ge=1)
     rewards: dict[RewardName, float] = Field(default={"rule": 1.0, "ranking": 1.0}, min_length=1)
     loss: PolicyGradientConfig = PolicyGradientConfig()
+    recall: RecallConfig = RecallConfig()
     zero_signal_weight: float = Field(default=0.0, ge=0, le=1)
     group_average: Literal["all", "informative"] = "all"
     reference_sync_every: int | None = Field(default=512, ge=1)
@@ -204,6 +207,30 @@ class RereConfig(FrozenConfig):
     rollouts: RolloutConfig = RolloutConfig(num_generations=16)
     supervised: SupervisedConfig = SupervisedConfig(weight=0.0)
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-4)
+
+    @model_validator(mode="after")
+    def _recall_fits(self) -> Self:
+        recall, group = self.recall, self.rollouts.num_generations
+        if recall.narrowing is not None and recall.narrowing.negatives >= group:
+            raise ValueError(
+                f"recall.narrowing.negatives {recall.narrowing.negatives} needs more than rollouts.num_generations {group} "
+                "candidates"
+            )
+        if recall.repair is not None and self.rollouts.add_ground_truth:
+            raise ValueError(
+                "recall.repair and rollouts.add_ground_truth both put targets into groups; leave add_ground_truth out"
+            )
+        if recall.constraint is not None and self.reference_sync_every is not None:
+            raise ValueError(
+                f"recall.constraint is held against the start, and the reference moves every {self.reference_sync_every} "
+                "steps; set reference_sync_every: null"
+            )
+        if recall.sibling_share > 0 and self.loss.is_sequence_level:
+            raise ValueError(
+                f"recall.sibling_share gives every code an advantage of its own, loss.loss_type '{self.loss.loss_type}' has "
+                "one ratio per candidate; take ratio_level: token, or another loss_type"
+            )
+        return self
 
 
 RuleAction = Literal["stop", "back_off", "record"]

@@ -33,7 +33,7 @@ from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.alignment.rollouts.request_stream import RequestStream, seeded
 from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
-from recsys.alignment.rounds.learner import Learner, supervised_loss
+from recsys.alignment.rounds.learner import Learner, TargetPass, supervised_loss
 from recsys.alignment.rounds.loop import RoundWork
 from recsys.alignment.rounds.store import load_tensors, save_tensors
 from recsys.contracts.errors import ConfigError
@@ -117,7 +117,8 @@ class IterativePreferenceAlignment:
         if config.supervised.weight > 0:
             batch = self.stream.collate(rows).to(device)
             with self.learner.mixed():
-                supervised = supervised_loss(self.learner.policy, batch, config.supervised)
+                targets = TargetPass.of(self.learner.policy, batch)
+                supervised = supervised_loss(self.learner.policy, targets, config.supervised)
             terms.append(config.supervised.weight * supervised)
             figures["supervised"] = supervised.item()
         if len(pairs):

@@ -24,7 +24,7 @@ from recsys.alignment.rere import RankingRewardLearning
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.request_stream import RequestStream, seeded
 from recsys.alignment.rollouts.sampler import RolloutSampler
-from recsys.alignment.rounds.learner import Learner, RoundCurve, supervised_loss
+from recsys.alignment.rounds.learner import Learner, RoundCurve, TargetPass, supervised_loss
 from recsys.alignment.rounds.loop import RoundWork, SmallerSteps
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.decoding.config import DecodeConfig
@@ -135,7 +135,9 @@ def test_a12_the_next_token_loss_can_be_summed_over_a_session(tmp_path: Path) ->
     policy = ring_policy(prepared)
     batch = RequestStream(prepared, 6, 16, seed=0).collate(np.arange(16))
     mean, summed = (
-        supervised_loss(policy, batch, SupervisedConfig(dense_weight=0.0, session_reduction=reduction)).item()
+        supervised_loss(
+            policy, TargetPass.of(policy, batch), SupervisedConfig(dense_weight=0.0, session_reduction=reduction)
+        ).item()
         for reduction in ("mean", "sum")
     )
     items = (batch.target_BPM > 0).sum(-1)

@@ -24,15 +24,13 @@ _CONTRACTS = {"recsys.contracts"}
 _BASE = _CONTRACTS | {"recsys.paths", "recsys.config", "recsys.runtime", "recsys.device", "recsys.metrics"}
 _IDS = _BASE | {"recsys.semantic_ids"}
 _DATA = _IDS | {"recsys.data"}
-_MODEL_CONFIG = {"recsys.model.config", "recsys.model.language_config"}
-_LAYERS = _DATA | {"recsys.native", "recsys.model.layers"} | _MODEL_CONFIG
+_LAYERS = _DATA | {"recsys.native", "recsys.model.config", "recsys.model.layers"}
 _MODEL = _LAYERS | {"recsys.model", "recsys.model.variants"}
-_POLICIES = _MODEL | {"recsys.language_model", "recsys.model.checkpoint"}
-_DECODING = _POLICIES | {"recsys.scorers", "recsys.decoding"}
+_DECODING = _MODEL | {"recsys.scorers", "recsys.decoding"}
 _RANKED = _DECODING | {"recsys.ranker", "recsys.decoding.second_stage"}
 _TRAINING = _DECODING | {"recsys.training", "recsys.training.distributed"}
 _REWARD = _TRAINING | {"recsys.reward", "recsys.reward.feedback"}
-_REWARDS = _REWARD | {"recsys.alignment.losses", "recsys.alignment.rewards"}
+_REWARDS = _REWARD | {"recsys.alignment.losses", "recsys.alignment.recall", "recsys.alignment.rewards"}
 _ROLLOUTS = _REWARDS | {"recsys.alignment.config", "recsys.alignment.rollouts"}
 _ALIGNMENT = _ROLLOUTS | {"recsys.alignment.rounds", "recsys.alignment"}
 _INPUTS = _DECODING | {"serving.config", "serving.bundle", "serving.inputs"}
@@ -51,16 +49,13 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.metrics": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "recsys.semantic_ids": _BASE,
     "recsys.data": _IDS,
-    "recsys.scorers": _DATA | {"recsys.model.layers"},
+    "recsys.scorers": _DATA,
     "recsys.native": set(),
-    "recsys.model.language_config": _DATA,
-    "recsys.model.config": _DATA | {"recsys.model.language_config"},
-    "recsys.model.layers": _DATA | {"recsys.native"} | _MODEL_CONFIG,
+    "recsys.model.config": _DATA,
+    "recsys.model.layers": _DATA | {"recsys.native", "recsys.model.config"},
     "recsys.model.variants": _LAYERS | {"recsys.model"},
     "recsys.model": _LAYERS | {"recsys.model.variants"},
-    "recsys.language_model": _MODEL,
-    "recsys.model.checkpoint": _POLICIES,
-    "recsys.decoding": _POLICIES | {"recsys.scorers"},
+    "recsys.decoding": _MODEL | {"recsys.scorers"},
     "recsys.decoding.second_stage": _RANKED,
     "recsys.training.distributed": _TRAINING,
     "recsys.training": _TRAINING,
@@ -69,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.reward.feedback": _BASE | {"recsys.data", "recsys.reward"},
     "recsys.reward": _REWARD,
     "recsys.alignment.losses": _BASE,
+    "recsys.alignment.recall": _BASE,
     "recsys.alignment.rewards": _REWARD,
     "recsys.alignment.config": _REWARDS,
     "recsys.alignment.rollouts": _REWARDS | {"recsys.alignment.config"},

@@ -191,8 +191,8 @@ class Base:
         """Reward model and held-out reward model."""
         folder = self.artefacts["reward"]
         return {
-            name: ModelScorer(load_reward_model(folder / name, self.semantic_ids.digest))
-            for name in ("reward", "held_out_reward")
+            name: ModelScorer(load_reward_model(folder / part, self.semantic_ids.digest))
+            for name, part in (("reward", "reward"), ("held_out_reward", "held_out"))
         }
 
     def policy(self, folder: Path | None = None) -> GenerativeRecommender:

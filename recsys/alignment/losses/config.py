@@ -137,6 +137,11 @@ class PolicyGradientConfig(FrozenConfig):
         return self.model_copy(update={"beta": self.beta * factor})
 
     @property
+    def scale(self) -> Literal["group_std", "none"]:
+        """What advantages are divided by: as configured, or as the type does."""
+        return self.advantage_scale or ("none" if self.loss_type == "dr_grpo" else "group_std")
+
+    @property
     def clip_bounds(self) -> tuple[float, float]:
         """Lower and upper bound of a ratio."""
         return 1 - self.epsilon, 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)

@@ -60,8 +60,7 @@ def advantages_of(
     config: PolicyGradientConfig, rewards: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Turn rewards into the advantages that the configured loss expects; shapes as in ``group_advantages``."""
-    scale = config.advantage_scale or ("none" if config.loss_type == "dr_grpo" else "group_std")
-    advantages = group_advantages(rewards, mask, scale=scale, eps=config.advantage_eps)
+    advantages = group_advantages(rewards, mask, scale=config.scale, eps=config.advantage_eps)
     if config.loss_type != "tawin":
         return advantages
     return tawin_advantages(

@@ -100,19 +100,40 @@ class Learner:
         self.step = int(state["step"])
 
 
-def supervised_loss(policy: GenerativeRecommender, batch: TrainingBatch, config: SupervisedConfig) -> torch.Tensor:
+@dataclass(frozen=True)
+class TargetPass:
+    """One pass of the policy over what users took next, for every loss that reads it.
+
+    Attributes:
+        batch: The requests with their targets.
+        code_losses_NL: float32 minus the log-probability of each code, for the N items that are asked for.
+        query_BPD: Queries of the dense head.
+    """
+
+    batch: TrainingBatch
+    code_losses_NL: torch.Tensor
+    query_BPD: torch.Tensor
+
+    @classmethod
+    def of(cls, policy: GenerativeRecommender, batch: TrainingBatch) -> TargetPass:
+        """Encode every history once, and predict its targets."""
+        hidden, query_BPD = policy(batch)
+        asked = batch.asked
+        return cls(batch, policy.code_losses(asked.items(hidden), asked.items(batch.target_BPM)), query_BPD)
+
+
+def supervised_loss(policy: GenerativeRecommender, targets: TargetPass, config: SupervisedConfig) -> torch.Tensor:
     """Next-token loss of the targets, plus the dense head's on the first item of each, as in training; unweighted.
 
     It is a mean over items, or over sessions whose items' losses are summed, as ``session_reduction`` says.
     """
-    hidden, query_BPD = policy(batch)
-    asked, target_BPM = batch.asked, batch.target_BPM
-    loss = next_token_loss(policy.code_losses(asked.items(hidden), asked.items(target_BPM)), config.loss_reduction)
+    asked, target_BPM = targets.batch.asked, targets.batch.target_BPM
+    loss = next_token_loss(targets.code_losses_NL, config.loss_reduction)
     if config.session_reduction == "sum":
         is_item_BPM = target_BPM > 0
         loss = loss * (is_item_BPM.sum() / is_item_BPM.any(-1).sum())
     if config.dense_weight > 0:
-        query_ND, target_N = asked.first_items(query_BPD), asked.first_items(target_BPM[..., 0])
+        query_ND, target_N = asked.first_items(targets.query_BPD), asked.first_items(target_BPM[..., 0])
         loss = loss + config.dense_weight * dense_loss(query_ND, policy.item_vectors(), target_N)
     return loss
 

@@ -37,7 +37,6 @@ from recsys.model.config import ModelConfig
 from recsys.model.encoder import EVENT_FEATURES, EncoderBlock, ItemTower, user_position
 from recsys.model.layers.attention import CrossAttention, FeedForward, KeysValues, project_memory
 from recsys.model.layers.precision import Norm
-from recsys.model.layers.rows import Linear
 from recsys.model.layers.tables import FeatureTables
 
 
@@ -46,9 +45,9 @@ class PathwayProjection(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden = Linear(width, width, bias=False)
+        self.hidden = nn.Linear(width, width, bias=False)
         self.activation = nn.LeakyReLU()
-        self.project = Linear(width, width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Apply position by position, ``[..., D] -> [..., D]``."""
