@@ -4,6 +4,7 @@ Files (float32 ``[I, D]``, row number = item_index):
     text.npy, collaborative.npy, attributes.npy, precomputed.npy   those that are enabled and that the data can give
     precomputed_given.npy                         bool [I]: whose vector was in the file
     fused.npy                                     what `tokenize` reads
+    space.*, rows.parquet, absent.*               the vector space and whose rows these are, :mod:`features.embeddings.space`
     embedding_report.json                         widths, weights, items without a source
 """
 
@@ -12,19 +13,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import polars as pl
-from pydantic import model_validator
+import numpy.typing as npt
 
-from features.embeddings.attributes import AttributesConfig, attribute_embedding
-from features.embeddings.collaborative import CollaborativeConfig, collaborative_embedding
+from features.embeddings.attributes import attribute_embedding
+from features.embeddings.collaborative import collaborative_embedding
+from features.embeddings.config import EmbedConfig
 from features.embeddings.factorise import FloatArray
-from features.embeddings.fusion import FusionConfig, fuse
-from features.embeddings.precomputed import PrecomputedConfig, precomputed_embedding, told_from_text
-from features.embeddings.text import TextConfig, is_left_out, text_embedding
-from recsys.config import FrozenConfig
+from features.embeddings.fusion import FusionSpace
+from features.embeddings.growth import Growth, settings_of, texts_of
+from features.embeddings.precomputed import TextRidge, precomputed_embedding
+from features.embeddings.space import EmbeddingSpace, KnownVectors, space_digest
+from features.embeddings.text import is_left_out, text_embedding
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
@@ -37,35 +39,6 @@ if TYPE_CHECKING:  # torch is imported when a text is encoded, not when a config
 logger = logging.getLogger("recsys.features")
 
 REPORT_NAME: Final = "embedding_report.json"
-
-
-class EmbedConfig(FrozenConfig):
-    """Settings of the `embed` stage; a source set to ``None`` (``text.model`` for text) is switched off.
-
-    Attributes:
-        precomputed: Vectors from a file, such as those of an encoder of pictures or of your own language model.
-    """
-
-    renamed_keys: ClassVar[Mapping[str, str]] = {"device": "device, at the top of the recipe"}
-
-    precomputed: PrecomputedConfig | None = None
-    text: TextConfig = TextConfig()
-    collaborative: CollaborativeConfig | None = CollaborativeConfig()
-    attributes: AttributesConfig | None = AttributesConfig()
-    fusion: FusionConfig = FusionConfig()
-
-    @model_validator(mode="after")
-    def _has_text(self) -> Self:
-        if self.precomputed is not None and self.precomputed.missing == "text" and self.text.model is None:
-            raise ValueError(
-                "precomputed.missing is 'text', but text.model is null: there is no text to tell vectors from"
-            )
-        if self.precomputed is not None and self.precomputed.missing == "text" and self.text.optional:
-            raise ValueError(
-                "precomputed.missing is 'text', but text.optional is true: without the model no vector could be told from "
-                "its text; set text.optional to false, or precomputed.missing to zeros"
-            )
-        return self
 
 
 def embed(
@@ -98,12 +71,14 @@ def embed(
     given = (
         precomputed_embedding(items[Columns.ITEM_ID], config.precomputed) if config.precomputed is not None else None
     )
-    found = _sources(prepared, config, seed, progress, device)
+    found, spaces = _sources(prepared, config, seed, progress, device)
+    arrays: dict[str, npt.NDArray[Any]] = {}
     if given is not None:
-        vectors, counts = given
-        has = np.asarray(vectors.any(axis=1))
+        vectors, _ = given
+        arrays["precomputed_given"] = has = np.asarray(vectors.any(axis=1))
         if config.precomputed is not None and config.precomputed.missing == "text":
-            vectors = told_from_text(vectors, has, found["text"])
+            spaces["ridge"] = ridge = TextRidge.fit(vectors, has, found["text"])
+            vectors = vectors if ridge is None else ridge.fill(vectors, has, found["text"])
         found["precomputed"] = vectors
     weights = {name: float(getattr(config.fusion, name)) for name in found}
     usable = {name: source for name, source in found.items() if source.any()}
@@ -112,56 +87,112 @@ def embed(
             f"embed: none of the sources {sorted(found) or 'enabled'} with a positive weight says anything about the "
             f"{len(items)} items; enable a source that the data has (text, collaborative, attributes) and give it a weight"
         )
-    fused = fuse(usable, weights, config.fusion.dim)
+    fusion = FusionSpace.fit(usable, weights, config.fusion.dim)
+    arrays |= {**usable, "fused": fusion.fuse(usable)}
+    space = EmbeddingSpace(
+        settings=settings_of(config),
+        fusion=fusion,
+        text_width=_width(usable, "text"),
+        precomputed_width=_width(usable, "precomputed"),
+        # a source that said nothing of the founders is not asked about later items
+        **{name: part for name, part in spaces.items() if name == "ridge" or name in usable},
+    )
     out_dir.mkdir(parents=True, exist_ok=True)
-    for name, array in {**usable, "fused": fused}.items():
-        np.save(out_dir / f"{name}.npy", array)
-    if given is not None:
-        np.save(out_dir / "precomputed_given.npy", has)
-    present = np.column_stack([usable[name].any(axis=1) for name in usable if weights[name] > 0.0])
-    report = {
-        "num_items": len(items),
-        "width": int(fused.shape[1]),
-        "sources": {
-            name: {
-                "width": int(source.shape[1]),
-                "weight": weights[name],
-                "items_without": int((~source.any(axis=1)).sum()),
-                "written": name in usable,
-            }
-            for name, source in found.items()
-        },
-        "items_without_any": int((~present.any(axis=1)).sum()),
-        "empty_sources": sorted(set(found) - set(usable)),
-    }
+    space.save(out_dir)
+    KnownVectors(items[Columns.ITEM_ID], np.arange(len(items)), arrays).save(out_dir, len(items))
+    report = _report(found, arrays, fusion)
     if is_left_out(config.text):
         report["left_out"] = {"text": f"model '{config.text.model}' is not on this machine"}
     if given is not None:
         told = int((found["precomputed"].any(axis=1) & ~has).sum())
-        report["precomputed"] = {**counts, "items_told_from_text": told}
+        report["precomputed"] = {**given[1], "items_told_from_text": told}
+    report["space"] = space_digest(out_dir)
     write_json(out_dir / REPORT_NAME, report)
     return report
 
 
+def grow_embeddings(
+    prepared: Dataset,
+    config: EmbedConfig,
+    base: Path,
+    out_dir: Path,
+    progress: Progress,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Write the embeddings of another night's catalogue in the space of an earlier result.
+
+    See :mod:`features.embeddings.growth` for who keeps a vector and who is projected.
+
+    Args:
+        prepared: Tonight's data; items may have come, gone, returned, and stand in another order.
+        base: Folder of the earlier result, of the founders or grown itself.
+        out_dir: Receives the files that :func:`embed` writes.
+
+    Returns:
+        The report as written; beside what :func:`embed` reports, how many items are founders, projected and new, and how
+        many founders are not in the catalogue.
+
+    Raises:
+        CannotGrow: The settings are others than those that the space was made with.
+        DataError: Vectors from a file do not fit.
+    """
+    growth = Growth(prepared, config, base)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    arrays = growth.write(out_dir, progress, device)
+    sources = {name: array for name, array in arrays.items() if name not in ("fused", "precomputed_given")}
+    report = {
+        **_report(sources, arrays, growth.space.fusion),
+        "founders": len(growth.founders),
+        "projected": len(growth.others),
+        "new": int(growth.is_new.sum()),
+        "absent_founders": len(growth.absent),
+        "space": space_digest(out_dir),
+    }
+    write_json(out_dir / REPORT_NAME, report)
+    return report
+
+
+def _report(
+    found: Mapping[str, FloatArray], arrays: Mapping[str, npt.NDArray[Any]], fusion: FusionSpace
+) -> dict[str, Any]:
+    present = np.column_stack([arrays[name].any(axis=1) for name in fusion.means])
+    return {
+        "num_items": len(arrays["fused"]),
+        "width": int(arrays["fused"].shape[1]),
+        "sources": {
+            name: {
+                "width": int(source.shape[1]),
+                "weight": fusion.weights.get(name, 0.0),
+                "items_without": int((~source.any(axis=1)).sum()),
+                "written": name in arrays,
+            }
+            for name, source in found.items()
+        },
+        "items_without_any": int((~present.any(axis=1)).sum()),
+        "empty_sources": sorted(set(found) - set(arrays)),
+    }
+
+
+def _width(sources: Mapping[str, FloatArray], name: str) -> int:
+    return int(sources[name].shape[1]) if name in sources else 0
+
+
 def _sources(
     prepared: Dataset, config: EmbedConfig, seed: int, progress: Progress, device: torch.device | None
-) -> dict[str, FloatArray]:
+) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+    """Embeddings by source, and by the same names what was fitted for them."""
     found: dict[str, FloatArray] = {}
+    spaces: dict[str, Any] = {}
     if is_left_out(config.text):
         logger.warning(
             "embed: text model '%s' is not on this machine, so items have no text embedding (install recsys-gen[text])",
             config.text.model,
         )
     elif config.text.model is not None:
-        found["text"] = text_embedding(_texts(prepared.items), config.text, progress, device)
+        found["text"] = text_embedding(texts_of(prepared.items), config.text, progress, device)
     if config.collaborative is not None:
-        num_items = prepared.spec.num_items
-        found["collaborative"] = collaborative_embedding(prepared.history, num_items, config.collaborative, seed)
+        fitted = collaborative_embedding(prepared.history, prepared.spec.num_items, config.collaborative, seed)
+        found["collaborative"], spaces["collaborative"] = fitted
     if config.attributes is not None:
-        found["attributes"] = attribute_embedding(prepared.items, config.attributes, seed)
-    return found
-
-
-def _texts(items: pl.DataFrame) -> list[str | None]:
-    """The item's text, or its title where there is no longer text."""
-    return items.select(pl.coalesce(Columns.TEXT, Columns.TITLE)).to_series().to_list()
+        found["attributes"], spaces["attributes"] = attribute_embedding(prepared.items, config.attributes, seed)
+    return found, spaces

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from features.audit.changes import ChangesConfig
 from features.build import FeaturesConfig
-from features.item_embeddings import EmbedConfig
+from features.embeddings.config import EmbedConfig
 from features.sources import SourceConfig
 from pipelines.release.gate.config import PromoteConfig
 from pipelines.release.tracking import TrackingConfig
@@ -96,6 +96,21 @@ class RunConfig(FrozenConfig):
                     self.model.check_bfloat16(key)
                 except ConfigError as error:
                     raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_can_do_it(self) -> Self:
+        train = self.train
+        try:
+            self.model.check_beside(
+                decode_precision=self.decode.precision,
+                compiles=train.compile != "none",
+                spreads=train.processes > 1 or train.sharding != "none",
+                smooths=train.label_smoothing > 0,
+                distils=train.distillation_weight > 0,
+            )
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         return self
 
     @model_validator(mode="after")

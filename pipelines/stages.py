@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.engine.stage import Inputs, Stage
+from pipelines.grown_stages import grow_embed, grow_tokenize
 from pipelines.learning import align, rank, reward, train
 from recsys.contracts.manifest import Artifact
 from recsys.device import resolve_device
@@ -78,13 +79,13 @@ def tokenize(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     from recsys.contracts.columns import Columns
     from recsys.contracts.dataset import Dataset
     from recsys.semantic_ids.tokenize import tokenize as fit_semantic_ids
-    from recsys.semantic_ids.versions import SemanticIds
 
     items = Dataset.open(inputs["prepare"].path).items
     embeddings = np.load(inputs["embed"].path / "fused.npy", mmap_mode="r")
     traffic = items[Columns.TRAIN_COUNT].to_numpy()
-    report = fit_semantic_ids(embeddings, items[Columns.ITEM_ID], traffic, config.tokenize, out_dir, config.seed)
-    return {**report, "semantic_id_digest": SemanticIds.load(out_dir).digest}
+    space = inputs["embed"].manifest.summary["space"]
+    report = fit_semantic_ids(embeddings, items[Columns.ITEM_ID], traffic, config.tokenize, out_dir, config.seed, space)
+    return {**report, "semantic_id_digest": report["digest"]}
 
 
 def baselines(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
@@ -247,8 +248,18 @@ EMBED: Final = Stage(
     parents=("prepare",),
     ignored=("embed.precomputed.path", "embed.precomputed.ids"),
     fingerprints=vector_fingerprints,
+    grow=grow_embed,
 )
-TOKENIZE: Final = Stage("tokenize", "semantic_ids", tokenize, ("tokenize",), parents=("prepare", "embed"))
+TOKENIZE: Final = Stage(
+    "tokenize",
+    "semantic_ids",
+    tokenize,
+    ("tokenize",),
+    parents=("prepare", "embed"),
+    ignored=("tokenize.refit", "tokenize.generation"),  # limits are held against the result; without a base it is new
+    grow=grow_tokenize,
+    grown_sections=("tokenize.generation",),
+)
 TRAIN: Final = Stage(
     "train",
     "policy",
@@ -257,7 +268,7 @@ TRAIN: Final = Stage(
     parents=("prepare", "embed", "tokenize"),
     # as many processes as there are give the same policy, up to rounding
     ignored=("train.processes", "train.prefetch_batches"),
-    added=(("train.tf32", True),),
+    added=(("train.tf32", True), ("model.backbone", "encoder_decoder"), ("model.language_model", None)),
     resumable=True,
 )
 REWARD: Final = Stage(

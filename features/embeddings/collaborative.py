@@ -9,13 +9,14 @@ context distribution and the square root of the singular values are those of Lev
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from features.embeddings.factorise import FloatArray, truncated_svd
+from features.embeddings.factorise import NOTHING, FloatArray, truncated_svd
 from recsys.config import FrozenConfig
 from recsys.contracts.dataset import HistoryArrays
 from recsys.contracts.errors import DataError
@@ -44,10 +45,35 @@ class CollaborativeConfig(FrozenConfig):
     context_smoothing: float = Field(default=0.75, gt=0.0, le=1.0)
 
 
+@dataclass(frozen=True)
+class CollaborativeSpace:
+    """Where an item that came later lies, by the items of the fit that it co-occurs with; nothing else moves.
+
+    Attributes:
+        context_share: ``[I]`` share of each context, smoothed, at the time of the fit.
+        directions: ``[I, dim]`` right singular vectors over the square roots of the singular values: the association of an
+            item of the fit times these is its own vector.
+    """
+
+    context_share: FloatArray
+    directions: FloatArray
+
+    def fold_in(self, counts: sparse.csr_matrix, shift: float) -> FloatArray:
+        """Return ``[n, dim]``; an item that co-occurs with none of the fit has a zero row.
+
+        Args:
+            counts: ``[n, I]`` co-occurrences with the items of the fit.
+            shift: Of the configuration.
+        """
+        return np.ascontiguousarray(
+            associations(counts, self.context_share.astype(np.float64), shift) @ self.directions, dtype=np.float32
+        )
+
+
 def collaborative_embedding(
     history: HistoryArrays, num_items: int, config: CollaborativeConfig, seed: int
-) -> FloatArray:
-    """Return ``[I, dim]``; an item that co-occurs with no other in the train period has a zero row.
+) -> tuple[FloatArray, CollaborativeSpace]:
+    """Return ``[I, dim]`` and the space; an item that co-occurs with no other in the train period has a zero row.
 
     Raises:
         DataError: ``dim`` exceeds the number of items.
@@ -58,13 +84,19 @@ def collaborative_embedding(
             f"set embed.collaborative.dim to at most {num_items}"
         )
     counts = cooccurrence(history, num_items, config.window, config.gap_decay)
-    association = ppmi(counts, config.shift, config.context_smoothing)
+    context_share = smoothed_shares(counts, config.context_smoothing)
+    association = associations(counts, context_share, config.shift)
+    nothing = np.zeros((num_items, config.dim), np.float32)
     if association.nnz == 0:
-        return np.zeros((num_items, config.dim), np.float32)
+        return nothing, CollaborativeSpace(context_share.astype(np.float32), nothing)
     u, sigma = truncated_svd(association, config.dim, seed)
     # rows without any entry are exactly zero in theory; ARPACK leaves them at 1e-17
     u[np.diff(association.indptr) == 0] = 0.0
-    return np.ascontiguousarray(u * np.sqrt(sigma), dtype=np.float32)
+    # a direction without variance says nothing, and dividing by it would make noise loud
+    inverse = np.where(sigma > NOTHING * sigma[0], sigma, np.inf) ** -1.5
+    directions = np.ascontiguousarray((association.T @ u) * inverse, dtype=np.float32)
+    vectors = np.ascontiguousarray(u * np.sqrt(sigma), dtype=np.float32)
+    return vectors, CollaborativeSpace(context_share.astype(np.float32), directions)
 
 
 def cooccurrence(history: HistoryArrays, num_items: int, window: int, gap_decay: float) -> sparse.csr_matrix:
@@ -95,26 +127,30 @@ def train_events(history: HistoryArrays) -> tuple[npt.NDArray[np.int64], npt.NDA
     return np.asarray(history.item)[rows].astype(np.int64), user
 
 
-def ppmi(counts: sparse.csr_matrix, shift: float, context_smoothing: float) -> sparse.csr_matrix:
-    """Return ``max(0, log(P(i, j) / (P(i) P_s(j))) - log(shift))`` where ``counts`` has entries.
+def smoothed_shares(counts: sparse.csr_matrix, context_smoothing: float) -> npt.NDArray[np.float64]:
+    """Return ``[I]`` shares of the contexts, proportional to their counts to the power ``context_smoothing``."""
+    context = np.asarray(counts.sum(axis=0), np.float64).ravel() ** context_smoothing
+    return np.asarray(context / (context.sum() or 1.0), np.float64)
 
-    ``P_s(j)`` is proportional to the context count to the power ``context_smoothing``.
+
+def associations(counts: sparse.csr_matrix, context_share: npt.NDArray[np.float64], shift: float) -> sparse.csr_matrix:
+    """Return ``max(0, log(P(j | i) / P(j)) - log(shift))`` where ``counts`` ``[n, I]`` has entries.
+
+    Args:
+        context_share: ``[I]`` P(j), above 0 for every context that counts; entries of other contexts are left out.
 
     Example:
         >>> from scipy import sparse
         >>> counts = sparse.csr_matrix(np.array([[0.0, 3.0], [3.0, 0.0]]))
-        >>> float(np.exp(ppmi(counts, 1.0, 1.0)[0, 1]).round(6))  # P(0, 1) = 1/2, P(0) = P(1) = 1/2: twice as often
+        >>> float(np.exp(associations(counts, np.array([0.5, 0.5]), 1.0)[0, 1]).round(6))  # P(1 | 0) = 1, P(1) = 1/2
         2.0
     """
     from scipy import sparse
 
-    entries = counts.tocoo()
-    total = entries.data.sum()
-    if not total:
-        return sparse.csr_matrix(counts.shape, dtype=np.float64)
-    row_sum = np.asarray(counts.sum(axis=1)).ravel()
-    context = np.asarray(counts.sum(axis=0)).ravel() ** context_smoothing
-    context_share = context / context.sum()
+    known = sparse.csr_matrix(counts @ sparse.diags((context_share > 0.0).astype(np.float64)))
+    known.eliminate_zeros()
+    entries = known.tocoo()
+    row_sum = np.asarray(known.sum(axis=1)).ravel()
     score = np.log(entries.data / (row_sum[entries.row] * context_share[entries.col])) - np.log(shift)
     kept = score > 0.0
     return sparse.csr_matrix((score[kept], (entries.row[kept], entries.col[kept])), shape=counts.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ if TYPE_CHECKING:  # scipy is imported when a matrix is built, not when a config
     from scipy import sparse
 
 FloatArray = npt.NDArray[np.float32]
+
+NOTHING: Final = 1e-7
+"""Singular values below this share of the largest are rounding."""
 
 
 def truncated_svd(

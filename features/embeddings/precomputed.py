@@ -10,6 +10,7 @@ are left out and counted; an item of the catalogue without a vector is dealt wit
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -119,29 +120,49 @@ def precomputed_embedding(item_ids: pl.Series, config: PrecomputedConfig) -> tup
     return result, {"rows": len(ids), "unused_rows": len(ids) - int(has.sum()), "items_missing": missing}
 
 
-def told_from_text(vectors: FloatArray, has: Flags, text: FloatArray) -> FloatArray:
-    """Fill zero rows from the items' texts, by ridge regression on the items that have both; others stay zero.
+@dataclass(frozen=True)
+class TextRidge:
+    """Tells vectors from texts, by ridge regression on the items that have both.
 
-    Args:
-        vectors: ``[I, D]``.
-        has: ``[I]``, which rows were given.
-        text: ``[I, T]``, zero rows for items without text.
-
-    Example:
-        >>> given, text = np.array([[2.0], [4.0], [0.0]], np.float32), np.array([[1.0], [1.0], [1.0]], np.float32)
-        >>> told_from_text(given, np.array([True, True, False]), text).round(2).tolist()  # 3, their mean
-        [[2.0], [4.0], [3.0]]
+    Attributes:
+        centre: ``[T]`` mean of the texts.
+        mean: ``[D]`` mean of the vectors.
+        slopes: ``[T, D]``.
     """
-    worded = text.any(axis=1)
-    both, wanted = has & worded, ~has & worded
-    if not both.any() or not wanted.any():
-        return vectors
-    centre, mean = text[both].mean(0, dtype=np.float64), vectors[both].mean(0, dtype=np.float64)
-    x, y = text[both] - centre, vectors[both] - mean
-    slopes = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y)
-    filled = vectors.copy()
-    filled[wanted] = (text[wanted] - centre) @ slopes + mean
-    return filled
+
+    centre: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    slopes: npt.NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, vectors: FloatArray, has: Flags, text: FloatArray) -> TextRidge | None:
+        """Learn from the items with a vector and a text; ``None`` where there is none.
+
+        Args:
+            vectors: ``[I, D]``.
+            has: ``[I]``, which rows were given.
+            text: ``[I, T]``, zero rows for items without text.
+        """
+        both = has & text.any(axis=1)
+        if not both.any():
+            return None
+        centre, mean = text[both].mean(0, dtype=np.float64), vectors[both].mean(0, dtype=np.float64)
+        x, y = text[both] - centre, vectors[both] - mean
+        return cls(centre, mean, np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y))
+
+    def fill(self, vectors: FloatArray, has: Flags, text: FloatArray) -> FloatArray:
+        """Fill the rows that were not given and have a text; the others stay as they are.
+
+        Example:
+            >>> given, text = np.array([[2.0], [4.0], [0.0]], np.float32), np.array([[1.0], [1.0], [1.0]], np.float32)
+            >>> has = np.array([True, True, False])
+            >>> TextRidge.fit(given, has, text).fill(given, has, text).round(2).tolist()  # 3, their mean
+            [[2.0], [4.0], [3.0]]
+        """
+        wanted = ~has & text.any(axis=1)
+        filled = vectors.copy()
+        filled[wanted] = (text[wanted] - self.centre) @ self.slopes + self.mean
+        return filled
 
 
 def _read_npy(config: PrecomputedConfig, where: str) -> tuple[pl.Series, Any]:

@@ -24,7 +24,7 @@ import typer
 from pipelines.cli.data_tools import audit, check_table
 from pipelines.cli.datasets import export_recbole, fetch
 from pipelines.cli.log_format import choose, is_json, say
-from pipelines.cli.nights import rollback, status
+from pipelines.cli.nights import clean, lineage, rollback, status
 from pipelines.cli.options import (
     AppendOption,
     ConfigOption,
@@ -39,6 +39,7 @@ from pipelines.cli.options import (
     set_up_logging,
 )
 from pipelines.cli.reproduce import reproduce
+from pipelines.cli.tokens import tokens
 from pipelines.cli.tools import doctor, histories, recommend, report, simulate, validate
 from pipelines.cli.verb_group import VerbGroup
 from pipelines.engine.stop_signals import Stopped, stoppable
@@ -277,8 +278,23 @@ def promote(
     print(f"{version.name} version {version.number} is champion: {decision.reason}")
 
 
-for _verb in (status, rollback, recommend, histories, report, simulate, fetch, validate, audit, reproduce, doctor):
+for _verb in (
+    status,
+    lineage,
+    rollback,
+    clean,
+    recommend,
+    histories,
+    report,
+    simulate,
+    fetch,
+    validate,
+    audit,
+    reproduce,
+    doctor,
+):
     app.command()(_verb)
+app.add_typer(tokens, name="tokens")
 app.command(name="export-recbole")(export_recbole)
 app.command(name="check-table")(check_table)
 

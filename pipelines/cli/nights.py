@@ -1,20 +1,28 @@
-"""Verbs around nightly runs: what stands where, and going back."""
+"""Verbs around nightly runs: what stands where, what was made from what, going back, and what is needed no more."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import ConfigOption, LogLevel, LogOption, Overrides, load, locked, set_up_logging
 from recsys.runtime import ProgressMode
 
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
+    from pipelines.history.inventory import Inventory
+    from pipelines.history.retention import Sweep
+    from serving.registry.model_registry import Registry
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
 
 def status(
     config: ConfigOption,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: JsonOption = False,
     log_level: LogOption = LogLevel.WARNING,
 ) -> None:
     """Say what is champion since when, what was decided last, what waits and how much disk is used.
@@ -22,17 +30,10 @@ def status(
     Example: recsys status --config pipelines/recipes/demo.yaml
     """
     from pipelines.release.status import status_of, status_text
-    from serving.registry.mlflow_client import tracking_uri
-    from serving.registry.model_registry import Registry
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
-    uri = tracking_uri(loaded.tracking.uri, loaded.output_dir)
-    found = status_of(
-        loaded.output_dir,
-        loaded.registered_name,
-        lambda: Registry(uri, loaded.output_dir / "registry", loaded.tracking.timeout_s, create=False),
-    )
+    found = status_of(loaded.output_dir, loaded.registered_name, lambda: _registry(loaded))
     print(json.dumps(found, indent=2, sort_keys=True) if as_json else status_text(found))
 
 
@@ -60,3 +61,79 @@ def rollback(
     )
     print(words)
     print(f"`recsys recommend --config {config}` writes its candidates")
+
+
+def lineage(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help="models:/name/3, models:/name@champion, @champion, an artefact's folder or a file in it, candidates or one "
+            "shard, or the first digits of a digest.",
+        ),
+    ],
+    config: ConfigOption,
+    overrides: Overrides = None,
+    as_json: JsonOption = False,
+    log_level: LogOption = LogLevel.WARNING,
+) -> None:
+    """Say what something was made from, and what was made from it: data, semantic IDs, policy, version, candidates.
+
+    Example: recsys lineage @champion --config pipelines/recipes/demo.yaml
+    """
+    from pipelines.history.lineage import lineage_of
+
+    set_up_logging(log_level)
+    loaded = load(config, overrides)
+    found = lineage_of(what, _inventory(loaded), loaded.registered_name)
+    print(json.dumps(found.to_json(), indent=2, sort_keys=True, default=str) if as_json else found.to_text())
+
+
+def clean(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="NIGHTS", help="Newest results and versions that stay; default: nights.keep_nights."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted; delete nothing.")] = False,
+    as_json: JsonOption = False,
+    log_level: LogOption = LogLevel.INFO,
+) -> None:
+    """Delete what no alias, no newest night and no lineage of these needs.
+
+    Example: recsys clean --config pipelines/recipes/demo.yaml --keep 3 --dry-run
+    """
+    from pipelines.history.retention import keep_of, plan_sweep, sweep
+
+    set_up_logging(log_level)
+    loaded = load(config, overrides)
+    nights = keep or keep_of(loaded)
+
+    def work(workflow: object) -> Sweep:
+        found = plan_sweep(loaded.output_dir, _inventory(loaded), nights)
+        sweep(loaded.output_dir, found, lambda: _registry(loaded))
+        return found
+
+    if dry_run:
+        planned = plan_sweep(loaded.output_dir, _inventory(loaded), nights)
+    else:
+        planned = locked(loaded, ProgressMode.OFF, work)
+    print(json.dumps(planned.to_json(), indent=2) if as_json else planned.to_text(done=not dry_run))
+
+
+def _inventory(config: RunConfig) -> Inventory:
+    from pipelines.history.inventory import read_inventory
+
+    return read_inventory(config.output_dir, config.registered_name, lambda: _registry(config))
+
+
+def _registry(config: RunConfig) -> Registry:
+    """The registry that is there; none is made to look at it."""
+    from serving.registry.mlflow_client import tracking_uri
+    from serving.registry.model_registry import Registry
+
+    uri = tracking_uri(config.tracking.uri, config.output_dir)
+    return Registry(uri, config.output_dir / "registry", config.tracking.timeout_s, create=False)

@@ -28,6 +28,13 @@ class ArtifactError(RecsysError):
     exit_code = 4
 
 
+class CannotGrow(ArtifactError):
+    """An earlier result is no start for this one: the vector space or the IDs of its generation do not fit or are used up.
+
+    The message says why; the way out is a new generation.
+    """
+
+
 class GateRefused(RecsysError):
     """A promotion gate said no; nothing was moved."""
 

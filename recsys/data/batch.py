@@ -197,10 +197,14 @@ def pad_ragged(
     return torch.from_numpy(np.where(inside, gathered + offset, 0))
 
 
-def collate_histories(histories: Histories, max_history: int) -> HistoryBatch:
-    """Pad histories to the longest of them, keeping the most recent ``max_history`` events of each."""
+def collate_histories(histories: Histories, max_history: int, width: int | None = None) -> HistoryBatch:
+    """Pad histories, keeping the most recent ``max_history`` events of each.
+
+    Args:
+        width: Events to pad to, at least those of the longest history that is kept; ``None``: to that one.
+    """
     start = np.maximum(histories.start, histories.end - max_history)
-    batch = _history_batch(histories.user_index, start, histories.end, histories)
+    batch = _history_batch(histories.user_index, start, histories.end, histories, width)
     if histories.objective is None:
         return batch
     return replace(batch, objective_BO=torch.from_numpy(np.array(histories.objective)))
@@ -211,8 +215,9 @@ def _history_batch(
     start: npt.NDArray[np.int64],
     end: npt.NDArray[np.int64],
     arrays: Histories | HistoryArrays,
+    width: int | None = None,
 ) -> HistoryBatch:
-    width = max(int((end - start).max(initial=0)), 1)
+    width = max(int((end - start).max(initial=0)), 1) if width is None else width
     return HistoryBatch(
         user_B=torch.from_numpy(user_index.astype(np.int64) + 1),
         item_BH=pad_ragged(arrays.item, start, end, width, offset=1),

@@ -305,19 +305,38 @@ def _select(
         if closed_BR is not None:
             score_BN = score_BN.masked_fill(is_in(child_BN, closed_BR), -torch.inf)
         score_BGN = score_BN.unflatten(1, (groups, -1))
-        score, best = score_BGN.topk(min(width // groups, score_BGN.shape[2]), dim=2)
+        score, best = best_first(score_BGN, min(width // groups, score_BGN.shape[2]))
         first = torch.arange(groups, device=best.device)[:, None] * score_BGN.shape[2]
         return score.flatten(1), (best + first).flatten(1)
     if closed_BR is None or closed_BR.shape[1] == 0:
-        score, best = score_BN.topk(min(width, score_BN.shape[1]), dim=1)
-        return score, best
+        return best_first(score_BN, min(width, score_BN.shape[1]))
     # A user's list closes at most R nodes, so the best width + R contain the best `width` open ones. In a session several
     # beams can reach the same node, so there all candidates are checked.
     reach = score_BN.shape[1] if in_session else min(width + closed_BR.shape[1], score_BN.shape[1])
-    score_BN, order = score_BN.topk(reach, dim=1)
+    score_BN, order = best_first(score_BN, reach)
     score_BN = score_BN.masked_fill(is_in(child_BN.gather(1, order), closed_BR), -torch.inf)
-    score, best = score_BN.topk(min(width, reach), dim=1)
+    score, best = best_first(score_BN, min(width, reach))
     return score, order.gather(1, best)
+
+
+def best_first(score: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``count`` highest scores of the last dimension and their places, best first.
+
+    On a CPU the lower place goes first among equal scores: which of them ``topk`` takes depends on ``count``, and that on
+    the longest list of seen items in the batch. A GPU would have to wait for the look whether there are any.
+
+    Example:
+        >>> best_first(torch.tensor([[0.0, 2.0, 1.0, 1.0, 2.0]]), 3)[1].tolist()
+        [[1, 4, 2]]
+    """
+    if not _may_look(score):
+        return score.topk(count, dim=-1)
+    found, place = score.topk(min(count + 1, score.shape[-1]), dim=-1)  # one more shows a tie at the edge
+    tied = ((found[..., 1:] == found[..., :-1]) & (found[..., 1:] > -torch.inf)).any(-1)
+    if bool(tied.any()):
+        ordered = score[tied].argsort(dim=-1, descending=True, stable=True)
+        place[tied] = ordered[:, : place.shape[-1]]
+    return found[..., :count], place[..., :count]
 
 
 def _may_look(values: torch.Tensor) -> bool:
@@ -336,10 +355,10 @@ def _select_within_quotas(
     candidates = score_BN.shape[1]
     reach = min(4 * width, candidates) if _may_look(score_BN) else candidates
     while True:
-        best_BR, order = score_BN.topk(reach, dim=1)
+        best_BR, order = best_first(score_BN, reach)
         item_BR = index.leaf_item[child_BN.gather(1, order)].masked_fill(best_BR == -torch.inf, -1)
         if reach == candidates or bool((quotas.is_filled(item_BR, width) | (best_BR[:, -1] == -torch.inf)).all()):
             open_BR = best_BR.masked_fill(~quotas.admitted(item_BR, width), -torch.inf)
-            score, best = open_BR.topk(min(width, reach), dim=1)
+            score, best = best_first(open_BR, min(width, reach))
             return score, order.gather(1, best)
         reach = candidates

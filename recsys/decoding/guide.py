@@ -28,6 +28,7 @@ import torch
 from recsys.data.histories import Histories
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, is_in
 from recsys.decoding.search_index import SearchIndex
+from recsys.model.layers.rows import product
 from recsys.scorers.scorer_set import ScorerSet
 
 NEGLIGIBLE: Final = -80.0
@@ -48,6 +49,10 @@ CACHED_SCORES: Final = 1 << 18
 SCORED_TOGETHER: Final = 1 << 20
 """Products of users and leaves that are made together on a CPU (4 MB of float32): fewer make the product slow, more leave
 the cache."""
+
+
+USERS_TOGETHER: Final = 64
+"""Users that the blocks of leaves are cut for."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class PrefixGuide:
             _masses(mass[lowest], best_B, restricted=restricted)
             total_B = _sum_up(mass[lowest], mass[:lowest], index, from_leaves=False)
         else:
-            score_BI = query_BD @ leaf_vectors_ID.T
+            score_BI = product(query_BD, leaf_vectors_ID.T)
             restricted = _forbid(score_BI, index.num_levels - 1, rules, every)
             best_B = score_BI.amax(1).clamp_(min=torch.finfo(score_BI.dtype).min)
             total_B = _sum_up(_masses(score_BI.clone(), best_B, restricted=restricted), mass, index, from_leaves=True)
@@ -223,7 +228,7 @@ def fused_scores(
     Raises:
         ConfigError: A weight is for a scorer that the set lacks.
     """
-    score_BI = query_BD.float() @ item_vectors_ID.float().T
+    score_BI = product(query_BD.float(), item_vectors_ID.float().T)
     if scorers is None:
         return score_BI
     on_host_BI = score_BI.cpu()
@@ -279,7 +284,8 @@ def _score_blocks(
     """
     lowest, last = len(_whole_levels(index)) - 1, index.num_levels - 1
     first = index.first_leaf[lowest].numpy()
-    size = max(1, SCORED_TOGETHER // len(query_BD))
+    # whole leaves' worth of cache, whoever else is in the batch: sums are taken relative to the best of the block
+    size = max(1, SCORED_TOGETHER // USERS_TOGETHER)
     bounds = np.unique(np.append(np.searchsorted(first, np.arange(0, first[-1], size)), len(first) - 1))
     closed_BR = rules.closed(last, query_BD.device)
     leaf_R = closed_BR.flatten().numpy() if closed_BR is not None else np.empty(0, np.int64)
@@ -288,7 +294,7 @@ def _score_blocks(
     best_B = torch.full_like(query_BD[:, 0], torch.finfo(torch.float32).min)
     for begin, end in itertools.pairwise(bounds.tolist()):
         leaves = slice(int(first[begin]), int(first[end]))
-        score_Bb = torch.mm(query_BD, leaf_vectors_ID[leaves].T)
+        score_Bb = product(query_BD, leaf_vectors_ID[leaves].T)
         if rules.alive is not None:
             alive_Sb = rules.alive[last][:, leaves]
             score_Bb.masked_fill_(~(alive_Sb[:1] if rules.segment_B is None else alive_Sb[rules.segment_B]), -torch.inf)

@@ -12,7 +12,7 @@ import torch
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.answers import check_count, refuse_non_finite, sort_key, within_quotas
-from recsys.decoding.batches import PreparedBatch
+from recsys.decoding.batches import PreparedBatch, cut_batches
 from recsys.decoding.beam_search import Beams, DenseGuidance, beam_search
 from recsys.decoding.bfloat16 import bfloat16_policy
 from recsys.decoding.config import DecodeConfig
@@ -22,7 +22,7 @@ from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.decoding.rules.shortfall import rows_below_quotas, sessions_below_quotas
 from recsys.decoding.search_index import SearchIndex
-from recsys.decoding.transfers import Pending, collect, in_order, on_its_way, prepared_ahead, replace_rows, stacked
+from recsys.decoding.transfers import Pending, collect, on_its_way, prepared_ahead, replace_rows, rows_of, stacked
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.int8 import int8_policy
 from recsys.runtime import PlainProgress, Progress
@@ -190,11 +190,9 @@ class Recommender:
         Rows that quotas left shorter than they permit are searched again with more beams, up to as many as a batch may hold.
         """
         width = max(self.config.beam_width, k)
-        # similar lengths together: padding is wasted work
-        order = np.argsort(np.minimum(histories.lengths, self.policy.spec.model.max_history), kind="stable")
 
         def answers(rows: npt.NDArray[np.integer], width: int, per_batch: int, progress: Progress) -> list[RankedItems]:
-            blocks = [rows[start : start + per_batch] for start in range(0, len(rows), per_batch)]
+            blocks = self._batches(histories, rows, per_batch)
             prepared = prepared_ahead(
                 blocks, lambda block: self.prepare(histories.take(block), rules.take(block), k), self.device
             )
@@ -206,9 +204,11 @@ class Recommender:
                 pending = launched
             collect(parts, pending)
             nothing = RankedItems(np.empty((0, k), np.int32), np.empty((0, k), np.float32))
-            return [stacked(part or [nothing]) for part in parts]
+            # batches have an order of their own; rows ascend
+            back = np.argsort(np.concatenate([rows[:0], *blocks]), kind="stable")
+            return [rows_of(stacked(part or [nothing]), back) for part in parts]
 
-        lists = [in_order(ranked, order) for ranked in answers(order, width, per_batch, progress or PlainProgress())]
+        lists = answers(np.arange(len(histories)), width, per_batch, progress or PlainProgress())
         for more in self._wider(width, rules):
             rows = np.unique(np.concatenate([rows_below_quotas(histories, ranked, rules) for ranked in lists]))
             again = answers(rows, more, max(1, self.config.rows_per_batch // more), _SILENT) if len(rows) else []
@@ -217,6 +217,12 @@ class Recommender:
         for ranked in lists:
             refuse_non_finite(ranked.scores, ranked.items >= 0, histories)
         return lists
+
+    def _batches(
+        self, histories: Histories, rows: npt.NDArray[np.integer], users: int
+    ) -> list[npt.NDArray[np.integer]]:
+        """Cut some of the histories into batches, in which no user's answer depends on the others."""
+        return cut_batches(rows, histories.lengths[rows], self.policy.spec.model.max_history, users)
 
     def _wider(self, width: int, rules: CompiledRules) -> Iterator[int]:
         """Numbers of beams to try where quotas left too little, up to all items or as many beams as a batch may hold."""
@@ -265,8 +271,7 @@ class Recommender:
         scores = np.full((len(histories), num_sessions), -np.inf, np.float32)
 
         def fill(rows: npt.NDArray[np.integer], width: int) -> None:
-            per_batch = max(1, self.config.rows_per_batch // width)
-            blocks = [rows[start : start + per_batch] for start in range(0, len(rows), per_batch)]
+            blocks = self._batches(histories, rows, max(1, self.config.rows_per_batch // width))
             ready = prepared_ahead(
                 blocks,
                 lambda block: self.prepare(histories.take(block), rules.take(block), num_items=length),
@@ -328,7 +333,7 @@ class Recommender:
     def dense_scores(self, query_BD: torch.Tensor, items_BN: torch.Tensor) -> torch.Tensor:
         """Dense-head scores of given items, ``[B, N]``; whatever stands at item -1 is to be masked by the caller."""
         vectors_BND = self._vectors()[items_BN + 1]
-        return torch.einsum("bd,bnd->bn", query_BD, vectors_BND)
+        return vectors_BND.mul_(query_BD[:, None]).sum(-1)  # a sum per item, whoever else is in the batch
 
     def catalogue_vectors(self) -> torch.Tensor:
         """Item tower of the whole catalogue, ``[I, D]``, computed once."""

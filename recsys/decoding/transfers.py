@@ -124,11 +124,9 @@ def stacked(parts: list[RankedItems]) -> RankedItems:
     return kind(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(kind)})
 
 
-def in_order(ranked: RankedItems, order: npt.NDArray[np.integer]) -> RankedItems:
-    """Put rows, of which number ``n`` belongs to row ``order[n]``, into the order of the rows."""
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return type(ranked)(**{field.name: getattr(ranked, field.name)[back] for field in fields(ranked)})
+def rows_of(ranked: RankedItems, rows: npt.NDArray[np.integer]) -> RankedItems:
+    """Rows of a ranking by number, in the order given."""
+    return type(ranked)(**{field.name: getattr(ranked, field.name)[rows] for field in fields(ranked)})
 
 
 def replace_rows(ranked: RankedItems, rows: npt.NDArray[np.integer], found: RankedItems) -> None:

@@ -22,6 +22,15 @@ def save_policy(folder: Path, policy: GenerativeRecommender) -> None:
     save_module(folder, policy, policy.spec, SPEC_NAME)
 
 
+def blank_policy(spec: PolicySpec, catalogue: ItemCatalogue) -> GenerativeRecommender:
+    """A policy of the specification's kind and shapes, whose weights are about to be loaded."""
+    if spec.model.backbone == "llm":
+        from recsys.language_model.build import restored
+
+        return restored(spec, catalogue)
+    return GenerativeRecommender(spec, catalogue)
+
+
 def load_policy(
     folder: Path,
     expected_semantic_id_digest: str | None = None,
@@ -44,6 +53,6 @@ def load_policy(
     spec, tensors = read_module(folder, PolicySpec, SPEC_NAME, what="policy", remedy="train again")
     remedy = "train again, or use the semantic IDs it was trained with"
     check_semantic_ids(spec, expected_semantic_id_digest, folder, what="policy", remedy=remedy, allow_grown=allow_grown)
-    policy = GenerativeRecommender(spec, ItemCatalogue.blank(spec.dataset.num_items, len(spec.level_sizes)))
+    policy = blank_policy(spec, ItemCatalogue.blank(spec.dataset.num_items, len(spec.level_sizes)))
     load_weights(policy, tensors, folder, remedy="train again")
     return policy.eval().to(device)

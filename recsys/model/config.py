@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
+from recsys.model.language_config import LanguageModelConfig
 
 Feature = Literal["item", "codes", "author", "category", "behaviour", "gap", "watch", "user"]
 
@@ -115,8 +116,11 @@ _PATHWAY_FIELDS: Final = ("short_events", "positive_events", "lifelong_queries",
 _LAZY_FIELDS: Final = ("kv_layers", "kv_split", "kv_groups", "num_dense_blocks", "num_shared_experts")
 
 
+_LANGUAGE_FEATURES: Final = frozenset({"item", "codes", "author", "category", "behaviour"})
+
+
 class ModelConfig(FrozenConfig):
-    """Widths and depths of the encoder-decoder.
+    """Widths and depths of the encoder-decoder, or the language model that takes its place.
 
     ``encoder_attention: causal`` lets one pass over a user's sequence supervise every position (all-prefix training);
     ``bidirectional`` is the published form and is trained on one (history, target) pair per row.
@@ -126,6 +130,11 @@ class ModelConfig(FrozenConfig):
     projecting it in every layer (:class:`~recsys.model.variants.lazy_decoder.LazyDecoder`). Either goes with either.
 
     Attributes:
+        backbone: ``encoder_decoder``, or ``llm``: a causal language model that reads and writes codes as tokens
+            (:mod:`recsys.language_model`). Of the keys below it takes ``max_history``, ``dropout``, ``embedding_dropout``,
+            ``init_std`` and ``features``: ``behaviour`` gives every event a token more, ``item``, ``author`` and
+            ``category`` make the item vectors of the dense head.
+        language_model: Of ``backbone: llm``.
         preset: Fills in what is left out of the keys below; the defaults shown are those of ``tiny``.
         width: D, of every hidden state.
         num_heads: Attention heads; they divide ``width``.
@@ -158,6 +167,8 @@ class ModelConfig(FrozenConfig):
         init_std: Standard deviation of initial weights.
     """
 
+    backbone: Literal["encoder_decoder", "llm"] = "encoder_decoder"
+    language_model: LanguageModelConfig | None = None
     preset: Literal["tiny", "small", "paper_v1", "tr_0.9b", "v2_1b", "tiny_pathways", "tiny_lazy"] = "tiny"
     width: int = Field(gt=0)
     num_heads: int = Field(gt=0)
@@ -196,7 +207,8 @@ class ModelConfig(FrozenConfig):
     def _fill_from_preset(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**PRESETS.get(values.get("preset", "tiny"), {}), **values}
+        given = {"features": ("item", "codes")} if values.get("backbone") == "llm" else {}
+        return {**PRESETS.get(values.get("preset", "tiny"), {}), **given, **values}
 
     @model_validator(mode="after")
     def _check_shape(self) -> ModelConfig:
@@ -248,6 +260,33 @@ class ModelConfig(FrozenConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_backbone(self) -> ModelConfig:
+        if self.backbone == "encoder_decoder":
+            if self.language_model is not None:
+                raise ValueError(
+                    "language_model is set, and backbone is encoder_decoder; set backbone: llm, or leave it out"
+                )
+            return self
+        if self.language_model is None:
+            raise ValueError("backbone: llm needs language_model.source or language_model.shape")
+        if self.encoder != "plain" or self.decoder != "standard" or self.encoder_attention != "causal":
+            raise ValueError(
+                f"backbone: llm reads histories causally and has neither encoder nor decoder of its own, and encoder is "
+                f"{self.encoder}, decoder {self.decoder}, encoder_attention {self.encoder_attention}; take another preset"
+            )
+        wrong = sorted(set(self.features) - _LANGUAGE_FEATURES)
+        if wrong or "codes" not in self.features:
+            raise ValueError(
+                f"features are {', '.join(self.features)}; backbone: llm reads codes, and can use "
+                f"{', '.join(sorted(_LANGUAGE_FEATURES - {'codes'}))}"
+            )
+        if self.num_objectives or self.unseen_user_rows or self.unseen_author_rows:
+            raise ValueError(
+                "backbone: llm takes no num_objectives, unseen_user_rows or unseen_author_rows; leave them out"
+            )
+        return self
+
     def _refuse_changed(self, names: tuple[str, ...], switch: str, needed: str) -> None:
         """Refuse settings of a part that is not built; a value equal to the default passes."""
         for name in names:
@@ -272,6 +311,41 @@ class ModelConfig(FrozenConfig):
                 f"{key} asks for bfloat16, and model.width is {self.width}, model.expert_width {self.expert_width}: grouped "
                 f"bfloat16 products need multiples of 8; change them, or leave {key} at float32"
             )
+
+    def check_beside(
+        self, *, decode_precision: str, compiles: bool, spreads: bool, smooths: bool, distils: bool
+    ) -> None:
+        """Refuse what a language model cannot do; an encoder-decoder can do all of it.
+
+        Args:
+            decode_precision: ``decode.precision``.
+            compiles: ``train.compile`` is not ``none``.
+            spreads: ``train.processes`` is above 1, or tables are sharded.
+            smooths, distils: ``train.label_smoothing``, ``train.distillation_weight`` are above 0.
+
+        Raises:
+            ConfigError: Names the key.
+        """
+        settings = self.language_model
+        if settings is None:
+            return
+        over_vocabulary = settings.softmax == "vocabulary"
+        refused = {
+            "decode.precision is int8": (decode_precision == "int8", "use float32"),
+            "train.compile is blocks": (compiles, "set it to none"),
+            "train.processes is above 1, or train.sharding is not none": (spreads, "train in one process"),
+            "train.label_smoothing is set, with softmax: vocabulary": (
+                smooths and over_vocabulary,
+                "set it to 0, or softmax to level",
+            ),
+            "train.distillation_weight is set, with softmax: vocabulary": (
+                distils and over_vocabulary,
+                "set it to 0, or softmax to level",
+            ),
+        }
+        for what, (asked, way_out) in refused.items():
+            if asked:
+                raise ConfigError(f"{what}, which model.backbone: llm cannot do; {way_out}")
 
     @property
     def num_kv_groups(self) -> int:

@@ -10,6 +10,7 @@ D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +28,29 @@ from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.moe import MixtureOfExperts
 from recsys.model.layers.precision import float32_linear
 from recsys.model.layers.prefix_tree import PrefixTree
+from recsys.model.layers.rows import Linear
 from recsys.model.layers.steering import ObjectiveInput, steer
 from recsys.model.layers.tables import FeatureTables, ReservedRows
 from recsys.model.variants.lazy_decoder import LazyDecoder
 from recsys.model.variants.pathways import PathwayEncoder
+
+
+class LanguageSpec(BaseModel):
+    """What fixes the shapes of a policy that is a language model.
+
+    Attributes:
+        config: Of transformers, as JSON.
+        source: Name of what the base was read from; ``None``: its weights were drawn at random.
+        digest: SHA-256 of the source's weights.
+        instruction: Tokens before every history.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: dict[str, Any]
+    source: str | None = None
+    digest: str | None = None
+    instruction: tuple[int, ...] = ()
 
 
 class PolicySpec(BaseModel):
@@ -44,6 +64,8 @@ class PolicySpec(BaseModel):
     semantic_id_digest: str
     objectives: tuple[str, ...] = ()
     """Names of the objective weights that the policy was aligned with, in their order; empty: not steerable."""
+    language: LanguageSpec | None = None
+    """Of ``model.backbone: llm``."""
 
 
 @dataclass
@@ -93,7 +115,7 @@ class GenerativeRecommender(nn.Module):
         decoder_class = LazyDecoder if config.decoder == "lazy" else SessionDecoder
         self.decoder = decoder_class(config, self.codes, dataset.session_length)
         self.objective = ObjectiveInput(config.num_objectives, config.width) if config.num_objectives else None
-        self.dense_query = nn.Linear(config.width, config.width, bias=False)
+        self.dense_query = Linear(config.width, config.width, bias=False)
         self._init_linear_layers(config)
 
     def _init_linear_layers(self, config: ModelConfig) -> None:

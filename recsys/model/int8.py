@@ -13,11 +13,11 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from recsys import native
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.model.layers.attention import gated
 from recsys.model.layers.moe import MixtureOfExperts
 
 SMALLEST_PRODUCT = 2048
@@ -96,8 +96,7 @@ class Int8Experts(nn.Module):
         for up, down, count in zip(self.up, self.down, counts, strict=True):
             if count:
                 rows = token[start : start + count]
-                left, right = up(x_ND[rows]).chunk(2, dim=-1)
-                result.index_add_(0, rows, down(F.silu(left) * right) * gate[start : start + count])
+                result.index_add_(0, rows, down(gated(up(x_ND[rows]))) * gate[start : start + count])
             start += count
         return result.view(x.shape)
 

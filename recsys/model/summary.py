@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,25 @@ class PolicySummary:
         )
 
 
+class OwnCosts(Protocol):
+    """Counts of a policy that is no encoder-decoder; arguments and results as of the functions below."""
+
+    def summary(self, policy: Any, events: int, beam_width: int, /) -> PolicySummary:
+        """As :func:`summarise`."""
+
+    def training_flops(self, counts: BatchCounts, dense_targets: int, scored_items: int, /) -> float:
+        """As :func:`training_flops`."""
+
+    def decoding_flops(self, events_N: Counts, widths: Sequence[int], /) -> float:
+        """As :func:`decoding_flops`."""
+
+
+def own_costs(policy: GenerativeRecommender) -> OwnCosts | None:
+    """What a policy says of its own costs; ``None`` for an encoder-decoder."""
+    costs: OwnCosts | None = getattr(policy, "costs", None)
+    return costs
+
+
 def summarise(policy: GenerativeRecommender, *, history: int | None = None, beam_width: int = 50) -> PolicySummary:
     """Count parameters and matmul FLOPs; a policy on the meta device will do.
 
@@ -70,6 +90,8 @@ def summarise(policy: GenerativeRecommender, *, history: int | None = None, beam
     """
     config, dataset = policy.spec.model, policy.spec.dataset
     events = config.max_history if history is None else history
+    if (own := own_costs(policy)) is not None:
+        return own.summary(policy, events, beam_width)
     d, levels, session = config.width, policy.num_levels, dataset.session_length
     total = sum(p.numel() for p in policy.parameters())
     tables = sum(p.numel() for p in policy.tables.parameters())
@@ -78,7 +100,7 @@ def summarise(policy: GenerativeRecommender, *, history: int | None = None, beam
     memory = int(memory_positions(config, events))
     encode = encoder_products(config, events) + key_value_products(config, memory)
     head = d * sum(policy.spec.level_sizes)
-    dense = dense_products(config, dataset.num_items)
+    dense = dense_products(d, dataset.num_items)
     if config.encoder_attention == "causal":
         # one pass supervises every event and the first: its encoding is shared by as many targets as it has positions
         per_target = encode / memory + levels * token_products(config, memory, levels) + head + dense
@@ -105,13 +127,15 @@ def training_flops(policy: GenerativeRecommender, counts: BatchCounts, dense_tar
         dense_targets: Targets that the dense head is trained on; 0 where it is off.
         scored_items: Items that each of them is told from: the catalogue, or the sampled ones and itself.
     """
+    if (own := own_costs(policy)) is not None:
+        return own.training_flops(counts, dense_targets, scored_items)
     config, levels = policy.spec.model, policy.num_levels
     memory_N = memory_positions(config, counts.events_N)
     products = (encoder_products(config, counts.events_N) + key_value_products(config, memory_N)).sum()
     tokens_G = counts.items_G * (levels + 1) - 1
     products += (tokens_G * token_products(config, memory_N[counts.row_G], tokens_G)).sum()
     products += counts.items_G.sum() * config.width * sum(policy.spec.level_sizes)
-    return 6.0 * float(products + dense_targets * dense_products(config, scored_items))
+    return 6.0 * float(products + dense_targets * dense_products(config.width, scored_items))
 
 
 def decoding_flops(policy: GenerativeRecommender, events_N: Counts, widths: Sequence[int]) -> float:
@@ -121,6 +145,8 @@ def decoding_flops(policy: GenerativeRecommender, events_N: Counts, widths: Sequ
         events_N: Events of each history that were read.
         widths: Beams, or candidates, that are fed at every level; see :func:`fed_widths`.
     """
+    if (own := own_costs(policy)) is not None:
+        return own.decoding_flops(events_N, widths)
     config = policy.spec.model
     memory_N = memory_positions(config, events_N)
     encode_N = encoder_products(config, events_N) + key_value_products(config, memory_N)
@@ -164,9 +190,9 @@ def encoder_products(config: ModelConfig, events: Counts | int) -> Counts:
     return products + projected * 2 * d * d + compression
 
 
-def dense_products(config: ModelConfig, scored_items: int) -> int:
+def dense_products(width: int, scored_items: int) -> int:
     """Multiply-adds of the dense head for one target: its query, and the items that it is told from."""
-    return config.width * config.width + config.width * scored_items
+    return width * width + width * scored_items
 
 
 def beam_products(

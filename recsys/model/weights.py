@@ -87,11 +87,16 @@ def load_weights(module: nn.Module, tensors: dict[str, torch.Tensor], folder: Pa
 
 
 def unique_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """State without the second and third names of what several modules share: tables, codes, item tower."""
+    """State without the second and third names of what several modules share: tables, codes, item tower.
+
+    What the module calls ``stored_elsewhere`` is left out: the frozen weights of a language model that is named instead.
+    """
     seen: set[int] = set()
     unique = {}
+    elsewhere: frozenset[str] = getattr(module, "stored_elsewhere", frozenset())
     for name, tensor in module.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            unique[name] = tensor.data
+            if name not in elsewhere:
+                unique[name] = tensor.data
     return unique

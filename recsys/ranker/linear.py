@@ -53,7 +53,8 @@ class LinearRanker:
         """Score candidates ``[..., F]``; returns float32 ``[...]``, ``-inf`` where there is no candidate."""
         slope = self.weight / self.scale
         known = np.where(np.isnan(features), self.imputed, features)
-        score = np.asarray(known @ slope - np.float32(self.mean @ slope), np.float32)
+        # a sum per candidate: a product would round by how many candidates there are
+        score = np.asarray((known * slope).sum(-1) - np.float32(self.mean @ slope), np.float32)
         score[np.isnan(features[..., self._dense])] = -np.inf
         return score
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from recsys.data.item_catalogue import ItemCatalogue
+from recsys.model.layers.rows import Linear
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class MatchAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, num_relations: int, *, with_cosine: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.query = Linear(width, width, bias=False)
+        self.key_value = Linear(width, 2 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
         self.relation_bias_RA = nn.Parameter(torch.zeros(num_relations, num_heads))
         self.relation_value_RD = nn.Parameter(torch.zeros(num_relations, width))
         if with_cosine:

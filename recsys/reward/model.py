@@ -24,6 +24,7 @@ from recsys.data.batch import HistoryBatch
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.encoder import EVENT_FEATURES, CodeEmbedding, EncoderBlock, ItemTower
 from recsys.model.layers.attention import FeedForward
+from recsys.model.layers.rows import Linear
 from recsys.model.layers.tables import FeatureTables
 from recsys.reward.combination import combine_rewards, tower_weights
 from recsys.reward.config import CombinationConfig, CombinationMode, RewardModelConfig, RewardSignal
@@ -170,9 +171,9 @@ class SessionRewardModel(nn.Module):
         self.item_tower = ItemTower(parts, self.tables, self.codes, catalogue)
         self.relations = ItemRelations(catalogue, item_embeddings)
         if spec.embedding_width:
-            self.content = nn.Linear(spec.embedding_width, config.width, bias=False)
+            self.content = Linear(spec.embedding_width, config.width, bias=False)
         self.register_buffer("item_rates_IT", item_rates)
-        self.rates = nn.Linear(len(spec.signals), config.width, bias=False)
+        self.rates = Linear(len(spec.signals), config.width, bias=False)
         # set once training is over, see recsys.reward.calibration
         self.register_buffer("scale_T", torch.ones(len(spec.signals)))
         self.register_buffer("shift_T", torch.zeros(len(spec.signals)))
@@ -194,11 +195,11 @@ class SessionRewardModel(nn.Module):
             SessionBlock(config, self.relations.count) for _ in range(config.num_session_layers)
         )
         self.session_norm = nn.RMSNorm(config.width)
-        self.tower_up = nn.ModuleList(nn.Linear(config.width, config.tower_width) for _ in spec.signals)
-        self.tower_down = nn.ModuleList(nn.Linear(config.tower_width, 1) for _ in spec.signals)
+        self.tower_up = nn.ModuleList(Linear(config.width, config.tower_width) for _ in spec.signals)
+        self.tower_down = nn.ModuleList(Linear(config.tower_width, 1) for _ in spec.signals)
         if config.fused_tower:
-            self.fused_up = nn.Linear(len(spec.signals) * config.tower_width + 2 * config.width, config.tower_width)
-            self.fused_down = nn.Linear(config.tower_width, 1)
+            self.fused_up = Linear(len(spec.signals) * config.tower_width + 2 * config.width, config.tower_width)
+            self.fused_down = Linear(config.tower_width, 1)
         self._start_from_base_rates()
 
     def _start_from_base_rates(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recsys.model.layers.rows import FEW, whole_tiles
 from recsys.scorers.events import FloatArray
 from recsys.scorers.item_scorer import ItemArray, Scale, WeighedHistories
 
@@ -38,7 +39,11 @@ class SimilarityScorer:
         amount = weight * _factor(self.scale)
         sum_NI = torch.from_numpy(out)
         profiles, vectors = torch.from_numpy(self._profiles(rows)), torch.from_numpy(self.vectors)
-        torch.addmm(sum_NI, profiles, vectors.T, alpha=amount, out=sum_NI)
+        if len(profiles) < FEW:  # filled up, so that a row's sum does not depend on how many there are
+            filled = whole_tiles(sum_NI)
+            sum_NI.copy_(torch.addmm(filled, whole_tiles(profiles), vectors.T, alpha=amount)[: len(profiles)])
+        else:
+            torch.addmm(sum_NI, profiles, vectors.T, alpha=amount, out=sum_NI)
 
     def scaled_at(self, rows: WeighedHistories, items: ItemArray) -> FloatArray:
         """Products with the given items alone."""

@@ -105,6 +105,10 @@ def ranks_within(group: Counts, traffic: Counts) -> Counts:
     return rank
 
 
+class NoFreeId(DataError):
+    """Every ID is taken."""
+
+
 class CodeTree:
     """How many items sit under every prefix; finds the nearest ID that is still free.
 
@@ -132,7 +136,7 @@ class CodeTree:
         So an item keeps its nearest codes from the front as long as it can, and only the codes at the end give way.
 
         Raises:
-            DataError: Every ID is taken.
+            NoFreeId: Every ID is taken.
         """
         prefix: tuple[int, ...] = ()
         residual = np.array(embedding, dtype=np.float32)
@@ -142,7 +146,7 @@ class CodeTree:
                 if self._counts[(*prefix, code)] < room:
                     break
             else:
-                raise DataError(
+                raise NoFreeId(
                     f"semantic IDs: all {prod(self._sizes)} IDs of level sizes {self._sizes} are taken; "
                     "tokenize anew with more levels or larger codebooks"
                 )

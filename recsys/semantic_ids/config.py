@@ -13,6 +13,25 @@ ITEMS_PER_CODE: Final = 8
 CODES_PER_ITEM: Final = 100
 
 
+class RefitConfig(FrozenConfig):
+    """When a generation is used up, and codebooks are to be fitted anew; ``None`` for no limit.
+
+    The figures are in the report of `tokenize` (:mod:`recsys.semantic_ids.generations.growth`); they decide nothing about a
+    version, and enter no digest.
+
+    Attributes:
+        max_fill: Share of all IDs that are taken.
+        max_first_code_fill: The same below the first code that is used most.
+        max_drift: Mean squared error of the codes of later items, over that of the founders at the fit.
+        max_later_traffic_share: Share of train events on items that came after the fit.
+    """
+
+    max_fill: float | None = Field(default=0.5, gt=0.0, le=1.0)
+    max_first_code_fill: float | None = Field(default=0.9, gt=0.0, le=1.0)
+    max_drift: float | None = Field(default=2.0, gt=0.0)
+    max_later_traffic_share: float | None = Field(default=0.3, gt=0.0, le=1.0)
+
+
 class TokenizeConfig(FrozenConfig):
     """Settings of the `tokenize` stage.
 
@@ -30,6 +49,9 @@ class TokenizeConfig(FrozenConfig):
         tolerance: A level is finished when the relative improvement of its squared error falls below this.
         sample_size: Items that the codebooks are fitted on; a larger catalogue is sampled without replacement.
         unique: How items with equal codes are told apart, see :mod:`recsys.semantic_ids.collisions`.
+        generation: Where the stage starts from an earlier version: ``keep`` gives new items IDs from its codebooks, ``new``
+            fits codebooks anew and names their codes after it. Of no meaning without one.
+        refit: When a generation is used up.
     """
 
     method: Literal["balanced_residual_kmeans", "residual_kmeans"] = "balanced_residual_kmeans"
@@ -42,6 +64,8 @@ class TokenizeConfig(FrozenConfig):
     tolerance: float = Field(default=1e-4, ge=0.0)
     sample_size: int = Field(default=65_536, ge=2)
     unique: Literal["reassign", "extra_level", "none"] = "reassign"
+    generation: Literal["keep", "new"] = "keep"
+    refit: RefitConfig = RefitConfig()
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be_honoured(self) -> Self:

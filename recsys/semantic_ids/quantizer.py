@@ -121,6 +121,23 @@ def relative_residual_errors(x: FloatArray, codes: CodeArray, codebooks: Sequenc
     return [float(error / total) if total > 0.0 else 0.0 for error in left]
 
 
+def squared_errors(x: FloatArray, codes: CodeArray, codebooks: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
+    """Return ``[N]`` the squared distance of each point from the sum of its codes' centroids.
+
+    Example:
+        >>> books = [np.array([[0.0], [10.0]], np.float32), np.array([[-1.0], [2.0]], np.float32)]
+        >>> squared_errors(np.array([[-1.5], [11.0]], np.float32), np.array([[0, 0], [1, 1]], np.int32), books).tolist()
+        [0.25, 1.0]
+    """
+    found = np.empty(len(x), np.float64)
+    for rows in row_chunks(len(x)):
+        residual_ND = np.array(x[rows], dtype=np.float32)
+        for level, book_KD in enumerate(codebooks):
+            residual_ND -= book_KD[codes[rows, level]]
+        found[rows] = np.square(residual_ND).sum(axis=1, dtype=np.float64)
+    return found
+
+
 def _chunked_mean(x: FloatArray) -> npt.NDArray[np.float64]:
     return np.sum([x[rows].sum(axis=0, dtype=np.float64) for rows in row_chunks(len(x))], axis=0) / len(x)
 

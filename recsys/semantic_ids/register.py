@@ -48,6 +48,11 @@ class Register:
         ids = pl.concat([self.item_ids, other.item_ids.cast(self.item_ids.dtype)])
         return Register(ids, np.concatenate([self.codes, other.codes]), np.concatenate([self.born, other.born]))
 
+    def sids(self) -> list[str]:
+        """Return the codes as text, one letter per level."""
+        form = "".join(f"<{chr(ord('a') + level)}_{{}}>" for level in range(self.codes.shape[1]))
+        return [form.format(*row) for row in self.codes.tolist()]
+
     def rows_of(self, item_ids: pl.Series) -> npt.NDArray[np.int64]:
         """Return the row of each id, -1 where it has no ID yet."""
         places = pl.DataFrame({"id": self.item_ids}).with_row_index("row")

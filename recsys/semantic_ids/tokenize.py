@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from recsys.semantic_ids.balanced_kmeans import BalancedResidualKMeans
 from recsys.semantic_ids.collisions import Repair, make_unique
 from recsys.semantic_ids.config import TokenizeConfig, advised_codebook_size, check_codebook_size
 from recsys.semantic_ids.diagnostics import collision_statistics, level_statistics
+from recsys.semantic_ids.generations.comparison import compare
+from recsys.semantic_ids.generations.growth import FREE, REPORT_NAME, generation_figures, mean_error
+from recsys.semantic_ids.generations.naming import names_after, renamed
 from recsys.semantic_ids.quantizer import (
     CodeArray,
     FloatArray,
@@ -26,10 +29,9 @@ from recsys.semantic_ids.quantizer import (
     check_embeddings,
     relative_residual_errors,
 )
+from recsys.semantic_ids.register import as_ids
 from recsys.semantic_ids.residual_kmeans import ResidualKMeans
 from recsys.semantic_ids.versions import SemanticIds
-
-REPORT_NAME: Final = "tokenizer_report.json"
 
 
 def build_quantizer(config: TokenizeConfig) -> Quantizer:
@@ -62,6 +64,8 @@ def tokenize(
     config: TokenizeConfig,
     out_dir: Path,
     seed: int,
+    space: str | None = None,
+    named_after: SemanticIds | None = None,
 ) -> dict[str, Any]:
     """Give every item a semantic ID and write this first version with its report.
 
@@ -72,6 +76,9 @@ def tokenize(
         config: The stage's settings.
         out_dir: Receives the files of :class:`~recsys.semantic_ids.versions.SemanticIds` and ``tokenizer_report.json``.
         seed: Decides samples, first centroids and orders.
+        space: What `embed` calls the space of the vectors; later versions must come with vectors of the same.
+        named_after: A version of the generation before. Codebooks are fitted anew, and their codes are numbered so that as
+            much traffic as possible keeps its IDs.
 
     Returns:
         The report as written.
@@ -85,22 +92,56 @@ def tokenize(
     warnings = check_codebook_size(len(ids), config)
     quantizer = build_quantizer(config)
     quantizer.fit(embeddings, seed)
-    codes = quantizer.encode_catalogue(embeddings)
-    repair = make_unique(codes, embeddings, quantizer.codebooks, counts, config.unique)
-    semantic_ids = SemanticIds(repair.codes, repair.level_sizes, ids, quantizer.codebooks, traffic=counts)
-    semantic_ids.save(out_dir)
+    codes, books = quantizer.encode_catalogue(embeddings), quantizer.codebooks
+    aligned_to: tuple[str, ...] = ()
+    if named_after is not None and _can_be_named_after(named_after, books):
+        codes, books = _named(codes, books, ids, counts, named_after)
+        aligned_to = (named_after.digest, *sorted(named_after.earlier_digests))
+    repair = make_unique(codes, embeddings, books, counts, config.unique)
+    version = SemanticIds(repair.codes, repair.level_sizes, ids, books, traffic=counts, aligned_to=aligned_to)
+    version.save(out_dir)
+    founder_error = mean_error(version, embeddings, np.arange(len(ids)))
     report = {
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude=FREE),
         "seed": seed,
-        "digest": semantic_ids.digest,
+        "space": space,
+        "founder_error": founder_error,
+        "digest": version.digest,
+        "generation": version.generation,
+        "version": 0,
+        "named_after": aligned_to[0] if aligned_to else None,
         "num_items": len(ids),
         "width": int(embeddings.shape[1]),
         "advised_codebook_size": advised_codebook_size(len(ids)),
         "warnings": warnings,
-        **_describe(embeddings, codes, repair, quantizer.codebooks, counts),
+        **_describe(embeddings, codes, repair, books, counts),
+        "figures": generation_figures(version, embeddings, counts, founder_error),
     }
+    if named_after is not None:
+        report["compared_with_before"] = compare(named_after, version)
     write_json(out_dir / REPORT_NAME, report)
     return report
+
+
+def _can_be_named_after(old: SemanticIds, books: tuple[FloatArray, ...]) -> bool:
+    """Whether both have the same levels of the same sizes; codes of others have nothing in common."""
+    return [len(book) for book in old.codebooks] == [len(book) for book in books]
+
+
+def _named(
+    codes: CodeArray,
+    books: tuple[FloatArray, ...],
+    ids: pl.Series,
+    traffic: npt.NDArray[np.int64],
+    old: SemanticIds,
+) -> tuple[CodeArray, tuple[FloatArray, ...]]:
+    """Codes and codebooks under the names that keep most."""
+    rows = old.register.rows_of(as_ids(ids, old.item_ids.dtype))
+    both = rows >= 0
+    sizes = [len(book) for book in books]
+    names = names_after(old.register.codes[rows[both], : len(books)], codes[both], traffic[both], sizes)
+    moved = tuple(np.ascontiguousarray(book[np.argsort(name)]) for book, name in zip(books, names, strict=True))
+    return renamed(codes, names), moved
 
 
 def _check_inputs(embeddings: FloatArray, ids: pl.Series, traffic: npt.NDArray[np.int64]) -> None:

@@ -157,6 +157,14 @@ class SemanticIds:
         """Digests of the versions of this generation that came before."""
         return frozenset(ancestor.digest for ancestor in self.ancestors)
 
+    @property
+    def warm_digests(self) -> frozenset[str]:
+        """Digests of tables whose policies are a start for a policy of this one.
+
+        Those of earlier versions, whose codes mean the same items, and those of the generation that codes are named after.
+        """
+        return self.earlier_digests | frozenset(self.aligned_to)
+
     def check_rows(self, codes: npt.NDArray[np.integer]) -> None:
         """Refuse a catalogue ``[I, L]`` whose rows are not these: digests agree on items and codes, not on their order.
 
@@ -177,7 +185,7 @@ class SemanticIds:
             >>> SemanticIds(np.array([[12, 7]], np.int32), (16, 16), pl.Series(["x"]), ()).sids()
             ['<a_12><b_7>']
         """
-        return _as_text(self.codes)
+        return Register(self.item_ids, self.codes, self.born).sids()
 
     def grown(
         self, item_ids: Sequence[int | str] | pl.Series, embeddings: FloatArray, traffic: Counts | None = None
@@ -324,7 +332,7 @@ def _as_table(items: Register) -> pl.DataFrame:
         {
             Columns.ITEM_ID: items.item_ids,
             Columns.CODES: pl.Series(items.codes, dtype=pl.Array(pl.Int32, items.codes.shape[1])).arr.to_list(),
-            Columns.SID: pl.Series(_as_text(items.codes), dtype=pl.String),
+            Columns.SID: pl.Series(items.sids(), dtype=pl.String),
             Columns.BORN: items.born,
         }
     )
@@ -333,11 +341,6 @@ def _as_table(items: Register) -> pl.DataFrame:
 def _from_table(table: pl.DataFrame, num_levels: int) -> Register:
     codes = table[Columns.CODES].list.to_array(num_levels).to_numpy()
     return Register(table[Columns.ITEM_ID], codes.reshape(-1, num_levels), table[Columns.BORN].to_numpy())
-
-
-def _as_text(codes: CodeArray) -> list[str]:
-    form = "".join(f"<{chr(ord('a') + level)}_{{}}>" for level in range(codes.shape[1]))
-    return [form.format(*row) for row in codes.tolist()]
 
 
 def _level_names(codebooks: Sequence[FloatArray]) -> dict[str, Any]:

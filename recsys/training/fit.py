@@ -24,6 +24,7 @@ from recsys.contracts.manifest import read_json, write_json
 from recsys.data.datamodule import PolicyData
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.data.samples import TrainingForm
+from recsys.decoding.config import DecodeConfig
 from recsys.device import trainer_devices
 from recsys.model.checkpoint import load_policy, save_policy
 from recsys.model.config import ModelConfig
@@ -60,8 +61,13 @@ def build_policy(
     """Create an untrained policy for this catalogue; draws from torch's global generator.
 
     Args:
-        item_embeddings: ``[items, any]``; if given, the item table starts from their leading directions.
+        item_embeddings: ``[items, any]``; if given, the item table starts from their leading directions. A language model
+            starts with its own.
     """
+    if model.backbone == "llm":
+        from recsys.language_model.build import language_policy
+
+        return language_policy(prepared, semantic_ids, model)
     spec = PolicySpec(
         model=model,
         dataset=prepared.spec,
@@ -87,6 +93,24 @@ def leading_directions(embeddings: npt.NDArray[np.float32], width: int) -> npt.N
     result = np.zeros((len(embeddings), width), np.float32)
     result[:, : projected.shape[1]] = projected / max(float(projected.std()), 1e-12)
     return result
+
+
+def check_beside(model: ModelConfig, train: TrainConfig, decode: DecodeConfig, processes: int) -> None:
+    """Refuse what the backbone cannot do.
+
+    Args:
+        processes: That train together.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    model.check_beside(
+        decode_precision=decode.precision,
+        compiles=train.compile != "none",
+        spreads=processes > 1 or train.sharding != "none",
+        smooths=train.label_smoothing > 0,
+        distils=train.distillation_weight > 0,
+    )
 
 
 def training_form(prepared: Dataset, model: ModelConfig) -> TrainingForm:
@@ -137,6 +161,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train in this process, which is one of ``world``."""
     config, seed = inputs.train, inputs.seed
+    check_beside(inputs.model, config, inputs.decode, world.size)
     scratch = work_dir / ".scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     seed_everything(seed)

@@ -22,7 +22,7 @@ from recsys.contracts.manifest import Artifact, ArtifactStore
 from recsys.device import DEVICE_VARIABLE, PRECISION_VARIABLE
 from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import BUNDLE_FILE, BUNDLE_KIND, BundleInfo, open_bundle, read_info
-from serving.registry.aliases import BUNDLE_TAG, CHALLENGER, CONTENT_TAG
+from serving.registry.aliases import BUNDLE_TAG, CHALLENGER, CLEANED_TAG, CONTENT_TAG
 from serving.registry.file_store import check_there, database_of
 from serving.registry.masking import shown
 from serving.registry.mlflow_client import connect, translated_errors
@@ -45,6 +45,8 @@ class Version:
     name: str
     number: str
     tags: dict[str, str]
+    model_id: str | None = None
+    """MLflow's own name of the logged model, where the version was read from a registry."""
 
     @property
     def reference(self) -> str:
@@ -67,9 +69,9 @@ class Registry:
         self.client: MlflowClient = connect(uri, timeout_s, create=create)
 
     def find_bundle(self, name: str, bundle_digest: str) -> Version | None:
-        """Return the version made of this bundle, if it was registered before."""
+        """Return the version made of this bundle, if it was registered before and its files were not cleaned away."""
         for version in self.versions(name):
-            if version.tags.get(BUNDLE_TAG) == bundle_digest:
+            if version.tags.get(BUNDLE_TAG) == bundle_digest and CLEANED_TAG not in version.tags:
                 return version
         return None
 
@@ -78,7 +80,7 @@ class Registry:
         with translated_errors(self.uri):
             found = list(self.client.search_model_versions(f"name='{name}'"))
         ordered = sorted(found, key=lambda one: int(one.version))
-        return [Version(name, str(version.version), dict(version.tags)) for version in ordered]
+        return [Version(name, str(one.version), dict(one.tags), one.model_id) for one in ordered]
 
     def register(self, bundle: Path, run_id: str, tags: Mapping[str, str]) -> Version:
         """Log a bundle into an MLflow run as a model from code, and register it; the new version becomes challenger.
@@ -204,6 +206,11 @@ class Registry:
         if local is not None:
             logger.warning(
                 "'%s' was made anew since %s was registered; the registered one is taken", local.path, version.reference
+            )
+        if CLEANED_TAG in version.tags:
+            raise ArtifactError(
+                f"{version.reference} was cleaned away at {version.tags[CLEANED_TAG]}: its files were deleted by "
+                "`recsys clean`, and no version with an alias was; choose a later version"
             )
         artifact = open_bundle(self._fetch(version), content, f"{version.reference} at '{shown(self.uri)}'")
         if digest not in (None, artifact.digest):

@@ -24,9 +24,11 @@ _CONTRACTS = {"recsys.contracts"}
 _BASE = _CONTRACTS | {"recsys.paths", "recsys.config", "recsys.runtime", "recsys.device", "recsys.metrics"}
 _IDS = _BASE | {"recsys.semantic_ids"}
 _DATA = _IDS | {"recsys.data"}
-_LAYERS = _DATA | {"recsys.native", "recsys.model.config", "recsys.model.layers"}
+_MODEL_CONFIG = {"recsys.model.config", "recsys.model.language_config"}
+_LAYERS = _DATA | {"recsys.native", "recsys.model.layers"} | _MODEL_CONFIG
 _MODEL = _LAYERS | {"recsys.model", "recsys.model.variants"}
-_DECODING = _MODEL | {"recsys.scorers", "recsys.decoding"}
+_POLICIES = _MODEL | {"recsys.language_model", "recsys.model.checkpoint"}
+_DECODING = _POLICIES | {"recsys.scorers", "recsys.decoding"}
 _RANKED = _DECODING | {"recsys.ranker", "recsys.decoding.second_stage"}
 _TRAINING = _DECODING | {"recsys.training", "recsys.training.distributed"}
 _REWARD = _TRAINING | {"recsys.reward", "recsys.reward.feedback"}
@@ -49,13 +51,16 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.metrics": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "recsys.semantic_ids": _BASE,
     "recsys.data": _IDS,
-    "recsys.scorers": _DATA,
+    "recsys.scorers": _DATA | {"recsys.model.layers"},
     "recsys.native": set(),
-    "recsys.model.config": _DATA,
-    "recsys.model.layers": _DATA | {"recsys.native", "recsys.model.config"},
+    "recsys.model.language_config": _DATA,
+    "recsys.model.config": _DATA | {"recsys.model.language_config"},
+    "recsys.model.layers": _DATA | {"recsys.native"} | _MODEL_CONFIG,
     "recsys.model.variants": _LAYERS | {"recsys.model"},
     "recsys.model": _LAYERS | {"recsys.model.variants"},
-    "recsys.decoding": _MODEL | {"recsys.scorers"},
+    "recsys.language_model": _MODEL,
+    "recsys.model.checkpoint": _POLICIES,
+    "recsys.decoding": _POLICIES | {"recsys.scorers"},
     "recsys.decoding.second_stage": _RANKED,
     "recsys.training.distributed": _TRAINING,
     "recsys.training": _TRAINING,

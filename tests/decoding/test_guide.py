@@ -17,7 +17,7 @@ from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import Guidance, beam_search
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.guide import PrefixGuide, fused_scores
+from recsys.decoding.guide import USERS_TOGETHER, PrefixGuide, fused_scores
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, PersonalRules
@@ -299,7 +299,7 @@ def test_scores_made_by_leaf_guide_as_scores_given_by_item(seed: int, blocks: bo
     by_leaf = search_index.item_of_leaf.long()
     with pytest.MonkeyPatch.context() as patch:
         if blocks:
-            for name, value in (("SMALL_CATALOGUE", 0), ("SCORED_TOGETHER", 3 * users), ("FEW_LEAVES", 20)):
+            for name, value in (("SMALL_CATALOGUE", 0), ("SCORED_TOGETHER", 3 * USERS_TOGETHER), ("FEW_LEAVES", 20)):
                 patch.setattr(f"recsys.decoding.guide.{name}", value)
         expected = PrefixGuide.from_item_scores(query @ vectors.T, 2.0, search_index, rules)
         found = PrefixGuide.from_dense_head(query, vectors[by_leaf], 2.0, search_index, rules)

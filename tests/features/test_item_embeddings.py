@@ -11,10 +11,11 @@ import pytest
 
 from features.embeddings.attributes import AttributesConfig
 from features.embeddings.collaborative import CollaborativeConfig
+from features.embeddings.config import EmbedConfig
 from features.embeddings.fusion import FusionConfig
 from features.embeddings.precomputed import PrecomputedConfig
 from features.embeddings.text import TextConfig, TextEncoder, text_fingerprint
-from features.item_embeddings import EmbedConfig, embed
+from features.item_embeddings import embed
 from recsys.config import validate
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.contracts.manifest import sha256_of_file
@@ -80,6 +81,9 @@ def test_a_source_that_the_data_lack_is_left_out_and_reported(tmp_path, make_his
         "collaborative.npy",
         "embedding_report.json",
         "fused.npy",
+        "rows.parquet",
+        "space.json",
+        "space.safetensors",
     ]
     assert report["width"] == 3
 

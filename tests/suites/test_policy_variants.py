@@ -41,6 +41,19 @@ PATHWAYS = {
     "lifelong_layers": 1,
 }
 LAZY = {"decoder": "lazy", "num_dense_blocks": 1, "kv_groups": 2}
+SHAPE = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "max_position_embeddings": 128,
+}
+LANGUAGE = {"backbone": "llm", "features": ("codes", "behaviour"), "language_model": {"shape": {**SHAPE}}}
+UNTIED = {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": False}
+TITLES = {"titles": True, "title_tokens": 6, "instruction": "likes: ", "softmax": "vocabulary"}
 VARIANTS = {
     "standard": {},
     "bidirectional": {"encoder_attention": "bidirectional"},
@@ -48,10 +61,12 @@ VARIANTS = {
     "lazy": {**LAZY, "num_encoder_layers": 0},
     "lazy with an encoder": {**LAZY, "kv_layers": 2, "kv_split": 2, "num_shared_experts": 1},
     "lazy over pathways": {**PATHWAYS, **LAZY, "num_encoder_layers": 1},
+    "language model": {**LANGUAGE, "language_model": {"shape": {**SHAPE, "tie_word_embeddings": True}}},
+    "language model with titles": {**LANGUAGE, "language_model": {"shape": {**SHAPE, **UNTIED}, **TITLES}},
 }
 
 
-@pytest.mark.parametrize("option", ["encoder", "encoder_attention", "decoder", "kv_split"])
+@pytest.mark.parametrize("option", ["backbone", "encoder", "encoder_attention", "decoder", "kv_split"])
 def test_every_choice_of_the_configuration_is_in_the_suite(option: str) -> None:
     choices = get_args(ModelConfig.model_fields[option].annotation)
     chosen = {getattr(ModelConfig.model_validate({**BASE, **variant}), option) for variant in VARIANTS.values()}
@@ -187,7 +202,7 @@ def test_it_learns_the_ring(prepared: Dataset, variant: str) -> None:
         seen.append(loss.item())
     assert seen[0] > 2.5
     assert seen[-1] < seen[0] / 2
-    unused = [name for name, parameter in policy.named_parameters() if parameter.grad is None]
+    unused = [name for name, weight in policy.named_parameters() if weight.requires_grad and weight.grad is None]
     assert unused == ["dense_query.weight"]  # the dense head has a loss of its own
 
 

@@ -84,8 +84,15 @@ def item_table(num_items: int, **columns: Any) -> pl.DataFrame:
         Columns.TRAIN_COUNT: np.zeros(num_items, np.int64),
     }
     given = {name: values for name, values in columns.items() if values is not None}
+    authors = given.get(Columns.AUTHOR_INDEX, known[Columns.AUTHOR_INDEX])
+    known[Columns.AUTHOR_ID] = [f"a{author}" if author else None for author in authors]
     types = {Columns.TITLE: pl.String, Columns.TEXT: pl.String, Columns.CATEGORIES: pl.List(pl.String)}
-    types |= {Columns.AUTHOR_INDEX: pl.Int32, Columns.CATEGORY_INDEX: pl.Int32, Columns.TRAIN_COUNT: pl.Int64}
+    types |= {
+        Columns.AUTHOR_ID: pl.String,
+        Columns.AUTHOR_INDEX: pl.Int32,
+        Columns.CATEGORY_INDEX: pl.Int32,
+        Columns.TRAIN_COUNT: pl.Int64,
+    }
     return pl.DataFrame({**known, **given}, schema_overrides=types)
 
 

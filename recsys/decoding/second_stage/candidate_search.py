@@ -41,6 +41,7 @@ from recsys.decoding.second_stage.candidates import (
 from recsys.decoding.second_stage.stage import BEAM, DENSE, FUSED, TRANSITIONS, candidate_sources
 from recsys.decoding.transfers import on_its_way
 from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
+from recsys.model.layers.rows import product
 from recsys.ranker.config import CandidateCounts
 from recsys.ranker.features import Candidates, ItemFacts, candidate_features
 from recsys.ranker.fitted import FittedRanker
@@ -140,7 +141,7 @@ class CandidateSearch:
         device = self.policy.codes.weight.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             state = self.policy.start(prepared.batch)
-        dense_BI = (state.dense_query_BD.float() @ self.item_vectors().T).log_softmax(1)
+        dense_BI = product(state.dense_query_BD.float(), self.item_vectors().T).log_softmax(1)
         return ScoredBatch(
             histories=histories,
             state=state,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recsys.model.layers.beam_cache import BeamCache
+from recsys.model.layers.rows import TILE, Linear, decodes_on_cpu, linear, whole_tiles
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 """Keys and values of a memory for one layer, ``[N, A, S, C]`` each."""
@@ -32,6 +33,11 @@ def attend(
             ``None``: everywhere; a GPU has its fastest kernel for that and for ``causal``.
         causal: Without a mask: position ``t`` looks at positions up to ``t``.
     """
+    queries = q_NATC.shape[2]
+    if queries % TILE and decodes_on_cpu(q_NATC) and (mask is None or mask.shape[2] == 1):
+        # the kernel's threads work in memory that is aligned for whole tiles alone, and round otherwise by thread
+        q_NATC = whole_tiles(q_NATC, dim=2)
+        return attend(q_NATC, k_NASC, v_NASC, mask, causal=causal)[:, :, :queries]
     # the fused kernel, in training on a CPU too: half the time of plain products over 80 positions, equal over 50
     return F.scaled_dot_product_attention(q_NATC, k_NASC, v_NASC, attn_mask=mask, is_causal=causal)
 
@@ -57,8 +63,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads, self.head_width = num_heads, width // num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
 
     def project(self, x_NTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries, keys, values, each ``[N, T, A, C]``."""
@@ -93,9 +99,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.query = Linear(width, width, bias=False)
+        self.key_value = Linear(width, 2 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
 
     def forward(self, x_NTD: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor | None) -> torch.Tensor:
         """Attend; ``mask`` is true where a query may look, broadcastable to ``[N, A, T, S]``; ``None``: everywhere."""
@@ -109,7 +115,7 @@ def project_memory(layers: Sequence[CrossAttention], memory_NSD: torch.Tensor) -
     """Keys and values of all layers by one matrix product; they serve every decoder position and every beam."""
     n, s = memory_NSD.shape[:2]
     weight = torch.cat([layer.key_value.weight for layer in layers])
-    projected = F.linear(memory_NSD, weight).view(n, s, len(layers), 2, layers[0].num_heads, -1)
+    projected = linear(memory_NSD, weight).view(n, s, len(layers), 2, layers[0].num_heads, -1)
     keys_values = projected.permute(2, 3, 0, 4, 1, 5)  # [layers, 2, N, A, S, C]
     return [(layer[0].contiguous(), layer[1].contiguous()) for layer in keys_values]
 
@@ -119,8 +125,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.up = Linear(width, 2 * hidden, bias=False)
+        self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply position by position."""
@@ -130,6 +136,9 @@ class FeedForward(nn.Module):
 def gated(up: torch.Tensor) -> torch.Tensor:
     """SwiGLU's middle: ``silu`` of the first half of the channels times the second half, ``[..., 2 * F] -> [..., F]``."""
     gate, value = up.chunk(2, dim=-1)
+    if gate.shape[-1] % TILE and decodes_on_cpu(gate):
+        # torch's silu rounds an element by where it lies; its exp does not
+        return gate.neg().exp_().add_(1.0).reciprocal_().mul_(gate).mul_(value)
     activated = F.silu(gate)
     # autograd wants both factors afterwards; without it a third of the memory traffic is saved
     return activated * value if torch.is_grad_enabled() else activated.mul_(value)

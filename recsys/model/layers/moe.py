@@ -15,6 +15,7 @@ from torch import nn
 from recsys.model.config import ModelConfig
 from recsys.model.layers.attention import FeedForward, gated
 from recsys.model.layers.precision import float32_linear
+from recsys.model.layers.rows import FEW, TILE, decodes_on_cpu
 
 
 class MixtureOfExperts(nn.Module):
@@ -90,6 +91,24 @@ class MixtureOfExperts(nn.Module):
         Mixed precision does not reach grouped products, so they are cast here. On a GPU bfloat16 runs as one kernel per
         product.
         """
+        if decodes_on_cpu(rows_RD):
+            return self._whole_tiles(rows_RD, ends_E)
+        return self._segments(rows_RD, ends_E)
+
+    def _whole_tiles(self, rows_RD: torch.Tensor, ends_E: torch.Tensor) -> torch.Tensor:
+        """The same with short segments filled up to whole tiles: how short they are depends on a user's company."""
+        counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
+        room_E = torch.where(counts_E < FEW, -(-counts_E // TILE) * TILE, counts_E)
+        ends_padded_E = room_E.cumsum(0, dtype=torch.int32)
+        shift_E = ends_padded_E - room_E - (ends_E - counts_E)
+        row_R = torch.arange(len(rows_RD), device=rows_RD.device)
+        place_R = row_R + shift_E[torch.searchsorted(ends_E, row_R.to(ends_E.dtype), right=True)]
+        most = len(rows_RD) + self.num_experts * TILE  # what it comes to would have to be read back
+        padded_RD = rows_RD.new_zeros(most, rows_RD.shape[1]).index_copy_(0, place_R, rows_RD)
+        return self._segments(padded_RD, ends_padded_E).index_select(0, place_R)
+
+    def _segments(self, rows_RD: torch.Tensor, ends_E: torch.Tensor) -> torch.Tensor:
+        """The two grouped products."""
         dtype = _autocast_dtype(rows_RD)
         up_RF = F.grouped_mm(rows_RD.to(dtype), self.up_EDF.to(dtype), offs=ends_E)
         return F.grouped_mm(gated(up_RF), self.down_EFD.to(dtype), offs=ends_E)

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recsys.model.layers.rows import linear
+
 
 def float32_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """``x weight^T + bias`` in float32, inside an autocast region too."""
     with torch.autocast(x.device.type, enabled=False):
-        return F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+        return linear(x.float(), weight.float(), None if bias is None else bias.float())
 
 
 def product_dtype(device: torch.device) -> torch.dtype:

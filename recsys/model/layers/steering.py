@@ -17,6 +17,7 @@ from torch import nn
 
 from recsys.contracts.errors import ConfigError
 from recsys.data.batch import HistoryBatch
+from recsys.model.layers.rows import Linear
 
 
 class ObjectiveInput(nn.Module):
@@ -30,7 +31,7 @@ class ObjectiveInput(nn.Module):
 
     def __init__(self, num_objectives: int, width: int) -> None:
         super().__init__()
-        self.projection = nn.Linear(num_objectives, width, bias=False)
+        self.projection = Linear(num_objectives, width, bias=False)
         self.reset()
 
     def reset(self) -> None:

@@ -32,6 +32,7 @@ from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.moe import feed_forward
 from recsys.model.layers.precision import Norm
 from recsys.model.layers.prediction_points import DecodedRows
+from recsys.model.layers.rows import Linear
 
 
 class ContextProcessor(nn.Module):
@@ -45,7 +46,7 @@ class ContextProcessor(nn.Module):
         self.num_groups, self.split = config.num_kv_groups, config.kv_split
         part = config.num_kv_groups * (config.width // config.num_heads)
         num_parts = config.kv_layers * config.kv_split
-        self.project = nn.Linear(config.width, num_parts * part, bias=False)
+        self.project = Linear(config.width, num_parts * part, bias=False)
         self.norms = nn.ModuleList(Norm(part) for _ in range(num_parts))
 
     def forward(self, memory_BSD: torch.Tensor) -> list[KeysValues]:
@@ -66,8 +67,8 @@ class LazyCrossAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_groups, self.group_heads = config.num_kv_groups, config.num_heads // config.num_kv_groups
-        self.query = nn.Linear(config.width, config.width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.query = Linear(config.width, config.width, bias=False)
+        self.out = Linear(config.width, config.width, bias=False)
 
     def forward(self, x_NTD: torch.Tensor, keys_values: KeysValues, mask: torch.Tensor | None) -> torch.Tensor:
         """Attend; ``mask`` is true where a query may look, ``[N, 1, T, S]`` or ``[N, 1, 1, S]``; ``None``: everywhere."""

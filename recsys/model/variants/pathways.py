@@ -37,6 +37,7 @@ from recsys.model.config import ModelConfig
 from recsys.model.encoder import EVENT_FEATURES, EncoderBlock, ItemTower, user_position
 from recsys.model.layers.attention import CrossAttention, FeedForward, KeysValues, project_memory
 from recsys.model.layers.precision import Norm
+from recsys.model.layers.rows import Linear
 from recsys.model.layers.tables import FeatureTables
 
 
@@ -45,9 +46,9 @@ class PathwayProjection(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, width, bias=False)
+        self.hidden = Linear(width, width, bias=False)
         self.activation = nn.LeakyReLU()
-        self.project = nn.Linear(width, width, bias=False)
+        self.project = Linear(width, width, bias=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Apply position by position, ``[..., D] -> [..., D]``."""

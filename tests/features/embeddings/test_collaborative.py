@@ -4,9 +4,23 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from features.embeddings.collaborative import CollaborativeConfig, collaborative_embedding, cooccurrence, ppmi
+from features.embeddings.collaborative import (
+    CollaborativeConfig,
+    associations,
+    collaborative_embedding,
+    cooccurrence,
+    smoothed_shares,
+)
 from features.embeddings.factorise import truncated_svd
 from recsys.contracts.errors import DataError
+
+
+def vectors(*arguments, **named):
+    return collaborative_embedding(*arguments, **named)[0]
+
+
+def ppmi(counts, shift, context_smoothing):
+    return associations(counts, smoothed_shares(counts, context_smoothing), shift)
 
 
 def test_cooccurrence_by_hand(make_history):
@@ -48,19 +62,19 @@ def test_valid_and_test_events_have_no_influence(make_history):
     rng = np.random.default_rng(0)
     train = [rng.integers(0, 30, 12).tolist() for _ in range(40)]
     config = CollaborativeConfig(dim=8)
-    alone = collaborative_embedding(make_history(train), 30, config, seed=1)
+    alone = vectors(make_history(train), 30, config, seed=1)
     for seed in range(3):
         later = [np.random.default_rng(seed).integers(0, 30, 1 + seed).tolist() for _ in range(40)]
-        assert collaborative_embedding(make_history(train, later), 30, config, seed=1).tobytes() == alone.tobytes()
+        assert vectors(make_history(train, later), 30, config, seed=1).tobytes() == alone.tobytes()
     train[0][5] = (train[0][5] + 1) % 30
-    assert collaborative_embedding(make_history(train), 30, config, seed=1).tobytes() != alone.tobytes()
+    assert vectors(make_history(train), 30, config, seed=1).tobytes() != alone.tobytes()
 
 
 def test_items_taken_together_lie_close(make_history):
     """Two circles of friends: users walk items 0..4 or 5..9, never both. Cosine inside must exceed cosine across."""
     rng = np.random.default_rng(0)
     train = [(rng.permutation(5) + 5 * (user % 2)).tolist() for user in range(60)]
-    x = collaborative_embedding(make_history(train), 10, CollaborativeConfig(dim=4), seed=0)
+    x = vectors(make_history(train), 10, CollaborativeConfig(dim=4), seed=0)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cosine = unit @ unit.T
     same = np.kron(np.eye(2), np.ones((5, 5))).astype(bool)
@@ -68,10 +82,10 @@ def test_items_taken_together_lie_close(make_history):
 
 
 def test_an_item_without_train_events_has_a_zero_row(make_history):
-    x = collaborative_embedding(make_history([[0, 1, 2], [2, 0, 1]], [[3], [3]]), 4, CollaborativeConfig(dim=2), seed=0)
+    x = vectors(make_history([[0, 1, 2], [2, 0, 1]], [[3], [3]]), 4, CollaborativeConfig(dim=2), seed=0)
     assert not x[3].any()
     assert x[:3].any(axis=1).all()
-    empty = collaborative_embedding(make_history([[0], [1]]), 4, CollaborativeConfig(dim=2), seed=0)
+    empty = vectors(make_history([[0], [1]]), 4, CollaborativeConfig(dim=2), seed=0)
     assert empty.shape == (4, 2)
     assert not empty.any()
 
@@ -90,4 +104,4 @@ def test_sparse_and_dense_factorisation_agree():
 
 def test_a_width_beyond_the_catalogue_is_refused(make_history):
     with pytest.raises(DataError, match=r"collaborative.dim=64 exceeds the 3 items of the catalogue; set"):
-        collaborative_embedding(make_history([[0, 1, 2]]), 3, CollaborativeConfig(), seed=0)
+        vectors(make_history([[0, 1, 2]]), 3, CollaborativeConfig(), seed=0)

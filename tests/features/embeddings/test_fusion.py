@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 
-from features.embeddings.fusion import fuse, principal_components, unit_rows
+from features.embeddings.fusion import FusionSpace, mean_of_present, principal_components, unit_rows
+
+
+def fuse(sources, weights, dim):
+    return FusionSpace.fit(sources, weights, dim).fuse(sources)
 
 
 def test_unit_rows_by_hand():
     """Rows (1, 0) and (5, 3) have mean (3, 1.5): centred (-2, -1.5) of length 2.5 -> (-0.8, -0.6), and the opposite."""
-    found = unit_rows(np.array([[1, 0], [5, 3], [0, 0]], np.float32))
+    source = np.array([[1, 0], [5, 3], [0, 0]], np.float32)
+    found = unit_rows(source, mean_of_present(source))
     np.testing.assert_allclose(found, [[-0.8, -0.6], [0.8, 0.6], [0, 0]], atol=1e-6)
 
 
@@ -32,7 +37,8 @@ def test_principal_components_keep_distances_in_the_plane_where_all_variance_is(
     variance."""
     rng = np.random.default_rng(0)
     flat = rng.standard_normal((30, 2)) * [3, 1] @ rng.standard_normal((2, 5))
-    reduced = principal_components(flat.astype(np.float32), 2)
+    centre, directions = principal_components(flat.astype(np.float32), 2)
+    reduced = (flat - centre) @ directions
     before = np.linalg.norm(flat[:, None] - flat[None], axis=2)
     after = np.linalg.norm(reduced[:, None] - reduced[None], axis=2)
     np.testing.assert_allclose(after, before, atol=1e-4)

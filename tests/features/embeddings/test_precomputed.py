@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from features.embeddings.precomputed import PrecomputedConfig, fingerprint, precomputed_embedding, told_from_text
+from features.embeddings.precomputed import PrecomputedConfig, TextRidge, fingerprint, precomputed_embedding
 from recsys.contracts.errors import DataError
 
 VECTORS = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], np.float32)
@@ -186,7 +186,9 @@ def test_missing_vectors_are_told_from_texts_along_the_line_of_the_others() -> N
     text = np.append(x, [0.5, 0.0]).astype(np.float32)[:, None]
     vectors = np.append(2 * x, [0.0, 0.0]).astype(np.float32)[:, None]
     has = np.append(np.ones(1000, bool), [False, False])
-    found = told_from_text(vectors, has, text)
+    ridge = TextRidge.fit(vectors, has, text)
+    found = ridge.fill(vectors, has, text)
     assert found[1000, 0] == pytest.approx(0.5 * 2 * 1000 / 1001)
     assert found[1001, 0] == 0.0  # no text either
     np.testing.assert_array_equal(found[:1000], vectors[:1000])
+    assert TextRidge.fit(vectors, ~has, text * has[:, None]) is None

@@ -94,7 +94,9 @@ def test_without_gradients_the_result_is_the_same_and_the_input_untouched() -> N
     with_gradients = moe(x)
     with torch.no_grad():
         without = moe(x)
-    assert torch.equal(with_gradients, without)
+    torch.testing.assert_close(
+        with_gradients, without, rtol=1e-5, atol=1e-6
+    )  # short segments are summed in whole tiles
     assert torch.equal(x, kept)
 
 

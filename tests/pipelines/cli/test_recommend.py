@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from pipelines.cli.app import main
+from serving.bundle.layout import open_bundle
 from serving.registry.aliases import BUNDLE_TAG, CHAMPION
 from serving.registry.model_registry import Registry
 from tests.toy.batch_world import FIRST_ITEM_ID, FIRST_USER_ID, World, WorldSize, build_world, write_histories
@@ -43,7 +44,7 @@ def uri(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
     registry = Registry(uri, folder / "bundles")
     experiment = registry.client.create_experiment("toy", str(folder / "artifacts"))
     run = registry.client.create_run(experiment).info.run_id
-    version = registry.register(world.bundle, run, {BUNDLE_TAG: "b" * 64})
+    version = registry.register(world.bundle, run, {BUNDLE_TAG: open_bundle(world.bundle).digest})
     registry.point(version.name, CHAMPION, version.number)
     return uri
 

@@ -1,0 +1,125 @@
+"""Histories as tokens: a mark, the instruction, then every event with its codes, its title and its behaviour.
+
+Prompts lie at the left and grow at the right, so the first ``v`` events of a history are a prefix of its prompt: one pass
+serves every prefix.
+
+Legend: B users, H events, S tokens, E tokens of an event, L levels, T tokens of a title, I item rows, V = H + 1 prefixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from recsys.contracts.errors import ConfigError
+from recsys.data.batch import HistoryBatch
+from recsys.language_model.vocabulary import BEHAVIOURS, START, ExtendedVocabulary
+
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of B users.
+
+    Attributes:
+        token_BS: int64, anything behind a prompt's end.
+        length_BV: int64 tokens of the prompt of the first ``v`` events.
+    """
+
+    token_BS: torch.Tensor
+    length_BV: torch.Tensor
+
+    def lengths(self, events_BP: torch.Tensor) -> torch.Tensor:
+        """Tokens of the prompts of the first so many events."""
+        return self.length_BV.gather(1, events_BP)
+
+
+class PromptWriter(nn.Module):
+    """Writes prompts.
+
+    Args:
+        vocabulary: Of the tokens.
+        instruction: Tokens behind the start mark.
+        behaviours: Whether every event ends with its behaviour.
+        titles: Whether it carries the item's title.
+    """
+
+    header_N: torch.Tensor
+
+    def __init__(
+        self, vocabulary: ExtendedVocabulary, instruction: Sequence[int], *, behaviours: bool, titles: bool
+    ) -> None:
+        super().__init__()
+        self.vocabulary, self.behaviours, self.titles = vocabulary, behaviours, titles
+        header = torch.tensor([vocabulary.mark(START), *instruction])
+        self.register_buffer("header_N", header, persistent=False)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a prompt may hold text."""
+        return self.titles or len(self.header_N) > 1
+
+    def longest(self, events: int, num_levels: int, title_tokens: int) -> int:
+        """Tokens of the longest prompt of so many events."""
+        event = num_levels + int(self.behaviours) + (title_tokens if self.titles else 0)
+        return len(self.header_N) + events * event
+
+    def forward(self, history: HistoryBatch, codes_IL: torch.Tensor, title_IT: torch.Tensor | None) -> Prompts:
+        """Write the histories down.
+
+        Args:
+            codes_IL: Codes of every item row.
+            title_IT: Tokens of every item row's title, :data:`NO_TOKEN` behind its end; ``None``: histories have none.
+        """
+        item_BH = history.item_BH
+        parts = [self.vocabulary.code_tokens(codes_IL[item_BH])]
+        if title_IT is not None:
+            parts.append(title_IT[item_BH])
+        if self.behaviours:
+            parts.append((history.behaviour_BH + self.vocabulary.mark(BEHAVIOURS))[..., None])
+        return self.of_events(torch.cat(parts, dim=-1), ragged=title_IT is not None)
+
+    def of_events(self, event_BHE: torch.Tensor, *, ragged: bool) -> Prompts:
+        """Put events one behind the other.
+
+        Args:
+            event_BHE: Tokens of every event.
+            ragged: Some are :data:`NO_TOKEN` and are to be left out.
+        """
+        users, events, tokens = event_BHE.shape
+        header_BN = self.header_N.expand(users, -1)
+        flat, number = event_BHE.flatten(1), torch.arange(events + 1, device=event_BHE.device)
+        if not ragged:
+            length_BV = (header_BN.shape[1] + number * tokens).expand(users, -1)
+            return Prompts(torch.cat([header_BN, flat], dim=1), length_BV)
+        real = flat != NO_TOKEN
+        per_event = real.unflatten(1, (events, tokens)).sum(-1)
+        length_BV = nn.functional.pad(per_event.cumsum(1), (1, 0)) + header_BN.shape[1]
+        order = (~real).to(torch.uint8).argsort(dim=1, stable=True)  # what is real moves to the left, in its order
+        longest = int(length_BV[:, -1].max()) - header_BN.shape[1]
+        return Prompts(torch.cat([header_BN, flat.gather(1, order[:, :longest])], dim=1), length_BV)
+
+
+def text_tokens(texts: Sequence[str | None], tokenizer: Any | None, limit: int, num_text: int) -> list[list[int]]:
+    """Tokens of texts, at most ``limit`` each; without a tokenizer their UTF-8 bytes.
+
+    Raises:
+        ConfigError: The vocabulary has no 256 tokens for bytes.
+
+    Example:
+        >>> text_tokens(["Ada", None], None, 2, 256)
+        [[65, 100], []]
+    """
+    if tokenizer is None:
+        if num_text < 256:
+            raise ConfigError(
+                f"model.language_model: a model without a tokenizer reads text as bytes, and its vocabulary of {num_text} "
+                "has no room for 256 of them; raise language_model.shape.vocab_size, or leave text out"
+            )
+        return [list((text or "").encode()[:limit]) for text in texts]
+    return [tokenizer(text, add_special_tokens=False)["input_ids"][:limit] if text else [] for text in texts]

@@ -1,0 +1,101 @@
+"""One pass over a prompt and many answers gives what one pass per answer gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.alignment.rollouts.log_probs import candidate_log_probs
+from recsys.data.batch import TrainingBatch, collate_histories
+from recsys.data.histories import Histories
+from recsys.data.samples import PrefixWindows, TargetRows
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.recommender import Recommender
+from recsys.language_model.language_policy import LanguagePolicy
+from recsys.language_model.transformers_form import padded_prompts, transformers_model
+from tests.toy.language_model import language_policy_for, ring_ids_of_three_levels, ring_world
+
+TITLES = {"titles": True, "title_tokens": 5, "instruction": "likes: "}
+
+
+@pytest.mark.parametrize("settings", [{}, {"softmax": "vocabulary"}, TITLES], ids=["level", "vocabulary", "titles"])
+def test_candidates_as_a_tree_and_one_by_one(tmp_path: Path, settings: dict[str, object]) -> None:
+    """Six candidates per user, of which some share prefixes, one is doubled and one does not exist."""
+    dataset = ring_world(tmp_path)
+    policy = language_policy_for(dataset, model={"features": ("codes", "behaviour")}, **settings)
+    history = collate_histories(Histories.from_targets(dataset.history, dataset.all_users()), 6)
+    items = torch.tensor([[3, 4, 12, 4, -1, 0]]).expand(len(history), -1).contiguous()
+    items[2] = torch.tensor([-1, 19, 18, 17, 3, -1])
+    found = candidate_log_probs(policy, history, items[..., None])
+    for place in range(items.shape[1]):
+        target = items[:, place, None, None].clamp(min=0) + 1
+        hidden, _ = policy(TrainingBatch(history, target, history.lengths_B[:, None]))
+        expected = policy.code_log_probs(hidden, target)[:, 0]
+        exists = items[:, place] >= 0
+        torch.testing.assert_close(found.codes[exists, place], expected[exists], atol=1e-5, rtol=1e-4)
+    assert not found.mask[:, 4:5][:2].any()
+
+
+def test_all_prefixes_in_one_pass_are_the_pairs_one_by_one(tmp_path: Path) -> None:
+    dataset = ring_world(tmp_path, users=4)
+    policy = language_policy_for(dataset, **TITLES)
+    windows = PrefixWindows.from_dataset(dataset, 6)
+    together = policy.log_prob(windows.collate(np.arange(len(windows))))
+    pairs = TargetRows.from_dataset(dataset, 6)
+    alone = policy.log_prob(pairs.collate(np.arange(len(pairs))))
+    asked = windows.collate(np.arange(len(windows))).target_BPM > 0
+    order = np.argsort(windows.user_index, kind="stable")
+    assert (np.diff(windows.user_index[order]) > 0).all()  # a window per user, so both are in order of user and time
+    torch.testing.assert_close(together[asked], alone[alone != 0], atol=1e-5, rtol=1e-4)
+
+
+def test_an_answers_hidden_states_are_those_of_transformers(tmp_path: Path) -> None:
+    """Log-probabilities by a plain forward pass of the ordinary model over prompt and answer."""
+    dataset = ring_world(tmp_path)
+    policy = language_policy_for(dataset, softmax="vocabulary", **TITLES)
+    history = collate_histories(Histories.from_targets(dataset.history, dataset.all_users()), 6)
+    codes = torch.from_numpy(ring_ids_of_three_levels().codes[[7]].astype(np.int64)).expand(len(history), -1)
+    tokens, mask = padded_prompts(policy, history)
+    answer = policy.vocabulary.code_tokens(codes)
+    everything = torch.cat([tokens, answer], dim=1)
+    seen = torch.cat([mask, torch.ones_like(answer)], dim=1)
+    positions = (seen.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = transformers_model(policy)(input_ids=everything, attention_mask=seen, position_ids=positions).logits
+    expected = logits.log_softmax(-1)[:, -4:-1].gather(2, answer[..., None])[..., 0]
+    found = candidate_log_probs(policy, history, torch.full((len(history), 1, 1), 7)).codes[:, 0, 0]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_prompt_is_read_once_for_all_beams(tmp_path: Path) -> None:
+    """Twelve users and 20 beams: the layers see 12 prompts, and then only the newest token of each beam."""
+
+    dataset = ring_world(tmp_path)
+    policy = language_policy_for(dataset)
+    seen: list[tuple[int, ...]] = []
+    policy.base.model.layers[0].mlp.register_forward_hook(lambda _, x, __: seen.append(tuple(x[0].shape[:2])))
+    histories = Histories.from_targets(dataset.history, dataset.all_users())
+    recommender = Recommender(policy, ring_ids_of_three_levels(), DecodeConfig(beam_width=20, rescore="none"))
+    recommender.recommend(histories, 20, exclude_seen=False)
+    assert seen == [(12, 19), (12, 1), (12, 3), (12, 12)]  # 3 first codes, and places for 3 x 4 prefixes
+
+
+def test_checkpointing_and_dropout_leave_gradients_and_answers_as_they_are(tmp_path: Path) -> None:
+    dataset = ring_world(tmp_path, users=4)
+    gradients = []
+    for again in (False, True):
+        policy: LanguagePolicy = language_policy_for(dataset, gradient_checkpointing=again).train()
+        windows = PrefixWindows.from_dataset(dataset, 6)
+        policy.log_prob(windows.collate(np.arange(len(windows)))).sum().backward()
+        gradients.append({name: weight.grad for name, weight in policy.named_parameters() if weight.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+    dropping = language_policy_for(dataset, model={"dropout": 0.5, "embedding_dropout": 0.5})
+    batch = windows.collate(np.arange(len(windows)))
+    torch.testing.assert_close(dropping.log_prob(batch), policy.eval().log_prob(batch))
+    dropping.train()
+    assert not torch.equal(dropping.log_prob(batch), dropping.log_prob(batch))

@@ -1,0 +1,64 @@
+"""Small language policies on the ring of items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from recsys.contracts.dataset import Dataset
+from recsys.language_model.build import language_policy
+from recsys.language_model.language_policy import LanguagePolicy
+from recsys.model.config import ModelConfig
+from recsys.semantic_ids.versions import SemanticIds
+from tests.toy.dataset import ring_prepared, toy_ids
+
+SHAPE: Final[dict[str, Any]] = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "max_position_embeddings": 128,
+}
+"""16 channels, two layers, two query heads per key head; text is bytes."""
+
+
+def ring_world(folder: Path, users: int = 12, **options: Any) -> Dataset:
+    """Users who walk round 20 items."""
+    return ring_prepared(folder / "ring", users=users, items=20, **options)
+
+
+def ring_ids_of_three_levels() -> SemanticIds:
+    """20 items on 3 x 4 x 3 codes, unevenly."""
+    places = np.arange(20)
+    return toy_ids(np.stack([places // 7, places % 7 // 2, places % 2 + places % 7 // 6], 1), (3, 4, 3))
+
+
+def language_model_config(
+    *,
+    shape: dict[str, Any] | None = None,
+    source: str | None = None,
+    model: dict[str, Any] | None = None,
+    **settings: Any,
+) -> ModelConfig:
+    """Of a small model, in which every weight counts: spread .5, no dropout.
+
+    Args:
+        shape: Changes of :data:`SHAPE`.
+        model: Changes of ``model``.
+        settings: Of ``model.language_model``.
+    """
+    base = {"source": source} if source is not None else {"shape": {**SHAPE, **(shape or {})}}
+    values = {"max_history": 6, "dropout": 0.0, "embedding_dropout": 0.0, "init_std": 0.5, **(model or {})}
+    return ModelConfig.model_validate({"backbone": "llm", "language_model": {**base, **settings}, **values})
+
+
+def language_policy_for(dataset: Dataset, seed: int = 2, **options: Any) -> LanguagePolicy:
+    """In evaluation mode; options of :func:`language_model_config`."""
+    torch.manual_seed(seed)
+    return language_policy(dataset, ring_ids_of_three_levels(), language_model_config(**options)).eval()
