@@ -97,15 +97,15 @@ def test_drift_tells_items_of_elsewhere_from_items_like_the_founders(founders, t
 
 
 def test_every_limit_has_its_sentence():
-    figures = {"fill": 0.6, "first_code_fill": 1.0, "drift": 2.5, "later_item_share": 1.0, "later_traffic_share": 0.4}
+    figures = {"fill": 0.6, "first_code_fill": 1.0, "drift": 2.75, "later_item_share": 1.0, "later_traffic_share": 0.4}
     reasons = refit_reasons(figures, RefitConfig())
     assert [reason.split()[0] for reason in reasons] == ["fill", "first_code_fill", "drift", "later_traffic_share"]
     assert reasons[2] == (
-        "drift is 2.5, tokenize.refit.max_drift allows 2: the codes fit later items worse than the founders"
+        "drift is 2.75, tokenize.refit.max_drift allows 2.5: the codes fit later items worse than the founders"
     )
     off = RefitConfig(max_fill=None, max_first_code_fill=None, max_drift=None, max_later_traffic_share=None)
     assert refit_reasons(figures, off) == []
-    at_the_limit = RefitConfig(max_fill=0.6, max_first_code_fill=1.0, max_drift=2.5, max_later_traffic_share=0.4)
+    at_the_limit = RefitConfig(max_fill=0.6, max_first_code_fill=1.0, max_drift=2.75, max_later_traffic_share=0.4)
     assert refit_reasons(figures, at_the_limit) == []
     assert len(refit_reasons({**figures, "drift": None}, RefitConfig(max_fill=1.0))) == 2
     with pytest.raises(ConfigError, match="max_fill"):
