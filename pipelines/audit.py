@@ -32,12 +32,13 @@ def audit_run(config: RunConfig, others: Sequence[Path] = ()) -> tuple[Path, dic
         ArtifactError: `prepare` has not run with this configuration, or a folder is no artefact.
     """
     from features.audit.leakage.audit import LEAKAGE_NAME, AuditInputs, audit, mapped_columns
-    from pipelines.engine.stage import explain, make_plan
+    from pipelines.engine.stage import explain
+    from pipelines.nightly.footing import footing_of
     from pipelines.stages import PREPARE, stages_of
     from recsys.contracts.dataset import Dataset
 
     store = ArtifactStore(config.output_dir / "artifacts")
-    steps = {step.stage.name: step for step in make_plan(stages_of(config), config, config.seed)}
+    steps = {step.stage.name: step for step in footing_of(config).steps(stages_of(config))}
     prepared = store.find(PREPARE.kind, steps[PREPARE.name].digest)
     if prepared is None:
         raise ArtifactError(

@@ -18,6 +18,7 @@ from features.audit.changes import ChangesConfig
 from features.build import FeaturesConfig
 from features.embeddings.config import EmbedConfig
 from features.sources import SourceConfig
+from pipelines.nightly.config import NightsConfig
 from pipelines.release.gate.config import PromoteConfig
 from pipelines.release.tracking import TrackingConfig
 from recsys.alignment.config import AlignConfig
@@ -75,6 +76,7 @@ class RunConfig(FrozenConfig):
     export: ExportConfig = ExportConfig()
     promote: PromoteConfig = PromoteConfig()
     recommend: RecommendConfig = RecommendConfig()
+    nights: NightsConfig = NightsConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="before")

@@ -23,13 +23,13 @@ def rewrite_data_report(config: RunConfig) -> Path | None:
     Returns:
         The file; ``None`` where `prepare` has not run with this configuration.
     """
-    from pipelines.engine.stage import make_plan
+    from pipelines.nightly.footing import footing_of
     from pipelines.release.nights import changes_of
     from pipelines.stages import PREPARE
     from recsys.reports.data.page import PAGE_NAME, write_data_page
 
     store = ArtifactStore(config.output_dir / "artifacts")
-    (step,) = make_plan([PREPARE], config, config.seed)
+    (step,) = footing_of(config).steps([PREPARE])
     prepared = store.find(PREPARE.kind, step.digest, verify=False)
     if prepared is None:
         return None
@@ -53,7 +53,8 @@ def rewrite_report(config: RunConfig, out_file: Path) -> tuple[Path, str]:
     Raises:
         ArtifactError: The evaluation, or a stage before it, has not run with this configuration.
     """
-    from pipelines.engine.stage import explain, make_plan
+    from pipelines.engine.stage import explain
+    from pipelines.nightly.footing import footing_of
     from pipelines.stages import EVALUATE, stages_of
     from recsys.evaluation.table import format_table
     from recsys.reports.evaluation import report_on
@@ -62,7 +63,7 @@ def rewrite_report(config: RunConfig, out_file: Path) -> tuple[Path, str]:
     opened = {}
     stages = stages_of(config)
     shown = next((*stage.parents, stage.name) for stage in stages if stage.name == EVALUATE.name)
-    for step in make_plan(stages, config, config.seed):
+    for step in footing_of(config).steps(stages):
         name = step.stage.name
         if name in shown:
             artifact = store.find(step.stage.kind, step.digest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines.config import RunConfig, to_yaml
 from pipelines.engine.code_version import PROJECT_ROOT
 from pipelines.engine.runner import Outcome, Runner
-from pipelines.engine.stage import PlannedStage, explain, make_plan, with_ancestors
+from pipelines.engine.stage import PlannedStage, explain, with_ancestors
+from pipelines.nightly.footing import Footing, footing_of
 from pipelines.placement import check_placements, say_placement
 from pipelines.release.gate.keeper import Gate, GateDecision
 from pipelines.release.nights import NightCheck, champion_data
@@ -67,10 +69,15 @@ class Workflow:
     Attributes:
         version: Of this configuration's bundle, once it is registered or was found.
         decision: What the gate said about it, once it did.
+        noted: Called when a stage is done, the version registered, and the decision made.
+
+    Args:
+        footing: What it stands on; ``None``: the latest night, where the folder has nights.
     """
 
-    def __init__(self, config: RunConfig, progress: Progress) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, progress: Progress, footing: Footing | None = None) -> None:
+        self.footing = footing or footing_of(config)
+        self.config = config = self.footing.config
         self._config_text = to_yaml(config)
         self.store = ArtifactStore(config.output_dir / "artifacts")
         self.tracker = Tracker(
@@ -85,7 +92,9 @@ class Workflow:
             config_text=self._config_text,
         )
         self.runner = Runner(config, config.seed, self.store, progress, after=self._after, where=say_placement)
+        self.runner.pinned = self.footing.pinned
         self._with_champion = False
+        self.noted: Callable[[], None] = lambda: None
         self.version: Version | None = None
         self.decision: GateDecision | None = None
 
@@ -106,7 +115,9 @@ class Workflow:
         with tracked(self.tracker):
             self.runner.run_all(stage for stage in stages_of(self.config) if stage is not RECOMMEND)
             version, registered = self._register(self.runner.outcomes[EXPORT.name].artifact)
+            self.noted()
             decision = self._decide(version)
+            self.noted()
             if not decision.promoted and (decision.champion is None or self.config.promote.on_refusal == "fail"):
                 raise GateRefused(_refusal(version, decision))
             outcome, served_by = self._recommend(self.runner.outcomes[PREPARE.name].artifact)
@@ -191,7 +202,7 @@ class Workflow:
         stages = stages_of(self.config, VERB_STAGES[verb] if verb else ())
         if verb:
             stages = with_ancestors(stages, VERB_STAGES[verb])
-        return {step.stage.name: step for step in make_plan(stages, self.config, self.config.seed)}
+        return {step.stage.name: step for step in self.footing.steps(stages)}
 
     def registry(self) -> Registry:
         """Connect to the registry.
@@ -206,10 +217,12 @@ class Workflow:
     def _begin(self, with_torch: bool = True) -> None:
         if with_torch:
             set_threads(self.config.num_threads)
+        self.runner.bases = self.footing.open_bases(STAGES, self.store)
         with explain_write_errors(self.config.output_dir):
             (self.config.output_dir / "config.yaml").write_text(self._config_text, encoding="utf-8")
 
     def _after(self, outcome: Outcome) -> None:
+        self.noted()
         self.tracker.note(outcome.stage.name, outcome.artifact, outcome.seconds)
         if outcome.ran:
             self.tracker.flush()
@@ -315,8 +328,12 @@ class Workflow:
         return registry.open_bundle(version, self.store), version.reference
 
 
-def describe_plan(config: RunConfig, verb: str | None = None) -> list[dict[str, Any]]:
+def describe_plan(config: RunConfig, verb: str | None = None, footing: Footing | None = None) -> list[dict[str, Any]]:
     """Say for every stage, or those of one verb, whether it would run and why; writes nothing.
+
+    Args:
+        verb: Its name; ``None``: all stages.
+        footing: What the run would stand on; ``None``: the latest night, where the folder has nights.
 
     `recommend` is planned with this configuration's own bundle, as if it became champion.
     """
@@ -325,7 +342,7 @@ def describe_plan(config: RunConfig, verb: str | None = None) -> list[dict[str, 
     will_run: set[str] = set()
     shown = VERB_STAGES[verb] if verb else None
     stages = stages_of(config, shown or ())
-    for step in make_plan(with_ancestors(stages, shown) if shown else stages, config, config.seed):
+    for step in (footing or footing_of(config)).steps(with_ancestors(stages, shown) if shown else stages):
         name = step.stage.name
         if shown is not None and name not in shown:
             continue

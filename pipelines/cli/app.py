@@ -27,6 +27,7 @@ from pipelines.cli.log_format import choose, is_json, say
 from pipelines.cli.nights import clean, lineage, rollback, status
 from pipelines.cli.options import (
     AppendOption,
+    AsOfOption,
     ConfigOption,
     DryRun,
     LogLevel,
@@ -36,6 +37,8 @@ from pipelines.cli.options import (
     load,
     locked,
     print_plan,
+    refuse_folder_of_nights,
+    run_night,
     set_up_logging,
 )
 from pipelines.cli.reproduce import reproduce
@@ -48,6 +51,7 @@ from recsys.runtime import ProgressMode
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
+    from pipelines.nightly.night import NightReport
     from pipelines.workflow import RunReport
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -137,15 +141,25 @@ def run(
     progress: ProgressOption = ProgressMode.AUTO,
     log_level: LogOption = LogLevel.INFO,
     append: AppendOption = False,
+    as_of: AsOfOption = None,
 ) -> None:
     """Run all stages in order, register, promote, recommend; skip what exists.
 
+    With --as-of it is a night: it sees the events up to the end of that day and starts from the champion. A day runs once,
+    a failed one is taken up where it was, and missed ones are caught up in order.
+
     Example: recsys run --config pipelines/recipes/beauty.yaml source.path=$RECSYS_DATA/amazon14_beauty
+    Example: recsys run --config shop.yaml --as-of $(date -u -d yesterday +%F)
     """
     set_up_logging(log_level)
     loaded = load(config, overrides)
+    day = None if as_of is None else as_of.date()
+    if day is None:
+        refuse_folder_of_nights(loaded)
     if dry_run:
-        print_plan(loaded)
+        print_plan(loaded, day=day)
+    elif day is not None:
+        _print_night(loaded, run_night(loaded, progress, day))
     else:
         _print_report(loaded, locked(loaded, progress, lambda workflow: workflow.run(append)))
 
@@ -297,6 +311,16 @@ for _verb in (
 app.add_typer(tokens, name="tokens")
 app.command(name="export-recbole")(export_recbole)
 app.command(name="check-table")(check_table)
+
+
+def _print_night(config: RunConfig, done: NightReport) -> None:
+    from pipelines.nightly.journal import describe
+
+    if not done.ran:
+        print(f"Nothing to do: the night of {done.night.day} is done.")
+    if done.report is not None:
+        _print_report(config, done.report)
+    print(f"night       {describe(done.night)}")
 
 
 def _print_report(config: RunConfig, report: RunReport) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -14,11 +15,13 @@ import typer
 
 from pipelines.cli.log_format import formatter, progress_of, quiet_libraries
 from pipelines.cli.verb_group import current_call
+from recsys.contracts.errors import ConfigError
 from recsys.runtime import ProgressMode
 from serving.registry.masking import remember
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
+    from pipelines.nightly.night import NightReport
     from pipelines.workflow import Workflow
 
 _LOUD: Final = (
@@ -57,6 +60,16 @@ AppendOption = Annotated[
     bool,
     typer.Option(
         "--append", help="Where only files of events were added since the last prepare: read only those. Same result."
+    ),
+]
+AsOfOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--as-of",
+        formats=["%Y-%m-%d"],
+        metavar="DATE",
+        help="A nightly run: see the events up to the end of this day (UTC), once; go on from the champion; catch up "
+        "missed days in order.",
     ),
 ]
 ProgressOption = Annotated[ProgressMode, typer.Option("--progress", help="auto: bars on a terminal, else plain lines.")]
@@ -104,11 +117,45 @@ def locked(config: RunConfig, mode: ProgressMode, work: Callable[[Workflow], Any
             return work(workflow)
 
 
-def print_plan(config: RunConfig, verb: str | None = None) -> None:
-    """Print the resolved configuration, and what would run and why."""
+def run_night(config: RunConfig, mode: ProgressMode, day: date) -> NightReport:
+    """Run a night, and those missed before it, while holding the lock; each leaves a summary."""
+    from pipelines.engine.lock import run_lock
+    from pipelines.nightly.night import run_nights
+    from pipelines.run_summary.files import summarised
+    from pipelines.run_summary.record import Call
+
+    progress, call = progress_of(mode), current_call()
+    with run_lock(config.output_dir):
+        return run_nights(
+            config, day, progress, lambda day, workflow: summarised(workflow, Call(call.command, call.arguments, day))
+        )
+
+
+def refuse_folder_of_nights(config: RunConfig) -> None:
+    """Refuse a run of everything where nights go on from one another.
+
+    Raises:
+        ConfigError: The folder has nights.
+    """
+    from pipelines.nightly.journal import Journal
+
+    last = Journal(config.output_dir, config.registered_name).last_finished()
+    if last is not None:
+        raise ConfigError(
+            f"'{config.output_dir}' is a folder of nights, the last one of {last.day}; say which day this run is for with "
+            "--as-of DATE, or choose another output_dir"
+        )
+
+
+def print_plan(config: RunConfig, verb: str | None = None, day: date | None = None) -> None:
+    """Print the resolved configuration, and what would run and why; of a night, which nights and from what."""
     from pipelines.config import to_yaml
+    from pipelines.nightly.night import plan_nights
     from pipelines.workflow import describe_plan
 
     print(to_yaml(config))
-    for row in describe_plan(config, verb):
+    lines, footing = ([], None) if day is None else plan_nights(config, day)
+    for line in lines:
+        print(line)
+    for row in describe_plan(config, verb, footing):
         print(f"{row['stage']:10} {row['action']:5} {row['digest']}  {row['why']}")

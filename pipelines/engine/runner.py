@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.engine.stage import PlannedStage, Stage, earlier_results, explain, plan_stage
+from pipelines.engine.stage import PlannedStage, Stage, earlier_results, explain, pin, plan_stage
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ArtifactError, CannotExtend
 from recsys.contracts.manifest import Artifact, ArtifactStore, verify_files
@@ -49,6 +49,7 @@ class Runner:
         after: Called with each outcome, skipped or not, after publication.
         extend: Start from an earlier result where a stage can and one fits.
         bases: Artefacts to start from, by stage name, for the stages that can grow.
+        pinned: Results that stand whatever has become of the raw files, by stage name.
         where: Says of a stage where it runs, for the log and the summary in its manifest; ``None`` where it has no choice.
         outcomes: What happened so far, by stage name.
         working_on: The stage at work; after an error, the one that failed.
@@ -61,6 +62,7 @@ class Runner:
     after: Callable[[Outcome], None] = lambda outcome: None
     extend: bool = False
     bases: Mapping[str, Artifact] = field(default_factory=dict)
+    pinned: Mapping[str, Artifact] = field(default_factory=dict)
     where: Callable[[str, Any], str | None] = lambda name, config: None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     working_on: str | None = None
@@ -79,7 +81,8 @@ class Runner:
         self.working_on = stage.name
         base = self.bases.get(stage.name)
         parents = {name: inputs[name].digest for name in stage.parents}
-        step = plan_stage(stage, self.config, self.seed, parents, base.digest if base else None)
+        planned = plan_stage(stage, self.config, self.seed, parents, base.digest if base else None)
+        step = pin(planned, self.pinned.get(stage.name))
         artifact = self.store.find(stage.kind, step.digest)
         if artifact is not None:
             logger.info("%s: up to date (digest %s)", stage.name, step.digest[:16])

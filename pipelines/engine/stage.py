@@ -7,7 +7,7 @@ digest of a stage follows from its inputs alone, so the whole plan is known befo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,21 +133,35 @@ def plan_stage(
 
 
 def make_plan(
-    stages: Sequence[Stage], config: FrozenConfig, seed: int, bases: Mapping[str, str] | None = None
+    stages: Sequence[Stage],
+    config: FrozenConfig,
+    seed: int,
+    bases: Mapping[str, str] | None = None,
+    pinned: Mapping[str, Artifact] | None = None,
 ) -> list[PlannedStage]:
     """Fix all stages, parents before children; nothing runs.
 
     Args:
         bases: Digests of the artefacts that stages grow from, by stage name.
+        pinned: Results that stand whatever has become of the raw files, by stage name; see :func:`pin`.
     """
     digests: dict[str, str] = {}
     steps = []
     for stage in stages:
         parents = {name: digests[name] for name in stage.parents}
-        step = plan_stage(stage, config, seed, parents, (bases or {}).get(stage.name))
+        step = pin(
+            plan_stage(stage, config, seed, parents, (bases or {}).get(stage.name)), (pinned or {}).get(stage.name)
+        )
         digests[stage.name] = step.digest
         steps.append(step)
     return steps
+
+
+def pin(step: PlannedStage, result: Artifact | None) -> PlannedStage:
+    """Return the step with the digest of a result that differs in the raw files alone; any other result is left out."""
+    return (
+        step if result is None or not _differs_in_raw_files_alone(result, step) else replace(step, digest=result.digest)
+    )
 
 
 def with_ancestors(stages: Sequence[Stage], names: Collection[str]) -> tuple[Stage, ...]:
@@ -189,10 +203,20 @@ def explain(step: PlannedStage, store: ArtifactStore) -> str:
     for name, digest in step.parents.items():
         if newest.parents.get(name) != digest:
             reasons.append(f"'{name}' changed")
-    before, now = _flat(newest.config), _flat(step.config)
-    keys = sorted(before.keys() | now.keys())
-    reasons += [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
+    reasons += changed_keys(newest.config, step.config)
     return "; ".join(reasons) or "the raw files changed"
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say of every key that differs what it was and what it is.
+
+    Example:
+        >>> changed_keys({"model": {"width": 32}}, {"model": {"width": 64}})
+        ['model.width 32 -> 64']
+    """
+    left, right = _flat(before), _flat(now)
+    keys = sorted(left.keys() | right.keys())
+    return [f"{key} {left.get(key)!r} -> {right.get(key)!r}" for key in keys if left.get(key) != right.get(key)]
 
 
 def earlier_results(step: PlannedStage, store: ArtifactStore) -> list[Artifact]:
@@ -201,13 +225,15 @@ def earlier_results(step: PlannedStage, store: ArtifactStore) -> list[Artifact]:
     The keys in ``extends_across`` of the stage are not compared.
     """
     across = step.stage.extends_across
-    config = _without(step.config, across)
-    return [
-        artifact
-        for artifact in _newest_first(store.root / step.stage.kind)
-        if (artifact.manifest.code_version, artifact.manifest.seed) == (step.code, step.seed)
-        and (_without(artifact.manifest.config, across), artifact.manifest.parents) == (config, step.parents)
-    ]
+    results = _newest_first(store.root / step.stage.kind)
+    return [artifact for artifact in results if _differs_in_raw_files_alone(artifact, step, across)]
+
+
+def _differs_in_raw_files_alone(result: Artifact, step: PlannedStage, across: Sequence[str] = ()) -> bool:
+    found = result.manifest
+    return (found.code_version, found.seed, found.parents) == (step.code, step.seed, step.parents) and (
+        _without(found.config, across) == _without(step.config, across)
+    )
 
 
 def _newest_manifest(folder: Path) -> Manifest | None:

@@ -89,6 +89,7 @@ def test_stage_sections_exist_and_cover_the_whole_configuration() -> None:
         "precision",
         "changes",
         "promote",
+        "nights",
         "tracking",
     }
 

@@ -1,0 +1,192 @@
+"""What a night starts from: the champion, and the newest semantic IDs of its generation, or nothing at all.
+
+Reads the registry, the journal and manifests; produces a :class:`Start`. The rules:
+
+- **Weights** come from the champion, so that what a refused night learned is left behind, and after a `recsys rollback` the
+  next night goes on from the version that serves.
+- **Item vectors and semantic IDs** come from the newest finished night of the champion's generation, whatever its verdict.
+  A refused version is in the registry and may be served later (`recsys rollback --to`), and after a rollback the IDs of the
+  version that was left have been seen outside. So an ID that any version has is never given to another item.
+- A generation whose versions were all refused is left behind with them: its codes mean nothing to the champion.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pipelines.engine.stage import PlannedStage, changed_keys, make_plan
+from pipelines.nightly.journal import Night
+from pipelines.release.gate.audit import AuditLog
+from pipelines.stages import EMBED, PREPARE, TOKENIZE, TRAIN
+from recsys.contracts.manifest import Artifact, ArtifactStore, read_json
+from serving.registry.mlflow_client import TrackingUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipelines.config import RunConfig
+    from serving.registry.model_registry import Registry
+
+logger = logging.getLogger("recsys.pipelines")
+
+BUNDLE_KIND: Final = "bundle"
+_FIXED: Final = {EMBED: ("embed",), TOKENIZE: ("tokenize",), TRAIN: ("model",)}
+"""Sections that a base must have been made with, by stage: other ones give vectors, codes or weights of another form."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a night starts from.
+
+    Attributes:
+        kind: ``warm`` or ``full``.
+        why: One sentence.
+        bases: Digests, by stage name; empty for a full night.
+        champion: Version that is champion now.
+    """
+
+    kind: Literal["warm", "full"]
+    why: str
+    bases: Mapping[str, str] = field(default_factory=dict)
+    champion: str | None = None
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that serves, and the artefacts behind it, as far as they are in this folder.
+
+    Attributes:
+        number: Its version.
+        digests: By stage name.
+    """
+
+    number: str
+    digests: Mapping[str, str]
+
+
+def start_of(config: RunConfig, nights: Sequence[Night], store: ArtifactStore, champion: Champion | None) -> Start:
+    """Decide what a night starts from.
+
+    Args:
+        nights: Those before it, in the order of days.
+        champion: The version that serves; ``None`` where there is none.
+    """
+    if champion is None:
+        return Start("full", "there is no champion to start from")
+
+    def full(why: str) -> Start:
+        return Start("full", why, champion=champion.number)
+
+    if not config.nights.warm_start:
+        return full("nights.warm_start is off")
+    since = _since_full(nights)
+    if config.nights.full_every is not None and since is not None and since >= config.nights.full_every:
+        return full(f"{since} nights since the last full one (nights.full_every)")
+    found = _champions_artifacts(champion, store)
+    if isinstance(found, str):
+        return full(found)
+    newest = _newest_of_generation(nights, found[TOKENIZE.name], store)
+    bases = found if newest is None else {**found, **newest}
+    wrong = _does_not_fit(config, bases)
+    if wrong is not None:
+        return full(wrong)
+    asked = _asked_for(nights)
+    if asked is not None and (since is None or since >= config.nights.full_wait):
+        return full(asked)
+    chosen = {stage.name: bases[stage.name].digest for stage in (EMBED, TOKENIZE, TRAIN) if stage.grow is not None}
+    return Start("warm", f"from version {champion.number}", chosen, champion.number)
+
+
+def champion_of(
+    registry: Callable[[], Registry], config: RunConfig, nights: Sequence[Night], store: ArtifactStore
+) -> Champion | None:
+    """Find the champion; where the registry does not answer, by the record of this folder.
+
+    Where the record is behind nothing is trained in vain: the gate asks the registry again, and decides by that alone.
+    """
+    from serving.registry.aliases import BUNDLE_TAG, CHAMPION
+
+    name = config.registered_name
+    try:
+        version = registry().by_alias(name, CHAMPION)
+    except TrackingUnreachable as error:
+        moves = [
+            event for event in AuditLog(config.output_dir).events(name) if event["event"] in ("promoted", "rolled back")
+        ]
+        number = str(moves[-1]["challenger"]) if moves else None
+        logger.warning("%s; by the record of this folder version %s is champion", error, number)
+        night = next((night for night in reversed(nights) if night.version == number), None)
+        stages = {} if night is None else night.stages
+        return None if number is None else Champion(number, {name: stage.digest for name, stage in stages.items()})
+    if version is None:
+        return None
+    bundle = store.find(BUNDLE_KIND, version.tags.get(BUNDLE_TAG, "none"), verify=False)
+    return Champion(version.number, {} if bundle is None else bundle.manifest.parents)
+
+
+def _champions_artifacts(champion: Champion, store: ArtifactStore) -> dict[str, Artifact] | str:
+    """Open what a warm night needs of the champion, or say what is missing."""
+    found: dict[str, Artifact] = {}
+    digests = dict(champion.digests)
+    for stage in (TRAIN, TOKENIZE, EMBED, PREPARE):
+        artifact = store.find(stage.kind, digests.get(stage.name, "none"), verify=False)
+        if artifact is None:
+            return f"the result of '{stage.name}' behind version {champion.number} is not in this folder"
+        found[stage.name] = artifact
+        if stage is TRAIN:
+            digests = {**artifact.manifest.parents, **digests}
+    return found
+
+
+def _newest_of_generation(
+    nights: Sequence[Night], semantic_ids: Artifact, store: ArtifactStore
+) -> dict[str, Artifact] | None:
+    """The item vectors and semantic IDs of the latest night that has the generation of these; ``None`` for none."""
+    for night in reversed(nights):
+        if not night.has_result or not {EMBED.name, TOKENIZE.name} <= night.stages.keys():
+            continue
+        found = {
+            stage.name: store.find(stage.kind, night.stages[stage.name].digest, verify=False)
+            for stage in (EMBED, TOKENIZE)
+        }
+        opened = {name: artifact for name, artifact in found.items() if artifact is not None}
+        if len(opened) == len(found) and _generation(opened[TOKENIZE.name]) == _generation(semantic_ids):
+            return opened
+    return None
+
+
+def _generation(semantic_ids: Artifact) -> str | None:
+    head: dict[str, Any] = read_json(semantic_ids.path / "semantic_ids.json")
+    return head.get("generation")
+
+
+def _does_not_fit(config: RunConfig, bases: Mapping[str, Artifact]) -> str | None:
+    """Say why a base is of another form than the configuration asks for; ``None`` where all fit."""
+    now = {step.stage.name: step for step in make_plan([PREPARE, EMBED, TOKENIZE, TRAIN], config, config.seed)}
+    for stage, sections in _FIXED.items():
+        differing = _differing(now[stage.name], bases[stage.name], sections)
+        if differing is not None:
+            return f"{differing}: what '{stage.name}' made before does not fit any more"
+    return None
+
+
+def _differing(step: PlannedStage, base: Artifact, sections: Sequence[str]) -> str | None:
+    before, now = (
+        {name: values[name] for name in sections if name in values} for values in (base.manifest.config, step.config)
+    )
+    return next(iter(changed_keys(before, now)), None)
+
+
+def _since_full(nights: Sequence[Night]) -> int | None:
+    """Nights with a result since the last full one, that one included; ``None`` where there was none."""
+    results = [night for night in nights if night.has_result]
+    return next((number for number, night in enumerate(reversed(results), 1) if night.kind == "full"), None)
+
+
+def _asked_for(nights: Sequence[Night]) -> str | None:
+    """Why the last night asks for a new generation; ``None`` where it does not."""
+    last = next((night for night in reversed(nights) if night.has_result), None)
+    return None if last is None else last.new_generation
