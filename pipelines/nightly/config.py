@@ -25,10 +25,12 @@ class NightsConfig(FrozenConfig):
             days, and ``sample`` of the older ones.
         recent_days: Days before the end of the night's day that count as recent.
         sample: Share of the older rows that ``recent`` keeps, drawn anew every night.
-        full_every: A full night, from nothing and with a new generation of IDs, after so many nights; ``None``: only where
-            something asks for it.
-        full_wait: Nights after a full one before full IDs or drift may ask for the next; the schedule, and what does not fit
-            at all, do not wait.
+        full_every: A full night, with new item vectors, a new generation of IDs and all epochs of ``train``, after so many
+            nights; ``None``: only where something asks for it.
+        full_start: What the policy of such a night starts from: the ``champion``, because the new codes are named after the
+            old ones, or ``nothing``.
+        full_wait: Nights after a full one before a used-up generation (``tokenize.refit``) may ask for the next; the
+            schedule, and what does not fit at all, do not wait.
         append: Read only the files that came since the last night, where that gives the same data.
         on_empty_day: A day without a usable event: ``fail`` ends with exit code 3, because its file is likely late, and the
             next night catches up; ``skip`` writes that down, changes nothing, and ends with 0.
@@ -46,6 +48,7 @@ class NightsConfig(FrozenConfig):
     recent_days: int = Field(default=7, ge=1)
     sample: float = Field(default=0.2, ge=0, le=1)
     full_every: int | None = Field(default=28, ge=1)
+    full_start: Literal["champion", "nothing"] = "champion"
     full_wait: int = Field(default=7, ge=0)
     append: bool = True
     on_empty_day: Literal["fail", "skip"] = "fail"

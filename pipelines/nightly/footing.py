@@ -21,6 +21,7 @@ from recsys.contracts.manifest import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
+    from recsys.config import FrozenConfig
 
 logger = logging.getLogger("recsys.pipelines")
 
@@ -76,6 +77,25 @@ def with_day(config: RunConfig, day: date) -> RunConfig:
     return config.model_copy(update={"features": config.features.model_copy(update={"as_of": day})})
 
 
+def config_of_night(config: RunConfig, day: date, kind: str, bases: Mapping[str, str]) -> RunConfig:
+    """Return the configuration that a night of this kind works with.
+
+    A full night fits codebooks anew and names their codes after its base, and a policy that starts from the champion there
+    has the epochs, the rates and the rows of ``train``.
+    """
+    dated = with_day(config, day)
+    if kind != "full":
+        return dated
+    changes: dict[str, FrozenConfig] = {}
+    if "tokenize" in bases:
+        changes["tokenize"] = config.tokenize.model_copy(update={"generation": "new"})
+    if "train" in bases:
+        epochs = {"epochs": config.train.max_epochs, "minutes": None, "rows": "all"}
+        rates = {"learning_rate_share": 1.0, "warmup_share": config.train.warmup_share}
+        changes["nights"] = config.nights.model_copy(update=epochs | rates)
+    return dated.model_copy(update=changes)
+
+
 def footing_of(config: RunConfig) -> Footing:
     """Return what single verbs stand on: the night of ``features.as_of`` where that is set, else the latest one."""
     journal = Journal(config.output_dir, config.registered_name)
@@ -86,4 +106,5 @@ def footing_of(config: RunConfig) -> Footing:
     stage, kind = _PINNED
     store = ArtifactStore(config.output_dir / "artifacts")
     prepared = store.find(kind, night.stages[stage].digest, verify=False) if stage in night.stages else None
-    return Footing(with_day(config, night.day), night.bases, {} if prepared is None else {stage: prepared})
+    stands = config_of_night(config, night.day, str(night.kind), night.bases)
+    return Footing(stands, night.bases, {} if prepared is None else {stage: prepared})

@@ -43,14 +43,13 @@ class Night(BaseModel):
         state: How it ended, or ``running``.
         reason: Why, one sentence.
         exit_code: What the command ended with; ``None`` while it runs.
-        kind: ``warm`` from the champion, ``full`` from nothing; ``None`` where that was not decided yet.
+        kind: ``warm``: the champion's generation and weights, ``full``: a new generation; ``None``: not decided yet.
         why: Why it is of this kind.
-        bases: Digest of the artefact that each stage grows from, by stage name; empty in a full night.
+        bases: Digest of the artefact that each stage grows from, by stage name.
         champion: Version that was champion when the night began.
         version: Version that the night made.
         verdict: What the gate said: ``promoted``, ``reason``, ``against`` and the numbers.
         stages: By stage name.
-        new_generation: Why the next night has to begin a new generation of semantic IDs; ``None`` where nothing asks for it.
         started_at, ended_at: UTC, of the first attempt and the last; for people.
         attempts: How often it was begun.
         seconds: Of all attempts.
@@ -71,7 +70,6 @@ class Night(BaseModel):
     version: str | None = None
     verdict: dict[str, Any] | None = None
     stages: dict[str, StageOfNight] = {}
-    new_generation: str | None = None
     started_at: str = ""
     ended_at: str | None = None
     attempts: int = 0

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from pipelines.engine.runner import Outcome
 from pipelines.engine.stop_signals import Stopped
 from pipelines.nightly.catch_up import days_to_run
-from pipelines.nightly.footing import Footing, with_day
+from pipelines.nightly.footing import Footing, config_of_night, footing_of, with_day
 from pipelines.nightly.journal import Journal, Night, StageOfNight, describe
 from pipelines.nightly.start import Start, champion_of, start_of
 from pipelines.release.gate.audit import AuditLog
-from pipelines.stages import PREPARE, TOKENIZE
+from pipelines.stages import PREPARE
 from pipelines.workflow import RunReport, Workflow
 from recsys.contracts.errors import CannotGrow, ConfigError, DataError, GateRefused, RecsysError
 from recsys.contracts.manifest import ArtifactStore, read_json
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("recsys.pipelines")
 
-NEW_GENERATION = "new_generation"
-"""Entry in the summary of `tokenize`: why the next night has to begin a new generation; absent or ``None``: it has not."""
 UNEXPECTED = 1
 """Exit code of a fault of ours."""
 
@@ -77,7 +75,7 @@ def plan_nights(config: RunConfig, asked: date) -> tuple[list[str], Footing]:
     if not days.run:
         done = journal.of(asked)
         assert done is not None
-        return [f"night {describe(done)}"], Footing(with_day(config, asked), done.bases)
+        return [f"night {describe(done)}"], footing_of(with_day(config, asked))
     first, store = days.run[0], ArtifactStore(config.output_dir / "artifacts")
     uri = tracking_uri(config.tracking.uri, config.output_dir)
     timeout = config.tracking.timeout_s
@@ -90,7 +88,7 @@ def plan_nights(config: RunConfig, asked: date) -> tuple[list[str], Footing]:
     start = start_of(config, earlier, store, champion)
     lines.append(f"night {first}  {start.kind}  {start.why}")
     lines += [f"night {day}  run   after it" for day in days.run[1:]]
-    return lines, Footing(with_day(config, first), start.bases)
+    return lines, Footing(config_of_night(config, first, start.kind, start.bases), start.bases)
 
 
 class _EmptyDay(Exception):
@@ -198,7 +196,7 @@ class _OneNight:
         try:
             return self._run_from(start, around)
         except CannotGrow as reason:
-            if start.kind == "full":
+            if not start.bases:
                 raise
             logger.warning(
                 "the night of %s cannot grow from version %s, and begins anew: %s", self.day, start.champion, reason
@@ -221,9 +219,10 @@ class _OneNight:
             night.version if (night.kind, night.bases) == (start.kind, bases) else None
         )  # another start, another one
         changes = {"kind": start.kind, "why": start.why, "bases": bases, "champion": start.champion}
-        self._note(**changes, version=version, stages={}, verdict=None, new_generation=None)
+        config = config_of_night(self.config, self.day, start.kind, bases)
+        self._note(**changes, version=version, stages={}, verdict=None)
         logger.info("night of %s: %s (%s)", self.day, start.kind, start.why)
-        workflow = Workflow(self.config, self.progress, Footing(self.config, start.bases))
+        workflow = Workflow(config, self.progress, Footing(config, start.bases))
         workflow.noted = lambda: self._after_a_step(workflow)
         with around(self.day, workflow):
             try:
@@ -236,10 +235,8 @@ class _OneNight:
         outcomes, decision = workflow.runner.outcomes, workflow.decision
         for name, outcome in outcomes.items():
             self._add(name, outcome)
-        tokenized = outcomes.get(TOKENIZE.name)
         self._note(
             version=workflow.version.number if workflow.version is not None else self.night.version,
-            new_generation=None if tokenized is None else tokenized.artifact.manifest.summary.get(NEW_GENERATION),
             verdict=None if decision is None else self._verdict(decision),
         )
         if list(outcomes) == [PREPARE.name]:

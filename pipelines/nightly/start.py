@@ -8,6 +8,9 @@ Reads the registry, the journal and manifests; produces a :class:`Start`. The ru
   A refused version is in the registry and may be served later (`recsys rollback --to`), and after a rollback the IDs of the
   version that was left have been seen outside. So an ID that any version has is never given to another item.
 - A generation whose versions were all refused is left behind with them: its codes mean nothing to the champion.
+- A **full** night fits vectors and codebooks anew, and the codes are named after the generation before. By the schedule, or
+  where the generation is used up, its policy still starts from the champion (``nights.full_start``), with all of ``train``'s
+  epochs; where something does not fit any more it starts from nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pipelines.engine.stage import PlannedStage, changed_keys, make_plan
+from pipelines.engine.stage import PlannedStage, Stage, changed_keys, make_plan
 from pipelines.nightly.journal import Night
 from pipelines.release.gate.audit import AuditLog
 from pipelines.stages import EMBED, PREPARE, TOKENIZE, TRAIN
 from recsys.contracts.manifest import Artifact, ArtifactStore, read_json
+from recsys.semantic_ids.generations.growth import refit_reasons
 from serving.registry.mlflow_client import TrackingUnreachable
 
 if TYPE_CHECKING:
@@ -44,7 +48,7 @@ class Start:
     Attributes:
         kind: ``warm`` or ``full``.
         why: One sentence.
-        bases: Digests, by stage name; empty for a full night.
+        bases: Digests, by stage name; those of a full night are what its codes are named after, and its policy starts from.
         champion: Version that is champion now.
     """
 
@@ -77,27 +81,29 @@ def start_of(config: RunConfig, nights: Sequence[Night], store: ArtifactStore, c
     if champion is None:
         return Start("full", "there is no champion to start from")
 
-    def full(why: str) -> Start:
-        return Start("full", why, champion=champion.number)
+    def start(kind: Literal["warm", "full"], why: str, *stages: Stage) -> Start:
+        return Start(kind, why, {stage.name: bases[stage.name].digest for stage in stages}, champion.number)
 
+    bases: dict[str, Artifact] = {}
     if not config.nights.warm_start:
-        return full("nights.warm_start is off")
-    since = _since_full(nights)
-    if config.nights.full_every is not None and since is not None and since >= config.nights.full_every:
-        return full(f"{since} nights since the last full one (nights.full_every)")
+        return start("full", "nights.warm_start is off")
     found = _champions_artifacts(champion, store)
     if isinstance(found, str):
-        return full(found)
-    newest = _newest_of_generation(nights, found[TOKENIZE.name], store)
-    bases = found if newest is None else {**found, **newest}
+        return start("full", found)
+    bases = found | _newest_of_generation(nights, found[TOKENIZE.name], store)
     wrong = _does_not_fit(config, bases)
     if wrong is not None:
-        return full(wrong)
-    asked = _asked_for(nights)
-    if asked is not None and (since is None or since >= config.nights.full_wait):
-        return full(asked)
-    chosen = {stage.name: bases[stage.name].digest for stage in (EMBED, TOKENIZE, TRAIN) if stage.grow is not None}
-    return Start("warm", f"from version {champion.number}", chosen, champion.number)
+        return start("full", wrong, TOKENIZE)
+    since, full_start = (
+        _since_full(nights),
+        (TOKENIZE, TRAIN) if config.nights.full_start == "champion" else (TOKENIZE,),
+    )
+    if config.nights.full_every is not None and since is not None and since >= config.nights.full_every:
+        return start("full", f"{since} nights since the last full one (nights.full_every)", *full_start)
+    used_up = refit_reasons(bases[TOKENIZE.name].manifest.summary.get("figures", {}), config.tokenize.refit)
+    if used_up and (since is None or since >= config.nights.full_wait):
+        return start("full", "; ".join(used_up), *full_start)
+    return start("warm", f"from version {champion.number}", EMBED, TOKENIZE, TRAIN)
 
 
 def champion_of(
@@ -141,10 +147,8 @@ def _champions_artifacts(champion: Champion, store: ArtifactStore) -> dict[str, 
     return found
 
 
-def _newest_of_generation(
-    nights: Sequence[Night], semantic_ids: Artifact, store: ArtifactStore
-) -> dict[str, Artifact] | None:
-    """The item vectors and semantic IDs of the latest night that has the generation of these; ``None`` for none."""
+def _newest_of_generation(nights: Sequence[Night], semantic_ids: Artifact, store: ArtifactStore) -> dict[str, Artifact]:
+    """The item vectors and semantic IDs of the latest night that has the generation of these; empty for none."""
     for night in reversed(nights):
         if not night.has_result or not {EMBED.name, TOKENIZE.name} <= night.stages.keys():
             continue
@@ -155,7 +159,7 @@ def _newest_of_generation(
         opened = {name: artifact for name, artifact in found.items() if artifact is not None}
         if len(opened) == len(found) and _generation(opened[TOKENIZE.name]) == _generation(semantic_ids):
             return opened
-    return None
+    return {}
 
 
 def _generation(semantic_ids: Artifact) -> str | None:
@@ -184,9 +188,3 @@ def _since_full(nights: Sequence[Night]) -> int | None:
     """Nights with a result since the last full one, that one included; ``None`` where there was none."""
     results = [night for night in nights if night.has_result]
     return next((number for number, night in enumerate(reversed(results), 1) if night.kind == "full"), None)
-
-
-def _asked_for(nights: Sequence[Night]) -> str | None:
-    """Why the last night asks for a new generation; ``None`` where it does not."""
-    last = next((night for night in reversed(nights) if night.has_result), None)
-    return None if last is None else last.new_generation

@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.config import RunConfig
 from pipelines.engine.lock import run_lock
 from pipelines.engine.runner import Outcome
+from pipelines.engine.stage import select_sections
 from pipelines.nightly import night as nightly
 from pipelines.nightly.footing import Footing
 from pipelines.nightly.journal import Journal, Night
@@ -40,8 +41,7 @@ class World:
         decided: Versions that the gate decided on.
         refused: Days whose challenger the gate refuses.
         failing: Called with day and step before each step.
-        asks: Reason for a new generation that tokenize gives, by day.
-        generations: How often semantic IDs were made from nothing.
+        fill: Share of the IDs of the generation that are taken, by day.
     """
 
     output: Path
@@ -50,7 +50,7 @@ class World:
     empty: set[date] = field(default_factory=set)
     refused: set[date] = field(default_factory=set)
     failing: Callable[[date, str], None] = lambda day, step: None
-    asks: dict[date, str] = field(default_factory=dict)
+    fill: dict[date, float] = field(default_factory=dict)
     fails_run: bool = False
     decided: set[str] = field(default_factory=set)
 
@@ -154,11 +154,12 @@ class FakeWorkflow:
                 last = "2026-10-01T12:00:00" if day in self.world.empty else f"{day}T12:00:00"
                 summary["last_event"] = last
             if stage is TOKENIZE:
-                founder = digest if base is None else _generation(self.store.path_of(stage.kind, base))
+                anew = base is None or self.config.tokenize.generation == "new"
+                founder = digest if anew or base is None else _generation(self.store.path_of(stage.kind, base))
                 (work / "semantic_ids.json").write_text(json.dumps({"generation": founder}))
-                summary[nightly.NEW_GENERATION] = self.world.asks.get(day)
+                summary["figures"] = {"fill": self.world.fill.get(day, 0.0)}
             parents = {name: outcome.artifact.digest for name, outcome in self.runner.outcomes.items()}
-            sections = {name: values[name] for name in ("embed", "tokenize", "model")}
+            sections = select_sections(values, stage.sections, (*stage.ignored, *(key for key, _ in stage.added)))
             return self.store.publish(
                 work,
                 kind=stage.kind,

@@ -21,13 +21,6 @@ from tests.toy.nights import day_of
 GROWING = (EMBED, TOKENIZE, TRAIN)
 
 
-@pytest.fixture(autouse=True)
-def stages_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake workflow needs no function to grow with; the decision does."""
-    for stage in GROWING:
-        monkeypatch.setitem(stage.__dict__, "grow", stage.run)
-
-
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A shop before its first night."""
@@ -250,7 +243,7 @@ def test_a_generation_that_was_only_refused_is_left_behind(world: World) -> None
     world.refused = {day_of(2)}
     second = world.night(2, world.config(full_every=1)).night
     assert (second.kind, second.why) == ("full", "1 nights since the last full one (nights.full_every)")
-    assert second.bases == {}
+    assert second.bases == {name: first.stages[name].digest for name in ("tokenize", "train")}
     third = world.night(3).night
     assert (third.kind, third.bases["tokenize"]) == ("warm", first.stages["tokenize"].digest)
 
@@ -264,11 +257,13 @@ def test_full_nights_come_by_the_schedule(world: World) -> None:
 def test_a_full_night_that_the_ids_ask_for_waits_its_turn(world: World) -> None:
     """Night 2 says that its level is full; with a wait of 3 nights since night 1 the full one is night 4."""
     settings = world.config(full_wait=3, full_every=None)
-    world.asks = dict.fromkeys([day_of(2), day_of(3)], "level 0 is 95 % full")
+    world.fill = dict.fromkeys([day_of(2), day_of(3)], 0.75)
     for number in range(1, 6):
         world.night(number, settings)
     assert [night.kind for night in world.journal()] == ["full", "warm", "warm", "full", "warm"]
-    assert of_day(world, 4).why == "level 0 is 95 % full"
+    assert of_day(world, 4).why == "fill is 0.75, tokenize.refit.max_fill allows 0.5: IDs run out"
+    assert list(of_day(world, 4).bases) == ["tokenize", "train"]
+    assert list(of_day(world, 5).bases) == ["embed", "tokenize", "train"]
 
 
 @pytest.mark.parametrize(
