@@ -18,7 +18,6 @@ Legend: B requests, G candidates, M items per session, L levels, C = M * L codes
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +46,7 @@ from recsys.alignment.rounds.loop import RoundWork
 from recsys.contracts.errors import ConfigError
 from recsys.data.batch import TrainingBatch
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.model.weights import frozen_copy
 
 NEED_TARGET: Final[frozenset[RewardName]] = frozenset({"rule", "ranking"})
 """Rewards that are 0 for every candidate of a group without the target."""
@@ -116,7 +116,7 @@ class RankingRewardLearning:
         """Take the reference of the round before, or the policy itself at the start."""
         wanted = self.config.loss.beta > 0 or self.constraint is not None
         if wanted and self.reference is None:
-            self.reference = copy.deepcopy(self.learner.policy).eval().requires_grad_(False)
+            self.reference = frozen_copy(self.learner.policy)
         start = {"reference": self.learner.policy.state_dict(), "dual": 0.0}
         self.load_state_dict(start if state is None else state)
 

@@ -20,13 +20,14 @@ from recsys.contracts.errors import ConfigError
 from recsys.data.batch import HistoryBatch, TrainingBatch
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.language_model.adapters import add_adapters
+from recsys.language_model.auxiliary import auxiliary_losses
 from recsys.language_model.base import from_spec, longest_sequence
 from recsys.language_model.causal_blocks import CausalBlocks
 from recsys.language_model.costs import LanguageCosts
 from recsys.language_model.prompt import NO_TOKEN, Prompts, PromptWriter
 from recsys.language_model.vocabulary import ANSWER, BEHAVIOURS, ExtendedVocabulary
 from recsys.model.encoder import ITEM_FEATURES, CodeEmbedding, ItemTower
-from recsys.model.generative_recommender import GenerativeRecommender, PolicySpec
+from recsys.model.generative_recommender import AuxiliaryLoss, GenerativeRecommender, PolicySpec
 from recsys.model.layers.attention import KeysValues
 from recsys.model.layers.beam_cache import BeamCache
 from recsys.model.layers.prefix_tree import PrefixTree
@@ -164,13 +165,20 @@ class LanguagePolicy(GenerativeRecommender):
 
     def forward(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return hidden states for every asked code and dense queries for every point; shapes as in the base class."""
-        prompts = self._prompts(batch.history)
+        return self.answers_behind(self._prompts(batch.history), batch, self.encoder.has_text)
+
+    def answers_behind(self, prompts: Prompts, batch: TrainingBatch, text: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for histories that are written down in any way.
+
+        Args:
+            prompts: Of the batch's users.
+            text: There may be text among their tokens.
+        """
         codes_BPML = self.item_tower.codes_IL[batch.target_BPM]
         length_BP, answer_BPT = prompts.lengths(batch.visible_BP), self.answers(codes_BPML)
         size = answer_BPT.shape[2]
         position_BR = (length_BP[..., None] + torch.arange(size, device=length_BP.device)).flatten(1)
         mask = answer_mask(prompts.token_BS.shape[1], length_BP, size)
-        text = self.encoder.has_text
         hidden_BSD, hidden_BRD = self.read(prompts.token_BS, answer_BPT.flatten(1), position_BR, mask, text)
         hidden_BPTD = hidden_BRD.unflatten(1, tuple(answer_BPT.shape[1:]))
         b, p, m, levels = codes_BPML.shape
@@ -178,6 +186,10 @@ class LanguagePolicy(GenerativeRecommender):
         hidden = nn.functional.pad(hidden_BPTD, (0, 0, 0, 1)).view(b, p, m, levels + 1, -1)[..., :levels, :]
         last = (length_BP - 1)[..., None].expand(-1, -1, hidden_BSD.shape[-1])
         return hidden, self._dense_query(hidden_BSD.gather(1, last))
+
+    def auxiliary_losses(self, batch: TrainingBatch) -> dict[str, AuxiliaryLoss]:
+        """Losses of the tasks between titles and codes; draws items from torch's global generator."""
+        return auxiliary_losses(self, batch) if self.settings.auxiliary.is_asked else {}
 
     def answers(self, codes_BPML: torch.Tensor) -> torch.Tensor:
         """Tokens ``ANSWER c1 ... cL`` per item, without the last code of the last one: ``[B, P, M * (L + 1) - 1]``."""

@@ -84,15 +84,16 @@ class PromptWriter(nn.Module):
             parts.append((history.behaviour_BH + self.vocabulary.mark(BEHAVIOURS))[..., None])
         return self.of_events(torch.cat(parts, dim=-1), ragged=title_IT is not None)
 
-    def of_events(self, event_BHE: torch.Tensor, *, ragged: bool) -> Prompts:
+    def of_events(self, event_BHE: torch.Tensor, *, ragged: bool, instructed: bool = True) -> Prompts:
         """Put events one behind the other.
 
         Args:
             event_BHE: Tokens of every event.
             ragged: Some are :data:`NO_TOKEN` and are to be left out.
+            instructed: Begin with the instruction, and not with the start mark alone.
         """
         users, events, tokens = event_BHE.shape
-        header_BN = self.header_N.expand(users, -1)
+        header_BN = self.header_N[: None if instructed else 1].expand(users, -1)
         flat, number = event_BHE.flatten(1), torch.arange(events + 1, device=event_BHE.device)
         if not ragged:
             length_BV = (header_BN.shape[1] + number * tokens).expand(users, -1)

@@ -68,6 +68,21 @@ class PolicySpec(BaseModel):
     """Of ``model.backbone: llm``."""
 
 
+@dataclass(frozen=True)
+class AuxiliaryLoss:
+    """A part of the training loss that a policy brings itself.
+
+    Attributes:
+        mean: Over ``count`` examples.
+        count: Examples.
+        weight: Beside the next-token loss.
+    """
+
+    mean: torch.Tensor
+    count: int
+    weight: float
+
+
 @dataclass
 class DecodingState:
     """A batch of users in the middle of decoding.
@@ -196,6 +211,10 @@ class GenerativeRecommender(nn.Module):
         hidden, _ = self(batch)
         log_probs = self.code_log_probs(hidden, batch.target_BPM).sum(-1)
         return log_probs.masked_fill(batch.target_BPM == 0, 0.0)
+
+    def auxiliary_losses(self, batch: TrainingBatch) -> dict[str, AuxiliaryLoss]:
+        """Parts of the training loss that need more than hidden states of the targets; an encoder-decoder has none."""
+        return {}
 
     def log_probs_along(self, history: HistoryBatch, tree: PrefixTree) -> list[torch.Tensor]:
         """Log-probabilities of the next code after every prefix of a tree; the gradient flows.

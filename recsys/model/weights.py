@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -24,6 +25,7 @@ class _Spec(Protocol):
 
 
 SpecT = TypeVar("SpecT", bound=BaseModel)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def save_module(folder: Path, module: nn.Module, spec: BaseModel, spec_name: str) -> None:
@@ -84,6 +86,15 @@ def load_weights(module: nn.Module, tensors: dict[str, torch.Tensor], folder: Pa
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def frozen_copy(module: ModuleT) -> ModuleT:
+    """A copy in evaluation mode that takes no gradient and stays as it is.
+
+    Weights that take none in ``module``, such as a language model's beside its adapters, are shared: nothing moves them.
+    """
+    shared = {id(weight): weight for weight in module.parameters() if not weight.requires_grad}
+    return copy.deepcopy(module, shared).eval().requires_grad_(False)
 
 
 def unique_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -127,6 +127,8 @@ class PolicyModule(FiniteModule):
             first = (asked.first_items(values) for values in (hidden[:, :, 0], query_BPD, target_BPM[..., 0]))
             distilled, num_distilled = self._distilled(*first)
             terms["distillation"] = _Term(distilled, num_distilled, config.distillation_weight)
+        for name, loss in self.policy.auxiliary_losses(batch).items():
+            terms[name] = _Term(loss.mean, loss.count, loss.weight)
         return terms
 
     def _distilled(

@@ -5,7 +5,6 @@ Legend: N validation rows, G candidates per row, M items per session, L levels, 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
@@ -38,6 +37,7 @@ from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.metrics.ranking import coverage_by_row, row_metrics
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.model.weights import frozen_copy
 from recsys.reward.scoring import SessionScorer
 from recsys.runtime import Progress
 from recsys.semantic_ids.versions import SemanticIds
@@ -103,7 +103,7 @@ class PolicyEvaluator:
             RolloutConfig(num_generations=config.num_generations, exclude_seen=config.exclude_seen),
             start_policy.codes.weight.device,
         )
-        self._start_policy = copy.deepcopy(start_policy).eval().requires_grad_(False)
+        self._start_policy = frozen_copy(start_policy)
 
     @property
     def users(self) -> npt.NDArray[np.int32]:
