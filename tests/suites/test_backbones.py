@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,9 +11,18 @@ import pytest
 import torch
 
 from recsys.alignment.align import align_policy
-from recsys.alignment.config import AlignConfig, GuardConfig, IpaConfig, OptimiserConfig, RereConfig, RolloutConfig
+from recsys.alignment.config import (
+    AlignConfig,
+    GuardConfig,
+    IpaConfig,
+    OptimiserConfig,
+    RereConfig,
+    RolloutConfig,
+    SupervisedConfig,
+)
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.losses.config import PreferenceLossConfig
+from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
 from recsys.contracts.columns import TRAIN
 from recsys.contracts.dataset import Dataset
@@ -21,8 +31,9 @@ from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.runtime import SilentProgress
 from recsys.training.fit import build_policy
-from tests.toy.alignment import MODEL, NO_FALL_STOPS, QUIET, EvenTaste, KillAfter, next_item_ring, session_ring
+from tests.toy.alignment import MODEL, NO_FALL_STOPS, QUIET, EvenTaste, next_item_ring, session_ring
 from tests.toy.dataset import ring_ids
 from tests.toy.language_model import SHAPE
 
@@ -48,13 +59,28 @@ METHODS = {
             samples_per_round=480,
             batch_size=32,
             preference_share=1.0,
-            loss=PreferenceLossConfig(loss_type="softmax_dpo"),
+            loss=PreferenceLossConfig(loss_type="sdpo"),
+            supervised=SupervisedConfig(weight=0.1, dense_weight=0.0),
             rollouts=ROLLOUTS,
             optimiser=FAST,
         ),
         guard=GUARD,
     ),
 }
+
+
+class KillInRound(SilentProgress):
+    """Stops the process, so to speak, in the middle of a round of alignment."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def track(self, items: Iterable, label: str, total: int | None = None) -> Iterator:
+        for number, item in enumerate(items):
+            if label.startswith("round") and number == self.steps:
+                raise KeyboardInterrupt(label)
+            yield item
+
 
 backbones = pytest.mark.parametrize("backbone", BACKBONES)
 
@@ -101,7 +127,7 @@ def test_a_killed_alignment_ends_with_equal_weights(tmp_path: Path, backbone: st
     whole, killed = policy_for(dataset, backbone), policy_for(dataset, backbone)
     align(dataset, tmp_path / "whole", whole, config)
     with pytest.raises(KeyboardInterrupt):
-        align(dataset, tmp_path / "killed", killed, config, KillAfter(20))
+        align(dataset, tmp_path / "killed", killed, config, KillInRound(3))
     again = policy_for(dataset, backbone)
     align(dataset, tmp_path / "killed", again, config)
     for (name, weight), other in zip(whole.named_parameters(), again.parameters(), strict=True):
@@ -112,8 +138,6 @@ def test_a_killed_alignment_ends_with_equal_weights(tmp_path: Path, backbone: st
 @pytest.mark.parametrize("strategy", ["beam", "sampling"])
 def test_rollouts_carry_their_probabilities(tmp_path: Path, backbone: str, strategy: str) -> None:
     """A group's scores are what teacher forcing gives the same items."""
-    from recsys.alignment.rollouts.log_probs import candidate_log_probs
-
     dataset = next_item_ring(tmp_path / "data")
     policy = policy_for(dataset, backbone)
     config = RolloutConfig(num_generations=5, strategy=strategy)
