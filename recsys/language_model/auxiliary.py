@@ -3,12 +3,14 @@
 Source: MiniOneRec (arXiv 2510.24431), whose public code trains title and ID of single items in both directions, and
 histories told by titles; its wording is replaced by marks.
 
+A policy is a :class:`~recsys.language_model.language_policy.LanguagePolicy`.
+
 Legend: N items, T tokens of a title, B users, P prediction points, M items per session, L levels, D width.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -17,11 +19,8 @@ from recsys.language_model.prompt import NO_TOKEN
 from recsys.language_model.vocabulary import START, TITLE
 from recsys.model.generative_recommender import AuxiliaryLoss
 
-if TYPE_CHECKING:
-    from recsys.language_model.language_policy import LanguagePolicy
 
-
-def auxiliary_losses(policy: LanguagePolicy, batch: TrainingBatch) -> dict[str, AuxiliaryLoss]:
+def auxiliary_losses(policy: Any, batch: TrainingBatch) -> dict[str, AuxiliaryLoss]:
     """The tasks that have a weight; items are drawn from torch's global generator.
 
     Args:
@@ -41,13 +40,13 @@ def auxiliary_losses(policy: LanguagePolicy, batch: TrainingBatch) -> dict[str, 
     return found
 
 
-def drawn_items(policy: LanguagePolicy, count: int) -> torch.Tensor:
+def drawn_items(policy: Any, count: int) -> torch.Tensor:
     """Rows of so many random items that have a title, int64 ``[N]``, with replacement."""
     titled = (policy.title_IT[:, 0] != NO_TOKEN).nonzero()[:, 0]
     return titled[torch.randint(len(titled), (count,), device="cpu").to(titled.device)]
 
 
-def title_to_id(policy: LanguagePolicy, rows_N: torch.Tensor) -> torch.Tensor:
+def title_to_id(policy: Any, rows_N: torch.Tensor) -> torch.Tensor:
     """Minus the log-probability of each item's codes behind its title, ``[N]``."""
     titles = policy.encoder.of_events(policy.title_IT[rows_N][:, None], ragged=True, instructed=False)
     batch = _items_as_targets(rows_N)
@@ -56,7 +55,7 @@ def title_to_id(policy: LanguagePolicy, rows_N: torch.Tensor) -> torch.Tensor:
     return losses
 
 
-def id_to_title(policy: LanguagePolicy, rows_N: torch.Tensor) -> torch.Tensor:
+def id_to_title(policy: Any, rows_N: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of each title's tokens, and of its end, behind the item's codes, ``[N]``."""
     vocabulary = policy.vocabulary
     codes = vocabulary.code_tokens(policy.item_tower.codes_IL[rows_N])
@@ -78,7 +77,7 @@ def id_to_title(policy: LanguagePolicy, rows_N: torch.Tensor) -> torch.Tensor:
     return losses.sum(1) / asked.sum(1)
 
 
-def titles_to_id(policy: LanguagePolicy, batch: TrainingBatch) -> torch.Tensor:
+def titles_to_id(policy: Any, batch: TrainingBatch) -> torch.Tensor:
     """Minus the log-probability of each target's codes behind a history of titles, ``[targets]``; others are mute."""
     prompts = policy.encoder.of_events(policy.title_IT[batch.history.item_BH], ragged=True)
     hidden, _ = policy.answers_behind(prompts, batch, text=True)

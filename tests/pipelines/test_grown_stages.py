@@ -32,7 +32,9 @@ def write_night(folder: Path, items: list[int], seed: int) -> Path:
     for user in range(60):
         own = [item for item in items if item % GROUPS == user % GROUPS]
         for step, place in enumerate(rng.permutation(len(own))[:6]):
-            rows.append({"user_id": user, "item_id": f"i{99 - own[place]}", "timestamp": 1_700_000_000 + 1000 * user + step})
+            rows.append(
+                {"user_id": user, "item_id": f"i{99 - own[place]}", "timestamp": 1_700_000_000 + 1000 * user + step}
+            )
     pl.DataFrame(rows).write_parquet(folder / "interactions.parquet")
     names = [f"i{99 - item}" for item in items]
     frame = pl.DataFrame({"item_id": names, "group": [f"g{item % GROUPS}" for item in items]})
