@@ -34,7 +34,7 @@ from pipelines.learning import align, rank, reward, train
 from recsys.contracts.manifest import Artifact
 from recsys.device import resolve_device
 from recsys.runtime import Progress
-from serving.config import RULE_FILES
+from serving.config import NOT_ASKED, RULE_FILES
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -176,12 +176,14 @@ def export(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress)
 def recommend(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Write candidates for every user of the prepared data, shard by shard; finished shards are kept after a kill."""
     from serving.batch.candidates import write_candidates
+    from serving.batch.carried import newest_candidates
     from serving.inputs.user_histories import PreparedUsers
 
     bundle = inputs["export"]
     users = PreparedUsers(inputs["prepare"].path, inputs["prepare"].digest)
     device = resolve_device(config.device)
-    return write_candidates(bundle.path, users, config.recommend, out_dir, progress, device=device)
+    since = newest_candidates(out_dir.parent) if config.recommend.delta else None
+    return write_candidates(bundle.path, users, config.recommend, out_dir, progress, device=device, since=since)
 
 
 def raw_fingerprints(config: RunConfig) -> dict[str, str]:
@@ -319,7 +321,7 @@ RECOMMEND: Final = Stage(
     recommend,
     ("recommend",),
     parents=("prepare", "export"),
-    ignored=tuple(f"recommend.{name}" for name in RULE_FILES),
+    ignored=tuple(f"recommend.{name}" for name in (*RULE_FILES, *NOT_ASKED)),
     fingerprints=rule_fingerprints,
     resumable=True,
 )

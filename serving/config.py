@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from numbers import Integral
 from typing import Annotated, Final, Literal, get_args
 
@@ -17,8 +18,18 @@ from recsys.paths import ConfigPath
 RULE_FILES: Final = ("allow", "deny", "available", "segments", "segment_rules", "item_categories")
 """Fields of :class:`RecommendConfig` that name a file of business rules; a job depends on what is in them, not on where."""
 
+NOT_ASKED: Final = ("engine", "delta", "ray_workers")
+"""Fields of :class:`RecommendConfig` that change how a job is done and no row of it."""
+
 AnswerKind = Literal["items", "sessions"]
 SecondStage = Literal["none", "reward"]
+
+
+class Engine(StrEnum):
+    """Who answers the shards of a job: this process, or workers of a Ray cluster."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class ServingLimits(FrozenConfig):
@@ -170,6 +181,12 @@ class RecommendConfig(FrozenConfig):
             ``None`` takes the categories that the model was trained with.
         timestamp_unit: What numbers in the column ``timestamps`` of a file of histories count: ``us``, ``ms``, ``s`` or
             ``ns``.
+        delta: Answer only users with new events or other rules than in the newest earlier candidates of the run; the others
+            keep their rows. With another model, options or code everybody is answered, and the log says why.
+        engine: ``local``: this process answers shard after shard. ``ray``: workers of a Ray cluster do, which needs
+            ``recsys-gen[ray]`` and paths that every node sees.
+        ray_workers: Workers of the cluster, each with one CPU, or one GPU where the job is on one; ``None``: as many as the
+            cluster has.
     """
 
     model: str | None = None
@@ -190,6 +207,9 @@ class RecommendConfig(FrozenConfig):
     category_limits: dict[str, Annotated[int, Field(ge=0)]] = Field(default={})
     item_categories: ConfigPath | None = None
     timestamp_unit: NumberUnit = "us"
+    delta: bool = False
+    engine: Engine = Engine.LOCAL
+    ray_workers: int | None = Field(default=None, ge=1)
 
     @property
     def options(self) -> AnswerOptions:

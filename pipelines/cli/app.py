@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.data_tools import audit, check_table
+from pipelines.cli.data_tools import audit, check_candidates, check_table
 from pipelines.cli.datasets import export_recbole, fetch
 from pipelines.cli.log_format import choose, is_json, say
 from pipelines.cli.nights import clean, lineage, rollback, status
@@ -311,6 +311,7 @@ for _verb in (
 app.add_typer(tokens, name="tokens")
 app.command(name="export-recbole")(export_recbole)
 app.command(name="check-table")(check_table)
+app.command(name="check-candidates")(check_candidates)
 
 
 def _print_night(config: RunConfig, done: NightReport) -> None:

@@ -60,3 +60,16 @@ def check_table(
     if found:
         raise DataError(f"check-table: {len(found)} contradictions in {len(rows)} rows of '{file}'")
     print(f"{len(rows)} rows, no contradictions")
+
+
+def check_candidates(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Candidates that `recsys recommend` wrote.")],
+) -> None:
+    """Compare every file of a folder of candidates with the hashes that its job left; exit code 4 when one differs.
+
+    Example: recsys check-candidates candidates/
+    """
+    from serving.batch.ledger import verify_candidates
+
+    counts = verify_candidates(folder)
+    print(f"{counts['rows']} rows for {counts['users']} users in {counts['shards']} shards, as they were written")

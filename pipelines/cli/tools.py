@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,13 @@ def recommend(
     k: Annotated[int | None, typer.Option(min=1, help="Items per user.")] = None,
     allow: Annotated[Path | None, typer.Option(help="File of the only items that may be recommended.")] = None,
     deny: Annotated[Path | None, typer.Option(help="File of items that must not be recommended.")] = None,
+    since: Annotated[
+        Path | None,
+        typer.Option(help="Folder of earlier candidates: users of whom nothing has changed keep their rows."),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local, or ray for the workers of a cluster (recsys-gen[ray]).")
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="auto, cpu, cuda or cuda:N; default: RECSYS_DEVICE, or with --config the recipe's."),
@@ -64,14 +72,17 @@ def recommend(
     Any model, any users: recsys recommend --model models:/beauty@champion --users histories.parquet --out candidates/
     """
     set_up_logging(log_level)
-    settings: dict[str, Any] = {"model": model, "k": k, "allow": allow, "deny": deny}
+    settings: dict[str, Any] = {"model": model, "k": k, "allow": allow, "deny": deny, "engine": engine}
     given = {name: value for name, value in settings.items() if value is not None}
     if users is not None or out is not None or config is None:
         from recsys.device import asked_placement
 
         placed = asked_placement(device, precision)
-        _recommend_anything(config, overrides or [], given, users, out, tracking_uri, progress, placed)
+        job = _Job(users, out, tracking_uri, placed, since)
+        _recommend_anything(config, overrides or [], given, job, progress, dry_run=dry_run)
         return
+    if since is not None:
+        raise ConfigError("recommend: --since belongs to --model; with --config it is the recipe's: recommend.delta")
     if precision is not None:
         raise ConfigError(
             "recommend: --precision belongs to --model; with --config it is the recipe's: decode.precision"
@@ -88,26 +99,37 @@ def recommend(
     print(outcome.artifact.path)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A job outside of runs, as it was typed."""
+
+    users: Path | None
+    out: Path | None
+    tracking_uri: str | None
+    placed: AskedPlacement
+    since: Path | None
+
+
 def _recommend_anything(
     config: Path | None,
     overrides: list[str],
     given: dict[str, Any],
-    users: Path | None,
-    out: Path | None,
-    tracking_uri: str | None,
+    job: _Job,
     progress: ProgressMode,
-    placed: AskedPlacement,
+    *,
+    dry_run: bool,
 ) -> None:
     from pipelines.engine.lock import run_lock
     from pipelines.places import check_output
     from recsys.config import apply_overrides, validate
-    from serving.batch.job import recommend_with
+    from serving.batch.job import plan_with, recommend_with
     from serving.config import RecommendConfig
 
     if config is not None:
         raise ConfigError(
             "recommend: --users and --out belong to --model; with --config the users and the folder are the run's own"
         )
+    users, out = job.users, job.out
     if users is not None and users.suffix.lower() in (".tsv", ".inter", ".txt", ".gz"):
         raise DataError(
             f"recommend: --users '{users}' is a table of interactions; histories are a Parquet file with one row per user, "
@@ -117,7 +139,12 @@ def _recommend_anything(
         raise ConfigError("recommend: give either --config, or all three of --model, --users and --out")
     check_output(out, "--out")
     settings = validate(RecommendConfig, apply_overrides(given, overrides, RecommendConfig), "recommend")
-    summary = recommend_with(settings, users, out, tracking_uri, make_progress(progress), lambda: run_lock(out), placed)
+    if dry_run:
+        print(plan_with(settings, users, out, job.tracking_uri, job.placed, job.since).text())
+        return
+    summary = recommend_with(
+        settings, users, out, job.tracking_uri, make_progress(progress), lambda: run_lock(out), job.placed, job.since
+    )
     print(f"{summary['rows']} rows for {summary['users']} users in {summary['shards']} files\n{out}")
 
 

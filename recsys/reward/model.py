@@ -23,7 +23,7 @@ from recsys.contracts.errors import ConfigError
 from recsys.data.batch import HistoryBatch
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.model.encoder import EVENT_FEATURES, CodeEmbedding, EncoderBlock, ItemTower
-from recsys.model.layers.attention import FeedForward
+from recsys.model.layers.attention import FeedForward, silu
 from recsys.model.layers.rows import Linear
 from recsys.model.layers.tables import FeatureTables
 from recsys.reward.combination import combine_rewards, tower_weights
@@ -255,14 +255,14 @@ class SessionRewardModel(nn.Module):
             h_KMD = block(h_KMD, likeness, visible_KMM)
         z_BND = (self.session_norm(h_KMD) * real_KM[..., None]).sum(1).view(b, n, -1)
 
-        hidden = [F.silu(up(z_BND)) for up in self.tower_up]
+        hidden = [silu(up(z_BND)) for up in self.tower_up]
         logits = torch.cat([down(x) for down, x in zip(self.tower_down, hidden, strict=True)], dim=-1).float()
         logits = logits * self.scale_T + self.shift_T
         empty_BN = ~real_KM.any(1).view(b, n)
         fused = None
         if self.spec.model.fused_tower:
             user_BND = memory.states_BSD[:, :1].expand(-1, n, -1)
-            fused = self.fused_down(F.silu(self.fused_up(torch.cat([*hidden, user_BND, z_BND], dim=-1))))
+            fused = self.fused_down(silu(self.fused_up(torch.cat([*hidden, user_BND, z_BND], dim=-1))))
             fused = fused[..., 0].float().masked_fill(empty_BN, torch.nan)
         return RewardScores(logits.masked_fill(empty_BN[..., None], torch.nan), fused)
 

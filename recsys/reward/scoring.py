@@ -19,6 +19,7 @@ import torch
 from recsys.contracts.errors import DataError
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
+from recsys.decoding.batches import cut_batches, padded_width
 from recsys.reward.combination import combine_rewards, tower_weights
 from recsys.reward.config import CombinationMode
 from recsys.reward.model import RewardScores, SessionRewardModel
@@ -73,9 +74,10 @@ def score_sessions(model: SessionRewardModel, histories: Histories, items: npt.N
     logits = np.empty((*items.shape[:2], len(spec.signals)), np.float32)
     fused = np.empty(items.shape[:2], np.float32) if spec.model.fused_tower else None
     step = max(1, ITEMS_PER_BATCH // max(1, items.shape[1] * items.shape[2]))
-    for begin in range(0, len(items), step):
-        rows = np.arange(begin, min(begin + step, len(items)))
-        batch = collate_histories(histories.take(rows), spec.model.max_history).to(device)
+    most = spec.model.max_history
+    for rows in cut_batches(np.arange(len(items)), histories.lengths, most, step):
+        width = padded_width(min(int(histories.lengths[rows].max()), most), most)
+        batch = collate_histories(histories.take(rows), most, width).to(device)
         scores = model.score(batch, torch.from_numpy(items[rows].astype(np.int64)).to(device))
         logits[rows] = scores.logits.cpu().numpy()
         if fused is not None and scores.fused is not None:

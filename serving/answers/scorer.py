@@ -25,6 +25,7 @@ from recsys.decoding.answers import refuse_non_finite
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
+from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules
 from recsys.decoding.rules.shortfall import explain_shortfalls
 from recsys.model.checkpoint import load_policy
@@ -38,7 +39,7 @@ from serving.answers.sessions import RankedSessions, explain_short_sessions
 from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import RANKER_FOLDER, BundleInfo, read_info
 from serving.config import AnswerOptions
-from serving.inputs.history_frame import map_frame
+from serving.inputs.history_frame import MappedHistories, map_frame
 from serving.inputs.request import UNSEEN_ITEMS, Request, ServedModel
 from serving.inputs.user_histories import MappedUsers, UserHistories
 
@@ -132,6 +133,18 @@ class Scorer:
             ArtifactError: The policy or the reward model gives a score that is no finite number.
         """
         asked, rules = request.shard(first, len(request.users) if last is None else last)
+        return self.answer_asked(asked, rules, request)
+
+    def answer_asked(self, asked: MappedHistories, rules: CompiledRules, request: Request) -> Answer:
+        """Answer any users of a request, in any order.
+
+        Args:
+            asked: From :meth:`~serving.inputs.request.Request.shard`, or rows of it.
+            rules: Of the same users.
+
+        Raises:
+            ArtifactError: As in :meth:`answer`.
+        """
         histories, k, options = asked.histories, request.k, request.options
         reward_model = self.reward_model if options.second_stage == "reward" else None
         # the reward model chooses from all that the beam holds

@@ -1,13 +1,17 @@
 """The batch job: candidates for every user as Parquet shards, restartable, in bounded memory.
 
-Reads a bundle, users (:mod:`serving.inputs.user_histories`) and business rules (:mod:`serving.inputs.item_rules`); writes:
-    part-00000-of-000NN.parquet         one row per user and rank, or per place of a session (:mod:`serving.batch.shards`)
-    shortfalls-00000-of-000NN.parquet   users of that shard with fewer answers than asked, and why; only where there are any
-    job.json                            what was asked, and when: written first, so that a restart continues the same job
-    candidates.json                     counts: written last, so that its presence means "complete"
+Reads a bundle, users (:mod:`serving.inputs.user_histories`), business rules (:mod:`serving.inputs.item_rules`) and, for a
+delta job, earlier candidates (:mod:`serving.batch.carried`); writes the files of :mod:`serving.batch.shards` and
+:mod:`serving.batch.ledger`.
 
-Each shard appears by rename; a restart keeps finished shards. The moment ``scored_at`` belongs to the job, not to the
-shard, so that a restarted job gives the same table as an undisturbed one.
+1. ``job.json`` says what is asked; another job in the folder is refused;
+2. shards that are there and intact are kept, all others are answered, by this process or by Ray
+   (:mod:`serving.batch.ray_engine`);
+3. ``candidates.json`` says that the job is done.
+
+Each shard appears by rename. The moment ``scored_at`` belongs to the job, not to the shard, so that a restarted job gives
+the same table as an undisturbed one. A user's answer depends on no other user (:mod:`recsys.decoding.batches`), so neither
+the size of shards nor the engine changes a row.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -32,20 +36,19 @@ from recsys.contracts.manifest import digest_of, explain_write_errors, read_json
 from recsys.model.summary import decoding_flops, fed_widths
 from recsys.model.utilisation import describe
 from recsys.runtime import Progress
-from serving.answers.frame import Answer
-from serving.answers.scorer import Scorer
-from serving.batch.shards import count_shards, shard_names, write_shard
+from serving.batch.ledger import JOB_FILE, REPORT_FILE, Ledger
+from serving.batch.plan import PROBE_USERS, Plan, make_plan, make_report
+from serving.batch.shard_scorer import JobSpec, ShardScorer, WrittenShard
+from serving.batch.shards import shard_names
 from serving.bundle.layout import BundleInfo
-from serving.config import RULE_FILES, RecommendConfig
+from serving.config import NOT_ASKED, RULE_FILES, Engine, RecommendConfig
 from serving.inputs.item_lists import fingerprint
-from serving.inputs.item_rules import read_rules
-from serving.inputs.request import Request
 from serving.inputs.user_histories import StoredUsers
 
 logger = logging.getLogger("recsys.serving")
 
-JOB_FILE: Final = "job.json"
-DONE_FILE: Final = "candidates.json"
+WORTH_A_PLAN: Final = 40 * PROBE_USERS
+"""Users from which on a first batch is measured before the job."""
 
 
 def write_candidates(
@@ -57,6 +60,7 @@ def write_candidates(
     lock: Callable[[], AbstractContextManager[None]] = nullcontext,
     device: torch.device | str = "cpu",
     precision: str | None = None,
+    since: Path | None = None,
 ) -> dict[str, Any]:
     """Score all users and write their candidates.
 
@@ -65,50 +69,88 @@ def write_candidates(
         out_dir: Empty or missing, or the folder of the same job, which is then continued.
         lock: Held while the folder is written; not entered by a request that is refused, which leaves nothing behind.
         device, precision: As of :meth:`~serving.answers.scorer.Scorer.open`.
+        since: Complete folder of earlier candidates, whose rows unchanged users keep; ``None`` answers everybody.
 
     Returns:
         Counts of users, rows, shards, users with fewer rows than asked by reason, and users per second of the shards
-        that this call scored.
+        that this call wrote.
 
     Raises:
-        ArtifactError: ``out_dir`` holds another job, or cannot be written; or the bundle is damaged.
+        ArtifactError: ``out_dir`` holds another job, or cannot be written; the bundle or the earlier candidates are damaged.
         ConfigError: A rule file is missing, a rule names something that does not exist, or the bundle cannot generate
-            sessions, select by reward or be steered as asked.
+            sessions, select by reward or be steered as asked; or Ray is not installed.
         DataError: A history or a rule file does not keep its form.
     """
-    scorer = Scorer.open(bundle, device, precision)
-    config.options.check(config.k)
-    scorer.catalogue.limits.check_k(config.k, scorer.info.name)
-    users.check(scorer.catalogue)
-    rules = read_rules(config, scorer.catalogue, users.user_ids)
-    request = scorer.request(users, config.k, rules, config.options)
+    spec = JobSpec(bundle, config, device, precision, since)
+    scorer = ShardScorer(spec, users)
+    if scorer.why_full is not None:
+        logger.warning("recommend: everybody is answered, because %s", scorer.why_full)
     with lock(), explain_write_errors(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
-        job = _open_job(out_dir, scorer.info, users.digest, config)
+        job = _open_job(out_dir, scorer, config)
         names = shard_names(len(users), config.users_per_shard)
-        started, scored = time.monotonic(), 0
-        lengths: list[npt.NDArray[np.int64]] = []
-        with ThreadPoolExecutor(max_workers=1) as writer:
-            being_written: Future[None] | None = None
-            for number, name in progress.track(list(enumerate(names)), "recommend", len(names)):
-                if (out_dir / name).exists():
-                    continue
-                first = number * config.users_per_shard
-                last = min(first + config.users_per_shard, len(users))
-                answer = _score_shard(scorer, request, first, last)
-                if being_written is not None:  # at most one shard waits, whatever the disk does
-                    being_written.result()
-                being_written = writer.submit(write_shard, out_dir / name, answer, scorer.catalogue.item_ids, job)
-                scored += last - first
-                lengths.append(answer.asked.histories.lengths)
-            if being_written is not None:
-                being_written.result()
+        ledger = Ledger(out_dir)
+        records = ledger.intact(names)
+        left = [number for number, name in enumerate(names) if name not in records]
+        if left or not ledger.is_complete:
+            ledger.reopen(records)
+        plan = None
+        if left and len(users) >= WORTH_A_PLAN:
+            plan = make_plan(scorer, config, len(names), len(records))
+            logger.info("recommend: %s", plan.text())
+        started, written = time.monotonic(), []
+        coming = _written(spec, scorer, job, names, left, out_dir)
+        for shard in progress.track(coming, "recommend", len(left)):
+            ledger.add(shard.record)
+            records[shard.record.shard] = shard.record
+            written.append(shard)
         seconds = time.monotonic() - started
-        counts = count_shards(out_dir, names)
-        write_json(out_dir / DONE_FILE, counts)
-    rate = round(scored / seconds, 1) if scored and seconds > 0 else None
-    _log_outcome(scorer, config, counts, scored, seconds, lengths)
-    return {**counts, "users_per_second": rate}
+        counts = ledger.close([records[name] for name in names])
+        report = make_report(plan, config.engine, written, counts, seconds, scorer.why_full)
+        if written or not (out_dir / REPORT_FILE).exists():
+            write_json(out_dir / REPORT_FILE, report)
+    _log_outcome(scorer, config, counts, report, [shard.events_N for shard in written])
+    return {**counts, "users_per_second": report["users_per_second"]}
+
+
+def plan_candidates(
+    bundle: Path,
+    users: StoredUsers,
+    config: RecommendConfig,
+    out_dir: Path,
+    device: torch.device | str = "cpu",
+    precision: str | None = None,
+    since: Path | None = None,
+) -> Plan:
+    """Say what :func:`write_candidates` would take; writes nothing, and refuses what it would refuse."""
+    scorer = ShardScorer(JobSpec(bundle, config, device, precision, since), users)
+    names = shard_names(len(users), config.users_per_shard)
+    return make_plan(scorer, config, len(names), len(Ledger(out_dir).intact(names)))
+
+
+def _written(
+    spec: JobSpec,
+    scorer: ShardScorer,
+    job: dict[str, Any],
+    names: Sequence[str],
+    left: Sequence[int],
+    out_dir: Path,
+) -> Iterator[WrittenShard]:
+    """Answer and write the missing shards, by the engine that is asked for; yields each when its files are there."""
+    if spec.config.engine == Engine.RAY:
+        from serving.batch.ray_engine import written_by_ray
+
+        yield from written_by_ray(spec, scorer.users.source, job, names, left, out_dir)
+        return
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        being_written: Future[WrittenShard] | None = None
+        for number in left:
+            scored = scorer.score(number, job)
+            if being_written is not None:  # at most one shard waits, whatever the disk does
+                yield being_written.result()
+            being_written = writer.submit(scored.write, out_dir, names[number])
+        if being_written is not None:
+            yield being_written.result()
 
 
 def model_version_of(reference: str | None, train_digest: str) -> str:
@@ -127,17 +169,18 @@ def model_version_of(reference: str | None, train_digest: str) -> str:
     return f"unregistered-{train_digest[:12]}"
 
 
-def _open_job(out_dir: Path, info: BundleInfo, users_digest: str, config: RecommendConfig) -> dict[str, str]:
+def _open_job(out_dir: Path, scorer: ShardScorer, config: RecommendConfig) -> dict[str, Any]:
     """Read the job that is under way here, or start one."""
+    info: BundleInfo = scorer.scorer.info
     asked = {
         "bundle": info.digests,
-        "users": users_digest,
-        "config": config.model_dump(mode="json", exclude=set(RULE_FILES)),
+        "users": scorer.users.digest,
+        "config": config.model_dump(mode="json", exclude={*RULE_FILES, *NOT_ASKED}),
         "rules": fingerprint(config),
     }
     path = out_dir / JOB_FILE
     if path.exists():
-        job: dict[str, str] = read_json(path)
+        job: dict[str, Any] = read_json(path)
         if job.get("asked") != digest_of(asked):
             raise ArtifactError(
                 f"'{out_dir}' holds another job (other model, users, rules or settings); choose another folder, or delete "
@@ -150,6 +193,7 @@ def _open_job(out_dir: Path, info: BundleInfo, users_digest: str, config: Recomm
         )
     job = {
         "asked": digest_of(asked),
+        "basis": scorer.basis,
         Columns.MODEL_NAME: info.name,
         Columns.MODEL_VERSION: model_version_of(config.model, info.digests["train"]),
         Columns.SEMANTIC_ID_DIGEST: info.digests["semantic_ids"],
@@ -160,39 +204,29 @@ def _open_job(out_dir: Path, info: BundleInfo, users_digest: str, config: Recomm
     return job
 
 
-def _score_shard(scorer: Scorer, request: Request, first: int, last: int) -> Answer:
-    answer = scorer.answer(request, first, last)
-    unknown = answer.asked.num_unknown
-    if unknown.any():
-        logger.warning(
-            "users %d to %d: %d history events of %d users name items that the model does not have; they were left out",
-            first,
-            last - 1,
-            int(unknown.sum()),
-            int((unknown > 0).sum()),
-        )
-    return answer
-
-
 def _log_outcome(
-    scorer: Scorer,
+    scorer: ShardScorer,
     config: RecommendConfig,
     counts: Mapping[str, Any],
-    scored: int,
-    seconds: float,
+    report: Mapping[str, Any],
     lengths: list[npt.NDArray[np.int64]],
 ) -> None:
-    """Say how fast it went, and who got fewer answers than asked; ``lengths`` are those of the scored histories."""
-    rate = round(scored / seconds, 1) if scored and seconds > 0 else None
-    logger.info("recommend: %d users in %.1f s (%s users/s)", scored, seconds, rate)
-    plain = config.second_stage == "none" and "rank" not in scorer.info.digests
-    if rate and config.answer == "items" and plain:  # the figures below are of the search alone
-        recommender = scorer.recommender
+    """Say how fast it went, and who got fewer answers than asked; ``lengths`` are those of the answered histories."""
+    rate, seconds, answered = report["users_per_second"], report["seconds"], report["users_answered"]
+    carried = f", {report['users_carried_over']} of them carried over" if report["users_carried_over"] else ""
+    users = answered + report["users_carried_over"]
+    logger.info("recommend: %d users%s in %.1f s (%s users/s)", users, carried, seconds, rate)
+    plain = config.second_stage == "none" and "rank" not in scorer.scorer.info.digests
+    local = config.engine == Engine.LOCAL and not carried
+    if (
+        answered and seconds and config.answer == "items" and plain and local
+    ):  # the figures below are of the search alone
+        recommender = scorer.scorer.recommender
         decode = recommender.config
         widths = fed_widths(max(decode.beam_width, config.k), recommender.index.max_children)
         events_N = np.minimum(np.concatenate(lengths), recommender.policy.spec.model.max_history)
         flops = decoding_flops(recommender.policy, events_N, widths)
-        logger.info("recommend: %s", describe(scored, "users", flops, seconds, recommender.device, decode.precision))
+        logger.info("recommend: %s", describe(answered, "users", flops, seconds, recommender.device, decode.precision))
     if counts["users_short"]:
         counted = {
             name.removeprefix("short_by_"): count for name, count in counts.items() if name.startswith("short_by_")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, open_artifact
 from recsys.device import AskedPlacement, asked_placement, resolve_device
 from recsys.runtime import Progress
 from serving.config import RecommendConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from serving.batch.plan import Plan
+    from serving.inputs.user_histories import StoredUsers
 
 
 def recommend_with(
@@ -24,6 +30,7 @@ def recommend_with(
     progress: Progress,
     lock: Callable[[], AbstractContextManager[None]] = nullcontext,
     placed: AskedPlacement | None = None,
+    since: Path | None = None,
 ) -> dict[str, Any]:
     """Write candidates for users that belong to no run; a request that is refused leaves nothing in ``out``.
 
@@ -33,13 +40,39 @@ def recommend_with(
         tracking_uri: MLflow of a registry reference; ``None`` takes ``MLFLOW_TRACKING_URI``.
         lock: Held while ``out`` is written.
         placed: Where and in which numbers the model answers; ``None`` looks at the environment.
+        since: Earlier candidates, whose rows unchanged users keep.
 
     Raises:
         ConfigError, DataError, ArtifactError: As in :func:`~serving.batch.candidates.write_candidates`; or the model or the
             users do not exist.
     """
     from serving.batch.candidates import write_candidates
-    from serving.inputs.user_histories import FrameUsers, PreparedUsers, StoredUsers
+
+    with _opened(settings, users, tracking_uri, placed) as asked:
+        return write_candidates(*asked[:3], out, progress, lock, *asked[3:], since)
+
+
+def plan_with(
+    settings: RecommendConfig,
+    users: Path,
+    out: Path,
+    tracking_uri: str | None,
+    placed: AskedPlacement | None = None,
+    since: Path | None = None,
+) -> Plan:
+    """Say what :func:`recommend_with` would take, measured on a first batch; writes nothing."""
+    from serving.batch.candidates import plan_candidates
+
+    with _opened(settings, users, tracking_uri, placed) as asked:
+        return plan_candidates(*asked[:3], out, *asked[3:], since)
+
+
+@contextmanager
+def _opened(
+    settings: RecommendConfig, users: Path, tracking_uri: str | None, placed: AskedPlacement | None
+) -> Iterator[tuple[Path, StoredUsers, RecommendConfig, torch.device, str | None]]:
+    """Bundle, users, settings with the version that they mean now, device and precision."""
+    from serving.inputs.user_histories import UserSource
 
     if settings.model is None:
         raise ConfigError("recommend: no model given; use --model with a registry reference or a bundle folder")
@@ -47,16 +80,13 @@ def recommend_with(
     device = resolve_device(asked.device)
     with TemporaryDirectory(prefix="recsys-model-") as scratch:
         bundle, pinned = _open_bundle(settings.model, Path(scratch), tracking_uri)
-        people: StoredUsers
+        digest = None
         if users.is_dir():
             digest = (
                 open_artifact(users, "prepared").digest if (users / MANIFEST_NAME).exists() else str(users.resolve())
             )
-            people = PreparedUsers(users, digest)
-        else:
-            people = FrameUsers(users, settings.timestamp_unit)
-        pinned_settings = settings.model_copy(update={"model": pinned})
-        return write_candidates(bundle, people, pinned_settings, out, progress, lock, device, asked.precision)
+        people = UserSource(users, digest, settings.timestamp_unit).open()
+        yield bundle, people, settings.model_copy(update={"model": pinned}), device, asked.precision
 
 
 def _open_bundle(reference: str, scratch: Path, tracking_uri: str | None) -> tuple[Path, str]:

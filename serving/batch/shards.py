@@ -2,27 +2,30 @@
 
 Files:
     part-00000-of-000NN.parquet         one row per user and rank, see :data:`CANDIDATE_COLUMNS`, or of a job that asks for
-                                        sessions one per user, session and place, see :data:`SESSION_COLUMNS`; its counts
-                                        travel in the file's own metadata, so that nobody has to read the rows again
+                                        sessions one per user, session and place, see :data:`SESSION_COLUMNS`
     shortfalls-00000-of-000NN.parquet   one row per user with fewer answers than asked; missing where there is none
+    asked-00000-of-000NN.parquet        every user of the shard, and a number of all that the answer follows from
+                                        (:mod:`serving.batch.asked`): what a later job carries over by
 
-Both appear by rename, the second before the first: a part that is there is complete, and so is what belongs to it.
+All appear by rename, the part last: a part that is there is complete, and so is what belongs to it. What they hold, with
+their hashes, is a :class:`ShardRecord` (:mod:`serving.batch.ledger`).
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from recsys.contracts.columns import Columns
-from recsys.contracts.errors import ArtifactError
+from recsys.contracts.contents import FileEntry, sha256_of_file, sync
 from recsys.decoding.rules.shortfall import Shortfall
 from serving.answers.frame import Answer, answer_frame
 from serving.answers.sessions import RankedSessions, SessionShortfall
@@ -56,7 +59,7 @@ SHORTFALL_COLUMNS: Final = {
     Columns.REASON: pl.String,
 }
 REASONS: Final = ("rules", "seen", "quotas", "beam")
-_COUNTS_KEY: Final = "recsys.counts"
+ASKED: Final = "asked"
 
 
 def shard_names(num_users: int, users_per_shard: int) -> list[str]:
@@ -80,11 +83,45 @@ def shortfall_name(shard_name: str) -> str:
     return shard_name.replace("part-", "shortfalls-", 1)
 
 
-def write_shard(path: Path, answer: Answer, item_ids: pl.Series, job: Mapping[str, str]) -> None:
-    """Write a shard and its shortfalls.
+def asked_name(shard_name: str) -> str:
+    """Name of the file of users beside a shard."""
+    return shard_name.replace("part-", "asked-", 1)
+
+
+@dataclass(frozen=True)
+class ShardTables:
+    """A shard in memory.
+
+    Attributes:
+        rows: Candidates.
+        short: Users with fewer answers than asked; columns of :data:`SHORTFALL_COLUMNS`.
+        asked: Every user in order, and the number of what was asked (``user_id, asked``).
+    """
+
+    rows: pl.DataFrame
+    short: pl.DataFrame
+    asked: pl.DataFrame
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Users, those without items, those with fewer answers than asked by reason, and rows."""
+        reasons = Counter(self.short[Columns.REASON])
+        return {
+            "users": len(self.asked),
+            "users_without_items": len(self.asked) - self.rows[Columns.USER_ID].n_unique(),
+            "users_short": len(self.short),
+            **{f"short_by_{reason}": reasons[reason] for reason in REASONS},
+            "rows": len(self.rows),
+        }
+
+
+def shard_tables(
+    answer: Answer, asked_N: npt.NDArray[np.uint64], item_ids: pl.Series, job: Mapping[str, str]
+) -> ShardTables:
+    """Turn an answer into the tables of a shard.
 
     Args:
-        path: The part file.
+        asked_N: Of every user, what :func:`~serving.batch.asked.asked_numbers` gives.
         item_ids: ``[I]`` outside id of each item_index.
         job: Values of :data:`LABELS` and ``scored_at``.
     """
@@ -100,52 +137,39 @@ def write_shard(path: Path, answer: Answer, item_ids: pl.Series, job: Mapping[st
         )
         .select(SESSION_COLUMNS if sessions else CANDIDATE_COLUMNS)
     )
-    reasons = Counter(shortfall.reason for shortfall in answer.short)
-    counts = {
-        "users": len(user_ids),
-        "users_without_items": int(np.isneginf(answer.ranked.scores[:, 0]).sum()),
-        "users_short": len(answer.short),
-        **{f"short_by_{reason}": reasons[reason] for reason in REASONS},
-        "rows": len(rows),
-    }
-    shortfalls = path.with_name(shortfall_name(path.name))
-    if answer.short:
-        _publish(shortfalls, _shortfall_rows(user_ids, answer.short))
+    asked = pl.DataFrame({Columns.USER_ID: user_ids, ASKED: asked_N})
+    return ShardTables(rows, _shortfall_rows(user_ids, answer.short), asked)
+
+
+def write_shard(folder: Path, name: str, tables: ShardTables) -> list[FileEntry]:
+    """Write a shard and describe its files.
+
+    Args:
+        name: Of the part file.
+    """
+    shortfalls = folder / shortfall_name(name)
+    entries = [_publish(folder / asked_name(name), tables.asked)]
+    if len(tables.short):
+        entries.append(_publish(shortfalls, tables.short))
     else:
         shortfalls.unlink(missing_ok=True)
-    _publish(path, rows, {_COUNTS_KEY: json.dumps(counts)})
-
-
-def count_shards(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Add up the counts of all shards; only the files' metadata is read.
-
-    Raises:
-        ArtifactError: A shard is damaged, or was not written by :func:`write_shard`.
-    """
-    total: Counter[str] = Counter()
-    for name in names:
-        try:
-            counts = json.loads(pl.read_parquet_metadata(folder / name)[_COUNTS_KEY])
-        except (OSError, pl.exceptions.PolarsError, KeyError, ValueError) as error:
-            raise ArtifactError(
-                f"'{folder / name}' is no shard of a batch job ({type(error).__name__}: {error}); delete it and run again"
-            ) from error
-        total.update(counts)
-    users = total["users"]
-    return {
-        **total,
-        "shards": len(names),
-        "rows_per_user": float(np.round(total["rows"] / users, 3)) if users else 0.0,
-    }
+    entries.append(_publish(folder / name, tables.rows))
+    return entries
 
 
 def _shortfall_rows(user_ids: pl.Series, short: Sequence[Shortfall | SessionShortfall]) -> pl.DataFrame:
     columns = {name: [getattr(each, name) for each in short] for name in list(SHORTFALL_COLUMNS)[1:]}
     rows = pl.DataFrame(columns, schema={name: SHORTFALL_COLUMNS[name] for name in columns})
-    return rows.insert_column(0, user_ids.gather([each.row for each in short]).alias(Columns.USER_ID))
+    return rows.insert_column(
+        0, user_ids.gather(np.array([each.row for each in short], np.int64)).alias(Columns.USER_ID)
+    )
 
 
-def _publish(path: Path, rows: pl.DataFrame, metadata: dict[str, str] | None = None) -> None:
+def _publish(path: Path, rows: pl.DataFrame) -> FileEntry:
+    """Write through a temporary name, on the disk before the real name appears."""
     temporary = path.with_name(f".{path.name}.part")
-    rows.write_parquet(temporary, metadata=metadata)
+    rows.write_parquet(temporary)
+    sync(temporary)
+    entry = FileEntry(path=path.name, bytes=temporary.stat().st_size, sha256=sha256_of_file(temporary), rows=len(rows))
     temporary.replace(path)
+    return entry

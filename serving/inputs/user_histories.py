@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -56,8 +57,38 @@ class UserHistories(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class UserSource:
+    """Where the users of a batch job are kept; another process opens them by it.
+
+    Attributes:
+        path: Folder of a prepared data set, or a file of histories.
+        digest: Of the data set; ``None``: a file.
+        timestamp_unit: What numbers in a file's ``timestamps`` count.
+    """
+
+    path: Path
+    digest: str | None
+    timestamp_unit: NumberUnit = "us"
+
+    def open(self) -> StoredUsers:
+        """Open them.
+
+        Raises:
+            DataError, ArtifactError: They cannot be read.
+        """
+        if self.digest is None:
+            return FrameUsers(self.path, self.timestamp_unit)
+        return PreparedUsers(self.path, self.digest)
+
+
 class StoredUsers(UserHistories, Protocol):
     """Users of a batch job, which a restart must find unchanged."""
+
+    @property
+    def source(self) -> UserSource:
+        """Where they are kept."""
+        ...
 
     @property
     def digest(self) -> str:
@@ -115,7 +146,7 @@ class PreparedUsers:
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.prepared = Dataset.open(folder)
-        self.digest = digest
+        self.digest, self.source = digest, UserSource(folder, digest)
         # as plain arrays: NumPy spends more on slicing a memory-mapped one per user than the search on excluding the items;
         # the pages stay mapped
         arrays = {name: np.asarray(array) for name, array in vars(self.prepared.history).items()}
@@ -181,6 +212,7 @@ class FrameUsers:
 
     def __init__(self, path: Path, timestamp_unit: NumberUnit = "us") -> None:
         self._path, self._unit = path, timestamp_unit
+        self.source = UserSource(path, None, timestamp_unit)
         self._where = f"histories '{path}'"
         self._is_csv = path.suffix.lower() == ".csv"
         try:

@@ -125,6 +125,8 @@ def test_the_champion_answers_as_the_bundle_does(world: World, uri: str, tmp_pat
         ".lock",
         "job.json",
         "candidates.json",
+        "report.json",
+        "asked",
         "part",
     }
 

@@ -63,7 +63,7 @@ def test_batch_job_frame_and_evaluation_give_one_answer(
         write_candidates(ranked_bundle, users, RecommendConfig(k=5, users_per_shard=size), folder, SilentProgress())
         rows = pl.concat(pl.read_parquet(path) for path in sorted(folder.glob("part-*.parquet")))
         assert rows.select("user_id", "item_id", "rank").equals(by_frame.select("user_id", "item_id", "rank"))
-        np.testing.assert_allclose(rows["score"].to_numpy(), by_frame["score"].to_numpy(), rtol=1e-4, atol=1e-4)
+        assert rows["score"].equals(by_frame["score"])  # to the last bit, whatever the batch
     ids = SemanticIds.load(ranked_sources.semantic_ids)
     assert ranked_sources.ranker is not None
     stage = SecondStage.load(ranked_sources.ranker)

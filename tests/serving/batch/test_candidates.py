@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,8 +13,9 @@ import pytest
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.runtime import PlainProgress
 from serving.answers.scorer import Scorer
-from serving.batch import candidates
-from serving.batch.candidates import write_candidates
+from serving.batch.candidates import plan_candidates, write_candidates
+from serving.batch.ledger import Ledger, read_contents, verify_candidates
+from serving.batch.shard_scorer import ScoredShard, ShardScorer
 from serving.batch.shards import CANDIDATE_COLUMNS
 from serving.config import RecommendConfig
 from serving.export.export import BundleSources
@@ -25,6 +28,17 @@ QUIET = PlainProgress()
 
 def all_rows(folder: Path) -> pl.DataFrame:
     return pl.concat(pl.read_parquet(path) for path in sorted(folder.glob("part-*.parquet")))
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Every file but the report of the last call."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "report.json"}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.fixture
@@ -58,22 +72,23 @@ def test_a_killed_job_goes_on_and_keeps_finished_shards(
 ) -> None:
     config = RecommendConfig(k=3, users_per_shard=2)
     scored: list[int] = []
-    original = candidates._score_shard
+    original = ShardScorer.score
 
-    def dies_in_the_third(scorer, users, first, *rest):  # type: ignore[no-untyped-def]
-        if first == 4 and len(scored) == 2:
+    def dies_in_the_third(self: ShardScorer, number: int, job: dict[str, Any]) -> ScoredShard:
+        if number == 2 and len(scored) == 2:
             raise KeyboardInterrupt
-        scored.append(first)
-        return original(scorer, users, first, *rest)
+        scored.append(number)
+        return original(self, number, job)
 
-    monkeypatch.setattr(candidates, "_score_shard", dies_in_the_third)
+    monkeypatch.setattr(ShardScorer, "score", dies_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         write_candidates(bundle, users, config, tmp_path, QUIET)
     assert not (tmp_path / "candidates.json").exists()
     first_part = (tmp_path / "part-00000-of-00003.parquet").read_bytes()
     scored.append(-1)
     write_candidates(bundle, users, config, tmp_path, QUIET)
-    assert scored == [0, 2, -1, 4]
+    assert scored[:3] == [0, 1, -1]
+    assert scored[-1] == 2  # the shard being written when it died may be asked again
     assert (tmp_path / "part-00000-of-00003.parquet").read_bytes() == first_part
     assert all_rows(tmp_path)["scored_at"].n_unique() == 1
 
@@ -148,14 +163,66 @@ def test_a_file_without_users_is_refused(tmp_path: Path) -> None:
         FrameUsers(tmp_path / "users.parquet")
 
 
-def test_a_part_that_another_program_wrote_is_refused(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
-    """Counts come from the parts' metadata; a part without them was not written by this job."""
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("what", ["part", "asked", "shortfalls"])
+def test_a_flipped_bit_in_a_finished_shard_is_found_and_the_shard_written_again(
+    bundle: Path, users: PreparedUsers, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str, done: bool
+) -> None:
+    config = RecommendConfig(k=12, users_per_shard=2)
+    write_candidates(bundle, users, config, tmp_path, QUIET)
+    before = bytes_of(tmp_path)
+    if not done:  # as a kill after the last shard leaves it
+        records = read_contents(tmp_path).shard_records
+        Ledger(tmp_path).reopen({record.shard: record for record in records})
+    flip(tmp_path / f"{what}-00001-of-00003.parquet")
+    if done:
+        with pytest.raises(ArtifactError, match=f"{what}-00001.* has changed since it was published"):
+            verify_candidates(tmp_path)
+    write_candidates(bundle, users, config, tmp_path, QUIET)
+    assert "shard part-00001-of-00003.parquet is written again" in caplog.text
+    assert bytes_of(tmp_path) == before
+    assert verify_candidates(tmp_path)["rows"] == len(all_rows(tmp_path))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["shards_kept"], [shard["shard"] for shard in report["shards"]]) == (
+        2,
+        ["part-00001-of-00003.parquet"],
+    )
+
+
+def test_a_line_of_the_list_that_a_kill_cut_short_counts_for_nothing(
+    bundle: Path, users: PreparedUsers, tmp_path: Path
+) -> None:
     config = RecommendConfig(k=3, users_per_shard=2)
     write_candidates(bundle, users, config, tmp_path, QUIET)
-    part = tmp_path / "part-00001-of-00003.parquet"
-    pl.read_parquet(part).write_parquet(part)
-    with pytest.raises(ArtifactError, match=r"part-00001.* is no shard of a batch job"):
-        write_candidates(bundle, users, config, tmp_path, QUIET)
+    before, records = bytes_of(tmp_path), read_contents(tmp_path).shard_records
+    Ledger(tmp_path).reopen({record.shard: record for record in records[:2]})
+    with (tmp_path / "shards.jsonl").open("a") as handle:
+        handle.write(records[2].model_dump_json()[:50])
+    assert list(Ledger(tmp_path).intact([record.shard for record in records])) == [r.shard for r in records[:2]]
+    write_candidates(bundle, users, config, tmp_path, QUIET)
+    assert bytes_of(tmp_path) == before
+
+
+def test_what_does_not_belong_to_a_job_is_named(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"holds no candidates\.json"):
+        verify_candidates(tmp_path)
+    write_candidates(bundle, users, RecommendConfig(k=3), tmp_path, QUIET)
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "part-00007-of-00009.parquet")
+    with pytest.raises(ArtifactError, match=r"part-00007-of-00009\.parquet' belongs to no shard"):
+        verify_candidates(tmp_path)
+    (tmp_path / "candidates.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="is no list of candidates with hashes"):
+        verify_candidates(tmp_path)
+
+
+def test_a_plan_says_what_a_job_will_write(bundle: Path, users: PreparedUsers, tmp_path: Path) -> None:
+    """Five users in shards of two are three files, and with k = 3 fifteen rows."""
+    plan = plan_candidates(bundle, users, RecommendConfig(k=3, users_per_shard=2), tmp_path)
+    assert (plan.users, plan.shards, plan.shards_done, plan.rows_at_most) == (5, 3, 0, 15)
+    assert plan.users_per_second > 0
+    assert plan.memory_mb > 50
+    assert not list(tmp_path.iterdir())
+    assert "5 users in 3 files (0 done), at most 15 rows" in plan.text()
 
 
 def test_a_failing_disk_stops_the_job_and_a_restart_completes_it(

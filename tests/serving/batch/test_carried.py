@@ -1,0 +1,188 @@
+"""A delta job is a full job, row by row, of which little is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recsys.contracts.columns import Columns
+from recsys.contracts.errors import ArtifactError
+from recsys.data.histories import Histories
+from recsys.decoding.rules.item_rules import ItemRules, Quotas
+from recsys.runtime import SilentProgress
+from serving.batch import carried
+from serving.batch.asked import asked_numbers, rule_numbers
+from serving.batch.candidates import write_candidates
+from serving.config import RecommendConfig
+from serving.inputs.user_histories import FrameUsers
+from tests.toy.batch_world import FIRST_ITEM_ID, World, WorldSize, build_world, write_histories
+
+USERS = 60
+QUIET = SilentProgress()
+RUN_FIELDS = [Columns.RUN_ID, Columns.SCORED_AT]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    model = {"width": 16, "num_heads": 2, "ffn_width": 16, "expert_width": 16, "max_history": 20}
+    size = WorldSize(USERS, 80, 4, 25, (5, 5, 6), model, beam_width=10)
+    return build_world(tmp_path_factory.mktemp("world"), size)
+
+
+def rows_of(folder: Path, kind: str = "part") -> pl.DataFrame:
+    return pl.concat(pl.read_parquet(path) for path in sorted(folder.glob(f"{kind}-*.parquet")))
+
+
+def same_answers(left: Path, right: Path) -> bool:
+    """Every column but the run's own, bit by bit, and every shortfall and number."""
+    tables = [rows_of(folder).drop(RUN_FIELDS) for folder in (left, right)]
+    others = [[pl.read_parquet(path) for path in sorted(folder.glob("[as][sh]*.parquet"))] for folder in (left, right)]
+    return tables[0].equals(tables[1]) and all(a.equals(b) for a, b in zip(*others, strict=True))
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+def later(path: Path, world: World, change: Callable[[pl.DataFrame], pl.DataFrame]) -> FrameUsers:
+    """The histories of another night."""
+    change(pl.read_parquet(write_histories(path, world))).write_parquet(path)
+    return FrameUsers(path)
+
+
+def one_event_more(frame: pl.DataFrame) -> pl.DataFrame:
+    """Users 3 and 40 have seen one item more, user 7 is gone, and a user came; the rows have another order."""
+    longer = pl.when(pl.int_range(pl.len()).is_in([3, 40])).then(
+        pl.concat_list("item_ids", pl.lit([FIRST_ITEM_ID + 5], pl.List(pl.Int64)))
+    )
+    changed = frame.with_columns(longer.otherwise("item_ids").alias("item_ids"))
+    came = changed[:1].with_columns(pl.lit(1, pl.Int64).alias("user_id"))
+    return pl.concat([changed[:7], changed[8:], came]).sample(fraction=1.0, shuffle=True, seed=4)
+
+
+def test_only_who_has_changed_is_answered_and_the_table_is_that_of_a_full_job(world: World, tmp_path: Path) -> None:
+    config = RecommendConfig(k=8, users_per_shard=17)
+    first = FrameUsers(write_histories(tmp_path / "1.parquet", world))
+    write_candidates(world.bundle, first, config, tmp_path / "monday", QUIET)
+    second = later(tmp_path / "2.parquet", world, one_event_more)
+    write_candidates(world.bundle, second, config, tmp_path / "full", QUIET)
+    counts = write_candidates(world.bundle, second, config, tmp_path / "delta", QUIET, since=tmp_path / "monday")
+    assert same_answers(tmp_path / "full", tmp_path / "delta")
+    assert counts["rows"] == len(rows_of(tmp_path / "delta")) == USERS * 8
+    report = report_of(tmp_path / "delta")
+    assert (report["users_answered"], report["users_carried_over"], report["full_because"]) == (3, USERS - 3, None)
+    scored = rows_of(tmp_path / "delta").group_by("user_id").agg(pl.col("run_id").first())
+    assert sorted(scored["run_id"].value_counts()["count"]) == [3, USERS - 3]
+    third = tmp_path / "third"  # a delta is a base like any other
+    write_candidates(world.bundle, second, config, third, QUIET, since=tmp_path / "delta")
+    assert report_of(third)["users_answered"] == 0
+    assert same_answers(third, tmp_path / "full")
+
+
+def test_rules_are_asked_again_where_they_changed(world: World, tmp_path: Path) -> None:
+    """Item 3 is denied to `north` on the second night: its users are answered, those of `south` keep their rows."""
+    users = FrameUsers(write_histories(tmp_path / "users.parquet", world))
+    segments = pl.DataFrame({"user_id": users.user_ids, "segment": ["north", "south", "south"] * (USERS // 3)})
+    segments.write_parquet(tmp_path / "segments.parquet")
+    common = {"k": 70, "users_per_shard": 25, "segments": tmp_path / "segments.parquet"}
+
+    def night(name: str, denied: list[int]) -> RecommendConfig:
+        rule_file = tmp_path / f"{name}.parquet"
+        rules = pl.DataFrame({"segment": "north", "item_id": [item + FIRST_ITEM_ID for item in denied], "rule": "deny"})
+        none = pl.DataFrame({"segment": ["south"], "item_id": [None], "rule": ["none"]}, rules.schema)
+        pl.concat([rules, none]).write_parquet(rule_file)
+        return RecommendConfig.model_validate({**common, "segment_rules": rule_file})
+
+    write_candidates(world.bundle, users, night("1", [2]), tmp_path / "monday", QUIET)
+    for name, since in (("full", None), ("delta", tmp_path / "monday")):
+        write_candidates(world.bundle, users, night("2", [2, 3]), tmp_path / name, QUIET, since=since)
+    assert same_answers(tmp_path / "full", tmp_path / "delta")
+    assert list((tmp_path / "full").glob("shortfalls-*")), "nobody lacked an item, so nothing is shown"
+    assert report_of(tmp_path / "delta")["users_answered"] == USERS // 3
+
+
+@pytest.mark.parametrize(
+    ("change", "because"),
+    [
+        ({"k": 5}, "other options"),
+        ({"rescore": False}, "other options"),
+        ({"code": True}, "other code"),
+    ],
+)
+def test_everybody_is_answered_where_the_basis_is_another(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], because: str
+) -> None:
+    users = FrameUsers(write_histories(tmp_path / "users.parquet", world))
+    write_candidates(world.bundle, users, RecommendConfig(k=8), tmp_path / "monday", QUIET)
+    if change.pop("code", False):
+        monkeypatch.setattr(carried, "code_digest", lambda: "0" * 64)
+    config = RecommendConfig.model_validate({"k": 8, **change})
+    write_candidates(world.bundle, users, config, tmp_path / "new", QUIET, since=tmp_path / "monday")
+    report = report_of(tmp_path / "new")
+    assert because in report["full_because"]
+    assert report["users_answered"] == USERS
+
+
+def test_damaged_earlier_candidates_are_refused(world: World, tmp_path: Path) -> None:
+    users, config = FrameUsers(write_histories(tmp_path / "users.parquet", world)), RecommendConfig(k=8)
+    write_candidates(world.bundle, users, config, tmp_path / "monday", QUIET)
+    part = next((tmp_path / "monday").glob("part-*"))
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="has changed since it was published"):
+        write_candidates(world.bundle, users, config, tmp_path / "new", QUIET, since=tmp_path / "monday")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ArtifactError, match=r"holds no candidates\.json"):
+        write_candidates(world.bundle, users, config, tmp_path / "new", QUIET, since=tmp_path / "nothing")
+
+
+def test_a_number_of_all_that_is_asked() -> None:
+    """Equal askings have one number wherever they lie; every single change gives another."""
+
+    def one(
+        user: int = 4, item: tuple[int, ...] = (1, 2), watch: int = 0, gap: int = 3, weights: list[float] | None = None
+    ) -> Histories:
+        n = len(item)
+        return Histories(
+            np.array([user], np.int32),
+            np.array([0]),
+            np.array([n]),
+            np.array(item, np.int32),
+            np.ones(n, np.uint8),
+            np.full(n, gap, np.uint8),
+            np.full(n, watch, np.uint8),
+            None if weights is None else np.array([weights], np.float32),
+        )
+
+    def number(histories: Histories, rules: ItemRules | None = None) -> int:
+        return int(asked_numbers(histories, rule_numbers(rules or ItemRules(), 1))[0])
+
+    only = np.array([True, False, True])
+    found = [
+        number(one()),
+        number(one(user=5)),
+        number(one(item=(2, 1))),
+        number(one(item=(1,))),
+        number(one(item=())),
+        number(one(item=(1, 2, 0))),
+        number(one(watch=1)),
+        number(one(gap=4)),
+        number(one(weights=[1.0, 0.0])),
+        number(one(weights=[0.0, 1.0])),
+        number(one(), ItemRules(exclude_seen=False)),
+        number(one(), ItemRules(only)),
+        number(one(), ItemRules(deny=only)),
+        number(one(), ItemRules(quotas=Quotas.from_groups(np.array([1, 1, 2]), 1))),
+        number(one(), ItemRules(quotas=Quotas.from_groups(np.array([1, 1, 2]), 2))),
+    ]
+    assert len(set(found)) == len(found)
+    base = one(item=(9, 9, 1, 2, 9))
+    moved = replace(base, user_index=np.array([8, 4], np.int32), start=np.array([0, 2]), end=np.array([2, 4]))
+    assert asked_numbers(moved, rule_numbers(ItemRules(), 2))[1] == found[0]
