@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from recsys.alignment.config import (
 )
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.rounds.learner import Learner
-from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
@@ -131,6 +132,11 @@ def test_refusals(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
     with pytest.raises(ConfigError, match="takes 3 objective weights, the reward has the towers even, odd"):
         align_policy(inputs_of(prepared, steerable_policy(prepared, 3)), tmp_path / "align", QUIET)
+    ids = ring_ids()
+    turned = replace(ids, codes=ids.codes[::-1].copy(), item_ids=ids.item_ids.reverse())
+    inputs = replace(inputs_of(prepared, steerable_policy(prepared, 3)), semantic_ids=turned)
+    with pytest.raises(ArtifactError, match="numbers its items otherwise"):
+        align_policy(inputs, tmp_path / "align", QUIET)
     histories = Histories.from_targets(prepared.history, prepared.all_users())
     with pytest.raises(DataError, match="2 rows, the histories 60"):
         histories.with_objective(np.ones((2, 3)))

@@ -1,5 +1,6 @@
 """Constrained beam search: against exhaustive search, against a plain reference, under every kind of rule."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,10 @@ def test_refusals(prepared: Dataset) -> None:
     other = toy_ids(np.stack([np.arange(20) % 4, np.arange(20) // 4], 1), (4, 5))
     with pytest.raises(ArtifactError, match="other semantic IDs"):
         Recommender(policy, other, DecodeConfig())
+    turned = replace(ids, codes=ids.codes[::-1].copy(), item_ids=ids.item_ids.reverse())
+    assert turned.digest == ids.digest
+    with pytest.raises(ArtifactError, match="numbers its items otherwise than these semantic IDs"):
+        Recommender(policy, turned, DecodeConfig())
 
 
 @pytest.mark.parametrize("strength", [None, 0.5])

@@ -116,6 +116,10 @@ def test_founders_keep_their_vectors_bit_for_bit_whatever_comes_and_goes(nights)
     report = grow_embeddings(third, config, nights.out("second"), nights.out("third"), PlainProgress())
     assert (report["founders"], report["projected"], report["new"], report["absent_founders"]) == (9, 3, 1, 0)
     assert not (nights.out("third") / "absent.parquet").exists()
+    few = nights.prepared(founders[:5], walks(founders[:5], length=4))
+    grow_embeddings(few, config, nights.out("third"), nights.out("fourth"), PlainProgress())
+    kept = pl.read_parquet(nights.out("fourth") / "absent.parquet")  # founders alone: later items are placed anew
+    assert sorted(kept["item_id"]) == founders[5:]
     for array in ("fused", "collaborative", "attributes"):
         first = vectors(nights.out("first"), array)
         for night, names in (("second", tonight), ("third", everyone)):

@@ -22,6 +22,23 @@ def test_by_hand():
     assert renamed(new, names).tolist() == [[0, 1], [0, 1], [1, 1], [1, 0]]
 
 
+def test_items_that_have_lost_their_first_code_do_not_decide_the_second():
+    """Level 1: 11 + 10 keep codes as they are, 9 + 9 would if swapped. Level 2: of those who kept it, 11 were 0 and
+    10 were 1 where they are 1 now, so 1 is called 0, though with the others 28 would have it otherwise.
+    """
+    old = np.array([[0, 0], [1, 1], [1, 1], [0, 1]], np.int32)
+    new = np.array([[0, 1], [1, 1], [0, 1], [1, 1]], np.int32)
+    names = names_after(old, new, np.array([10, 9, 8, 8]), (2, 2))
+    assert [name.tolist() for name in names] == [[0, 1], [1, 0]]
+
+
+def test_they_decide_where_nobody_else_does():
+    """Codes 1 and 2 of level 2 hold nobody that kept its first code; the item that has lost it was 1 and is 2."""
+    old, new = np.array([[0, 0], [1, 1]], np.int32), np.array([[0, 0], [0, 2]], np.int32)
+    names = names_after(old, new, np.array([5, 0]), (2, 3))
+    assert [name.tolist() for name in names] == [[0, 1], [0, 2, 1]]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_other_names_keep_more_traffic_at_the_first_level(seed):
     rng = np.random.default_rng(seed)
