@@ -64,6 +64,7 @@ def align_policy(inputs: AlignmentInputs, work_dir: Path, progress: Progress) ->
         held_out_reward_model=inputs.held_out_reward_model,
         seed=inputs.seed,
         objective=settings.objective if isinstance(settings, IpaConfig) else None,
+        dislikes=settings.dislikes if isinstance(settings, IpaConfig) else None,
     )
     method, learner = _method(inputs, reward_set)
     plain = {"method": config.method, config.method: settings.model_dump(mode="json")}

@@ -119,6 +119,19 @@ class ObjectiveConfig(FrozenConfig):
     diversity: bool = True
 
 
+class DislikesConfig(FrozenConfig):
+    """Explicit dislikes as rejected candidates, beside the pairs of the reward.
+
+    A request whose user disliked something gets one more pair: the session that the user took is preferred to the same
+    session with a disliked item in its last place. The reward has no part in it.
+
+    Attributes:
+        signals: Yes/no signals of the log that say so; those that the data set does not have are passed over.
+    """
+
+    signals: tuple[str, ...] = Field(default=("dislike", "hate", "report"), min_length=1)
+
+
 class IpaConfig(FrozenConfig):
     """Iterative preference alignment (OneRec, arXiv 2502.18965, Alg. 2).
 
@@ -132,6 +145,7 @@ class IpaConfig(FrozenConfig):
             sample by sample; ``pairs`` by the pairs in the batch, so that their weight does not depend on the share.
         min_reward_gap: A candidate is rejected only if its reward is lower than the best by more than this.
         rewards: Weights of the rewards that order the candidates; ``learned`` is the session reward model.
+        dislikes: Explicit dislikes as rejected candidates; ``None``: only what the reward rejects.
         objective: Steer by weights of the reward's towers; ``None``: one policy for the reward's own weights.
         optimiser: OneRec's rate, constant: a decay over the whole run would leave the last rounds without effect.
         batch_size: Samples per update.
@@ -153,6 +167,7 @@ class IpaConfig(FrozenConfig):
     rewards: dict[RewardName, float] = Field(default={"learned": 1.0}, min_length=1)
     loss: PreferenceLossConfig = PreferenceLossConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    dislikes: DislikesConfig | None = None
     objective: ObjectiveConfig | None = None
     rollouts: RolloutConfig = RolloutConfig(num_generations=128)
     supervised: SupervisedConfig = SupervisedConfig()
@@ -160,6 +175,8 @@ class IpaConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _some_loss_is_left(self) -> Self:
+        if self.preference == "none" and self.dislikes is not None:
+            raise ValueError("preference 'none' makes no pairs, and dislikes are pairs; leave dislikes out")
         if self.preference == "none" and self.supervised.weight == 0:
             raise ValueError("preference 'none' leaves the next-token loss, and supervised.weight is 0; raise it")
         return self

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,12 +31,14 @@ from recsys.alignment.losses.preference import PreferenceLogProbs, preference_lo
 from recsys.alignment.losses.preference_pairs import PreferencePairs, choose_pairs, gather_candidates
 from recsys.alignment.rewards.functions import RolloutGroup
 from recsys.alignment.rewards.reward_set import RewardSet
+from recsys.alignment.rollouts.disliked_items import NOTHING, DislikedItems, with_last_item
 from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.alignment.rollouts.request_stream import RequestStream, seeded
 from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
 from recsys.alignment.rounds.learner import Learner, TargetPass, supervised_loss
 from recsys.alignment.rounds.loop import RoundWork
 from recsys.alignment.rounds.store import load_tensors, save_tensors
+from recsys.contracts.columns import TRAIN
 from recsys.contracts.errors import ConfigError
 from recsys.data.batch import collate_histories
 from recsys.runtime import Progress
@@ -95,10 +98,12 @@ class IterativePreferenceAlignment:
             here = (pairs.position_Q >= starts[step]) & (pairs.position_Q < starts[step + 1])
             self._update(work, batches[step], pairs.take(here), weights_Q[here])
             work.checkpoint(step + 1)
+        dislikes = int(pairs.disliked_Q.sum())
         return {
             "requests": num_requests,
             "pairs": len(pairs),
-            "skipped_indistinguishable": num_requests - len(pairs),
+            "dislike_pairs": dislikes,
+            "skipped_indistinguishable": num_requests - (len(pairs) - dislikes),
             "reward_gap": float(pairs.reward_gap_Q.mean()) if len(pairs) else 0.0,
             "samples": int(starts[-1]),
         }
@@ -254,10 +259,63 @@ class IterativePreferenceAlignment:
                 ref_chosen_Q=reference[:, 0].cpu(),
                 ref_rejected_QN=reference[:, 1:].cpu(),
                 objective_QO=_objectives(part),
+                disliked_Q=torch.zeros(len(block), dtype=torch.bool),
             )
             parts.append(found.take(chosen.has_pair.cpu()))
+        if self.disliked is not None:
+            parts.append(self._dislike_pairs(self.disliked, requests, positions, rows, parts[0].rejected_QNM.shape[1]))
         together = {name: torch.cat([part.tensors()[name] for part in parts]) for name in parts[0].tensors()}
         return PreferencePairs(**together).take(together["position_Q"].argsort())
+
+    @cached_property
+    def disliked(self) -> DislikedItems | None:
+        """What users disliked in the train split, where pairs are made of it."""
+        wanted = self.config.dislikes
+        return None if wanted is None else DislikedItems.from_events(self.stream.prepared, wanted.signals, TRAIN)
+
+    def _dislike_pairs(
+        self,
+        disliked: DislikedItems,
+        requests: Requests,
+        positions: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.int64],
+        width: int,
+    ) -> PreferencePairs:
+        """Pairs of what users took and what they disliked.
+
+        Args:
+            width: N that the other pairs have; one of them is used.
+        """
+        generator = np.random.default_rng([self.seed, int(positions[0]), int(rows[0])])
+        drawn = disliked.draw(requests.histories.user_index, generator)
+        named = np.flatnonzero(drawn != NOTHING)
+        max_history, device = self.learner.policy.spec.model.max_history, self.learner.device
+        pairs_Q2M = torch.stack(
+            [
+                requests.targets_NM[named],
+                with_last_item(requests.targets_NM[named], torch.from_numpy(drawn[named])),
+            ],
+            dim=1,
+        )
+        scores_Q2 = torch.zeros(len(named), 2)
+        for block in requests.take(named).blocks(self.sampler.requests_per_batch, max_history):
+            history = collate_histories(requests.histories.take(named[block]), max_history).to(device)
+            with self.learner.mixed():
+                scored = candidate_log_probs(self.learner.policy, history, pairs_Q2M[block].to(device))
+            scores_Q2[block] = scored.sessions.float().cpu()
+        pad = (0, width - 1)
+        return PreferencePairs(
+            position_Q=torch.from_numpy(positions[named]),
+            row_Q=torch.from_numpy(rows[named]),
+            chosen_QM=pairs_Q2M[:, 0],
+            rejected_QNM=torch.nn.functional.pad(pairs_Q2M[:, 1:], (0, 0, *pad), value=-1),
+            reward_chosen_Q=torch.ones(len(named)),
+            reward_rejected_QN=torch.zeros(len(named), width),
+            ref_chosen_Q=scores_Q2[:, 0],
+            ref_rejected_QN=torch.nn.functional.pad(scores_Q2[:, 1:], pad),
+            objective_QO=_objectives(requests.take(named)),
+            disliked_Q=torch.ones(len(named), dtype=torch.bool),
+        )
 
     def _snapshot_log_probs(
         self, group: RolloutGroup, picked_BNM: torch.Tensor, places_BN: torch.Tensor

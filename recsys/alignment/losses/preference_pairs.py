@@ -138,6 +138,7 @@ class PreferencePairs:
         reward_chosen_Q, reward_rejected_QN: float32; 0 for an absent negative.
         ref_chosen_Q, ref_rejected_QN: float32 log-probabilities under the snapshot; 0 for an absent negative.
         objective_QO: float32 objective weights of the request; O = 0 without steering.
+        disliked_Q: Whether the pair is an explicit dislike, and no choice of the reward.
     """
 
     position_Q: torch.Tensor
@@ -149,6 +150,7 @@ class PreferencePairs:
     ref_chosen_Q: torch.Tensor
     ref_rejected_QN: torch.Tensor
     objective_QO: torch.Tensor
+    disliked_Q: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.position_Q)
@@ -166,6 +168,7 @@ class PreferencePairs:
             ref_chosen_Q=torch.empty(0),
             ref_rejected_QN=torch.empty(0, 1),
             objective_QO=torch.empty(0, 0),
+            disliked_Q=torch.empty(0, dtype=torch.bool),
         )
 
     @property

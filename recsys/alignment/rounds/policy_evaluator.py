@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.alignment.config import GuardConfig, ObjectiveConfig, RolloutConfig
+from recsys.alignment.config import DislikesConfig, GuardConfig, ObjectiveConfig, RolloutConfig
 from recsys.alignment.rewards.reward_set import RewardSet
-from recsys.alignment.rollouts.log_probs import level_distributions
+from recsys.alignment.rollouts.disliked_items import NOTHING, DislikedItems, with_last_item
+from recsys.alignment.rollouts.log_probs import candidate_log_probs, level_distributions
 from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
 from recsys.alignment.rounds.measurement import (
     COVERAGE,
@@ -28,8 +29,9 @@ from recsys.alignment.rounds.measurement import (
     Measurement,
     Rows,
 )
+from recsys.contracts.columns import VALID
 from recsys.contracts.dataset import Dataset
-from recsys.contracts.errors import ConfigError
+from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.datamodule import validation_rows
 from recsys.data.histories import Histories
@@ -63,6 +65,8 @@ class PolicyEvaluator:
         reward_set: The rewards that are trained on.
         held_out_reward_model: Held-out model; ``None`` where no reward model is used.
         objective: How weights of the reward's towers are drawn; ``None``: the policy is not steered.
+        dislikes: Measure ``likes_over_dislikes``: of the rows whose user disliked something in the validation split, the
+            share in which what the user took is more probable than the same session with that item in its last place.
 
     Raises:
         ConfigError: ``recall_at`` is not below the number of items.
@@ -80,6 +84,7 @@ class PolicyEvaluator:
         held_out_reward_model: SessionScorer | None,
         seed: int,
         objective: ObjectiveConfig | None = None,
+        dislikes: DislikesConfig | None = None,
     ) -> None:
         num_items = dataset.spec.num_items
         if config.recall_at >= num_items:
@@ -94,6 +99,7 @@ class PolicyEvaluator:
         sample = validation_rows(dataset, config.users, seed)
         self.targets = sample.targets
         self.requests = Requests.from_targets(dataset, sample.targets)
+        self._hated_NM = None if dislikes is None else _with_disliked(dataset, self.requests, dislikes, seed)
         self._steered = None if objective is None else _with_weights(self.requests, start_policy, objective, seed)
         self.semantic_ids = semantic_ids
         # the first-stage order is the policy's own; the dense order is measured beside it
@@ -118,6 +124,8 @@ class PolicyEvaluator:
         """
         values, rows = self._rankings(policy, progress)
         values |= self._distributions(policy, self.requests)
+        if self._hated_NM is not None:
+            values["likes_over_dislikes"] = self._likes_over_dislikes(policy, self._hated_NM)
         before = {} if start is None else start.values
         parts = self._rewards(policy, self.requests, before, progress)
         if self._steered is not None:
@@ -168,6 +176,20 @@ class PolicyEvaluator:
         if places > 1:
             values |= {f"{KL_TO_START}{ending}_item_{m + 1}": kl_M[m] / count_M[m] for m in range(places) if count_M[m]}
         return {name: float(value) for name, value in values.items()}
+
+    @torch.no_grad()
+    def _likes_over_dislikes(self, policy: GenerativeRecommender, hated_NM: torch.Tensor) -> float:
+        """Share of the rows with a dislike in which the session that was taken is more probable."""
+        device, max_history = policy.codes.weight.device, policy.spec.model.max_history
+        asked = (hated_NM != self.requests.targets_NM).any(1).nonzero()[:, 0].numpy()
+        preferred = 0
+        for begin in range(0, len(asked), _ROWS_PER_PASS):
+            rows = asked[begin : begin + _ROWS_PER_PASS]
+            history = collate_histories(self.requests.histories.take(rows), max_history).to(device)
+            both = torch.stack([self.requests.targets_NM[rows], hated_NM[rows]], dim=1).to(device)
+            liked_B, hated_B = candidate_log_probs(policy, history, both).sessions.unbind(1)
+            preferred += int((liked_B > hated_B).sum())
+        return preferred / len(asked)
 
     @torch.no_grad()
     def _along_targets(
@@ -252,6 +274,25 @@ def _with_weights(requests: Requests, policy: GenerativeRecommender, config: Obj
     generator = np.random.default_rng([seed, _WEIGHTS_SEED])
     drawn = generator.dirichlet(np.full(policy.spec.model.num_objectives, config.concentration), len(requests))
     return replace(requests, histories=requests.histories.with_objective(drawn))
+
+
+def _with_disliked(dataset: Dataset, requests: Requests, config: DislikesConfig, seed: int) -> torch.Tensor:
+    """Targets with a disliked item in their last place, ``[N, M]``; unchanged for users who disliked nothing.
+
+    Raises:
+        DataError: No validation row's user disliked anything in the validation split.
+    """
+    disliked = DislikedItems.from_events(dataset, config.signals, VALID)
+    drawn = disliked.draw(requests.histories.user_index, np.random.default_rng([seed, _WEIGHTS_SEED]))
+    rows = np.flatnonzero(drawn != NOTHING)
+    if not len(rows):
+        raise DataError(
+            f"dislikes: none of the {len(requests)} validation rows is of a user who disliked something in the validation "
+            "split, so the guard could not try the result; raise align.guard.users, or leave align.ipa.dislikes out"
+        )
+    changed = requests.targets_NM.clone()
+    changed[rows] = with_last_item(changed[rows], torch.from_numpy(drawn[rows]))
+    return changed
 
 
 def _summary(

@@ -84,6 +84,7 @@ def test_gathered_candidates_and_the_gap_of_rewards() -> None:
     items = torch.tensor([[[10], [11], [12]]])
     assert gather_candidates(items, torch.tensor([[2, NO_CANDIDATE]])).tolist() == [[[12], [-1]]]
     pairs = PreferencePairs(
+        disliked_Q=torch.zeros(2, dtype=torch.bool),
         position_Q=torch.tensor([3, 8]),
         row_Q=torch.tensor([0, 1]),
         chosen_QM=torch.tensor([[10], [10]]),
