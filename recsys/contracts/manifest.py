@@ -281,6 +281,11 @@ def explain_write_errors(root: Path) -> Iterator[None]:
             raise ArtifactError(
                 f"no space left while writing below '{root}' ({error}); free space and run again: finished stages are kept"
             ) from error
+        if _is_too_large(error):
+            raise ArtifactError(
+                f"a file may not become so large below '{root}' ({error}); raise the limit of the shell or the file system "
+                "(`ulimit -f`), or choose another output_dir: finished stages are kept"
+            ) from error
         if not isinstance(error, OSError):
             raise
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
@@ -296,3 +301,7 @@ def _is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT) or " requested and " in text
     return "No space left on device" in text or "Disk quota exceeded" in text
+
+
+def _is_too_large(error: Exception) -> bool:
+    return "File too large" in str(error) or (isinstance(error, OSError) and error.errno == errno.EFBIG)

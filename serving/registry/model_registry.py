@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ class Registry:
         with translated_errors(self.uri):
             found = list(self.client.search_model_versions(f"name='{name}'"))
         ordered = sorted(found, key=lambda one: int(one.version))
-        return [Version(name, str(one.version), dict(one.tags), one.model_id) for one in ordered]
+        return [Version(name, str(one.version), dict(one.tags), _logged_model(one.source)) for one in ordered]
 
     def register(self, bundle: Path, run_id: str, tags: Mapping[str, str]) -> Version:
         """Log a bundle into an MLflow run as a model from code, and register it; the new version becomes challenger.
@@ -279,6 +280,12 @@ def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
     raise ConfigError(
         f"model '{reference}' is neither models:/name@alias, nor models:/name/version, nor an existing bundle folder"
     )
+
+
+def _logged_model(source: str | None) -> str | None:
+    """MLflow's own name of the model that a version was made of; it names a folder, and nothing else may."""
+    found = re.fullmatch(r"models:/(m-[0-9a-f]+)", source or "")
+    return found[1] if found else None
 
 
 def _log_model(bundle: Path, info: BundleInfo, content: str, run_id: str) -> str:

@@ -24,6 +24,7 @@ from pipelines.cli.app import main
 from recsys.contracts.columns import Columns
 from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.scorer import Scorer
+from tests.serving.conftest import sealed
 from tests.toy.three_topics import TOPICS, USER, USERS, VIDEOS, WATCHED, recipe, write_raw
 
 LOG, CATALOGUE = "interactions.parquet", "items.parquet"
@@ -259,8 +260,7 @@ def test_a_policy_with_other_semantic_ids_is_refused(
     arguments = ["--users", str(served.published("prepared")), "--out", str(tmp_path / "out")]
     assert call("recommend", "--model", str(copy), *arguments) == 4
     assert "has changed since it was published" in capsys.readouterr().err
-    (copy / "manifest.json").unlink()
-    assert call("recommend", "--model", str(copy), *arguments) == 4
+    assert call("recommend", "--model", str(sealed(copy)), *arguments) == 4
     said = capsys.readouterr().err
     assert f"was trained with semantic IDs {ids.digest[:16]}, given are {younger.digest[:16]}" in said
     assert "train again, or use the semantic IDs it was trained with" in said

@@ -274,11 +274,10 @@ class TestWholeRun:
         assert version.tags["train_digest"].startswith(tiny_run.artifact("policy").name)
         assert version.tags["gate_verdict"] == "pass"
         assert {"git_sha", "semantic_id_digest", "config_hash", "evaluation_digest"} <= version.tags.keys()
-        assert (registry.fetch(version) / "bundle.json").exists()
+        bundle = registry.open_bundle(version)
+        assert bundle.manifest.content_digest == version.tags["bundle_content"]
         contract = "data_contract.json"  # what the next night's data are held against
-        assert (registry.fetch(version) / contract).read_bytes() == (
-            tiny_run.artifact("prepared") / contract
-        ).read_bytes()
+        assert (bundle.path / contract).read_bytes() == (tiny_run.artifact("prepared") / contract).read_bytes()
 
     def test_recommend_outside_a_run(self, tiny_run: TinyRun, tmp_path: Path) -> None:
         frame = pl.DataFrame(frame_of_first_users(tiny_run.artifact("prepared"), 3)).select("user_id", "item_ids")

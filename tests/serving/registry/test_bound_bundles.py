@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 
 from recsys.contracts.errors import ArtifactError
@@ -23,7 +24,7 @@ from serving.export.export import BundleSources, export_bundle
 from serving.registry.aliases import BUNDLE_TAG, CONTENT_TAG
 from serving.registry.file_store import sqlite_uri
 from serving.registry.mlflow_client import connect
-from serving.registry.model_registry import Registry, Version
+from serving.registry.model_registry import Registry, Version, _logged_model
 from serving.registry.requirements import installed_flavour, requirements
 from tests.serving.conftest import sealed
 
@@ -89,6 +90,16 @@ def test_the_tags_say_what_was_registered(shop: Shop) -> None:
         published = open_artifact(shop.store.path_of("bundle", digest))
         assert version.tags[CONTENT_TAG] == published.manifest.content_digest
     assert shop.version(1).tags[CONTENT_TAG] != shop.version(2).tags[CONTENT_TAG]
+
+
+def test_a_version_names_the_folder_of_its_files_and_no_other(shop: Shop) -> None:
+    """What is deleted with a version is found by MLflow's own name of the model, which leads nowhere else."""
+    for version in shop.registry(Path("unused")).versions("toy"):
+        assert version.model_id is not None
+        assert shop.logged(int(version.number)).is_relative_to(
+            shop.store.root.parent / "mlartifacts" / "models" / version.model_id
+        )
+    assert [_logged_model(source) for source in ("models:/../../x", "models:/m-..", "file:///x", None)] == [None] * 4
 
 
 def test_each_version_has_its_own(shop: Shop, tmp_path: Path) -> None:
@@ -219,6 +230,33 @@ def test_a_version_without_the_tag_says_so(shop: Shop, tmp_path: Path, caplog: p
     swapped(mine, other)
     with pytest.raises(ArtifactError, match=r"holds the bundle 2222222222222222, and models:/toy/1 is the bundle 1111"):
         registry.open_bundle(old)
+
+
+class Planted:
+    """An object that touches a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("name", ["codes.npy", "prefix_index"])
+def test_a_planted_pickle_does_not_run(bundle: Path, tmp_path: Path, name: str) -> None:
+    """In the place of an array, and sealed again, so that only the reader of arrays stands in between."""
+    folder, marker = tmp_path / "bundle", tmp_path / "it ran"
+    shutil.copytree(bundle, folder)
+    arrays = [folder / name] if name.endswith(".npy") else sorted((folder / name).glob("*.npy"))
+    assert arrays
+    for path in arrays:
+        np.save(path, np.array([Planted(marker)], dtype=object), allow_pickle=True)
+    np.load(arrays[0], allow_pickle=True)
+    assert marker.exists(), "the plant works where somebody lets it"
+    marker.unlink()
+    with pytest.raises(ArtifactError, match=r"cannot be (read|opened)"):
+        Scorer.open(sealed(folder))
+    assert not marker.exists()
 
 
 def test_a_folder_alone_is_no_bundle_without_its_manifest(bundle: Path, tmp_path: Path) -> None:
