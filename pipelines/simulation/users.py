@@ -19,7 +19,8 @@ import polars as pl
 from features.sources.base import Source
 from features.sources.simulated.behaviour import ExpectedOutcomes
 from features.sources.simulated.catalogue import FIRST_ITEM_ID
-from features.sources.simulated.source import FIRST_USER_ID, POSITIVE, SimulatedSource
+from features.sources.simulated.source import POSITIVE, SimulatedSource
+from features.sources.simulated.visits import FIRST_USER_ID
 from features.sources.simulated.world import SimulatedWorld
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset

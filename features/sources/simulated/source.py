@@ -6,39 +6,23 @@ chunks, so that memory stays bounded by the log itself.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
 from features.sources.base import PREHISTORY, ROW, EventStream, RawTables, Source, text_sha256
-from features.sources.simulated.behaviour import (
-    Feedback,
-    after_exposure,
-    draw_feedback,
-    new_users,
-    start_session,
-    utility_now,
-)
-from features.sources.simulated.catalogue import FIRST_ITEM_ID, IndexArray, item_table
-from features.sources.simulated.feed import show
+from features.sources.simulated.behaviour import new_users, start_session
+from features.sources.simulated.catalogue import IndexArray, item_table
+from features.sources.simulated.visits import DAY_US, HOUR_US, SIGNALS, Step, log_table, visit
 from features.sources.simulated.world import SimulatedWorld
-from recsys.contracts.columns import Columns
 from recsys.contracts.manifest import canonical_json
 
 CODE_VERSION: Final = "1"
 """Raised when the same configuration and seed would give another log."""
 
-FIRST_USER_ID: Final = 1_000_000
-"""user_id = FIRST_USER_ID + place in the world."""
-
-START_US: Final = 1_704_067_200_000_000  # 2024-01-01 00:00 UTC
-_DAY_US: Final = 86_400_000_000
-_HOUR_US: Final = 3_600_000_000
 _STATE_CELLS: Final = 60_000_000  # users x items of one chunk, a byte each
-SIGNALS: Final = ("long_view", "like", "follow", "share")
 POSITIVE: Final = ("long_view", "like")
 """An exposure with any of these counts as liked, and is what the world calls satisfied."""
 
@@ -152,70 +136,15 @@ class SimulatedSource(Source):
         unused = np.arange(most) >= sessions[:, None]
         starts = np.sort(np.where(unused, np.inf, rng.random((count, most)) * self.days), axis=1)
         clock = np.zeros(count)  # microseconds since the start of the log
-        steps: list[dict[str, npt.NDArray[Any]]] = []
+        steps: list[Step] = []
         for number in range(most):
             rows = np.flatnonzero(sessions > number)
             start_session(state, rows, rng)
             # never less than an hour after the last session ended
-            clock[rows] = np.maximum(starts[rows, number] * _DAY_US, clock[rows] + _HOUR_US)
+            clock[rows] = np.maximum(starts[rows, number] * DAY_US, clock[rows] + HOUR_US)
             left = self.request_length * rng.geometric(self.request_length / self.session_length, count)
-            request = np.empty((count, self.request_length), np.int64)
-            for place in range(int(left[rows].max())):
-                now = rows[left[rows] > place]
-                day = (clock[now] / _DAY_US).astype(np.float32)
-                if self.request_length == 1:
-                    item, value = show(state, world.items, now, day, rng, self.feed_noise)
-                else:
-                    turn = place % self.request_length
-                    if turn == 0:
-                        request[now] = world.plan(state.take(now), self.request_length, day, rng)
-                    item = request[now, turn]
-                    value = utility_now(state, world.items, now, item)
-                seen = draw_feedback(value, rng)
-                steps.append(
-                    {
-                        "user": now.astype(np.int32),
-                        "item": item.astype(np.int32),
-                        "clock": clock[now].astype(np.int64),
-                        "session": np.full(len(now), number, np.int32),
-                        "request": np.full(len(now), place // self.request_length, np.int32),
-                        "feedback": _packed(seen),
-                        "watch_ratio": seen.watch_ratio,
-                    }
-                )
-                after_exposure(state, world.items, now, item, seen)
-                watched_us = seen.watch_ratio * world.items.duration_ms[item] * 1e3
-                clock[now] += watched_us + rng.uniform(0.5e6, 3e6, len(now))
+            numbers = np.full(count, number, np.int32)
+            steps += visit(world, state, rows, clock, left, numbers, rng, self.request_length)
         if keep_state:
             world.keep(state, first_user)
-        columns = {name: np.concatenate([s[name] for s in steps]) for name in steps[0]}
-        return _log_table(world, first_user, columns, by_request=self.request_length > 1)
-
-
-def _packed(seen: Feedback) -> npt.NDArray[np.uint8]:
-    flags = (getattr(seen, name) for name in SIGNALS)
-    return np.sum([flag.astype(np.uint8) << bit for bit, flag in enumerate(flags)], axis=0, dtype=np.uint8)
-
-
-def _log_table(
-    world: SimulatedWorld, first_user: int, columns: dict[str, npt.NDArray[Any]], *, by_request: bool
-) -> pl.DataFrame:
-    """Sort the exposures of a chunk by user and time, and name the columns canonically."""
-    order = np.lexsort((columns["clock"], columns["user"]))
-    sorted_columns = {name: values[order] for name, values in columns.items()}
-    duration = world.items.duration_ms[sorted_columns["item"]]
-    user_id = sorted_columns["user"].astype(np.int64) + first_user + FIRST_USER_ID
-    session_id = user_id * 1_000_000 + sorted_columns["session"]
-    if by_request:
-        session_id = session_id * 1_000 + sorted_columns["request"]
-    return pl.DataFrame(
-        {
-            Columns.USER_ID: user_id,
-            Columns.ITEM_ID: sorted_columns["item"].astype(np.int64) + FIRST_ITEM_ID,
-            Columns.TIMESTAMP: sorted_columns["clock"] + START_US,
-            Columns.SESSION_ID: session_id,
-            Columns.WATCH_TIME_MS: np.round(sorted_columns["watch_ratio"] * duration),
-            Columns.DURATION_MS: duration,
-            **{name: (sorted_columns["feedback"] >> bit & 1).astype(bool) for bit, name in enumerate(SIGNALS)},
-        }
-    )
+        return log_table(world, first_user, steps, by_request=self.request_length > 1)

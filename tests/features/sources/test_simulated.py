@@ -19,7 +19,7 @@ from features.sources.simulated.behaviour import (
 )
 from features.sources.simulated.catalogue import FIRST_ITEM_ID, item_table, make_items
 from features.sources.simulated.feed import plan_exploration, plan_request, show
-from features.sources.simulated.source import FIRST_USER_ID, START_US
+from features.sources.simulated.visits import FIRST_USER_ID, START_US
 from features.sources.simulated.world import SimulatedWorld
 
 SMALL = SimulatedSource(users=300, items=200, events=15_000, topics=6)

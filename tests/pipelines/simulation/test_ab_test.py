@@ -21,7 +21,7 @@ from features.sources.simulated.behaviour import (
     subtopic_utility,
 )
 from features.sources.simulated.catalogue import FIRST_ITEM_ID
-from features.sources.simulated.source import FIRST_USER_ID
+from features.sources.simulated.visits import FIRST_USER_ID
 from pipelines.simulation.ab_test import OUTCOMES, run_test
 from pipelines.simulation.reward_agreement import Gaming, is_gamed, reward_agreement
 from pipelines.simulation.users import SimulatedUsers, best_by
