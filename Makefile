@@ -4,6 +4,7 @@
 # make docs   the documentation site, into build/site
 # make bench  every benchmark; result tables go to tests/benchmarks/results
 # make bench-gpu  what the project does on one GPU, within six minutes; ARGS=--cpu-smoke: the same code, tiny, on a CPU
+# make examples  docs/examples under real Airflow and Dagster, each in an environment of its own below build/examples
 # The first two create .venv when it is missing, and reuse it when it is there.
 
 PYTHON ?= python3
@@ -20,10 +21,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test fast check docs format hooks bench bench-gpu notebook journey lock clean
+.PHONY: help install demo test fast check docs format hooks bench bench-gpu notebook journey examples lock clean
 
 help:
-	@sed -n '1,7p' Makefile
+	@sed -n '1,8p' Makefile
 
 install: $(READY) $(NATIVE)
 
@@ -83,6 +84,20 @@ bench-gpu:
 
 notebook: $(READY) $(NATIVE)
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+
+# versions that the examples were tried with; pip takes about two minutes
+AIRFLOW ?= apache-airflow==3.3.2
+DAGSTER ?= dagster==1.13.29
+build/examples/airflow/.installed: PACKAGE := $(AIRFLOW)
+build/examples/dagster/.installed: PACKAGE := $(DAGSTER)
+build/examples/%/.installed: $(READY)
+	@$(BIN)/python -m venv build/examples/$*
+	@echo "installing $(PACKAGE) into build/examples/$*"
+	@build/examples/$*/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)
+	@touch $@
+
+examples: build/examples/airflow/.installed build/examples/dagster/.installed
+	$(BIN)/python -m pytest tests/docs/test_examples.py
 
 lock: $(READY)
 	@{ sed -n '1,2p' requirements/lock.txt; $(BIN)/python -m pip freeze --all | grep -v -i -E '^-e|@|^recsys-gen|^pip==|^fbgemm' | sed 's/+cpu$$//'; } > requirements/lock.new
