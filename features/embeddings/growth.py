@@ -10,6 +10,7 @@ Legend: I items of tonight, n items that are projected, F founders.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,10 @@ class Growth:
                 f"embed: item ids are {ids.dtype}, those of '{base}' {self.known.item_ids.dtype}; keep the type of the ids, "
                 "or start a new generation"
             )
-        self.ids = ids.cast(self.known.item_ids.dtype)
+        if ids.dtype != self.known.item_ids.dtype:  # of another width, by which no item is another
+            ids, wider = ids.cast(pl.Int64), self.known.item_ids.cast(pl.Int64)
+            self.known = replace(self.known, item_ids=wider)
+        self.ids = ids
         self.row_in_base = self.known.rows_of(self.ids)
         known = self.row_in_base >= 0
         self.founder_row = np.full(len(ids), -1, np.int64)

@@ -30,7 +30,7 @@ def compare(old: SemanticIds, new: SemanticIds) -> dict[str, Any]:
             f"the item ids are {old.item_ids.dtype} in one table and {new.item_ids.dtype} in the other: these are tables of "
             "other catalogues"
         )
-    rows = old.register.rows_of(new.item_ids.cast(old.item_ids.dtype))
+    rows = old.register.rows_of(new.item_ids.cast(old.item_ids.dtype, strict=False))
     here = np.flatnonzero((rows >= 0) & (rows < old.num_items))
     before, after = old.codes[rows[here]], new.codes[here]
     weight = new.traffic[here] if new.traffic is not None else None

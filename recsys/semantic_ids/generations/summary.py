@@ -78,7 +78,9 @@ def summary_text(found: dict[str, Any]) -> str:
     lines += ["", *(f"a new generation is due: {reason}" for reason in found["refit"])]
     if not found["refit"]:
         lines.append(
-            "no limit of tokenize.refit is reached" if found["figures"] else "no report of `tokenize` beside it"
+            "no limit of tokenize.refit is reached"
+            if found["figures"]
+            else "no report beside it says how used up the generation is"
         )
     return "\n".join(lines)
 

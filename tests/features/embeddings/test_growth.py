@@ -272,6 +272,19 @@ def test_ids_of_another_type_and_damaged_bases_are_refused(nights):
     numbers = nights.make_prepared(nights.root / "numbers", history, item_table(3, item_id=[1, 2, 3]))
     with pytest.raises(CannotGrow, match=r"item ids are Int64, those of .* String"):
         grow_embeddings(numbers, config_of(), first, nights.out("second"), PlainProgress())
+    small = item_table(3, item_id=pl.Series([7, 8, 9], dtype=pl.Int32), categories=[["a"], ["a"], ["b"]])
+    config = config_of(collaborative=None, attributes=AttributesConfig(dim=1, min_items=1))
+    embed(
+        nights.make_prepared(nights.root / "narrow", history, small),
+        config,
+        nights.out("narrow out"),
+        3,
+        PlainProgress(),
+    )
+    wide = item_table(3, item_id=[2**40, 9, 7], categories=[["a"], ["b"], ["a"]])
+    wider = nights.make_prepared(nights.root / "wide", history, wide)
+    report = grow_embeddings(wider, config, nights.out("narrow out"), nights.out("wide out"), PlainProgress())
+    assert (report["founders"], report["new"], report["absent_founders"]) == (2, 1, 1)
     for name in ("space.safetensors", "rows.parquet"):
         kept = (first / name).read_bytes()
         (first / name).write_bytes(kept[:-40])

@@ -70,6 +70,9 @@ def test_tables_of_other_levels_and_other_ids():
     nothing = compare(OLD, SemanticIds(np.zeros((1, 2), np.int32), (2, 3), pl.Series(["z"]), BOOKS))
     assert nothing["kept"] == {"items": None, "traffic": None}
     assert "-" in comparison_text(nothing)
+    numbers = SemanticIds(np.zeros((1, 2), np.int32), (2, 3), pl.Series([1], dtype=pl.Int32), BOOKS)
+    large = SemanticIds(np.array([[0, 0], [1, 1]], np.int32), (2, 3), pl.Series([2**40, 1]), BOOKS)
+    assert compare(numbers, large)["items"] == {"in_both": 1, "kept": 0, "moved": 1, "new": 1, "gone": 0}
     with pytest.raises(DataError, match="String in one table and Int64 in the other"):
         compare(OLD, SemanticIds(np.zeros((1, 2), np.int32), (2, 3), pl.Series([1]), BOOKS))
 
@@ -82,7 +85,7 @@ def test_a_summary_names_versions_and_due_generations():
     text = summary_text(found)
     assert "a new generation is due: fill is 0.833, tokenize.refit.max_fill allows 0.5: IDs run out" in text
     assert "no limit of tokenize.refit is reached" in summary_text(table_summary(grown, {"fill": 0.1}, RefitConfig()))
-    assert "no report of `tokenize` beside it" in summary_text(table_summary(grown, {}, RefitConfig()))
+    assert "no report beside it says how used up" in summary_text(table_summary(grown, {}, RefitConfig()))
 
 
 def test_the_exported_table_has_who_left_when_asked():
