@@ -172,6 +172,30 @@ def test_killed_and_started_again_it_ends_at_the_same_weights(
             torch.testing.assert_close(found[key], tensor)
 
 
+def test_bfloat16_multiplies_and_float32_decides(
+    prepared: Dataset, trained: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the models' own fit: towers multiply in bfloat16, logits and weights are float32, and as much is learned."""
+    seen: dict[str, set[torch.dtype]] = {"tower": set(), "logits": set()}
+    original = RewardModule.training_step
+
+    def watched(module: RewardModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        hook = module.model.tower_down[0].register_forward_hook(lambda *found: seen["tower"].add(found[2].dtype))
+        with torch.no_grad():
+            seen["logits"].add(module.model.score(batch.history, batch.items_BNM).logits.dtype)
+        hook.remove()
+        return original(module, batch, batch_idx)
+
+    monkeypatch.setattr(RewardModule, "training_step", watched)
+    summary = train(prepared, tmp_path, config(precision="bf16-mixed"))
+    assert seen == {"tower": {torch.bfloat16}, "logits": {torch.float32}}
+    for name in ("reward", "held_out"):
+        weights = load_reward_model(tmp_path / name, None).state_dict()
+        assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
+        mixed, exact = (found["test"][name]["vtr"]["auc"] for found in (summary, trained[1]))
+        assert abs(mixed - exact) < 0.01
+
+
 def test_baselines_by_hand(tmp_path: Path) -> None:
     """Train: item 0 viewed by user 0 and 1, item 1 by nobody (one exposure each user): global mean 1/2, 5 parts of it.
 
