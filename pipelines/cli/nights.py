@@ -106,11 +106,11 @@ def clean(
 
     Example: recsys clean --config pipelines/recipes/demo.yaml --keep 3 --dry-run
     """
-    from pipelines.history.retention import keep_of, plan_sweep, sweep
+    from pipelines.history.retention import plan_sweep, sweep
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
-    nights = keep or keep_of(loaded)
+    nights = keep or loaded.nights.keep_nights
 
     def work(workflow: object) -> Sweep:
         found = plan_sweep(loaded.output_dir, _inventory(loaded), nights)

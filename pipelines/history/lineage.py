@@ -17,7 +17,7 @@ from pipelines.history.inventory import BASE_PREFIX, Inventory, known_of
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, open_artifact, read_json
-from serving.batch.candidates import JOB_FILE
+from serving.batch.ledger import JOB_FILE
 from serving.registry.aliases import BUNDLE_TAG, CLEANED_TAG
 from serving.registry.model_registry import parse_reference
 

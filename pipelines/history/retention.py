@@ -1,7 +1,8 @@
 """What an output folder needs no more: found, told, and deleted so that a kill leaves nothing half.
 
 Kept are, of every kind, the newest artefacts, and of every model the newest versions and those with an alias; what any of
-these was made from; what a tracking record that waits speaks of; and work that is newer than the last result of its kind.
+these was made from; what a tracking record that waits speaks of; what the last night, and one that is to go on, have and
+start from; and work that is newer than the last result of its kind.
 The record of promotions, the journals of nights and the rows of MLflow stay; files that MLflow holds for what is deleted go
 where they lie in the output folder.
 
@@ -21,19 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.history.inventory import Inventory, Known, write_cleaned
-from recsys.contracts.errors import ArtifactError
+from pipelines.nightly.journal import Journal
+from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, explain_write_errors, read_json
 from serving.registry.aliases import BUNDLE_TAG, CLEANED_TAG
 from serving.registry.file_store import ARTIFACTS_NAME
 
 if TYPE_CHECKING:
-    from pipelines.config import RunConfig
     from serving.registry.model_registry import Registry, Version
 
 logger = logging.getLogger("recsys.pipelines")
 
-DEFAULT_KEEP: Final = 7
-"""Nights whose results are kept, where nobody says how many."""
 TRASH: Final = ".trash-"
 
 
@@ -91,12 +90,6 @@ class Sweep:
         return "\n".join([*lines, *(f"left alone: {words}" for words in self.left_alone)])
 
 
-def keep_of(config: RunConfig) -> int:
-    """How many nights a configuration keeps."""
-    nights = getattr(config, "nights", None)
-    return getattr(nights, "keep_nights", None) or DEFAULT_KEEP
-
-
 def plan_sweep(output_dir: Path, inventory: Inventory, keep: int) -> Sweep:
     """Find what is needed no more.
 
@@ -141,7 +134,7 @@ def needed_digests(output_dir: Path, inventory: Inventory, keep: int) -> set[str
         needed |= {known.digest for known in sorted(found, key=lambda one: one.made_at)[-keep:]}
     for version in _kept_versions(inventory, keep):
         needed |= {digest for tag, digest in version.tags.items() if tag.endswith("_digest")}
-    needed |= _pending(output_dir)
+    needed |= _pending(output_dir) | _of_nights(output_dir, inventory)
     waiting = list(needed)
     while waiting:
         known_or_none = inventory.artefacts.get(waiting.pop())
@@ -190,6 +183,25 @@ def _pending(output_dir: Path) -> set[str]:
             found.add(str(read_json(folder / MANIFEST_NAME)["digest"]))
         except (ArtifactError, KeyError, TypeError):  # the next run sets it aside and names it
             continue
+    return found
+
+
+def _of_nights(output_dir: Path, inventory: Inventory) -> set[str]:
+    """Digests of what nights that are to go on, and the last one with a result, have and start from.
+
+    Raises:
+        ArtifactError: The journal is damaged: what it needs is not known.
+    """
+    found = set()
+    for name in inventory.aliases:
+        journal = Journal(output_dir, name)
+        try:
+            nights = journal.nights()
+        except ConfigError:  # those of another model
+            continue
+        for night in nights:
+            if not night.finished or night == journal.last_result():
+                found |= {*night.bases.values(), *(stage.digest for stage in night.stages.values())}
     return found
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pipelines.history import retention
 from pipelines.history.inventory import read_inventory
 from pipelines.history.lineage import lineage_of
 from pipelines.history.retention import Sweep, plan_sweep, sweep
+from pipelines.nightly.journal import Journal, Night, StageOfNight
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import open_artifact, write_json
 from tests.pipelines.history.conftest import HOUR, STAGES, Shop, digest_of
@@ -102,6 +104,42 @@ def test_what_mlflow_waits_for_stays(shop: Shop) -> None:
     assert shop.there("evaluation") == {1, 3}
     assert shop.there("policy") == {1, 3}, "the evaluation was made from it"
     assert shop.there("bundle") == {3}
+
+
+@pytest.mark.parametrize(("state", "kept"), [("stopped", {1, 6}), ("failed", {1, 6}), ("registered", {6})])
+def test_a_night_that_is_to_go_on_keeps_what_it_grows_from(shop: Shop, state: str, kept: set[int]) -> None:
+    """It was begun on night 1's policy, which nobody else needs; once it is finished, it needs it no more."""
+    made = shop.night(1)
+    for number in range(2, 7):
+        shop.night(number)
+    journal = Journal(shop.folder, "shop")
+    begun = Night(model="shop", day=date(2026, 11, 5), state=state, bases={"train": made["policy"].digest})
+    journal.write(begun)
+    journal.write(Night(model="shop", day=date(2026, 11, 6), state="refused"))
+    clean(shop, 1)
+    assert shop.there("policy") == kept
+    assert shop.there("prepared") == kept, "what a policy was made from stays with it"
+
+
+def test_the_last_night_keeps_what_verbs_go_on_from(shop: Shop) -> None:
+    made = shop.night(1)
+    for number in range(2, 5):
+        shop.night(number)
+    stage = StageOfNight(kind="embeddings", digest=made["embeddings"].digest, seconds=1.0)
+    Journal(shop.folder, "shop").write(
+        Night(model="shop", day=date(2026, 11, 5), state="registered", stages={"embed": stage})
+    )
+    clean(shop, 1)
+    assert shop.there("embeddings") == {1, 4}
+    assert shop.there("policy") == {4}
+
+
+def test_a_damaged_journal_stops_the_cleaning(shop: Shop) -> None:
+    shop.night(1)
+    (shop.folder / "nights").mkdir()
+    (shop.folder / "nights" / "2026-11-05.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="is no night of the journal"):
+        planned(shop, 1)
 
 
 def test_work_that_may_go_on_stays(shop: Shop) -> None:
