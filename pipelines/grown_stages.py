@@ -1,6 +1,7 @@
 """The stages that go on from an earlier night: each has the form of :data:`~pipelines.engine.stage.GrowFunction`.
 
     embed      vectors of tonight's items in the space of the generation; founders keep theirs
+    train      a policy that goes on from an earlier one's weights
     tokenize   IDs of new items from the frozen codebooks, or a new generation that is named after the old one
 
 As in :mod:`pipelines.stages`, imports stand inside the functions: the code version of a grown stage is made of them.
@@ -8,6 +9,7 @@ As in :mod:`pipelines.stages`, imports stand inside the functions: the code vers
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,3 +57,33 @@ def grow_tokenize(config: RunConfig, inputs: Inputs, base: Artifact, out_dir: Pa
         named_after = SemanticIds.load(base.path)
         report = tokenize(embeddings, ids, traffic, config.tokenize, out_dir, config.seed, space, named_after)
     return {**report, "semantic_id_digest": report["digest"]}
+
+
+def grow_train(config: RunConfig, inputs: Inputs, base: Artifact, out_dir: Path, progress: Progress) -> Summary:
+    """Fit the policy from the weights of an earlier one, within the budget of a night; goes on after a kill."""
+    from pipelines.training_inputs import training_inputs
+    from recsys.contracts.errors import CannotGrow
+    from recsys.contracts.manifest import ArtifactStore
+    from recsys.data.samples import RecentRows
+    from recsys.training.fit import train_policy
+    from recsys.training.warm.start import WarmStart
+
+    nights, digest = config.nights, base.manifest.parents["prepare"]
+    dataset = ArtifactStore(base.path.parents[1]).find("prepared", digest, verify=False)
+    if dataset is None:
+        raise CannotGrow(
+            f"a warm start from '{base.path}' needs the data set that it was trained on, for its vocabularies, and "
+            f"'{digest[:16]}' is not there any more; train from nothing (nights.warm_start=false)"
+        )
+    training = training_inputs(config, inputs)
+    train = training.train.warm(nights.epochs, nights.minutes, nights.learning_rate_share, nights.warmup_share)
+    started = replace(
+        training,
+        train=train,
+        start=WarmStart(base.path / "model", dataset.path, base.digest[:16]),
+        recent=RecentRows(nights.recent_days, nights.sample) if nights.rows == "recent" else None,
+    )
+    summary = train_policy(started, out_dir, progress)
+    if train.max_minutes is not None:
+        summary["same_steps_again"] = False  # a clock ends it: the digest does not fix how many there were
+    return summary

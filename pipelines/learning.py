@@ -21,24 +21,10 @@ Summary = dict[str, Any]
 
 def train(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Fit the policy; goes on from its last checkpoint after a kill."""
-    import numpy as np
-
-    from recsys.contracts.dataset import Dataset
-    from recsys.semantic_ids.versions import SemanticIds
+    from pipelines.training_inputs import training_inputs
     from recsys.training.fit import train_policy
-    from recsys.training.inputs import TrainingInputs
 
-    training = TrainingInputs(
-        dataset=Dataset.open(inputs["prepare"].path),
-        semantic_ids=SemanticIds.load(inputs["tokenize"].path),
-        model=config.model,
-        train=config.train,
-        decode=config.decode,
-        seed=config.seed,
-        item_embeddings=np.load(inputs["embed"].path / "fused.npy", mmap_mode="r"),
-        device=resolve_device(config.device),
-    )
-    return train_policy(training, out_dir, progress)
+    return train_policy(training_inputs(config, inputs), out_dir, progress)
 
 
 def reward(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:

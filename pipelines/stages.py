@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.engine.stage import Inputs, Stage
-from pipelines.grown_stages import grow_embed, grow_tokenize
+from pipelines.grown_stages import grow_embed, grow_tokenize, grow_train
 from pipelines.learning import align, rank, reward, train
+from pipelines.nightly.config import WARM_KEYS
 from recsys.contracts.manifest import Artifact
 from recsys.device import resolve_device
 from recsys.runtime import Progress
@@ -272,6 +273,8 @@ TRAIN: Final = Stage(
     ignored=("train.processes", "train.prefetch_batches"),
     added=(("train.tf32", True), ("model.backbone", "encoder_decoder"), ("model.language_model", None)),
     resumable=True,
+    grow=grow_train,
+    grown_sections=tuple(f"nights.{key}" for key in WARM_KEYS),
 )
 REWARD: Final = Stage(
     "reward",

@@ -201,7 +201,7 @@ def explain(step: PlannedStage, store: ArtifactStore) -> str:
     if newest.seed != step.seed:
         reasons.append(f"seed {newest.seed} -> {step.seed}")
     for name, digest in step.parents.items():
-        if newest.parents.get(name) != digest:
+        if newest.parents.get(name) != digest and not name.startswith(BASE_PREFIX):
             reasons.append(f"'{name}' changed")
     reasons += changed_keys(newest.config, step.config)
     return "; ".join(reasons) or "the raw files changed"

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from recsys.config import FrozenConfig
+
+WARM_KEYS: Final = (
+    "epochs",
+    "minutes",
+    "learning_rate_share",
+    "warmup_share",
+    "rows",
+    "recent_days",
+    "sample",
+)
+"""Keys that a policy depends on when it goes on from an earlier one."""
 
 
 class NightsConfig(FrozenConfig):

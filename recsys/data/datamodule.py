@@ -15,7 +15,7 @@ from recsys.data.batch import TrainingBatch
 from recsys.data.histories import Histories
 from recsys.data.loader import BucketedLoader
 from recsys.data.options import AugmentConfig, BatchBy
-from recsys.data.samples import PrefixWindows, Samples, TargetRows, TrainingForm
+from recsys.data.samples import PrefixWindows, RecentRows, Samples, TargetRows, TrainingForm
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class PolicyData(lightning.LightningDataModule):
         batch_by: Cut batches of equal rows, or of equal targets (:class:`~recsys.data.loader.BucketedLoader`).
         augment: How the histories of training rows are changed; validation rows never are.
         validation_users: Rows of the validation split to decode, drawn once from ``seed``.
+        recent: Which training rows stay; ``None``: all.
         prefetch: As :meth:`~recsys.data.loader.BucketedLoader.place` has it.
         rank, world: This process among those that train together; they share every batch and the validation rows.
 
@@ -78,9 +79,12 @@ class PolicyData(lightning.LightningDataModule):
         rank: int = 0,
         world: int = 1,
         prefetch: int | None = None,
+        recent: RecentRows | None = None,
     ) -> None:
         super().__init__()
         samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).from_dataset(prepared, max_history)
+        if recent is not None:
+            samples = samples.only(recent.rows(samples.last_instant, seed))
         self.loader = BucketedLoader(
             samples, batch_size, seed, batch_by=batch_by, augment=augment, rank=rank, world=world
         )

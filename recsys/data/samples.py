@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,42 @@ from recsys.contracts.errors import DataError
 from recsys.data.augmentation import Augmentation
 from recsys.data.batch import TrainingBatch, collate_all_prefixes, collate_targets
 from recsys.data.histories import Histories
+
+
+@dataclass(frozen=True)
+class RecentRows:
+    """Rows that training keeps where it goes on from an earlier policy: the recent ones, and some of the others.
+
+    Attributes:
+        days: Before the last training row; what ends within them is recent.
+        sample: Share of the other rows, so that what they taught is not forgotten.
+    """
+
+    days: int
+    sample: float
+
+    def rows(self, last_instant: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+        """Return the numbers of the rows that stay, ascending.
+
+        Args:
+            last_instant: ``[N]`` UTC microseconds.
+            seed: Draws the sample.
+
+        Raises:
+            DataError: The rows have no times.
+
+        Example:
+            >>> days = np.array([0, 1, 8, 9]) * 86_400_000_000
+            >>> RecentRows(days=2, sample=0.0).rows(days, seed=1).tolist()
+            [2, 3]
+        """
+        if last_instant.max(initial=-1) < 0:
+            raise DataError(
+                "training on recent rows (nights.rows: recent) needs events with times; use nights.rows: all"
+            )
+        recent = last_instant > last_instant.max() - self.days * 86_400_000_000
+        drawn = np.random.default_rng([seed, 2]).random(len(last_instant)) < self.sample
+        return np.flatnonzero(recent | drawn)
 
 
 @dataclass(frozen=True)
@@ -47,6 +83,17 @@ class PrefixWindows:
     def num_targets(self) -> int:
         """Supervised items in one pass."""
         return int(self.targets_per_row.sum())
+
+    @property
+    def last_instant(self) -> npt.NDArray[np.int64]:
+        """``[N]`` time of the last supervised event of each window, UTC microseconds."""
+        return np.asarray(self.arrays.timestamp)[self.end - 1]
+
+    def only(self, rows: npt.NDArray[np.int64]) -> PrefixWindows:
+        """Return the windows given by number."""
+        return PrefixWindows(
+            self.arrays, self.user_index[rows], self.start[rows], self.end[rows], self.first_target[rows]
+        )
 
     def collate(self, rows: npt.NDArray[np.int64], augmentation: Augmentation | None = None) -> TrainingBatch:
         """Build the batch of the given windows.
@@ -89,12 +136,17 @@ class PrefixWindows:
 
 @dataclass(frozen=True)
 class TargetRows:
-    """(history, target session) pairs: the plain form, one prediction point per row."""
+    """(history, target session) pairs: the plain form, one prediction point per row.
+
+    Attributes:
+        timestamp: ``[E]`` times of the events, UTC microseconds.
+    """
 
     histories: Histories
     targets: Targets
     session_length: int
     max_history: int
+    timestamp: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -113,6 +165,15 @@ class TargetRows:
     def num_targets(self) -> int:
         """Supervised items in one pass."""
         return len(self.targets.items)
+
+    @property
+    def last_instant(self) -> npt.NDArray[np.int64]:
+        """``[N]`` time of the first wanted event of each pair, UTC microseconds; of none where nothing follows, the last."""
+        return np.asarray(self.timestamp)[np.minimum(self.targets.history_end, len(self.timestamp) - 1)]
+
+    def only(self, rows: npt.NDArray[np.int64]) -> TargetRows:
+        """Return the pairs given by number."""
+        return replace(self, histories=self.histories.take(rows), targets=self.targets.take(rows))
 
     def collate(self, rows: npt.NDArray[np.int64], augmentation: Augmentation | None = None) -> TrainingBatch:
         """Build the batch of the given pairs; ``augmentation`` changes their histories, not their targets."""
@@ -135,7 +196,7 @@ class TargetRows:
         if len(targets) == 0:
             raise DataError("training: the train split holds no target; check split dates, sessions and signals")
         histories = Histories.from_targets(prepared.history, targets)
-        return cls(histories, targets, prepared.spec.session_length, max_history)
+        return cls(histories, targets, prepared.spec.session_length, max_history, prepared.history.timestamp)
 
 
 def next_item_targets(history: HistoryArrays) -> Targets:

@@ -114,6 +114,25 @@ class TrainConfig(FrozenConfig):
         """Peak learning rate of the id tables."""
         return self.learning_rate if self.table_learning_rate is None else self.table_learning_rate
 
+    def warm(self, epochs: int, minutes: float | None, learning_rate_share: float, warmup_share: float) -> TrainConfig:
+        """Return the settings of training that goes on from an earlier policy: a budget, lower peaks, its own warm-up.
+
+        Args:
+            epochs: Passes over the rows, at most.
+            minutes: Training time, at most; ``None``: that of these settings.
+            learning_rate_share: Of the peaks of these settings.
+            warmup_share: Share of all steps in which the rate rises.
+        """
+        tables = self.table_learning_rate
+        changes = {
+            "max_epochs": epochs,
+            "max_minutes": self.max_minutes if minutes is None else minutes,
+            "learning_rate": self.learning_rate * learning_rate_share,
+            "table_learning_rate": None if tables is None else tables * learning_rate_share,
+            "warmup_share": warmup_share,
+        }
+        return self.model_copy(update=changes)
+
     @model_validator(mode="after")
     def _check_tables(self) -> TrainConfig:
         if self.table_optimizer != "adamw" and self.table_weight_decay > 0:

@@ -48,6 +48,7 @@ from recsys.training.distributed.processes import World, start_workers
 from recsys.training.distributed.strategies import OneProcessStrategy, TorchRecStrategy
 from recsys.training.inputs import TrainingInputs
 from recsys.training.module import PolicyModule
+from recsys.training.warm.start import start_warm
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +168,10 @@ def _train(
     seed_everything(seed)
     embeddings = inputs.item_embeddings if config.init_items_from_embeddings else None
     policy = build_policy(inputs.dataset, inputs.semantic_ids, inputs.model, embeddings)
+    warm = None if inputs.start is None else start_warm(policy, inputs.dataset, inputs.semantic_ids, inputs.start)
+    if warm is not None:
+        rows = ", ".join(f"{name} {table['mapped']} + {table['new']} new" for name, table in warm["tables"].items())
+        logger.info("warm start from %s: rows of the tables: %s", warm["from"], rows)
     data = _training_data(inputs, world)
     sizes = summarise(policy)
     samples = data.loader.samples
@@ -216,7 +221,7 @@ def _train(
         "decode_mflops_per_user": sizes.decode_mflops_per_user,
         "targets_per_epoch": samples.num_targets,
         "steps": trainer.global_step,
-    }
+    } | ({} if warm is None else {"warm_start": warm})
     if world.is_first and done.targets and done.seconds > 0:
         precision: Precision = "bfloat16" if "bf16" in config.precision else "float32"
         speed = describe(done.targets, "targets", done.flops, done.seconds, inputs.device, precision)
@@ -243,6 +248,7 @@ def _training_data(inputs: TrainingInputs, world: World) -> PolicyData:
         rank=world.rank,
         world=world.size,
         prefetch=inputs.train.prefetch_batches,
+        recent=inputs.recent,
     )
 
 

@@ -11,10 +11,12 @@ import numpy.typing as npt
 import torch
 
 from recsys.contracts.dataset import Dataset
+from recsys.data.samples import RecentRows
 from recsys.decoding.config import DecodeConfig
 from recsys.model.config import ModelConfig
 from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.config import TrainConfig
+from recsys.training.warm.start import WarmStart
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class TrainingInputs:
 
     Attributes:
         item_embeddings: ``[items, any]`` of the `embed` stage; ``None``: the item table starts at random.
+        start: An earlier policy to go on from; ``None``: from nothing.
+        recent: Which training rows to leave out; ``None``: none.
         seed: Of initialisation, order of the rows and dropout.
         device: Where it trains; several processes take a GPU each where this is one.
     """
@@ -37,6 +41,8 @@ class TrainingInputs:
     decode: DecodeConfig
     seed: int
     item_embeddings: npt.NDArray[np.float32] | None = None
+    start: WarmStart | None = None
+    recent: RecentRows | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __getstate__(self) -> dict[str, Any]:
