@@ -244,6 +244,14 @@ class Workflow:
 
         NightCheck(config.output_dir, name, config.changes, where).check(prepared, champion)
 
+    def result_of(self, name: str, verb: str) -> Artifact:
+        """What a stage has made with this configuration.
+
+        Raises:
+            ArtifactError: It has not run.
+        """
+        return self._existing(self.steps(), name, verb)
+
     def _existing(self, steps: dict[str, PlannedStage], name: str, verb: str) -> Artifact:
         step = steps[name]
         artifact = self.store.find(step.stage.kind, step.digest)

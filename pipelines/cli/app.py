@@ -23,6 +23,7 @@ import typer
 
 from pipelines.cli.data_tools import audit, check_candidates, check_table
 from pipelines.cli.datasets import export_recbole, fetch
+from pipelines.cli.explain import explain
 from pipelines.cli.log_format import choose, is_json, say
 from pipelines.cli.nights import clean, lineage, rollback, status
 from pipelines.cli.options import (
@@ -312,6 +313,7 @@ app.add_typer(tokens, name="tokens")
 app.command(name="export-recbole")(export_recbole)
 app.command(name="check-table")(check_table)
 app.command(name="check-candidates")(check_candidates)
+app.command()(explain)
 
 
 def _print_night(config: RunConfig, done: NightReport) -> None:

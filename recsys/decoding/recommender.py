@@ -289,6 +289,10 @@ class Recommender:
         refuse_non_finite(scores, items[:, :, 0] >= 0, histories)
         return items, scores
 
+    def search(self, prepared: PreparedBatch, width: int) -> Beams:
+        """The search for single items alone, before anything orders what it found."""
+        return self._search(prepared, width)
+
     def _search(self, prepared: PreparedBatch, width: int, *, num_items: int = 1, recorded: bool = False) -> Beams:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             if recorded and self.config.cuda_graph:

@@ -18,8 +18,9 @@ from serving.config import RecommendConfig
 if TYPE_CHECKING:
     import torch
 
+    from recsys.contracts.event_times import NumberUnit
     from serving.batch.plan import Plan
-    from serving.inputs.user_histories import StoredUsers
+    from serving.inputs.user_histories import StoredUsers, UserSource
 
 
 def recommend_with(
@@ -72,24 +73,33 @@ def _opened(
     settings: RecommendConfig, users: Path, tracking_uri: str | None, placed: AskedPlacement | None
 ) -> Iterator[tuple[Path, StoredUsers, RecommendConfig, torch.device, str | None]]:
     """Bundle, users, settings with the version that they mean now, device and precision."""
-    from serving.inputs.user_histories import UserSource
-
     if settings.model is None:
         raise ConfigError("recommend: no model given; use --model with a registry reference or a bundle folder")
     asked = placed or asked_placement()
     device = resolve_device(asked.device)
     with TemporaryDirectory(prefix="recsys-model-") as scratch:
-        bundle, pinned = _open_bundle(settings.model, Path(scratch), tracking_uri)
-        digest = None
-        if users.is_dir():
-            digest = (
-                open_artifact(users, "prepared").digest if (users / MANIFEST_NAME).exists() else str(users.resolve())
-            )
-        people = UserSource(users, digest, settings.timestamp_unit).open()
+        bundle, pinned = open_bundle(settings.model, Path(scratch), tracking_uri)
+        people = source_of(users, settings.timestamp_unit).open()
         yield bundle, people, settings.model_copy(update={"model": pinned}), device, asked.precision
 
 
-def _open_bundle(reference: str, scratch: Path, tracking_uri: str | None) -> tuple[Path, str]:
+def source_of(users: Path, timestamp_unit: NumberUnit) -> UserSource:
+    """Where users are kept: a folder of prepared data, or a file of histories."""
+    from serving.inputs.user_histories import UserSource
+
+    if not users.is_dir():
+        return UserSource(users, None, timestamp_unit)
+    digest = open_artifact(users, "prepared").digest if (users / MANIFEST_NAME).exists() else str(users.resolve())
+    return UserSource(users, digest)
+
+
+def open_bundle(reference: str, scratch: Path, tracking_uri: str | None) -> tuple[Path, str]:
+    """Open a model by reference or folder; returns its bundle, and the version that an alias means now.
+
+    Raises:
+        ArtifactError: There is no such model, or it is damaged.
+        ConfigError: It is in a registry, and none is named.
+    """
     if not reference.startswith("models:/"):
         if not Path(reference).is_dir():
             raise ArtifactError(

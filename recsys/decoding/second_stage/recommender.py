@@ -63,6 +63,11 @@ class RankedRecommender(Recommender):
         parts = (second_stage.scorers, second_stage.fusion, second_stage.facts, second_stage.counts)
         self._candidates = candidate_search(self, *parts)
 
+    @property
+    def candidates(self) -> CandidateSearch:
+        """The steps of the second stage, one by one."""
+        return self._candidates
+
     def rank(
         self,
         histories: Histories,
