@@ -5,7 +5,7 @@
     tokenize   embeddings              -> semantic IDs
     train      histories, IDs          -> the policy
     reward     sessions with feedback  -> reward model, held-out reward model (where alignment or the bundle asks for them)
-    align      policy, rewards         -> the aligned policy, round by round (only with align.method ipa or rere)
+    align      policy, rewards         -> the aligned policy, round by round (only with an align.method)
     rank       policy, histories       -> item scorers, their weights, ranker of candidates (unless rank.method is none)
     baselines  histories               -> rankings of every baseline, kept apart so that a new model does not refit them
     evaluate   policy, baselines       -> metrics with intervals, report
@@ -359,7 +359,7 @@ def _with_parents(stage: Stage, config: RunConfig) -> Stage:
     method = config.align.method
     if stage is ALIGN:
         reward_model = (REWARD.name,) if config.align.needs_reward_model else ()
-        idle = tuple(f"align.{name}" for name in ("ipa", "rere") if name != method)
+        idle = tuple(f"align.{name}" for name in ("ipa", "rere", "feedback") if name != method)
         return replace(stage, parents=(*stage.parents, *reward_model), ignored=(*stage.ignored, *idle))
     parents = stage.parents
     if stage is EXPORT and config.bundles_reward_model:

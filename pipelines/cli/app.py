@@ -238,7 +238,7 @@ for _name, _summary in (
     ),
     (
         "align",
-        "Align the policy by align.method, ipa or rere (reads train, and reward where needed); goes on after a kill.",
+        "Align the policy by ipa, rere or feedback (reads train, and reward where needed); goes on after a kill.",
     ),
     (
         "rank",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from recsys.alignment.config import AlignConfig, IpaConfig, ObjectiveConfig
+from recsys.alignment.config import AlignConfig, IpaConfig, ObjectiveConfig, UserFeedbackConfig
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.ipa import IterativePreferenceAlignment
 from recsys.alignment.rere import RankingRewardLearning
@@ -26,6 +26,7 @@ from recsys.alignment.rounds.loop import AlignmentRun, Method, RoundLoop
 from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator
 from recsys.alignment.rounds.report import write_alignment_report
 from recsys.alignment.rounds.store import MODEL_NAME, RoundStore
+from recsys.alignment.user_feedback import UserFeedbackLearning
 from recsys.contracts.errors import ConfigError
 from recsys.model.checkpoint import save_policy
 from recsys.reward.scoring import DiverseScorer
@@ -119,6 +120,11 @@ def _method(inputs: AlignmentInputs, reward_set: RewardSet) -> tuple[Method, Lea
     """Build the method and the learner that it drives."""
     settings, policy, seed = inputs.config.active, inputs.policy, inputs.seed
     max_history = policy.spec.model.max_history
+    if isinstance(settings, UserFeedbackConfig):
+        stream = RequestStream(inputs.dataset, max_history, settings.exposures_per_step, seed)
+        updates = settings.rounds * settings.steps_per_round
+        learner = Learner(policy, settings.optimiser, updates, inputs.config.precision)
+        return UserFeedbackLearning(settings, learner, stream, seed), learner
     sampler = RolloutSampler(inputs.semantic_ids, settings.rollouts, policy.codes.weight.device)
     if isinstance(settings, IpaConfig):
         stream = RequestStream(inputs.dataset, max_history, settings.batch_size, seed)

@@ -250,6 +250,39 @@ class RereConfig(FrozenConfig):
         return self
 
 
+class UserFeedbackConfig(FrozenConfig):
+    """Policy gradient on what users did with what they were shown (OneRec-V2, arXiv 2508.20900, sections 3.1 and 3.2).
+
+    Attributes:
+        positive: Yes/no signal that gives an exposure advantage 1; the paper's is the derived signal ``watch_percentile``.
+        negative: Signals that give -1, whatever else the user did; those that the data set does not have are passed over.
+        rounds, steps_per_round: The guard looks after each round of so many updates.
+        exposures_per_step: Exposures with an advantage other than 0 per update, beside as many next-token samples.
+        weight: Of the policy gradient beside the next-token loss.
+        rewards: What the guard measures as the reward; nothing is trained on it.
+    """
+
+    positive: str = "watch_percentile"
+    negative: tuple[str, ...] = ("dislike", "hate", "report")
+    rounds: int = Field(default=3, ge=1)
+    steps_per_round: int = Field(default=100, ge=1)
+    exposures_per_step: int = Field(default=64, ge=1)
+    weight: float = Field(default=0.1, gt=0)
+    rewards: dict[RewardName, float] = Field(default={"rule": 1.0}, min_length=1)
+    loss: PolicyGradientConfig = PolicyGradientConfig(loss_type="gbpo", beta=0.0)
+    supervised: SupervisedConfig = SupervisedConfig()
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-4)
+
+    @model_validator(mode="after")
+    def _needs_no_reference(self) -> Self:
+        if self.loss.beta > 0:
+            raise ValueError(
+                f"loss.beta is {self.loss.beta:g}, and user feedback has no reference: the next-token loss beside it holds "
+                "the policy; set it to 0"
+            )
+        return self
+
+
 RuleAction = Literal["stop", "back_off", "record"]
 
 
@@ -337,22 +370,25 @@ class AlignConfig(FrozenConfig):
         precision: Of the updates, as Lightning has it; the run's ``precision`` decides where it is not set.
     """
 
-    method: Literal["none", "ipa", "rere"] = "none"
+    method: Literal["none", "ipa", "rere", "feedback"] = "none"
     ipa: IpaConfig = IpaConfig()
     rere: RereConfig = RereConfig()
+    feedback: UserFeedbackConfig = UserFeedbackConfig()
     guard: GuardConfig = GuardConfig()
     checkpoint_every_steps: int = Field(default=50, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     @property
-    def active(self) -> IpaConfig | RereConfig:
+    def active(self) -> IpaConfig | RereConfig | UserFeedbackConfig:
         """Settings of the chosen method.
 
         Raises:
             ConfigError: The method is ``none``.
         """
         if self.method == "none":
-            raise ConfigError("align.method is 'none': there is nothing to align; set it to ipa or rere")
+            raise ConfigError("align.method is 'none': there is nothing to align; set it to ipa, rere or feedback")
+        if self.method == "feedback":
+            return self.feedback
         return self.ipa if self.method == "ipa" else self.rere
 
     @property

@@ -1,17 +1,24 @@
-"""A ReRe step that drops hopeless requests while it generates, against one that generates all groups and filters them.
+"""Alignment's parts against commit 7be21f4: a ReRe step, a look of the guard, a round of IPA; and that a step is the same.
 
-Run: ``python -m tests.benchmarks.alignment_speed --run runs/beauty`` (about 3 minutes after the recipe's run).
+Run: ``python -m tests.benchmarks.alignment_speed --run runs/beauty --simulated runs/simulated_sessions --base ../base``,
+after both recipes and ``git worktree add ../base 7be21f4``; about 3 minutes of processor time.
 
-Both make the same steps from the same policy, in turns: the same requests, rewards and updates. Before: a beam for every
-request, all candidates scored one by one. After: requests are dropped as soon as their beam has lost the target
-(:mod:`recsys.alignment.rollouts.lost_targets`), and candidates that differ in the last code share a prediction point.
+Both versions run in processes of their own, in turns, from the same trained weights
+(:mod:`tests.benchmarks.alignment_speed_child`). What makes a ReRe step faster must not change it: the same steps are made
+once more without it in one process, every group generated to its end and every candidate decoded alone, and the weights are
+compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +41,6 @@ from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import SilentProgress
 from recsys.semantic_ids.versions import SemanticIds
 from tests.benchmarks import findings
-from tests.benchmarks.cpu_time import alternate_cpu
 from tests.benchmarks.paired import write_table
 
 
@@ -82,62 +88,70 @@ class Run:
         self.done += 1
 
 
-def measured(folder: Path, requests: int, num_iterations: int, steps: int) -> list[str]:
-    """One row: milliseconds of a step, the ratio, and how far the policies are from each other at the end."""
-    config = RereConfig(requests_per_step=requests, num_iterations=num_iterations)
-    before, after = (Run(folder, config, 10 * steps) for _ in range(2))
-
-    def slow() -> None:
+def largest_difference(folder: Path, requests: int, steps: int) -> float:
+    """Between the weights after so many steps with and without what makes them faster; the same groups are counted."""
+    before, after = (Run(folder, RereConfig(requests_per_step=requests), 10 * steps) for _ in range(2))
+    for _ in range(steps):
         with as_before():
             before.step()
-
-    contestants: dict[str, Callable[[], object]] = {"before": slow, "after": after.step}
-    timings = alternate_cpu(contestants, steps)
-    counts = after.work.curve.counts
-    assert {n: c for n, c in counts.items() if n != "groups_dropped_early"} == {
-        n: c for n, c in before.work.curve.counts.items() if n != "groups_dropped_early"
-    }
+        after.step()
+    counts = [dict(run.work.curve.counts, groups_dropped_early=0) for run in (before, after)]
+    assert counts[0] == counts[1]
     pairs = zip(before.policy.parameters(), after.policy.parameters(), strict=True)
-    distance = max(float((a - b).abs().max()) for a, b in pairs)
-    seconds = {name: sorted(timing.seconds)[len(timing.seconds) // 2] for name, timing in timings.items()}
-    return [
-        str(requests),
-        str(num_iterations),
-        f"{counts['groups_dropped_early'] / counts['groups']:.0%}",
-        f"{seconds['before'] / num_iterations * 1e3:.0f}",
-        f"{seconds['after'] / num_iterations * 1e3:.0f}",
-        f"{seconds['before'] / seconds['after']:.2f}",
-        f"{timings['before'].best / timings['after'].best:.2f}",
-        f"{distance:.0e}",
-    ]
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def child(version: str, code: Path, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds by part, measured by a process of that version."""
+    script = Path(__file__).with_name("alignment_speed_child.py")
+    command = [sys.executable, str(script), version, str(arguments.run), str(arguments.simulated)]
+    environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, cwd=code).stdout
+    found: dict[str, list[float]] = json.loads(output.splitlines()[-1])
+    return found
 
 
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run of beauty.yaml")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--simulated", type=Path, required=True, help="folder of a run of simulated_sessions.yaml")
+    parser.add_argument("--base", type=Path, required=True, help="a worktree of 7be21f4, its native kernels compiled")
+    parser.add_argument("--turns", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = []
-    for requests, iterations in ((32, 1), (128, 1), (128, 2)):
-        rows.append(measured(arguments.run, requests, iterations, arguments.steps))
-        print("  ".join(rows[-1]), flush=True)
-    header = (
-        "requests per step | updates per group | dropped early | before, ms per update | after, ms per update | "
-        "times, medians | times, minima | largest difference of a weight"
-    )
-    notes = [
-        f"{arguments.steps + 1} steps of each, in turns, from the same policy; G = 16, rewards rule and ranking",
-        "counts of groups, signals and targets are equal in both; dropped requests have advantage 0 in the other",
-        "seconds are the processor's, on a machine that was busy with other work",
-        "the goal was 2.5: generating takes a quarter of its time, and scoring and updating the groups that are left, which "
-        "is the same work in both, is now two thirds of a step",
+    arguments.run, arguments.simulated = arguments.run.resolve(), arguments.simulated.resolve()
+    torch.set_num_threads(1)
+    times: dict[str, dict[str, list[float]]] = {"OLD": {}, "NEW": {}}
+    for _ in range(arguments.turns):
+        for version, code in (("OLD", arguments.base), ("NEW", Path(__file__).resolve().parents[2])):
+            for part, found in child(version, code, arguments).items():
+                times[version].setdefault(part, []).extend(found)
+    rows = [
+        [
+            part,
+            f"{1e3 * statistics.median(old):.0f}",
+            f"{1e3 * statistics.median(times['NEW'][part]):.0f}",
+            f"{statistics.median(old) / statistics.median(times['NEW'][part]):.2f}",
+            f"{min(old) / min(times['NEW'][part]):.2f}",
+        ]
+        for part, old in times["OLD"].items()
     ]
-    finding = findings.of_alignment_speed(rows)
-    title = "What it saves to drop requests that lost their target"
-    print(write_table("alignment_speed", title, finding, header.split(" | "), rows, notes))
+    distance = largest_difference(arguments.run, 128, 6)
+    header = ["part", "7be21f4, ms", "now, ms", "times, medians", "times, minima"]
+    notes = [
+        f"{arguments.turns} processes of each version in turns; 12 steps of ReRe, 2 looks and 2 rounds in each; processor "
+        "time, on a machine that was busy with other work, which medians feel more than minima",
+        "ReRe on Beauty, G = 16, rewards rule and ranking; the guard's look at 300 rows of Beauty with the cut-offs that "
+        "each version has by default (7be21f4 decoded 500 beams, 50 are read now); IPA on sessions of the simulator, 512 "
+        "samples, 32 sampled candidates for half of them, rule reward",
+        f"after 6 steps of 128 requests the weights differ by at most {distance:.0e} from those without early dropping and "
+        "without the tree of prefixes, at a learning rate of 1e-4; the groups are the same",
+        "the goal was 2.5 for a ReRe step and for a round of IPA. Of a ReRe step two fifths are the search, of which "
+        "nothing can be left out before its target is lost; of a round of IPA half is sampling sessions, code by code, and "
+        "half the gradient, and both are what they were",
+    ]
+    title = "Alignment's parts against an earlier version"
+    print(write_table("alignment_speed", title, findings.of_alignment_speed(rows), header, rows, notes))
 
 
 if __name__ == "__main__":
