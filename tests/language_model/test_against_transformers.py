@@ -13,9 +13,7 @@ from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from recsys.language_model.language_policy import LanguagePolicy
-from recsys.language_model.transformers_form import padded_prompts, transformers_model
-from tests.toy.language_model import language_policy_for, ring_ids_of_three_levels, ring_world
+from tests.toy.language_model import generated, language_policy_for, ring_ids_of_three_levels, ring_world
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama, tied": {"model_type": "llama", "tie_word_embeddings": True},
@@ -35,42 +33,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         },
     },
 }
-
-
-def generated(
-    policy: LanguagePolicy, histories: Histories, width: int
-) -> tuple[list[list[tuple[int, ...]]], np.ndarray]:
-    """Semantic IDs and scores by ``generate`` with ``prefix_allowed_tokens_fn``, best first."""
-    codes = policy.item_tower.codes_IL[1:].tolist()
-    offsets = [policy.vocabulary.first_code + offset for offset in policy.codes.offsets]
-    paths = [tuple(code + offset for code, offset in zip(path, offsets, strict=True)) for path in codes]
-    allowed: dict[tuple[int, ...], set[int]] = {}
-    for path in paths:
-        for level, token in enumerate(path):
-            allowed.setdefault(path[:level], set()).add(token)
-    tokens, mask = padded_prompts(policy, collate_histories(histories, policy.spec.model.max_history))
-    start = tokens.shape[1]
-
-    def prefix_allowed(_: int, sequence: torch.Tensor) -> list[int]:
-        return sorted(allowed[tuple(sequence[start:].tolist())])
-
-    answer = transformers_model(policy).generate(
-        input_ids=tokens,
-        attention_mask=mask,
-        num_beams=width,
-        num_return_sequences=width,
-        max_new_tokens=policy.num_levels,
-        length_penalty=0.0,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-        prefix_allowed_tokens_fn=prefix_allowed,
-        return_dict_in_generate=True,
-        output_scores=True,
-    )
-    found = answer.sequences[:, start:].view(len(histories), width, -1) - torch.tensor(offsets)
-    scores = answer.sequences_scores.view(len(histories), width).numpy()
-    return [[tuple(path) for path in row] for row in found.tolist()], scores
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from recsys.contracts.dataset import Dataset
+from recsys.data.batch import HistoryBatch, collate_histories
+from recsys.data.histories import Histories
 from recsys.language_model.build import language_policy
 from recsys.language_model.language_policy import LanguagePolicy
+from recsys.language_model.transformers_form import padded_prompts, transformers_model
 from recsys.model.config import ModelConfig
 from recsys.semantic_ids.versions import SemanticIds
 from tests.toy.dataset import ring_prepared, toy_ids
+
+FloatArray = npt.NDArray[np.float32]
 
 SHAPE: Final[dict[str, Any]] = {
     "model_type": "llama",
@@ -62,3 +68,45 @@ def language_policy_for(dataset: Dataset, seed: int = 2, **options: Any) -> Lang
     """In evaluation mode; options of :func:`language_model_config`."""
     torch.manual_seed(seed)
     return language_policy(dataset, ring_ids_of_three_levels(), language_model_config(**options)).eval()
+
+
+class ConstrainedGenerate:
+    """transformers' beam search with ``prefix_allowed_tokens_fn`` over a policy's weights and catalogue."""
+
+    def __init__(self, policy: LanguagePolicy) -> None:
+        self.policy, self.model = policy, transformers_model(policy)
+        self.offsets = [policy.vocabulary.first_code + offset for offset in policy.codes.offsets]
+        self.allowed: dict[tuple[int, ...], set[int]] = {}
+        for codes in policy.item_tower.codes_IL[1:].tolist():
+            path = tuple(code + offset for code, offset in zip(codes, self.offsets, strict=True))
+            for level, token in enumerate(path):
+                self.allowed.setdefault(path[:level], set()).add(token)
+
+    def __call__(self, history: HistoryBatch, width: int) -> tuple[list[list[tuple[int, ...]]], FloatArray]:
+        """Semantic IDs and scores, best first."""
+        tokens, mask = padded_prompts(self.policy, history)
+        start = tokens.shape[1]
+        answer = self.model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            num_beams=width,
+            num_return_sequences=width,
+            max_new_tokens=self.policy.num_levels,
+            length_penalty=0.0,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            prefix_allowed_tokens_fn=lambda _, sequence: sorted(self.allowed[tuple(sequence[start:].tolist())]),
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        found = answer.sequences[:, start:].view(len(history), width, -1) - torch.tensor(self.offsets)
+        scores = answer.sequences_scores.view(len(history), width).numpy()
+        return [[tuple(path) for path in row] for row in found.tolist()], scores
+
+
+def generated(
+    policy: LanguagePolicy, histories: Histories, width: int
+) -> tuple[list[list[tuple[int, ...]]], FloatArray]:
+    """The same for histories."""
+    return ConstrainedGenerate(policy)(collate_histories(histories, policy.spec.model.max_history), width)
