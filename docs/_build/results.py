@@ -21,12 +21,13 @@ QUALITY = (
     "policy_ablation",
     "steering",
     "all_prefixes",
+    "llm_from_nothing",
 )
 """Results about what is recommended, in the order of the site."""
 SPEED = (
     *("speed", "prepare", "prepare_script", "prepare_append", "decoder", "constraint", "training", "batch_job"),
     *("rollouts", "alignment_speed", "moe", "tables"),
-    *("int8", "presets", "evaluation_memory", "ranked_serving", "guided_search", "gpu"),
+    *("int8", "presets", "evaluation_memory", "ranked_serving", "guided_search", "gpu", "language_model"),
 )
 """Results about time and memory."""
 _LINK = re.compile(r"\]\((?!https?://|#)(?P<target>[^)\s]+)\)")

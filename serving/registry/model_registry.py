@@ -27,7 +27,7 @@ from serving.registry.aliases import BUNDLE_TAG, CHALLENGER, CLEANED_TAG, CONTEN
 from serving.registry.file_store import check_there, database_of
 from serving.registry.masking import shown
 from serving.registry.mlflow_client import connect, translated_errors
-from serving.registry.requirements import installed_flavour, requirements, write_install_files
+from serving.registry.requirements import installed_flavour, language_packages, requirements, write_install_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -292,7 +292,7 @@ def _log_model(bundle: Path, info: BundleInfo, content: str, run_id: str) -> str
     import mlflow
 
     packages = Path(__file__).resolve().parents[2]
-    catalogue = read_catalogue(bundle, info)
+    catalogue, more = read_catalogue(bundle, info), language_packages(bundle)
     with _examined_on_cpu(), mlflow.start_run(run_id=run_id), TemporaryDirectory(prefix="recsys-model-") as scratch:
         logged = mlflow.pyfunc.log_model(
             name="model",
@@ -301,9 +301,9 @@ def _log_model(bundle: Path, info: BundleInfo, content: str, run_id: str) -> str
             code_paths=[
                 str(packages / "recsys"),
                 str(packages / "serving"),
-                *(str(path) for path in write_install_files(Path(scratch))),
+                *(str(path) for path in write_install_files(Path(scratch), more)),
             ],
-            pip_requirements=requirements(installed_flavour()),
+            pip_requirements=requirements(installed_flavour(), more),
             signature=model_signature(catalogue),
             model_config={**MODEL_CONFIG, CONTENT_TAG: content},
             input_example=_input_example(catalogue),

@@ -12,8 +12,12 @@ import base64
 import hashlib
 import importlib.metadata
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Literal
+
+from recsys.contracts.manifest import read_json
+from recsys.model.checkpoint import SPEC_NAME
 
 Flavour = Literal["cpu", "gpu"]
 
@@ -50,20 +54,34 @@ def installed_flavour() -> Flavour:
     return "cpu"
 
 
-def requirements(flavour: Flavour) -> list[str]:
+def language_packages(bundle: Path) -> tuple[str, ...]:
+    """What a bundle's policy needs beyond :data:`PACKAGES`; an encoder-decoder needs nothing."""
+    model = read_json(bundle / "model" / SPEC_NAME)["model"]
+    settings = model.get("language_model")
+    if settings is None:
+        return ()
+    adapters = ("peft",) if settings["tune"] == "lora" else ()
+    base = ("gguf", "accelerate") if settings["keep_base"] == "reference" else ()
+    return ("transformers", *adapters, *base)
+
+
+def requirements(flavour: Flavour, more: Collection[str] = ()) -> list[str]:
     """Pin what a process needs to load the model, as installed here.
+
+    Args:
+        more: Packages of this model alone, from :func:`language_packages`.
 
     Returns:
         Lines of a requirements file, for ``pip install`` in the model's folder.
     """
-    pinned = [f"{name}=={_version(name)}" for name in PACKAGES]
+    pinned = [f"{name}=={_version(name)}" for name in (*PACKAGES, *more)]
     if flavour == "gpu":
         return [*pinned, f"{GPU_BUILD}=={_fbgemm_version()}"]
     return [*pinned, f"./{CODE_FOLDER}/{_wheel_name()}", f"{CPU_BUILD}=={_fbgemm_version()}"]
 
 
-def write_install_files(folder: Path) -> list[Path]:
-    """Write the empty wheel and both lists, to be logged beside the model.
+def write_install_files(folder: Path, more: Collection[str] = ()) -> list[Path]:
+    """Write the empty wheel and both lists, to be logged beside the model; ``more`` as for :func:`requirements`.
 
     Returns:
         The files.
@@ -71,7 +89,7 @@ def write_install_files(folder: Path) -> list[Path]:
     files = []
     for flavour in ("cpu", "gpu"):
         path = folder / f"requirements-{flavour}.txt"
-        path.write_text("\n".join(requirements(flavour)) + "\n", encoding="utf-8")
+        path.write_text("\n".join(requirements(flavour, more)) + "\n", encoding="utf-8")
         files.append(path)
     return [*files, _write_wheel(folder)]
 
