@@ -259,9 +259,10 @@ TOKENIZE: Final = Stage(
     tokenize,
     ("tokenize",),
     parents=("prepare", "embed"),
-    ignored=("tokenize.refit", "tokenize.generation"),  # limits are held against the result; without a base it is new
+    # limits are held against the result, and what becomes of a generation is of no meaning without a base
+    ignored=("tokenize.refit", "tokenize.generation", "tokenize.keep_within"),
     grow=grow_tokenize,
-    grown_sections=("tokenize.generation",),
+    grown_sections=("tokenize.generation", "tokenize.keep_within"),
 )
 TRAIN: Final = Stage(
     "train",

@@ -53,6 +53,8 @@ class TokenizeConfig(FrozenConfig):
         unique: How items with equal codes are told apart, see :mod:`recsys.semantic_ids.collisions`.
         generation: Where the stage starts from an earlier version: ``keep`` gives new items IDs from its codebooks, ``new``
             fits codebooks anew and names their codes after it. Of no meaning without one.
+        keep_within: In a new generation an item keeps its old code where the squared distance is at most this share larger
+            than to the nearest one, and it has kept the codes before. Without effect on ``assign: balanced``.
         refit: When a generation is used up.
     """
 
@@ -67,6 +69,7 @@ class TokenizeConfig(FrozenConfig):
     sample_size: int = Field(default=65_536, ge=2)
     unique: Literal["reassign", "extra_level", "none"] = "reassign"
     generation: Literal["keep", "new"] = "keep"
+    keep_within: float = Field(default=0.1, ge=0.0)
     refit: RefitConfig = RefitConfig()
 
     @model_validator(mode="after")

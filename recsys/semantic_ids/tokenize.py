@@ -21,7 +21,7 @@ from recsys.semantic_ids.config import TokenizeConfig, advised_codebook_size, ch
 from recsys.semantic_ids.diagnostics import collision_statistics, level_statistics
 from recsys.semantic_ids.generations.comparison import compare
 from recsys.semantic_ids.generations.growth import FREE, REPORT_NAME, generation_figures, mean_error
-from recsys.semantic_ids.generations.naming import names_after, renamed
+from recsys.semantic_ids.generations.naming import names_after, near_enough, renamed
 from recsys.semantic_ids.quantizer import (
     CodeArray,
     FloatArray,
@@ -96,6 +96,8 @@ def tokenize(
     aligned_to: tuple[str, ...] = ()
     if named_after is not None and _can_be_named_after(named_after, books):
         codes, books = _named(codes, books, ids, counts, named_after)
+        if config.keep_within and config.assign == "nearest":
+            codes = near_enough(embeddings, books, _codes_before(named_after, ids)[:, : len(books)], config.keep_within)
         aligned_to = (named_after.digest, *sorted(named_after.earlier_digests))
     repair = make_unique(codes, embeddings, books, counts, config.unique)
     version = SemanticIds(repair.codes, repair.level_sizes, ids, books, traffic=counts, aligned_to=aligned_to)
@@ -136,12 +138,19 @@ def _named(
     old: SemanticIds,
 ) -> tuple[CodeArray, tuple[FloatArray, ...]]:
     """Codes and codebooks under the names that keep most."""
-    rows = old.register.rows_of(as_ids(ids, old.item_ids.dtype))
-    both = rows >= 0
-    sizes = [len(book) for book in books]
-    names = names_after(old.register.codes[rows[both], : len(books)], codes[both], traffic[both], sizes)
+    before = _codes_before(old, ids)[:, : len(books)]
+    both = before[:, 0] >= 0
+    names = names_after(before[both], codes[both], traffic[both], [len(book) for book in books])
     moved = tuple(np.ascontiguousarray(book[np.argsort(name)]) for book, name in zip(books, names, strict=True))
     return renamed(codes, names), moved
+
+
+def _codes_before(old: SemanticIds, ids: pl.Series) -> CodeArray:
+    """Codes ``[I, L]`` that the items had, -1 for those that had none."""
+    rows = old.register.rows_of(as_ids(ids, old.item_ids.dtype))
+    codes = np.full((len(ids), old.num_levels), -1, np.int32)
+    codes[rows >= 0] = old.register.codes[rows[rows >= 0]]
+    return codes
 
 
 def _check_inputs(embeddings: FloatArray, ids: pl.Series, traffic: npt.NDArray[np.int64]) -> None:

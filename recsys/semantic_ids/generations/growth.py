@@ -29,8 +29,8 @@ from recsys.semantic_ids.quantizer import FloatArray, encode_nearest, relative_r
 from recsys.semantic_ids.versions import SemanticIds
 
 REPORT_NAME: Final = "tokenizer_report.json"
-FREE: Final = {"generation", "refit"}
-"""Settings that may differ from night to night; they decide nothing about a version, and are not written down with it."""
+FREE: Final = {"generation", "keep_within", "refit"}
+"""Settings that may differ from night to night: what becomes of a generation, not how its codebooks were fitted."""
 
 
 def grow_semantic_ids(

@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from recsys.semantic_ids.quantizer import CodeArray
+from recsys.semantic_ids.quantizer import CodeArray, FloatArray, as_tensor, nearest_codes, row_chunks
 
 Counts = npt.NDArray[np.int64]
 Permutation = npt.NDArray[np.int64]
@@ -52,6 +53,39 @@ def names_after(old: CodeArray, new: CodeArray, traffic: Counts, level_sizes: Se
         names.append(name)
         agree &= name[new[:, level]] == old[:, level]
     return names
+
+
+def near_enough(x: FloatArray, codebooks: Sequence[FloatArray], old: CodeArray, tolerance: float) -> CodeArray:
+    """Return codes ``[N, L]``: the old ones of an item, level by level, as long as they are nearly as good as the nearest.
+
+    Refits of the same catalogue differ most in items that lie between two centroids, and these hardly care which one it is.
+
+    Args:
+        x: ``[N, D]``.
+        codebooks: L arrays ``[K, D]``, under their final names.
+        old: ``[N, L]`` codes that items had, -1 for items that had none.
+        tolerance: How much further than the nearest centroid, in squared distance, that of the old code may lie.
+
+    Example:
+        >>> books = [np.array([[0.0], [10.0]], np.float32), np.array([[-1.0], [1.0]], np.float32)]
+        >>> x, old = np.array([[5.2], [5.2]], np.float32), np.array([[0, 0], [-1, -1]], np.int32)
+        >>> near_enough(x, books, old, 0.2).tolist()  # 27.04 is within 1.2 x 23.04; at level 2, 38.44 is not of 17.64
+        [[0, 1], [1, 0]]
+    """
+    tables = [torch.from_numpy(book) for book in codebooks]
+    codes = np.empty((len(x), len(tables)), np.int32)
+    for rows in row_chunks(len(x)):
+        residual_ND, old_NL = as_tensor(x[rows]), torch.from_numpy(old[rows].astype(np.int64))
+        keeps_N = (old_NL >= 0).all(dim=1)
+        for level, table_KD in enumerate(tables):
+            nearest_N, best_N = nearest_codes(residual_ND, table_KD)
+            old_N = old_NL[:, level].clamp(min=0)
+            distance_N = (residual_ND - table_KD[old_N]).square().sum(dim=1)
+            keeps_N &= (old_N == nearest_N) | (distance_N <= (1.0 + tolerance) * best_N)
+            chosen_N = torch.where(keeps_N, old_N, nearest_N)
+            codes[rows, level] = chosen_N.numpy()
+            residual_ND -= table_KD[chosen_N]
+    return codes
 
 
 def renamed(codes: CodeArray, names: Sequence[Permutation]) -> CodeArray:

@@ -143,7 +143,8 @@ def test_a_new_generation_is_named_after_the_old_one(founders, tmp_path):
     turned = (x + 0.05 * rng.standard_normal(x.shape)).astype(np.float32)
     old = SemanticIds.load(founders)
     plain = tokenize(turned, ids, traffic, CONFIG, tmp_path / "plain", 7, "new space")
-    named = tokenize(turned, ids, traffic, CONFIG, tmp_path / "named", 7, "new space", old)
+    exact = CONFIG.model_copy(update={"keep_within": 0.0})
+    named = tokenize(turned, ids, traffic, exact, tmp_path / "named", 7, "new space", old)
     assert named["levels"][-1]["relative_mse"] == pytest.approx(plain["levels"][-1]["relative_mse"], abs=1e-6)
     compared = named["compared_with_before"]
     assert compared["named_after"]
@@ -157,6 +158,25 @@ def test_a_new_generation_is_named_after_the_old_one(founders, tmp_path):
     assert old.digest in found["named"].warm_digests
     with pytest.raises(ArtifactError, match="other semantic IDs"):
         found["named"].check_same(old.digest, allow_grown=True)
+
+
+def test_items_that_hardly_care_keep_their_codes(founders, tmp_path):
+    """More keep their first code the more an item may give for it; the error grows by no more than that share."""
+    x, ids, traffic = world()
+    turned = (x + 0.05 * np.random.default_rng(3).standard_normal(x.shape)).astype(np.float32)
+    old, kept, errors = SemanticIds.load(founders), [], []
+    for share in (0.0, 0.1, 0.5):
+        config = CONFIG.model_copy(update={"keep_within": share})
+        report = tokenize(turned, ids, traffic, config, tmp_path / f"{share}", 7, "new space", old)
+        kept.append(report["compared_with_before"]["levels"][0]["up_to"]["items"])
+        errors.append(report["levels"][0]["relative_mse"])
+        assert report["after_repair"]["unique_share"] == 1.0
+    assert kept[0] < kept[1] < kept[2]
+    assert errors[0] <= errors[1] <= 1.1 * errors[0]
+    assert errors[2] <= 1.5 * errors[0]
+    balanced = TokenizeConfig(codebook_size=8, assign="balanced", keep_within=0.5)
+    report = tokenize(turned, ids, traffic, balanced, tmp_path / "balanced", 7, "new space", old)
+    assert report["levels"][0]["cluster_sizes"]["smallest"] == 25
 
 
 def test_a_generation_of_another_shape_has_no_names_to_take(founders, tmp_path):
