@@ -25,8 +25,8 @@ QUALITY = (
 )
 """Results about what is recommended, in the order of the site."""
 SPEED = (
-    *("speed", "prepare", "prepare_script", "prepare_append", "decoder", "constraint", "training", "batch_job"),
-    *("rollouts", "alignment_speed", "moe", "tables"),
+    *("speed", "prepare", "prepare_script", "prepare_append", "decoder", "constraint", "training"),
+    *("batch_job", "batch_faults", "rollouts", "alignment_speed", "moe", "tables"),
     *("int8", "presets", "evaluation_memory", "ranked_serving", "guided_search", "gpu", "language_model"),
 )
 """Results about time and memory."""
