@@ -25,16 +25,21 @@ def status(
     as_json: JsonOption = False,
     log_level: LogOption = LogLevel.WARNING,
 ) -> None:
-    """Say what is champion since when, what was decided last, what waits and how much disk is used.
+    """Say what is champion since when, how the last night ended, what was decided last, what waits and the disk used.
 
     Example: recsys status --config pipelines/recipes/demo.yaml
     """
+    from pipelines.nightly.journal import Journal, night_status, status_lines
     from pipelines.release.status import status_of, status_text
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
     found = status_of(loaded.output_dir, loaded.registered_name, lambda: _registry(loaded))
-    print(json.dumps(found, indent=2, sort_keys=True) if as_json else status_text(found))
+    found |= night_status(Journal(loaded.output_dir, loaded.registered_name))
+    if as_json:
+        print(json.dumps(found, indent=2, sort_keys=True))
+    else:
+        print("\n".join([status_text(found), *status_lines(found)]))
 
 
 def rollback(

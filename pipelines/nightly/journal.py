@@ -151,13 +151,33 @@ class Journal:
         return night
 
 
-def describe(nights: Mapping[str, Any] | Night) -> str:
+def night_status(journal: Journal) -> dict[str, Any]:
+    """Return ``last_night``, the one of the latest day, and ``unfinished_nights``, the days that the next run takes up."""
+    nights = journal.nights()
+    return {
+        "last_night": nights[-1].model_dump(mode="json") if nights else None,
+        "unfinished_nights": [night.day.isoformat() for night in nights if not night.finished],
+    }
+
+
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """The same for people; nothing where no night was run."""
+    if status["last_night"] is None:
+        return []
+    lines = [f"night       {describe(Night.model_validate(status['last_night']))}"]
+    if status["unfinished_nights"]:
+        lines.append(
+            f"unfinished  {', '.join(status['unfinished_nights'])}: the next `recsys run --as-of` takes them up"
+        )
+    return lines
+
+
+def describe(night: Night) -> str:
     """Say in one line how a night stands.
 
     Example:
         >>> describe(Night(model="shop", day=date(2026, 11, 5), state="stopped", reason="stopped by SIGTERM"))
         '2026-11-05 stopped: stopped by SIGTERM'
     """
-    night = nights if isinstance(nights, Night) else Night.model_validate(nights)
     version = f", version {night.version}" if night.version else ""
     return f"{night.day} {night.state}{version}: {night.reason}".rstrip(": ")

@@ -12,7 +12,7 @@ import pytest
 from pipelines.engine.lock import run_lock
 from pipelines.engine.stop_signals import Stopped
 from pipelines.nightly import night as nightly
-from pipelines.nightly.journal import Journal, Night
+from pipelines.nightly.journal import Journal, Night, night_status, status_lines
 from pipelines.stages import EMBED, TOKENIZE, TRAIN
 from recsys.contracts.errors import ArtifactError, CannotGrow, ConfigError, DataError, GateRefused, RunLocked
 from tests.toy.fake_nights import PATH, World
@@ -341,6 +341,25 @@ def test_the_plan_says_what_would_run_and_makes_nothing(world: World) -> None:
     assert nightly.plan_nights(world.config(), day_of(1))[0] == ["night 2026-11-01 registered, version 1: by the test"]
     lines, _ = nightly.plan_nights(world.config(max_catch_up=1), day_of(4))
     assert [line.split()[2] for line in lines] == ["skip", "full", "run"]  # the registry of this test is no database
+
+
+def test_the_status_names_the_last_night_and_what_is_to_be_taken_up(world: World) -> None:
+    journal = Journal(world.output, "shop")
+    assert status_lines(night_status(journal)) == []
+    world.night(1)
+    assert status_lines(night_status(journal)) == ["night       2026-11-01 registered, version 1: by the test"]
+
+    def stops(day: date, step: str) -> None:
+        if step == "train":
+            raise Stopped(15)
+
+    world.failing = stops
+    with pytest.raises(Stopped):
+        world.night(2)
+    found = night_status(journal)
+    assert found["unfinished_nights"] == ["2026-11-02"]
+    assert status_lines(found)[0].startswith("night       2026-11-02 stopped: stopped by SIGTERM")
+    assert status_lines(found)[1] == "unfinished  2026-11-02: the next `recsys run --as-of` takes them up"
 
 
 def test_a_damaged_journal_is_named(world: World) -> None:
