@@ -150,7 +150,7 @@ def run(
     a failed one is taken up where it was, and missed ones are caught up in order.
 
     Example: recsys run --config pipelines/recipes/beauty.yaml source.path=$RECSYS_DATA/amazon14_beauty
-    Example: recsys run --config shop.yaml --as-of $(date -u -d yesterday +%F)
+    Example: recsys run --config shop.yaml --as-of 2026-11-05
     """
     set_up_logging(log_level)
     loaded = load(config, overrides)
