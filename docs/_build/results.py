@@ -15,6 +15,7 @@ QUALITY = (
     "alignment",
     "alignment_simulator",
     "alignment_rere",
+    "alignment_successors",
     "guard",
     "second_stage",
     "baselines",
