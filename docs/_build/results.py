@@ -16,6 +16,7 @@ QUALITY = (
     "alignment",
     "alignment_simulator",
     "alignment_rere",
+    "alignment_successors",
     "guard",
     "second_stage",
     "baselines",
@@ -29,6 +30,7 @@ SPEED = (
     *("speed", "prepare", "prepare_script", "prepare_append", "decoder", "constraint", "training"),
     *("batch_job", "batch_faults", "rollouts", "alignment_speed", "moe", "tables"),
     *("int8", "presets", "evaluation_memory", "ranked_serving", "guided_search", "gpu", "language_model"),
+    "language_model_real",
 )
 """Results about time and memory."""
 _LINK = re.compile(r"\]\((?!https?://|#)(?P<target>[^)\s]+)\)")

@@ -176,7 +176,8 @@ def _train(
     sizes = summarise(policy)
     samples = data.loader.samples
     steps_per_epoch = -(-data.steps_per_epoch // config.accumulate_batches)
-    logger.info("model %s: %s", inputs.model.preset, sizes)
+    name = inputs.model.preset if inputs.model.language_model is None else policy.spec.model.backbone
+    logger.info("model %s: %s", name, sizes)
     logger.info("training: %d rows, %d targets, %d steps per epoch", len(samples), samples.num_targets, steps_per_epoch)
     if world.size > 1:
         logger.info("%d processes, tables: %s sharding", world.size, config.sharding.replace("_", "-"))

@@ -84,7 +84,7 @@ class Ledger:
             try:
                 check_files(self.folder, record.files, whole=False)
             except ArtifactError as error:
-                logger.warning("recommend: shard %s is written again: %s", record.shard, error)
+                logger.warning("recommend: shard %s is written again: %s", record.shard, _cause(error))
                 continue
             good[record.shard] = record
         return good
@@ -169,13 +169,18 @@ def verify_candidates(folder: Path) -> dict[str, Any]:
         check_files(folder, entries, whole=False)
     except ArtifactError as error:
         raise ArtifactError(
-            f"candidates: {str(error).partition('; delete')[0]}; the same `recsys recommend` writes that shard again"
+            f"candidates: {_cause(error)}; the same `recsys recommend` writes that shard again"
         ) from error
     listed = {entry.path for entry in entries}
     strays = sorted(path.name for path in folder.glob("*.parquet") if path.name not in listed)
     if strays:
         raise ArtifactError(f"candidates: '{folder / strays[0]}' belongs to no shard of this job; take it away")
     return total(contents.shard_records)
+
+
+def _cause(error: ArtifactError) -> str:
+    """What is wrong with a file, without the advice for artefacts of stages."""
+    return str(error).partition("; delete")[0]
 
 
 def total(records: Sequence[ShardRecord]) -> dict[str, Any]:

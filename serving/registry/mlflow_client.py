@@ -37,7 +37,6 @@ _QUIET: Final = {
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it prints the whole URI, the password in it too
 }
 
 
@@ -75,6 +74,7 @@ def connect(uri: str, timeout_s: float = 5.0, *, create: bool = True) -> MlflowC
         uri = engine_uri(uri)
     for name, value in {**_QUIET, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(int(timeout_s * 4), 1))}.items():
         os.environ.setdefault(name, value)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the whole URI, the password in it too
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow

@@ -112,6 +112,8 @@ def page(out: Path) -> str:
         if not (out / dataset).is_dir():
             continue
         results = read_results(out / dataset, {START, *NAMES})
+        if START not in results:
+            continue
         found = rows_of(results)
         rows += [[dataset, *row] for row in found]
         means = [np.mean([one.facts["mean"][name] for one in results[START].values()]) for name in SHOWN]

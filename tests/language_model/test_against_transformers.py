@@ -13,7 +13,13 @@ from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
-from tests.toy.language_model import generated, language_policy_for, ring_ids_of_three_levels, ring_world
+from tests.toy.language_model import (
+    generated,
+    language_policy_for,
+    ring_ids_of_three_levels,
+    ring_world,
+    uneven_histories,
+)
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama, tied": {"model_type": "llama", "tie_word_embeddings": True},
@@ -41,7 +47,7 @@ def test_items_and_scores_are_those_of_generate(tmp_path, name: str, titles: boo
     dataset = ring_world(tmp_path)
     text = {"titles": True, "title_tokens": 5, "instruction": "likes: "} if titles else {}
     policy = language_policy_for(dataset, shape=SHAPES[name], softmax="vocabulary", **text)
-    histories = Histories.from_targets(dataset.history, dataset.all_users())
+    histories = uneven_histories(dataset)
     found = Recommender(policy, ring_ids_of_three_levels(), DecodeConfig(beam_width=5, rescore="none")).recommend(
         histories, 5, exclude_seen=False
     )
@@ -72,7 +78,7 @@ def test_adapters_merge_into_the_ordinary_form(tmp_path) -> None:
         for weight_name, weight in policy.named_parameters():
             if "lora_B" in weight_name:
                 weight.normal_(std=0.3)
-    histories = Histories.from_targets(dataset.history, dataset.all_users())
+    histories = uneven_histories(dataset)
     found = Recommender(policy, ring_ids_of_three_levels(), DecodeConfig(beam_width=5, rescore="none")).recommend(
         histories, 5, exclude_seen=False
     )

@@ -16,7 +16,7 @@ from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.language_model.language_policy import LanguagePolicy
 from recsys.language_model.transformers_form import padded_prompts, transformers_model
-from tests.toy.language_model import language_policy_for, ring_ids_of_three_levels, ring_world
+from tests.toy.language_model import language_policy_for, ring_ids_of_three_levels, ring_world, uneven_histories
 
 TITLES = {"titles": True, "title_tokens": 5, "instruction": "likes: "}
 
@@ -26,7 +26,7 @@ def test_candidates_as_a_tree_and_one_by_one(tmp_path: Path, settings: dict[str,
     """Six candidates per user, of which some share prefixes, one is doubled and one does not exist."""
     dataset = ring_world(tmp_path)
     policy = language_policy_for(dataset, model={"features": ("codes", "behaviour")}, **settings)
-    history = collate_histories(Histories.from_targets(dataset.history, dataset.all_users()), 6)
+    history = collate_histories(uneven_histories(dataset), 6)
     items = torch.tensor([[3, 4, 12, 4, -1, 0]]).expand(len(history), -1).contiguous()
     items[2] = torch.tensor([-1, 19, 18, 17, 3, -1])
     found = candidate_log_probs(policy, history, items[..., None])
@@ -56,7 +56,7 @@ def test_an_answers_hidden_states_are_those_of_transformers(tmp_path: Path) -> N
     """Log-probabilities by a plain forward pass of the ordinary model over prompt and answer."""
     dataset = ring_world(tmp_path)
     policy = language_policy_for(dataset, softmax="vocabulary", **TITLES)
-    history = collate_histories(Histories.from_targets(dataset.history, dataset.all_users()), 6)
+    history = collate_histories(uneven_histories(dataset), 6)
     codes = torch.from_numpy(ring_ids_of_three_levels().codes[[7]].astype(np.int64)).expand(len(history), -1)
     tokens, mask = padded_prompts(policy, history)
     answer = policy.vocabulary.code_tokens(codes)

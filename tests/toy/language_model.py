@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +44,13 @@ def ring_ids_of_three_levels() -> SemanticIds:
     """20 items on 3 x 4 x 3 codes, unevenly."""
     places = np.arange(20)
     return toy_ids(np.stack([places // 7, places % 7 // 2, places % 2 + places % 7 // 6], 1), (3, 4, 3))
+
+
+def uneven_histories(dataset: Dataset) -> Histories:
+    """All users' histories, cut to 0, 1, 2, … events, so that prompts of a batch end in different places."""
+    histories = Histories.from_targets(dataset.history, dataset.all_users())
+    length = np.minimum(np.arange(len(histories)) % 7, histories.lengths)
+    return replace(histories, end=histories.start + length)
 
 
 def language_model_config(

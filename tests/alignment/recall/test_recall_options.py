@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from recsys.alignment.config import RereConfig, RolloutConfig
 from recsys.alignment.losses.config import PolicyGradientConfig
+from recsys.alignment.losses.policy_gradient import advantages_of
 from recsys.alignment.recall.config import (
     LambdaLossConfig,
     NarrowingConfig,
@@ -23,7 +24,7 @@ from recsys.alignment.recall.constraint import RecallConstraint
 from recsys.alignment.recall.lambda_loss import lambda_loss
 from recsys.alignment.recall.prefix_anchor import prefix_anchor
 from recsys.alignment.recall.sibling_advantages import sibling_advantages
-from recsys.alignment.rere import RankingRewardLearning
+from recsys.alignment.rere import RankingRewardLearning, _advantages, _Signal
 from recsys.alignment.rewards.functions import RolloutGroup, target_share
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.log_probs import candidate_log_probs
@@ -319,3 +320,15 @@ def test_sessions_have_no_siblings(tmp_path: Path) -> None:
 def test_refusals(values: dict[str, object], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         RereConfig.model_validate(values)
+
+
+def test_a_node_counts_once_in_the_blend_of_both_advantages() -> None:
+    """Two levels, so siblings count twice before the mean over codes halves them; half of each kind."""
+    group = group_by_hand([-1.0, -2.0, -3.0], [0, 1, 4], target=0)
+    rewards = torch.tensor([[1.0, 0.0, 0.0]])
+    signal = _Signal(group, rewards, torch.ones(1), 1.0)
+    config = PolicyGradientConfig(beta=0.0)
+    own = advantages_of(config, rewards, group.valid)
+    siblings = sibling_advantages(rewards, group.codes[:, :, 0], group.valid)
+    torch.testing.assert_close(_advantages(config, signal, 0.5), 0.5 * own[..., None] + siblings)
+    torch.testing.assert_close(_advantages(config, signal, 0.0), own)

@@ -12,7 +12,9 @@ import pytest
 
 from pipelines.cli.app import main
 from pipelines.config import load_run_config, to_yaml
+from serving.registry.file_store import sqlite_uri
 from serving.registry.masking import MaskingFormatter, masked, remember, shown
+from serving.registry.mlflow_client import connect
 
 DEMO = Path(__file__).resolve().parents[3] / "pipelines" / "recipes" / "demo.yaml"
 PASSWORD = "s3cr@et-Pw"
@@ -42,6 +44,15 @@ def test_texts_of_libraries_are_masked() -> None:
     assert masked(text) == "cannot reach https://***@host (***), bearer ***, ***"
     record = logging.LogRecord("urllib3", logging.ERROR, "x", 1, "retry %s", ("tok-12345",), None)
     assert MaskingFormatter("%(message)s").format(record) == "retry ***"
+
+
+def test_mlflow_prints_no_uri_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wrote "View run at http://ann:password@…" on standard output whenever a model was registered at a server."""
+    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT as SILENT
+
+    monkeypatch.setenv(SILENT.name, "false")
+    connect(sqlite_uri(tmp_path / "mlflow.db"))
+    assert SILENT.get()
 
 
 def test_the_resolved_configuration_holds_no_password() -> None:
