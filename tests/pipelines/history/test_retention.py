@@ -76,6 +76,7 @@ def test_the_clock_was_set_back(shop: Shop) -> None:
     """The newest night looks older than all others by the clock; its version's number says that it is not."""
     for number in range(1, 6):
         shop.night(number)
+    shop.table = {"champion": "4", "challenger": "4"}  # no alias speaks for it
     for kind in STAGES:
         os.utime(shop.store.path_of(kind, digest_of(kind, 5)) / "manifest.json", (1, 1))
     clean(shop, 1)
