@@ -21,6 +21,7 @@ from features.log.order import sort_columns
 from features.log.quarantine import Quarantine, QuarantineConfig
 from features.log.signal_bits import check_signal_count, pack_signals
 from features.log.stored_columns import MAYBE_CONSTANT
+from features.sources.as_of import HELD_BACK
 from features.sources.base import FILE, PREHISTORY, ROW, TIE_BREAK, RawTables
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
@@ -82,6 +83,12 @@ def read_log(
             columns.append(quarantine.sift(part))
     _give_back_memory()
     if quarantine.rows_in == 0 and only is None:
+        held = sum(int(fact["rows"]) for fact in stream.facts.get(HELD_BACK, ()))
+        if held:
+            raise DataError(
+                f"all {held} interactions of the source come after the day asked for (--as-of, features.as_of); give a later "
+                "day, or check source.timestamp_unit"
+            )
         raise DataError("the source has no interactions at all; check source.path and the column map")
     return ReadLog(columns.finish(stream.files), quarantine.table(), quarantine.rows_in, dict(stream.facts))
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Final
 
 from pipelines.nightly.journal import Night
 from recsys.contracts.errors import ConfigError
+
+LONGEST_GAP: Final = 366
+"""Days after the last finished night within which a folder goes on; more is taken for a slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ def days_to_run(asked: date, nights: list[Night], max_catch_up: int) -> Days:
         max_catch_up: So many missed days run before the one asked for, the newest ones.
 
     Raises:
-        ConfigError: A later day is finished already.
+        ConfigError: A later day is finished already, or the last finished one is more than a year before.
 
     Example:
         >>> done = [Night(model="shop", day=date(2026, 11, 1), state="registered")]
@@ -50,7 +54,13 @@ def days_to_run(asked: date, nights: list[Night], max_catch_up: int) -> Days:
     if asked < last.day:
         raise ConfigError(
             f"the night of {asked} comes before the last finished one, {last.day}, whose data hold that day already; run a "
-            f"later day, or give another output_dir to look back (`features.as_of={asked}` prepares that day there)"
+            f"later day, or give another output_dir to look back (`features.as_of={asked}` prepares that day there); if "
+            f"{last.day} was a slip of the pen, move its file out of the folder of nights"
+        )
+    if (asked - last.day).days > LONGEST_GAP:
+        raise ConfigError(
+            f"the night of {asked} comes {(asked - last.day).days} days after the last finished one, {last.day}, expected at "
+            f"most {LONGEST_GAP}: check the year; to begin anew after so long, give another output_dir"
         )
     missed = [last.day + timedelta(days=number) for number in range(1, (asked - last.day).days)]
     cut = max(0, len(missed) - max_catch_up)

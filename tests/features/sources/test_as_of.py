@@ -9,10 +9,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from features.log.encode import read_log
+from features.log.quarantine import QuarantineConfig
 from features.sources.as_of import HELD_BACK, as_of, end_of
 from features.sources.base import EventStream, RawTables
 from pipelines.config import RunConfig
-from recsys.contracts.errors import ConfigError
+from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.event_times import LATEST_US
 from recsys.contracts.manifest import Artifact
 from tests.pipelines.test_appended_days import START, config_of, prepare, write_items, write_parquet
@@ -51,6 +53,13 @@ def test_a_source_without_times_has_no_days() -> None:
     raw = RawTables(EventStream.from_frame(frame, "log"), None, None, (), (), has_timestamps=False)
     with pytest.raises(ConfigError, match="as_of is 2026-11-05, but the source has no times"):
         as_of(raw, date(2026, 11, 5))
+
+
+def test_a_day_before_the_first_event_is_told_from_an_empty_source() -> None:
+    frame = pl.DataFrame({"user_id": [1, 2], "item_id": [1, 1], "timestamp": [end_of(date(2026, 11, 5))] * 2})
+    raw = RawTables(EventStream.from_frame(frame, "log"), None, None, (), (), has_timestamps=True)
+    with pytest.raises(DataError, match="all 2 interactions of the source come after the day asked for"):
+        read_log(as_of(raw, date(2026, 11, 5)), QuarantineConfig(), need_session_id=False)
 
 
 def write_day(log: Path, number: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from pipelines.engine.lock import run_lock
 from pipelines.engine.stop_signals import Stopped
 from pipelines.nightly import night as nightly
+from pipelines.nightly.catch_up import days_to_run
 from pipelines.nightly.journal import Journal, Night, night_status, status_lines
 from pipelines.stages import EMBED, TOKENIZE, TRAIN
 from recsys.contracts.errors import ArtifactError, CannotGrow, ConfigError, DataError, GateRefused, RunLocked
@@ -321,6 +322,18 @@ def test_a_second_run_is_sent_away_and_another_model_is_refused(world: World) ->
     assert [night.day for night in world.journal()] == [day_of(1)]
     with pytest.raises(ConfigError, match="are those of 'shop', not of 'other'"):
         world.night(2, world.config().model_copy(update={"name": "other"}))
+
+
+@pytest.mark.parametrize(("days", "runs"), [(366, True), (367, False)])
+def test_a_day_of_another_year_is_taken_for_a_slip(days: int, runs: bool) -> None:
+    """Else 2062 for 2026 would skip thirteen thousand nights, and every later one would come too early."""
+    done = [Night(model="shop", day=date(2026, 11, 1), state="registered")]
+    asked = done[0].day + timedelta(days=days)
+    if runs:
+        assert days_to_run(asked, done, 2).run == tuple(asked - timedelta(days=back) for back in (2, 1, 0))
+    else:
+        with pytest.raises(ConfigError, match="367 days after the last finished one, 2026-11-01, expected at most 366"):
+            days_to_run(asked, done, 2)
 
 
 def test_the_clock_decides_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
