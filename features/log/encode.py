@@ -86,8 +86,8 @@ def read_log(
         held = sum(int(fact["rows"]) for fact in stream.facts.get(HELD_BACK, ()))
         if held:
             raise DataError(
-                f"all {held} interactions of the source come after the day asked for (--as-of, features.as_of); give a later "
-                "day, or check source.timestamp_unit"
+                f"all {held} interactions of the source come after the day asked for (--as-of, features.as_of); give a "
+                "later day, or check source.timestamp_unit"
             )
         raise DataError("the source has no interactions at all; check source.path and the column map")
     return ReadLog(columns.finish(stream.files), quarantine.table(), quarantine.rows_in, dict(stream.facts))

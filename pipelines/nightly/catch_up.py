@@ -59,8 +59,8 @@ def days_to_run(asked: date, nights: list[Night], max_catch_up: int) -> Days:
         )
     if (asked - last.day).days > LONGEST_GAP:
         raise ConfigError(
-            f"the night of {asked} comes {(asked - last.day).days} days after the last finished one, {last.day}, expected at "
-            f"most {LONGEST_GAP}: check the year; to begin anew after so long, give another output_dir"
+            f"the night of {asked} comes {(asked - last.day).days} days after the last finished one, {last.day}, expected "
+            f"at most {LONGEST_GAP}: check the year; to begin anew after so long, give another output_dir"
         )
     missed = [last.day + timedelta(days=number) for number in range(1, (asked - last.day).days)]
     cut = max(0, len(missed) - max_catch_up)
