@@ -41,7 +41,7 @@ def test_files_by_hand(tmp_path: Path) -> None:
 def test_content_tells_what_the_digest_of_inputs_does_not(tmp_path: Path) -> None:
     """Copies are equal; one letter, another kind of parent or another artefact are not."""
     one, copy = (open_artifact(publish(tmp_path / name)).manifest for name in ("one", "copy"))
-    letter = open_artifact(publish(tmp_path / "letter", "abd")).manifest
+    letter = open_artifact(publish(tmp_path / "letter", "abx")).manifest
     other = open_artifact(publish(tmp_path / "other", digest="e" * 64)).manifest
     parents = one.model_copy(update={"parents": {"a": "c"}})
     assert one.content_digest == copy.content_digest
