@@ -80,7 +80,7 @@ class DislikedItems:
         Example:
             >>> disliked = DislikedItems(np.array([7, 8]), np.array([0, 0, 2]))
             >>> drawn = disliked.draw(np.array([0, 1, 1]), np.random.default_rng(0))
-            >>> drawn[0], set(drawn[1:].tolist()) <= {7, 8}
+            >>> int(drawn[0]), set(drawn[1:].tolist()) <= {7, 8}
             (-1, True)
         """
         first, count = self.offsets[users_N], self.offsets[users_N + 1] - self.offsets[users_N]
