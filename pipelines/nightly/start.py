@@ -25,7 +25,6 @@ from pipelines.nightly.journal import Night
 from pipelines.release.gate.audit import AuditLog
 from pipelines.stages import EMBED, PREPARE, TOKENIZE, TRAIN
 from recsys.contracts.manifest import Artifact, ArtifactStore, read_json
-from recsys.semantic_ids.generations.growth import refit_reasons
 from serving.registry.mlflow_client import TrackingUnreachable
 
 if TYPE_CHECKING:
@@ -80,6 +79,7 @@ def start_of(config: RunConfig, nights: Sequence[Night], store: ArtifactStore, c
     """
     if champion is None:
         return Start("full", "there is no champion to start from")
+    from recsys.semantic_ids.generations.growth import refit_reasons  # needs torch: not for a plan without nights
 
     def start(kind: Literal["warm", "full"], why: str, *stages: Stage) -> Start:
         return Start(kind, why, {stage.name: bases[stage.name].digest for stage in stages}, champion.number)

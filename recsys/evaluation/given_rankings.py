@@ -29,12 +29,15 @@ _HOW: Final = "expected a Parquet file, or a folder of them, with the columns us
 
 
 def files_of(name: str, path: Path) -> list[Path]:
-    """Return the files of one ranking, in the order of their names.
+    """Return the files of one ranking, in the order of their names; of our own candidates the shards alone.
 
     Raises:
         DataError: There is none.
     """
-    found = sorted(path.glob("[!.]*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    found = [path] if path.is_file() else []
+    if path.is_dir():
+        ours = (path / "candidates.json").exists()  # the batch job keeps tables of users beside its shards
+        found = sorted(path.glob("part-*.parquet" if ours else "[!.]*.parquet"))
     if not found:
         what = "holds no .parquet file" if path.is_dir() else "is not there"
         raise DataError(f"evaluate.rankings.{name}: '{path.absolute()}' {what}; {_HOW}")

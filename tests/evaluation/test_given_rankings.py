@@ -17,7 +17,7 @@ from recsys.data.histories import Histories
 from recsys.evaluation.baselines.config import BaselinesConfig
 from recsys.evaluation.baselines.registry import build_baselines
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.given_rankings import GivenRanking, fingerprint, read_ranking_of
+from recsys.evaluation.given_rankings import GivenRanking, files_of, fingerprint, read_ranking_of
 from tests.toy.dataset import ring_prepared
 
 
@@ -141,3 +141,12 @@ def test_names_are_distinct() -> None:
         EvaluateConfig.model_validate({"rankings": {"sasrec": "a.parquet"}})
     with pytest.raises(ValidationError, match="models has the name 'shop'"):
         EvaluateConfig.model_validate({"rankings": {"shop": "a.parquet"}, "models": {"shop": "models:/x/1"}})
+
+
+def test_of_our_own_candidates_the_shards_alone_are_read(tmp_path: Path) -> None:
+    """The batch job keeps tables of users beside its shards; in a folder of somebody else every file counts."""
+    for name in ("part-00000-of-00001.parquet", "asked-00000-of-00001.parquet", "shortfalls-00000-of-00001.parquet"):
+        pl.DataFrame({"user_id": [1]}).write_parquet(tmp_path / name)
+    assert len(files_of("shop", tmp_path)) == 3
+    (tmp_path / "candidates.json").write_text("{}")
+    assert [path.name for path in files_of("shop", tmp_path)] == ["part-00000-of-00001.parquet"]

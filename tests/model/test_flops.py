@@ -64,7 +64,9 @@ def test_a_training_step_without_padding_counts_what_torch_counts(tmp_path: Path
     target = torch.ones(2, points, 1, dtype=torch.int64)
     visible = torch.full((2, points), 6) if points == 1 else torch.arange(7).expand(2, 7)
     batch = TrainingBatch(history, target, visible.contiguous())
-    with counter() as seen, torch.no_grad():
+    with (
+        counter() as seen
+    ):  # with gradients: without them few rows are filled up to whole tiles, which is no useful work
         hidden, _ = policy(batch)
         policy.code_losses(hidden, batch.target_BPM)
     ours = training_flops(policy, batch.asked.counts, dense_targets=2 * points, scored_items=0)
@@ -96,7 +98,7 @@ def test_decoding_counts_what_torch_counts(tmp_path: Path, preset: str) -> None:
     """Three users of 6 events, 1 and then 3 beams; the dense query of each, D^2, is counted as part of ranking."""
     policy = policy_of(tmp_path, preset)
     history = history_of([6, 6, 6])
-    with counter() as seen, torch.no_grad():
+    with counter() as seen:  # as above
         state = policy.start(history)
         first = policy.next_codes(state, None)
         assert first is not None

@@ -155,7 +155,7 @@ def test_killed_while_a_round_is_published(
 ) -> None:
     """The moments before a finished round is described, and before its folder moves."""
     whole = go(prepared, tmp_path / "whole", config)
-    for name in ("write_json", "sha256_of_file"):
+    for name in ("write_json", "describe_files"):
         with monkeypatch.context() as patch:
             patch.setattr(round_state, name, _second_call_dies(getattr(round_state, name)))
             with pytest.raises(KeyboardInterrupt):

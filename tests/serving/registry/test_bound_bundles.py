@@ -18,7 +18,7 @@ from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import ArtifactStore, open_artifact
 from recsys.decoding.config import DecodeConfig
 from serving.answers.scorer import Scorer
-from serving.batch.job import _open_bundle
+from serving.batch.job import open_bundle as open_model
 from serving.bundle.layout import open_bundle
 from serving.export.export import BundleSources, export_bundle
 from serving.registry.aliases import BUNDLE_TAG, CONTENT_TAG
@@ -110,7 +110,7 @@ def test_each_version_has_its_own(shop: Shop, tmp_path: Path) -> None:
         assert beam(registry.open_bundle(version).path) == 11 + number
         assert beam(registry.open_bundle(version).path) == 11 + number
         assert registry.open_bundle(version, shop.store).path == shop.store.path_of("bundle", DIGESTS[number])
-        path, pinned = _open_bundle(f"models:/toy/{number}", tmp_path / "job", shop.uri)
+        path, pinned = open_model(f"models:/toy/{number}", tmp_path / "job", shop.uri)
         assert (beam(path), pinned) == (11 + number, f"models:/toy/{number}")
 
 
