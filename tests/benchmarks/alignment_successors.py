@@ -131,7 +131,7 @@ def page(out: Path) -> str:
         "those that ReRe was given earlier, nothing was tuned for its successors",
         "CPU s: of the alignment, guard included, on a machine that was busy with other work; groups with a signal: share "
         "of the requests that taught something",
-        "goal of issue 15: HR@1 up by 10 % and HR@50 not below the start, by intervals over five seeds",
+        "goal: HR@1 up by 10 % and HR@50 not below the start, by intervals over five seeds",
     ]
     head = ["# Recall that is not sold: ReRe's successors", "", f"**{findings.of_successors(rows)}**", ""]
     head += ["`python -m tests.benchmarks.alignment_successors --dataset beauty` (toys, industrial)", "", machine(), ""]

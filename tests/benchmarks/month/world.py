@@ -34,7 +34,7 @@ class Size:
 
     nights: int = 30
     before: int = 20
-    world: DaysConfig = field(default_factory=lambda: DaysConfig(users=500, items=300, topics=6, visits=0.4))
+    world: DaysConfig = field(default_factory=lambda: DaysConfig(users=1500, items=400, topics=6, visits=0.4))
     epochs: int = 20
     compare_every: int = 5
     recipe: dict[str, Any] = field(default_factory=dict)
