@@ -130,6 +130,16 @@ def test_users_from_a_file(bundle: Path, item_ids: list[int], tmp_path: Path) ->
     assert counts["rows"] == 4
 
 
+def test_the_same_file_with_other_histories_is_another_job(bundle: Path, item_ids: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "users.parquet"
+    for number, item in enumerate(item_ids[:2]):
+        pl.DataFrame({"user_id": ["5"], "item_ids": [[item]]}).write_parquet(path)
+        if number == 0:
+            write_candidates(bundle, FrameUsers(path), RecommendConfig(k=2), tmp_path / "out", QUIET)
+    with pytest.raises(ArtifactError, match="holds another job"):
+        write_candidates(bundle, FrameUsers(path), RecommendConfig(k=2), tmp_path / "out", QUIET)
+
+
 def test_a_truncated_users_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "users.parquet"
     pl.DataFrame({"user_id": [5], "item_ids": [[1]]}).write_parquet(path)
