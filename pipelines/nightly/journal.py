@@ -152,16 +152,26 @@ class Journal:
 
 
 def night_status(journal: Journal) -> dict[str, Any]:
-    """Return ``last_night``, the one of the latest day, and ``unfinished_nights``, the days that the next run takes up."""
-    nights = journal.nights()
+    """Return ``last_night``, the one of the latest day, and ``unfinished_nights``, the days that the next run takes up.
+
+    A damaged journal is said in ``nights_problem``, and the rest of a status can still be shown.
+    """
+    problem = None
+    try:
+        nights = journal.nights()
+    except ArtifactError as error:
+        nights, problem = [], str(error)
     return {
         "last_night": nights[-1].model_dump(mode="json") if nights else None,
         "unfinished_nights": [night.day.isoformat() for night in nights if not night.finished],
+        "nights_problem": problem,
     }
 
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:
     """The same for people; nothing where no night was run."""
+    if status["nights_problem"] is not None:
+        return [f"night       unknown: {status['nights_problem']}"]
     if status["last_night"] is None:
         return []
     lines = [f"night       {describe(Night.model_validate(status['last_night']))}"]

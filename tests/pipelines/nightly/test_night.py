@@ -381,3 +381,6 @@ def test_a_damaged_journal_is_named(world: World) -> None:
     path.write_text("{}")
     with pytest.raises(ArtifactError, match=r"nights/2026-11-01.json' is no night of the journal"):
         world.night(2)
+    (said,) = status_lines(night_status(Journal(world.output, "shop")))  # who only asks sees the rest
+    assert said.startswith("night       unknown: ")
+    assert "is no night of the journal" in said
