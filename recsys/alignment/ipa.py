@@ -36,7 +36,7 @@ from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.alignment.rollouts.request_stream import RequestStream, seeded
 from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
 from recsys.alignment.rounds.learner import Learner, TargetPass, supervised_loss
-from recsys.alignment.rounds.loop import RoundWork
+from recsys.alignment.rounds.loop import CarriesNothing, RoundWork
 from recsys.alignment.rounds.store import load_tensors, save_tensors
 from recsys.contracts.columns import TRAIN
 from recsys.contracts.errors import ConfigError
@@ -49,7 +49,7 @@ REQUESTS_PER_FILE: Final = 2048
 
 
 @dataclass
-class IterativePreferenceAlignment:
+class IterativePreferenceAlignment(CarriesNothing):
     """OneRec's loop as a method of :mod:`recsys.alignment.rounds.loop`.
 
     Attributes:
@@ -75,16 +75,6 @@ class IterativePreferenceAlignment:
     def steps_per_round(self) -> int:
         """Updates of one round."""
         return self.stream.steps_for(self.config.samples_per_round)
-
-    def begin(self, state: dict[str, Any] | None) -> None:
-        """Nothing is carried from round to round beside the learner."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""
 
     def train(self, work: RoundWork) -> dict[str, Any]:
         """Make or read the pairs, then train on all samples of the round; without a preference loss on the samples alone."""

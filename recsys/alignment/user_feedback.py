@@ -29,7 +29,7 @@ from recsys.alignment.losses.policy_gradient import policy_gradient_loss
 from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.alignment.rollouts.request_stream import RequestStream
 from recsys.alignment.rounds.learner import Learner, TargetPass, supervised_loss
-from recsys.alignment.rounds.loop import RoundWork
+from recsys.alignment.rounds.loop import CarriesNothing, RoundWork
 from recsys.contracts.columns import TRAIN
 from recsys.contracts.errors import DataError
 from recsys.data.batch import collate_histories
@@ -70,7 +70,7 @@ def feedback_advantages(
 
 
 @dataclass
-class UserFeedbackLearning:
+class UserFeedbackLearning(CarriesNothing):
     """User feedback as a method of :mod:`recsys.alignment.rounds.loop`.
 
     Attributes:
@@ -92,16 +92,6 @@ class UserFeedbackLearning:
     def steps_per_round(self) -> int:
         """Updates of one round."""
         return self.config.steps_per_round
-
-    def begin(self, state: dict[str, Any] | None) -> None:
-        """Nothing is carried from round to round beside the learner."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""
 
     @cached_property
     def exposures(self) -> Exposures:

@@ -84,7 +84,7 @@ class RoundWork:
 
 
 class Method(Protocol):
-    """IPA or ReRe."""
+    """IPA, ReRe, or user feedback."""
 
     @property
     def num_rounds(self) -> int:
@@ -119,6 +119,20 @@ class Method(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         ...
+
+
+class CarriesNothing:
+    """A method whose rounds leave nothing behind beside the learner's state."""
+
+    def begin(self, state: dict[str, Any] | None) -> None:
+        """Nothing is carried from round to round."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)
