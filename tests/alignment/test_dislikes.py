@@ -14,7 +14,6 @@ from recsys.alignment.align import align_policy
 from recsys.alignment.config import (
     AlignConfig,
     DislikesConfig,
-    GuardConfig,
     IpaConfig,
     OptimiserConfig,
     RolloutConfig,
@@ -29,7 +28,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import read_json
 from recsys.decoding.config import DecodeConfig
-from tests.toy.alignment import NO_FALL_STOPS, QUIET, EvenTaste, next_item_ring, ring_policy, session_ring
+from tests.toy.alignment import QUIET, RECORDING_GUARD, EvenTaste, next_item_ring, ring_policy, session_ring
 from tests.toy.dataset import ring_ids
 
 HATED = 5
@@ -102,14 +101,6 @@ def test_the_rejected_session_differs_in_its_last_item_alone_and_is_scored_by_th
 
 def aligned(prepared: Dataset, folder: Path, dislikes: DislikesConfig | None):
     policy = ring_policy(prepared)
-    guard = GuardConfig(
-        ks=(1, 5, 10),
-        recall_at=10,
-        num_generations=4,
-        users=40,
-        resamples=100,
-        **{**NO_FALL_STOPS, "on_violation": "record"},
-    )
     settings = IpaConfig(
         rounds=1,
         samples_per_round=320,
@@ -121,7 +112,7 @@ def aligned(prepared: Dataset, folder: Path, dislikes: DislikesConfig | None):
         supervised=SupervisedConfig(weight=0.1, dense_weight=0.0),
         optimiser=OptimiserConfig(learning_rate=3e-3),
     )
-    config = AlignConfig(method="ipa", ipa=settings, guard=guard)
+    config = AlignConfig(method="ipa", ipa=settings, guard=RECORDING_GUARD)
     inputs = AlignmentInputs(prepared, ring_ids(), policy, config, DecodeConfig(), 5, EvenTaste(), EvenTaste())
     align_policy(inputs, folder, QUIET)
     report = read_json(folder / REPORT_NAME)

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from recsys.alignment.align import align_policy
 from recsys.alignment.config import (
     AlignConfig,
-    GuardConfig,
     OptimiserConfig,
     SupervisedConfig,
     UserFeedbackConfig,
@@ -30,7 +29,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
 from recsys.data.batch import collate_histories
 from recsys.decoding.config import DecodeConfig
-from tests.toy.alignment import NO_FALL_STOPS, QUIET, KillAfter, next_item_ring, ring_policy, weights_of
+from tests.toy.alignment import QUIET, RECORDING_GUARD, KillAfter, next_item_ring, ring_policy, weights_of
 from tests.toy.dataset import ring_ids
 
 LIKED, HATED = 3, 5
@@ -119,14 +118,6 @@ def test_the_gradient_is_that_of_both_bounds(tmp_path: Path) -> None:
 def aligned(folder: Path, progress=QUIET, data: Path | None = None):
     prepared = with_exposures(next_item_ring(data or folder / "data"))
     policy = ring_policy(prepared)
-    guard = GuardConfig(
-        ks=(1, 5, 10),
-        recall_at=10,
-        num_generations=4,
-        users=40,
-        resamples=100,
-        **{**NO_FALL_STOPS, "on_violation": "record"},
-    )
     settings = UserFeedbackConfig(
         rounds=2,
         steps_per_round=20,
@@ -135,7 +126,7 @@ def aligned(folder: Path, progress=QUIET, data: Path | None = None):
         supervised=SupervisedConfig(weight=0.1, dense_weight=0.0),
         optimiser=OptimiserConfig(learning_rate=3e-3),
     )
-    config = AlignConfig(method="feedback", feedback=settings, guard=guard, checkpoint_every_steps=5)
+    config = AlignConfig(method="feedback", feedback=settings, guard=RECORDING_GUARD, checkpoint_every_steps=5)
     inputs = AlignmentInputs(prepared, ring_ids(), policy, config, DecodeConfig(), 5)
     summary = align_policy(inputs, folder / "run", progress)
     return policy, summary

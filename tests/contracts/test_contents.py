@@ -150,10 +150,11 @@ def test_a_harmed_folder_is_refused(tmp_path: Path, harm: Callable[[Path], None]
 
 def test_hidden_files_of_the_machine_are_nobodys_business(tmp_path: Path) -> None:
     folder = publish(tmp_path)
+    digest = open_artifact(folder).digest
     (folder / ".DS_Store").write_text("x")
-    open_artifact(folder)
+    assert open_artifact(folder).digest == digest
     os.link(folder / "notes.txt", tmp_path / "second name")  # a hard link is the file itself
-    open_artifact(folder)
+    assert open_artifact(folder).digest == digest
 
 
 def test_some_files_are_checked_without_the_others(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.fit import build_policy, training_form
 from recsys.training.losses import next_token_loss
 from tests.toy.dataset import ring_prepared, toy_ids
+from tests.toy.language_model import SHAPE
 
 BASE = {
     "width": 16,
@@ -41,16 +42,6 @@ PATHWAYS = {
     "lifelong_layers": 1,
 }
 LAZY = {"decoder": "lazy", "num_dense_blocks": 1, "kv_groups": 2}
-SHAPE = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-    "max_position_embeddings": 128,
-}
 LANGUAGE = {"backbone": "llm", "features": ("codes", "behaviour"), "language_model": {"shape": {**SHAPE}}}
 UNTIED = {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": False}
 TITLES = {"titles": True, "title_tokens": 6, "instruction": "likes: ", "softmax": "vocabulary"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from recsys.alignment.config import GuardConfig
 from recsys.contracts.dataset import Dataset
 from recsys.data.histories import Histories
 from recsys.model.config import ModelConfig
@@ -74,6 +75,16 @@ NO_FALL_STOPS = {
     "max_kl": None,
 }
 """Settings of a guard that stops for a fall of the reward alone."""
+
+RECORDING_GUARD = GuardConfig(
+    ks=(1, 5, 10),
+    recall_at=10,
+    num_generations=4,
+    users=40,
+    resamples=100,
+    **{**NO_FALL_STOPS, "on_violation": "record"},
+)
+"""A guard that stops for nothing."""
 
 
 def next_item_ring(folder: Path) -> Dataset:

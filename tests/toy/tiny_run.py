@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
 
 RECIPE = """
 name: tiny
@@ -22,6 +26,23 @@ promote: {floor: none}
 evaluate: {baselines: [popularity, markov]}
 recommend: {k: 10, users_per_shard: 100}
 """
+
+
+def write_small_log(folder: Path, **more: Any) -> Path:
+    """Write six users with four events each as a file, and a recipe that reads it; return the recipe's path.
+
+    Args:
+        more: Further keys of the recipe.
+    """
+    rows = [(user, item, 1_700_000_000 + 60 * item) for user in range(6) for item in range(4)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "events.csv")
+    values = {
+        "source": {"kind": "table", "path": str(folder), "interactions": "events.csv", "timestamp_unit": "s"},
+        "features": {"split": {"kind": "leave_last_out"}},
+        "output_dir": str(folder / "out"),
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values | more))
+    return folder / "recipe.yaml"
 
 
 def write_recipe(folder: Path) -> Path:

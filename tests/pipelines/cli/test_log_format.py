@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
-import yaml
+
+from tests.toy.tiny_run import write_small_log
 
 ROOT = Path(__file__).resolve().parents[3]
 FAULT = """
@@ -34,15 +34,7 @@ with mock.patch("pipelines.workflow.Workflow.run_verb", work):
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    rows = [(user, item, 1_700_000_000 + 60 * item) for user in range(6) for item in range(4)]
-    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "events.csv")
-    values = {
-        "source": {"kind": "table", "path": str(tmp_path), "interactions": "events.csv", "timestamp_unit": "s"},
-        "features": {"split": {"kind": "leave_last_out"}},
-        "output_dir": str(tmp_path / "out"),
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    return tmp_path / "recipe.yaml"
+    return write_small_log(tmp_path)
 
 
 def spoken(*arguments: str, code: int = 0, script: str | None = None) -> list[dict[str, Any]]:

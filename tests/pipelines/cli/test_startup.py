@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
+
+from tests.toy.tiny_run import write_small_log
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "torchrec", "lightning", "mlflow", "transformers", "matplotlib", "scipy", "pandas")
@@ -36,15 +37,7 @@ def assert_imports_none_of(names: tuple[str, ...], *arguments: str) -> str:
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six users with four events each, as a file; MLflow is the file in the output folder."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    rows = [(user, item, 1_700_000_000 + 60 * item) for user in range(6) for item in range(4)]
-    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "events.csv")
-    values = {
-        "source": {"kind": "table", "path": str(tmp_path), "interactions": "events.csv", "timestamp_unit": "s"},
-        "features": {"split": {"kind": "leave_last_out"}},
-        "output_dir": str(tmp_path / "out"),
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    return tmp_path / "recipe.yaml"
+    return write_small_log(tmp_path)
 
 
 def test_reading_parquet_imports_no_second_library_of_arithmetic(recipe: Path) -> None:

@@ -11,9 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import polars as pl
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.cli.app import main
@@ -21,6 +19,8 @@ from pipelines.engine.lock import run_lock
 from pipelines.run_summary import files
 from pipelines.run_summary.files import read_summaries, summarised, write_summary
 from recsys.contracts.errors import ArtifactError, DataError
+from tests.toy.run_records import record_of_a_run
+from tests.toy.tiny_run import write_small_log
 
 SECRET = "pass@w0rd"
 
@@ -29,16 +29,7 @@ SECRET = "pass@w0rd"
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six users with four events each, as a file; the tracking server has a password and is never asked."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    rows = [(user, item, 1_700_000_000 + 60 * item) for user in range(6) for item in range(4)]
-    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "events.csv")
-    values = {
-        "source": {"kind": "table", "path": str(tmp_path), "interactions": "events.csv", "timestamp_unit": "s"},
-        "features": {"split": {"kind": "leave_last_out"}},
-        "output_dir": str(tmp_path / "out"),
-        "tracking": {"uri": f"http://ann:{SECRET}@127.0.0.1:9", "timeout_s": 0.1},
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    return tmp_path / "recipe.yaml"
+    return write_small_log(tmp_path, tracking={"uri": f"http://ann:{SECRET}@127.0.0.1:9", "timeout_s": 0.1})
 
 
 def call(*arguments: str) -> int:
@@ -141,25 +132,8 @@ def test_no_secret_is_written(recipe: Path) -> None:
 
 
 def some_record(number: int) -> dict[str, Any]:
-    return {
-        "schema_version": 1,
-        "id": f"{number:04d}",
-        "command": "run",
-        "state": "done",
-        "exit_code": 0,
-        "ended_at": f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}+00:00",
-        "seconds": 1.0,
-        "cpu_seconds": 1.0,
-        "model": "shop",
-        "output_dir": "/runs",
-        "warnings": [],
-        "stages": [],
-        "rows": {},
-        "figures": [],
-        "verdict": None,
-        "champion": None,
-        "candidates": None,
-    }
+    ended = f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}+00:00"
+    return record_of_a_run(schema_version=1, id=f"{number:04d}", ended_at=ended)
 
 
 def test_the_oldest_summaries_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

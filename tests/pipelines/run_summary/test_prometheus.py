@@ -8,29 +8,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.run_summary.prometheus import escaped, metrics_text
+from tests.toy.run_records import record_of_a_run
 
 Labels = tuple[tuple[str, str], ...]
 
 
 def record(minute: int, **changed: Any) -> dict[str, Any]:
     """A run that ended so many minutes after 1970 began, without any result."""
-    return {
-        "command": "run",
-        "state": "done",
-        "exit_code": 0,
-        "ended_at": f"1970-01-01T00:{minute:02d}:00+00:00",
-        "seconds": 2.5,
-        "cpu_seconds": 2.0,
-        "model": "shop",
-        "output_dir": "/runs",
-        "warnings": [],
-        "stages": [],
-        "rows": {},
-        "figures": [],
-        "verdict": None,
-        "champion": None,
-        "candidates": None,
-    } | changed
+    ended = f"1970-01-01T00:{minute:02d}:00+00:00"
+    return record_of_a_run(ended_at=ended, seconds=2.5, cpu_seconds=2.0) | changed
 
 
 def parsed(text: str) -> dict[tuple[str, Labels], float]:
