@@ -297,8 +297,9 @@ class GuardConfig(FrozenConfig):
         ks: Cut-offs of HR, NDCG and recall; those not below the size of the catalogue are left out. 1 is always measured,
             and nothing beyond the largest is decoded unless ``decode.beam_width`` asks for it.
         recall_at: Deepest cut-off whose recall must not fall; the smaller ones of ``ks`` above 1 must not fall either.
-        false_stops: Chance that a run whose rounds changed nothing is stopped by a fall. It is shared evenly by all rounds
-            and all comparisons of the rules that act (Bonferroni), so that looking often does not stop more.
+        false_stops: Chance that a run whose rounds changed nothing is stopped by a fall. It is shared by all rounds and all
+            comparisons of the rules that act, half of it for the soft recall at ``recall_at``
+            (:mod:`recsys.alignment.rounds.comparison`), so that looking often does not stop more.
         recall_margin, hr1_margin, coverage_margin: Falls that are worth acting on, as a share of the start's figure.
         reward_margin: The same for reward and held-out reward, in standard deviations of the start's figure over rows.
         recall_falls, hr1_falls, coverage_falls, reward_falls, held_out_falls: What a fall of that figure does: an action

@@ -20,9 +20,9 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -38,11 +38,10 @@ from pipelines.engine.runner import Runner
 from pipelines.simulation.users import Sessions, SimulatedUsers, best_by
 from pipelines.stages import stages_of
 from recsys.alignment.align import align_policy
-from recsys.alignment.config import AlignConfig, RolloutConfig
+from recsys.alignment.config import RolloutConfig
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
 from recsys.alignment.rounds.report import CURVES_NAME, REPORT_NAME
-from recsys.config import validate
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import ArtifactStore, read_json, write_json
@@ -53,17 +52,8 @@ from recsys.reward.checkpoint import load_reward_model
 from recsys.reward.scoring import ModelScorer
 from recsys.runtime import SilentProgress, set_threads
 from recsys.semantic_ids.versions import SemanticIds
-from tests.benchmarks.alignment_simulator_page import (
-    CONTROL,
-    IPA,
-    LOSS,
-    ONE_SHOT,
-    PUSHED,
-    PUSHED_GUARDED,
-    START,
-    TIME_NAME,
-    write_page,
-)
+from tests.benchmarks.alignment_simulator_page import TIME_NAME, write_page
+from tests.benchmarks.alignment_simulator_variants import VARIANTS, Variant, align_config
 
 logger = logging.getLogger("recsys.benchmarks")
 
@@ -81,69 +71,21 @@ MARK_BEAMS: Final = 32
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to align.
+class Base:
+    """World, policy, reward model and evaluate of one seed.
 
     Attributes:
-        changes: Keys of the recipe's ``align`` section that are replaced; ``None``: no alignment at all.
-        one_round: Put all samples of the recipe's rounds into one.
-        every_round: Evaluate the policy of every round, not only the one that is kept.
+        changed: ``key=value`` of the recipe, the same for all seeds, such as a smaller world.
     """
-
-    changes: Mapping[str, Any] | None = field(default_factory=dict)
-    one_round: bool = False
-    every_round: bool = False
-
-
-def _loss(loss_type: str, beta: float, **options: Any) -> Variant:
-    """A loss on a smaller budget, so that there can be many."""
-    loss = {"loss_type": loss_type, "beta": beta}
-    return Variant({"ipa": {"rounds": 2, "samples_per_round": 2000, "loss": loss, **options}})
-
-
-_PUSH: Final = {
-    "rounds": 5,
-    "samples_per_round": 1500,
-    "preference_weight": 1.0,
-    "supervised": {"weight": 0.0},
-    "optimiser": {"learning_rate": 1e-3, "final_learning_rate_share": 1.0},
-    "loss": {"beta": 0.02},
-}
-"""No next-token loss, a weak pull to the reference, large steps: what a careless run would do."""
-
-_SPACED: Final = {"pair_rule": "rank_spaced"}
-
-VARIANTS: Final = {
-    START: Variant(None),
-    IPA: Variant(every_round=True),
-    ONE_SHOT: Variant(one_round=True),
-    CONTROL: Variant({"ipa": {"preference": "none"}}),
-    PUSHED: Variant({"ipa": _PUSH, "guard": {"on_violation": "record"}}, every_round=True),
-    PUSHED_GUARDED: Variant({"ipa": _PUSH, "guard": {"on_violation": "back_off"}}, every_round=True),
-    f"{LOSS}dpo": _loss("dpo", 0.2),
-    f"{LOSS}ipo": _loss("ipo", 0.2),
-    f"{LOSS}cdpo": _loss("cdpo", 0.2),
-    f"{LOSS}rdpo": _loss("rdpo", 0.2),
-    f"{LOSS}cpo": _loss("cpo", 0.2),
-    f"{LOSS}simpo": _loss("simpo", 2.0),
-    f"{LOSS}sdpo, 4 negatives": _loss("sdpo", 0.2, **_SPACED, num_negatives=4),
-    f"{LOSS}plackett_luce, 8 of the group": _loss("plackett_luce", 0.2, **_SPACED, num_negatives=7),
-    f"{LOSS}listwise, 8 of the group": _loss("listwise", 0.2, **_SPACED, num_negatives=7),
-    f"{LOSS}dpo, easy pairs first": _loss("dpo", 0.2, curriculum={"by": "reward"}),
-}
-
-
-@dataclass(frozen=True)
-class Base:
-    """World, policy, reward model and evaluate of one seed."""
 
     folder: Path
     seed: int
+    changed: tuple[str, ...] = ()
 
     @property
     def config(self) -> RunConfig:
-        """The recipe for this seed."""
-        return load_run_config(RECIPE, [f"seed={self.seed}", f"output_dir={self.folder}", "threads=1"])
+        """The recipe for this seed, with the keys that were changed."""
+        return load_run_config(RECIPE, [f"seed={self.seed}", f"output_dir={self.folder}", "threads=1", *self.changed])
 
     @cached_property
     def artefacts(self) -> dict[str, Path]:
@@ -162,8 +104,12 @@ class Base:
                 runner.run_all(stage for stage in stages_of(config, also=("reward",)) if stage.name in BASE_STAGES)
             seconds = {name: outcome.seconds for name, outcome in runner.outcomes.items()}
             paths = {name: str(outcome.artifact.path) for name, outcome in runner.outcomes.items()}
-            write_json(record, {"artefacts": paths, "seconds": seconds})
-        folders = {name: Path(path) for name, path in read_json(record)["artefacts"].items()}
+            write_json(record, {"artefacts": paths, "seconds": seconds, "changed": list(self.changed)})
+        made = read_json(record)
+        before, now = (_not_of_align(keys) for keys in (made.get("changed", []), self.changed))
+        if before != now:
+            raise ArtifactError(f"'{record}' was made with --set {before}, not {now}; give another --runs")
+        folders = {name: Path(path) for name, path in made["artefacts"].items()}
         missing = [str(folder) for folder in folders.values() if not folder.is_dir()]
         if missing:
             raise ArtifactError(f"'{record}' names '{missing[0]}', which is not there; delete '{self.folder}'")
@@ -200,20 +146,8 @@ class Base:
         return load_policy(folder or self.artefacts["train"] / "model", self.semantic_ids.digest)
 
 
-def align_config(base: AlignConfig, variant: Variant) -> AlignConfig:
-    """Apply the changes of a variant to the recipe's section."""
-    values = base.model_dump(mode="json")
-    if variant.one_round:
-        assert base.ipa.samples_per_round is not None
-        values["ipa"] |= {"rounds": 1, "samples_per_round": base.ipa.rounds * base.ipa.samples_per_round}
-    return validate(AlignConfig, _merged(values, variant.changes or {}), "the variant's align section")
-
-
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
-    for name, change in changes.items():
-        merged[name] = _merged(merged[name], change) if isinstance(change, Mapping) else change
-    return merged
+def _not_of_align(changed: Sequence[str]) -> list[str]:
+    return sorted(one for one in changed if not one.startswith("align."))
 
 
 Evaluated = dict[str, npt.NDArray[np.float64]]
@@ -258,6 +192,7 @@ class Job:
     runs: Path
     seed: int
     name: str
+    changed: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -276,16 +211,16 @@ class Job:
 
 
 @lru_cache(maxsize=4)
-def open_base(runs: Path, seed: int) -> Base:
+def open_base(runs: Path, seed: int, changed: tuple[str, ...]) -> Base:
     """One per process and seed, so that a worker simulates a world once."""
-    return Base(runs / f"base_{seed}", seed)
+    return Base(runs / f"base_{seed}", seed, changed)
 
 
 def run_job(job: Job) -> str:
     """Align and measure; the start also measures the marks that any policy can be held against."""
     set_up_logging(LogLevel.WARNING)
     set_threads(1)
-    base = open_base(job.runs, job.seed)
+    base = open_base(job.runs, job.seed, job.changed)
     job.folder.mkdir(parents=True, exist_ok=True)
     variant = VARIANTS[job.name]
     facts: dict[str, Any] = {"seed": job.seed, "variant": job.name, "rows": len(base.users)}
@@ -350,20 +285,20 @@ def marks(base: Base) -> dict[str, dict[str, float]]:
     return {name: {key: float(value.mean()) for key, value in cells.items()} for name, cells in evaluated.items()}
 
 
-def train_base(runs: Path, seed: int) -> str:
+def train_base(runs: Path, seed: int, changed: tuple[str, ...]) -> str:
     """Train policy, reward model and evaluate of a seed."""
     set_up_logging(LogLevel.WARNING)
     set_threads(1)
-    open_base(runs, seed).artefacts  # noqa: B018
+    open_base(runs, seed, changed).artefacts  # noqa: B018
     return f"seed {seed}: policy and reward models are there"
 
 
-def run_missing(runs: Path, seeds: Sequence[int], names: Sequence[str], workers: int) -> None:
+def run_missing(runs: Path, seeds: Sequence[int], names: Sequence[str], workers: int, changed: tuple[str, ...]) -> None:
     """Run what has no result yet in ``workers`` processes of one thread each: first the bases, then all variants."""
-    jobs = [Job(runs, seed, name) for name in names for seed in seeds]
+    jobs = [Job(runs, seed, name, changed) for name in names for seed in seeds]
     jobs = [job for job in jobs if not job.result.exists()]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        _report([pool.submit(train_base, runs, seed) for seed in sorted({job.seed for job in jobs})])
+        _report([pool.submit(train_base, runs, seed, changed) for seed in sorted({job.seed for job in jobs})])
         _report([pool.submit(run_job, job) for job in jobs])
 
 
@@ -378,6 +313,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first-seed", type=int, default=1, help="the settings were chosen on 0 and 17")
     parser.add_argument("--runs", type=Path, default=Path("runs/alignment_simulator"))
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the recipe, for all seeds")
     parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes of one thread")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page from what exists")
@@ -386,11 +322,11 @@ def main() -> None:
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
     started = time.monotonic()
     if not chosen.page:
-        run_missing(chosen.runs, seeds, chosen.variants, chosen.workers)
+        run_missing(chosen.runs, seeds, chosen.variants, chosen.workers, tuple(chosen.set))
         path = chosen.runs / TIME_NAME
         before = read_json(path)["minutes"] if path.exists() else 0.0
         write_json(path, {"minutes": before + (time.monotonic() - started) / 60, "workers": chosen.workers})
-    print(write_page(chosen.runs, seeds, [*VARIANTS]))
+    print(write_page(chosen.runs, seeds, [*VARIANTS], chosen.set))
 
 
 if __name__ == "__main__":

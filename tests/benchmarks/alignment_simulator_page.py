@@ -23,6 +23,7 @@ mpl.rcParams["svg.hashsalt"] = "alignment_simulator"  # the same picture from th
 
 START: Final = "next-token policy"
 IPA: Final = "ipa (dpo)"
+GUARDED: Final = "ipa (dpo), no price accepted"
 ONE_SHOT: Final = "one-shot dpo"
 CONTROL: Final = "next-token only"
 LOSS: Final = "loss: "
@@ -45,6 +46,7 @@ NOTES: Final = (
     "best beam: the session that would be served; drawn sessions: 4 samples from the policy per user",
     "held-out reward: weighted probabilities of the held-out reward model for the best beam",
     "changes are relative to the mean before; 95 % paired bootstrap intervals over users, all seeds pooled",
+    f"'{IPA}' accepts falls of HR@1, recall and coverage, as the recipe does; '{GUARDED}' goes back and takes smaller steps",
     f"'{CONTROL}' takes the same steps on the same samples without a preference loss: what mere training would bring",
 )
 
@@ -183,15 +185,16 @@ def finding(results: Results) -> str:
     return "; ".join(said) + "." if said else "Not run."
 
 
-def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str]) -> str:
+def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str], changed: Sequence[str] = ()) -> str:
     """Write ``results/alignment_simulator.md`` from the finished jobs of these seeds, and return its text."""
     wanted = set(seeds)
     found = {
         name: {seed: one for seed, one in by_seed.items() if seed in wanted}
-        for name, by_seed in read_results(runs).items()
+        for name, by_seed in read_results(runs, set(order)).items()
     }
     results: dict[str, dict[int, Finished]] = {name: found[name] for name in order if found.get(name)}
     command = f"python -m tests.benchmarks.alignment_simulator --first-seed {seeds[0]} --seeds {len(seeds)}"
+    command += f" --set {' '.join(changed)}" if changed else ""
     lines = ["# Alignment against the truth of the simulator", "", f"**{finding(results)}**", ""]
     lines += [f"`{command}`", "", machine(), ""]
     lines += [f"- {note}" for note in NOTES]
@@ -212,7 +215,7 @@ def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str]) -> str:
     lines += ["## What a policy can be held against", "", *marks_table(results[START])]
     draw_rounds(results, RESULTS / "alignment_simulator.svg")
     lines += ["![Reward, held-out reward and truth over the rounds](alignment_simulator.svg)", ""]
-    for name in (IPA, PUSHED, PUSHED_GUARDED):
+    for name in (IPA, GUARDED, PUSHED, PUSHED_GUARDED):
         if name in results:
             lines += [f"## Rounds: {name}", "", *rounds_table(results[name]), *verdicts(results[name])]
     lines += ["## Cost", "", *cost_table({**results, **losses})]

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.alignment.config import GuardConfig
+from recsys.alignment.rounds.comparison import compare
 from recsys.alignment.rounds.measurement import Measurement
-from recsys.alignment.rounds.rules import RULES, compare, non_finite
+from recsys.alignment.rounds.rules import RULES, non_finite
 
 Decision = Literal["keep", "back_off", "stop"]
 _STRENGTH: Final[Mapping[str, int]] = {"record": 0, "back_off": 1, "stop": 2}

@@ -23,6 +23,17 @@ COVERAGE: Final = f"coverage@{COVERAGE_AT}"
 STEERED: Final = "_steered"
 """Ending of a figure that was measured under drawn objective weights."""
 
+
+def recall_name(k: int, *, soft: bool = False) -> str:
+    """Name of the recall at a cut-off, as it is or with a soft edge (:mod:`recsys.alignment.rounds.soft_recall`).
+
+    Example:
+        >>> recall_name(50), recall_name(50, soft=True)
+        ('beam_recall@50', 'beam_soft_recall@50')
+    """
+    return f"beam_soft_recall@{k}" if soft else f"beam_recall@{k}"
+
+
 Rows = dict[str, npt.NDArray[np.float64]]
 
 
@@ -31,12 +42,12 @@ class Measurement:
     """A policy, measured.
 
     Attributes:
-        values: By name: ``beam_hr@K``, ``beam_recall@K``, ``beam_ndcg@K`` in path-probability order, ``served_*`` in the
-            dense head's order, ``coverage@10``, ``entropy_level_1`` … in nats, ``kl_to_start`` in nats per item over all
-            items of a session and ``kl_to_start_item_1`` … at each place of it, ``reward`` and ``held_out_reward`` (see
-            :class:`~recsys.alignment.rounds.policy_evaluator.PolicyEvaluator`), ``reward_best``,
-            ``held_out_reward_best``, ``held_out_reward_<tower>``. A name with ``_steered`` is the same under drawn objective
-            weights.
+        values: By name: ``beam_hr@K``, ``beam_recall@K``, ``beam_ndcg@K`` in path-probability order,
+            ``beam_soft_recall@K`` (:mod:`recsys.alignment.rounds.soft_recall`), ``served_*`` in the dense head's order,
+            ``coverage@10``, ``entropy_level_1`` … in nats, ``kl_to_start`` in nats per item over all items of a session and
+            ``kl_to_start_item_1`` … at each place of it, ``reward`` and ``held_out_reward`` (see
+            :class:`~recsys.alignment.rounds.policy_evaluator.PolicyEvaluator`), ``reward_best``, ``held_out_reward_best``,
+            ``held_out_reward_<tower>``. A name with ``_steered`` is the same under drawn objective weights.
         rows: ``[N]`` per validation row, for what the guard compares; their mean is the value of that name.
     """
 

@@ -28,7 +28,9 @@ from recsys.alignment.rounds.measurement import (
     STEERED,
     Measurement,
     Rows,
+    recall_name,
 )
+from recsys.alignment.rounds.soft_recall import soft_recall
 from recsys.contracts.columns import VALID
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
@@ -148,12 +150,35 @@ class PolicyEvaluator:
             kept = {f"{name}_{m}": v for m, v in metrics.items() if not m.startswith("mrr")}
             values |= {metric: float(v.mean()) for metric, v in kept.items()}
             if name == "beam":
-                rows |= {
-                    m: kept[m] for m in (HR1, *(f"beam_recall@{k}" for k in self.config.recall_depths)) if m in kept
-                }
+                rows |= {m: kept[m] for m in (HR1, *map(recall_name, self.config.recall_depths)) if m in kept}
+        log_prob_NM = self._target_log_probs(policy)
+        for k in self.config.recall_depths:
+            if k in self.ks:
+                rows[recall_name(k, soft=True)] = soft_recall(log_prob_NM, beam.scores, k)
+                values[recall_name(k, soft=True)] = float(rows[recall_name(k, soft=True)].mean())
         rows[COVERAGE] = coverage_by_row(beam, COVERAGE_AT, self.num_items)
         values[COVERAGE] = float(rows[COVERAGE].mean())
         return values, rows
+
+    @torch.no_grad()
+    def _target_log_probs(self, policy: GenerativeRecommender) -> npt.NDArray[np.float64]:
+        """Log-probability of every target as the next item, ``[N, M]``; NaN for none, -inf for one that may not be shown."""
+        targets_NM = self.requests.targets_NM
+        found_NM = np.full(targets_NM.shape, np.nan)
+        for rows in self.requests.blocks(_ROWS_PER_PASS, policy.spec.model.max_history):
+            history = collate_histories(self.requests.histories.take(rows), policy.spec.model.max_history)
+            items_BM = targets_NM[rows]
+            each = candidate_log_probs(
+                policy, history.to(policy.codes.weight.device), items_BM[..., None].to(policy.codes.weight.device)
+            )
+            found_NM[rows] = each.sessions.masked_fill(~each.mask.any(-1).any(-1), torch.nan).double().cpu().numpy()
+        if self.config.exclude_seen:
+            seen_NM = [
+                np.isin(asked, seen)
+                for asked, seen in zip(targets_NM.numpy(), self.requests.histories.seen_items(), strict=True)
+            ]
+            found_NM[np.stack(seen_NM) & ~np.isnan(found_NM)] = -np.inf
+        return found_NM
 
     def _distributions(self, policy: GenerativeRecommender, requests: Requests, ending: str = "") -> dict[str, float]:
         """Softmax entropy per level and divergence from the start, along the prefixes of what users really took next.

@@ -12,11 +12,12 @@ from pydantic import ValidationError
 
 from recsys.alignment.config import GuardConfig
 from recsys.alignment.rewards.reward_set import RewardSet
+from recsys.alignment.rounds.comparison import errors
 from recsys.alignment.rounds.guard import check_round
 from recsys.alignment.rounds.measurement import Measurement
 from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator
-from recsys.alignment.rounds.rules import RULES, error_of_one, table
-from recsys.contracts.errors import ConfigError
+from recsys.alignment.rounds.rules import RULES, table
+from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.decoding.config import DecodeConfig
 from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring
 from tests.toy.dataset import ring_ids
@@ -150,11 +151,46 @@ def test_a_margin_by_hand() -> None:
 
 
 def test_the_error_is_shared_by_rounds_and_by_rules_that_act() -> None:
-    """HR@1, recall@5 against the start, reward and held-out reward against start and last round: 6 comparisons."""
-    assert error_of_one(GUARD, START.rows, looks=1) == pytest.approx(0.05 / 6)
-    assert error_of_one(GUARD, START.rows, looks=5) == pytest.approx(0.05 / 30)
+    """HR@1, recall@5 against the start, reward and held-out reward against start and last round: 6 comparisons. The soft
+    recall at the deepest cut-off beside them takes half of all; one at another depth is one of many."""
+    assert [*errors(GUARD, START.rows, looks=1).values()] == pytest.approx([0.05 / 6] * 6)
+    assert errors(GUARD, START.rows, looks=5)["reward", "kept"] == pytest.approx(0.05 / 30)
     fewer = GUARD.model_copy(update={"reward_falls": "record", "hr1_falls": "record", "false_stops": 0.3})
-    assert error_of_one(fewer, START.rows, looks=2) == pytest.approx(0.3 / 6)
+    assert errors(fewer, START.rows, looks=2) == {
+        ("beam_recall@5", "start"): pytest.approx(0.05),
+        ("held_out_reward", "start"): pytest.approx(0.05),
+        ("held_out_reward", "kept"): pytest.approx(0.05),
+    }
+    with_soft = errors(GUARD, [*START.rows, "beam_soft_recall@5"], looks=2)
+    assert with_soft.pop(("beam_soft_recall@5", "start")) == pytest.approx(0.0125)
+    assert [*with_soft.values()] == pytest.approx([0.0125 / 6] * 6)
+    assert errors(GUARD, ["beam_soft_recall@5"], looks=2) == {("beam_soft_recall@5", "start"): pytest.approx(0.025)}
+
+
+def soft(recall: float, soft_recall: float, noise: float = 0.0) -> Measurement:
+    """A round whose recall's rows differ by so much noise from the start's, and whose soft recall's do not."""
+    spread = np.where(np.arange(ROWS) % 2, noise, -noise)
+    rows = {"beam_recall@5": recall + spread, "beam_soft_recall@5": np.full(ROWS, soft_recall)}
+    return Measurement({name: float(values.mean()) for name, values in rows.items()}, rows)
+
+
+def test_the_soft_recall_finds_what_the_recall_is_too_noisy_for() -> None:
+    """A fall of .01 in noise of deviation 1 over 200 rows is .14 standard errors; the soft recall has none. Where the recall
+    itself rose beyond its interval, the soft one is silent; where it rose within it, it is not."""
+    start = soft(0.5, 0.5)
+    assert check_round(start, soft(0.49, 0.49, noise=1.0), EVERYONE, GUARD, 0).broken == (
+        "beam_soft_recall@5 fell by 0.0100 [-0.0100, -0.0100]",
+    )
+    assert check_round(start, soft(0.51, 0.49, noise=1.0), EVERYONE, GUARD, 0).decision == "stop"
+    assert check_round(start, soft(0.51, 0.49), EVERYONE, GUARD, 0).broken == ()
+    assert check_round(start, soft(0.49, 0.496, noise=1.0), EVERYONE, GUARD, 0).broken == ()  # less than 1 % of .5
+    recorded = GUARD.model_copy(update={"recall_falls": "record"})
+    assert check_round(start, soft(0.49, 0.49, noise=1.0), EVERYONE, recorded, 0).decision == "keep"
+
+
+def test_a_start_of_another_version_is_refused() -> None:
+    with pytest.raises(ArtifactError, match=r"the start has no beam_soft_recall@5; .* run `align` again"):
+        check_round(fake(0.2, 0.5, 0.0, 0.0), soft(0.5, 0.5), EVERYONE, GUARD, 0)
 
 
 def test_many_looks_ask_for_more_certainty() -> None:
@@ -210,7 +246,7 @@ def test_every_rule_has_an_action_of_its_own() -> None:
 
 def test_the_table_names_every_rule_and_setting() -> None:
     lines = table().splitlines()
-    assert len(lines) == 2 + len(RULES) == 10
+    assert len(lines) == 2 + len(RULES) == 11
     for setting in ("recall_falls", "hr1_falls", "coverage_falls", "reward_falls", "held_out_falls", "kl_exceeds"):
         assert any(f"`{setting}`" in line for line in lines)
     assert all(line.count("|") == 5 for line in lines)
