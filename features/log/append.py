@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from features.log.arrays import NO_CODE, CodeArray, is_constant
-from features.log.encoded_log import EncodedLog, LogWriter, StoredLog, sort_keys
+from features.log.encoded_log import ID_TABLES, EncodedLog, LogWriter, StoredLog, sort_keys
 from features.log.event_log import Core
 from features.log.order import KeyArray
 from features.log.stored_columns import Layout
@@ -29,8 +29,6 @@ KEY_NAMES: Final = ("prehistory", "timestamp", "position", "tie_break", "record"
 
 RUN_ROWS: Final = 1 << 19
 """Rows that are worked on at a time: few enough for the cache, and so many that what is done once per run weighs little."""
-
-_CODES: Final = {"user": "user_ids", "item": "item_ids", "session": "session_ids", "split": "split_names"}
 
 
 def runs_of_users(starts: RowArray, rows: int = RUN_ROWS) -> list[tuple[int, int]]:
@@ -92,8 +90,8 @@ class Merge:
             raise ValueError(f"the logs cannot be merged: {difference}")
         arrays, ids = dict(new.arrays()), {}
         tables: dict[str, CodeArray | None] = {}
-        for name, table in _CODES.items():
-            if name in arrays:
+        for name, table in ID_TABLES.items():
+            if name in arrays and getattr(new, table) is not None:
                 ids[table], places = merge_ids(getattr(earlier.head, table), getattr(new, table))
                 tables[name] = places.left
                 arrays[name] = _renumbered(arrays[name], places.right)
@@ -106,9 +104,8 @@ class Merge:
         own = np.bincount(arrays["user"], minlength=len(rows))
         before, after = (np.concatenate([[0], np.cumsum(count)]).astype(np.int64) for count in (rows, own))
         moves = _Moves.of(earlier.head, head)
-        return cls(
-            earlier, arrays, head, tables, moves, before, after, insertion_places(earlier, before, moves, arrays)
-        )
+        slots = insertion_places(earlier, before, moves, arrays, tables.get("tie_break"))
+        return cls(earlier, arrays, head, tables, moves, before, after, slots)
 
     @property
     def starts(self) -> RowArray:
@@ -118,7 +115,7 @@ class Merge:
     def marks(self, core: Core) -> Core:
         """Return marks of users and items of the earlier log as marks of those of the merged one; new ones have none."""
         found = []
-        for name, table in _CODES.items():
+        for name, table in ID_TABLES.items():
             if name in vars(core):
                 marks, moved = getattr(core, name), self.tables[name]
                 found.append(np.zeros(len(getattr(self.head, table)), bool))
@@ -134,7 +131,7 @@ class Merge:
         if name == "user":
             return np.diff(self.starts)
         column, moved = self.earlier.columns[name], self.tables[name]
-        rows = np.zeros(len(getattr(self.head, _CODES[name])), np.int64)
+        rows = np.zeros(len(getattr(self.head, ID_TABLES[name])), np.int64)
         for start in range(0, len(column), RUN_ROWS):
             rows += np.bincount(_renumbered(column[start : start + RUN_ROWS], moved), minlength=len(rows))
         return rows + np.bincount(self.new[name], minlength=len(rows))
@@ -209,8 +206,10 @@ def difference_of(earlier: EncodedLog, new: EncodedLog) -> str | None:
     left, right = sorted(earlier.arrays()), sorted(new.arrays())
     if left != right:
         return f"their columns differ: {', '.join(sorted(set(left) ^ set(right)))}"
-    for name, table in _CODES.items():
+    for name, table in ID_TABLES.items():
         one, other = getattr(earlier, table), getattr(new, table)
+        if (one is None) != (other is None):
+            return f"'{name}' is text in some of the files and numbers in others"
         if one is not None and one.dtype != other.dtype:
             return f"the ids of '{name}' are {one.dtype} in the files read earlier and {other.dtype} now"
     return None
@@ -282,7 +281,9 @@ class _Moves:
         return record + self.shift[np.searchsorted(self.starts, record, side="right") - 1]
 
 
-def insertion_places(earlier: StoredLog, starts: RowArray, moves: _Moves, after: Mapping[str, Any]) -> RowArray:
+def insertion_places(
+    earlier: StoredLog, starts: RowArray, moves: _Moves, after: Mapping[str, Any], texts: CodeArray | None
+) -> RowArray:
     """Return for every row of ``after`` how many rows of ``earlier`` come before it.
 
     Args:
@@ -290,6 +291,7 @@ def insertion_places(earlier: StoredLog, starts: RowArray, moves: _Moves, after:
         starts: ``[users + 1]`` first row of each user in it, by the numbers that users have in ``after``.
         moves: Of its records.
         after: Sorted columns by name, as in :class:`~features.log.encoded_log.EncodedLog`.
+        texts: The number in ``after`` of each text that breaks ties in ``earlier``; ``None`` where none moved.
     """
     low, high = starts[after["user"]], starts[after["user"] + 1]
     wanted = _keys(after)
@@ -298,6 +300,8 @@ def insertion_places(earlier: StoredLog, starts: RowArray, moves: _Moves, after:
         middle = (low[open_rows] + high[open_rows]) // 2
         columns = {name: earlier.columns[name][middle] for name in KEY_NAMES if name in earlier.columns}
         columns["record"] = moves.applied(columns["record"])
+        if texts is not None:
+            columns["tie_break"] = _renumbered(columns["tie_break"], texts)
         found = _keys(columns | {"user": after["user"][open_rows]})
         is_before = _is_before(found, [key[open_rows] for key in wanted])
         low[open_rows[is_before]] = middle[is_before] + 1

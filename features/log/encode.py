@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from features.log.arrays import NO_NUMBER, GrowingArray, IdColumn, compacted
-from features.log.encoded_log import EncodedLog, sort_keys
+from features.log.encoded_log import ID_TABLES, EncodedLog, sort_keys
 from features.log.order import sort_columns
 from features.log.quarantine import Quarantine, QuarantineConfig
 from features.log.signal_bits import check_signal_count, pack_signals
@@ -33,6 +33,7 @@ _IDS: Final = {
     "item": Columns.ITEM_ID,
     "session": Columns.SESSION_ID,
     "split": Columns.SPLIT,
+    "tie_break": TIE_BREAK,  # where it is text
 }
 _NUMBERS: Final = {"position": Columns.POSITION, "tie_break": TIE_BREAK}
 
@@ -105,8 +106,9 @@ class _Columns:
 
     def __init__(self, schema: pl.Schema, raw: RawTables) -> None:
         self._raw = raw
-        self._ids = {name: IdColumn(schema[column]) for name, column in _IDS.items() if column in schema}
-        self._numbers = [name for name, column in _NUMBERS.items() if column in schema]
+        self._numbers = [name for name, column in _NUMBERS.items() if schema.get(column) == pl.Int64]
+        coded = {name: column for name, column in _IDS.items() if column in schema and name not in self._numbers}
+        self._ids = {name: IdColumn(schema[column]) for name, column in coded.items()}
         self._measures = [name for name, column in _MEASURES.items() if column in schema]
         types: dict[str, npt.DTypeLike] = {"file": np.int32, "record": np.int64, "prehistory": bool}
         if raw.has_timestamps:
@@ -147,15 +149,13 @@ class _Columns:
     def finish(self, files: tuple[str, ...]) -> EncodedLog:
         """Number the ids, sort, and return the log; one column at a time, so that few are there twice."""
         parts: dict[str, Any] = {}
-        for name, ids in (
-            ("user", "user_ids"),
-            ("item", "item_ids"),
-            ("session", "session_ids"),
-            ("split", "split_names"),
-        ):
+        for name, ids in ID_TABLES.items():
             parts[name], parts[ids] = self._ids.pop(name).finish() if name in self._ids else (None, None)
         for name in ("timestamp", "position", "tie_break", "watch_time", "duration", "prehistory"):
-            parts[name] = self._arrays.pop(name).finish() if name in self._arrays else None
+            if name in self._arrays:
+                parts[name] = self._arrays.pop(name).finish()
+            else:
+                parts.setdefault(name)
         parts["signal_values"] = self._arrays.pop("signal_values").finish()
         parts["signal_known"] = self._arrays.pop("signal_known").finish()
         starts = np.concatenate([[0], np.cumsum(self._file_spans)]).astype(np.int64)

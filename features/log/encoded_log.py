@@ -42,7 +42,8 @@ class EncodedLog:
         prehistory: ``[E]`` whether the event has an order but no time.
         timestamp: ``[E]`` UTC microseconds, -1 in the prehistory.
         position: ``[E]`` place in the user's order, ``NO_NUMBER`` where not given.
-        tie_break: ``[E]`` order of equal times, ``NO_NUMBER`` where not given.
+        tie_break: ``[E]`` order of equal times, ``NO_NUMBER`` where not given; place in ``tie_break_texts``, -1 where not
+            given, if it is text.
         session: ``[E]`` place in ``session_ids``, -1 where not given.
         split: ``[E]`` place in ``split_names``, -1 where not given.
         watch_time: ``[E]`` milliseconds, NaN where not known.
@@ -53,6 +54,7 @@ class EncodedLog:
         item_ids: Likewise.
         session_ids: Likewise.
         split_names: Likewise.
+        tie_break_texts: Likewise; ``None`` where they are numbers.
         files: Paths of the files, in the order in which they were read.
         file_records: Records of each file, refused ones included.
         file_spans: One more than the largest row number of each file; in a text file rows are lines, which are more.
@@ -66,7 +68,7 @@ class EncodedLog:
     prehistory: BoolArray
     timestamp: npt.NDArray[np.int64] | None
     position: npt.NDArray[np.int64] | None
-    tie_break: npt.NDArray[np.int64] | None
+    tie_break: npt.NDArray[np.int64] | CodeArray | None
     session: CodeArray | None
     split: CodeArray | None
     watch_time: npt.NDArray[np.float32] | None
@@ -77,6 +79,7 @@ class EncodedLog:
     item_ids: pl.Series
     session_ids: pl.Series | None
     split_names: pl.Series | None
+    tie_break_texts: pl.Series | None = None
     files: tuple[str, ...]
     file_records: tuple[int, ...]
     file_spans: tuple[int, ...]
@@ -126,11 +129,12 @@ class EncodedLog:
         if self.timestamp is not None:
             columns[Columns.TIMESTAMP] = _known(self.timestamp[rows], -1)
         for name, numbers in ((Columns.POSITION, self.position), (TIE_BREAK, self.tie_break)):
-            if numbers is not None:
+            if numbers is not None and not (name == TIE_BREAK and self.tie_break_texts is not None):
                 columns[name] = _known(numbers[rows], NO_NUMBER)
         for name, codes, ids in (
             (Columns.SESSION_ID, self.session, self.session_ids),
             (Columns.SPLIT, self.split, self.split_names),
+            (TIE_BREAK, self.tie_break, self.tie_break_texts),
         ):
             if codes is not None and ids is not None:
                 columns[name] = ids.gather(_known(codes[rows], NO_CODE))
@@ -187,7 +191,7 @@ class LogWriter:
 
     def finish(self, log: EncodedLog) -> None:
         """Write what is not a column: ids, files, signals."""
-        for name in ID_NAMES:
+        for name in ID_TABLES.values():
             ids = getattr(log, name)
             if ids is not None:
                 table = pl.DataFrame({name: ids.rechunk()})
@@ -236,7 +240,7 @@ class StoredLog:
             starts = np.concatenate([[0], np.cumsum(user_rows)]).astype(np.int64)
             rows = int(starts[-1])
             columns = {n: StoredColumn.open(folder / f"{n}.npy", layout, rows) for n, layout in layouts.items()}
-            for name in ID_NAMES:
+            for name in ID_TABLES.values():
                 path = folder / f"{name}.parquet"
                 there = path.exists() or name not in _OPTIONAL
                 values[name] = pl.read_parquet(path, glob=False)[name] if there else None
@@ -272,10 +276,16 @@ ARRAY_NAMES: Final = (
 )  # fmt: skip
 """Columns with one entry per event."""
 
-ID_NAMES: Final = ("user_ids", "item_ids", "session_ids", "split_names")
-"""Tables that codes point into."""
+ID_TABLES: Final = {
+    "user": "user_ids",
+    "item": "item_ids",
+    "session": "session_ids",
+    "split": "split_names",
+    "tie_break": "tie_break_texts",
+}
+"""Columns of codes -> the tables that they point into; a tie-break is one only where it is text."""
 
-_OPTIONAL: Final = frozenset({"session_ids", "split_names"})
+_OPTIONAL: Final = frozenset({"session_ids", "split_names", "tie_break_texts"})
 _FACT_NAMES: Final = ("files", "file_records", "file_spans", "signals", "positive")
 
 

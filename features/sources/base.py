@@ -32,7 +32,7 @@ RAW: Final = "raw"
 """What a refused row looked like: the line of a text file, or the columns read as JSON; null where it can be used."""
 
 TIE_BREAK: Final = "tie_break"
-"""Order of a user's events of the same instant, where the source declares one (Int64)."""
+"""Order of a user's events of the same instant, where the source declares one (Int64, or String: by its bytes)."""
 
 PREHISTORY: Final = "prehistory"
 """True for an event that comes before all timed events of its user and has only an order."""
@@ -58,7 +58,7 @@ class EventStream:
     Attributes:
         schema: Columns of every batch: ``file`` (Int32), ``row`` (Int64), ``prehistory``, ``refused`` and ``raw``
             (String), ``user_id``, ``item_id`` (Int64 or String), and where the source has them ``timestamp`` (Int64,
-            UTC microseconds), ``position``, ``tie_break`` (Int64), ``session_id``, ``split`` (String),
+            UTC microseconds), ``position`` (Int64), ``tie_break`` (Int64 or String), ``session_id``, ``split`` (String),
             ``watch_time_ms`` and ``duration_ms`` (Float32), and one Boolean column per signal (null: not known).
         files: Paths of the files, relative to the source's folder, in natural order; ``file`` is a place in it.
         read: Yields the batches of the files that are named, of all for ``None``.

@@ -28,8 +28,8 @@ class InteractionColumns(FrozenConfig):
         user_id, item_id: Ids, whole numbers or text; kept as given in every output.
         timestamp: When; its unit is ``timestamp_unit``.
         position: Order of a user's events, for sources without times.
-        tie_break: Number that orders events of the same instant, such as a sequence number; ``None``: their place in
-            the files does.
+        tie_break: Number or time that orders events of the same instant, such as a sequence number, or a text, such as a
+            ULID, that ``types`` declares ``text`` (ordered by bytes); ``None``: their place in the files does.
         session_id: Session of the event, for ``features.sessions.by: given``.
         split: ``train``, ``valid`` or ``test``, for ``features.split.kind: given``.
         watch_time, duration: How long it was watched, and how long it is; their ratio is a feature.

@@ -25,6 +25,7 @@ _TYPES: Final[Mapping[str, pl.DataType]] = {
     "number": pl.Float64(),
     "boolean": pl.Boolean(),
 }
+_WORDS: Final = (pl.Categorical, pl.Enum)
 _TRUE: Final = ("true", "t", "yes", "y", "1", "1.0")
 _FALSE: Final = ("false", "f", "no", "n", "0", "0.0")
 
@@ -47,7 +48,7 @@ class TypedTable(OpenedTable):
         self.float32 = frozenset(table.float32 - set(self._types))
         for name in self._types:
             dtype = table.schema[name]
-            if not (dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Null)):
+            if not (dtype.is_numeric() or dtype in (*_WORDS, pl.String, pl.Boolean, pl.Null)):
                 raise DataError(
                     f"{table.where}: source.types declares '{name}' as {self._types[name]}, but it is {dtype}; take it out "
                     "of source.types, or convert it in the file"
@@ -89,6 +90,8 @@ class TypedTable(OpenedTable):
         return batch.with_columns(*found, reason.alias(REFUSED), raw.alias(RAW))
 
     def _known(self, values: pl.Series) -> pl.Series:
+        if values.dtype in _WORDS:
+            values = values.cast(pl.String)
         if values.dtype != pl.String:
             return values
         bare = values.to_frame("v").select(strip_expression(pl.col("v"))).to_series()

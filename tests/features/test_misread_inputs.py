@@ -349,12 +349,23 @@ def test_a_time_that_is_none_goes_to_the_quarantine(odd: str, reason: str, tmp_p
     assert quarantine["row"].to_list() == [8], "the header is line 0"
 
 
-@pytest.mark.parametrize("ascending", [[2, 10, 33], [0.5, 1.5, 2.5], ["2", "10", "33"]])
-def test_a_declared_column_orders_events_of_the_same_instant(ascending: list, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ascending", "types"),
+    [
+        ([2, 10, 33], {}),
+        ([0.5, 1.5, 2.5], {}),
+        (["2", "10", "33"], {}),
+        (["10", "2", "33"], {"seq": "text"}),
+        (["01H8", "01HB", "01Ha"], {"seq": "text"}),
+        ([1, 10, 2], {"seq": "text"}),
+    ],
+    ids=str,
+)
+def test_a_declared_column_orders_events_of_the_same_instant(ascending: list, types: dict, tmp_path: Path) -> None:
     """Each user's three rows stand in the file in the order 2, 0, 1 of their sequence."""
     order = [2, 0, 1]
     columns = cells(timestamp=[START] * EVENTS, seq=[ascending[order[place % 3]] for place in range(EVENTS)])
-    source = parquet(tmp_path, columns, columns={"tie_break": "seq"})
+    source = parquet(tmp_path, columns, columns={"tie_break": "seq"}, types=types)
     prepared(source, tmp_path)
     events = pl.read_parquet(tmp_path / "out" / "events.parquet").filter(pl.col("user_index") == 0)
     items = pl.read_parquet(tmp_path / "out" / "items.parquet")["item_id"]

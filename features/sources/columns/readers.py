@@ -43,7 +43,7 @@ class TableReaders:
     Attributes:
         schema: Columns of the table.
         where: The table, for messages.
-        types: Declared types of ids.
+        types: Declared types of ids, and of the tie-break.
         markers: Texts that stand for nothing.
         times: How times are written.
         watch_scale: Milliseconds of one unit of watch time and duration.
@@ -78,7 +78,8 @@ class TableReaders:
             found.append(self._number(columns.position, Columns.POSITION, pl.Int64()))
         if columns.tie_break is not None:
             name = columns.tie_break
-            found.append(TieBreakReader(name, self.schema[name], self.where, markers=self.markers))
+            as_text = self.types.get(name) == "text"
+            found.append(TieBreakReader(name, self.schema[name], self.where, as_text=as_text, markers=self.markers))
         if columns.session_id is not None:
             found.append(self.ids(columns.session_id, Columns.SESSION_ID))
         if columns.split is not None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.log.append import Merge, merge_ids, runs_of_users
+from features.log.append import Merge, difference_of, merge_ids, runs_of_users
 from features.log.encode import read_log
 from features.log.encoded_log import EncodedLog, StoredLog
 from features.log.quarantine import QuarantineConfig
@@ -67,7 +67,10 @@ def events(draw: st.DrawFn) -> pl.DataFrame:
     if draw(st.booleans()):
         rows["position"] = pl.Series(column(st.integers(0, 3)), dtype=pl.Int64)
     if draw(st.booleans()):
-        rows["tie_break"] = pl.Series(column(st.sampled_from([None, 0, 1, 2])), dtype=pl.Int64)
+        numbers = pl.Series([None, 0, 1, 2], dtype=pl.Int64)
+        texts = pl.Series([None, "10", "9", "a", "B", "é"], dtype=pl.String)
+        values = draw(st.sampled_from([numbers, texts]))
+        rows["tie_break"] = values.gather(pl.Series(column(st.integers(0, len(values) - 1))))
     if draw(st.booleans()):
         rows["session_id"] = pl.Series(column(st.sampled_from([None, "s1", "s2", "s10"])), dtype=pl.String)
         rows["watch_time_ms"] = pl.Series(column(st.sampled_from([None, 1.5, 2.0])), dtype=pl.Float32)
@@ -116,5 +119,10 @@ def test_logs_that_differ_are_refused(tmp_path: Path) -> None:
     numbers = read_log(tables(left, ()), QuarantineConfig(), need_session_id=False).log
     texts = read_log(tables(left.cast({"user_id": pl.String}), ()), QuarantineConfig(), need_session_id=False).log
     numbers.save(tmp_path / "numbers")
+    told = [pl.lit(value, kind).alias("tie_break") for value, kind in ((1, pl.Int64), ("one", pl.String))]
+    sequences, words = (
+        read_log(tables(left.with_columns(each), ()), QuarantineConfig(), need_session_id=False).log for each in told
+    )
+    assert difference_of(sequences, words) == "'tie_break' is text in some of the files and numbers in others"
     with pytest.raises(ValueError, match="ids of 'user' are Int64 in the files read earlier and String now"):
         Merge.of(StoredLog.open(tmp_path / "numbers"), texts)

@@ -76,6 +76,15 @@ def test_a_saved_log_is_the_same_log_and_the_same_bytes(tmp_path: Path) -> None:
     assert (opened.files, opened.file_records, opened.signals) == (log.files, log.file_records, log.signals)
 
 
+def test_texts_that_break_ties_come_back_and_order_by_their_bytes(tmp_path: Path) -> None:
+    """Of four rows of one instant: nothing, then '10', '9', 'a'."""
+    rows = {"user_id": [7] * 4, "item_id": [1, 2, 3, 4], "timestamp": [START] * 4, "tie_break": ["a", None, "9", "10"]}
+    log = read_rows(rows).log
+    assert log.decode(slice(None)).select("item_id", "tie_break").rows() == [(2, None), (4, "10"), (3, "9"), (1, "a")]
+    log.save(tmp_path)
+    assert EncodedLog.load(tmp_path).decode(slice(None)).equals(log.decode(slice(None)))
+
+
 def test_columns_that_a_source_lacks_are_not_saved(tmp_path: Path) -> None:
     log = read_rows({"user_id": [7], "item_id": [1], "position": [0]}).log
     log.save(tmp_path)

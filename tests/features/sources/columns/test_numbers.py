@@ -78,6 +78,22 @@ def test_ties_are_broken_in_the_order_of_the_column(ascending: list | pl.Series)
     assert values.to_list() == sorted(set(values.to_list()))
 
 
+def test_texts_break_ties_where_they_are_declared_and_are_not_guessed() -> None:
+    """'10' comes before '9' and 'B' before 'a', by bytes; without the declaration the message says how to get that."""
+    raw = pl.Series("seq", ["b", " 9 ", "10", None, "NULL", "é"])
+    parsed = parse(TieBreakReader("seq", raw.dtype, "log", as_text=True), raw)
+    assert parsed.values.to_list() == ["b", "9", "10", None, None, "é"]
+    assert not parsed.refusals
+    reader = TieBreakReader("seq", raw.dtype, "log")
+    parse(reader, pl.Series("seq", ["1", "2", "x", "y"]))
+    reader.finish()  # half of them are no numbers, and refused one by one
+    parse(reader, pl.Series("seq", ["z"]))
+    with pytest.raises(
+        DataError, match=r"column 'seq' .* no numbers, such as 'x', 'y', 'z'; declare source.types: .seq: text"
+    ):
+        reader.finish()
+
+
 def test_a_tie_break_that_is_no_number_is_refused() -> None:
     raw = pl.Series("seq", ["1", "x", None])
     parsed = parse(TieBreakReader("seq", raw.dtype, "log"), raw)
