@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,9 @@ from recsys.data.histories import Histories
 from recsys.decoding.rules.batch_rules import BatchRules
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import Quotas
-from recsys.model.layers.rows import TILE
+
+POSITIONS_TOGETHER: Final = 16
+"""Memory positions by which histories are padded."""
 
 
 def padded_width(events: int, max_history: int) -> int:
@@ -33,7 +36,7 @@ def padded_width(events: int, max_history: int) -> int:
         >>> padded_width(40, max_history=45)
         45
     """
-    step = max(TILE, 1 << max(0, events.bit_length() - 4))
+    step = max(POSITIONS_TOGETHER, 1 << max(0, events.bit_length() - 4))
     return min(-(-(events + 1) // step) * step - 1, max_history)
 
 

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -54,6 +55,9 @@ _CPU_KEYS = (
     "Features",
 )
 """What of a processor decides the instructions that ``-march=native`` may use; clocks, caches and numbers do not."""
+
+WORTH_THREADS: Final = 1 << 17
+"""Elements from which on starting threads costs less than it saves."""
 
 _log = logging.getLogger(__name__)
 
@@ -123,6 +127,10 @@ def _library() -> ctypes.CDLL | None:
     library.quantise_rows.restype = None
     library.dequantise.argtypes = [pointer, number, number, pointer, pointer]
     library.dequantise.restype = None
+    library.gate_rows.argtypes = [pointer, number, number, number, pointer]
+    library.gate_rows.restype = None
+    library.norm_rows.argtypes = [pointer, pointer, number, number, ctypes.c_float, number, pointer]
+    library.norm_rows.restype = None
     return library
 
 
@@ -200,3 +208,44 @@ def dequantise_(sums_NM: torch.Tensor, row_scales_N: torch.Tensor, column_scales
     rows, columns = sums_NM.shape
     library.dequantise(sums_NM.data_ptr(), rows, columns, row_scales_N.data_ptr(), column_scales_M.data_ptr())
     return sums_NM.view(torch.float32)
+
+
+def gate_rows(up: torch.Tensor) -> torch.Tensor:
+    """``silu`` of the first half of the channels times the second half, as in :func:`recsys.model.layers.attention.gated`.
+
+    Args:
+        up: Contiguous float32 ``[..., 2 * F]``.
+
+    Returns:
+        ``[..., F]``.
+    """
+    library = _library()
+    assert library is not None
+    assert up.is_cpu, "the kernels read the memory of the CPU"
+    assert up.is_contiguous()
+    assert up.dtype == torch.float32
+    out = torch.empty(*up.shape[:-1], up.shape[-1] // 2)
+    rows = out.numel() // max(1, out.shape[-1])
+    library.gate_rows(up.data_ptr(), rows, out.shape[-1], _threads(out), out.data_ptr())
+    return out
+
+
+def norm_rows(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    """Root mean square norm over the last dimension; the fast twin of ``F.rms_norm``.
+
+    Args:
+        x: Contiguous float32 ``[..., D]``.
+        weight_D: Contiguous float32.
+    """
+    library = _library()
+    assert library is not None
+    assert all(tensor.is_cpu for tensor in (x, weight_D)), "the kernels read the memory of the CPU"
+    assert all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in (x, weight_D))
+    out = torch.empty_like(x)
+    rows = out.numel() // max(1, len(weight_D))
+    library.norm_rows(x.data_ptr(), weight_D.data_ptr(), rows, len(weight_D), eps, _threads(out), out.data_ptr())
+    return out
+
+
+def _threads(out: torch.Tensor) -> int:
+    return torch.get_num_threads() if out.numel() >= WORTH_THREADS else 1

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.model.layers.rows import FEW, whole_tiles
+from recsys.model.layers.rows import wants_filling, whole_tiles
 from recsys.scorers.events import FloatArray
 from recsys.scorers.item_scorer import ItemArray, Scale, WeighedHistories
 
@@ -34,12 +34,13 @@ class SimilarityScorer:
         """Return cosines ``[N, I]``; an empty history has 0 everywhere."""
         return self._profiles(rows) @ self.vectors.T
 
+    @torch.no_grad()
     def add_scaled(self, rows: WeighedHistories, weight: float, out: FloatArray) -> None:
         """One matrix product that adds to ``out``."""
         amount = weight * _factor(self.scale)
         sum_NI = torch.from_numpy(out)
         profiles, vectors = torch.from_numpy(self._profiles(rows)), torch.from_numpy(self.vectors)
-        if len(profiles) < FEW:  # filled up, so that a row's sum does not depend on how many there are
+        if wants_filling(profiles, len(profiles)):  # so that a row's sum does not depend on how many there are
             filled = whole_tiles(sum_NI)
             sum_NI.copy_(torch.addmm(filled, whole_tiles(profiles), vectors.T, alpha=amount)[: len(profiles)])
         else:

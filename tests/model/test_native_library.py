@@ -88,3 +88,32 @@ def test_a_tensor_of_another_device_never_reaches_a_kernel(monkeypatch: pytest.M
         native.quantise_rows(torch.ones(2, 3, device="meta"))
     with pytest.raises(AssertionError, match="memory of the CPU"):
         native.prefix_attention([torch.ones(1, 1, 12, device="meta")], [], 2, 1.0)
+
+
+@pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
+@pytest.mark.parametrize("channels", [1, 5, 16, 37, 128])
+def test_rows_are_gated_and_normed_as_torch_does(channels: int) -> None:
+    """Near 0, where silu is x / 2, far out, where it is x or 0, and among many rows on two threads."""
+    generator = torch.Generator().manual_seed(0)
+    up = torch.randn(3, 700, 2 * channels, generator=generator) * 10 ** torch.linspace(-4, 2, 700)[:, None]
+    gate, value = up.chunk(2, dim=-1)
+    torch.testing.assert_close(native.gate_rows(up), torch.nn.functional.silu(gate) * value, rtol=1e-6, atol=1e-30)
+    weight = torch.randn(channels, generator=generator)
+    normed = torch.nn.functional.rms_norm(gate, (channels,), weight, 1e-6)
+    torch.testing.assert_close(native.norm_rows(gate.contiguous(), weight, 1e-6), normed, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
+def test_what_is_no_number_stays_none() -> None:
+    """Whoever serves an answer must see that the policy is damaged."""
+    row = torch.tensor([[torch.nan, 1.0, 1.0, 1.0], [1.0, 1.0, torch.nan, 1.0], [-1e4, -1e3, 1.0, 1.0]])
+    assert native.gate_rows(row).isnan().tolist() == [[True, False], [True, False], [False, False]]
+    assert native.norm_rows(row, torch.ones(4), 1e-6).isnan().all(1).tolist() == [True, True, False]
+
+
+@pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
+def test_kernels_refuse_what_they_cannot_read() -> None:
+    with pytest.raises(AssertionError):
+        native.gate_rows(torch.ones(2, 4, dtype=torch.float64))
+    with pytest.raises(AssertionError):
+        native.norm_rows(torch.ones(4, 2).T, torch.ones(4), 1e-6)

@@ -6,16 +6,28 @@ Legend: N rows, T query positions, S key positions, A heads, C = D / A channels 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recsys import native
 from recsys.model.layers.beam_cache import BeamCache
-from recsys.model.layers.rows import TILE, Linear, decodes_on_cpu, linear, whole_tiles
+from recsys.model.layers.rows import Linear, decodes_on_cpu, linear, whole_tiles
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 """Keys and values of a memory for one layer, ``[N, A, S, C]`` each."""
+
+QUERIES_TOGETHER: Final = 32
+"""Queries that a thread of the CPU's attention kernel takes at a time."""
+
+QUERY_TILE: Final = 16
+"""The kernel's threads work in one block of memory. With fewer than :data:`QUERIES_TOGETHER` queries that are no multiple of
+this, the shares of all threads but the first begin beside a cache line, where products round otherwise."""
+
+CHANNEL_TILE: Final = 16
+"""torch's ``silu`` computes so many elements together, and rounds those otherwise that are left over."""
 
 
 def attend(
@@ -34,9 +46,9 @@ def attend(
         causal: Without a mask: position ``t`` looks at positions up to ``t``.
     """
     queries = q_NATC.shape[2]
-    if queries % TILE and decodes_on_cpu(q_NATC) and (mask is None or mask.shape[2] == 1):
-        # the kernel's threads work in memory that is aligned for whole tiles alone, and round otherwise by thread
-        q_NATC = whole_tiles(q_NATC, dim=2)
+    splits_lines = queries % QUERY_TILE > 0 and queries < QUERIES_TOGETHER and torch.get_num_threads() > 1
+    if splits_lines and decodes_on_cpu(q_NATC) and (mask is None or mask.shape[2] == 1):
+        q_NATC = whole_tiles(q_NATC, dim=2, tile=QUERY_TILE)
         return attend(q_NATC, k_NASC, v_NASC, mask, causal=causal)[:, :, :queries]
     # the fused kernel, in training on a CPU too: half the time of plain products over 80 positions, equal over 50
     return F.scaled_dot_product_attention(q_NATC, k_NASC, v_NASC, attn_mask=mask, is_causal=causal)
@@ -135,7 +147,7 @@ class FeedForward(nn.Module):
 
 def silu(x: torch.Tensor) -> torch.Tensor:
     """``x * sigmoid(x)``, element by element the same wherever it lies in a batch."""
-    if x.shape[-1] % TILE and decodes_on_cpu(x):
+    if x.shape[-1] % CHANNEL_TILE and decodes_on_cpu(x):
         # torch's silu rounds an element by where it lies among those of a thread; its exp does not
         return x.neg().exp_().add_(1.0).reciprocal_().mul_(x)
     return F.silu(x)
@@ -143,6 +155,8 @@ def silu(x: torch.Tensor) -> torch.Tensor:
 
 def gated(up: torch.Tensor) -> torch.Tensor:
     """SwiGLU's middle: ``silu`` of the first half of the channels times the second half, ``[..., 2 * F] -> [..., F]``."""
+    if decodes_on_cpu(up) and native.available() and up.dtype == torch.float32:
+        return native.gate_rows(up.contiguous())
     gate, value = up.chunk(2, dim=-1)
     activated = silu(gate)
     # autograd wants both factors afterwards; without it a third of the memory traffic is saved

@@ -15,7 +15,7 @@ from torch import nn
 from recsys.model.config import ModelConfig
 from recsys.model.layers.attention import FeedForward, gated
 from recsys.model.layers.precision import float32_linear
-from recsys.model.layers.rows import FEW, TILE, decodes_on_cpu
+from recsys.model.layers.rows import decodes_on_cpu, product
 
 
 class MixtureOfExperts(nn.Module):
@@ -91,27 +91,11 @@ class MixtureOfExperts(nn.Module):
         Mixed precision does not reach grouped products, so they are cast here. On a GPU bfloat16 runs as one kernel per
         product.
         """
-        if decodes_on_cpu(rows_RD):
-            return self._whole_tiles(rows_RD, ends_E)
-        return self._segments(rows_RD, ends_E)
-
-    def _whole_tiles(self, rows_RD: torch.Tensor, ends_E: torch.Tensor) -> torch.Tensor:
-        """The same with short segments filled up to whole tiles: how short they are depends on a user's company."""
-        counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
-        room_E = torch.where(counts_E < FEW, -(-counts_E // TILE) * TILE, counts_E)
-        ends_padded_E = room_E.cumsum(0, dtype=torch.int32)
-        shift_E = ends_padded_E - room_E - (ends_E - counts_E)
-        row_R = torch.arange(len(rows_RD), device=rows_RD.device)
-        place_R = row_R + shift_E[torch.searchsorted(ends_E, row_R.to(ends_E.dtype), right=True)]
-        most = len(rows_RD) + self.num_experts * TILE  # what it comes to would have to be read back
-        padded_RD = rows_RD.new_zeros(most, rows_RD.shape[1]).index_copy_(0, place_R, rows_RD)
-        return self._segments(padded_RD, ends_padded_E).index_select(0, place_R)
-
-    def _segments(self, rows_RD: torch.Tensor, ends_E: torch.Tensor) -> torch.Tensor:
-        """The two grouped products."""
         dtype = _autocast_dtype(rows_RD)
-        up_RF = F.grouped_mm(rows_RD.to(dtype), self.up_EDF.to(dtype), offs=ends_E)
-        return F.grouped_mm(gated(up_RF), self.down_EFD.to(dtype), offs=ends_E)
+        rows_RD, up_EDF, down_EFD = rows_RD.to(dtype), self.up_EDF.to(dtype), self.down_EFD.to(dtype)
+        if decodes_on_cpu(rows_RD):
+            return _expert_by_expert(rows_RD, ends_E, up_EDF, down_EFD)
+        return F.grouped_mm(gated(F.grouped_mm(rows_RD, up_EDF, offs=ends_E)), down_EFD, offs=ends_E)
 
     def _products_wait(self, x_ND: torch.Tensor) -> bool:
         """Whether torch would read the experts' counts back: on a GPU its float32 grouped product loops over them."""
@@ -156,6 +140,22 @@ def _autocast_dtype(x: torch.Tensor) -> torch.dtype:
     """What a product of ``x`` is computed in."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _expert_by_expert(
+    rows_RD: torch.Tensor, ends_E: torch.Tensor, up_EDF: torch.Tensor, down_EFD: torch.Tensor
+) -> torch.Tensor:
+    """The grouped products one after the other, each row the same however few its expert has.
+
+    How few follows from a user's company. What one expert makes of its rows stays in the cache for its second product.
+    """
+    mixed_RD, start = torch.empty_like(rows_RD), 0
+    for expert, end in enumerate(ends_E.tolist()):
+        if end > start:
+            inner = gated(product(rows_RD[start:end], up_EDF[expert]))
+            product(inner, down_EFD[expert], out=mixed_RD[start:end])
+            start = end
+    return mixed_RD
 
 
 def feed_forward(config: ModelConfig) -> nn.Module:

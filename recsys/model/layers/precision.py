@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recsys.model.layers.rows import linear
+from recsys import native
+from recsys.model.layers.rows import decodes_on_cpu, linear
 
 
 def float32_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -83,6 +84,9 @@ class Norm(nn.RMSNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to the last dimension."""
+        if decodes_on_cpu(x) and native.available() and x.dtype == self.weight.dtype == torch.float32:
+            assert self.eps is not None
+            return native.norm_rows(x.contiguous(), self.weight, self.eps)
         if not torch.is_autocast_enabled(x.device.type):
             return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
         with torch.autocast(x.device.type, enabled=False):  # some versions of torch would make it float32

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from recsys.model.layers.attention import attend, gated
 from recsys.model.layers.moe import MixtureOfExperts
+from recsys.model.layers.precision import Norm
 from recsys.model.layers.rows import FEW, TILE, Linear, linear, product, whole_tiles
 
 ROWS = 600
@@ -50,10 +51,11 @@ def test_a_row_is_the_same_among_few_and_many(width: int) -> None:
         lambda rows: linear(rows, weight),
         lambda rows: product(rows, weight.T),
         lambda rows: gated(torch.cat([rows, rows], dim=1)),
+        Norm(width),
     ]
     for form in forms:
         many = form(x)
-        for count in (1, 2, 3, 5, 11, 27, 33, FEW - 1, FEW, FEW + 1):
+        for count in (1, 2, 3, 5, 7, 10, 11, TILE, 27, 33, FEW - 1, FEW, FEW + 1, 255, 401):
             assert torch.equal(form(x[7 : 7 + count]), many[7 : 7 + count]), count
 
 
@@ -68,10 +70,11 @@ def test_a_token_is_the_same_whatever_its_experts_have_to_do_beside_it() -> None
 
 
 @pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("queries", [1, 3, 17, 33])
 @torch.no_grad()
-def test_attention_of_few_queries_is_the_same_for_every_user_of_a_batch() -> None:
+def test_attention_of_few_queries_is_the_same_for_every_user_of_a_batch(queries: int) -> None:
     torch.manual_seed(0)
-    q, k, v = torch.randn(90, 2, 1, 16), torch.randn(90, 2, 21, 16), torch.randn(90, 2, 21, 16)
+    q, k, v = torch.randn(90, 2, queries, 16), torch.randn(90, 2, 21, 16), torch.randn(90, 2, 21, 16)
     mask = (torch.arange(21) < torch.arange(90)[:, None] % 20 + 1)[:, None, None]
     together = attend(q, k, v, mask)
     torch.testing.assert_close(together, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
