@@ -15,7 +15,7 @@ from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.event_times import NumberUnit
 from recsys.paths import ConfigPath
 
-RULE_FILES: Final = ("allow", "deny", "available", "segments", "segment_rules", "item_categories")
+RULE_FILES: Final = ("allow", "deny", "available", "personal_deny", "segments", "segment_rules", "item_categories")
 """Fields of :class:`RecommendConfig` that name a file of business rules; a job depends on what is in them, not on where."""
 
 NOT_ASKED: Final = ("engine", "delta", "ray_workers")
@@ -170,6 +170,8 @@ class RecommendConfig(FrozenConfig):
             with one id per line; ``None`` allows the catalogue.
         deny: File with items that must not be recommended, same forms.
         available: File with the items that can be had today, same forms; like ``allow``, for a list with another owner.
+        personal_deny: File ``user_id, item_id`` (Parquet or CSV): items that single users must not be shown, such as those
+            they disliked; users of other jobs and items that the model does not know are passed over.
         segments: File ``user_id, segment`` (Parquet or CSV): the tenant, region or age group of each user.
         segment_rules: File ``segment, item_id, rule``, with the rules ``allow`` (the segment has only its allowed items),
             ``deny``, and ``none`` (one row without item_id, for a segment without a list of its own).
@@ -200,6 +202,7 @@ class RecommendConfig(FrozenConfig):
     allow: ConfigPath | None = None
     deny: ConfigPath | None = None
     available: ConfigPath | None = None
+    personal_deny: ConfigPath | None = None
     segments: ConfigPath | None = None
     segment_rules: ConfigPath | None = None
     default_segment: str | None = None

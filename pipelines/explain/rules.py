@@ -55,4 +55,5 @@ def rules_of(config: RecommendConfig, catalogue: Catalogue, user_ids: pl.Series,
         )
         own = read_rules(lists_alone, catalogue, user_ids).allowed
         allowed["segment"] = np.atleast_2d(own)[segment] if own is not None else np.ones_like(mine)
-    return RuleMasks(allowed, segment, ItemRules(mine, None, None, together.quotas, together.exclude_seen))
+    own_list = None if together.personal is None else together.personal.take(np.array([row]))
+    return RuleMasks(allowed, segment, ItemRules(mine, None, None, together.quotas, together.exclude_seen, own_list))

@@ -160,6 +160,9 @@ def _removed(scorer: Scorer, asked: Asked, served: Ids, names: _Names) -> dict[s
     removed = {name: int((~mask).sum()) for name, mask in asked.masks.allowed.items()}
     if asked.rules.exclude_seen:
         removed["seen"] = len(seen)
+    denied = np.unique(asked.rules.denied_of(0))
+    if asked.rules.denied_U is not None:
+        removed["personal_deny"] = len(denied)
     request, recommender = asked.request, scorer.recommender
     free = recommender.compile(ItemRules(exclude_seen=False), 1)
     best = scorer.answer_asked(asked.row, free, request).ranked
@@ -170,12 +173,13 @@ def _removed(scorer: Scorer, asked: Asked, served: Ids, names: _Names) -> dict[s
             continue
         by = [name for name, mask in asked.masks.allowed.items() if not mask[item]]
         by += ["seen"] if asked.rules.exclude_seen and item in seen else []
+        by += ["personal_deny"] if item in denied else []
         if not by:
             by = ["quota"] if asked.rules.quotas is not None else ["search"]
         lost.append({"rank_without_rules": place + 1, **names.of(item), "by": by})
     return {
         "catalogue": len(names.item_ids),
-        "left": asked.rules.count_left(asked.rules.segment_of(0), seen),
+        "left": asked.rules.count_left(asked.rules.segment_of(0), seen, denied),
         "removed": removed,
         "segment": asked.masks.segment,
         "best_items_lost": lost,

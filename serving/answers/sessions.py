@@ -65,9 +65,9 @@ def explain_short_sessions(
     short = np.flatnonzero(found_N < wanted)
     result = []
     for row, seen in zip(short, histories.take(short).seen_items(), strict=True):
-        segment = rules.segment_of(int(row))
-        allowed, unseen = rules.count_allowed(segment), rules.count_left(segment, seen)
-        found, possible = int(found_N[row]), rules.count_sessions(segment, seen, length)
+        segment, denied = rules.segment_of(int(row)), rules.denied_of(int(row))
+        allowed, unseen = rules.count_allowed(segment, denied), rules.count_left(segment, seen, denied)
+        found, possible = int(found_N[row]), rules.count_sessions(segment, seen, length, denied)
         reason: Reason = "rules" if math.perm(allowed, length) < wanted else "seen"
         if found < min(wanted, possible):
             reason = "beam"

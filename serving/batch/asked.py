@@ -3,7 +3,8 @@
 Reads mapped histories and rules; produces 64-bit numbers. Two jobs with the same model, options and code give a user with
 the same number the same answer, so that a later job need not ask again (:mod:`serving.batch.carried`). The number covers
 every event in the model's indices, the user's row of the user table, objective weights, what the rules of the user's
-segment allow, quotas, and whether seen items are left out. Two different askings share a number once in 2^64.
+segment allow, what the user's own list denies, quotas, and whether seen items are left out. Two different askings share a
+number once in 2^64.
 
 Legend: N users of a shard, U of the job, E events, S segments.
 """
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from recsys.data.histories import Histories
 from recsys.decoding.rules.item_rules import ItemRules
+from recsys.decoding.rules.personal_lists import PersonalLists
 
 Numbers = npt.NDArray[np.uint64]
 
@@ -30,14 +32,25 @@ def rule_numbers(rules: ItemRules, num_users: int) -> Numbers:
             shared.update(part.cpu().numpy().tobytes() + b"|")
     allowed = rules.allowed
     if allowed is None:
-        return np.full(num_users, int.from_bytes(shared.digest(), "little"), np.uint64)
+        number_U = np.full(num_users, int.from_bytes(shared.digest(), "little"), np.uint64)
+        return number_U if rules.personal is None else _with_lists(number_U, rules.personal)
     number_S = []
     for mask in np.atleast_2d(allowed):
         own = shared.copy()
         own.update(np.packbits(mask).tobytes())
         number_S.append(int.from_bytes(own.digest(), "little"))
     segments = rules.segments if rules.segments is not None else np.zeros(num_users, np.int64)
-    return np.array(number_S, np.uint64)[segments]
+    number_U = np.array(number_S, np.uint64)[segments]
+    return number_U if rules.personal is None else _with_lists(number_U, rules.personal)
+
+
+def _with_lists(number_U: Numbers, lists: PersonalLists) -> Numbers:
+    """Mix in what each user's own list denies, in whatever order it stands there; an empty list changes nothing."""
+    number_U = number_U.copy()
+    for user in np.flatnonzero(np.diff(lists.offsets)):
+        listed = _mix(np.unique(lists.of(int(user))).astype(np.uint64))
+        number_U[user] = _mix(number_U[[user]] + listed.sum(dtype=np.uint64))[0]
+    return number_U
 
 
 def asked_numbers(histories: Histories, rules_N: Numbers) -> Numbers:

@@ -21,9 +21,12 @@ from recsys.data.histories import Histories
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, Denied, PersonalRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
-from recsys.decoding.rules.seen_items import close_seen, padded_items
+from recsys.decoding.rules.personal_lists import PersonalLists
+from recsys.decoding.rules.seen_items import close_seen, padded_items, padded_lists
 from recsys.decoding.search_index import SearchIndex
 from recsys.decoding.transfers import to_device
+
+_NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class CompiledRules:
         device: Where the search runs.
         search_index: The catalogue on ``device``. Where it is given, seen items become rules there, by tensors
             (:mod:`recsys.decoding.rules.seen_items`); ``None``: in NumPy, which is faster beside a CPU.
+        denied_U: Items that each user may not be shown, beside what was seen.
     """
 
     index: PrefixIndex
@@ -52,6 +56,7 @@ class CompiledRules:
     device: torch.device | str = "cpu"
     below: tuple[torch.Tensor, ...] = ()
     search_index: SearchIndex | None = None
+    denied_U: PersonalLists | None = None
 
     @classmethod
     def compile(
@@ -72,10 +77,11 @@ class CompiledRules:
 
         Raises:
             DataError: A mask has another length than the catalogue, all of them together allow nothing, or segments are
-                missing or do not exist.
+                missing or do not exist, or a personal list names an item outside the catalogue.
         """
         alive, allowed_below = _node_masks(index, rules.allowed)
         _check_segments(rules.segments, len(allowed_below[0]))
+        _check_lists(rules.personal, index.num_items)
         quotas = rules.quotas.to(device) if rules.quotas is not None else None
         return cls(
             index=index,
@@ -87,20 +93,26 @@ class CompiledRules:
             device=device,
             below=tuple(torch.from_numpy(level).to(device) for level in allowed_below),
             search_index=search_index,
+            denied_U=rules.personal,
         )
 
     def take(self, rows: npt.NDArray[np.integer]) -> CompiledRules:
         """Rules of the users given by number."""
-        return self if self.segment_U is None else replace(self, segment_U=self.segment_U[rows])
+        if self.segment_U is None and self.denied_U is None:
+            return self
+        segment_U = None if self.segment_U is None else self.segment_U[rows]
+        return replace(self, segment_U=segment_U, denied_U=None if self.denied_U is None else self.denied_U.take(rows))
 
     def check_users(self, num_users: int) -> None:
-        """Refuse to be used for another number of users than the rules name segments for.
+        """Refuse to be used for another number of users than the rules name segments or personal lists for.
 
         Raises:
             DataError: They are not the same.
         """
         if self.segment_U is not None and self.segment_U.shape != (num_users,):
             raise DataError(f"segments have shape {self.segment_U.shape}, expected ({num_users},): one per history")
+        if self.denied_U is not None and len(self.denied_U) != num_users:
+            raise DataError(f"personal lists are of {len(self.denied_U)} users, expected {num_users}: one per history")
 
     def for_batch(self, histories: Histories, *, num_items: int = 1, list_length: int | None = None) -> BatchRules:
         """Rules of a batch: users and order are those of these rules.
@@ -112,12 +124,19 @@ class CompiledRules:
         """
         self.check_users(len(histories))
         segment_B = None if self.segment_U is None else to_device(torch.from_numpy(self.segment_U), self.device)
-        personal = None
-        if self.exclude_seen and self.search_index is None:
-            personal = self.personal(histories.seen_items(), self.segment_U, count=num_items > 1).to(self.device)
+        personal, count = None, num_items > 1
+        if self.denied_U is not None:
+            lists = self.denied_U.after(histories.seen_items() if self.exclude_seen else None)
+            if self.search_index is None:
+                personal = self.personal(lists, self.segment_U, count=count).to(self.device)
+            else:
+                listed_BR = to_device(padded_lists(lists), self.device)
+                personal = close_seen(listed_BR, self.search_index, self.below, segment_B, count=count)
+        elif self.exclude_seen and self.search_index is None:
+            personal = self.personal(histories.seen_items(), self.segment_U, count=count).to(self.device)
         elif self.exclude_seen and self.search_index is not None:
             seen_BR = to_device(padded_items(histories), self.device)
-            personal = close_seen(seen_BR, self.search_index, self.below, segment_B, count=num_items > 1)
+            personal = close_seen(seen_BR, self.search_index, self.below, segment_B, count=count)
         return BatchRules(
             alive=self.alive,
             below=self.below,
@@ -152,26 +171,42 @@ class CompiledRules:
                 counted.append(Denied(_pad_lists(user, node, num_users), _pad_lists(user, taken, num_users)))
         return PersonalRules(closed, counted if count else None)
 
-    def count_allowed(self, segment: int) -> int:
-        """How many items a segment may have."""
-        return int(self.allowed_below[0][segment].sum())
+    def denied_of(self, row: int) -> npt.NDArray[np.int64]:
+        """Items that user number ``row`` may not be shown, beside what was seen."""
+        return np.empty(0, np.int64) if self.denied_U is None else self.denied_U.of(row)
 
-    def count_left(self, segment: int, seen: npt.NDArray[np.integer]) -> int:
+    def count_allowed(self, segment: int, denied: npt.NDArray[np.integer] = _NOTHING) -> int:
+        """How many items a segment, or with ``denied`` a user of it, may have."""
+        return int(self.allowed_below[0][segment].sum()) - self._count_listed(segment, denied)
+
+    def count_left(
+        self, segment: int, seen: npt.NDArray[np.integer], denied: npt.NDArray[np.integer] = _NOTHING
+    ) -> int:
         """How many of them are left to a user with this history (all, where seen items may come again)."""
-        allowed = self.count_allowed(segment)
-        if not self.exclude_seen:
-            return allowed
-        leaves = self.index.leaf_of_item[np.unique(seen).astype(np.int64)]
-        return allowed - int((self.allowed_below[-1][segment, leaves] > 0).sum())
+        left_out = np.concatenate([seen, denied]) if self.exclude_seen else denied
+        return self.count_allowed(segment) - self._count_listed(segment, left_out)
 
-    def count_within_quotas(self, segment: int, seen: npt.NDArray[np.integer]) -> int:
+    def _count_listed(self, segment: int, items: npt.NDArray[np.integer]) -> int:
+        """How many different ones of these the segment allows."""
+        leaves = self.index.leaf_of_item[np.unique(items).astype(np.int64)]
+        return int((self.allowed_below[-1][segment, leaves] > 0).sum())
+
+    def count_within_quotas(
+        self, segment: int, seen: npt.NDArray[np.integer], denied: npt.NDArray[np.integer] = _NOTHING
+    ) -> int:
         """Length of the longest list that such a user may have: of what is left, each group up to its limit."""
         if self.quotas is None:
-            return self.count_left(segment, seen)
-        count_G, limit_G = self._left_per_group(self.quotas, segment, seen)
+            return self.count_left(segment, seen, denied)
+        count_G, limit_G = self._left_per_group(self.quotas, segment, seen, denied)
         return int(count_G[0] + np.minimum(count_G[1:], limit_G[1:]).sum())
 
-    def count_sessions(self, segment: int, seen: npt.NDArray[np.integer], length: int) -> int:
+    def count_sessions(
+        self,
+        segment: int,
+        seen: npt.NDArray[np.integer],
+        length: int,
+        denied: npt.NDArray[np.integer] = _NOTHING,
+    ) -> int:
         """How many sessions of ``length`` different items such a user may have; the order of the items counts.
 
         Without quotas ``n! / (n - length)!`` of the n items that are left. With them, a session takes up to its limit of
@@ -179,8 +214,8 @@ class CompiledRules:
         times ``length!``.
         """
         if self.quotas is None:
-            return math.perm(self.count_left(segment, seen), length)
-        count_G, limit_G = self._left_per_group(self.quotas, segment, seen)
+            return math.perm(self.count_left(segment, seen, denied), length)
+        count_G, limit_G = self._left_per_group(self.quotas, segment, seen, denied)
         limit_G[0] = length
         ways = [1] + [0] * length  # how many sets of 0 … length items; Python's numbers do not overflow
         for count, limit in zip(count_G.tolist(), limit_G.tolist(), strict=True):
@@ -192,16 +227,15 @@ class CompiledRules:
         return ways[length] * math.factorial(length)
 
     def _left_per_group(
-        self, quotas: Quotas, segment: int, seen: npt.NDArray[np.integer]
+        self, quotas: Quotas, segment: int, seen: npt.NDArray[np.integer], denied: npt.NDArray[np.integer]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """How many items of each group are left to a user, and the limits, ``[G]`` each."""
         group_I, limit_G = quotas.group_I.cpu().numpy(), quotas.limit_G.cpu().numpy().copy()
         allowed = self.allowed_below[-1][segment] > 0
         count_G = np.bincount(group_I[self.index.leaf_item[allowed]], minlength=len(limit_G))
-        if self.exclude_seen:
-            items = np.unique(seen).astype(np.int64)
-            items = items[allowed[self.index.leaf_of_item[items]]]
-            count_G = count_G - np.bincount(group_I[items], minlength=len(limit_G))
+        items = np.unique(np.concatenate([seen, denied]) if self.exclude_seen else denied).astype(np.int64)
+        items = items[allowed[self.index.leaf_of_item[items]]]
+        count_G = count_G - np.bincount(group_I[items], minlength=len(limit_G))
         return count_G, limit_G
 
     def segment_of(self, row: int) -> int:
@@ -255,6 +289,15 @@ def _check_segments(segments: npt.NDArray[np.int64] | None, num_segments: int) -
         raise DataError(f"item rules have {num_segments} segments, but no segment is given for the histories")
     if segments is not None and len(segments) and not (segments.min() >= 0 and segments.max() < num_segments):
         raise DataError(f"segments run from {segments.min()} to {segments.max()}, expected 0..{num_segments - 1}")
+
+
+def _check_lists(lists: PersonalLists | None, num_items: int) -> None:
+    items = _NOTHING if lists is None else lists.items
+    if len(items) and not (items.min() >= 0 and items.max() < num_items):
+        raise DataError(
+            f"personal lists hold item_index {items.min()} to {items.max()}, expected 0..{num_items - 1}; leave out items "
+            "that the model does not know"
+        )
 
 
 def _pad_lists(user: npt.NDArray[np.int64], node: npt.NDArray[np.int64], num_users: int) -> torch.Tensor:

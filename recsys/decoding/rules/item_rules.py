@@ -3,7 +3,7 @@
 Three kinds compose, and none touches the prefix index, so rules can change between two calls:
 
 - *shared* rules, one mask over items per segment of users (availability, a tenant's or region's allow and deny lists);
-- *personal* rules (items already seen), short lists per user;
+- *personal* rules (items already seen, items that this user may not be shown), short lists per user;
 - *quotas*: at most so many items of one group (a category, a seller) in one answer; checked where an item is chosen.
 
 :class:`~recsys.decoding.rules.constraints.CompiledRules` is what they become for one catalogue (stage 2), and
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from recsys.contracts.errors import DataError
+from recsys.decoding.rules.personal_lists import PersonalLists
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ItemRules:
         segments: int64 ``[U]`` segment of each user, in the order of the histories; needed when a mask has segments.
         quotas: At most so many items of one group per list, or per session.
         exclude_seen: Leave out items of the user's history; ``None`` does as the decode configuration says.
+        personal: Items that single users may not be shown whatever they have seen, in the order of the histories.
     """
 
     allow: npt.NDArray[np.bool_] | None = None
@@ -40,6 +42,7 @@ class ItemRules:
     segments: npt.NDArray[np.int64] | None = None
     quotas: Quotas | None = None
     exclude_seen: bool | None = None
+    personal: PersonalLists | None = None
 
     @property
     def allowed(self) -> npt.NDArray[np.bool_] | None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from recsys.data.batch import pad_ragged
@@ -25,13 +27,25 @@ def padded_items(histories: Histories) -> torch.Tensor:
     """Items of whole histories, int64 ``[B, R]``, -1 behind the last.
 
     Example:
-        >>> import numpy as np
         >>> events = (np.array([4, 5, 6], np.int32), *[np.zeros(3, np.uint8)] * 3)
         >>> padded_items(Histories(np.array([0, 1]), np.array([0, 2]), np.array([2, 3]), *events)).tolist()
         [[4, 5], [6, -1]]
     """
     width = int(histories.lengths.max(initial=0))
     return pad_ragged(histories.item, histories.start, histories.end, width, offset=1) - 1
+
+
+def padded_lists(lists: Sequence[npt.NDArray[np.integer]]) -> torch.Tensor:
+    """The same of lists of items, int64 ``[B, R]``, -1 behind the last.
+
+    Example:
+        >>> padded_lists([np.array([4, 5]), np.array([], int)]).tolist()
+        [[4, 5], [-1, -1]]
+    """
+    lengths = np.array([len(items) for items in lists], np.int64)
+    ends = lengths.cumsum()
+    items = np.concatenate(lists).astype(np.int32) if len(lists) else np.empty(0, np.int32)
+    return pad_ragged(items, ends - lengths, ends, int(lengths.max(initial=0)), offset=1) - 1
 
 
 def close_seen(

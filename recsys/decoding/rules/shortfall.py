@@ -49,9 +49,9 @@ def explain_shortfalls(histories: Histories, ranked: RankedItems, rules: Compile
     short = np.flatnonzero(found_N < wanted)
     result = []
     for row, seen in zip(short, histories.take(short).seen_items(), strict=True):
-        segment, found = rules.segment_of(int(row)), int(found_N[row])
-        allowed, unseen = rules.count_allowed(segment), rules.count_left(segment, seen)
-        possible = rules.count_within_quotas(segment, seen)
+        segment, found, denied = rules.segment_of(int(row)), int(found_N[row]), rules.denied_of(int(row))
+        allowed, unseen = rules.count_allowed(segment, denied), rules.count_left(segment, seen, denied)
+        possible = rules.count_within_quotas(segment, seen, denied)
         result.append(
             Shortfall(int(row), wanted, found, allowed, unseen, _reason(wanted, found, allowed, unseen, possible))
         )
@@ -64,7 +64,7 @@ def rows_below_quotas(histories: Histories, ranked: RankedItems, rules: Compiled
     found_N = (ranked.items >= 0).sum(1)
     short = np.flatnonzero(found_N < wanted)
     possible = [
-        rules.count_within_quotas(rules.segment_of(int(row)), seen)
+        rules.count_within_quotas(rules.segment_of(int(row)), seen, rules.denied_of(int(row)))
         for row, seen in zip(short, histories.take(short).seen_items(), strict=True)
     ]
     return short[found_N[short] < np.minimum(np.array(possible, np.int64), wanted)]
@@ -78,7 +78,7 @@ def sessions_below_quotas(
     found_N = (items[:, :, 0] >= 0).sum(1)
     short = np.flatnonzero(found_N < wanted)
     possible = [
-        min(wanted, rules.count_sessions(rules.segment_of(int(row)), seen, length))
+        min(wanted, rules.count_sessions(rules.segment_of(int(row)), seen, length, rules.denied_of(int(row))))
         for row, seen in zip(short, histories.take(short).seen_items(), strict=True)
     ]
     return short[found_N[short] < np.array(possible, np.int64)]

@@ -1,5 +1,7 @@
 """Segments, quotas, reasons for short answers, session shapes: by hand, against brute force, and refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,10 @@ from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
+from recsys.decoding.rules.batch_rules import NO_NODE
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
+from recsys.decoding.rules.personal_lists import PersonalLists
 from recsys.decoding.rules.shortfall import explain_shortfalls
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.config import ModelConfig
@@ -38,6 +42,41 @@ def test_quota_marks_what_exceeds_it() -> None:
     third of group 1; item 5 has no group."""
     quotas = Quotas.from_groups(np.array([1, 1, 1, 2, 2, 0]), np.array([0, 2, 1]))
     assert quotas.over(torch.tensor([[1, 3, 0, 4, 2, 5]])).tolist() == [[False, False, False, True, True, False]]
+
+
+def test_lists_of_single_users_join_what_they_saw(prepared: Dataset) -> None:
+    """Every user denies the item before and after their first seen one: neither is answered, with and without seen items,
+    on both ways to close nodes; rules of other users or unknown items are refused."""
+    policy, histories = random_policy(prepared, toy_ids(CODES, (4, 5))), everyone(prepared)
+    recommender = Recommender(policy, toy_ids(CODES, (4, 5)), DecodeConfig(beam_width=20))
+    seen = histories.seen_items()
+    first = np.array([items[0] for items in seen])
+    users = np.arange(len(histories))
+    pairs = np.concatenate([users, users]), np.concatenate([(first - 1) % 20, (first + 1) % 20])
+    lists = PersonalLists.from_pairs(*pairs, len(histories))
+    for exclude_seen in (True, False):
+        ranked = recommender.recommend(histories, 20, rules=ItemRules(personal=lists), exclude_seen=exclude_seen)
+        for row, items in enumerate(ranked.items):
+            out = set(lists.of(row).tolist()) | (set(seen[row].tolist()) if exclude_seen else set())
+            assert set(items[items >= 0].tolist()) == set(range(20)) - out
+        compiled = recommender.compile(ItemRules(personal=lists), len(histories), exclude_seen)
+        on_device = replace(compiled, search_index=recommender.search_index)
+        for rules in (compiled.take(users[::-1]), compiled):
+            rows = histories.take(users[::-1]) if rules is not compiled else histories
+            there = replace(on_device, denied_U=rules.denied_U).for_batch(rows).personal
+            here = rules.for_batch(rows).personal
+            assert here is not None
+            assert there is not None
+            for mine, other in zip(here.closed, there.closed, strict=True):
+                assert [set(row) - {NO_NODE} for row in mine.tolist()] == [
+                    set(row) - {NO_NODE} for row in other.tolist()
+                ]
+    with pytest.raises(DataError, match="personal lists are of 10 users, expected 3"):
+        recommender.recommend(histories.take(np.arange(3)), 2, rules=ItemRules(personal=lists))
+    with pytest.raises(DataError, match=r"item_index 20 to 20, expected 0\.\.19"):
+        recommender.compile(ItemRules(personal=PersonalLists.from_pairs(np.array([0]), np.array([20]), 10)), 10)
+    with pytest.raises(DataError, match=r"name users 3 to 3, expected 0\.\.2"):
+        PersonalLists.from_pairs(np.array([3]), np.array([1]), 3)
 
 
 def test_personal_lists_by_hand() -> None:

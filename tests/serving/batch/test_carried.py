@@ -109,6 +109,25 @@ def test_rules_are_asked_again_where_they_changed(world: World, tmp_path: Path) 
     assert report_of(tmp_path / "delta")["users_answered"] == USERS // 3
 
 
+def test_users_whose_own_list_changed_are_asked_again(world: World, tmp_path: Path) -> None:
+    """One user's list grew, another's stands in another order: only the first is answered."""
+    users = FrameUsers(write_histories(tmp_path / "users.parquet", world))
+    one, other = users.user_ids[0], users.user_ids[1]
+
+    def night(name: str, pairs: list[tuple[Any, int]]) -> RecommendConfig:
+        path = tmp_path / f"{name}.parquet"
+        table = pl.DataFrame(pairs, schema={"user_id": users.user_ids.dtype, "item_id": pl.Int64}, orient="row")
+        table.with_columns(pl.col("item_id") + FIRST_ITEM_ID).write_parquet(path)
+        return RecommendConfig.model_validate({"k": 70, "users_per_shard": 25, "personal_deny": path})
+
+    first, second = [(one, 2), (other, 2), (other, 3)], [(other, 3), (one, 5), (one, 2), (other, 2)]
+    write_candidates(world.bundle, users, night("1", first), tmp_path / "monday", QUIET)
+    for name, since in (("full", None), ("delta", tmp_path / "monday")):
+        write_candidates(world.bundle, users, night("2", second), tmp_path / name, QUIET, since=since)
+    assert same_answers(tmp_path / "full", tmp_path / "delta")
+    assert report_of(tmp_path / "delta")["users_answered"] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "because"),
     [

@@ -130,6 +130,40 @@ def test_a_segment_without_items_gets_none_and_a_reason(
     assert rows_of(tmp_path / "out", "short*").rows() == [("u4", 2, 0, 0, 0, "rules")]
 
 
+def test_personal_lists_by_hand(bundle: Path, users: PreparedUsers, item_ids: list[int], tmp_path: Path) -> None:
+    """Items 0..9 can be had. u0 has seen 0 1 2 and dislikes 4 (twice) and 5: 3 6 7 8 9 are left, one too few for 6; of its 8
+    possible ones (10 without the list of 2) it has seen three. u1 has seen 3 4 and dislikes 3, which costs nothing: 8 left.
+    Neither a stranger's row nor an item that the model does not know says anything."""
+    available = write_csv(tmp_path / "available.txt", *(str(item) for item in item_ids[:10]))
+    pairs = [("u0", item_ids[4]), ("u1", item_ids[3]), ("u0", item_ids[5]), ("u0", item_ids[4])]
+    pairs += [("stranger", item_ids[6]), ("u2", 4711)]
+    lists = write_csv(tmp_path / "own.csv", "user_id,item_id", *(f"{user},{item}" for user, item in pairs))
+    config = RecommendConfig(k=6, users_per_shard=2, available=available, personal_deny=lists)
+    write_candidates(bundle, users, config, tmp_path / "out", QUIET)
+    given = {
+        user: {item_ids.index(item) for item in part["item_id"]}
+        for (user,), part in rows_of(tmp_path / "out").group_by("user_id")
+    }
+    assert given["u0"] == {3, 6, 7, 8, 9}
+    assert len(given["u1"]) == 6
+    assert given["u1"].isdisjoint({3, 4})
+    short = {row[0]: row for row in rows_of(tmp_path / "out", "shortfalls-*").rows()}
+    assert short["u0"] == ("u0", 6, 5, 8, 5, "seen")
+
+
+def test_personal_lists_hold_where_seen_items_may_come_again(
+    bundle: Path, users: PreparedUsers, item_ids: list[int], tmp_path: Path
+) -> None:
+    """u0 dislikes all but two items, both seen: with seen items it gets them, and the list of denied ones is the reason."""
+    denied = [f"u0,{item}" for item in item_ids[2:]]
+    lists = write_csv(tmp_path / "own.csv", "user_id,item_id", *denied)
+    config = RecommendConfig(k=3, personal_deny=lists, exclude_seen=False)
+    write_candidates(bundle, users, config, tmp_path / "out", QUIET)
+    rows = rows_of(tmp_path / "out")
+    assert {item_ids.index(item) for item in rows.filter(pl.col("user_id") == "u0")["item_id"]} == {0, 1}
+    assert rows_of(tmp_path / "out", "shortfalls-*").rows() == [("u0", 3, 2, 2, 2, "rules")]
+
+
 def test_categories_from_a_file(scorer: Scorer, item_ids: list[int], tmp_path: Path) -> None:
     """Items 0 and 2 are toys, 1 is a book, the rest nothing; names are numbered in order: book 1, toy 2."""
     lines = [f"{item_ids[0]},toy", f"{item_ids[2]},toy", f"{item_ids[1]},book"]
@@ -183,6 +217,9 @@ CATEGORIES = ["item_id,category", "100,toy"]
             {"default_segment": "us"},
             "default_segment is 'us', which has no rules",
         ),
+        ({"personal_deny": ["user_id,item_id", "u0,"]}, {}, "1 of 1 rows lack the user or the item"),
+        ({"personal_deny": ["user_id,item_id", "U0,100"]}, {}, "none of its 1 rows names a user of the job"),
+        ({"personal_deny": ["user_id,item", "u0,100"]}, {}, "expected 'item_id'"),
         ({}, {"category_limits": {"4": 1}}, "no item is of category '4'; there are '1', '2', '3'"),
         ({"item_categories": CATEGORIES}, {"category_limits": {"tyo": 1}}, "did you mean 'toy'"),
         ({"item_categories": [*CATEGORIES, "100,book"]}, {"max_per_category": 1}, "an item that occurs more than once"),
