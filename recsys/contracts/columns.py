@@ -66,6 +66,7 @@ class Columns:
     BEHAVIOURS: Final = "behaviours"
     WATCH_RATIOS: Final = "watch_ratios"
     OBJECTIVE: Final = "objective"
+    WORDS: Final = "words"
 
     SEGMENT: Final = "segment"
     RULE: Final = "rule"

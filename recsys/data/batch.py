@@ -29,6 +29,7 @@ class HistoryBatch:
         item_BH, behaviour_BH, gap_BH, watch_BH: int64 table rows, 0 where padded.
         lengths_B: int64 events per user, 0 allowed.
         objective_BO: float32 weight of each of O objectives in this request; ``None`` asks for none in particular.
+        words_BT: int64 words of each request, 0 behind them; ``None``: no request says anything.
     """
 
     user_B: torch.Tensor
@@ -38,6 +39,7 @@ class HistoryBatch:
     watch_BH: torch.Tensor
     lengths_B: torch.Tensor
     objective_BO: torch.Tensor | None = None
+    words_BT: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.user_B.shape[0]
@@ -205,9 +207,11 @@ def collate_histories(histories: Histories, max_history: int, width: int | None 
     """
     start = np.maximum(histories.start, histories.end - max_history)
     batch = _history_batch(histories.user_index, start, histories.end, histories, width)
-    if histories.objective is None:
-        return batch
-    return replace(batch, objective_BO=torch.from_numpy(np.array(histories.objective)))
+    if histories.objective is not None:
+        batch = replace(batch, objective_BO=torch.from_numpy(np.array(histories.objective)))
+    if histories.words is not None:
+        batch = replace(batch, words_BT=torch.from_numpy(histories.words.astype(np.int64)))
+    return batch
 
 
 def _history_batch(

@@ -14,8 +14,9 @@ from recsys.contracts.errors import DataError
 from recsys.data.batch import TrainingBatch
 from recsys.data.histories import Histories
 from recsys.data.loader import BucketedLoader
-from recsys.data.options import AugmentConfig, BatchBy
+from recsys.data.options import AugmentConfig, BatchBy, WordsConfig
 from recsys.data.samples import PrefixWindows, RecentRows, Samples, TargetRows, TrainingForm
+from recsys.data.words import Sentences
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class PolicyData(lightning.LightningDataModule):
         batch_size: Rows of a training batch, over all processes.
         batch_by: Cut batches of equal rows, or of equal targets (:class:`~recsys.data.loader.BucketedLoader`).
         augment: How the histories of training rows are changed; validation rows never are.
+        words: What training rows say in words; validation rows say nothing. ``None``: nothing.
         validation_users: Rows of the validation split to decode, drawn once from ``seed``.
         recent: Which training rows stay; ``None``: all.
         prefetch: As :meth:`~recsys.data.loader.BucketedLoader.place` has it.
@@ -76,6 +78,7 @@ class PolicyData(lightning.LightningDataModule):
         seed: int,
         batch_by: BatchBy = "rows",
         augment: AugmentConfig | None = None,
+        words: WordsConfig | None = None,
         rank: int = 0,
         world: int = 1,
         prefetch: int | None = None,
@@ -85,8 +88,9 @@ class PolicyData(lightning.LightningDataModule):
         samples: Samples = (PrefixWindows if form == "all_prefixes" else TargetRows).from_dataset(prepared, max_history)
         if recent is not None:
             samples = samples.only(recent.rows(samples.last_instant, seed))
+        sentences = None if words is None else Sentences(prepared.items, words, len(samples), seed)
         self.loader = BucketedLoader(
-            samples, batch_size, seed, batch_by=batch_by, augment=augment, rank=rank, world=world
+            samples, batch_size, seed, batch_by=batch_by, augment=augment, sentences=sentences, rank=rank, world=world
         )
         self.prefetch = prefetch
         rows = validation_rows(prepared, validation_users, seed)

@@ -21,6 +21,7 @@ class Histories:
         end: ``[N]`` row after its last event; ``end == start`` is an empty history and is answered as well.
         item, behaviour, gap, watch: ``[E]`` event arrays, as in :class:`~recsys.contracts.dataset.HistoryArrays`.
         objective: float32 ``[N, O]`` weight of each of O objectives in each request; ``None`` asks for none in particular.
+        words: int32 ``[N, T]`` words of each request, 0 behind them; ``None``: nobody says anything.
     """
 
     user_index: IntArray
@@ -31,6 +32,7 @@ class Histories:
     gap: ByteArray
     watch: ByteArray
     objective: npt.NDArray[np.float32] | None = None
+    words: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.user_index)
@@ -61,7 +63,18 @@ class Histories:
             start=self.start[rows],
             end=self.end[rows],
             objective=None if self.objective is None else self.objective[rows],
+            words=None if self.words is None else self.words[rows],
         )
+
+    def with_words(self, words: npt.NDArray[np.int32] | None) -> Histories:
+        """Return the same histories with other words, ``[N, T]``.
+
+        Raises:
+            DataError: Another number of rows.
+        """
+        if words is not None and len(words) != len(self):
+            raise DataError(f"words have {len(words)} rows, the histories {len(self)}; give one row each")
+        return replace(self, words=words)
 
     def with_objective(self, weights: npt.NDArray[np.floating] | None) -> Histories:
         """Return the same histories with other objective weights, ``[N, O]`` or ``[O]`` for all alike.

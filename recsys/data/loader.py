@@ -17,6 +17,7 @@ from recsys.data.batch import TrainingBatch
 from recsys.data.options import AugmentConfig, BatchBy
 from recsys.data.prefetch import prefetched
 from recsys.data.samples import Samples
+from recsys.data.words import Sentences
 
 BUCKET_BATCHES = 32
 
@@ -39,6 +40,7 @@ class BucketedLoader:
             targets. Windows of long histories hold many times the targets of short ones, and sorted by length their batches
             do, too, while every batch is one step.
         augment: How histories are changed, anew in every epoch; ``None`` or all off: not at all.
+        sentences: What rows say in words; ``None``: nothing.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class BucketedLoader:
         *,
         batch_by: BatchBy = "rows",
         augment: AugmentConfig | None = None,
+        sentences: Sentences | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -56,6 +59,7 @@ class BucketedLoader:
             raise ValueError(f"rank {rank} of {world} processes: expected a rank from 0 to {world - 1}")
         self.samples, self.batch_size, self.seed, self.batch_by = samples, batch_size, seed, batch_by
         self.augment = augment if augment is not None and augment.is_on else None
+        self.sentences = sentences
         self.rank, self.world = rank, world
         self.epoch, self.position = 0, 0
         self._prefetch = 0
@@ -109,13 +113,19 @@ class BucketedLoader:
         """
         if self.augment is not None:
             # cropping may take the longest row its length, so all rows say how wide the batch is
-            whole = self.samples.collate(rows, Augmentation(self.augment, self.seed, epoch))
+            whole = self._collate(rows, epoch, Augmentation(self.augment, self.seed, epoch))
             return whole if self.world == 1 else _part(whole, torch.arange(self.rank, len(rows), self.world))
         if self.world == 1:
-            return self.samples.collate(rows)
+            return self._collate(rows, epoch)
         own = rows[self.rank :: self.world]
         longest = rows[np.argmax(self.samples.lengths[rows])]
-        return _part(self.samples.collate(np.append(own, longest)), torch.arange(len(own)))
+        return _part(self._collate(np.append(own, longest), epoch), torch.arange(len(own)))
+
+    def _collate(
+        self, rows: npt.NDArray[np.int64], epoch: int, augmentation: Augmentation | None = None
+    ) -> TrainingBatch:
+        batch = self.samples.collate(rows, augmentation)
+        return batch if self.sentences is None else self.sentences.added(batch, rows, epoch)
 
     def place(self, device: torch.device, prefetch: int | None = None) -> None:
         """Hand out batches that are on ``device`` already, if that is a GPU, and make them ahead.

@@ -180,6 +180,7 @@ class GraphedSearch:
             shape=(
                 events,
                 None if history.objective_BO is None else history.objective_BO.shape[1],
+                None if history.words_BT is None else history.words_BT.shape[1],
                 tuple(padded_size(nodes.shape[1]) for nodes in _closed(rules)),
                 rules.segment_B is not None,
                 rules.alive is not None,

@@ -8,6 +8,7 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.data.item_catalogue import ItemCatalogue
+from recsys.data.words import WordList
 from recsys.language_model.base import from_shape, from_source
 from recsys.language_model.language_policy import LanguagePolicy
 from recsys.language_model.prompt import text_tokens
@@ -43,6 +44,7 @@ def language_policy(prepared: Dataset, semantic_ids: SemanticIds, model: ModelCo
         dataset=prepared.spec,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
+        words=() if model.words is None else WordList.of(prepared.items, model.words).words,
         language=language,
     )
     policy = LanguagePolicy(spec, ItemCatalogue.from_items(prepared.items, semantic_ids.codes), base.model)

@@ -106,18 +106,21 @@ class LanguagePolicy(GenerativeRecommender):
         self.item_tower = ItemTower(config, self.tables, self.codes, catalogue)
         self.dense_query = Linear(config.width, config.width, bias=False)
         nn.init.eye_(self.dense_query.weight)
-        self.objective = None
+        self.objective = self.words = None
         self.base: Any = base
         if settings.tune == "lora":
             add_adapters(base.model, settings.lora)
         blocks = CausalBlocks(base.model, config.dropout, checkpointing=settings.gradient_checkpointing)
-        num_marks = BEHAVIOURS + max(spec.dataset.num_behaviours, 1)
+        first_word = BEHAVIOURS + max(spec.dataset.num_behaviours, 1)
+        num_marks = first_word + len(spec.words)
         self.vocabulary = ExtendedVocabulary(base, self.codes, num_marks, settings.softmax)
         self.encoder: Any = PromptWriter(
             self.vocabulary,
             spec.language.instruction,
             behaviours="behaviour" in config.features,
             titles=settings.titles,
+            first_word=None if config.words is None else first_word,
+            longest_sentence=0 if config.words is None else config.words.longest,
         )
         self.decoder: Any = CodeHead(self.vocabulary, blocks)
         self.blocks = blocks

@@ -47,15 +47,25 @@ class PromptWriter(nn.Module):
         instruction: Tokens behind the start mark.
         behaviours: Whether every event ends with its behaviour.
         titles: Whether it carries the item's title.
+        first_word: Mark of the first word that a request may say; ``None``: none may.
+        longest_sentence: Words of a sentence.
     """
 
     header_N: torch.Tensor
 
     def __init__(
-        self, vocabulary: ExtendedVocabulary, instruction: Sequence[int], *, behaviours: bool, titles: bool
+        self,
+        vocabulary: ExtendedVocabulary,
+        instruction: Sequence[int],
+        *,
+        behaviours: bool,
+        titles: bool,
+        first_word: int | None = None,
+        longest_sentence: int = 0,
     ) -> None:
         super().__init__()
         self.vocabulary, self.behaviours, self.titles = vocabulary, behaviours, titles
+        self.first_word, self.longest_sentence = first_word, longest_sentence
         header = torch.tensor([vocabulary.mark(START), *instruction])
         self.register_buffer("header_N", header, persistent=False)
 
@@ -67,7 +77,7 @@ class PromptWriter(nn.Module):
     def longest(self, events: int, num_levels: int, title_tokens: int) -> int:
         """Tokens of the longest prompt of so many events."""
         event = num_levels + int(self.behaviours) + (title_tokens if self.titles else 0)
-        return len(self.header_N) + events * event
+        return len(self.header_N) + self.longest_sentence + events * event
 
     def forward(self, history: HistoryBatch, codes_IL: torch.Tensor, title_IT: torch.Tensor | None) -> Prompts:
         """Write the histories down.
@@ -82,15 +92,35 @@ class PromptWriter(nn.Module):
             parts.append(title_IT[item_BH])
         if self.behaviours:
             parts.append((history.behaviour_BH + self.vocabulary.mark(BEHAVIOURS))[..., None])
-        return self.of_events(torch.cat(parts, dim=-1), ragged=title_IT is not None)
+        said_BN = self._said(history)
+        ragged = title_IT is not None or said_BN is not None
+        return self.of_events(torch.cat(parts, dim=-1), ragged=ragged, said_BN=said_BN)
 
-    def of_events(self, event_BHE: torch.Tensor, *, ragged: bool, instructed: bool = True) -> Prompts:
+    def _said(self, history: HistoryBatch) -> torch.Tensor | None:
+        """Tokens of what the requests say, :data:`NO_TOKEN` where they say nothing.
+
+        Raises:
+            ConfigError: The model reads no words.
+        """
+        if history.words_BT is None:
+            return None
+        if self.first_word is None:
+            raise ConfigError(
+                "requests carry words, and the model reads none; train with model.words, or leave them out"
+            )
+        first = self.vocabulary.mark(self.first_word)
+        return torch.where(history.words_BT > 0, history.words_BT - 1 + first, NO_TOKEN)
+
+    def of_events(
+        self, event_BHE: torch.Tensor, *, ragged: bool, instructed: bool = True, said_BN: torch.Tensor | None = None
+    ) -> Prompts:
         """Put events one behind the other.
 
         Args:
             event_BHE: Tokens of every event.
             ragged: Some are :data:`NO_TOKEN` and are to be left out.
             instructed: Begin with the instruction, and not with the start mark alone.
+            said_BN: Tokens between that and the events, :data:`NO_TOKEN` where there is none; only where ``ragged``.
         """
         users, events, tokens = event_BHE.shape
         header_BN = self.header_N[: None if instructed else 1].expand(users, -1)
@@ -101,6 +131,10 @@ class PromptWriter(nn.Module):
         real = flat != NO_TOKEN
         per_event = real.unflatten(1, (events, tokens)).sum(-1)
         length_BV = nn.functional.pad(per_event.cumsum(1), (1, 0)) + header_BN.shape[1]
+        if said_BN is not None:
+            flat, says = torch.cat([said_BN, flat], dim=1), said_BN != NO_TOKEN
+            real = torch.cat([says, real], dim=1)
+            length_BV = length_BV + says.sum(1, keepdim=True)
         order = (~real).to(torch.uint8).argsort(dim=1, stable=True)  # what is real moves to the left, in its order
         longest = int(length_BV[:, -1].max()) - header_BN.shape[1]
         return Prompts(torch.cat([header_BN, flat.gather(1, order[:, :longest])], dim=1), length_BV)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
+from recsys.data.options import WordsConfig
 from recsys.model.language_config import LanguageModelConfig
 
 Feature = Literal["item", "codes", "author", "category", "behaviour", "gap", "watch", "user"]
@@ -163,6 +164,7 @@ class ModelConfig(FrozenConfig):
         unseen_user_rows, unseen_author_rows: Rows that ids which training has not seen are hashed to.
         unseen_share: Share of known ids that training replaces by those rows.
         num_objectives: Weights per request that steer the policy: one per tower of the reward.
+        words: Sentences that requests may carry; ``None``: the model reads none.
         dropout, embedding_dropout: Share of channels dropped in training, on residuals and after embeddings.
         init_std: Standard deviation of initial weights.
     """
@@ -198,6 +200,7 @@ class ModelConfig(FrozenConfig):
     unseen_author_rows: int = Field(default=0, ge=0)
     unseen_share: float = Field(default=0.02, gt=0.0, lt=1.0)
     num_objectives: int = Field(default=0, ge=0)
+    words: WordsConfig | None = None
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     embedding_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     init_std: float = Field(default=0.02, gt=0.0)

@@ -31,6 +31,7 @@ from recsys.model.layers.prefix_tree import PrefixTree
 from recsys.model.layers.rows import Linear
 from recsys.model.layers.steering import ObjectiveInput, steer
 from recsys.model.layers.tables import FeatureTables, ReservedRows
+from recsys.model.layers.words import WordsInput, said
 from recsys.model.variants.lazy_decoder import LazyDecoder
 from recsys.model.variants.pathways import PathwayEncoder
 
@@ -64,6 +65,8 @@ class PolicySpec(BaseModel):
     semantic_id_digest: str
     objectives: tuple[str, ...] = ()
     """Names of the objective weights that the policy was aligned with, in their order; empty: not steerable."""
+    words: tuple[str, ...] = ()
+    """Words that requests may use, of ``model.words``."""
     language: LanguageSpec | None = None
     """Of ``model.backbone: llm``."""
 
@@ -131,6 +134,7 @@ class GenerativeRecommender(nn.Module):
         self.decoder = decoder_class(config, self.codes, dataset.session_length)
         self.objective = ObjectiveInput(config.num_objectives, config.width) if config.num_objectives else None
         self.dense_query = Linear(config.width, config.width, bias=False)
+        self.words = WordsInput(len(spec.words), config.width) if config.words is not None else None
         self._init_linear_layers(config)
 
     def _init_linear_layers(self, config: ModelConfig) -> None:
@@ -150,6 +154,8 @@ class GenerativeRecommender(nn.Module):
         nn.init.eye_(self.dense_query.weight)
         if self.objective is not None:
             self.objective.reset()
+        if self.words is not None:
+            self.words.reset()
 
     @property
     def num_levels(self) -> int:
@@ -169,11 +175,22 @@ class GenerativeRecommender(nn.Module):
         memory_BSD = self.encoder(batch.history, full=batch.asked.full)
         codes_BPML = self.item_tower.codes_IL[batch.target_BPM]
         visible_BP = self.encoder.visible(batch)
-        keys_values = self.decoder.keys_values(steer(memory_BSD, batch.history, self.objective))
+        keys_values = self.decoder.keys_values(self._steered(memory_BSD, batch.history))
         everything = batch.asked.full and batch.asked.whole_history
         hidden = self.decoder(codes_BPML, keys_values, None if everything else visible_BP, batch.asked.point_N)
         index = visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
-        return hidden, self._dense_query(memory_BSD.gather(1, index))
+        return hidden, self._query(memory_BSD.gather(1, index), batch.history)
+
+    def _steered(self, memory_BSD: torch.Tensor, history: HistoryBatch) -> torch.Tensor:
+        """Memory under the objective weights and the words of the requests."""
+        memory_BSD = steer(memory_BSD, history, self.objective)
+        said_BD = said(history, self.words)
+        return memory_BSD if said_BD is None else memory_BSD + said_BD[:, None]
+
+    def _query(self, state_BPD: torch.Tensor, history: HistoryBatch) -> torch.Tensor:
+        """Queries of the dense head under the words of the requests."""
+        said_BD = said(history, self.words)
+        return self._dense_query(state_BPD if said_BD is None else state_BPD + said_BD[:, None])
 
     def _dense_query(self, states: torch.Tensor) -> torch.Tensor:
         """Query of the dense head, float32; item vectors are, too."""
@@ -230,7 +247,7 @@ class GenerativeRecommender(nn.Module):
         if not full:
             positions = torch.arange(memory_BSD.shape[1], device=memory_BSD.device)
             tree = replace(tree, visible=(positions <= self.encoder.last_position(history)[:, None])[:, None, None])
-        return self.decoder.along_tree(tree, self.decoder.keys_values(steer(memory_BSD, history, self.objective)))
+        return self.decoder.along_tree(tree, self.decoder.keys_values(self._steered(memory_BSD, history)))
 
     def start(self, history: HistoryBatch) -> DecodingState:
         """Encode the histories and project all cross-attention keys and values, once per user."""
@@ -239,9 +256,9 @@ class GenerativeRecommender(nn.Module):
         visible = torch.arange(memory_BSD.shape[1], device=memory_BSD.device) <= last_B1
         last = last_B1[..., None].expand(-1, 1, memory_BSD.shape[-1])
         return DecodingState(
-            keys_values=self.decoder.keys_values(steer(memory_BSD, history, self.objective)),
+            keys_values=self.decoder.keys_values(self._steered(memory_BSD, history)),
             visible=visible[:, None, None],
-            dense_query_BD=self._dense_query(memory_BSD.gather(1, last)[:, 0]),
+            dense_query_BD=self._query(memory_BSD.gather(1, last), history)[:, 0],
             cache=self.decoder.start(),
         )
 

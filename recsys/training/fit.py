@@ -24,6 +24,7 @@ from recsys.contracts.manifest import read_json, write_json
 from recsys.data.datamodule import PolicyData
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.data.samples import TrainingForm
+from recsys.data.words import WordList
 from recsys.decoding.config import DecodeConfig
 from recsys.device import trainer_devices
 from recsys.model.checkpoint import load_policy, save_policy
@@ -74,6 +75,7 @@ def build_policy(
         dataset=prepared.spec,
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
+        words=() if model.words is None else WordList.of(prepared.items, model.words).words,
     )
     policy = GenerativeRecommender(spec, ItemCatalogue.from_items(prepared.items, semantic_ids.codes))
     if item_embeddings is not None and "item" in model.features:
@@ -244,6 +246,7 @@ def _training_data(inputs: TrainingInputs, world: World) -> PolicyData:
         batch_size=inputs.train.batch_size,
         batch_by=inputs.train.batch_by,
         augment=inputs.train.augment,
+        words=inputs.model.words,
         validation_users=inputs.train.validation_users,
         seed=inputs.seed,
         rank=world.rank,

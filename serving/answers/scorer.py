@@ -21,6 +21,7 @@ from recsys.contracts.event_times import NumberUnit
 from recsys.contracts.manifest import read_json
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
+from recsys.data.words import WordList
 from recsys.decoding.answers import refuse_non_finite
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
@@ -71,8 +72,9 @@ class Scorer:
         self.catalogue = catalogue
         self.recommender = recommender
         self.reward_model = reward_model
-        towers = recommender.policy.spec.objectives
-        self.model = ServedModel(info.name, catalogue, towers, reward_model is not None)
+        spec = recommender.policy.spec
+        words = None if spec.model.words is None else WordList(spec.words, spec.model.words.longest)
+        self.model = ServedModel(info.name, catalogue, spec.objectives, reward_model is not None, words)
 
     @classmethod
     def open(

@@ -2,7 +2,7 @@
 
 Reads mapped histories and rules; produces 64-bit numbers. Two jobs with the same model, options and code give a user with
 the same number the same answer, so that a later job need not ask again (:mod:`serving.batch.carried`). The number covers
-every event in the model's indices, the user's row of the user table, objective weights, what the rules of the user's
+every event in the model's indices, the user's row of the user table, objective weights, words, what the rules of the user's
 segment allow, what the user's own list denies, quotas, and whether seen items are left out. Two different askings share a
 number once in 2^64.
 
@@ -76,6 +76,9 @@ def asked_numbers(histories: Histories, rules_N: Numbers) -> Numbers:
     if histories.objective is not None:
         for weight_N in histories.objective.T:
             number_N = _mix(number_N + np.ascontiguousarray(weight_N, np.float32).view(np.uint32).astype(np.uint64))
+    if histories.words is not None:
+        for word_N in histories.words.T:
+            number_N = _mix(number_N + word_N.astype(np.uint64))
     return _mix(number_N + rules_N)
 
 

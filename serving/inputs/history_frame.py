@@ -7,7 +7,7 @@ length ``timestamps`` (UTC microseconds, Datetime, or ISO text), ``behaviours`` 
 :func:`~recsys.contracts.event_features.behaviour_codes`) and ``watch_ratios``. Null instead of a list means "not known" for
 that user, ``item_ids`` null is an empty history; null inside a list is not known for that event, and an item that is null is
 one that the model does not know. A column ``objective`` (JSON text, see :mod:`serving.inputs.objectives`) says what a row's
-request wants more of.
+request wants more of; a column ``words`` says it as a sentence.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from serving.inputs.history_columns import behaviour_values, id_values, user_val
 from serving.inputs.history_times import FUTURE, gaps, later_than_now, times_us
 
 OPTIONAL_LISTS: Final = (Columns.TIMESTAMPS, Columns.BEHAVIOURS, Columns.WATCH_RATIOS)
-_KNOWN: Final = (Columns.USER_ID, Columns.ITEM_IDS, *OPTIONAL_LISTS, Columns.OBJECTIVE)
+_KNOWN: Final = (Columns.USER_ID, Columns.ITEM_IDS, *OPTIONAL_LISTS, Columns.OBJECTIVE, Columns.WORDS)
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class MappedHistories:
         histories: N rows.
         num_unknown: ``[N]`` events left out because the model has no such item.
         objectives: ``[N]`` JSON text of each row's objective weights, as given; ``None`` where the rows name none.
+        sentences: ``[N]`` what each row says, as given; ``None`` where nobody says anything.
     """
 
     user_ids: pl.Series
     histories: Histories
     num_unknown: npt.NDArray[np.int32]
     objectives: pl.Series | None = None
+    sentences: pl.Series | None = None
 
     def take(self, rows: npt.NDArray[np.integer]) -> MappedHistories:
         """Return the rows given by number, in that order."""
@@ -56,6 +58,7 @@ class MappedHistories:
             self.histories.take(rows),
             self.num_unknown[rows],
             None if self.objectives is None else self.objectives.gather(rows),
+            None if self.sentences is None else self.sentences.gather(rows),
         )
 
 
@@ -117,10 +120,15 @@ def map_frame(
         watch=watch_values(ratios, len(events), owner)[known],
     )
     num_unknown = np.bincount(row[~known], minlength=len(frame)).astype(np.int32)
-    objectives = frame[Columns.OBJECTIVE] if Columns.OBJECTIVE in frame.columns else None
-    if objectives is not None and objectives.null_count() == len(objectives):
-        objectives = None  # nobody asks for anything
-    return MappedHistories(users, histories, num_unknown, objectives)
+    objectives, sentences = (asked_texts(frame, name) for name in (Columns.OBJECTIVE, Columns.WORDS))
+    return MappedHistories(users, histories, num_unknown, objectives, sentences)
+
+
+def asked_texts(frame: pl.DataFrame, name: str) -> pl.Series | None:
+    """A column of what the rows ask for; ``None`` where it is missing or nobody asks for anything."""
+    if name not in frame.columns or frame[name].null_count() == len(frame):
+        return None
+    return frame[name]
 
 
 def untyped_if_empty(frame: pl.DataFrame) -> pl.DataFrame:
@@ -155,7 +163,7 @@ def check_columns(schema: pl.Schema, where: str = "histories") -> None:
             f"{where} have the column '{extra[0]}', which the model would not read; {hint}allowed are {list(_KNOWN)}"
         )
     for name in names:
-        if name in (Columns.USER_ID, Columns.OBJECTIVE) or schema[name] == pl.Null:
+        if name in (Columns.USER_ID, Columns.OBJECTIVE, Columns.WORDS) or schema[name] == pl.Null:
             continue
         if not isinstance(schema[name], pl.List | pl.Array):
             raise DataError(f"{where}: column '{name}' is {schema[name]}, expected a list per user")

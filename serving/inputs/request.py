@@ -12,12 +12,14 @@ from typing import Final
 import numpy as np
 
 from recsys.contracts.errors import ConfigError
+from recsys.data.words import WordList
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules
 from serving.bundle.catalogue import Catalogue
 from serving.config import AnswerOptions
 from serving.inputs.history_frame import MappedHistories
 from serving.inputs.objectives import FloatArray, objective_weights, row_objectives
+from serving.inputs.sentences import row_words
 from serving.inputs.user_histories import UserHistories
 
 UNSEEN_ITEMS: Final = ItemRules(exclude_seen=True)
@@ -33,12 +35,14 @@ class ServedModel:
         catalogue: Outside ids of the model's indices, and what it was trained on.
         towers: Names of the objective weights that the policy takes; empty: it cannot be steered.
         has_reward_model: The bundle can select by reward.
+        words: What the policy reads of sentences; ``None``: nothing.
     """
 
     name: str
     catalogue: Catalogue
     towers: tuple[str, ...]
     has_reward_model: bool
+    words: WordList | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Request:
     Raises:
         ConfigError: Sessions of a model of single items, a second stage without a reward model, weights that the policy does
             not take, options that contradict each other, or ``k`` below 1 or above the bundle's limit.
-        DataError: Texts of the users' rows are no weights, or lack some.
+        DataError: Texts of the users' rows are no weights, or lack some; they say something that the policy does not read.
     """
 
     model: ServedModel
@@ -79,6 +83,8 @@ class Request:
         default = self._default_weights()
         if self.users.objectives is not None:
             row_objectives(self.users.objectives.unique(maintain_order=True), self.model.towers, default)
+        if self.users.sentences is not None:
+            row_words(self.users.sentences.unique(maintain_order=True), self.model.words, reports=True)
         self.options.check(self.k, steered=self.is_steered)
         self.model.catalogue.limits.check_k(self.k, self.model.name)
 
@@ -99,6 +105,8 @@ class Request:
         if asked.objectives is not None:
             weights = row_objectives(asked.objectives, self.model.towers, weights)
         histories = asked.histories.with_objective(weights)
+        if asked.sentences is not None:
+            histories = histories.with_words(row_words(asked.sentences, self.model.words))
         return replace(asked, histories=histories), self.rules.take(np.arange(first, last))
 
     def _default_weights(self) -> FloatArray | None:

@@ -27,7 +27,14 @@ from recsys.data.histories import Histories
 from serving.bundle.catalogue import Catalogue
 from serving.inputs.callers_frame import to_frame
 from serving.inputs.history_columns import user_values
-from serving.inputs.history_frame import OPTIONAL_LISTS, MappedHistories, check_columns, map_frame, untyped_if_empty
+from serving.inputs.history_frame import (
+    OPTIONAL_LISTS,
+    MappedHistories,
+    asked_texts,
+    check_columns,
+    map_frame,
+    untyped_if_empty,
+)
 
 logger = logging.getLogger("recsys.serving")
 
@@ -50,6 +57,11 @@ class UserHistories(Protocol):
     @property
     def objectives(self) -> pl.Series | None:
         """The different texts of the column ``objective``; ``None`` where there is no such column."""
+        ...
+
+    @property
+    def sentences(self) -> pl.Series | None:
+        """The different texts of the column ``words``; ``None`` where there is no such column."""
         ...
 
     def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
@@ -134,6 +146,11 @@ class MappedUsers:
         """As given; a text may repeat."""
         return self._mapped.objectives
 
+    @property
+    def sentences(self) -> pl.Series | None:
+        """As given; a text may repeat."""
+        return self._mapped.sentences
+
     def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Rows ``start`` to ``end``; the look-up has happened."""
         return self._mapped if end - start == len(self) else self._mapped.take(np.arange(start, end))
@@ -143,6 +160,7 @@ class PreparedUsers:
     """All users of a prepared data set, each with the whole history."""
 
     objectives: pl.Series | None = None
+    sentences: pl.Series | None = None
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.prepared = Dataset.open(folder)
@@ -222,11 +240,12 @@ class FrameUsers:
             schema = self._rows.collect_schema()
             check_columns(schema, self._where)
             user_ids = self._rows.select(Columns.USER_ID).collect()[Columns.USER_ID]
-            self.objectives: pl.Series | None = None
-            if Columns.OBJECTIVE in schema:
-                different = self._rows.select(pl.col(Columns.OBJECTIVE).unique(maintain_order=True))
-                texts = different.collect()[Columns.OBJECTIVE]
-                self.objectives = texts if texts.null_count() < len(texts) else None
+            self.objectives, self.sentences = (
+                asked_texts(self._rows.select(pl.col(name).unique(maintain_order=True)).collect(), name)
+                if name in schema
+                else None
+                for name in (Columns.OBJECTIVE, Columns.WORDS)
+            )
         except pl.exceptions.NoDataError as error:
             raise DataError(
                 f"{self._where} is empty; its first line is to name the columns user_id and item_ids"

@@ -372,6 +372,7 @@ def _inputs(catalogue: Catalogue) -> dict[str, str]:
         Columns.BEHAVIOURS: f"list of codes of the signals {list(catalogue.spec.signals)}, optional; null: not known",
         Columns.WATCH_RATIOS: "list of watched time / duration, optional; null: not known",
         Columns.OBJECTIVE: "JSON text of objective weights, optional",
+        Columns.WORDS: "text that says what is wanted, optional, of a model that reads words",
     }
 
 

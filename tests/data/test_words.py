@@ -1,0 +1,148 @@
+"""Requests in words: the vocabulary, made-up sentences, and what they do to a policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from pydantic import ValidationError
+
+from recsys.contracts.errors import ConfigError, DataError
+from recsys.data.batch import TrainingBatch, collate_histories
+from recsys.data.histories import Histories
+from recsys.data.options import WordsConfig
+from recsys.data.words import Sentences, WordList, item_values
+from recsys.model.config import ModelConfig
+from recsys.training.fit import build_policy
+from tests.toy.builders import item_table
+from tests.toy.histories import histories_of
+from tests.toy.language_model import language_model_config, ring_ids_of_three_levels, ring_world
+
+ITEMS = item_table(
+    4,
+    categories=[["Shop", "Adhesive Tapes"], ["Shop", "Glue"], ["Shop"], None],
+    author_index=np.array([1, 1, 2, 0], np.int32),
+)
+CONFIG = WordsConfig(templates=("{value}", "show me {value}"), absent_share=0.25, longest=4)
+
+
+def asked(rows: list[list[int]]) -> TrainingBatch:
+    """Item rows that are asked for, behind empty histories."""
+    target = torch.tensor(rows)[:, :, None]
+    history = collate_histories(histories_of([[] for _ in rows]), 2)
+    return TrainingBatch(history, target, torch.zeros_like(target[..., 0]))
+
+
+def test_a_value_that_most_items_have_is_not_spoken_of() -> None:
+    """Three of four items are of the shop; author a1 makes two of four, which is no more than half."""
+    assert item_values(ITEMS, CONFIG) == [["Adhesive Tapes", "a1"], ["Glue", "a1"], ["a2"], []]
+
+
+def test_a_sentence_becomes_the_numbers_of_its_known_words() -> None:
+    words = WordList.of(ITEMS, CONFIG)
+    assert words.words == ("a1", "a2", "adhesive", "glue", "me", "show", "tapes")
+    assert words.encode(["Show me: TAPES, please", "", None, "tapes tapes tapes tapes tapes"]).tolist() == [
+        [6, 5, 7, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        [7, 7, 7, 7],
+    ]
+
+
+def test_sentences_name_what_is_asked_for_and_most_rows_of_the_share_speak() -> None:
+    """Row 1 is the item with tapes, row 4 the item without a value; a quarter of 2,000 rows is to be silent."""
+    words = WordList.of(ITEMS, CONFIG)
+    sentences = Sentences(ITEMS, CONFIG, num_rows=2000, seed=3)
+    batch = sentences.added(asked([[0, 1]] * 1999 + [[4, 0]]), np.arange(2000), epoch=0)
+    assert batch.history.words_BT is not None
+    said = {tuple(row) for row in batch.history.words_BT.tolist()}
+    expected = ["tapes adhesive", "adhesive tapes", "show me adhesive tapes", "a1", "show me a1", None]
+    assert said <= {tuple(row) for row in words.encode(expected).tolist()}
+    assert len(said) == 5  # two values in two templates, and silence
+    silent = (batch.history.words_BT[:-1] == 0).all(1).double().mean()
+    assert abs(float(silent) - 0.25) < 0.04
+    assert batch.history.words_BT[-1].tolist() == [0, 0, 0, 0]
+
+
+def test_what_a_row_says_depends_on_seed_epoch_and_row_alone() -> None:
+    sentences = Sentences(ITEMS, CONFIG, num_rows=50, seed=3)
+    batch, rows = asked([[1, 2, 3]] * 50), np.arange(50)
+    whole = sentences.added(batch, rows, epoch=1).history.words_BT
+    other = sentences.added(batch, rows, epoch=2).history.words_BT
+    part = sentences.added(asked([[1, 2, 3]] * 10), rows[40:], epoch=1).history.words_BT
+    assert whole is not None
+    assert other is not None
+    assert part is not None
+    assert torch.equal(whole[40:], part)
+    assert not torch.equal(whole, other)
+
+
+@pytest.mark.parametrize("templates", [("tapes",), ("{value} or {value}",)])
+def test_a_template_must_hold_its_value_once(templates: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match=r"must hold \{value\} once"):
+        WordsConfig(templates=templates)
+
+
+def test_data_without_values_are_refused() -> None:
+    with pytest.raises(DataError, match="no item of this data set has a value of category"):
+        WordList.of(item_table(3), WordsConfig())
+
+
+@pytest.mark.parametrize("kind", ["encoder_decoder", "llm"])
+def test_words_reach_a_policy_and_silence_changes_nothing(tmp_path: Path, kind: str) -> None:
+    """An answer without words is the answer of a batch where others speak; the same words in another row, the same shift."""
+    dataset = ring_world(tmp_path)
+    tags = pl.Series("categories", [[f"kind{item % 3}"] for item in range(20)])
+    dataset = replace(dataset)  # without its cached table
+    dataset.__dict__["items"] = ring_world(tmp_path).items.with_columns(tags)
+    words = {"max_history": 6, "words": {"fields": ["category"], "longest": 3}}
+    config = (
+        ModelConfig.model_validate({**words, "width": 16, "dropout": 0.0, "embedding_dropout": 0.0})
+        if kind == "encoder_decoder"
+        else language_model_config(model=words)
+    )
+    torch.manual_seed(1)
+    policy = build_policy(dataset, ring_ids_of_three_levels(), config, None).eval()
+    if policy.words is not None:
+        torch.nn.init.normal_(policy.words.projection.weight)
+    encode = WordList(policy.spec.words, 3).encode
+    histories = Histories.from_targets(dataset.history, dataset.all_users()).take(np.arange(3))
+
+    def first_codes(asked_of: Histories) -> torch.Tensor:
+        state = policy.start(collate_histories(asked_of, 6))
+        found = policy.next_codes(state, None)
+        assert found is not None
+        return torch.cat([found[:, 0], state.dense_query_BD], dim=1)
+
+    silent = first_codes(histories)
+    mixed = first_codes(histories.with_words(encode([None, "something in kind2", "nobody knows this"])))
+    torch.testing.assert_close(mixed[0], silent[0])
+    torch.testing.assert_close(mixed[2], silent[2])
+    assert float((mixed[1] - silent[1]).detach().abs().max()) > 1e-3
+    batch = collate_histories(histories.with_words(encode(["kind1", "kind2", None])), 6)
+    log_probs = policy.log_prob(TrainingBatch(batch, torch.tensor([[[3]], [[4]], [[5]]]), batch.lengths_B[:, None]))
+    state = policy.start(batch)
+    first = policy.next_codes(state, None)
+    assert first is not None
+    code = policy.item_tower.codes_IL[torch.tensor([3, 4, 5]), 0]
+    hidden, _ = policy(TrainingBatch(batch, torch.tensor([[[3]], [[4]], [[5]]]), batch.lengths_B[:, None]))
+    along = policy.code_log_probs(hidden, torch.tensor([[[3]], [[4]], [[5]]]))[:, 0, 0, 0]
+    torch.testing.assert_close(first[:, 0].gather(1, code[:, None])[:, 0], along, atol=1e-5, rtol=1e-5)
+    assert log_probs.shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["encoder_decoder", "llm"])
+def test_a_policy_that_reads_no_words_refuses_them(tmp_path: Path, kind: str) -> None:
+    dataset = ring_world(tmp_path)
+    config = ModelConfig.model_validate({"width": 16}) if kind == "encoder_decoder" else language_model_config()
+    policy = build_policy(dataset, ring_ids_of_three_levels(), config, None).eval()
+    histories = Histories.from_targets(dataset.history, dataset.all_users())
+    said = histories.with_words(np.ones((len(histories), 2), np.int32))
+    with pytest.raises(ConfigError, match=r"train with model\.words"):
+        policy.start(collate_histories(said, 6))
+    with pytest.raises(DataError, match="words have 1 rows"):
+        histories.with_words(np.ones((1, 2), np.int32))
