@@ -345,7 +345,7 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
             [raw.notes, read.facts, facts, id_warnings(raw, log.user_ids, log.item_ids, {**items.facts, **user_facts})]
         ),
     }
-    check_not_empty(report["target_rows"])
+    check_not_empty(report, raw.positive)
     return Assembled(
         events=events,
         items=items,

@@ -7,8 +7,9 @@ always a prefix of their events, the valid events follow, then test: no history 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -202,15 +203,23 @@ def given_split(log: EventLog) -> SplitArray:
     return split
 
 
-def check_not_empty(target_rows: dict[str, int]) -> None:
+def check_not_empty(report: Mapping[str, Any], positive: Sequence[str]) -> None:
     """Refuse a data set on which nothing can be validated or tested.
 
     Args:
-        target_rows: Split name -> rows in ``targets.parquet``.
+        report: Counts of the data set.
+        positive: Signals that make an event positive.
 
     Raises:
-        DataError: ``valid`` or ``test`` has none.
+        DataError: ``valid`` or ``test`` has no row in ``targets.parquet``, or no event is positive.
     """
+    if not report["positive_events"]:
+        seen = [warning for warning in report.get("warnings", ()) if "is true in none" in warning]
+        raise DataError(
+            f"none of {report['kept']} events is positive: source.positive asks for {' or '.join(positive)}; "
+            f"{'; '.join(seen) or 'their values are missing'}; mend the rules in source.signals, or source.positive"
+        )
+    target_rows = report["target_rows"]
     for name in SPLIT_NAMES[1:]:
         if not target_rows.get(name):
             raise DataError(

@@ -83,7 +83,7 @@ def prepare_by_users(
     log = merge.write(out_dir / LOG_FOLDER, runs, settling.see)
     kept, cuts = _kept(log, runs, settling, certain, config)
     repeated = sum(map(len, settling.repeats.values()))
-    check_not_all_gone(kept.events, len(log), config.k_core)
+    check_not_all_gone(kept.events, len(log), config.k_core, positive=bool(settling.user_events.any()))
     kept.core.save(out_dir / LOG_FOLDER)
     merged, dropped = settling.tables(log.head)
     outcome = Outcome(merged, dropped, len(log) - repeated - kept.events, kept.events)
@@ -96,7 +96,7 @@ def prepare_by_users(
     rules = Rules(config, raw.merge_rules, rule, cuts, items, items.event_item_index[number], settling.repeats)
     written = write_by_users(log, kept, rules, out_dir)
     rest = _rest(raw, read, log, kept, rules, written, outcome, quarantine)
-    check_not_empty(rest.report["target_rows"])
+    check_not_empty(rest.report, raw.positive)
     write_rest(out_dir, rest, written.train_count)
     return rest.report
 

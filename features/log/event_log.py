@@ -172,7 +172,7 @@ def keep_events(
     in_core = k_core_mask(encoded.user, encoded.item, positive if stays is None else positive & stays, k_core)
     keep = in_core if stays is None else in_core & stays if in_core is not None else stays
     kept = usable if keep is None else int(keep.sum())
-    check_not_all_gone(kept, usable, k_core)
+    check_not_all_gone(kept, usable, k_core, positive=bool(positive.any()))
     arrays = selected(settled, keep if kept < usable else None)
     user, user_ids, used_user = renumber(arrays["user"], encoded.user_ids)
     item, item_ids, used_item = renumber(arrays["item"], encoded.item_ids)
@@ -209,12 +209,23 @@ def settle(
     return Settled(encoded, repeats, without(repeats, len(encoded)), positive)
 
 
-def check_not_all_gone(kept: int, usable: int, k_core: KCoreConfig) -> None:
+def check_not_all_gone(kept: int, usable: int, k_core: KCoreConfig, *, positive: bool) -> None:
     """Refuse a log of which nothing is left.
+
+    Args:
+        kept: Events that are kept.
+        usable: Rows that could be read.
+        k_core: Limits.
+        positive: Whether any of them is positive.
 
     Raises:
         DataError: ``kept`` is 0.
     """
+    if kept == 0 and not positive:
+        raise DataError(
+            f"no event is left: none of {usable} usable rows is positive, so the k-core (user {k_core.user}, item "
+            f"{k_core.item}) keeps nobody; check source.positive and the rules of its signals"
+        )
     if kept == 0:
         raise DataError(
             f"no event is left of {usable} usable rows (k-core: user {k_core.user}, item {k_core.item}); "

@@ -6,7 +6,8 @@ Reads nothing itself; :mod:`features.reading.text` and :mod:`features.reading.pa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import polars as pl
@@ -44,11 +45,13 @@ class OpenedTable(ABC):
         schema: Column -> type, the union over all files; in text files every column is text.
         is_text: Whether the files are text: then every value is a text that still has to be understood.
         ignored: Hidden and unfinished files that a pattern matched as well.
+        unreadable: Columns that cannot be read over all files, and why: an error once one of them is asked for.
         float32: Columns that a file holds as 32-bit floats, too coarse for times even where another file has 64 bits.
     """
 
     is_text: bool
     float32: frozenset[str] = frozenset()
+    unreadable: Mapping[str, str] = MappingProxyType({})
     ignored: tuple[str, ...] = ()
 
     def __init__(self, where: str, files: tuple[str, ...], schema: dict[str, pl.DataType]) -> None:

@@ -56,6 +56,7 @@ class ParquetTable(OpenedTable):
         files = tuple(relative_name(path, root) for path in paths)
         self._hive = [hive_keys(name) for name in files]
         self._conflicts: dict[str, str] = {}
+        self.unreadable = self._conflicts
         schema: dict[str, pl.DataType] = {}
         self._set_by: dict[str, int] = {}
         for place, types in enumerate(self._types):

@@ -31,6 +31,7 @@ from recsys.contracts.null_markers import NULL_MARKERS
 TableKind = Literal["interactions", "items", "users", "prehistory"]
 
 _MAX_REFUSED_SHARE: Final = 0.05
+_YEARS: Final = "YyCGgDFxcvs+"  # directives that say the year
 
 
 class MappedSource(Source):
@@ -101,6 +102,9 @@ class MappedSource(Source):
                 raise ValueError(
                     f"{key} is for dates, but timestamp_unit is '{self.timestamp_unit}'; declare timestamp_unit: datetime"
                 )
+        form = self.timestamp_format
+        if form is not None and not any(f"%{letter}" in form.replace("%-", "%") for letter in _YEARS):
+            raise ValueError(f"timestamp_format '{form}' names no year; expected one such as %Y-%m-%d %H:%M")
         parts = {Columns.USER_ID: self.columns.user_id, Columns.ITEM_ID: self.columns.item_id}
         if self.timestamp_unit != "none":
             parts[Columns.TIMESTAMP] = self.columns.timestamp
@@ -244,6 +248,7 @@ class MappedSource(Source):
     def _readers(self, table: OpenedTable) -> TableReaders:
         return TableReaders(
             schema={**table.schema, **dict.fromkeys(table.float32, pl.Float32())},
+            unreadable=table.unreadable,
             where=table.where,
             types={name: kind for name, kind in self.types.items() if kind == "integer" or kind == "text"},
             markers=self._markers(),

@@ -45,6 +45,7 @@ class TypedTable(OpenedTable):
         self._types = {name: kind for name, kind in types.items() if kind in _TYPES and name in table.schema}
         self._markers = markers
         self.is_text = table.is_text
+        self.unreadable = table.unreadable
         self.float32 = frozenset(table.float32 - set(self._types))
         for name in self._types:
             dtype = table.schema[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -43,6 +43,7 @@ class TableReaders:
     Attributes:
         schema: Columns of the table.
         where: The table, for messages.
+        unreadable: Columns that cannot be read, and why.
         types: Declared types of ids, and of the tie-break.
         markers: Texts that stand for nothing.
         times: How times are written.
@@ -55,6 +56,7 @@ class TableReaders:
     markers: tuple[str, ...]
     times: DeclaredTimes
     watch_scale: float = 1.0
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def interactions(
         self, columns: InteractionColumns, signals: Iterable[Signal], *, has_times: bool
@@ -120,6 +122,9 @@ class TableReaders:
     def _check(self, names: Mapping[str, str], signals: Iterable[Signal]) -> None:
         needed = dict(names) | {f"signal {signal.name}": signal.column for signal in signals}
         check_columns(needed, list(self.schema), self.where)
+        for column in needed.values():
+            if column in self.unreadable:
+                raise DataError(self.unreadable[column])
 
     def _number(self, column: str, canonical: str, dtype: pl.DataType, scale: float = 1.0) -> NumberReader:
         raw_type = self.schema[column]

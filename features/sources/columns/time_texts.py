@@ -8,6 +8,7 @@ zone, or else in UTC; texts with and without one in the same column need a decla
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import product
 from typing import Final
 
@@ -38,12 +39,27 @@ _FAST: Final = (
 
 _DATES: Final = (
     *("%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y.%m.%d", "%Y%m%d"),
-    *("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%y"),
+    *(
+        "%d/%m/%y",
+        "%m/%d/%y",
+        "%d.%m.%y",
+        "%y-%m-%d",
+        "%d-%m-%y",
+        "%m-%d-%y",
+        "%y/%m/%d",
+        "%d-%b-%Y",
+        "%d %b %Y",
+        "%d %B %Y",
+        "%b %d, %Y",
+        "%B %d, %Y",
+        "%d-%b-%y",
+    ),
 )
 _CLOCKS: Final = (
     *("", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", "T%H:%M:%S", "T%H:%M:%S%.f", ", %H:%M:%S", ", %H:%M"),
     *(" %I:%M %p", " %I:%M:%S %p", " %H:%M:%S %z", "T%H:%M:%S%#z", "%H%M%S"),
 )
+_FOUR_DIGITS: Final = datetime(1000, 1, 1)
 _WHOLE: Final = (
     "%a, %d %b %Y %H:%M:%S %z",
     "%a, %d %b %Y %H:%M:%S GMT",
@@ -113,6 +129,8 @@ class TextTimes(ColumnReader):
                 return nothing, no_instants, texts.is_not_null()
             form, utc = fitting[0]
         parsed = _parse(texts, form)
+        if self._form is None and (parsed < _FOUR_DIGITS).any():  # a year of two digits is none of ISO 8601
+            parsed = parsed.to_frame("p").select(pl.when(pl.col("p") >= _FOUR_DIGITS).then("p")).to_series()
         left = parsed.is_null() & texts.is_not_null()
         if isinstance(parsed.dtype, pl.Datetime) and parsed.dtype.time_zone is not None:
             return nothing, parsed.dt.epoch("us"), left
