@@ -150,13 +150,14 @@ class Memory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Memory:
-        self.base = sum(_resident_megabytes())
+        self.start = _resident_megabytes()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self.samples.append(_resident_megabytes())
 
     def _watch(self) -> None:
         while not self._stop.wait(0.5):
@@ -165,11 +166,16 @@ class Memory:
     @property
     def peak(self) -> float:
         """MB above what was held at the start."""
-        return max(map(sum, self.samples)) - self.base
+        return max(map(sum, self.samples)) - sum(self.start)
+
+    @property
+    def anonymous_peak(self) -> float:
+        """MB of anonymous memory above what was held at the start."""
+        return max(anonymous for anonymous, _ in self.samples) - self.start[0]
 
     def growth(self) -> tuple[float, float]:
         """MB between the medians of the first and the last quarter: anonymous, and mapped files."""
-        quarter = len(self.samples) // 4
+        quarter = max(1, len(self.samples) // 4)
         first, last = np.median(self.samples[:quarter], axis=0), np.median(self.samples[-quarter:], axis=0)
         return float(last[0] - first[0]), float(last[1] - first[1])
 
