@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.release.gate.aliases import AliasMover
 from pipelines.release.gate.audit import AuditLog
-from pipelines.release.gate.keeper import GATE_AGAINST, GATE_VERDICT
+from pipelines.release.gate.keeper import GATE_AGAINST, GATE_VERDICT, PASSED, REFUSED
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import ArtifactStore
 from serving.registry.aliases import ANCHOR, CHAMPION, PREVIOUS
@@ -20,7 +20,7 @@ ROLLED_BACK = "rolled back"
 
 
 def roll_back(registry: Registry, name: str, output_dir: Path, to: str | None = None) -> str:
-    """Make an earlier version champion again.
+    """Make an earlier version champion, which it need not have been before.
 
     The version that is left counts as compared with the new champion, so that the next run does not promote it again.
 
@@ -58,8 +58,10 @@ def roll_back(registry: Registry, name: str, output_dir: Path, to: str | None = 
     if champion in versions:
         tags = {GATE_AGAINST: target, GATE_VERDICT: ROLLED_BACK, "gate_reason": f"taken back for version {target}"}
         registry.set_tags(versions[champion], tags)
-    words = f"version {target} of '{name}' is champion" + (
-        f" again, in place of version {champion}" if champion else ""
-    )
+    verdict = versions[target].tags.get(GATE_VERDICT)
+    was_champion = target == aliases.get(PREVIOUS) or verdict in (PASSED, ROLLED_BACK)
+    words = f"version {target} of '{name}' is champion{' again' if was_champion else ''}"
+    words += f", in place of version {champion}" if champion else ""
+    words += ", although the gate refused it" if verdict == REFUSED else ""
     log.append(ROLLED_BACK, name, words, challenger=target, champion=champion)
     return words

@@ -33,6 +33,8 @@ logger = logging.getLogger("recsys.pipelines")
 
 GATE_AGAINST: Final = "gate_against"
 GATE_VERDICT: Final = "gate_verdict"
+PASSED, REFUSED = "pass", "refused"
+"""Verdicts of the gate."""
 MAX_TAG: Final = 4500
 """Characters of a tag that every MLflow takes."""
 
@@ -97,7 +99,7 @@ class Gate:
             self._refuse_lost_alias(challenger)
         elif champion.number == challenger.number:
             if GATE_VERDICT not in challenger.tags:  # killed between the move and the tags
-                self.registry.set_tags(challenger, {GATE_VERDICT: "pass"})
+                self.registry.set_tags(challenger, {GATE_VERDICT: PASSED})
                 log.append("promoted", challenger.name, "an interrupted promotion", challenger=challenger.number)
             return GateDecision(True, "it is the champion already", challenger.number, champion.number, moved=False)
         elif challenger.tags.get(GATE_AGAINST) == champion.number:
@@ -160,7 +162,7 @@ class Gate:
         Raises:
             ArtifactError: A version passed the gate before, and no version carries the alias.
         """
-        passed = [one for one in self.registry.versions(challenger.name) if one.tags.get(GATE_VERDICT) == "pass"]
+        passed = [one for one in self.registry.versions(challenger.name) if one.tags.get(GATE_VERDICT) == PASSED]
         if passed:
             last = max(passed, key=lambda one: int(one.number))
             raise ArtifactError(
@@ -190,7 +192,7 @@ class Gate:
                 self.registry.point(challenger.name, ANCHOR, best)
         shown = json.dumps({check.name: [check.passed, check.numbers] for check in decision.checks})
         tags = {
-            GATE_VERDICT: "pass" if decision.promoted else "refused",
+            GATE_VERDICT: PASSED if decision.promoted else REFUSED,
             "gate_reason": decision.reason[:MAX_TAG],
             "gate_checks": shown if len(shown) <= MAX_TAG else "see the record in promotions/",
             GATE_AGAINST: "none" if decision.champion is None else decision.champion,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.release.gate.audit import AuditLog
-from pipelines.release.gate.keeper import GATE_AGAINST
+from pipelines.release.gate.keeper import GATE_AGAINST, GATE_VERDICT
 from pipelines.release.rollback import roll_back
 from pipelines.release.status import status_of, status_text
 from recsys.contracts.errors import ArtifactError
@@ -61,6 +61,21 @@ def test_any_version_and_a_better_anchor_that_stays(tmp_path: Path) -> None:
     roll_back(registry, "shop", tmp_path, "1")  # type: ignore[arg-type]
     assert registry.table == {"champion": "1", "previous": "3", "anchor": "2"}
     assert roll_back(registry, "shop", tmp_path, "1") == "version 1 of 'shop' is champion already"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("pass", "is champion again, in place of version 3"),
+        ("rolled back", "is champion again, in place of version 3"),
+        ("refused", "is champion, in place of version 3, although the gate refused it"),
+        (None, "is champion, in place of version 3"),
+    ],
+)
+def test_again_is_said_of_former_champions_alone(tmp_path: Path, verdict: str | None, words: str) -> None:
+    registry = Registry()
+    registry.tags["1"] = {} if verdict is None else {GATE_VERDICT: verdict}
+    assert roll_back(registry, "shop", tmp_path, "1") == f"version 1 of 'shop' {words}"  # type: ignore[arg-type]
 
 
 def test_a_deleted_champion_is_put_back(tmp_path: Path) -> None:
