@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipelines.cli.options import ConfigOption, LogLevel, LogOption, Overrides, load, locked, set_up_logging
 from recsys.runtime import ProgressMode
-
-if TYPE_CHECKING:
-    from pipelines.config import RunConfig
-    from pipelines.history.inventory import Inventory
-    from pipelines.history.retention import Sweep
-    from serving.registry.model_registry import Registry
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -29,12 +23,13 @@ def status(
 
     Example: recsys status --config pipelines/recipes/demo.yaml
     """
+    from pipelines.history.cleaning import registry_of
     from pipelines.nightly.journal import Journal, night_status, status_lines
     from pipelines.release.status import status_of, status_text
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
-    found = status_of(loaded.output_dir, loaded.registered_name, lambda: _registry(loaded))
+    found = status_of(loaded.output_dir, loaded.registered_name, lambda: registry_of(loaded))
     found |= night_status(Journal(loaded.output_dir, loaded.registered_name))
     if as_json:
         print(json.dumps(found, indent=2, sort_keys=True))
@@ -86,11 +81,12 @@ def lineage(
 
     Example: recsys lineage @champion --config pipelines/recipes/demo.yaml
     """
+    from pipelines.history.cleaning import inventory_of
     from pipelines.history.lineage import lineage_of
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
-    found = lineage_of(what, _inventory(loaded), loaded.registered_name)
+    found = lineage_of(what, inventory_of(loaded), loaded.registered_name)
     print(json.dumps(found.to_json(), indent=2, sort_keys=True, default=str) if as_json else found.to_text())
 
 
@@ -111,34 +107,14 @@ def clean(
 
     Example: recsys clean --config pipelines/recipes/demo.yaml --keep 3 --dry-run
     """
-    from pipelines.history.retention import plan_sweep, sweep
+    from pipelines.history.cleaning import clean as clean_folder
+    from pipelines.history.cleaning import plan_cleaning
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
     nights = keep or loaded.nights.keep_nights
-
-    def work(workflow: object) -> Sweep:
-        found = plan_sweep(loaded.output_dir, _inventory(loaded), nights)
-        sweep(loaded.output_dir, found, lambda: _registry(loaded))
-        return found
-
     if dry_run:
-        planned = plan_sweep(loaded.output_dir, _inventory(loaded), nights)
+        planned = plan_cleaning(loaded, nights)
     else:
-        planned = locked(loaded, ProgressMode.OFF, work)
+        planned = locked(loaded, ProgressMode.OFF, lambda workflow: clean_folder(loaded, nights))
     print(json.dumps(planned.to_json(), indent=2) if as_json else planned.to_text(done=not dry_run))
-
-
-def _inventory(config: RunConfig) -> Inventory:
-    from pipelines.history.inventory import read_inventory
-
-    return read_inventory(config.output_dir, config.registered_name, lambda: _registry(config))
-
-
-def _registry(config: RunConfig) -> Registry:
-    """The registry that is there; none is made to look at it."""
-    from serving.registry.mlflow_client import tracking_uri
-    from serving.registry.model_registry import Registry
-
-    uri = tracking_uri(config.tracking.uri, config.output_dir)
-    return Registry(uri, config.output_dir / "registry", config.tracking.timeout_s, create=False)

@@ -120,15 +120,19 @@ def locked(config: RunConfig, mode: ProgressMode, work: Callable[[Workflow], Any
 def run_night(config: RunConfig, mode: ProgressMode, day: date) -> NightReport:
     """Run a night, and those missed before it, while holding the lock; each leaves a summary."""
     from pipelines.engine.lock import run_lock
+    from pipelines.history.cleaning import clean_after_night
     from pipelines.nightly.night import run_nights
     from pipelines.run_summary.files import summarised
     from pipelines.run_summary.record import Call
 
     progress, call = progress_of(mode), current_call()
     with run_lock(config.output_dir):
-        return run_nights(
+        report = run_nights(
             config, day, progress, lambda day, workflow: summarised(workflow, Call(call.command, call.arguments, day))
         )
+        if config.nights.clean and report.ran:
+            clean_after_night(config)
+        return report
 
 
 def refuse_folder_of_nights(config: RunConfig) -> None:

@@ -48,6 +48,8 @@ class NightsConfig(FrozenConfig):
         max_catch_up: Missed nights that are caught up, the newest ones; the nights before them are skipped, and their events
             are seen by those that run.
         keep_nights: Nights whose artefacts are kept.
+        clean: Delete after every call what `recsys clean` would; where that cannot be done, the night stands and a warning
+            says why.
     """
 
     warm_start: bool = True
@@ -65,3 +67,4 @@ class NightsConfig(FrozenConfig):
     on_empty_day: Literal["fail", "skip"] = "fail"
     max_catch_up: int = Field(default=3, ge=0)
     keep_nights: int = Field(default=14, ge=1)
+    clean: bool = False
