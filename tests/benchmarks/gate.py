@@ -4,7 +4,7 @@ Reads ``per_user.parquet`` of evaluations (``recsys evaluate``); how models and 
 :mod:`tests.toy.gate_nights`. Every number is a share of resamplings of the users.
 
 Run: ``python -m tests.benchmarks.gate --rows beauty=runs/beauty/artifacts/evaluation/<digest>/per_user.parquet=sasrec …``;
-about 10 minutes on one thread for one evaluation.
+about 5 minutes on one thread for one evaluation.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import numpy as np
 from pipelines.release.gate.config import PromoteConfig
 from tests.benchmarks import findings
 from tests.benchmarks.paired import write_table
-from tests.toy.gate_nights import SEGMENT_SHARES, Loss, Pool, many_nights, one_night
+from tests.toy.gate_nights import SEGMENT_SHARES, Loss, Pool, attainable, many_nights, one_night
 
 SERVED = "generative (served)"
+ATTAINABLE_ROWS = 10_000
+"""From so many rows on it is said what the best test would see."""
 
 
 def share_of_runs(count: int, seed: int, happens: Callable[[np.random.Generator], bool]) -> float:
@@ -44,6 +46,10 @@ def figures(pool: Pool, rows: int, spread: float, config: PromoteConfig, count: 
         "slice loss (hits) refused": refused("slice 20%", "hits"),
         "slice loss (ranks) refused": refused("slice 20%", "ranks"),
     }
+    if rows >= ATTAINABLE_ROWS:
+        found["slice (hits), best difference"], found["slice (hits), likelihood ratio"] = attainable(
+            pool, rows, spread, config, count
+        )
     if nights:
         ends = [many_nights(pool, rows, spread, np.random.default_rng([2, number]), config) for number in range(nights)]
         left = np.array([quality for quality, _ in ends])
@@ -71,6 +77,8 @@ HEADER = [
     "3 % loss (ranks) promoted",
     "5 % gain promoted",
     "slice loss (hits) refused",
+    "slice (hits), best difference",
+    "slice (hits), likelihood ratio",
     "slice loss (ranks) refused",
     "60 nights within budget",
     "60 nights, quality left",
@@ -85,7 +93,8 @@ def main() -> None:
     parser.add_argument("--metric", default="ndcg@10")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 3000, 10_000, 30_000])
     parser.add_argument("--spreads", nargs="+", type=float, default=[0.75, 1.0, 1.25])
-    parser.add_argument("--resamplings", type=int, default=200)
+    parser.add_argument("--resamplings", type=int, default=1000)
+    parser.add_argument("--nights", type=int, default=200, help="resamplings of the sixty nights")
     options = parser.parse_args()
     config, table = PromoteConfig(), []
     for given in options.rows:
@@ -94,17 +103,21 @@ def main() -> None:
         for rows, spread in [(size, 1.0) for size in options.sizes] + [
             (10_000, spread) for spread in options.spreads if spread != 1.0
         ]:
-            nights = options.resamplings if rows == 10_000 else 0
+            nights = options.nights if rows == 10_000 else 0
             found = figures(pool, rows, spread, config, options.resamplings, nights)
             table.append(
                 [name, f"{rows:,}", f"{spread:g}", *[f"{found[key]:.3f}" if key in found else "" for key in HEADER[3:]]]
             )
             print(table[-1], flush=True)
     notes = [
-        f"{options.resamplings} resamplings; metric {options.metric}; the gate's defaults: {config.model_dump_json()}",
+        f"{options.resamplings} resamplings, {options.nights} of the sixty nights; metric {options.metric}; the gate's "
+        f"defaults: {config.model_dump_json()}",
         "spread: standard deviation of the difference of two models on a row, as a share of the mean; measured values stand "
         "in the guide of the gate",
-        f"slice loss: 20 % on a random 5 % of the users, among {len(SEGMENT_SHARES)} slices",
+        f"slice loss: 20 % on a random 5 % of the users, among {len(SEGMENT_SHARES)} slices; best difference: what a test "
+        "of the slice's sum would refuse that knows how much equal models differ there and bears no loss; likelihood ratio: "
+        "the most that any test can see, told the size of the loss and how often equal models differ; both at the gate's "
+        "risk for one slice",
         "60 nights: every challenger is 1 % (hits) worse than the champion it meets; within budget: the last champion has "
         f"lost at most {config.budget:.0%} of the first one's quality",
         "the anchor is a third model, as good as the champion and as different from both",

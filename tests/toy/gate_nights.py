@@ -114,6 +114,36 @@ def one_night(
     return decide(evidence, config)
 
 
+def attainable(pool: Pool, rows: int, spread: float, config: PromoteConfig, count: int) -> tuple[float, float]:
+    """How often a loss of hits on one slice could be seen at the risk that one slice of :data:`SEGMENT_SHARES` has.
+
+    Two statistics on the slice, refused where they are beyond the quantile that equal models have over the resamplings:
+
+    - the *difference* of the sums: a test that knows how much equal models differ there, and bears no loss at all;
+    - the *likelihood ratio* of "every fifth hit is gone" and "none is": nothing can see more. It also knows the size of the
+      loss and how often an equal model misses what the champion hits, so that it need not look at gains.
+
+    Returns:
+        Shares of resamplings that are refused, by difference and by likelihood ratio.
+    """
+    sample = Night(pool, 200_000, spread, np.random.default_rng(99))
+    hits, other = sample.model() > 0, sample.model() > 0
+    hit_again = np.array([other[~hits].mean(), other[hits].mean()])  # of an equal model, by whether the champion hits
+    missed = np.log1p((1 - SLICE_QUALITY) * hit_again / (1 - hit_again))
+    found = np.empty((count, 2, 2))  # resampling, equal or planted, statistic
+    for number in range(count):
+        night = Night(pool, rows, spread, np.random.default_rng([3, number]))
+        planted = night.slices()["segment 5"]
+        champion = night.model()[planted]
+        for kind, challenger in enumerate((night.model(), night.model(planted=planted))):
+            hit = challenger[planted] > 0
+            ratio = np.where(hit, math.log(SLICE_QUALITY), missed[(champion > 0).astype(int)]).sum()
+            found[number, kind] = (challenger[planted] - champion).sum() / math.sqrt(champion.sum()), -ratio
+    limits = np.quantile(found[:, 0], config.slice_risk / len(SEGMENT_SHARES), axis=0)
+    difference, likelihood = (found[:, 1] < limits).mean(axis=0).tolist()
+    return difference, likelihood
+
+
 def many_nights(
     pool: Pool, rows: int, spread: float, generator: np.random.Generator, config: PromoteConfig
 ) -> tuple[float, int]:

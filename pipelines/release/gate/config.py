@@ -45,7 +45,7 @@ class PromoteConfig(FrozenConfig):
     budget: float = Field(default=0.05, gt=0, le=1)
     budget_risk: float = Field(default=0.01, gt=0, lt=0.5)
     slice_margin: float = Field(default=0.02, ge=0, le=1)
-    slice_risk: float = Field(default=0.05, gt=0, lt=0.5)
+    slice_risk: float = Field(default=0.1, gt=0, lt=0.5)
     min_slice_rows: int = Field(default=100, ge=2)
     segments: int = Field(default=4, ge=0)
     floor: Literal["baselines", "popularity", "none"] = "baselines"

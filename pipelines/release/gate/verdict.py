@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipelines.release.gate.config import PromoteConfig
-from pipelines.release.gate.shares import Mask, Owners, Share, Values, holm, share_of
+from pipelines.release.gate.shares import Mask, Owners, Share, Values, holm, loss_on_slice, share_of
 
 POPULARITY = "popularity"
 """The baseline that a first version has to beat."""
@@ -208,7 +208,11 @@ def _slices(evidence: Evidence, champion: Values, config: PromoteConfig) -> list
             share = share_of(evidence.challenger, champion, evidence.users, mask)
             if not math.isnan(share.value):
                 found[name] = share
-    rejected = holm([share.loss_p(config.slice_margin) for share in found.values()], config.slice_risk)
+    losses = [
+        loss_on_slice(evidence.challenger, champion, evidence.users, evidence.slices[name], config.slice_margin)
+        for name in found
+    ]
+    rejected = holm(losses, config.slice_risk)
     return [
         Check(
             f"slice {name}",

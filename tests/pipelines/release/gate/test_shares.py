@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
-from pipelines.release.gate.shares import holm, share_of
+from pipelines.release.gate.shares import holm, loss_on_slice, share_of
 from recsys.metrics.bootstrap import resample_means
 
 
@@ -54,11 +55,59 @@ def test_where_nothing_can_be_said() -> None:
     assert math.isnan(nothing.value)
     one_user = share_of(np.array([0.5, 0.5]), np.ones(2), np.zeros(2, int))
     assert one_user.low(0.1) == -math.inf
-    assert one_user.loss_p(0.0) == 1.0
     same = share_of(np.ones(5), np.ones(5), np.arange(5))
     assert same.low(0.01) == same.high(0.01) == 0.0
-    assert same.loss_p(0.0) == 1.0
-    assert share_of(np.full(5, 0.9), np.ones(5), np.arange(5)).loss_p(0.02) == 0.0
+
+
+def hits(*changes: tuple[int, float]) -> np.ndarray:
+    """400 users, every other one hit, but for the changed ones."""
+    values = np.tile([1.0, 0.0], 200)
+    for user, value in changes:
+        values[user] = value
+    return values
+
+
+def test_a_loss_on_a_slice_by_hand() -> None:
+    """Users 0 to 79 are the slice, with 40 hits; 5 of them are gone, none has come. Of the others, with 160 hits, 2 are gone
+    and 2 have come: 4 / 160 per hit, so 1 on the slice. z = -5 / 1, and with a margin of 5 %, 2 hits, -3 / 1."""
+    users = np.arange(400)
+    after = hits(*((user, 0.0) for user in (0, 2, 4, 6, 8, 100, 102)), (101, 1.0), (103, 1.0))
+    assert loss_on_slice(after, hits(), users, users < 80, 0.0) == pytest.approx(float(ndtr(-5.0)))
+    assert loss_on_slice(after, hits(), users, users < 80, 0.05) == pytest.approx(float(ndtr(-3.0)))
+    rows = np.tile(after, 3), np.tile(hits(), 3), np.tile(users, 3), np.tile(users < 80, 3)
+    assert loss_on_slice(*rows, 0.0) == pytest.approx(float(ndtr(-5.0))), "rows of one user count as one"
+
+
+def test_where_models_differ_more_on_a_slice_its_own_gains_say_so() -> None:
+    """10 hits are gone and 3 have come: 2 * 3 on the slice outweighs the 1 that the others tell."""
+    users = np.arange(400)
+    after = hits(
+        *((user, 0.0) for user in (*range(0, 20, 2), 100, 102)), *((user, 1.0) for user in (1, 3, 5, 101, 103))
+    )
+    assert loss_on_slice(after, hits(), users, users < 80, 0.0) == pytest.approx(float(ndtr(-7 / math.sqrt(6))))
+
+
+def test_three_hits_that_vanish_may_be_chance_and_a_gain_is_no_loss() -> None:
+    """Nothing else has changed: 3 falls and no rise have a chance of 1/8 by the sign test, 4 have 1/16."""
+    users = np.arange(400)
+    gone = hits(*((user, 0.0) for user in (0, 2, 4)))
+    assert loss_on_slice(gone, hits(), users, users < 80, 0.0) == 1.0
+    assert loss_on_slice(np.where(users == 6, 0.0, gone), hits(), users, users < 80, 0.0) == 0.0
+    assert loss_on_slice(hits(), gone, users, users < 80, 0.0) == 1.0
+    assert loss_on_slice(hits(), hits(), users, users < 80, 0.0) == 1.0
+
+
+@pytest.mark.parametrize("more", [1.0, 4.0])
+def test_equal_models_are_seldom_said_to_lose_on_a_slice(more: float) -> None:
+    """At a level of 5 %, among 2,000 pairs of equal models, also where they differ ``more`` on the slice."""
+    users, said = np.arange(2000), 0
+    for number in range(2000):
+        generator = np.random.default_rng([7, number])
+        before = (generator.random(2000) < 0.3).astype(float)
+        other = (generator.random(2000) < 0.3).astype(float)
+        differs = generator.random(2000) < np.where(users < 200, 0.05 * more, 0.05)
+        said += loss_on_slice(np.where(differs, other, before), before, users, users < 200, 0.0) < 0.05
+    assert said / 2000 < 0.09
 
 
 def test_a_mask_leaves_rows_out() -> None:
