@@ -18,13 +18,15 @@ of a user, S leaves below one node.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 import torch
 
+from recsys import native
 from recsys.data.histories import Histories
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, is_in
 from recsys.decoding.search_index import SearchIndex
@@ -46,13 +48,8 @@ CACHED_SCORES: Final = 1 << 18
 """Scores that take all steps together on a CPU (1 MB of float32), so that they stay in its cache; at least one user's."""
 
 
-SCORED_TOGETHER: Final = 1 << 20
-"""Products of users and leaves that are made together on a CPU (4 MB of float32): fewer make the product slow, more leave
-the cache."""
-
-
-USERS_TOGETHER: Final = 64
-"""Users that the blocks of leaves are cut for."""
+LEAVES_TOGETHER: Final = 1 << 11
+"""Leaves that are scored together on a CPU: with 64 users half a megabyte, which stays in the cache until it is summed."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +58,20 @@ class PrefixGuide:
 
     Attributes:
         index: Of the search.
-        rules: What they forbid counts for no prefix.
         strength: Weight of the scores beside the log-probabilities of the policy.
-        score_BI: float32 log-scores of all items, as given; or, ``in_leaf_order``, by leaf, and ``-inf`` where the rules
-            forbid the item.
+        at_leaves: Log-scores of given leaves, int64 ``[B, N]`` to float32 ``[B, N]``; ``-inf`` where the rules forbid the
+            item.
         root_B: ``g(root)``; finite even where nothing is allowed.
         best_B: The best allowed score of each row, finite too; sums are of ``exp(score - best)``.
         summed: Per level but the last, float32 ``[B, V]``: ``g(node) - best``; ``None`` where it is summed when asked for.
     """
 
     index: SearchIndex
-    rules: BatchRules
     strength: float
-    score_BI: torch.Tensor
+    at_leaves: Callable[[torch.Tensor], torch.Tensor]
     root_B: torch.Tensor
     best_B: torch.Tensor
     summed: tuple[torch.Tensor | None, ...]
-    in_leaf_order: bool = False
 
     @classmethod
     def from_item_scores(
@@ -105,7 +99,11 @@ class PrefixGuide:
             best_B[rows] = leaf_bV.amax(1).clamp_(min=torch.finfo(leaf_bV.dtype).min)
             below_bV = _masses(leaf_bV, best_B[rows], restricted=restricted)
             total_B[rows] = _sum_up(below_bV, [level_BV[rows] for level_BV in mass], index, from_leaves=True)
-        return cls._of(index, rules, strength, score_BI, best_B, total_B, mass, in_leaf_order=False)
+
+        def at_leaves(leaf_BN: torch.Tensor) -> torch.Tensor:
+            return _forbid_leaves(_take(score_BI, index.item_of_leaf[leaf_BN]), leaf_BN, index, rules)
+
+        return cls._of(index, strength, at_leaves, best_B, total_B, mass)
 
     @classmethod
     def from_dense_head(
@@ -130,8 +128,15 @@ class PrefixGuide:
         users, leaves = len(query_BD), len(leaf_vectors_ID)
         mass = [query_BD.new_empty(users, size) for size in sizes]
         if query_BD.is_cpu and leaves > SMALL_CATALOGUE:
-            score_BI, lowest = query_BD.new_empty(users, leaves), len(sizes) - 1
-            best_B = _score_blocks(query_BD, leaf_vectors_ID, score_BI, mass[lowest], index, rules)
+            lowest, vectors = len(sizes) - 1, leaf_vectors_ID
+
+            def at_leaves(leaf_BN: torch.Tensor) -> torch.Tensor:
+                """Few are asked for: less work than to write all down and to find them there."""
+                parts = zip(query_BD[:, None].unbind(), leaf_BN.unbind(), strict=True)  # a user's vectors fit the cache
+                score_BN = torch.stack([vectors.index_select(0, leaf_N).mul_(query).sum(-1) for query, leaf_N in parts])
+                return _forbid_leaves(score_BN, leaf_BN, index, rules)
+
+            best_B = _score_blocks(query_BD, leaf_vectors_ID, mass[lowest], index, rules)
             mass[lowest].clamp_(min=best_B[:, None] + NEGLIGIBLE)
             restricted = _forbid(mass[lowest], lowest, rules, every)
             _masses(mass[lowest], best_B, restricted=restricted)
@@ -141,39 +146,35 @@ class PrefixGuide:
             restricted = _forbid(score_BI, index.num_levels - 1, rules, every)
             best_B = score_BI.amax(1).clamp_(min=torch.finfo(score_BI.dtype).min)
             total_B = _sum_up(_masses(score_BI.clone(), best_B, restricted=restricted), mass, index, from_leaves=True)
-        return cls._of(index, rules, strength, score_BI, best_B, total_B, mass, in_leaf_order=True)
+            at_leaves = partial(_take, score_BI)
+        return cls._of(index, strength, at_leaves, best_B, total_B, mass)
 
     @classmethod
     def _of(
         cls,
         index: SearchIndex,
-        rules: BatchRules,
         strength: float,
-        score_BI: torch.Tensor,
+        at_leaves: Callable[[torch.Tensor], torch.Tensor],
         best_B: torch.Tensor,
         total_B: torch.Tensor,
         mass: list[torch.Tensor],
-        *,
-        in_leaf_order: bool,
     ) -> PrefixGuide:
         """From sums of ``exp(score - best)``, of the levels that are summed as a whole and of the root."""
         missing = [None] * (index.num_levels - 1 - len(mass))
         return cls(
             index=index,
-            rules=rules,
             strength=strength,
-            score_BI=score_BI,
+            at_leaves=at_leaves,
             root_B=best_B + total_B.log().clamp(min=NEGLIGIBLE),
             best_B=best_B,
             summed=(*(level_BV.log_() for level_BV in mass), *missing),
-            in_leaf_order=in_leaf_order,
         )
 
     def at(self, level: int, node_BWC: torch.Tensor) -> torch.Tensor:
         """The bonus of any nodes of a level, float32 shaped like ``node_BWC``; ``-inf`` where nothing below is allowed."""
         node_BN = node_BWC.flatten(1)
         if level == self.index.num_levels - 1:
-            value_BN = self._leaf_scores(node_BN).sub_(self.root_B[:, None])
+            value_BN = self.at_leaves(node_BN).sub_(self.root_B[:, None])
         else:
             level_BV = self.summed[level]
             value_BN = _take(level_BV, node_BN) if level_BV is not None else self._sum_below(level, node_BN)
@@ -186,25 +187,11 @@ class PrefixGuide:
         first_BN = first_leaf[node_BN]
         count_BN = first_leaf[node_BN + 1] - first_BN
         steps_S = torch.arange(self.index.most_leaves[level], device=node_BN.device)
-        leaf_BNS = (first_BN[..., None] + steps_S).clamp_(max=self.score_BI.shape[1] - 1)
-        score_BNS = self._leaf_scores(leaf_BNS.flatten(1)).view(leaf_BNS.shape)
+        leaf_BNS = (first_BN[..., None] + steps_S).clamp_(max=len(self.index.item_of_leaf) - 1)
+        score_BNS = self.at_leaves(leaf_BNS.flatten(1)).view(leaf_BNS.shape)
         outside_BNS = (steps_S >= count_BN[..., None]) | (score_BNS == -torch.inf)
         mass_BNS = score_BNS.sub_(self.best_B[:, None, None]).clamp_(min=NEGLIGIBLE).exp_()
         return mass_BNS.masked_fill_(outside_BNS, 0.0).sum(2).log_()
-
-    def _leaf_scores(self, leaf_BN: torch.Tensor) -> torch.Tensor:
-        """Scores at leaves; ``-inf`` where the rules forbid the item."""
-        if self.in_leaf_order:
-            return _take(self.score_BI, leaf_BN)
-        last = self.index.num_levels - 1
-        value_BN = _take(self.score_BI, self.index.item_of_leaf[leaf_BN])
-        alive_BN = self.rules.leads_on(last, leaf_BN[:, None])
-        if alive_BN is not None:
-            value_BN.masked_fill_(~alive_BN[:, 0], -torch.inf)
-        closed_BR = self.rules.closed(last, leaf_BN.device)
-        if closed_BR is not None:
-            value_BN.masked_fill_(is_in(leaf_BN, closed_BR), -torch.inf)
-        return value_BN
 
 
 def fused_scores(
@@ -228,7 +215,7 @@ def fused_scores(
     Raises:
         ConfigError: A weight is for a scorer that the set lacks.
     """
-    score_BI = product(query_BD.float(), item_vectors_ID.float().T)
+    score_BI = _all_scores(query_BD.float(), item_vectors_ID.float())
     if scorers is None:
         return score_BI
     on_host_BI = score_BI.cpu()
@@ -236,10 +223,35 @@ def fused_scores(
     return on_host_BI.to(score_BI.device)
 
 
+def _all_scores(query_BD: torch.Tensor, vectors_ID: torch.Tensor) -> torch.Tensor:
+    """``query @ vectors^T``; of a large catalogue on a CPU some items at a time, which takes three quarters of the time."""
+    if not query_BD.is_cpu or len(vectors_ID) <= SMALL_CATALOGUE:
+        return product(query_BD, vectors_ID.T)
+    score_BI = query_BD.new_empty(len(query_BD), len(vectors_ID))
+    for start in range(0, len(vectors_ID), LEAVES_TOGETHER):
+        items = slice(start, start + LEAVES_TOGETHER)
+        product(query_BD, vectors_ID[items].T, out=score_BI[:, items])
+    return score_BI
+
+
 def _take(values_BV: torch.Tensor, node_BN: torch.Tensor) -> torch.Tensor:
     """Values of nodes; on a CPU far cheaper than ``gather``."""
     first_B = values_BV.shape[1] * torch.arange(len(values_BV), device=values_BV.device)
     return values_BV.flatten()[node_BN + first_B[:, None]]
+
+
+def _forbid_leaves(
+    score_BN: torch.Tensor, leaf_BN: torch.Tensor, index: SearchIndex, rules: BatchRules
+) -> torch.Tensor:
+    """Write ``-inf`` where the rules forbid the item at a leaf."""
+    last = index.num_levels - 1
+    alive_BN = rules.leads_on(last, leaf_BN[:, None])
+    if alive_BN is not None:
+        score_BN.masked_fill_(~alive_BN[:, 0], -torch.inf)
+    closed_BR = rules.closed(last, leaf_BN.device)
+    if closed_BR is not None:
+        score_BN.masked_fill_(is_in(leaf_BN, closed_BR), -torch.inf)
+    return score_BN
 
 
 def _whole_levels(index: SearchIndex) -> list[int]:
@@ -272,21 +284,20 @@ def _sum_up(below_bV: torch.Tensor, mass: list[torch.Tensor], index: SearchIndex
 def _score_blocks(
     query_BD: torch.Tensor,
     leaf_vectors_ID: torch.Tensor,
-    score_BI: torch.Tensor,
     log_mass_BV: torch.Tensor,
     index: SearchIndex,
     rules: BatchRules,
 ) -> torch.Tensor:
-    """Fill scores by leaf and the log-sums of the level that ``log_mass_BV`` is for, some leaves at a time; on a CPU.
+    """Fill the log-sums of the level that ``log_mass_BV`` is for, some leaves at a time; on a CPU.
+
+    Sums are relative to the best of the block, and blocks are the same for everybody.
 
     Returns:
         The best allowed score of each row, ``[B]``, finite.
     """
     lowest, last = len(_whole_levels(index)) - 1, index.num_levels - 1
     first = index.first_leaf[lowest].numpy()
-    # whole leaves' worth of cache, whoever else is in the batch: sums are taken relative to the best of the block
-    size = max(1, SCORED_TOGETHER // USERS_TOGETHER)
-    bounds = np.unique(np.append(np.searchsorted(first, np.arange(0, first[-1], size)), len(first) - 1))
+    bounds = np.unique(np.append(np.searchsorted(first, np.arange(0, first[-1], LEAVES_TOGETHER)), len(first) - 1))
     closed_BR = rules.closed(last, query_BD.device)
     leaf_R = closed_BR.flatten().numpy() if closed_BR is not None else np.empty(0, np.int64)
     order_R = np.argsort(leaf_R, kind="stable")
@@ -300,13 +311,20 @@ def _score_blocks(
             score_Bb.masked_fill_(~(alive_Sb[:1] if rules.segment_B is None else alive_Sb[rules.segment_B]), -torch.inf)
         closed = slice(*np.searchsorted(leaf_R, [leaves.start, leaves.stop]))
         score_Bb.numpy()[user_R[closed], leaf_R[closed] - leaves.start] = -np.inf
-        score_BI[:, leaves] = score_Bb
-        best_Bb = score_Bb.amax(1).clamp_(min=torch.finfo(torch.float32).min)
-        score_Bb.sub_(best_Bb[:, None]).exp_()
-        sums = np.add.reduceat(score_Bb.numpy(), first[begin:end] - leaves.start, axis=1)
-        log_mass_BV[:, begin:end] = torch.from_numpy(sums).log_().add_(best_Bb[:, None])
+        sums_Bv, best_Bb = _exp_sums(score_Bb, index.first_leaf[lowest][begin : end + 1])
+        torch.add(sums_Bv.log_(), best_Bb[:, None], out=log_mass_BV[:, begin:end])
         torch.maximum(best_B, best_Bb, out=best_B)
     return best_B
+
+
+def _exp_sums(score_Bb: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of ``exp(score - best)`` over ranges of leaves, and the best score of each row, finite; scores are used up."""
+    if native.available():
+        return native.exp_sums(score_Bb.contiguous(), first)
+    best_B = score_Bb.amax(1).clamp_(min=torch.finfo(torch.float32).min)
+    mass_Bb = score_Bb.sub_(best_B[:, None]).exp_()
+    sums = np.add.reduceat(mass_Bb.numpy(), (first[:-1] - first[0]).numpy(), axis=1)
+    return torch.from_numpy(sums), best_B
 
 
 def _forbid(value_bV: torch.Tensor, level: int, rules: BatchRules, rows: slice) -> bool:

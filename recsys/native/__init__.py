@@ -131,6 +131,8 @@ def _library() -> ctypes.CDLL | None:
     library.gate_rows.restype = None
     library.norm_rows.argtypes = [pointer, pointer, number, number, ctypes.c_float, number, pointer]
     library.norm_rows.restype = None
+    library.exp_sums.argtypes = [pointer, number, number, pointer, number, pointer, pointer]
+    library.exp_sums.restype = None
     return library
 
 
@@ -245,6 +247,31 @@ def norm_rows(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tens
     rows = out.numel() // max(1, len(weight_D))
     library.norm_rows(x.data_ptr(), weight_D.data_ptr(), rows, len(weight_D), eps, _threads(out), out.data_ptr())
     return out
+
+
+def exp_sums(score_BN: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of ``exp(score - best)`` over neighbours, and the best of each row; the scores are used up.
+
+    Args:
+        score_BN: Contiguous float32; ``-inf`` counts 0.
+        first: Contiguous int64 ``[V + 1]`` where each range begins, and where the last ends; counted from the first one,
+            which stands in column 0.
+
+    Returns:
+        ``(sums [B, V], best [B])``; best is finite.
+    """
+    library = _library()
+    assert library is not None
+    assert all(tensor.is_cpu and tensor.is_contiguous() for tensor in (score_BN, first)), (
+        "the kernels read plain memory"
+    )
+    assert (score_BN.dtype, first.dtype) == (torch.float32, torch.int64)
+    rows, columns = score_BN.shape
+    sums_BV, best_B = torch.empty(rows, len(first) - 1), torch.empty(rows)
+    library.exp_sums(
+        score_BN.data_ptr(), rows, columns, first.data_ptr(), len(first) - 1, best_B.data_ptr(), sums_BV.data_ptr()
+    )
+    return sums_BV, best_B
 
 
 def _threads(out: torch.Tensor) -> int:

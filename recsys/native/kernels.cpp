@@ -13,11 +13,14 @@
 // its own row alone, neither on how many rows there are nor on which thread computes it.
 //
 // norm_rows: rows divided by their root mean square, times a weight per channel.
+//
+// exp_sums: of every row the highest value, and sums of exp(value - highest) over neighbours. Scores are used up.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -112,6 +115,15 @@ void norm_row(const float* __restrict x, const float* __restrict weight, int64_t
     for (int64_t c = 0; c < channels; ++c) out[c] = x[c] * factor * weight[c];
 }
 
+// What is no number stays none; what is 87 and more below the highest counts 0.
+void exp_row(float* __restrict x, int64_t columns, float highest) {
+    for (int64_t c = 0; c < columns; ++c) {
+        const float below = x[c] - highest;
+        const float mass = below < -87.0f ? 0.0f : exponential(below);
+        x[c] = below == below ? mass : below;
+    }
+}
+
 }  // namespace
 
 extern "C" void prefix_attention(const float* const* blocks, const int64_t* widths, const int64_t* const* ancestry,
@@ -156,4 +168,20 @@ extern "C" void norm_rows(const float* x, const float* weight, int64_t rows, int
         for (int64_t row = first; row < last; ++row)
             norm_row(x + row * channels, weight, channels, eps, out + row * channels);
     });
+}
+
+extern "C" void exp_sums(float* scores, int64_t rows, int64_t columns, const int64_t* first, int64_t ranges, float* highest,
+                         float* sums) {
+    for (int64_t row = 0; row < rows; ++row) {
+        float* x = scores + row * columns;
+        float most = std::numeric_limits<float>::lowest();
+        for (int64_t c = 0; c < columns; ++c) most = x[c] > most ? x[c] : most;
+        highest[row] = most;
+        exp_row(x, columns, most);
+        for (int64_t n = 0; n < ranges; ++n) {
+            float sum = 0.0f;
+            for (int64_t c = first[n] - first[0]; c < first[n + 1] - first[0]; ++c) sum += x[c];
+            sums[row * ranges + n] = sum;
+        }
+    }
 }

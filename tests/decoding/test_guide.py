@@ -17,7 +17,7 @@ from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.beam_search import Guidance, beam_search
 from recsys.decoding.config import DecodeConfig
-from recsys.decoding.guide import USERS_TOGETHER, PrefixGuide, fused_scores
+from recsys.decoding.guide import PrefixGuide, fused_scores
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, PersonalRules
@@ -39,7 +39,7 @@ def index_of(codes: np.ndarray, sizes: tuple[int, ...]) -> SearchIndex:
 
 def bonus(guide: PrefixGuide, level: int) -> torch.Tensor:
     """Of every node of a level, ``[B, V]``."""
-    nodes = torch.arange(len(guide.index.codes[level].bits)).expand(len(guide.score_BI), 1, -1)
+    nodes = torch.arange(len(guide.index.codes[level].bits)).expand(len(guide.root_B), 1, -1)
     return guide.at(level, nodes)[:, 0]
 
 
@@ -299,7 +299,7 @@ def test_scores_made_by_leaf_guide_as_scores_given_by_item(seed: int, blocks: bo
     by_leaf = search_index.item_of_leaf.long()
     with pytest.MonkeyPatch.context() as patch:
         if blocks:
-            for name, value in (("SMALL_CATALOGUE", 0), ("SCORED_TOGETHER", 3 * USERS_TOGETHER), ("FEW_LEAVES", 20)):
+            for name, value in (("SMALL_CATALOGUE", 0), ("LEAVES_TOGETHER", 3), ("FEW_LEAVES", 20)):
                 patch.setattr(f"recsys.decoding.guide.{name}", value)
         expected = PrefixGuide.from_item_scores(query @ vectors.T, 2.0, search_index, rules)
         found = PrefixGuide.from_dense_head(query, vectors[by_leaf], 2.0, search_index, rules)
@@ -313,9 +313,20 @@ def test_scores_far_below_the_best_stay_possible_when_made_by_leaf() -> None:
     index = SearchIndex.from_index(PrefixIndex.build(np.array([[0, 0], [1, 0]]), (2, 1)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
-        patch.setattr("recsys.decoding.guide.SCORED_TOGETHER", 1)
+        patch.setattr("recsys.decoding.guide.LEAVES_TOGETHER", 1)
         guide = PrefixGuide.from_dense_head(
             torch.tensor([[1000.0]]), torch.tensor([[1.0], [0.0]]), 1.0, index, BatchRules()
         )
     assert guide.at(0, torch.tensor([[[0, 1]]])).flatten().tolist() == [0.0, -80.0]
     assert guide.at(1, torch.tensor([[[0, 1]]])).flatten().tolist() == [0.0, -1000.0]
+
+
+@pytest.mark.parametrize("users", [1, 3, 60])
+def test_a_large_catalogue_is_scored_some_items_at_a_time(users: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, vectors = torch.randn(users, 6, generator=generator), torch.randn(11, 6, generator=generator)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
+        patch.setattr("recsys.decoding.guide.LEAVES_TOGETHER", 4)
+        found = fused_scores(query, vectors, Histories.__new__(Histories), None, {})
+    torch.testing.assert_close(found, query @ vectors.T)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +118,14 @@ def test_kernels_refuse_what_they_cannot_read() -> None:
         native.gate_rows(torch.ones(2, 4, dtype=torch.float64))
     with pytest.raises(AssertionError):
         native.norm_rows(torch.ones(4, 2).T, torch.ones(4), 1e-6)
+
+
+@pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
+def test_sums_of_neighbours_by_hand() -> None:
+    """Best 2; 1 + 1/2 + 0 for the first three, whose last is forbidden, and 1/4 for the last; NaN stays visible."""
+    row = [2.0, 2.0 + math.log(0.5), -math.inf, 2.0 + math.log(0.25)]
+    scores = torch.tensor([row, [0.0, 0.0, math.nan, -1000.0], [-math.inf] * 4])
+    sums, best = native.exp_sums(scores, torch.tensor([5, 8, 9]))
+    torch.testing.assert_close(sums, torch.tensor([[1.5, 0.25], [math.nan, 0.0], [0.0, 0.0]]), equal_nan=True)
+    assert best[:2].tolist() == [2.0, 0.0]
+    assert best.isfinite().all()
