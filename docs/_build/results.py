@@ -15,6 +15,7 @@ QUALITY = (
     "reproduction",
     "alignment",
     "alignment_simulator",
+    "alignment_simulator_small",
     "alignment_rere",
     "alignment_successors",
     "guard",

@@ -15,7 +15,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from recsys.contracts.manifest import read_json
-from tests.benchmarks.alignment_rere_page import Finished, Results, compare, read_results, seed_by_seed, table
+from tests.benchmarks.alignment_rere_page import (
+    Finished,
+    Results,
+    compare,
+    over_seeds,
+    read_results,
+    seed_by_seed,
+    table,
+)
 from tests.benchmarks.paired import RESULTS, machine
 
 mpl.use("agg")
@@ -40,6 +48,7 @@ COLUMNS: Final = {
     "likes": "likes",
     "held_out_reward": "held-out reward",
 }
+PRICES: Final = {"beam_hr@1": "HR@1", "beam_recall@50": "recall@50"}
 
 NOTES: Final = (
     "utility: P(view) + P(like) + 3 P(follow) + 3 P(share), summed over a session of 5; users respond inside the session",
@@ -175,18 +184,57 @@ def cost_table(results: Results) -> list[str]:
     return table(["variant", "pairs", "skipped", "rounds kept", "processor seconds, measuring included"], rows)
 
 
+def price_table(results: Results) -> list[str]:
+    """What the items of the validation rows pay for it: figures of the guard's rows at the start and in the round kept."""
+    rows = []
+    for variant, by_seed in results.items():
+        facts = [one.facts for one in by_seed.values() if "kept_round" in one.facts]
+        if len(facts) > 1:
+            rows.append([variant, *map(str, _price(facts)), ", ".join(f"{f['kept_round']}" for f in facts)])
+    return table(["variant", *(f"{name}, change" for name in PRICES.values()), "KL to the start", "rounds kept"], rows)
+
+
+def _price(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Relative changes over seeds, with t intervals where there are several seeds, and the mean divergence."""
+    cells = []
+    for name in PRICES:
+        changes = [
+            100 * (f["rounds"][f["kept_round"]]["measured"][name] / f["rounds"][0]["measured"][name] - 1) for f in facts
+        ]
+        cells.append(over_seeds(changes))
+    kl = _mean(f["rounds"][f["kept_round"]]["measured"]["kl_to_start"] for f in facts)
+    return [*cells, f"{kl:.3f}"]
+
+
 def finding(results: Results) -> str:
-    """What the page leads with: users' gain under the recipe's method, and what a push too far does to users and reward."""
+    """What the page leads with: users' gain under the recipe's method over seeds, its price, and what else was run."""
     said = []
-    for variant in (IPA, PUSHED):
-        if {variant, START} <= set(results):
-            truth, reward = compare(results[variant], results[START], [UTILITY, "held_out_reward"])
-            said.append(f"{variant}: true utility of the best session {truth}, held-out reward {reward}")
+    for variant in (IPA, GUARDED, PUSHED):
+        if not {variant, START} <= set(results):
+            continue
+        seeds = sorted(set(results[variant]) & set(results[START]))
+        if len(seeds) < 2:
+            continue
+        gains = [
+            100 * (results[variant][s].facts["mean"][UTILITY] / results[START][s].facts["mean"][UTILITY] - 1)
+            for s in seeds
+        ]
+        hr1, recall, _ = _price([results[variant][seed].facts for seed in seeds])
+        said.append(
+            f"{variant}: true utility of the best session {over_seeds(gains)}, HR@1 {hr1}, recall@50 {recall}, over "
+            f"{len(seeds)} seeds"
+        )
     return "; ".join(said) + "." if said else "Not run."
 
 
 def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str], changed: Sequence[str] = ()) -> str:
-    """Write ``results/alignment_simulator.md`` from the finished jobs of these seeds, and return its text."""
+    """Write ``results/alignment_simulator.md`` from the finished jobs of these seeds, and return its text.
+
+    Args:
+        changed: Keys of the recipe that were changed: those results are no continuation of the recipe's, and have a page of
+            their own, ``alignment_simulator_small.md``.
+    """
+    stem = "alignment_simulator_small" if changed else "alignment_simulator"
     wanted = set(seeds)
     found = {
         name: {seed: one for seed, one in by_seed.items() if seed in wanted}
@@ -195,7 +243,8 @@ def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str], changed: 
     results: dict[str, dict[int, Finished]] = {name: found[name] for name in order if found.get(name)}
     command = f"python -m tests.benchmarks.alignment_simulator --first-seed {seeds[0]} --seeds {len(seeds)}"
     command += f" --set {' '.join(changed)}" if changed else ""
-    lines = ["# Alignment against the truth of the simulator", "", f"**{finding(results)}**", ""]
+    title = "Alignment against the truth of the simulator"
+    lines = [f"# {title}{', smaller worlds' if changed else ''}", "", f"**{finding(results)}**", ""]
     lines += [f"`{command}`", "", machine(), ""]
     lines += [f"- {note}" for note in NOTES]
     if START not in results:
@@ -211,17 +260,19 @@ def write_page(runs: Path, seeds: Sequence[int], order: Sequence[str], changed: 
     if losses:
         lines += ["## Losses", "", "Two rounds of 2,000 samples each, everything else as above.", ""]
         lines += changes_table({START: results[START], **losses}, START)
+    lines += ["## What items pay", "", "Over seeds, t intervals; figures of the guard's validation rows.", ""]
+    lines += price_table({**results, **losses})
     lines += ["## Seed by seed, utility of the best beam", "", *seeds_table({**results, **losses}, START)]
     lines += ["## What a policy can be held against", "", *marks_table(results[START])]
-    draw_rounds(results, RESULTS / "alignment_simulator.svg")
-    lines += ["![Reward, held-out reward and truth over the rounds](alignment_simulator.svg)", ""]
+    draw_rounds(results, RESULTS / f"{stem}.svg")
+    lines += [f"![Reward, held-out reward and truth over the rounds]({stem}.svg)", ""]
     for name in (IPA, GUARDED, PUSHED, PUSHED_GUARDED):
         if name in results:
             lines += [f"## Rounds: {name}", "", *rounds_table(results[name]), *verdicts(results[name])]
     lines += ["## Cost", "", *cost_table({**results, **losses})]
     text = "\n".join(lines)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "alignment_simulator.md").write_text(text, encoding="utf-8")
+    (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
     return text
 
 
