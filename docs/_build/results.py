@@ -25,6 +25,7 @@ QUALITY = (
     "steering",
     "all_prefixes",
     "llm_from_nothing",
+    "llm_finetune",
 )
 """Results about what is recommended, in the order of the site."""
 SPEED = (

@@ -48,6 +48,8 @@ def language_policy(prepared: Dataset, semantic_ids: SemanticIds, model: ModelCo
         language=language,
     )
     policy = LanguagePolicy(spec, ItemCatalogue.from_items(prepared.items, semantic_ids.codes), base.model)
+    if base.source is not None:
+        policy.vocabulary.start_near_words()
     if settings.reads_titles:
         titles = prepared.items[Columns.TITLE].to_list()
         if not any(titles):

@@ -23,12 +23,15 @@ TITLE: Final = 2
 BEHAVIOURS: Final = 3
 """Mark of behaviour 0; the others follow."""
 
+NEAR: Final = 0.1
+"""Share of the spread of a trained model's words that new tokens start with."""
+
 
 class ExtendedVocabulary(nn.Module):
     """Embeddings and logits of text, marks and codes; a token is ``V + mark`` or ``V + marks + code``.
 
-    New tokens start with the spread of the model's own. Where the model's embeddings are its head's weights, too, so are the
-    new ones.
+    New tokens start with the spread of the model's own; beside trained words see :meth:`start_near_words`. Where the
+    model's embeddings are its head's weights, too, so are the new ones.
 
     Args:
         base: The language model.
@@ -51,6 +54,21 @@ class ExtendedVocabulary(nn.Module):
         if not self.tied:
             rows = num_marks + len(codes.weight)
             self.head = nn.Parameter(torch.empty(rows, width).normal_(std=float(self.text_head.weight.detach().std())))
+
+    @torch.no_grad()
+    def start_near_words(self) -> None:
+        """Move new tokens to the mean of a trained model's own, with a tenth of their spread.
+
+        With the whole spread an untrained SmolLM2-135M gives an item of three codes 57 nats, where even odds are 15: it is
+        sure of codes that mean nothing.
+
+        Source: Hewitt, "Initializing new word embeddings for pretrained language models", 2021.
+        """
+        pairs = [(self.marks, self.text.weight), (self.codes.weight, self.text.weight)]
+        if not self.tied:
+            pairs.append((self.head, self.text_head.weight))
+        for new, words in pairs:
+            new.mul_(NEAR).add_(words.mean(0))
 
     @property
     def num_text(self) -> int:

@@ -99,3 +99,17 @@ def test_checkpointing_and_dropout_leave_gradients_and_answers_as_they_are(tmp_p
     torch.testing.assert_close(dropping.log_prob(batch), policy.eval().log_prob(batch))
     dropping.train()
     assert not torch.equal(dropping.log_prob(batch), dropping.log_prob(batch))
+
+
+def test_new_tokens_start_near_the_mean_of_trained_words(tmp_path: Path) -> None:
+    """A tenth of the spread around the words' mean: 1.5 and 2.5 become 0.15 + 4 and 0.25 + 4 beside words of mean 4."""
+    vocabulary = language_policy_for(ring_world(tmp_path)).vocabulary
+    with torch.no_grad():
+        vocabulary.text.weight.copy_(
+            torch.tensor([3.0, 5.0]).repeat(len(vocabulary.text.weight) // 2)[:, None].expand(-1, 16)
+        )
+        vocabulary.marks.fill_(1.5)
+        vocabulary.codes.weight.fill_(2.5)
+    vocabulary.start_near_words()
+    torch.testing.assert_close(vocabulary.marks, torch.full_like(vocabulary.marks, 4.15))
+    torch.testing.assert_close(vocabulary.codes.weight, torch.full_like(vocabulary.codes.weight, 4.25))
