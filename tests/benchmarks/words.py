@@ -75,7 +75,8 @@ def main() -> None:
     policies = {}
     for name, model in models.items():
         inputs = TrainingInputs(prepared, ids, model, config.train, config.decode, config.seed)
-        train_policy(inputs, given.work / name, PlainProgress())
+        if not (given.work / name / "model").exists():  # a run that was cut off is taken up where it was
+            train_policy(inputs, given.work / name, PlainProgress())
         policies[name] = load_policy(given.work / name / "model", ids.digest)
 
     generator = np.random.default_rng(0)
