@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,17 @@ def test_a_bundle_for_a_gpu_is_opened_on_a_cpu_where_it_is_logged_and_where_it_i
     assert not scorer.recommender.config.cuda_graph
     frame = pl.DataFrame({"user_id": ["7"], "item_ids": [ITEMS[:2]]})
     assert scorer.score_frame(frame, 5).equals(loaded.unwrap_python_model().scorer.score_frame(frame, 5))
+
+
+def test_batches_of_a_partition_answer_like_one_table(loaded: Any) -> None:
+    """What Spark's ``mapInPandas`` calls: a function from an iterator of frames to one, here without Spark."""
+
+    def answered(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        for batch in batches:
+            yield loaded.predict(batch, {"k": 3})
+
+    users = pd.DataFrame([history(user, user % 3) for user in range(1, 6)])
+    parts = list(answered(users.iloc[first : first + 2].reset_index(drop=True) for first in range(0, 5, 2)))
+    whole = loaded.predict(users, {"k": 3})
+    assert [part["user_id"].nunique() for part in parts] == [2, 2, 1]
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
