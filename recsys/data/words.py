@@ -1,12 +1,15 @@
 """What a request says in words: a small vocabulary, sentences as its numbers, and sentences made up for training.
 
 Training has no sentences of users, so it makes them from what users did next: a template is filled with a category or the
-author of one of the items that a row asks for, and most sentences are left out, so that the policy needs none.
+author of one of the items that a row asks for, and a share of the sentences is left out, so that the policy needs none. A
+row that says something asks only for what it names: the other items were no answers to that request, and taught it to pass
+over the sentence.
 
 Source: Mender (arXiv 2412.08604) conditions a generative recommender on preferences in words; there a language model writes
 them from reviews and a text encoder reads them.
 
-Legend: N rows, T words of a sentence, V values, F templates, B rows of a batch, C items that a batch asks for.
+Legend: N rows, T words of a sentence, V values, F templates, B rows of a batch, P prediction points, M items of a session,
+C = P M items that a row asks for.
 """
 
 from __future__ import annotations
@@ -129,7 +132,9 @@ class Sentences:
         self._epoch, self._draws = -1, np.zeros((0, 4))
 
     def added(self, batch: TrainingBatch, rows: npt.NDArray[np.int64], epoch: int) -> TrainingBatch:
-        """The same batch, some of whose rows say what one of their items is.
+        """The same batch, some of whose rows say what one of their items is, and ask for such items alone.
+
+        A session is asked for whole where one of its items has the value.
 
         Args:
             rows: ``[B]`` row numbers.
@@ -150,4 +155,15 @@ class Sentences:
         value_B = self._value[np.where(speaks_B, place_B, 0)]
         words_BT = np.where(speaks_B[:, None], self._sentence_VFT[value_B, template_B], 0)
         words = torch.from_numpy(words_BT.astype(np.int64))
-        return replace(batch, history=replace(batch.history, words_BT=words))
+        asks_BP = self._have(batch.target_BPM.numpy(), value_B).any(-1) | ~speaks_B[:, None]
+        target_BPM = batch.target_BPM * torch.from_numpy(asks_BP).unsqueeze(-1)
+        return replace(batch, history=replace(batch.history, words_BT=words), target_BPM=target_BPM)
+
+    def _have(self, items_BPM: npt.NDArray[np.int64], value_B: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which items have the value of their row, ``[B, P, M]``."""
+        found = np.zeros(items_BPM.shape, np.bool_)
+        first, count = self._first_I[items_BPM], self._count_I[items_BPM]
+        for place in range(int(count.max(initial=0))):
+            own = self._value[np.where(place < count, first + place, 0)]
+            found |= (place < count) & (own == value_B[:, None, None])
+        return found

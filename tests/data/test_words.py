@@ -68,6 +68,35 @@ def test_sentences_name_what_is_asked_for_and_most_rows_of_the_share_speak() -> 
     assert batch.history.words_BT[-1].tolist() == [0, 0, 0, 0]
 
 
+def test_a_row_that_speaks_asks_only_for_what_it_names() -> None:
+    """Items 1 and 2 are by a1, item 1 alone has tapes, item 3 is by a2; a silent row asks for all, as before."""
+    config = CONFIG.model_copy(update={"templates": ("{value}",)})
+    words, sentences = WordList.of(ITEMS, config), Sentences(ITEMS, config, num_rows=600, seed=3)
+    batch = sentences.added(asked([[1, 2, 4, 3, 0]] * 600), np.arange(600), epoch=0)
+    expected = {
+        "adhesive tapes": [1, 0, 0, 0, 0],
+        "glue": [0, 2, 0, 0, 0],
+        "a1": [1, 2, 0, 0, 0],
+        "a2": [0, 0, 0, 3, 0],
+        "": [1, 2, 4, 3, 0],
+    }
+    number = {tuple(words.encode([text])[0].tolist()): items for text, items in expected.items()}
+    assert batch.history.words_BT is not None
+    found = list(zip(batch.history.words_BT.tolist(), batch.target_BPM.flatten(1).tolist(), strict=True))
+    assert {tuple(said) for said, _ in found} == set(number)
+    assert all(number[tuple(said)] == items for said, items in found)
+    assert len(batch.asked.items(batch.target_BPM)) == int((batch.target_BPM > 0).sum())
+
+
+def test_a_session_is_asked_for_whole_where_one_item_is_named() -> None:
+    config = WordsConfig(templates=("{value}",), fields=("category",), absent_share=0.01)
+    sentences = Sentences(ITEMS, config, num_rows=40, seed=3)
+    plain = asked([[1]] * 40)
+    sessions = replace(plain, target_BPM=torch.tensor([[[1, 4], [2, 4], [3, 4]]] * 40), visible_BP=torch.zeros(40, 3))
+    found = {str(row) for row in sentences.added(sessions, np.arange(40), epoch=0).target_BPM.tolist()}
+    assert found == {str([[1, 4], [0, 0], [0, 0]]), str([[0, 0], [2, 4], [0, 0]])}  # seed 3 leaves no row silent
+
+
 def test_what_a_row_says_depends_on_seed_epoch_and_row_alone() -> None:
     sentences = Sentences(ITEMS, CONFIG, num_rows=50, seed=3)
     batch, rows = asked([[1, 2, 3]] * 50), np.arange(50)
