@@ -1,7 +1,7 @@
 """Recall that is not sold: successors of ReRe from the same policies, on the same requests and test rows.
 
-Every variant is ReRe (rule and ranking reward) with one option of ``align.rere.recall``, or two; a control takes as many
-updates of the next-token loss. All start from the trained policy of a data set's recipe, see the same train targets in the
+Every variant is ReRe (rule and ranking reward) with one option of ``align.rere.recall``, or two, or with roll-outs that
+the dense head guides; a control takes as many updates of the next-token loss. All start from the trained policy of a data set's recipe, see the same train targets in the
 same order, and are evaluated in beam order, with seen items, item level. A finished (data set, seed, variant) is one JSON
 file and one file of values per test row, so the run can be stopped and started again; the page is written from all that
 exist.
@@ -41,11 +41,13 @@ KS: Final = (1, 10, 50)
 SHOWN: Final = ("hr@1", "hr@10", "hr@50", "ndcg@10")
 CONTROL: Final = "next-token only"
 RERE: Final = "ReRe"
+GUIDED: Final = "guided roll-outs"
 _NARROW: Final = {"narrowing": {"negatives": 4}}
 _CONSTRAINT: Final = {"constraint": {"allowed": 0.02, "rate": 2.0}}
 _ANCHOR: Final = {"anchor": {"weight": 0.1, "eta": 1.0}}
 SUCCESSORS: Final[Mapping[str, tuple[int, Mapping[str, Any]]]] = {
     RERE: (16, {}),
+    GUIDED: (16, {}),
     "siblings, half": (16, {"sibling_share": 0.5}),
     "search 32, update 1 + 4": (32, _NARROW),
     "search 32, update 1 + 4, repaired": (32, {**_NARROW, "repair": {"weight": 0.3, "reach": 2.0}}),
@@ -54,7 +56,7 @@ SUCCESSORS: Final[Mapping[str, tuple[int, Mapping[str, Any]]]] = {
     "LambdaLoss on the beam": (16, {"policy_gradient_weight": 0.0, "lambda_loss": {}}),
     "siblings, half, anchor": (16, {"sibling_share": 0.5, **_ANCHOR}),
 }
-"""Candidates per request, and ``align.rere.recall``."""
+"""Candidates per request, and ``align.rere.recall``; the roll-outs of one of them are guided by the dense head."""
 NAMES: Final = (CONTROL, *SUCCESSORS)
 
 
@@ -69,7 +71,7 @@ def config_of(name: str, settings: Settings, guard: GuardConfig) -> AlignConfig:
         "requests_per_step": settings.requests,
         "loss": {"beta": settings.beta},
         "recall": recall,
-        "rollouts": {"num_generations": group},
+        "rollouts": {"num_generations": group, "guided": name == GUIDED},
         "reference_sync_every": None,
         "optimiser": {"learning_rate": settings.learning_rate},
     }
