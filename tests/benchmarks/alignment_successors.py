@@ -1,10 +1,10 @@
 """Recall that is not sold: successors of ReRe from the same policies, on the same requests and test rows.
 
 Every variant is ReRe (rule and ranking reward) with one option of ``align.rere.recall``, or two, or with roll-outs that
-the dense head guides; a control takes as many updates of the next-token loss. All start from the trained policy of a data set's recipe, see the same train targets in the
-same order, and are evaluated in beam order, with seen items, item level. A finished (data set, seed, variant) is one JSON
-file and one file of values per test row, so the run can be stopped and started again; the page is written from all that
-exist.
+the dense head guides; a control takes as many updates of the next-token loss. All start from the trained policy of a data
+set's recipe, see the same train targets in the same order, and are evaluated in beam order, with seen items, item level. A
+finished (data set, seed, variant) is one JSON file and one file of values per test row, so the run can be stopped and
+started again; the page is written from all that exist.
 
 Run: ``python -m tests.benchmarks.alignment_successors --dataset beauty --runs runs --seeds 17``, where ``runs/beauty_17`` is
 a finished run of the recipe with that seed (trained if it is not there); two to three minutes for a variant on one free
