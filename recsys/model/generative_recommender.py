@@ -172,24 +172,22 @@ class GenerativeRecommender(nn.Module):
         Returns:
             ``([B, P, M, L, D], [B, P, D])``; entries without a target hold arbitrary finite values.
         """
-        memory_BSD = self.encoder(batch.history, full=batch.asked.full)
+        memory_BSD, said_BD = self.encoder(batch.history, full=batch.asked.full), said(batch.history, self.words)
         codes_BPML = self.item_tower.codes_IL[batch.target_BPM]
         visible_BP = self.encoder.visible(batch)
-        keys_values = self.decoder.keys_values(self._steered(memory_BSD, batch.history))
+        keys_values = self.decoder.keys_values(self._steered(memory_BSD, batch.history, said_BD))
         everything = batch.asked.full and batch.asked.whole_history
         hidden = self.decoder(codes_BPML, keys_values, None if everything else visible_BP, batch.asked.point_N)
         index = visible_BP[..., None].expand(-1, -1, memory_BSD.shape[-1])
-        return hidden, self._query(memory_BSD.gather(1, index), batch.history)
+        return hidden, self._query(memory_BSD.gather(1, index), said_BD)
 
-    def _steered(self, memory_BSD: torch.Tensor, history: HistoryBatch) -> torch.Tensor:
+    def _steered(self, memory_BSD: torch.Tensor, history: HistoryBatch, said_BD: torch.Tensor | None) -> torch.Tensor:
         """Memory under the objective weights and the words of the requests."""
         memory_BSD = steer(memory_BSD, history, self.objective)
-        said_BD = said(history, self.words)
         return memory_BSD if said_BD is None else memory_BSD + said_BD[:, None]
 
-    def _query(self, state_BPD: torch.Tensor, history: HistoryBatch) -> torch.Tensor:
+    def _query(self, state_BPD: torch.Tensor, said_BD: torch.Tensor | None) -> torch.Tensor:
         """Queries of the dense head under the words of the requests."""
-        said_BD = said(history, self.words)
         return self._dense_query(state_BPD if said_BD is None else state_BPD + said_BD[:, None])
 
     def _dense_query(self, states: torch.Tensor) -> torch.Tensor:
@@ -247,18 +245,19 @@ class GenerativeRecommender(nn.Module):
         if not full:
             positions = torch.arange(memory_BSD.shape[1], device=memory_BSD.device)
             tree = replace(tree, visible=(positions <= self.encoder.last_position(history)[:, None])[:, None, None])
-        return self.decoder.along_tree(tree, self.decoder.keys_values(self._steered(memory_BSD, history)))
+        steered_BSD = self._steered(memory_BSD, history, said(history, self.words))
+        return self.decoder.along_tree(tree, self.decoder.keys_values(steered_BSD))
 
     def start(self, history: HistoryBatch) -> DecodingState:
         """Encode the histories and project all cross-attention keys and values, once per user."""
-        memory_BSD = self.encoder(history)
+        memory_BSD, said_BD = self.encoder(history), said(history, self.words)
         last_B1 = self.encoder.last_position(history)[:, None]
         visible = torch.arange(memory_BSD.shape[1], device=memory_BSD.device) <= last_B1
         last = last_B1[..., None].expand(-1, 1, memory_BSD.shape[-1])
         return DecodingState(
-            keys_values=self.decoder.keys_values(self._steered(memory_BSD, history)),
+            keys_values=self.decoder.keys_values(self._steered(memory_BSD, history, said_BD)),
             visible=visible[:, None, None],
-            dense_query_BD=self._query(memory_BSD.gather(1, last), history)[:, 0],
+            dense_query_BD=self._query(memory_BSD.gather(1, last), said_BD)[:, 0],
             cache=self.decoder.start(),
         )
 

@@ -15,7 +15,6 @@ from recsys.alignment.align import align_policy
 from recsys.alignment.config import (
     AlignConfig,
     CurriculumConfig,
-    GuardConfig,
     IpaConfig,
     OptimiserConfig,
     RolloutConfig,
@@ -29,17 +28,16 @@ from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import open_artifact
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import load_policy
-from tests.toy.alignment import NO_FALL_STOPS, QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
-from tests.toy.dataset import ring_ids
-
-GUARD = GuardConfig(
-    ks=(1, 5, 10),
-    recall_at=10,
-    num_generations=4,
-    users=40,
-    resamples=100,
-    **NO_FALL_STOPS,
+from tests.toy.alignment import (
+    QUIET,
+    RING_GUARD,
+    EvenTaste,
+    next_item_ring,
+    ring_policy,
+    session_ring,
+    weights_of,
 )
+from tests.toy.dataset import ring_ids
 
 
 def ipa(**changes: object) -> AlignConfig:
@@ -53,7 +51,7 @@ def ipa(**changes: object) -> AlignConfig:
         "optimiser": OptimiserConfig(learning_rate=3e-3),
         **changes,
     }
-    return AlignConfig(method="ipa", ipa=IpaConfig(**settings), guard=GUARD)
+    return AlignConfig(method="ipa", ipa=IpaConfig(**settings), guard=RING_GUARD)
 
 
 def run(prepared: Dataset, folder: Path, config: AlignConfig, **options):
@@ -146,7 +144,7 @@ def test_the_guard_stops_and_keeps_the_last_good_round(tmp_path: Path) -> None:
     """The held-out reward model dislikes what the reward likes: the first round is over-optimisation, and the start is
     kept."""
     prepared = next_item_ring(tmp_path / "data")
-    guard = GUARD.model_copy(update={"held_out_falls": "stop"})
+    guard = RING_GUARD.model_copy(update={"held_out_falls": "stop"})
     config = ipa(rounds=3, preference_reduction="pairs").model_copy(update={"guard": guard})
     start = weights_of(ring_policy(prepared))
     policy, summary = run(prepared, tmp_path / "align", config, held_out_reward_model=EvenTaste(-1.0))
@@ -158,7 +156,7 @@ def test_the_guard_stops_and_keeps_the_last_good_round(tmp_path: Path) -> None:
 
 def test_the_guard_backs_off_with_smaller_steps(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
-    guard = GUARD.model_copy(update={"held_out_falls": None, "on_violation": "back_off", "max_back_offs": 2})
+    guard = RING_GUARD.model_copy(update={"held_out_falls": None, "on_violation": "back_off", "max_back_offs": 2})
     config = ipa(rounds=5, samples_per_round=96, preference_reduction="pairs").model_copy(update={"guard": guard})
     _, summary = run(prepared, tmp_path / "align", config, held_out_reward_model=EvenTaste(-1.0))
     report = json.loads((tmp_path / "align" / "alignment_report.json").read_text())
@@ -169,7 +167,7 @@ def test_the_guard_backs_off_with_smaller_steps(tmp_path: Path) -> None:
 
 def test_recording_goes_on_whatever_happens(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path / "data")
-    guard = GUARD.model_copy(update={"held_out_falls": None, "on_violation": "record"})
+    guard = RING_GUARD.model_copy(update={"held_out_falls": None, "on_violation": "record"})
     config = ipa(preference_reduction="pairs").model_copy(update={"guard": guard})
     _, summary = run(prepared, tmp_path / "align", config, held_out_reward_model=EvenTaste(-1.0))
     assert summary["kept_round"] == 2

@@ -76,14 +76,10 @@ NO_FALL_STOPS = {
 }
 """Settings of a guard that stops for a fall of the reward alone."""
 
-RECORDING_GUARD = GuardConfig(
-    ks=(1, 5, 10),
-    recall_at=10,
-    num_generations=4,
-    users=40,
-    resamples=100,
-    **{**NO_FALL_STOPS, "on_violation": "record"},
-)
+RING_GUARD = GuardConfig(ks=(1, 5, 10), recall_at=10, num_generations=4, users=40, resamples=100, **NO_FALL_STOPS)
+"""Quick to measure on a ring, with these settings."""
+
+RECORDING_GUARD = RING_GUARD.model_copy(update={"on_violation": "record"})
 """A guard that stops for nothing."""
 
 

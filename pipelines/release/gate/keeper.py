@@ -33,7 +33,8 @@ logger = logging.getLogger("recsys.pipelines")
 
 GATE_AGAINST: Final = "gate_against"
 GATE_VERDICT: Final = "gate_verdict"
-PASSED, REFUSED = "pass", "refused"
+PASSED: Final = "pass"
+REFUSED: Final = "refused"
 """Verdicts of the gate."""
 MAX_TAG: Final = 4500
 """Characters of a tag that every MLflow takes."""
