@@ -11,11 +11,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.batch import TrainingBatch, collate_histories
 from recsys.data.histories import Histories
 from recsys.data.options import WordsConfig
 from recsys.data.words import Sentences, WordList, item_values
+from recsys.language_model.prompt import PromptWriter
 from recsys.model.config import ModelConfig
 from recsys.training.fit import build_policy
 from tests.toy.builders import item_table
@@ -141,17 +143,17 @@ def test_words_reach_a_policy_and_silence_changes_nothing(tmp_path: Path, kind: 
     encode = WordList(policy.spec.words, 3).encode
     histories = Histories.from_targets(dataset.history, dataset.all_users()).take(np.arange(3))
 
-    def first_codes(asked_of: Histories) -> torch.Tensor:
+    def first_codes(asked_of: Histories) -> tuple[torch.Tensor, torch.Tensor]:
         state = policy.start(collate_histories(asked_of, 6))
         found = policy.next_codes(state, None)
         assert found is not None
-        return torch.cat([found[:, 0], state.dense_query_BD], dim=1)
+        return found[:, 0], state.dense_query_BD
 
-    silent = first_codes(histories)
-    mixed = first_codes(histories.with_words(encode([None, "something in kind2", "nobody knows this"])))
-    torch.testing.assert_close(mixed[0], silent[0])
-    torch.testing.assert_close(mixed[2], silent[2])
-    assert float((mixed[1] - silent[1]).detach().abs().max()) > 1e-3
+    said = histories.with_words(encode([None, "something in kind2", "nobody knows this"]))
+    for silent, mixed in zip(first_codes(histories), first_codes(said), strict=True):  # both heads read the sentence
+        torch.testing.assert_close(mixed[0], silent[0])
+        torch.testing.assert_close(mixed[2], silent[2])
+        assert float((mixed[1] - silent[1]).detach().abs().max()) > 1e-3
     batch = collate_histories(histories.with_words(encode(["kind1", "kind2", None])), 6)
     log_probs = policy.log_prob(TrainingBatch(batch, torch.tensor([[[3]], [[4]], [[5]]]), batch.lengths_B[:, None]))
     state = policy.start(batch)
@@ -161,7 +163,41 @@ def test_words_reach_a_policy_and_silence_changes_nothing(tmp_path: Path, kind: 
     hidden, _ = policy(TrainingBatch(batch, torch.tensor([[[3]], [[4]], [[5]]]), batch.lengths_B[:, None]))
     along = policy.code_log_probs(hidden, torch.tensor([[[3]], [[4]], [[5]]]))[:, 0, 0, 0]
     torch.testing.assert_close(first[:, 0].gather(1, code[:, None])[:, 0], along, atol=1e-5, rtol=1e-5)
-    assert log_probs.shape == (3, 1, 1)
+    of_candidates = candidate_log_probs(policy, batch, torch.tensor([[[2]], [[3]], [[4]]])).sessions
+    torch.testing.assert_close(of_candidates, log_probs[..., 0], atol=1e-5, rtol=1e-5)  # along a tree of prefixes
+
+
+def test_words_stay_with_their_rows(tmp_path: Path) -> None:
+    dataset = ring_world(tmp_path)
+    histories = Histories.from_targets(dataset.history, dataset.all_users()).take(np.arange(3))
+    words = np.array([[1, 0], [2, 0], [3, 4]], np.int32)
+    taken = histories.with_words(words).take(np.array([2, 0])).words
+    assert taken is not None
+    assert taken.tolist() == [[3, 4], [1, 0]]
+
+
+def test_a_sentence_stands_between_instruction_and_history(tmp_path: Path) -> None:
+    """Words 1 and 2 of row 0 are the marks of these words; row 1 says nothing and is as long as before."""
+    dataset = ring_world(tmp_path)
+    dataset.__dict__["items"] = dataset.items.with_columns(
+        pl.Series("categories", [[f"kind{item % 3}"] for item in range(20)])
+    )
+    config = language_model_config(model={"max_history": 6, "words": {"fields": ["category"], "longest": 3}})
+    policy = build_policy(dataset, ring_ids_of_three_levels(), config, None).eval()
+    writer = policy.encoder
+    assert isinstance(writer, PromptWriter)
+    assert writer.first_word is not None
+    histories = Histories.from_targets(dataset.history, dataset.all_users()).take(np.arange(2))
+    silent, said = (
+        writer(collate_histories(one, 6), policy.item_tower.codes_IL, None)
+        for one in (histories, histories.with_words(np.array([[1, 2, 0], [0, 0, 0]], np.int32)))
+    )
+    header, first = len(writer.header_N), writer.vocabulary.mark(writer.first_word)
+    long = silent.token_BS.shape[1]
+    assert said.token_BS[0, header : header + 2].tolist() == [first, first + 1]
+    assert said.token_BS[0, header + 2 :].tolist() == silent.token_BS[0, header:].tolist()
+    assert said.token_BS[1, :long].tolist() == silent.token_BS[1].tolist()
+    assert (said.length_BV - silent.length_BV).tolist() == [[2] * 7, [0] * 7]
 
 
 @pytest.mark.parametrize("kind", ["encoder_decoder", "llm"])
