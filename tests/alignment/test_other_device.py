@@ -11,7 +11,7 @@ from recsys.alignment.align import align_policy
 from recsys.alignment.config import AlignConfig
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.decoding.config import DecodeConfig
-from tests.alignment.test_ipa import GUARD, QUIET, EvenTaste, ipa, next_item_ring, ring_ids, ring_policy
+from tests.alignment.test_ipa import QUIET, RING_GUARD, EvenTaste, ipa, next_item_ring, ring_ids, ring_policy
 from tests.alignment.test_rere import settings as rere
 from tests.toy.other_device import other_device
 
@@ -22,7 +22,7 @@ def test_a_round_moves_the_policy_as_on_the_cpu(tmp_path: Path, method: str) -> 
     if method == "ipa":
         config = ipa(rounds=1)
     else:
-        config = AlignConfig(method="rere", rere=rere(rounds=1, steps_per_round=2), guard=GUARD)
+        config = AlignConfig(method="rere", rere=rere(rounds=1, steps_per_round=2), guard=RING_GUARD)
 
     def aligned(folder: Path, device: torch.device | str) -> dict[str, float]:
         policy = ring_policy(prepared).to(device)

@@ -30,6 +30,11 @@ CHANNEL_TILE: Final = 16
 """torch's ``silu`` computes so many elements together, and rounds those otherwise that are left over."""
 
 
+def _splits_lines(queries: int) -> bool:
+    """Whether threads of the CPU's kernel share cache lines."""
+    return queries % QUERY_TILE > 0 and queries < QUERIES_TOGETHER and torch.get_num_threads() > 1
+
+
 def attend(
     q_NATC: torch.Tensor,
     k_NASC: torch.Tensor,
@@ -46,8 +51,7 @@ def attend(
         causal: Without a mask: position ``t`` looks at positions up to ``t``.
     """
     queries = q_NATC.shape[2]
-    splits_lines = queries % QUERY_TILE > 0 and queries < QUERIES_TOGETHER and torch.get_num_threads() > 1
-    if splits_lines and decodes_on_cpu(q_NATC) and (mask is None or mask.shape[2] == 1):
+    if decodes_on_cpu(q_NATC) and _splits_lines(queries) and (mask is None or mask.shape[2] == 1):
         q_NATC = whole_tiles(q_NATC, dim=2, tile=QUERY_TILE)
         return attend(q_NATC, k_NASC, v_NASC, mask, causal=causal)[:, :, :queries]
     # the fused kernel, in training on a CPU too: half the time of plain products over 80 positions, equal over 50

@@ -45,7 +45,10 @@ def decodes_on_cpu(x: torch.Tensor) -> bool:
 
 def wants_filling(x: torch.Tensor, rows: int) -> bool:
     """Whether a product of so many rows is to be filled up."""
-    return rows % TILE > 0 and rows < FEW and decodes_on_cpu(x) and (rows < TILE or torch.get_num_threads() > 1)
+    # first what is no question of shapes: a compiled training step would be compiled again for every answer
+    if not decodes_on_cpu(x):
+        return False
+    return rows % TILE > 0 and rows < FEW and (rows < TILE or torch.get_num_threads() > 1)
 
 
 def product(left_ND: torch.Tensor, right_DK: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -63,13 +66,13 @@ def product(left_ND: torch.Tensor, right_DK: torch.Tensor, out: torch.Tensor | N
 
 def linear(x: torch.Tensor, weight_KD: torch.Tensor, bias_K: torch.Tensor | None = None) -> torch.Tensor:
     """``x weight^T + bias`` over the last dimension, row by row the same whatever other rows there are."""
+    if not decodes_on_cpu(x):
+        return F.linear(x, weight_KD, bias_K)
     rows = x.numel() // max(1, x.shape[-1])
     if wants_filling(x, rows):
         filled_NK = F.linear(whole_tiles(x.reshape(rows, -1)), weight_KD, bias_K)
         return filled_NK[:rows].view(*x.shape[:-1], len(weight_KD))
-    if x.is_contiguous() or not decodes_on_cpu(x):
-        return F.linear(x, weight_KD, bias_K)
-    return F.linear(x.contiguous(), weight_KD, bias_K)  # otherwise it may become a product per user
+    return F.linear(x.contiguous(), weight_KD, bias_K)  # strided, it may become a product per user
 
 
 class Linear(nn.Linear):
