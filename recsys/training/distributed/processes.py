@@ -10,6 +10,7 @@ Two ways lead to N processes, and both run :func:`recsys.training.fit.train_poli
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -121,7 +122,8 @@ def start_workers(work: Callable[..., Any], arguments: tuple[Any, ...], count: i
         work: A function of a module; it is found again by name in the new process.
 
     Raises:
-        RecsysError: A worker raised one; it is raised again here, same class and message.
+        RecsysError: A worker raised one; it is raised again here, same class and message. Or a signal ended a worker: the
+            message names it and, where it was a crash, the line of Python that the worker was in.
         ProcessRaisedException: A worker failed otherwise; the message holds its traceback.
     """
     with socket.socket() as probe:
@@ -142,6 +144,35 @@ def start_workers(work: Callable[..., Any], arguments: tuple[Any, ...], count: i
                 told = json.loads(path.read_text(encoding="utf-8"))
                 raise getattr(errors, told["class"])(told["message"]) from None
             raise
+        except multiprocessing.ProcessExitedException as error:
+            raise RecsysError(_crash(error, count, Path(folder))) from error
+
+
+def _crash(error: multiprocessing.ProcessExitedException, count: int, folder: Path) -> str:
+    """What is known of a worker that ended without an exception of its own."""
+    rank = error.error_index
+    how = f"signal {error.signal_name}" if error.signal_name else f"exit code {error.exit_code}"
+    advice = (
+        "The kernel does this where memory runs out: take fewer `train.processes` or a smaller `train.batch_size`."
+        if error.signal_name == "SIGKILL"
+        else ""
+    )
+    trace = _trace(folder, rank)
+    stack = trace.read_text(encoding="utf-8").strip() if trace.exists() else ""
+    return "\n".join(
+        part
+        for part in (
+            f"training process {rank} of {count} was ended by {how}; the others were stopped. The next run goes on from the "
+            f"last checkpoint.",
+            advice,
+            stack,
+        )
+        if part
+    )
+
+
+def _trace(folder: Path, rank: int) -> Path:
+    return folder / f"{rank}.trace"
 
 
 @contextmanager
@@ -171,6 +202,7 @@ def _worker(
     os.environ.update(worker_environment(rank, count, port))
     set_threads(threads)
     log_to_stderr()
+    faulthandler.enable(_trace(Path(folder), rank).open("w", encoding="utf-8"))
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
     logging.getLogger("recsys").setLevel(level if rank == 0 else max(level, logging.WARNING))
     try:
@@ -185,6 +217,20 @@ def _worker(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+    _leave()
+
+
+def _leave() -> None:
+    """End a process that has done its work, without taking the interpreter down.
+
+    What still refers to the process group (DDP's reducer does) keeps gloo's threads alive beyond
+    ``destroy_process_group``. They answer to the other process's leaving, which may come in the middle of this one's static
+    destructors, and then abort a run that has succeeded.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def log_to_stderr() -> None:

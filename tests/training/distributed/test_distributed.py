@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from recsys.contracts.dataset import Dataset
-from recsys.contracts.errors import DataError
+from recsys.contracts.errors import DataError, RecsysError
 from recsys.decoding.config import DecodeConfig
 from recsys.model.checkpoint import load_policy
 from recsys.model.config import ModelConfig
@@ -44,7 +44,7 @@ from tests.toy.training_runs import (
     run_all,
     untrained,
 )
-from tests.training.refusal import refuse
+from tests.training.refusal import abort_while_leaving, crash, refuse
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:torch.distributed is disabled")]
 
@@ -207,6 +207,20 @@ def test_one_call_starts_its_processes(tmp_path: Path) -> None:
 def test_an_error_of_a_worker_is_the_callers() -> None:
     with pytest.raises(DataError, match="nothing to train on"):
         start_workers(refuse, ("nothing to train on",), 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("SIGABRT", "in crash"), ("SIGSEGV", "in crash"), ("SIGKILL", "memory runs out: take fewer `train")],
+)
+def test_a_worker_that_a_signal_ends_is_named(name: str, told: str) -> None:
+    with pytest.raises(RecsysError, match=f"training process 1 of 2 was ended by signal {name}") as caught:
+        start_workers(crash, (name,), 2)
+    assert told in str(caught.value)
+
+
+def test_work_that_is_done_does_not_fail_while_its_process_ends() -> None:
+    start_workers(abort_while_leaving, (), 2)
 
 
 def test_torchrun_starts_the_training_command(tmp_path: Path) -> None:
