@@ -89,6 +89,7 @@ class PrefixGuide:
         users, leaves = score_BI.shape
         mass = [score_BI.new_empty(users, size) for size in _whole_levels(index)]
         best_B, total_B = score_BI.new_empty(users), score_BI.new_empty(users)
+        is_large = score_BI.is_cpu and leaves > SMALL_CATALOGUE and len(mass) > 0
         block = users if not score_BI.is_cpu else min(users, max(1, CACHED_SCORES // leaves))
         buffer_bV = score_BI.new_empty(block, leaves)
         for start in range(0, users, block):
@@ -96,9 +97,15 @@ class PrefixGuide:
             leaf_bV = buffer_bV[: rows.stop - start]
             torch.index_select(score_BI[rows], 1, index.item_of_leaf, out=leaf_bV)
             restricted = _forbid(leaf_bV, index.num_levels - 1, rules, rows)
+            if is_large:
+                sums_bV, best_B[rows] = _exp_sums(leaf_bV, index.first_leaf[len(mass) - 1])
+                torch.add(sums_bV.log_(), best_B[rows, None], out=mass[-1][rows])
+                continue
             best_B[rows] = leaf_bV.amax(1).clamp_(min=torch.finfo(leaf_bV.dtype).min)
             below_bV = _masses(leaf_bV, best_B[rows], restricted=restricted)
             total_B[rows] = _sum_up(below_bV, [level_BV[rows] for level_BV in mass], index, from_leaves=True)
+        if is_large:
+            total_B = _sum_up_logs(mass, best_B, index, rules)
 
         def at_leaves(leaf_BN: torch.Tensor) -> torch.Tensor:
             return _forbid_leaves(_take(score_BI, index.item_of_leaf[leaf_BN]), leaf_BN, index, rules)
@@ -124,11 +131,10 @@ class PrefixGuide:
             leaf_vectors_ID: Item vectors in the order of the leaves.
         """
         query_BD, leaf_vectors_ID = query_BD.float(), leaf_vectors_ID.float()
-        sizes, every = _whole_levels(index), slice(None)
         users, leaves = len(query_BD), len(leaf_vectors_ID)
-        mass = [query_BD.new_empty(users, size) for size in sizes]
-        if query_BD.is_cpu and leaves > SMALL_CATALOGUE:
-            lowest, vectors = len(sizes) - 1, leaf_vectors_ID
+        mass = [query_BD.new_empty(users, size) for size in _whole_levels(index)]
+        if query_BD.is_cpu and leaves > SMALL_CATALOGUE and mass:
+            vectors = leaf_vectors_ID
 
             def at_leaves(leaf_BN: torch.Tensor) -> torch.Tensor:
                 """Few are asked for: less work than to write all down and to find them there."""
@@ -136,14 +142,11 @@ class PrefixGuide:
                 score_BN = torch.stack([vectors.index_select(0, leaf_N).mul_(query).sum(-1) for query, leaf_N in parts])
                 return _forbid_leaves(score_BN, leaf_BN, index, rules)
 
-            best_B = _score_blocks(query_BD, leaf_vectors_ID, mass[lowest], index, rules)
-            mass[lowest].clamp_(min=best_B[:, None] + NEGLIGIBLE)
-            restricted = _forbid(mass[lowest], lowest, rules, every)
-            _masses(mass[lowest], best_B, restricted=restricted)
-            total_B = _sum_up(mass[lowest], mass[:lowest], index, from_leaves=False)
+            best_B = _score_blocks(query_BD, leaf_vectors_ID, mass[-1], index, rules)
+            total_B = _sum_up_logs(mass, best_B, index, rules)
         else:
             score_BI = product(query_BD, leaf_vectors_ID.T)
-            restricted = _forbid(score_BI, index.num_levels - 1, rules, every)
+            restricted = _forbid(score_BI, index.num_levels - 1, rules, slice(None))
             best_B = score_BI.amax(1).clamp_(min=torch.finfo(score_BI.dtype).min)
             total_B = _sum_up(_masses(score_BI.clone(), best_B, restricted=restricted), mass, index, from_leaves=True)
             at_leaves = partial(_take, score_BI)
@@ -279,6 +282,14 @@ def _sum_up(below_bV: torch.Tensor, mass: list[torch.Tensor], index: SearchIndex
         first = index.first_leaf[level] if from_leaves and level + 1 == len(mass) else index.first_below[level]
         below_bV = _sum_neighbours(below_bV, first, out=mass[level])
     return below_bV.sum(1)
+
+
+def _sum_up_logs(mass: list[torch.Tensor], best_B: torch.Tensor, index: SearchIndex, rules: BatchRules) -> torch.Tensor:
+    """Turn the log-sums of the last level of ``mass`` into sums of ``exp(score - best)``, and sum them up; ``[B]`` as there."""
+    lowest = len(mass) - 1
+    mass[lowest].clamp_(min=best_B[:, None] + NEGLIGIBLE)
+    restricted = _forbid(mass[lowest], lowest, rules, slice(None))
+    return _sum_up(_masses(mass[lowest], best_B, restricted=restricted), mass[:lowest], index, from_leaves=False)
 
 
 def _score_blocks(

@@ -115,6 +115,19 @@ void norm_row(const float* __restrict x, const float* __restrict weight, int64_t
     for (int64_t c = 0; c < channels; ++c) out[c] = x[c] * factor * weight[c];
 }
 
+// The highest number of a row; what is no number is passed over. One running maximum per lane, as a single one, whose order
+// the compiler has to keep, would be a chain of comparisons each waiting for the last.
+float highest_of(const float* __restrict x, int64_t columns) {
+    constexpr int64_t lanes = 64;
+    float most[lanes];
+    std::fill(most, most + lanes, std::numeric_limits<float>::lowest());
+    int64_t c = 0;
+    for (; c + lanes <= columns; c += lanes)
+        for (int64_t n = 0; n < lanes; ++n) most[n] = x[c + n] > most[n] ? x[c + n] : most[n];
+    for (; c < columns; ++c) most[0] = x[c] > most[0] ? x[c] : most[0];
+    return *std::max_element(most, most + lanes);
+}
+
 // What is no number stays none; what is 87 and more below the highest counts 0.
 void exp_row(float* __restrict x, int64_t columns, float highest) {
     for (int64_t c = 0; c < columns; ++c) {
@@ -174,9 +187,7 @@ extern "C" void exp_sums(float* scores, int64_t rows, int64_t columns, const int
                          float* sums) {
     for (int64_t row = 0; row < rows; ++row) {
         float* x = scores + row * columns;
-        float most = std::numeric_limits<float>::lowest();
-        for (int64_t c = 0; c < columns; ++c) most = x[c] > most ? x[c] : most;
-        highest[row] = most;
+        const float most = highest[row] = highest_of(x, columns);
         exp_row(x, columns, most);
         for (int64_t n = 0; n < ranges; ++n) {
             float sum = 0.0f;

@@ -297,28 +297,47 @@ def test_scores_made_by_leaf_guide_as_scores_given_by_item(seed: int, blocks: bo
     rules = compiled.for_batch(histories)
     query, vectors = (torch.from_numpy(generator.normal(size=(n, 4)).astype(np.float32)) for n in (users, 20))
     by_leaf = search_index.item_of_leaf.long()
+    expected = PrefixGuide.from_item_scores(query @ vectors.T, 2.0, search_index, rules)
     with pytest.MonkeyPatch.context() as patch:
         if blocks:
             for name, value in (("SMALL_CATALOGUE", 0), ("LEAVES_TOGETHER", 3), ("FEW_LEAVES", 20)):
                 patch.setattr(f"recsys.decoding.guide.{name}", value)
-        expected = PrefixGuide.from_item_scores(query @ vectors.T, 2.0, search_index, rules)
-        found = PrefixGuide.from_dense_head(query, vectors[by_leaf], 2.0, search_index, rules)
+        by_item = PrefixGuide.from_item_scores(query @ vectors.T, 2.0, search_index, rules)
+        by_vector = PrefixGuide.from_dense_head(query, vectors[by_leaf], 2.0, search_index, rules)
         for level in range(3):
             nodes = torch.arange(len(index.codes[level])).expand(users, 1, -1)
-            torch.testing.assert_close(found.at(level, nodes), expected.at(level, nodes), atol=1e-4, rtol=1e-4)
+            for found in (by_item, by_vector):
+                torch.testing.assert_close(found.at(level, nodes), expected.at(level, nodes), atol=1e-4, rtol=1e-4)
 
 
-def test_scores_far_below_the_best_stay_possible_when_made_by_leaf() -> None:
+@pytest.mark.parametrize("given", [False, True])
+def test_scores_far_below_the_best_stay_possible_in_a_large_catalogue(given: bool) -> None:
     """Item 0 is 1,000 above item 1, which shares no prefix with it: its prefix counts as 80 below, and is not lost."""
     index = SearchIndex.from_index(PrefixIndex.build(np.array([[0, 0], [1, 0]]), (2, 1)))
+    query, vectors = torch.tensor([[1000.0]]), torch.tensor([[1.0], [0.0]])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
         patch.setattr("recsys.decoding.guide.LEAVES_TOGETHER", 1)
-        guide = PrefixGuide.from_dense_head(
-            torch.tensor([[1000.0]]), torch.tensor([[1.0], [0.0]]), 1.0, index, BatchRules()
-        )
+        if given:
+            guide = PrefixGuide.from_item_scores(query @ vectors.T, 1.0, index, BatchRules())
+        else:
+            guide = PrefixGuide.from_dense_head(query, vectors, 1.0, index, BatchRules())
     assert guide.at(0, torch.tensor([[[0, 1]]])).flatten().tolist() == [0.0, -80.0]
     assert guide.at(1, torch.tensor([[[0, 1]]])).flatten().tolist() == [0.0, -1000.0]
+
+
+def test_a_large_catalogue_of_a_single_level_is_scored() -> None:
+    """Nothing lies above the leaves: each item's bonus is its log-probability, of scores 1, 2 and 4 in 7."""
+    index = SearchIndex.from_index(PrefixIndex.build(np.array([[0], [1], [2]]), (3,)))
+    query, vectors = torch.ones(1, 1), torch.tensor([[1.0], [2.0], [4.0]]).log()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
+        for guide in (
+            PrefixGuide.from_item_scores(query @ vectors.T, 1.0, index, BatchRules()),
+            PrefixGuide.from_dense_head(query, vectors, 1.0, index, BatchRules()),
+        ):
+            expected = torch.tensor([1 / 7, 2 / 7, 4 / 7])
+            torch.testing.assert_close(guide.at(0, torch.tensor([[[0, 1, 2]]])).exp().flatten(), expected)
 
 
 @pytest.mark.parametrize("users", [1, 3, 60])

@@ -129,3 +129,17 @@ def test_sums_of_neighbours_by_hand() -> None:
     torch.testing.assert_close(sums, torch.tensor([[1.5, 0.25], [math.nan, 0.0], [0.0, 0.0]]), equal_nan=True)
     assert best[:2].tolist() == [2.0, 0.0]
     assert best.isfinite().all()
+
+
+@pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
+@pytest.mark.parametrize("columns", [1, 63, 64, 65, 200])
+def test_the_best_of_a_row_is_found_wherever_it_stands(columns: int) -> None:
+    """Row n has its best in column n, and NaN before it in the second half of the rows."""
+    scores = torch.full((2 * columns, columns), -3.0)
+    place = torch.arange(2 * columns) % columns
+    scores[torch.arange(2 * columns), place] = 5.0 + place
+    scores[columns:, 0][place[columns:] > 0] = torch.nan
+    sums, best = native.exp_sums(scores, torch.tensor([0, columns]))
+    assert best.tolist() == (5.0 + place).tolist()
+    expected = 1.0 + (columns - 1) * torch.exp(-8.0 - place[:columns])
+    torch.testing.assert_close(sums[:columns, 0], expected)
