@@ -285,7 +285,7 @@ def _sum_up(below_bV: torch.Tensor, mass: list[torch.Tensor], index: SearchIndex
 
 
 def _sum_up_logs(mass: list[torch.Tensor], best_B: torch.Tensor, index: SearchIndex, rules: BatchRules) -> torch.Tensor:
-    """Turn the log-sums of the last level of ``mass`` into sums of ``exp(score - best)``, and sum them up; ``[B]`` as there."""
+    """Turn the log-sums of ``mass``'s last level into sums of ``exp(score - best)``, sum them up, return the sum of all."""
     lowest = len(mass) - 1
     mass[lowest].clamp_(min=best_B[:, None] + NEGLIGIBLE)
     restricted = _forbid(mass[lowest], lowest, rules, slice(None))
