@@ -46,7 +46,7 @@ from recsys.alignment.rounds.loop import RoundWork
 from recsys.contracts.errors import ConfigError
 from recsys.data.batch import TrainingBatch
 from recsys.model.generative_recommender import GenerativeRecommender
-from recsys.model.weights import frozen_copy
+from recsys.model.weights import frozen_copy, load_moving_state, moving_state
 
 NEED_TARGET: Final[frozenset[RewardName]] = frozenset({"rule", "ranking"})
 """Rewards that are 0 for every candidate of a group without the target."""
@@ -117,20 +117,20 @@ class RankingRewardLearning:
         wanted = self.config.loss.beta > 0 or self.constraint is not None
         if wanted and self.reference is None:
             self.reference = frozen_copy(self.learner.policy)
-        start = {"reference": self.learner.policy.state_dict(), "dual": 0.0}
+        start = {"reference": moving_state(self.learner.policy), "dual": 0.0}
         self.load_state_dict(start if state is None else state)
 
     def state_dict(self) -> dict[str, Any]:
-        """The reference and the dual variable, where there are any."""
+        """What moves of the reference, and the dual variable, where there are any."""
         return {
-            "reference": None if self.reference is None else self.reference.state_dict(),
+            "reference": None if self.reference is None else moving_state(self.reference, self.learner.policy),
             "dual": 0.0 if self.constraint is None else self.constraint.dual,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put reference and dual variable back."""
         if self.reference is not None:
-            self.reference.load_state_dict(state["reference"])
+            load_moving_state(self.reference, state["reference"], self.learner.policy)
         if self.constraint is not None:
             self.constraint.dual = float(state["dual"])
 

@@ -152,9 +152,12 @@ class LanguagePolicy(GenerativeRecommender):
     @property
     def stored_elsewhere(self) -> frozenset[str]:
         """Names of weights that are not saved with the policy: those of a base that is named by its digest."""
-        if self.settings.keep_base == "inside":
-            return frozenset()
-        return frozenset(f"base.{name}" for name, weight in self.base.named_parameters() if "lora_" not in name)
+        return self.base_weights if self.settings.keep_base == "reference" else frozenset()
+
+    @property
+    def base_weights(self) -> frozenset[str]:
+        """Names of the weights that came with the language model."""
+        return frozenset(f"base.{name}" for name, _ in self.base.named_parameters() if "lora_" not in name)
 
     def set_titles(self, tokens: list[list[int]]) -> None:
         """Take the titles of all items, in the order of item_index."""

@@ -17,9 +17,20 @@ from recsys.model.weights import check_semantic_ids, load_weights, read_module, 
 SPEC_NAME = "policy.json"
 
 
-def save_policy(folder: Path, policy: GenerativeRecommender) -> None:
-    """Write weights and specification; the specification last, so that a folder with one is complete."""
-    save_module(folder, policy, policy.spec, SPEC_NAME)
+def save_policy(folder: Path, policy: GenerativeRecommender, *, name_base: bool = False) -> None:
+    """Write weights and specification; the specification last, so that a folder with one is complete.
+
+    Args:
+        name_base: Name a language model beside its adapters by ``source`` and digest, as ``keep_base: reference`` does,
+            whatever the policy's own ``keep_base`` is. Other policies are written whole.
+    """
+    spec, elsewhere = policy.spec, None
+    settings = spec.model.language_model
+    if name_base and settings is not None and settings.tune == "lora" and settings.source is not None:
+        settings = settings.model_copy(update={"keep_base": "reference"})
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"language_model": settings})})
+        elsewhere = frozenset(getattr(policy, "base_weights", ()))
+    save_module(folder, policy, spec, SPEC_NAME, elsewhere)
 
 
 def blank_policy(spec: PolicySpec, catalogue: ItemCatalogue) -> GenerativeRecommender:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -28,10 +28,17 @@ SpecT = TypeVar("SpecT", bound=BaseModel)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def save_module(folder: Path, module: nn.Module, spec: BaseModel, spec_name: str) -> None:
-    """Write weights and specification; the specification last, so that a folder with one is complete."""
+def save_module(
+    folder: Path, module: nn.Module, spec: BaseModel, spec_name: str, elsewhere: Collection[str] | None = None
+) -> None:
+    """Write weights and specification; the specification last, so that a folder with one is complete.
+
+    Args:
+        elsewhere: As of :func:`unique_state`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in unique_state(module).items()}
+    state = unique_state(module, elsewhere)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     temporary = folder / f".{WEIGHTS_NAME}.tmp"
     save_file(tensors, temporary)
     temporary.replace(folder / WEIGHTS_NAME)
@@ -97,14 +104,51 @@ def frozen_copy(module: ModuleT) -> ModuleT:
     return copy.deepcopy(module, shared).eval().requires_grad_(False)
 
 
-def unique_state(module: nn.Module) -> dict[str, torch.Tensor]:
+def moving_state(module: nn.Module, like: nn.Module | None = None) -> dict[str, torch.Tensor]:
+    """State without the weights that take no gradient, which a language model beside its adapters has.
+
+    Args:
+        like: Whose weights say what takes a gradient; ``None``: the module's own. A frozen copy has none that does.
+
+    Example:
+        >>> pair = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+        >>> _ = pair[0].requires_grad_(False)
+        >>> list(moving_state(pair))
+        ['1.weight']
+    """
+    fixed = _fixed(like if like is not None else module)
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in fixed}
+
+
+def load_moving_state(module: nn.Module, state: Mapping[str, torch.Tensor], like: nn.Module | None = None) -> None:
+    """Put back what :func:`moving_state` took; the other weights stay as they are.
+
+    Raises:
+        ArtifactError: Other weights move here than in the state.
+    """
+    wrong = sorted(moving_state(module, like).keys() ^ state.keys())
+    if wrong:
+        raise ArtifactError(
+            f"a training state does not fit the model: {', '.join(wrong[:5])} in one of them alone; delete it and run again"
+        )
+    module.load_state_dict(state, strict=False)
+
+
+def _fixed(module: nn.Module) -> set[str]:
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {name for name, weight in parameters if not weight.requires_grad}
+
+
+def unique_state(module: nn.Module, elsewhere: Collection[str] | None = None) -> dict[str, torch.Tensor]:
     """State without the second and third names of what several modules share: tables, codes, item tower.
 
-    What the module calls ``stored_elsewhere`` is left out: the frozen weights of a language model that is named instead.
+    Args:
+        elsewhere: Names that are left out; ``None``: what the module calls ``stored_elsewhere``, the frozen weights of a
+            language model that is named instead.
     """
     seen: set[int] = set()
     unique = {}
-    elsewhere: frozenset[str] = getattr(module, "stored_elsewhere", frozenset())
+    elsewhere = getattr(module, "stored_elsewhere", frozenset()) if elsewhere is None else elsewhere
     for name, tensor in module.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))

@@ -15,6 +15,7 @@ from recsys.alignment.config import OptimiserConfig, SupervisedConfig
 from recsys.contracts.errors import DataError
 from recsys.data.batch import TrainingBatch
 from recsys.model.generative_recommender import GenerativeRecommender
+from recsys.model.weights import load_moving_state, moving_state
 from recsys.training.config import TrainConfig
 from recsys.training.losses import dense_loss, next_token_loss
 from recsys.training.schedule import adamw, warmup_cosine
@@ -90,12 +91,12 @@ class Learner:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Policy, optimiser, step."""
-        return {"policy": self.policy.state_dict(), "optimiser": self._optimiser.state_dict(), "step": self.step}
+        """What moves of the policy, optimiser, step."""
+        return {"policy": moving_state(self.policy), "optimiser": self._optimiser.state_dict(), "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
-        self.policy.load_state_dict(state["policy"])
+        load_moving_state(self.policy, state["policy"])
         self._optimiser.load_state_dict(state["optimiser"])
         self.step = int(state["step"])
 

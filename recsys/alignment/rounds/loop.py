@@ -221,7 +221,7 @@ class RoundLoop:
         )
 
         folder = self.store.work_folder(number)
-        save_policy(folder / MODEL_NAME, self.learner.policy)
+        save_policy(folder / MODEL_NAME, self.learner.policy, name_base=True)
         measured.save(folder)
         self.method.keep(folder, work)
         pl.DataFrame(work.curve.points, schema=CURVE_SCHEMA, orient="row").write_parquet(folder / CURVE_NAME)
