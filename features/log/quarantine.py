@@ -13,7 +13,7 @@ from typing import Final
 import polars as pl
 from pydantic import Field, field_validator
 
-from features.reading import place_of
+from features.reading import LIKE_A_COMMENT, place_of
 from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW
 from recsys.config import FrozenConfig, an_instant
 from recsys.contracts.columns import Columns
@@ -163,6 +163,8 @@ def check_share(refused: pl.DataFrame, rows_in: int, config: QuarantineConfig) -
     if len(found) > len(named):
         listed += f"; and {len(found) - len(named)} more reasons"
     way_out = "mend the source, or raise features.quarantine.max_share"
+    if LIKE_A_COMMENT in found[Columns.REASON]:
+        way_out += ", or set source.comment: '#' if lines that begin with it are comments"
     if DUPLICATE in found[Columns.REASON]:
         way_out += ", or set features.duplicates: keep or merge if repeated rows are meant"
     if len(refused) >= rows_in:

@@ -8,9 +8,11 @@ from features.reading.opened import FILE, RAW, REFUSED, ROW, OpenedTable
 from features.reading.parquet import open_parquet
 from features.reading.text import open_text
 from features.reading.text_format import TextFormat, TextOptions
+from features.reading.text_lines import LIKE_A_COMMENT
 
 __all__ = [
     "FILE",
+    "LIKE_A_COMMENT",
     "RAW",
     "REFUSED",
     "ROW",

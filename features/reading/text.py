@@ -55,6 +55,7 @@ class _Facts:
     records: int = 0
     refused: int = 0
     blank: int = 0
+    comments: int = 0
     wrapped: int = 0
 
 
@@ -101,6 +102,7 @@ class TextTable(OpenedTable):
         found: dict[str, object] = {
             "malformed_lines": sum(fact.refused for fact in facts),
             "blank_lines": sum(fact.blank for fact in facts),
+            "comment_lines": sum(fact.comments for fact in facts),
             "records_over_several_lines": sum(fact.wrapped for fact in facts),
             "header_names_with_blanks": sorted({name for header in self._headers for name in header.stripped}),
             "empty_files": self.empty_files,
@@ -160,7 +162,8 @@ class TextTable(OpenedTable):
 
     def _read(self, place: int, columns: Sequence[str], sources: _Sources) -> Iterator[pl.DataFrame]:
         path, header = self._paths[place], self._headers[place]
-        facts = self._facts[place] = _Facts()
+        facts = self._facts[place] = _Facts(comments=header.comments)
+        comment = self.text.comment.encode() if self.text.comment is not None else None
         quote = self.text.quote.encode() if self.text.quote is not None else None
         separator = self.text.separator.encode()
         scanner: LineScanner | None = None
@@ -171,7 +174,9 @@ class TextTable(OpenedTable):
             data = rest + block.data
             data, single = one_byte_separator(data, separator, path)
             if scanner is None or scanner.separator != single:
-                scanner = _follow(scanner, LineScanner(single, quote, header.num_fields, header.line_with(single)))
+                scanner = _follow(
+                    scanner, LineScanner(single, quote, header.num_fields, header.line_with(single), comment)
+                )
             if skip:
                 data, skipped = drop_lines(data, skip)
                 scanner.next_line += skipped
@@ -183,6 +188,7 @@ class TextTable(OpenedTable):
             facts.records += len(scan.lines)
             facts.refused += len(scan.refused)
             facts.blank += scan.blank
+            facts.comments += scan.comments
             facts.wrapped += scan.wrapped
             if len(scan.lines) or scan.refused:
                 self._plain = scan.plain and all(value is None for value in sources.constants.values())

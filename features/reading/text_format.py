@@ -22,11 +22,14 @@ class TextOptions(FrozenConfig):
         separator: Of any length; without it a tab for ``.tsv`` and a comma for all others.
         quote: Around fields that hold separators or line ends; ``null``: quotes are plain text.
         encoding: ``utf-8``, ``latin-1``, ``cp1252``, ``utf-16`` …
+        comment: What a line begins with that is a remark and no record, such as ``#``; ``None``: every line is a record,
+            since ids may begin with any character.
     """
 
     separator: str | None = None
     quote: str | None = '"'
     encoding: str = "utf-8"
+    comment: str | None = None
 
     @model_validator(mode="after")
     def _is_text_format(self) -> Self:
@@ -42,7 +45,9 @@ class TextOptions(FrozenConfig):
         separator = self.separator
         if separator is None:
             separator = "\t" if name.lower().removesuffix(".gz").endswith(".tsv") else ","
-        return TextFormat(separator=separator, quote=self.quote, encoding=self.encoding, header=header)
+        return TextFormat(
+            separator=separator, quote=self.quote, encoding=self.encoding, comment=self.comment, header=header
+        )
 
 
 class TextFormat(FrozenConfig):
@@ -52,6 +57,7 @@ class TextFormat(FrozenConfig):
         separator: Between the fields, of any length (``::`` in MovieLens 1M).
         quote: Around a field that holds separators or line ends, doubled inside it; ``None``: quotes are plain text.
         encoding: Any that Python knows; a byte-order mark is taken away.
+        comment: Lines that begin with it are passed over and counted; ``None``: there are none.
         header: Names of the columns, for files whose first line is data already; empty: the first line names them.
         remedy: What to do about a file that is split otherwise, where the recipe has no key for it; empty: it has.
 
@@ -63,6 +69,7 @@ class TextFormat(FrozenConfig):
     separator: str = Field(",", min_length=1)
     quote: str | None = Field('"', min_length=1, max_length=1)
     encoding: str = "utf-8"
+    comment: str | None = Field(None, min_length=1)
     header: tuple[str, ...] = ()
     remedy: str = ""
 
@@ -87,8 +94,10 @@ class TextFormat(FrozenConfig):
 
     @model_validator(mode="after")
     def _no_line_ends(self) -> Self:
-        if _LINE_ENDS & set(self.separator + (self.quote or "")):
-            raise ValueError("separator and quote must not hold line ends")
+        if _LINE_ENDS & set(self.separator + (self.quote or "") + (self.comment or "")):
+            raise ValueError("separator, quote and comment must not hold line ends")
+        if self.comment is not None and (self.separator in self.comment or (self.quote or "\n") in self.comment):
+            raise ValueError(f"comment {self.comment!r} must hold neither the separator nor the quote")
         if self.quote is not None and (self.quote in self.separator or not self.quote.isascii()):
             raise ValueError(f"quote {self.quote!r} must be one ASCII character that is not part of the separator")
         return self

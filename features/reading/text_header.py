@@ -6,7 +6,7 @@ Reads the first lines of a file; produces :class:`TextHeader`.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,7 @@ class TextHeader:
         twice: Names that stand there more than once.
         stripped: Names that had blanks around them.
         lines: How many lines of the file come before the data.
+        comments: How many of those are remarks.
         line: The header as it is written; ``None`` when the file has none.
     """
 
@@ -45,6 +46,7 @@ class TextHeader:
     lines: int
     separator: bytes
     line: bytes | None
+    comments: int = 0
 
     @property
     def num_fields(self) -> int:
@@ -71,21 +73,29 @@ def read_header(path: Path, text: TextFormat) -> TextHeader:
     for block in read_blocks(path, text.encoding, 1 << 16):
         data += block.data
         final = block.final
-        if data.strip() or len(data) > _HEADER_BYTES:
+        if _has_header(data, text) or len(data) > _HEADER_BYTES:
             break
     if not data.strip():
         size = path.stat().st_size
         raise DataError(
             f"'{path}' is empty ({size} bytes): not even a header is there; write the file again, or leave it out"
         )
-    blank = 0
+    comment = text.comment.encode() if text.comment is not None else None
+    blank = comments = 0
     while True:
         line, _, following = data.partition(b"\n")
         hint = line.strip()
-        if hint and not (following and hint[:4].lower() == b"sep=" and len(hint) <= _LONGEST_HINT):
+        is_comment = comment is not None and line.startswith(comment)
+        is_hint = bool(following) and hint[:4].lower() == b"sep=" and len(hint) <= _LONGEST_HINT
+        if hint and not is_hint and not is_comment:
             break
-        data, blank = following, blank + 1
+        if not following:
+            raise DataError(
+                f"'{path}' has no header: all of its first lines are comments or blank; check source.comment"
+            )
+        data, blank, comments = following, blank + 1, comments + is_comment
     names, lines, written = _split(path, data, text, final=final)
+    _refuse_comment(path, data, len(names), text)
     shown = names[0] if len(names) == 1 else ""
     guess = next((guess for guess in _GUESSES if guess != text.separator and guess in shown), None)
     if guess is not None:
@@ -93,7 +103,31 @@ def read_header(path: Path, text: TextFormat) -> TextHeader:
             f"'{path}': the header {shown[:200]!r} is one column when it is split at {text.separator!r}; it looks split at "
             f"{guess!r}: {text.remedy or f'set source.separator: {guess!r}'}"
         )
-    return _header(names, blank + lines, separator, written)
+    return replace(_header(names, blank + lines, separator, written), comments=comments)
+
+
+def _has_header(data: bytes, text: TextFormat) -> bool:
+    """Whether some line is neither blank nor a remark."""
+    if text.comment is None:
+        return bool(data.strip())
+    return any(line.strip() and not line.startswith(text.comment.encode()) for line in data.split(b"\n"))
+
+
+def _refuse_comment(path: Path, data: bytes, num_names: int, text: TextFormat) -> None:
+    """Refuse a header that begins with ``#`` where the lines behind it have another number of fields.
+
+    Raises:
+        DataError: It is a comment.
+    """
+    if text.comment is not None or not data.startswith(b"#"):
+        return
+    quote = (text.quote or "\n").encode()  # a field in quotes may hold separators
+    lines = (line for line in data.split(b"\n") if line.strip() and not line.startswith(b"#") and quote not in line)
+    other = next(lines, None)
+    if other is not None and other.count(text.separator.encode()) + 1 != num_names:
+        shown = data.split(b"\n", 1)[0][:100].decode("utf-8", "replace").strip()
+        way_out = "take such lines out of the file" if text.remedy else "set source.comment: '#'"
+        raise DataError(f"'{path}' begins with {shown!r}, which looks like a comment and is no header: {way_out}")
 
 
 def _split(path: Path, data: bytes, text: TextFormat, *, final: bool) -> tuple[list[str], int, bytes]:

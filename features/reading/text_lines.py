@@ -16,7 +16,9 @@ from features.reading.quoted_records import TOO_FEW, TOO_MANY, RecordReader
 
 NUL_BYTE: Final = "a NUL byte"
 HEADER_AGAIN: Final = "the header again"
+LIKE_A_COMMENT: Final = "begins with '#' as a comment does, and is no record"
 
+_COMMENT: Final = "a comment"
 _LF, _CR, _BLANK = 10, 13, 32
 _LEARN_LINES: Final = 200
 
@@ -43,6 +45,7 @@ class Scan:
         refused: In the order of the file.
         quoted: Whether the parser has to mind quotes.
         blank: Lines with nothing on them.
+        comments: Lines that are remarks.
         wrapped: Good records that take several lines.
         used: How many bytes of the data were settled; the rest begins a record that the next block goes on with.
         used_lines: How many lines that is.
@@ -56,6 +59,7 @@ class Scan:
     refused: list[RefusedLine] = field(default_factory=list)
     quoted: bool = False
     blank: int = 0
+    comments: int = 0
     wrapped: int = 0
     plain: bool = False
 
@@ -68,9 +72,18 @@ class LineScanner:
         quote: One byte; ``None``: quotes are plain text.
         num_fields: How many fields a record has.
         header: The line of the header, refused when it stands there again; ``None`` when the file has none.
+        comment: What remarks begin with; ``None``: there are none.
     """
 
-    def __init__(self, separator: bytes, quote: bytes | None, num_fields: int, header: bytes | None = None) -> None:
+    def __init__(
+        self,
+        separator: bytes,
+        quote: bytes | None,
+        num_fields: int,
+        header: bytes | None = None,
+        comment: bytes | None = None,
+    ) -> None:
+        self.comment = comment
         self.separator = separator
         self.quote = quote
         self.num_fields = num_fields
@@ -187,8 +200,14 @@ class LineScanner:
     def _marked(self, data: bytes, array: npt.NDArray[np.uint8], ends: Offsets) -> dict[int, str]:
         """Find lines that are refused for what they hold, whatever their number of fields."""
         marks: dict[int, str] = {}
+        if self.comment is not None and self.comment in data:
+            starts = np.concatenate([[0], ends[:-1] + 1])
+            maybe = starts[array[starts] == self.comment[0]] if len(ends) else starts[:0]
+            found = [start for start in maybe.tolist() if data.startswith(self.comment, start)]
+            marks |= dict.fromkeys(np.searchsorted(ends, found).tolist(), _COMMENT)
         if b"\0" in data:
-            marks |= dict.fromkeys(np.searchsorted(ends, np.flatnonzero(array == 0)).tolist(), NUL_BYTE)
+            for line in np.searchsorted(ends, np.flatnonzero(array == 0)).tolist():
+                marks.setdefault(line, NUL_BYTE)
         if self.header is not None:
             place = data.find(self.header)
             while place >= 0:
@@ -221,17 +240,20 @@ class LineScanner:
         is_record = ~bad
         pieces: list[bytes] = []
         copied, settled = 0, 0
-        first_list, end_list = (starts.tolist(), ends.tolist()) if doubtful.any() else ([], [])
-        for line in np.flatnonzero(bad).tolist():
+        first_view, end_view = starts.data, ends.data
+        for line in np.flatnonzero(bad).data:
             if line < settled:
                 continue
             begin, end = int(starts[line]), int(ends[line])
             text = data[begin:end]
             taken, replacement, reason = 1, b"", marks.get(line)
-            if not text.strip() and reason is None:
+            if reason == _COMMENT:
+                scan.comments, reason = scan.comments + 1, None
+                is_record[line] = False
+            elif not text.strip() and reason is None:
                 scan.blank += 1
             elif reason is None and doubtful[line]:
-                record = self._records.read(data, first_list, end_list, line, final=final)
+                record = self._records.read(data, first_view, end_view, line, final=final)
                 if record.incomplete:
                     is_record[line:] = False
                     scan.used, scan.used_lines = begin, line
@@ -252,9 +274,11 @@ class LineScanner:
                     is_record[line] = True
                     continue
                 reason = TOO_FEW if missing > 0 else TOO_MANY
+                if self.comment is None and text.startswith(b"#"):
+                    reason = LIKE_A_COMMENT
             if reason is not None:
                 scan.refused.append(RefusedLine(self.next_line + line, reason, text.rstrip(b"\r")))
-            pieces += [data[copied:begin], replacement]
+            pieces += [piece for piece in (data[copied:begin], replacement) if piece]
             copied, settled = end + 1, line + taken
         pieces.append(data[copied : scan.used])
         scan.clean = b"".join(pieces)

@@ -24,6 +24,8 @@ SHOWN_VALUES: Final = 5
 
 _SHOWN_CHARACTERS: Final = 100
 
+_COMMA: Final = r"^\s*[+-]?(?:\d+,\d+(?:[eE][+-]?\d+)?|\d{1,3}(?:[,.'\x{a0}\x{202f} ]\d{3})+(?:[,.]\d+)?)\s*$"
+
 EARLY_ROWS: Final = 10_000
 """After so many rows a column that has been wrong throughout is refused before the rest of it is read."""
 
@@ -195,6 +197,23 @@ def phrase(value: object) -> str:
     return (
         repr(value) if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]!r}… ({len(value)} characters)"
     )
+
+
+def with_comma(texts: pl.Series) -> pl.Series:
+    """Return which texts are numbers with a decimal comma or separators of thousands, which nothing says how to read.
+
+    Example:
+        >>> with_comma(pl.Series(["1,5", "1.700.000", "12 000,5", "1.5", "x"])).to_list()
+        [True, True, True, False, False]
+    """
+    return texts.str.contains(_COMMA).fill_null(False)
+
+
+def comma_advice(sample: pl.Series) -> str:
+    """Say what to do about values of which most are :func:`with_comma`; empty for others."""
+    if not len(sample) or 2 * int(with_comma(sample.cast(pl.String)).sum()) <= len(sample):
+        return ""
+    return "these are numbers with a decimal comma or separators of thousands: write them as 1234.5 in the file"
 
 
 def no_rows(count: int) -> pl.Series:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, no_rows
+from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, no_rows, with_comma
 from recsys.contracts.null_markers import NULL_MARKERS
 
 
@@ -37,7 +37,7 @@ class NumberReader(ColumnReader):
         if raw.dtype.is_integer() and self.dtype.is_integer():
             values = raw.cast(self.dtype, strict=False)
             beyond = values.is_null() & raw.is_not_null()
-            return self._parsed(values, no_rows(len(raw)), beyond)
+            return self._parsed(values, no_rows(len(raw)), no_rows(len(raw)), beyond)
         numbers, wrong = as_numbers(self, raw)
         if self._scale != 1.0:
             numbers = numbers * self._scale
@@ -46,11 +46,13 @@ class NumberReader(ColumnReader):
         values = numbers.cast(self.dtype, strict=False)
         if values.dtype.is_float():  # what Float32 cannot hold becomes infinite
             values = values.to_frame("v").select(pl.when(pl.col("v").is_finite()).then("v")).to_series()
-        return self._parsed(values, wrong, values.is_null() & numbers.is_not_null())
+        comma = with_comma(raw.cast(pl.String)) & wrong if wrong.any() else wrong
+        return self._parsed(values, wrong, comma, values.is_null() & numbers.is_not_null())
 
-    def _parsed(self, values: pl.Series, wrong: pl.Series, beyond: pl.Series) -> Parsed:
+    def _parsed(self, values: pl.Series, wrong: pl.Series, comma: pl.Series, beyond: pl.Series) -> Parsed:
         reasons = (
-            Refusal(self.not_("a number"), wrong),
+            Refusal(f"{self.column} has a decimal comma or separators of thousands", comma),
+            Refusal(self.not_("a number"), wrong & ~comma),
             Refusal(f"{self.column} is infinite or too large", beyond),
         )
         return Parsed(values.alias(self.canonical), tuple(reason for reason in reasons if reason.rows.any()))

@@ -19,6 +19,7 @@ from features.sources.columns.cells import (
     Place,
     Refusal,
     Unread,
+    comma_advice,
     no_rows,
     phrase,
     shown,
@@ -183,10 +184,11 @@ class SignalReader(ColumnReader):
 
     def _check_readable(self, *, at_end: bool) -> None:
         if self._unread.is_most(at_end=at_end):
+            way_out = "for text give equals: '<value>' in quotes"
             rule = f"'{self.signal.rule}' compares with" if self.signal.kind != "truth" else "without a rule it must be"
             raise DataError(
                 f"{self.where}: signal '{self.signal.name}': column '{self.column}' holds {shown(self._unread.sample)}, "
-                f"and {rule} {self._kind}; for text give equals: '<value>' in quotes"
+                f"and {rule} {self._kind}; {comma_advice(self._unread.sample) or way_out}"
             )
 
     def warnings(self) -> list[str]:

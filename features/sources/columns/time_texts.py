@@ -14,7 +14,7 @@ from typing import Final
 
 import polars as pl
 
-from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, Unread, shown
+from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, Unread, comma_advice, shown
 from features.sources.columns.times import LocalTimes
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
@@ -244,6 +244,8 @@ def _unread(reader: TextTimes, texts: pl.Series, form: str | None) -> DataError:
         units = fitting_units(float(numbers.median()))  # type: ignore[arg-type]  # of numbers
         if units:
             return DataError(f"{begin}; these are numbers: declare timestamp_unit: {units[0]}")
+    if advice := comma_advice(bare):
+        return DataError(f"{begin}; {advice}, and declare its unit, such as timestamp_unit: s")
     if form is not None and not _iso_unread(bare):
         return DataError(f"{begin}; they are ISO 8601: take source.timestamp_format out")
     fitting = fitting_formats(bare)

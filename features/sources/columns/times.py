@@ -11,7 +11,17 @@ from typing import Final
 
 import polars as pl
 
-from features.sources.columns.cells import EARLY_ROWS, ColumnReader, Parsed, Place, Refusal, Unread, no_rows, shown
+from features.sources.columns.cells import (
+    EARLY_ROWS,
+    ColumnReader,
+    Parsed,
+    Place,
+    Refusal,
+    Unread,
+    comma_advice,
+    no_rows,
+    shown,
+)
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import EARLIEST_US, LATEST_US, NANOSECONDS, NumberUnit, as_microseconds, wrong_unit
@@ -152,7 +162,8 @@ class NumberTimes(ColumnReader):
         if self._unread.is_most(at_end=at_end):
             raise DataError(
                 f"{self.where}: timestamp_unit is '{self._unit}' but column '{self.column}' holds text such as "
-                f"{shown(self._unread.sample)}; declare timestamp_unit: datetime for dates and ISO text"
+                f"{shown(self._unread.sample)}; "
+                f"{comma_advice(self._unread.sample) or 'declare timestamp_unit: datetime for dates and ISO text'}"
             )
 
 

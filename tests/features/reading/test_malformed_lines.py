@@ -1,12 +1,14 @@
 """Text tables: every line is read right, or is refused with its number, or stops the run; none goes without a word."""
 
+import tracemalloc
 from pathlib import Path
 from random import Random
 
 import polars as pl
 import pytest
 
-from features.reading import FILE, RAW, REFUSED, ROW, TextFormat, open_text, quoted_records
+from features.reading import FILE, LIKE_A_COMMENT, RAW, REFUSED, ROW, TextFormat, open_text, quoted_records
+from features.reading.text_lines import LineScanner
 from recsys.contracts.errors import DataError
 
 
@@ -39,7 +41,7 @@ def test_values_come_as_they_are_written(tmp_path: Path, value: str) -> None:
         (b"a,b\n1,2\n3\n4,5\n", 2, [(3, "too few fields")]),
         (b"a,b\n1,2\n3,4,5\n4,5\n", 2, [(3, "too many fields")]),
         (b"a,b\n1,2\ntotal\n", 1, [(3, "too few fields")]),
-        (b"a,b\n1,2\n# end of file", 1, [(3, "too few fields")]),
+        (b"a,b\n1,2\n# end of file", 1, [(3, LIKE_A_COMMENT)]),
         (b"a,b\n1,\0\n3,4\n", 1, [(2, "a NUL byte")]),
         (b"a,b\n1,2\na,b\n3,4\n", 2, [(3, "the header again")]),
         (b'a,b\n1,"x"y\n3,4\n', 1, [(2, "text behind a closing quote")]),
@@ -125,3 +127,22 @@ def test_no_line_that_was_left_alone_goes(tmp_path: Path, monkeypatch: pytest.Mo
         good = table.collect(["id", "text", "time"]).filter(pl.col(REFUSED).is_null())
         found = {time: (identity, text) for identity, text, time in good.select("id", "text", "time").rows()}
         assert {time: found.get(time) for time in alone} == alone
+
+
+@pytest.mark.parametrize("inside", ["\n", "x\n", "some text, and more\n", "a,b,c,d\n"])
+def test_a_field_of_very_many_lines_is_one_record(tmp_path: Path, inside: str) -> None:
+    field = inside * 50_000
+    table = opened(tmp_path, f'u,t,note\n1,2,x\n3,4,"{field}"\n5,6,y\n'.encode())
+    assert rows_of(table) == [("1", "2", "x"), ("3", "4", field), ("5", "6", "y")]
+    assert refused_of(table) == []
+
+
+def test_line_ends_without_end_cost_little_more_than_their_arrays(tmp_path: Path) -> None:
+    """A block of a million blank lines in quotes: arrays of 8 bytes a line, and no object of Python for each of them."""
+    data = b'1,"' + b"\n" * 1_000_000 + b'"\n2,y\n'
+    tracemalloc.start()
+    scan = LineScanner(b",", b'"', 2).scan(data, final=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (scan.lines.tolist(), scan.wrapped) == ([0, 1_000_001], 1)
+    assert peak < 70 * len(data)

@@ -31,11 +31,20 @@ def test_seconds_become_milliseconds() -> None:
         assert not parsed.refusals
 
 
-@pytest.mark.parametrize("value", ["1,5", "1.000,5", "12:30", "5s", "$5", "five"])
-def test_what_is_no_number_refuses_its_row(value: str) -> None:
+COMMA = "seconds has a decimal comma or separators of thousands"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        *((value, "seconds is not a number") for value in ("12:30", "5s", "$5", "five", "1,,5", "1,5s")),
+        *((value, COMMA) for value in ("1,5", "1.000,5", "-1,5e3", "1 000", "1'000'000", " 2,5 ")),
+    ],
+)
+def test_what_is_no_number_refuses_its_row(value: str, reason: str) -> None:
     parsed = read(["1", value])
     assert parsed.values.to_list() == [1.0, None]
-    assert [(one.reason, one.rows.to_list()) for one in parsed.refusals] == [("seconds is not a number", [False, True])]
+    assert [(one.reason, one.rows.to_list()) for one in parsed.refusals] == [(reason, [False, True])]
 
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), 1e39])

@@ -202,3 +202,8 @@ def test_a_table_without_rows_and_texts_of_another_meaning_are_not_spoken_of() -
     assert read(pl.Series([], dtype=pl.Int64), equals=1)[0].warnings() == []
     (said,) = read(["buy", "Buy", "cart"], equals="buy")[0].warnings()
     assert "1 rows of column 'code' hold 'Buy'" in said
+
+
+def test_ratings_with_a_decimal_comma_say_how_to_write_them() -> None:
+    with pytest.raises(DataError, match=r"column 'code' holds '4,5', '3,5'.*decimal comma.*write them as 1234.5"):
+        read(["4,5", "3,5", "4"], at_least=4)

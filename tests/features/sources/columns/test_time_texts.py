@@ -182,3 +182,9 @@ def test_a_format_fits_only_where_it_reads_every_text() -> None:
     """The first is a date either way, the second has no 31st month."""
     assert fitting_formats(pl.Series(["01/02/2023", "03/31/2023"])) == ["%m/%d/%Y"]
     assert fitting_formats(pl.Series(["01/02/2023", "soon"])) == []
+
+
+def test_a_decimal_comma_is_no_form_of_a_date() -> None:
+    with pytest.raises(DataError, match=r"'1700000060,5'; these are numbers with a decimal comma .* timestamp_unit: s"):
+        read(["1700000000,25", "1700000060,5"])
+    assert read(["2023-11-14T22:13:20,250"])[1].values.to_list() == [1_700_000_000_250_000]

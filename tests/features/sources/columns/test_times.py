@@ -212,3 +212,10 @@ def test_the_first_rows_do_not_make_the_declared_unit_a_wrong_one() -> None:
     reader.read(pl.Series("timestamp", [0] * 4), place(4))
     with pytest.raises(DataError, match=rf"fewer than half .* as 's' \(some do, around {SECOND}\); mend the others"):
         reader.finish()
+
+
+@pytest.mark.parametrize("written", ["1700000000,25", "1,7e9", "1,700,000,000", "1.700.000.000", "1 700 000 000"])
+def test_numbers_with_a_comma_say_how_to_write_them(written: str) -> None:
+    reader, _ = read([written, written])
+    with pytest.raises(DataError, match=r"unit is 's'.*decimal comma or separators of thousands: write them as 1234.5"):
+        reader.finish()
