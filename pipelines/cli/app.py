@@ -46,6 +46,7 @@ from pipelines.cli.reproduce import reproduce
 from pipelines.cli.tokens import tokens
 from pipelines.cli.tools import doctor, histories, recommend, report, simulate, validate
 from pipelines.cli.verb_group import VerbGroup
+from pipelines.engine.lean_imports import import_lightning_lean
 from pipelines.engine.stop_signals import Stopped, stoppable
 from recsys.contracts.errors import RecsysError
 from recsys.runtime import ProgressMode
@@ -97,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     # of it spent on modules and classes, which stay.
     gc.set_threshold(50_000, 20, 20)
     atexit.register(gc.freeze)  # nor are they searched when the process ends: another tenth
+    import_lightning_lean()
     choose(sys.argv[1:] if arguments is None else arguments)
     try:
         with stoppable():

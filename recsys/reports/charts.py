@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Final
 
+from recsys.reports.axes import runs
 from recsys.reports.html import as_panel
 from recsys.reports.style import PALETTE, PANEL_WIDTH
 
@@ -47,7 +48,7 @@ def line_chart(
 
     parts = [_level(y(share * top), _number(share * top, percent)) for share in (0.0, 0.5, 1.0)]
     for colour, line in zip(_colours(len(lines)), lines.values(), strict=True):
-        for run in _runs(line):
+        for run in runs(line):
             if len(run) == 1:
                 parts.append(f'<circle cx="{x(run[0]):.1f}" cy="{y(line[run[0]] or 0.0):.1f}" r="2" fill="{colour}"/>')
                 continue
@@ -117,24 +118,6 @@ def _axis_labels(labels: Sequence[str], x: Callable[[int], float]) -> list[str]:
         for place in places
         if last >= 0
     ]
-
-
-def _runs(line: Sequence[float | None]) -> list[list[int]]:
-    """Places of values that stand side by side.
-
-    Example:
-        >>> _runs([1.0, 2.0, None, 3.0])
-        [[0, 1], [3]]
-    """
-    runs: list[list[int]] = []
-    for place, value in enumerate(line):
-        if value is None:
-            continue
-        if runs and runs[-1][-1] == place - 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    return runs
 
 
 def _colours(count: int) -> list[str]:

@@ -2,97 +2,28 @@
 
 Reads the tables that :func:`~recsys.evaluation.evaluate.evaluate` wrote, and curves. A figure is a grid of panels, each an
 ``<svg>`` of its own with its heading and a word on how to read it, so that a narrow page stacks them and no letter gets
-smaller. Text and axes take the colour of the page (``currentColor``); the same input gives the same bytes.
+smaller. What a panel is drawn with: :mod:`recsys.reports.axes`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any, Final
+from typing import Final
 
-import matplotlib
-import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from recsys.reports.axes import Axes, Number, around, room_for, tick_words, ticks
 from recsys.reports.html import as_panel, grid
-from recsys.reports.style import PALETTE, PANEL_WIDTH
-
-INK: Final = "#010203"
-"""Stands for the page's text colour until the figure is written."""
-
-PAPER: Final = "#010204"
-"""Stands for the colour of the card behind the figure."""
+from recsys.reports.style import PALETTE
 
 DASHES: Final = ("", "6 3", "2 3")
 """With more lines than colours the colours come again, dashed."""
-
-STYLE: Final[Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "recsys",
-    "font.family": ["sans-serif"],
-    "font.size": 12,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#8888884d",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
-
-
-def panel(heading: str, words: str, draw: Callable[[Axes], None], height: float = 210) -> str:
-    """Draw one panel: heading, how to read it, and the figure.
-
-    Args:
-        heading: Plain text.
-        words: Plain text, may be empty.
-        draw: Draws on the axes.
-        height: In the units of :data:`PANEL_WIDTH`.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PANEL_WIDTH / 72, height / 72), layout="constrained")
-        axes = figure.subplots()
-        draw(axes)
-        svg = inline_svg(figure, heading)
-    return as_panel(heading, words, svg)
-
-
-def inline_svg(figure: Figure, label: str) -> str:
-    """Return the figure as an ``<svg>`` element that scales with the page.
-
-    Args:
-        label: What it shows, for readers who cannot see it; plain text.
-    """
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
-    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
-    text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
-    return _own_names(text.replace(INK, "currentColor").replace(PAPER, "var(--card)").strip(), label)
-
-
-def _own_names(svg: str, label: str) -> str:
-    """Keep names that the figure refers to, made its own; drop the others, which every figure has alike."""
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
-    own = hashlib.sha256((label + svg).encode()).hexdigest()[:8]
-    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in used else "", svg)
-    return re.sub(r'(href="#|url\(#)', rf"\g<1>{own}-", svg)
+INK: Final = "currentColor"
+"""The page's text colour."""
+HEIGHT: Final = 210.0
+UNDER: Final = 40.0
+"""Room under a frame whose axis has a label."""
 
 
 def colours(systems: Sequence[str]) -> dict[str, str]:
@@ -116,10 +47,6 @@ def legend_of(systems: Sequence[str]) -> str:
     return f'<ul class="legend">{entries}</ul>'
 
 
-def _line_style(pattern: str) -> Any:
-    return (0, tuple(float(part) for part in pattern.split())) if pattern else "-"
-
-
 FILTERS: Final = {True: "seen items filtered", False: "seen items kept"}
 
 
@@ -129,33 +56,26 @@ def forest(comparisons: pl.DataFrame, metrics: Sequence[str], systems: Sequence[
     filters = [exclude for exclude in FILTERS if exclude in set(comparisons["exclude_seen"])]
     colour_of = colours([FILTERS[exclude] for exclude in filters])
 
-    def draw(axes: Axes, metric: str) -> None:
+    def drawn(metric: str) -> str:
+        part = comparisons.filter(pl.col("metric") == metric)
+        known = [number for name in ("difference", "low", "high") for number in _numbers(part, name)]
+        axes = Axes.of(50 + 44.0 * len(rows), around([0.0, *known]), (len(rows) - 0.4, -0.6))
+        places = ticks(axes.x.low, axes.x.high, 4)
+        axes.x_ticks(places, tick_words(places))
+        axes.upright(0.0)
         for offset, exclude in zip((0.08, 0.3) if len(filters) > 1 else (0.15,), filters, strict=True):
-            part = comparisons.filter((pl.col("metric") == metric) & (pl.col("exclude_seen") == exclude))
-            place = np.array([rows.index(system) for system in part["system"]], float) + offset
-            middle, low, high = (part[name].cast(pl.Float64).to_numpy() for name in ("difference", "low", "high"))
-            spread = np.nan_to_num(np.abs(np.stack([low, high]) - middle))
-            axes.errorbar(middle, place, xerr=spread, fmt="o", ms=5, capsize=3, color=colour_of[FILTERS[exclude]])
-        axes.axvline(0.0, color=INK, lw=1, ls="--")
+            colour = colour_of[FILTERS[exclude]]
+            for found in part.filter(pl.col("exclude_seen") == exclude).iter_rows(named=True):
+                if found["difference"] is not None:
+                    place = rows.index(found["system"]) + offset
+                    axes.interval(place, found["low"], found["high"], colour)
+                    axes.dot(found["difference"], place, colour)
         for row, system in enumerate(rows):
-            _row_label(axes, row - 0.2, system)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.grid(axis="x")
+            axes.text(axes.left + 4, axes.y(row - 0.2) + 4, system, "start", halo=True)
+        heading = f"{metric}: reference minus system"
+        return as_panel(heading, "", axes.svg(heading))
 
-    panels = [
-        panel(f"{metric}: reference minus system", "", partial(draw, metric=metric), 50 + 44 * len(rows))
-        for metric in metrics
-    ]
-    return grid(panels, legend_of(list(colour_of)))
-
-
-def _row_label(axes: Axes, place: float, text: str) -> None:
-    """Write above a row, at the left, on a ground that hides the lines behind."""
-    ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.0}
-    axes.text(0.012, place, text, transform=axes.get_yaxis_transform(), va="center", bbox=ground)
+    return grid([drawn(metric) for metric in metrics], legend_of(list(colour_of)))
 
 
 METRIC_WORDS: Final = {
@@ -175,26 +95,19 @@ def metric_by_k(metrics: pl.DataFrame, systems: Sequence[str], exclude_seen: boo
     ks = sorted(set(part["k"]))
     colour_of, dash_of = colours(systems), dashes(systems)
 
-    def draw(axes: Axes, name: str) -> None:
+    def drawn(name: str, words: str) -> str:
+        own = part.filter((pl.col("base") == name) & pl.col("system").is_in(systems)).sort("k")
+        known = [number for column in ("mean", "low", "high") for number in _numbers(own, column)]
+        axes = _frame(around(ks, log=True), around(known), log_x=True)
+        axes.x_ticks(ks, [str(k) for k in ks], label="k")
         for system in systems:
-            line = part.filter((pl.col("base") == name) & (pl.col("system") == system)).sort("k")
-            mean, low, high = (
-                line[c].cast(pl.Float64).fill_null(float("nan")).to_numpy() for c in ("mean", "low", "high")
-            )
-            style = {"color": colour_of[system], "ls": _line_style(dash_of[system])}
-            axes.plot(line["k"], mean, marker="o", ms=3.5, **style)
-            axes.fill_between(line["k"], low, high, color=colour_of[system], alpha=0.15, lw=0)
-        axes.set_xscale("log")
-        axes.set_xticks(ks, [str(k) for k in ks])
-        axes.minorticks_off()
-        axes.set_xlabel("k")
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.grid()
+            line = own.filter(pl.col("system") == system)
+            mean, low, high = (_numbers(line, column) for column in ("mean", "low", "high"))
+            axes.band(line["k"].to_list(), low, high, colour_of[system])
+            axes.line(line["k"].to_list(), mean, colour_of[system], dash_of[system], dots=True)
+        return as_panel(f"{name}@k", words, axes.svg(f"{name}@k"))
 
-    return grid(
-        [panel(f"{name}@k", words, partial(draw, name=name)) for name, words in METRIC_WORDS.items()],
-        legend_of(systems),
-    )
+    return grid([drawn(name, words) for name, words in METRIC_WORDS.items()], legend_of(systems))
 
 
 def slice_bars(metrics: pl.DataFrame, systems: Sequence[str], metric: str, exclude_seen: bool) -> str:
@@ -203,33 +116,25 @@ def slice_bars(metrics: pl.DataFrame, systems: Sequence[str], metric: str, exclu
         (pl.col("metric") == metric) & (pl.col("exclude_seen") == exclude_seen) & (pl.col("rows") > 0)
     )
     slices = {row["slice"]: row["rows"] for row in part.iter_rows(named=True)}
-    numbers = part.select(pl.max_horizontal("mean", "high")).to_series().drop_nulls().drop_nans()
-    longest = float(numbers.max() or 0.0) if len(numbers) else 0.0  # type: ignore[arg-type]
+    known = [number for column in ("mean", "high") for number in _numbers(part, column) if number is not None]
+    longest = max(known, default=0.0) * 1.05 or 1.0
 
-    def draw(axes: Axes, name: str) -> None:
+    def drawn(name: str) -> str:
         values = {row["system"]: row for row in part.filter(pl.col("slice") == name).iter_rows(named=True)}
+        axes = Axes.of(40 + 35.0 * len(systems), (0.0, longest), (len(systems) - 0.4, -0.6))
+        places = ticks(0.0, longest, 4)
+        axes.x_ticks(places, tick_words(places))
         for place, (system, colour) in enumerate(colours(systems).items()):
             mean, low, high = (_number(values[system][key]) for key in ("mean", "low", "high"))
-            axes.barh(place + 0.22, mean, 0.36, color=colour)
-            spread = np.nan_to_num(np.array([[mean - low], [high - mean]]).clip(min=0.0))
-            axes.errorbar(mean, place + 0.22, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-            said = "not measured" if np.isnan(mean) else f"{mean:.4f}"
-            _row_label(axes, place - 0.2, f"{system} · {said}")
-        axes.set_xlim(0.0, longest * 1.05 or 1.0)
-        axes.set_ylim(len(systems) - 0.4, -0.6)
-        axes.set_yticks([])
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.grid(axis="x")
+            if mean is not None:
+                axes.bar(place + 0.22, 0.36, mean, colour)
+                axes.interval(place + 0.22, low, high, INK)
+            said = "not measured" if mean is None else f"{mean:.4f}"
+            axes.text(axes.left + 4, axes.y(place - 0.2) + 4, f"{system} · {said}", "start", halo=True)
+        heading = f"{name.replace('_', ' ')}, {slices[name]:,} rows"
+        return as_panel(heading, "", axes.svg(heading))
 
-    panels = [
-        panel(f"{name.replace('_', ' ')}, {rows:,} rows", "", partial(draw, name=name), 40 + 35 * len(systems))
-        for name, rows in slices.items()
-    ]
-    return grid(panels)
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+    return grid([drawn(name) for name in slices])
 
 
 def line_panel(heading: str, words: str, lines: Mapping[str, pl.DataFrame], axis: str, label: str = "") -> str:
@@ -242,18 +147,29 @@ def line_panel(heading: str, words: str, lines: Mapping[str, pl.DataFrame], axis
     """
     names = list(lines)
     colour_of, dash_of = colours(names), dashes(names)
-
-    def draw(axes: Axes) -> None:
-        for name, line in lines.items():
-            ordered = line.sort(axis)
-            style = {"color": colour_of[name], "ls": _line_style(dash_of[name])}
-            few = len(ordered) <= 40
-            axes.plot(ordered[axis], ordered["value"], lw=1.8, marker="o" if few else None, ms=3, **style)
-        axes.set_xlabel(label or axis)
-        if axis != "epoch":
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.grid()
-
-    drawn = panel(heading, words, draw)
+    across = around([number for line in lines.values() for number in _numbers(line, axis)])
+    axes = _frame(across, around([number for line in lines.values() for number in _numbers(line, "value")]))
+    places = ticks(*across, whole=axis != "epoch" or across[1] - across[0] > 1)
+    axes.x_ticks(places, tick_words(places), label=label or axis)
+    for name, line in lines.items():
+        ordered = line.sort(axis)
+        numbers, dots = _numbers(ordered, "value"), len(ordered) <= 40
+        axes.line(ordered[axis].to_list(), numbers, colour_of[name], dash_of[name], dots=dots)
+    drawn = as_panel(heading, words, axes.svg(heading))
     return drawn.replace("</figcaption>", f"{legend_of(names)}</figcaption>", 1) if len(names) > 1 else drawn
+
+
+def _frame(x: tuple[float, float], y: tuple[float, float], *, log_x: bool = False) -> Axes:
+    """A frame with level grid lines, as far to the right as their numbers need."""
+    places = ticks(*y)
+    axes = Axes.of(HEIGHT, x, y, left=room_for(tick_words(places)), bottom=UNDER, log_x=log_x)
+    axes.y_ticks(places)
+    return axes
+
+
+def _numbers(table: pl.DataFrame, column: str) -> list[Number]:
+    return [_number(value) for value in table[column].cast(pl.Float64).to_list()]
+
+
+def _number(value: float | None) -> Number:
+    return None if value is None or value != value else float(value)

@@ -13,10 +13,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from matplotlib.axes import Axes
 
 from recsys.contracts.columns import Columns
-from recsys.reports.figures import panel
+from recsys.reports.charts import row_chart
 from recsys.reports.html import as_panel, details, facts, grid, item_title, paragraph, percent
 from recsys.reports.style import PALETTE, PANEL_WIDTH
 from recsys.semantic_ids.collisions import group_numbers
@@ -271,19 +270,7 @@ def _prefix_sizes(codes: CodeArray, sizes: Sequence[int]) -> str:
         bins = np.frexp(counts.astype(np.float64))[1] - 1  # 1, 2-3, 4-7, ...
         numbers = np.bincount(bins)
         labels = ["1" if b == 0 else f"{2**b}–{2 ** (b + 1) - 1}" for b in range(len(numbers))]
-
-        def draw(axes: Axes, numbers: npt.NDArray[np.int64] = numbers, labels: list[str] = labels) -> None:
-            axes.barh(range(len(numbers)), numbers, 0.72, color=PALETTE[0])
-            for place, number in enumerate(numbers.tolist()):
-                axes.annotate(f"{number:,}", (number, place), (4, 0), textcoords="offset points", va="center")
-            axes.set_yticks(range(len(labels)), labels)
-            axes.set_ylim(max(2.5, len(labels) - 0.5), -0.5)
-            axes.set_xlim(0, max(1, int(numbers.max())) * 1.22)
-            axes.set_xticks([])
-            axes.tick_params(length=0)
-            axes.spines[["left", "bottom"]].set_visible(False)
-
         heading = f"{depth} code{'s' if depth > 1 else ''}: {len(counts):,} prefixes"
         words = "Left: items behind a prefix; right: how many prefixes hold so many."
-        panels.append(panel(heading, words, draw, 20 + 24 * max(3, len(numbers))))
+        panels.append(row_chart(heading, words, list(zip(labels, numbers.tolist(), strict=True))))
     return grid(panels)

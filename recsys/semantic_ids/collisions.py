@@ -22,7 +22,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from recsys.contracts.errors import DataError
 from recsys.semantic_ids.quantizer import CodeArray, FloatArray
@@ -214,6 +213,10 @@ def _residuals(x_MD: FloatArray, prefix: CodeArray, codebooks: Sequence[FloatArr
 
 def _least_distance(residual_MD: FloatArray, centroids_FD: FloatArray) -> Counts:
     """Assign M residuals to M distinct of the F >= M centroids with the least total squared distance."""
+    from scipy.optimize import (
+        linear_sum_assignment,
+    )  # a quarter of a second to import, and few readers of IDs assign any
+
     cost_MF = (
         np.square(residual_MD).sum(axis=1, keepdims=True, dtype=np.float64)
         - 2.0 * (residual_MD @ centroids_FD.T)
