@@ -172,6 +172,9 @@ class RecommendConfig(FrozenConfig):
         available: File with the items that can be had today, same forms; like ``allow``, for a list with another owner.
         personal_deny: File ``user_id, item_id`` (Parquet or CSV): items that single users must not be shown, such as those
             they disliked; users of other jobs and items that the model does not know are passed over.
+        exclude_disliked: Yes/no signals of the data set by which users say that they do not want an item; what got one is
+            not shown to that user. ``None`` takes ``dislike``, ``hate`` and ``report`` where the data set has them, an empty
+            list none. Users of a file have no signals; there the column ``deny_item_ids`` lists such items.
         segments: File ``user_id, segment`` (Parquet or CSV): the tenant, region or age group of each user.
         segment_rules: File ``segment, item_id, rule``, with the rules ``allow`` (the segment has only its allowed items),
             ``deny``, and ``none`` (one row without item_id, for a segment without a list of its own).
@@ -203,6 +206,7 @@ class RecommendConfig(FrozenConfig):
     deny: ConfigPath | None = None
     available: ConfigPath | None = None
     personal_deny: ConfigPath | None = None
+    exclude_disliked: tuple[str, ...] | None = None
     segments: ConfigPath | None = None
     segment_rules: ConfigPath | None = None
     default_segment: str | None = None

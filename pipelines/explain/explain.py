@@ -69,7 +69,7 @@ def _one(
     scorer = Scorer.open(model.bundle, device)
     users.check(scorer.catalogue)
     place = find_user(users.user_ids, user)
-    masks = rules_of(config, scorer.catalogue, users.user_ids, place)
+    masks = rules_of(config, scorer.catalogue, users, place)
     request = scorer.request(users, config.k, None, config.options)
     row, _ = request.shard(place, place + 1)
     rules = scorer.recommender.compile(masks.rules, 1)

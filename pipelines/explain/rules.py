@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
 from recsys.decoding.rules.item_rules import ItemRules
 from serving.bundle.catalogue import BoolMask, Catalogue
 from serving.config import RecommendConfig
 from serving.inputs.item_lists import read_item_list
 from serving.inputs.item_rules import read_rules
+from serving.inputs.user_histories import StoredUsers
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,14 @@ class RuleMasks:
     rules: ItemRules
 
 
-def rules_of(config: RecommendConfig, catalogue: Catalogue, user_ids: pl.Series, row: int) -> RuleMasks:
+def rules_of(config: RecommendConfig, catalogue: Catalogue, users: StoredUsers, row: int) -> RuleMasks:
     """Read the rules of a job for user number ``row``.
 
     Raises:
         ConfigError, DataError: As in :func:`~serving.inputs.item_rules.read_rules`.
     """
-    together = read_rules(config, catalogue, user_ids)
+    user_ids = users.user_ids
+    together = read_rules(config, catalogue, user_ids, users.personal_lists(config.exclude_disliked, catalogue))
     allowed: dict[str, BoolMask] = {}
     for name, permits in (("allow", True), ("available", True), ("deny", False)):
         path = getattr(config, name)

@@ -65,6 +65,7 @@ class Columns:
     TIMESTAMPS: Final = "timestamps"
     BEHAVIOURS: Final = "behaviours"
     WATCH_RATIOS: Final = "watch_ratios"
+    DENY_ITEM_IDS: Final = "deny_item_ids"
     OBJECTIVE: Final = "objective"
     WORDS: Final = "words"
 

@@ -209,6 +209,20 @@ class Dataset:
             at_most={Columns.USER_INDEX: self.spec.num_users - 1, Columns.ITEM_INDEX: self.spec.num_items - 1},
         )
 
+    def scan_events(self) -> pl.LazyFrame:
+        """The same table for who reads few rows or columns of it.
+
+        Raises:
+            ArtifactError: It is missing or damaged.
+        """
+        path = self.path / "events.parquet"
+        try:
+            events = pl.scan_parquet(path, glob=False)
+            events.collect_schema()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise ArtifactError(f"'{path}' cannot be read: {error}; {PREPARE_AGAIN}") from error
+        return events
+
     @cached_property
     def sessions(self) -> pl.DataFrame:
         """The table ``sessions.parquet``, row number = session_index."""

@@ -16,6 +16,7 @@ import polars as pl
 import torch
 
 from recsys.config import validate
+from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.event_times import NumberUnit
 from recsys.contracts.manifest import read_json
@@ -41,6 +42,7 @@ from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import RANKER_FOLDER, BundleInfo, read_info
 from serving.config import AnswerOptions
 from serving.inputs.history_frame import MappedHistories, map_frame
+from serving.inputs.personal_items import denied_in_rows
 from serving.inputs.request import UNSEEN_ITEMS, Request, ServedModel
 from serving.inputs.user_histories import MappedUsers, UserHistories
 
@@ -189,6 +191,10 @@ class Scorer:
         """
         self.catalogue.limits.check_rows(len(frame), self.info.name)
         reports: set[str] = set()
+        if Columns.DENY_ITEM_IDS in frame.columns and len(frame):
+            rules = rules or UNSEEN_ITEMS
+            own = denied_in_rows(frame[Columns.DENY_ITEM_IDS], self.catalogue)
+            rules = replace(rules, personal=own.joined(rules.personal))
         mapped = map_frame(frame, self.catalogue, timestamp_unit=timestamp_unit, reports=reports)
         for line in sorted(reports):
             logger.warning("%s", line)

@@ -98,7 +98,8 @@ class ShardScorer:
         config.options.check(config.k)
         self.scorer.catalogue.limits.check_k(config.k, self.scorer.info.name)
         users.check(self.scorer.catalogue)
-        rules = read_rules(config, self.scorer.catalogue, users.user_ids)
+        own = users.personal_lists(config.exclude_disliked, self.scorer.catalogue)
+        rules = read_rules(config, self.scorer.catalogue, users.user_ids, own)
         self._request = self.scorer.request(users, config.k, rules, config.options)
         self._rules_U = rule_numbers(rules, len(users))
         self._size = config.users_per_shard

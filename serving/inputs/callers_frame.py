@@ -18,7 +18,13 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import microseconds
 
-LISTS: Final = (Columns.ITEM_IDS, Columns.TIMESTAMPS, Columns.BEHAVIOURS, Columns.WATCH_RATIOS)
+LISTS: Final = (
+    Columns.ITEM_IDS,
+    Columns.TIMESTAMPS,
+    Columns.BEHAVIOURS,
+    Columns.WATCH_RATIOS,
+    Columns.DENY_ITEM_IDS,
+)
 
 _NO_VALUE: Final = ("NAType", "NaTType")
 
@@ -126,7 +132,7 @@ def _column(name: str, values: Sequence[Any] | pl.Series, where: str) -> pl.Seri
             f"{where}: column '{name}' is {_shown(values[odd[0]])} in row {odd[0]}, expected JSON text such as "
             "'{\"like\": 1.0}'"
         )
-    if name in (Columns.USER_ID, Columns.OBJECTIVE):
+    if name in (Columns.USER_ID, Columns.OBJECTIVE, Columns.WORDS):
         kind, cleaned = _typed(values, f"{where}: {name}", lambda place: f"row {place}")
         return pl.Series(name, cleaned, dtype=kind)
     return pl.Series(name, [], pl.Null) if not values else pl.Series(name, [None] * len(values), pl.Null)

@@ -7,7 +7,8 @@ length ``timestamps`` (UTC microseconds, Datetime, or ISO text), ``behaviours`` 
 :func:`~recsys.contracts.event_features.behaviour_codes`) and ``watch_ratios``. Null instead of a list means "not known" for
 that user, ``item_ids`` null is an empty history; null inside a list is not known for that event, and an item that is null is
 one that the model does not know. A column ``objective`` (JSON text, see :mod:`serving.inputs.objectives`) says what a row's
-request wants more of; a column ``words`` says it as a sentence.
+request wants more of; a column ``words`` says it as a sentence. A column ``deny_item_ids`` lists, in any number, what this
+user must not be shown (:mod:`serving.inputs.personal_items`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ from serving.inputs.history_columns import behaviour_values, id_values, user_val
 from serving.inputs.history_times import FUTURE, gaps, later_than_now, times_us
 
 OPTIONAL_LISTS: Final = (Columns.TIMESTAMPS, Columns.BEHAVIOURS, Columns.WATCH_RATIOS)
-_KNOWN: Final = (Columns.USER_ID, Columns.ITEM_IDS, *OPTIONAL_LISTS, Columns.OBJECTIVE, Columns.WORDS)
+_KNOWN: Final = (
+    Columns.USER_ID,
+    Columns.ITEM_IDS,
+    *OPTIONAL_LISTS,
+    Columns.DENY_ITEM_IDS,
+    Columns.OBJECTIVE,
+    Columns.WORDS,
+)
 
 
 @dataclass(frozen=True)

@@ -28,17 +28,21 @@ from serving.config import RecommendConfig
 from serving.inputs.callers_frame import typed_values
 from serving.inputs.history_columns import id_values
 from serving.inputs.item_lists import plain_texts, read_item_list, read_rule_table, refuse_rows
+from serving.inputs.personal_items import listed_in_file
 
 logger = logging.getLogger("recsys.serving")
 
 ALLOW, DENY, NONE = "allow", "deny", "none"
 
 
-def read_rules(config: RecommendConfig, catalogue: Catalogue, user_ids: pl.Series) -> ItemRules:
+def read_rules(
+    config: RecommendConfig, catalogue: Catalogue, user_ids: pl.Series, own: PersonalLists | None = None
+) -> ItemRules:
     """Read and check everything that restricts a job.
 
     Args:
         user_ids: ``[U]``, all users in the order of the job.
+        own: What is known beside the files of items that single users must not be shown.
 
     Raises:
         ConfigError: A file is missing, or a rule names something that does not exist.
@@ -57,7 +61,9 @@ def read_rules(config: RecommendConfig, catalogue: Catalogue, user_ids: pl.Serie
         quotas = category_quotas(
             catalogue, length, config.max_per_category, config.category_limits, config.item_categories
         )
-    personal = None if config.personal_deny is None else _personal_lists(config.personal_deny, catalogue, user_ids)
+    personal = own
+    if config.personal_deny is not None:
+        personal = listed_in_file(config.personal_deny, catalogue, user_ids).joined(own)
     _log(allowed, segment_U, names, quotas)
     return ItemRules(allowed, None, segment_U, quotas, config.exclude_seen, personal)
 
@@ -184,27 +190,6 @@ def _segments_of(
         )
     fallback = 0 if default is None else names.index(default)
     return np.append(_numbers(table[Columns.SEGMENT], names), fallback)[place]  # -1 reads the last entry
-
-
-def _personal_lists(path: Path, catalogue: Catalogue, user_ids: pl.Series) -> PersonalLists:
-    """What single users must not be shown; pairs of other users, and of items that the model does not know, are left out.
-
-    Raises:
-        DataError: A row lacks the user or the item, or no row names a user of the job.
-    """
-    table = read_rule_table(path, {Columns.USER_ID: user_ids.dtype, Columns.ITEM_ID: catalogue.item_ids.dtype})
-    refuse_rows(table, pl.any_horizontal(pl.all().is_null()), path, "lack the user or the item")
-    user = index_of(table[Columns.USER_ID], user_ids, "user ids of the job")
-    if len(table) and (user < 0).all():
-        raise DataError(
-            f"rule file '{path}': none of its {len(table)} rows names a user of the job; the first has user_id "
-            f"{table[Columns.USER_ID][0]!r}, the job's first is {user_ids[0]!r}"
-        )
-    item = catalogue.listed_index(table[Columns.ITEM_ID], f"'{path}'")
-    known = (user >= 0) & (item >= 0)
-    lists = PersonalLists.from_pairs(user[known], item[known], len(user_ids))
-    logger.info("personal_deny: %d items of %d users", len(lists.items), int((np.diff(lists.offsets) > 0).sum()))
-    return lists
 
 
 def category_quotas(

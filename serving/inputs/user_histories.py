@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,12 +19,13 @@ import polars as pl
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset, HistoryArrays, Targets
-from recsys.contracts.errors import DataError
+from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.event_times import NumberUnit
 from recsys.contracts.manifest import sha256_of_file
 from recsys.contracts.null_markers import is_null_marker
 from recsys.contracts.plain_text import SURROUNDINGS, strip_text
 from recsys.data.histories import Histories
+from recsys.decoding.rules.personal_lists import PersonalLists
 from serving.bundle.catalogue import Catalogue
 from serving.inputs.callers_frame import to_frame
 from serving.inputs.history_columns import user_values
@@ -35,6 +37,7 @@ from serving.inputs.history_frame import (
     map_frame,
     untyped_if_empty,
 )
+from serving.inputs.personal_items import denied_in_rows, disliked_in
 
 logger = logging.getLogger("recsys.serving")
 
@@ -111,6 +114,10 @@ class StoredUsers(UserHistories, Protocol):
         """Refuse histories that the model behind ``catalogue`` could not read, before the first user is scored."""
         ...
 
+    def personal_lists(self, signals: Sequence[str] | None, catalogue: Catalogue) -> PersonalLists | None:
+        """What they must not be shown; ``signals`` as ``recommend.exclude_disliked``, a ConfigError where they have none."""
+        ...
+
 
 class MappedUsers:
     """Users whose histories are in the model's indices already.
@@ -182,6 +189,10 @@ class PreparedUsers:
 
     def check(self, catalogue: Catalogue) -> None:
         """Nothing: what `prepare` has written was checked by it."""
+
+    def personal_lists(self, signals: Sequence[str] | None, catalogue: Catalogue) -> PersonalLists | None:
+        """What the users disliked by their events."""
+        return disliked_in(self.prepared, signals, catalogue)
 
     def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Histories of users ``start`` to ``end`` (user_index)."""
@@ -280,6 +291,17 @@ class FrameUsers:
         for line in sorted(reports):
             logger.warning("%s: %s", self._where, line)
 
+    def personal_lists(self, signals: Sequence[str] | None, catalogue: Catalogue) -> PersonalLists | None:
+        """The column ``deny_item_ids``, if there is one."""
+        if signals:
+            raise ConfigError(
+                f"recommend.exclude_disliked is {list(signals)}, but {self._where} hold no signals; name the items in the "
+                f"column '{Columns.DENY_ITEM_IDS}', or in a file recommend.personal_deny"
+            )
+        if Columns.DENY_ITEM_IDS not in self._rows.collect_schema():
+            return None
+        return denied_in_rows(self._rows.select(Columns.DENY_ITEM_IDS).collect()[Columns.DENY_ITEM_IDS], catalogue)
+
     def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Rows ``start`` to ``end`` of the file."""
         return self._map(start, end, catalogue, None)
@@ -317,7 +339,7 @@ def _read_csv(path: Path, where: str) -> pl.LazyFrame:
             "my.yaml --out "
             f"{path.stem}_histories.parquet` writes them from such a table"
         )
-    lists = [name for name in (Columns.ITEM_IDS, *OPTIONAL_LISTS) if name in table.columns]
+    lists = [name for name in (Columns.ITEM_IDS, *OPTIONAL_LISTS, Columns.DENY_ITEM_IDS) if name in table.columns]
     cells = {name: [_json_list(text, name, row, where) for row, text in enumerate(table[name])] for name in lists}
     ids = table[Columns.USER_ID].str.strip_chars(SURROUNDINGS) if Columns.USER_ID in table.columns else None
     others = table.drop(lists) if ids is None else table.drop(lists).with_columns(ids)

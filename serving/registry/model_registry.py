@@ -371,6 +371,7 @@ def _inputs(catalogue: Catalogue) -> dict[str, str]:
         Columns.TIMESTAMPS: "list of UTC microseconds, Datetime or ISO text, optional; null: not known",
         Columns.BEHAVIOURS: f"list of codes of the signals {list(catalogue.spec.signals)}, optional; null: not known",
         Columns.WATCH_RATIOS: "list of watched time / duration, optional; null: not known",
+        Columns.DENY_ITEM_IDS: f"list of {item} ids that this user must not be shown, optional; null: none",
         Columns.OBJECTIVE: "JSON text of objective weights, optional",
         Columns.WORDS: "text that says what is wanted, optional, of a model that reads words",
     }

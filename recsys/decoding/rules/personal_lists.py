@@ -51,6 +51,19 @@ class PersonalLists:
         offsets = np.searchsorted(user_P[order], np.arange(num_users + 1))
         return cls(np.asarray(item_P, np.int64)[order], offsets.astype(np.int64))
 
+    def joined(self, other: PersonalLists | None) -> PersonalLists:
+        """Every user's items of both.
+
+        Raises:
+            DataError: The others are of another number of users.
+        """
+        if other is None:
+            return self
+        if len(other) != len(self):
+            raise DataError(f"personal lists are of {len(self)} and {len(other)} users, expected as many")
+        users = [np.repeat(np.arange(len(lists)), np.diff(lists.offsets)) for lists in (self, other)]
+        return PersonalLists.from_pairs(np.concatenate(users), np.concatenate([self.items, other.items]), len(self))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -84,6 +84,12 @@ SAME: dict[str, tuple[Rows, Rows]] = {
         [history(1, 0, 1, timestamps=times(0, 9))],
     ),
     "text users": ([history("007", 0, 1)], [history("7", 0, 1)]),
+    "a row that says nothing": ([history(1, 0, words=None)], [history(1, 0)]),
+    "a row that denies nothing": ([history(1, 0, deny_item_ids=None), history(2, 1)], [history(1, 0), history(2, 1)]),
+    "denied twice, beside an unknown item": (
+        [history(1, 0, deny_item_ids=[ITEMS[5], ITEMS[5], 4711]), history(2, 1)],
+        [history(1, 0, deny_item_ids=[ITEMS[5]]), history(2, 1, deny_item_ids=[])],
+    ),
     "a row without weights": ([history(1, 0, objective=None)], [history(1, 0)]),
 }
 
@@ -165,8 +171,20 @@ REFUSED: dict[str, tuple[Rows, str]] = {
     "too many rows": ([history(user, 0) for user in range(7)], "the call has 7 users, the bundle of 'toy' answers at "
     "most 6"),
     "weights that are no text": ([history(1, 0, objective=3)], "column 'objective' is Int64, expected JSON text"),
+    "words for a policy without": ([history(1, 0, words="toys")], "the policy reads no words"),
+    "denied items that are no ids": ([history(1, 0, deny_item_ids=[7.5])], "deny_item_ids hold 7.5"),
+    "more denied items than are read": ([history(1, 0, deny_item_ids=ITEMS[:1] * 21)], "at most 20 are read"),
     "weights for a policy without": ([history(1, 0, objective='{"like": 1}')], "it cannot be steered"),
 }  # fmt: skip
+
+
+@every_dress
+def test_what_a_row_denies_is_out_of_its_list_alone(loaded: Any, dress: Dress) -> None:
+    """User 1 has seen 0 and denies 5, user 2 has seen 1: of 12 items 10 and 11 are left."""
+    rows = [history(1, 0, deny_item_ids=[ITEMS[5]]), history(2, 1, deny_item_ids=None)]
+    answer = dress(loaded, rows, {"k": 12})
+    given = {user: set(part["item_id"]) for user, part in answer.groupby("user_id")}
+    assert given == {1: set(ITEMS) - {ITEMS[0], ITEMS[5]}, 2: set(ITEMS) - {ITEMS[1]}}
 
 
 @every_dress

@@ -1,0 +1,116 @@
+"""What single users must not be shown: from a file, from the dislikes of a prepared data set, from their rows of a frame.
+
+Histories hold what people took, so a dislike is not in them, and the rule about seen items does not know it. All of it
+becomes :class:`~recsys.decoding.rules.personal_lists.PersonalLists` of item_index; items that the model does not know say
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from recsys.contracts.columns import Columns
+from recsys.contracts.dataset import Dataset
+from recsys.contracts.errors import ConfigError, DataError
+from recsys.decoding.rules.personal_lists import PersonalLists
+from serving.bundle.catalogue import Catalogue, index_of
+from serving.inputs.history_columns import id_values
+from serving.inputs.item_lists import read_rule_table, refuse_rows
+
+logger = logging.getLogger("recsys.serving")
+
+DISLIKES: Final = ("dislike", "hate", "report")
+"""Signals by which people say that they do not want an item, as data sets call them."""
+
+
+def listed_in_file(path: Path, catalogue: Catalogue, user_ids: pl.Series) -> PersonalLists:
+    """Read a table of pairs; those of other users are left out.
+
+    Args:
+        user_ids: ``[U]``, all users in the order of the job.
+
+    Raises:
+        DataError: A row lacks the user or the item, or no row names a user of the job.
+    """
+    table = read_rule_table(path, {Columns.USER_ID: user_ids.dtype, Columns.ITEM_ID: catalogue.item_ids.dtype})
+    refuse_rows(table, pl.any_horizontal(pl.all().is_null()), path, "lack the user or the item")
+    user = index_of(table[Columns.USER_ID], user_ids, "user ids of the job")
+    if len(table) and (user < 0).all():
+        raise DataError(
+            f"rule file '{path}': none of its {len(table)} rows names a user of the job; the first has user_id "
+            f"{table[Columns.USER_ID][0]!r}, the job's first is {user_ids[0]!r}"
+        )
+    item = catalogue.listed_index(table[Columns.ITEM_ID], f"'{path}'")
+    known = (user >= 0) & (item >= 0)
+    return _told("personal_deny", PersonalLists.from_pairs(user[known], item[known], len(user_ids)))
+
+
+def disliked_in(prepared: Dataset, signals: Sequence[str] | None, catalogue: Catalogue) -> PersonalLists | None:
+    """What the users of a prepared data set gave one of the signals, in any split and whatever else they did with it.
+
+    Args:
+        signals: Yes/no signals; ``None`` takes those of :data:`DISLIKES` that the data set has.
+
+    Returns:
+        One list per user_index; ``None`` where there is no such signal.
+
+    Raises:
+        ConfigError: The data set lacks a signal that is named, or it is no yes/no signal.
+    """
+    declared = prepared.spec.signals
+    if signals is None and not set(DISLIKES) & set(declared):
+        return None
+    events = prepared.scan_events()
+    schema = events.collect_schema()
+    if signals is None:
+        signals = [name for name in DISLIKES if name in declared and schema[name] == pl.Boolean]
+    for name in signals:
+        if name not in declared:
+            raise ConfigError(
+                f"recommend.exclude_disliked names the signal '{name}', which the data set lacks (it has "
+                f"{', '.join(declared) or 'none'}); declare it in source.signals, or leave it out"
+            )
+        if schema[name] != pl.Boolean:
+            raise ConfigError(
+                f"recommend.exclude_disliked names the signal '{name}', which is {schema[name]}, expected yes or no"
+            )
+    if not signals:
+        return None
+    said = pl.any_horizontal(pl.col(name).fill_null(False) for name in signals)
+    pairs = events.filter(said).select(Columns.USER_INDEX, Columns.ITEM_INDEX).unique(maintain_order=True).collect()
+    item_of = catalogue.item_index(prepared.items[Columns.ITEM_ID], "item ids of the data")
+    item = item_of[pairs[Columns.ITEM_INDEX].to_numpy()]
+    user = pairs[Columns.USER_INDEX].to_numpy()[item >= 0]
+    return _told(" or ".join(signals), PersonalLists.from_pairs(user, item[item >= 0], prepared.spec.num_users))
+
+
+def denied_in_rows(lists: pl.Series, catalogue: Catalogue) -> PersonalLists:
+    """Read the column ``deny_item_ids`` of a frame of histories: a list per user, null for none.
+
+    Raises:
+        DataError: Ids are of no id's type, or a list is longer than the bundle's limit of a history.
+    """
+    if isinstance(lists.dtype, pl.Array):
+        lists = lists.arr.to_list()
+    elif lists.dtype == pl.Null:
+        lists = lists.cast(pl.List(catalogue.item_ids.dtype))
+    lengths, limit = lists.list.len().fill_null(0).to_numpy(), catalogue.limits.max_history_items
+    if (lengths > limit).any():
+        raise DataError(
+            f"row {lengths.argmax()} has {lengths.max()} {Columns.DENY_ITEM_IDS}, at most {limit} are read "
+            "(export.limits.max_history_items); give long lists to the batch job as recommend.personal_deny"
+        )
+    rows = pl.DataFrame({"list": lists}).with_row_index("row").filter(pl.col("list").list.len() > 0).explode("list")
+    item = catalogue.listed_index(id_values(rows["list"], Columns.DENY_ITEM_IDS), Columns.DENY_ITEM_IDS)
+    return PersonalLists.from_pairs(rows["row"].to_numpy()[item >= 0], item[item >= 0], len(lists))
+
+
+def _told(what: str, lists: PersonalLists) -> PersonalLists:
+    logger.info("%s: %d items of %d users", what, len(lists.items), int((np.diff(lists.offsets) > 0).sum()))
+    return lists
