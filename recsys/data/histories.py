@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +67,33 @@ class Histories:
             objective=None if self.objective is None else self.objective[rows],
             words=None if self.words is None else self.words[rows],
         )
+
+    def event_rows(self) -> OffsetArray:
+        """Rows of the event arrays that the histories look at, history by history."""
+        lengths = self.lengths
+        first = np.cumsum(lengths) - lengths
+        return np.repeat(self.start - first, lengths) + np.arange(int(lengths.sum()))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Histories]) -> Histories:
+        """The rows of all parts, one after the other, with those events alone that they look at.
+
+        Args:
+            parts: At least one; all ask with objectives and words, or none does.
+        """
+        event_P = [part.event_rows() for part in parts]
+
+        def events(name: str) -> npt.NDArray[Any]:
+            return np.concatenate([getattr(part, name)[event] for part, event in zip(parts, event_P, strict=True)])
+
+        def rows(name: str) -> Any:
+            given = [getattr(part, name) for part in parts]
+            return None if given[0] is None else np.concatenate(given)
+
+        lengths = np.concatenate([part.lengths for part in parts])
+        end = np.cumsum(lengths)
+        named = {name: events(name) for name in ("item", "behaviour", "gap", "watch")}
+        return cls(rows("user_index"), end - lengths, end, **named, objective=rows("objective"), words=rows("words"))
 
     def with_words(self, words: npt.NDArray[np.int32] | None) -> Histories:
         """Return the same histories with other words, ``[N, T]``.

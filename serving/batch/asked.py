@@ -61,7 +61,7 @@ def asked_numbers(histories: Histories, rules_N: Numbers) -> Numbers:
     """
     lengths = histories.lengths
     first = np.cumsum(lengths) - lengths
-    event = np.repeat(histories.start - first, lengths) + np.arange(int(lengths.sum()))
+    event = histories.event_rows()
     place = np.arange(len(event), dtype=np.uint64) - np.repeat(first, lengths).astype(np.uint64)
     number_E = _mix(place)
     for part in (histories.item, histories.behaviour, histories.gap, histories.watch):

@@ -144,8 +144,7 @@ def _written(
         return
     with ThreadPoolExecutor(max_workers=1) as writer:
         being_written: Future[WrittenShard] | None = None
-        for number in left:
-            scored = scorer.score(number, job)
+        for number, scored in scorer.scored(left, job):
             if being_written is not None:  # at most one shard waits, whatever the disk does
                 yield being_written.result()
             being_written = writer.submit(scored.write, out_dir, names[number])

@@ -37,7 +37,8 @@ class ShardWorker:
 
     def write(self, number: int, name: str) -> WrittenShard:
         """Answer and write one shard."""
-        return self._scorer.score(number, self._job).write(self._out_dir, name)
+        ((_, scored),) = self._scorer.scored([number], self._job)
+        return scored.write(self._out_dir, name)
 
 
 def written_by_ray(

@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
 from serving.answers.scorer import Scorer
-from serving.batch.asked import asked_numbers, rule_numbers
+from serving.batch.asked import Numbers, asked_numbers, rule_numbers
 from serving.batch.carried import EarlierCandidates, basis_of, merged
 from serving.batch.ledger import ShardRecord
 from serving.batch.shards import ShardTables, shard_tables, write_shard
 from serving.config import RecommendConfig
+from serving.inputs.history_frame import MappedHistories
 from serving.inputs.item_rules import read_rules
 from serving.inputs.user_histories import StoredUsers
 
 logger = logging.getLogger("recsys.serving")
+
+ASKED_TOGETHER: Final = 1024
+"""Users of a delta job who are answered at once."""
+SHARDS_TOGETHER: Final = 32
+"""Shards whose carried users wait for that at most: what a kill costs."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,32 @@ class WrittenShard:
     events_N: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """A shard of N users of which is known who has to be answered; its length is their number.
+
+    Attributes:
+        number: Of the shard.
+        first: Its first user.
+        user_ids: ``[N]``.
+        changed: Those who have to be answered.
+        asked_N: What each is asked with, as one number.
+        same_N: Who keeps the rows of the earlier job.
+        seconds: It took to find out.
+    """
+
+    number: int
+    first: int
+    user_ids: pl.Series
+    changed: MappedHistories
+    asked_N: Numbers
+    same_N: npt.NDArray[np.bool_]
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.changed.user_ids)
+
+
 class ShardScorer:
     """Answer shard after shard.
 
@@ -123,25 +157,42 @@ class ShardScorer:
         first = number * self._size
         return first, min(first + self._size, len(self.users))
 
-    def score(self, number: int, job: dict[str, Any]) -> ScoredShard:
-        """Answer one shard.
+    def scored(self, numbers: Iterable[int], job: dict[str, Any]) -> Iterator[tuple[int, ScoredShard]]:
+        """Answer shards, in order.
+
+        A delta job asks the changed users of several shards together: one in a hundred users of a shard is a batch so small
+        that the model's fixed cost is most of it. Nobody's answer depends on who is asked beside them.
 
         Args:
             job: Labels of the rows.
 
+        Yields:
+            Each shard's number, and the shard.
+
         Raises:
             ArtifactError: The model gives a score that is no finite number.
         """
+        waiting: list[_Looked] = []
+        for number in numbers:
+            waiting.append(self._look(number))
+            enough = sum(map(len, waiting)) >= ASKED_TOGETHER or len(waiting) == SHARDS_TOGETHER
+            if enough or not self.carries_over:
+                yield from self._answer(waiting, job)
+                waiting = []
+        if waiting:
+            yield from self._answer(waiting, job)
+
+    def _look(self, number: int) -> _Looked:
+        """See which users of a shard have to be answered."""
         started = time.monotonic()
         first, last = self.range_of(number)
-        asked, rules = self._request.shard(first, last)
+        asked, _ = self._request.shard(first, last)
         asked_N = asked_numbers(asked.histories, self._rules_U[first:last])
         same_N = np.zeros(last - first, bool)
         if self._earlier is not None:
             place_N = self._place_U[first:last]
             same_N = (place_N >= 0) & (self._earlier.asked_E[place_N] == asked_N)
         new_N = np.flatnonzero(~same_N)
-        item_ids = self.scorer.catalogue.item_ids
         unknown = asked.num_unknown[new_N]
         if unknown.any():
             logger.warning(
@@ -151,14 +202,37 @@ class ShardScorer:
                 int(unknown.sum()),
                 int((unknown > 0).sum()),
             )
-        answer = self.scorer.answer_asked(asked.take(new_N), rules.take(new_N), self._request)
-        tables = shard_tables(answer, asked_N[new_N], item_ids, job)
-        if self._earlier is not None and same_N.any():
-            kept = asked.user_ids.gather(np.flatnonzero(same_N))
-            rows, short = self._earlier.rows_of(kept, place_N[same_N])
-            tables = merged(tables, asked.user_ids, asked_N, rows, short)
-        events_N = answer.asked.histories.lengths
-        return ScoredShard(tables, len(new_N), time.monotonic() - started, events_N)
+        changed = asked if len(new_N) == len(same_N) else asked.take(new_N)
+        return _Looked(number, first, asked.user_ids, changed, asked_N, same_N, time.monotonic() - started)
+
+    def _answer(self, shards: list[_Looked], job: dict[str, Any]) -> Iterator[tuple[int, ScoredShard]]:
+        """Ask the model about the users of some shards who have to be answered, and put the others' rows beside them."""
+        started = time.monotonic()
+        asked = shards[0].changed if len(shards) == 1 else MappedHistories.joined([one.changed for one in shards])
+        users = np.concatenate([one.first + np.flatnonzero(~one.same_N) for one in shards])
+        answer = self.scorer.answer_asked(asked, self._request.rules.take(users), self._request)
+        asked_M = np.concatenate([one.asked_N[~one.same_N] for one in shards])
+        every = shard_tables(answer, asked_M, self.scorer.catalogue.item_ids, job)
+        per_user = (time.monotonic() - started) / max(len(asked.user_ids), 1)
+        found = answer.ranked.items >= 0
+        row_M = np.concatenate([[0], np.count_nonzero(found, axis=tuple(range(1, found.ndim))).cumsum()])
+        short_S = np.array([each.row for each in answer.short], np.int64)
+        behind = 0
+        for one in shards:
+            started, ahead, behind = time.monotonic(), behind, behind + len(one)
+            tables = every
+            if len(shards) > 1:
+                low, high = np.searchsorted(short_S, [ahead, behind])
+                tables = ShardTables(
+                    every.rows[row_M[ahead] : row_M[behind]], every.short[low:high], every.asked[ahead:behind]
+                )
+            if self._earlier is not None and one.same_N.any():
+                kept = one.user_ids.gather(np.flatnonzero(one.same_N))
+                place_N = self._place_U[one.first : one.first + len(one.same_N)]
+                rows, short = self._earlier.rows_of(kept, place_N[one.same_N])
+                tables = merged(tables, one.user_ids, one.asked_N, rows, short)
+            seconds = one.seconds + per_user * len(one) + time.monotonic() - started
+            yield one.number, ScoredShard(tables, len(one), seconds, one.changed.histories.lengths)
 
     def probe(self, users: int) -> float:
         """Seconds per user of the first ``users`` users; the first call warms up and is not counted."""

@@ -69,6 +69,22 @@ class MappedHistories:
             None if self.sentences is None else self.sentences.gather(rows),
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[MappedHistories]) -> MappedHistories:
+        """The rows of all parts, one after the other; at least one, and all of one source."""
+        first = parts[0]
+        return cls(
+            pl.concat([part.user_ids for part in parts]),
+            Histories.joined([part.histories for part in parts]),
+            np.concatenate([part.num_unknown for part in parts]),
+            None
+            if first.objectives is None
+            else pl.concat([part.objectives for part in parts if part.objectives is not None]),
+            None
+            if first.sentences is None
+            else pl.concat([part.sentences for part in parts if part.sentences is not None]),
+        )
+
 
 def map_frame(
     frame: pl.DataFrame,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,18 @@ def test_a_killed_job_goes_on_and_keeps_finished_shards(
 ) -> None:
     config = RecommendConfig(k=3, users_per_shard=2)
     scored: list[int] = []
-    original = ShardScorer.score
+    original = ShardScorer.scored
 
-    def dies_in_the_third(self: ShardScorer, number: int, job: dict[str, Any]) -> ScoredShard:
-        if number == 2 and len(scored) == 2:
-            raise KeyboardInterrupt
-        scored.append(number)
-        return original(self, number, job)
+    def dies_in_the_third(
+        self: ShardScorer, numbers: Iterable[int], job: dict[str, Any]
+    ) -> Iterator[tuple[int, ScoredShard]]:
+        for number, shard in original(self, numbers, job):
+            if number == 2 and len(scored) == 2:
+                raise KeyboardInterrupt
+            scored.append(number)
+            yield number, shard
 
-    monkeypatch.setattr(ShardScorer, "score", dies_in_the_third)
+    monkeypatch.setattr(ShardScorer, "scored", dies_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         write_candidates(bundle, users, config, tmp_path, QUIET)
     assert not (tmp_path / "candidates.json").exists()

@@ -17,10 +17,13 @@ from recsys.contracts.errors import ArtifactError
 from recsys.data.histories import Histories
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.runtime import SilentProgress
-from serving.batch import carried
+from serving.answers.frame import Answer
+from serving.answers.scorer import Scorer
+from serving.batch import carried, shard_scorer
 from serving.batch.asked import asked_numbers, rule_numbers
 from serving.batch.candidates import write_candidates
 from serving.config import RecommendConfig
+from serving.inputs.history_frame import MappedHistories
 from serving.inputs.user_histories import FrameUsers
 from tests.toy.batch_world import FIRST_ITEM_ID, World, WorldSize, build_world, write_histories
 
@@ -68,7 +71,13 @@ def one_event_more(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([changed[:7], changed[8:], came]).sample(fraction=1.0, shuffle=True, seed=4)
 
 
-def test_only_who_has_changed_is_answered_and_the_table_is_that_of_a_full_job(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("users", "shards"), [(1, 32), (2, 32), (1024, 1), (1024, 2), (1024, 32)])
+def test_only_who_has_changed_is_answered_and_the_table_is_that_of_a_full_job(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: int, shards: int
+) -> None:
+    """However many of them are asked together, from however many shards."""
+    monkeypatch.setattr(shard_scorer, "ASKED_TOGETHER", users)
+    monkeypatch.setattr(shard_scorer, "SHARDS_TOGETHER", shards)
     config = RecommendConfig(k=8, users_per_shard=17)
     first = FrameUsers(write_histories(tmp_path / "1.parquet", world))
     write_candidates(world.bundle, first, config, tmp_path / "monday", QUIET)
@@ -85,6 +94,29 @@ def test_only_who_has_changed_is_answered_and_the_table_is_that_of_a_full_job(wo
     write_candidates(world.bundle, second, config, third, QUIET, since=tmp_path / "delta")
     assert report_of(third)["users_answered"] == 0
     assert same_answers(third, tmp_path / "full")
+
+
+def test_the_changed_users_of_several_shards_are_one_batch(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of 60 users in four shards: the model is asked once about three, not four times about one or none."""
+    config = RecommendConfig(k=8, users_per_shard=17)
+    first = FrameUsers(write_histories(tmp_path / "1.parquet", world))
+    write_candidates(world.bundle, first, config, tmp_path / "monday", QUIET)
+    asked: list[int] = []
+    answer = Scorer.answer_asked
+
+    def counting(self: Scorer, users: MappedHistories, *rest: Any) -> Answer:
+        asked.append(len(users.user_ids))
+        return answer(self, users, *rest)
+
+    monkeypatch.setattr(Scorer, "answer_asked", counting)
+    second = later(tmp_path / "2.parquet", world, one_event_more)
+    write_candidates(world.bundle, second, config, tmp_path / "delta", QUIET, since=tmp_path / "monday")
+    assert asked == [3]
+    asked.clear()
+    write_candidates(world.bundle, second, config, tmp_path / "full", QUIET)
+    assert asked == [17, 17, 17, 9]
 
 
 def test_rules_are_asked_again_where_they_changed(world: World, tmp_path: Path) -> None:
