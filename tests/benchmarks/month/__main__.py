@@ -25,10 +25,11 @@ def main() -> int:
     parser.add_argument("--nights", type=int, default=Size.nights)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="No night is begun after so many.")
     parser.add_argument("--folder", type=Path, help="Work here and keep it; default: a temporary folder.")
+    parser.add_argument("--seed", type=int, default=Size.world_seed, help="Of the world.")
     parser.add_argument("--page", type=Path, default=RESULTS, help="Folder of the page.")
     options = parser.parse_args()
     set_threads(1)
-    size = Size(nights=options.nights)
+    size = Size.of_seed(options.seed, options.nights)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         month = run_month(options.folder or Path(temporary), size, MONTH, options.minutes)

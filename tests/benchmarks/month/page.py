@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 from tests.benchmarks.month.checks import Check, costs, quality
 from tests.benchmarks.month.nights import Month, NightFound
-from tests.benchmarks.month.world import Size
+from tests.benchmarks.month.world import Size, recipe
 from tests.benchmarks.paired import RESULTS, machine
 
 mpl.use("agg")
@@ -102,7 +102,10 @@ def _about(month: Month, size: Size) -> list[str]:
         "- worth: P(view) + P(like) + 3 P(follow) + 3 P(share) of a list of ten, shown in order, under the world's own "
         "preferences, mean over all users with a list that night",
         "- served: what the batch job wrote with the champion; frozen: the model of night 1 with tonight's histories; from "
-        f"nothing: another folder, the same log and recipe, {size.epochs} epochs; a warm night takes one",
+        f"nothing: another folder, the same log and recipe, {size.epochs} epochs; a warm night: `nights` "
+        f"{recipe(size, Path(), Path())['nights']}",
+        f"- the world has seed {world.seed}; what a warm night does was chosen in the world of seed 17, on "
+        "nights that are not these",
         "- what is recommended does not change what is logged, so that all are followed over the same month",
         "- a few hundred test rows cannot rule out a loss of 3 %, so that the gate's margins are wider than its defaults: "
         "`promote.margin` .15, `budget` .25, `slice_margin` .2",
