@@ -104,6 +104,7 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     from pipelines.other_systems import other_rankings
     from recsys.contracts.columns import Columns
     from recsys.contracts.dataset import Dataset
+    from recsys.decoding.recommender import Recommender
     from recsys.decoding.second_stage.recommender import RankedRecommender
     from recsys.decoding.second_stage.stage import SecondStage
     from recsys.evaluation.by_id import read_ids
@@ -111,6 +112,7 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     from recsys.evaluation.rank import compare_systems, rank_with_policy
     from recsys.evaluation.rankings import SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
     from recsys.evaluation.second_stage import rank_with_second_stage
+    from recsys.evaluation.steering.words import write_words
     from recsys.model.checkpoint import load_policy
     from recsys.reports.evaluation import report_on
     from recsys.semantic_ids.versions import SemanticIds
@@ -119,19 +121,24 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     asked = (config.evaluate, registry_place(config), prepared, inputs["prepare"])
     others, notes = other_rankings(*asked, inputs["baselines"].path, out_dir)
     semantic_ids = SemanticIds.load(inputs["tokenize"].path)
-    settings = (semantic_ids, config.decode, config.evaluate, out_dir, progress)
     opened = (semantic_ids.digest, resolve_device(config.device))
     trained = load_policy(inputs["train"].path / "model", *opened)
     aligned = load_policy(inputs["align"].path / "model", *opened) if "align" in inputs else None
     answering = trained if aligned is None else aligned
     if "rank" in inputs:
         stage = SecondStage.load(inputs["rank"].path / "ranker")
-        recommender = RankedRecommender(answering, semantic_ids, config.decode, stage)
-        generative = rank_with_second_stage(prepared, recommender, config.evaluate, out_dir, progress)
+        ranked = RankedRecommender(answering, semantic_ids, config.decode, stage)
+        recommender: Recommender = ranked
+        generative = rank_with_second_stage(prepared, ranked, config.evaluate, out_dir, progress)
     else:
-        generative = rank_with_policy(prepared, answering, *settings)
+        recommender = Recommender(answering, semantic_ids, config.decode)
+        generative = rank_with_policy(prepared, recommender, config.evaluate, out_dir, progress)
+    if answering.spec.words:
+        notes = [*notes, *write_words(prepared, recommender, config.evaluate, out_dir, config.seed)]
     if aligned is not None:
-        generative |= rank_with_policy(prepared, trained, *settings, names=(UNALIGNED_BEAM, UNALIGNED_SERVED))
+        before = Recommender(trained, semantic_ids, config.decode)
+        names = (UNALIGNED_BEAM, UNALIGNED_SERVED)
+        generative |= rank_with_policy(prepared, before, config.evaluate, out_dir, progress, names)
     by_id, seconds = config.evaluate.by_id, inputs["train"].manifest.summary.get("seconds")
     ids = None if by_id is None else read_ids(by_id, source_folder(config), prepared.items[Columns.ITEM_ID])
     compared = (prepared, generative | others, inputs["baselines"].path, config.evaluate, out_dir, config.seed)

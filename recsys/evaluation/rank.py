@@ -16,7 +16,6 @@ import numpy.typing as npt
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.manifest import read_json
 from recsys.data.histories import Histories
-from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.evaluation.baseline_rankings import SYSTEMS_FILE, table_notes
 from recsys.evaluation.by_id import IdArray
@@ -32,16 +31,12 @@ from recsys.evaluation.rankings import (
     read_rankings,
     write_rankings,
 )
-from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import Progress
-from recsys.semantic_ids.versions import SemanticIds
 
 
 def rank_with_policy(
     prepared: Dataset,
-    policy: GenerativeRecommender,
-    semantic_ids: SemanticIds,
-    decode: DecodeConfig,
+    recommender: Recommender,
     config: EvaluateConfig,
     out_dir: Path,
     progress: Progress,
@@ -53,8 +48,6 @@ def rank_with_policy(
         names: What the two rankings are called.
     """
     histories = Histories.from_targets(prepared.history, prepared.targets(config.split_code))
-    recommender = Recommender(policy, semantic_ids, decode)
-
     beam_name, served_name = names
     rankings: Rankings = {served_name: {}, beam_name: {}}
     for exclude in config.filters:
@@ -64,7 +57,9 @@ def rank_with_policy(
                 recommender.both_orders(block, config.ks[-1], exclude_seen=exclude, progress=progress)
                 for block in histories_in_blocks(histories)
             )
-            as_served = int(decode.rescore == "dense")  # of the two orders: by path probability, and by the dense head
+            as_served = int(
+                recommender.config.rescore == "dense"
+            )  # of the two orders: by path probability, and by the dense head
             orders = {beam_name: 0, served_name: as_served}
             missing = [system for system, path in paths.items() if not path.exists()]
             chosen = ([answer[orders[system]] for system in missing] for answer in answers)

@@ -1,29 +1,34 @@
 """Whether a sentence steers: the named value's share of the list, with and without it, and what saying nothing costs.
 
 Run, behind the stages ``prepare``, ``embed`` and ``tokenize`` of a recipe, whose folders it reads:
-``python -m tests.benchmarks.words --config pipelines/recipes/industrial.yaml --artifacts FOLDER [train.max_epochs=6]``.
+``python -m tests.benchmarks.words --config pipelines/recipes/industrial.yaml --artifacts FOLDER --work FOLDER
+[train.max_epochs=5]``.
 
-Two policies of one recipe and seed, one trained with ``model.words``. Every test row is asked in three ways: saying nothing,
-naming a category or brand that is drawn for it, whatever the row's own next item is, and naming one of its next item's.
+Two policies of one recipe and seed, one trained with ``model.words``, and a second stage that is fitted for that one on rows
+that say nothing. Every test row is asked in three ways: saying nothing, naming a category or brand that is drawn for it,
+whatever the row's own next item is, and naming one of its next item's.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.config import load_run_config
+from pipelines.config import RunConfig, load_run_config
 from recsys.contracts.columns import TEST
-from recsys.contracts.dataset import Dataset
+from recsys.contracts.dataset import Dataset, Targets
+from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.data.options import WordsConfig
-from recsys.data.words import WordList, item_values
-from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
+from recsys.decoding.second_stage.fit import fit_second_stage
+from recsys.decoding.second_stage.recommender import Order, RankedRecommender
+from recsys.evaluation.steering.words import NamedValues, sentences
 from recsys.metrics.ranking import row_metrics
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
@@ -45,27 +50,36 @@ def interval(values: npt.NDArray[np.floating]) -> str:
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
-def lists(
-    policy: GenerativeRecommender, ids: SemanticIds, decode: DecodeConfig, asked: Histories
-) -> npt.NDArray[np.int32]:
-    """Beam-ordered lists, seen items kept or not as the recipe says."""
-    return Recommender(policy, ids, decode).recommend(asked, K, rescore=False).items
+def hits(ranked: RankedItems, targets: Targets) -> npt.NDArray[np.float64]:
+    """HR@10 of every row."""
+    return np.asarray(row_metrics(ranked, targets, (K,))[f"hr@{K}"])
 
 
-def share(items: npt.NDArray[np.int32], has_VI: npt.NDArray[np.bool_], value: npt.NDArray[np.int64]) -> npt.NDArray:
-    """Share of each list that has its row's value, ``[N]``."""
-    return has_VI[value[:, None], items].mean(1)
+def second_stage(
+    given: argparse.Namespace, config: RunConfig, prepared: Dataset, ids: SemanticIds, policy: GenerativeRecommender
+) -> RankedRecommender:
+    """The policy with a second stage, fitted as the stage `rank` does."""
+    folder = next((given.artifacts / "embeddings").iterdir())
+    vectors = {name: np.load(folder / f"{name}.npy") for name in ("fused", "text") if (folder / f"{name}.npy").exists()}
+    decode, rank = config.decode, config.rank
+    fitted, _ = fit_second_stage(prepared, policy, ids, decode, rank, vectors, config.seed, PlainProgress())
+    return RankedRecommender(policy, ids, decode, fitted)
 
 
-def main() -> None:
-    """Train twice, ask three times, and write the page."""
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--artifacts", type=Path, required=True, help="output_dir/artifacts of the recipe")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("overrides", nargs="*")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train twice, ask three times, and write the page."""
+    given = arguments()
     torch.set_num_threads(1)
     config = load_run_config(given.config, given.overrides)
     prepared = Dataset.open(next((given.artifacts / "prepared").iterdir()))
@@ -84,58 +98,67 @@ def main() -> None:
     rows = np.sort(generator.choice(len(targets), min(given.rows, len(targets)), replace=False))
     targets = targets.take(rows)
     silent = Histories.from_targets(prepared.history, targets)
-    values = item_values(prepared.items, words)
-    count: dict[str, int] = {}
-    for row in values:
-        for value in set(row):
-            count[value] = count.get(value, 0) + 1
-    names = sorted(value for value, items in count.items() if items >= FEWEST_ITEMS)
-    has_VI = np.array([[name in row for row in values] for name in names])
-    named = generator.integers(0, len(names), len(targets))
-    word_list = WordList(policies["with"].spec.words, words.longest)
-    said = silent.with_words(word_list.encode([f"something in {names[value]}" for value in named]))
-    own = [
-        next((value for value in generator.permutation(values[item]).tolist() if value in names), None)
-        for item in targets.items
-    ]
-    told = silent.with_words(word_list.encode([None if value is None else f"something in {value}" for value in own]))
-
-    plain = lists(policies["without"], ids, config.decode, silent)
-    quiet = lists(policies["with"], ids, config.decode, silent)
-    steered = lists(policies["with"], ids, config.decode, said)
-    helped = lists(policies["with"], ids, config.decode, told)
-
-    def hits(items: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-        from recsys.contracts.ranking import RankedItems
-
-        return np.asarray(row_metrics(RankedItems(items, np.zeros(items.shape, np.float32)), targets, (K,))[f"hr@{K}"])
-
-    before, after = share(quiet, has_VI, named), share(steered, has_VI, named)
-    ratio = after.mean() / max(float(before.mean()), 1e-9)
-    difference = hits(quiet) - hits(plain)
+    values = NamedValues.of(prepared.items, words, FEWEST_ITEMS)
+    named = generator.integers(0, len(values.names), len(targets))
+    own = [generator.permutation(np.flatnonzero(values.has_VI[:, item]))[:1].tolist() for item in targets.items]
+    asked = {
+        SILENT: silent,
+        DRAWN: silent.with_words(sentences([values.names[value] for value in named], policies["with"].spec)),
+        OWN: silent.with_words(
+            sentences([values.names[row[0]] if row else None for row in own], policies["with"].spec)
+        ),
+    }
+    plain = Recommender(policies["without"], ids, config.decode).recommend(silent, K, rescore=False)
+    recommender = second_stage(given, config, prepared, ids, policies["with"])
+    found = {
+        (order, said): ranked
+        for said, histories in asked.items()
+        for order, ranked in zip(ORDERS, recommender.orders(histories, K, tuple(ORDERS)), strict=True)
+    }
+    share = {key: values.share(ranked.items, named) for key, ranked in found.items()}
+    before, after = share["beam", SILENT], share["beam", DRAWN]
+    ratio = after.mean() / before.mean()
+    served = share["served", DRAWN].mean() / share["served", SILENT].mean()
+    difference = hits(found["beam", SILENT], targets) - hits(plain, targets)
     print(
         write_table(
             "words",
             "A request in words",
             f"A sentence raises the share of the category or brand that it names from {before.mean():.3f} to "
-            f"{after.mean():.3f} of a list of ten, {ratio:.1f} times; HR@10 of requests that say nothing differs from a "
-            f"policy without words by {interval(difference)}.",
-            ["policy, request", "HR@10 [95 %]", "share of the named value at 10 [95 %]"],
+            f"{after.mean():.3f} of a list of ten by the beam, {ratio:.1f} times, and {served:.1f} times where a second "
+            f"stage serves; HR@10 of who says nothing differs by {interval(difference)} from a policy without words.",
+            ["policy, list, request", "HR@10 [95 %]", "share of the named value at 10 [95 %]"],
             [
-                ["trained without words", interval(hits(plain)), interval(share(plain, has_VI, named))],
-                ["trained with words, says nothing", interval(hits(quiet)), interval(before)],
-                ["trained with words, names a drawn value", interval(hits(steered)), interval(after)],
-                ["trained with words, names a value of the next item", interval(hits(helped)), ""],
+                [
+                    "trained without words, beam",
+                    interval(hits(plain, targets)),
+                    interval(values.share(plain.items, named)),
+                ],
+                *[
+                    [
+                        f"trained with words, {ORDERS[order]}, {said}",
+                        interval(hits(ranked, targets)),
+                        interval(share[order, said]) if said != OWN else "",
+                    ]
+                    for (order, said), ranked in found.items()
+                ],
             ],
             [
-                f"{len(targets)} test rows; {len(names)} values of at least {FEWEST_ITEMS} items, one drawn for every "
-                "row; lists of the beam alone, `something in {value}`.",
-                "The last row tells the answer's category or brand, which no user need do; it shows that history and "
-                "sentence are read together.",
+                f"{len(targets)} test rows; {len(values.names)} values of at least {FEWEST_ITEMS} items, one drawn for "
+                "every row; `something in {value}`.",
+                "Served: candidates of all sources in the order of the ranker; a request that says something gets the order "
+                "of the dense head, because neither item scorers nor the ranker read what is said.",
+                "The rows of the next item tell the answer's category or brand, which no user need do; they show that "
+                "history and sentence are read together.",
             ],
         )
     )
 
+
+SILENT: Final = "says nothing"
+DRAWN: Final = "names a drawn value"
+OWN: Final = "names a value of the next item"
+ORDERS: Final[dict[Order, str]] = {"beam": "beam", "served": "served with a second stage"}
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ Reads histories and compiled rules; the steps of :class:`CandidateSearch`, in or
 2. ``search``    beam search, guided by the weighted sum of these scores or by nothing
 3. ``unite``     what the search found and the best items of every other source, under the same rules, each once
 4. ``features``  what the ranker looks at
-5. ``order``     the ranker's order, cut by the quotas
+5. ``order``     the ranker's order, cut by the quotas; the dense head's for who says in words what is wanted
 
 The `rank` stage takes steps 1 to 4 on validation rows and fits what is missing; so nothing is gathered in two ways.
 
@@ -39,7 +39,7 @@ from recsys.decoding.second_stage.candidates import (
     unite,
 )
 from recsys.decoding.second_stage.stage import BEAM, DENSE, FUSED, TRANSITIONS, candidate_sources
-from recsys.decoding.transfers import on_its_way
+from recsys.decoding.transfers import on_its_way, replace_rows, rows_of
 from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
 from recsys.model.layers.rows import product
 from recsys.ranker.config import CandidateCounts
@@ -216,11 +216,14 @@ class CandidateSearch:
     def order(self, batch: ScoredBatch, found: Found | None, ranker: FittedRanker, k: int) -> RankedItems:
         """Rank ``k`` items by the ranker, or by the simple order that its guard chose.
 
+        A request that says something gets the order of the dense head, the only one here that reads what is said: item
+        scorers, and a ranker that was fitted without sentences, pull such a list back to what it was.
+
         Args:
             found: ``None`` only where the simple order is served, and nobody asks which source brought an item.
         """
         if found is None:
-            return ranked_items(*self.best_by(batch, ranker.served, k), k)
+            return self._as_said(batch, ranked_items(*self.best_by(batch, ranker.served, k), k))
         union = self.unite(batch, found, k)
         if ranker.served in (DENSE, FUSED):
             item_Bk, score_Bk = self.best_by(batch, ranker.served, k)
@@ -231,9 +234,18 @@ class CandidateSearch:
             order = sort_key(score_BC).sort(dim=1, descending=True, stable=True).indices
             item_BC, score_BC = union.item_BC.gather(1, order), score_BC.gather(1, order)
             item_Bk, score_Bk = within_quotas(item_BC, score_BC, batch.quotas, k)
-        ranked = ranked_items(item_Bk, score_Bk, k)
+        ranked = self._as_said(batch, ranked_items(item_Bk, score_Bk, k))
         shown = torch.from_numpy(ranked.items.astype(np.int64)).to(union.item_BC.device)
         return SourcedItems(ranked.items, ranked.scores, union.bits_at(shown).to(torch.uint8).cpu().numpy())
+
+    def _as_said(self, batch: ScoredBatch, ranked: RankedItems) -> RankedItems:
+        """The same lists, but for rows that say something those of the dense head."""
+        words = batch.histories.words
+        rows = np.flatnonzero((words > 0).any(1)) if words is not None else np.empty(0, np.int64)
+        if len(rows):
+            k = ranked.items.shape[1]
+            replace_rows(ranked, rows, rows_of(ranked_items(*self.best_by(batch, DENSE, k), k), rows))
+        return ranked
 
     def _unknown(self, batch: ScoredBatch, found: Found, union: Union) -> torch.Tensor:
         """Candidates whose score says nothing, bool ``[B, C]``: a ranker may read what is no number as merely missing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,18 @@ import torch
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.ranking import SourcedItems
 from recsys.data.histories import Histories
+from recsys.data.options import WordsConfig
+from recsys.data.words import WordList
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
 from recsys.decoding.second_stage.recommender import RankedRecommender
 from recsys.decoding.second_stage.stage import SecondStage, candidate_sources, policy_digest
+from recsys.model.config import ModelConfig
 from recsys.ranker.config import CandidateCounts
 from recsys.training.fit import build_policy
 from tests.decoding.second_stage.conftest import DECODE, NUM_ITEMS, Ring
-from tests.decoding.test_beam_search import all_item_scores
+from tests.decoding.test_beam_search import MODEL, all_item_scores
 
 
 def test_what_follows_on_the_ring_is_served_first(fitted: Ring) -> None:
@@ -98,6 +102,33 @@ def test_a_list_is_short_only_where_the_rules_leave_too_little(ring: Ring, k: in
         assert (np.bincount(groups[items], minlength=4)[1:] <= limits[1:]).all()
         assert len(items) == min(k, compiled.count_within_quotas(0, seen))
         assert (np.diff(ranked.scores[row, : len(items)]) <= 0).all()
+
+
+def test_who_says_something_gets_the_order_of_the_head_that_reads_it(ring: Ring) -> None:
+    """Every other user names category c0; words that nobody knows say nothing."""
+    torch.manual_seed(1)
+    words = WordsConfig(fields=("category",))
+    policy = build_policy(ring.prepared, ring.ids, ModelConfig(**MODEL, words=words), None).eval()
+    assert policy.words is not None
+    with torch.no_grad():
+        policy.words.projection.weight.normal_(std=3.0)
+    stage = replace(ring.stage, policy_digest=policy_digest(policy))
+    recommender, silent = RankedRecommender(policy, ring.ids, DECODE, stage), ring.everyone.take(np.arange(30))
+    said = WordList(policy.spec.words, 4).encode(["c0" if row % 2 else "unheard" for row in range(30)])
+    saying = silent.with_words(said)
+    before, without = recommender.orders(silent, 6, ["served", "dense"])
+    served, dense = recommender.orders(saying, 6, ["served", "dense"])
+    assert np.array_equal(served.items[::2], before.items[::2])
+    assert np.array_equal(served.items[1::2], dense.items[1::2])
+    assert np.array_equal(served.scores[1::2], dense.scores[1::2])
+    assert not np.array_equal(dense.items[1::2], without.items[1::2])  # the sentence does something
+    assert not np.array_equal(served.items[1::2], before.items[1::2])
+    assert isinstance(served, SourcedItems)
+    bit = 1 << stage.sources.index("dense")
+    assert (served.sources[1::2] & bit > 0).all()
+    assert np.array_equal(recommender.recommend(saying, 6).items, served.items)
+    deny = np.isin(np.arange(NUM_ITEMS), dense.items[1::2, 0])
+    assert not deny[recommender.recommend(saying, 6, rules=ItemRules(deny=deny)).items].any()
 
 
 def test_a_caller_may_ask_for_the_orders_without_the_second_stage(ring: Ring) -> None:

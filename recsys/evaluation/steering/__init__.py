@@ -1,0 +1,1 @@
+"""How far a request moves what a policy answers."""
