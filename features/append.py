@@ -8,8 +8,9 @@ them for events of old days.
 
 from __future__ import annotations
 
+import heapq
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from features.log.encoded_log import EncodedLog, StoredLog
 from features.log.event_log import Core
 from features.log.quarantine import DUPLICATE, check_share
 from features.log.read_state import WARNINGS, WHOLE_COLUMNS, ReadState
+from features.refused import ROWS_IN_MEMORY, RefusedRows
 from features.sources.as_of import as_of
 from features.sources.base import FILE, RawTables, Source
 from features.sources.columns.ids import ODD_SHARE, canonical_integers
@@ -126,19 +128,34 @@ def _of_later_days(artifact: Artifact, day: date | None) -> str | None:
     return f"the earlier result has seen {'all events' if seen is None else f'the events up to {seen}'}"
 
 
-def _refused(base: Artifact, log: StoredLog, added: ReadLog, raw: RawTables) -> pl.DataFrame:
+def _refused(base: Artifact, log: StoredLog, added: ReadLog, raw: RawTables) -> RefusedRows:
     """Return the refused rows of all files, if what was read now goes together with what was read earlier."""
     difference = difference_of(log.head, added.log)
-    refused = pl.read_parquet(base.path / QUARANTINE, glob=False).filter(pl.col(Columns.REASON) != DUPLICATE)
-    if difference is None and refused.schema != added.refused.schema:
+    earlier = pl.scan_parquet(base.path / QUARANTINE, glob=False)
+    if difference is None and earlier.collect_schema() != added.refused.schema:
         difference = "the columns of the quarantine differ"
     if difference is None and added.facts.get(WARNINGS):
         difference = WHOLE_COLUMNS
     if difference is not None:
         raise CannotExtend(difference)
-    files = raw.interactions.files
-    places = pl.col(FILE).replace_strict(list(files), list(range(len(files))), return_dtype=pl.Int64)
-    return pl.concat([refused, added.refused]).sort(places, maintain_order=True)
+    places = {file: place for place, file in enumerate(raw.interactions.files)}
+    refused = RefusedRows(added.refused.schema)
+    pieces = (_by_file(_slices(earlier)), _by_file(added.refused.tables()))
+    for rows in heapq.merge(*pieces, key=lambda rows: places[rows.item(0, FILE)]):
+        refused.append(rows)
+    return refused
+
+
+def _slices(earlier: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """Yield the rows that an earlier run refused as it read them, in pieces; repeats are found anew."""
+    for start in range(0, int(earlier.select(pl.len()).collect().item()), ROWS_IN_MEMORY):
+        yield earlier.slice(start, ROWS_IN_MEMORY).collect().filter(pl.col(Columns.REASON) != DUPLICATE)
+
+
+def _by_file(tables: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Yield the same rows, those of one file at a time."""
+    for table in tables:
+        yield from table.partition_by(FILE, maintain_order=True) if len(table) else ()
 
 
 def facts_of_all(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

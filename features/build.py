@@ -35,10 +35,11 @@ from features.items import ItemsConfig, ItemTable, build_item_table
 from features.log.encode import ReadLog, read_log
 from features.log.event_log import EventLog, KeptEvents, keep_events
 from features.log.k_core import KCoreConfig
-from features.log.quarantine import QuarantineConfig, as_duplicates, check_share
+from features.log.quarantine import QuarantineConfig, and_duplicates, check_share
 from features.log.read_state import ReadState
 from features.log.repeats import Duplicates
 from features.log.signal_bits import behaviour_bytes
+from features.refused import RefusedRows
 from features.session_quality import good_sessions
 from features.sessions import SessionConfig, SessionRule, session_index, session_rule, session_starts
 from features.sources.as_of import as_of
@@ -46,6 +47,7 @@ from features.sources.base import RawTables, Source, merge_facts
 from features.splits import SplitConfig, check_not_empty, split_events
 from features.tables import (
     LabelledEvents,
+    SlicedWriter,
     items_table,
     train_counts,
     users_table,
@@ -138,7 +140,7 @@ class Rest:
     items: ItemTable
     users: pl.DataFrame
     targets: pl.DataFrame
-    quarantine: pl.DataFrame
+    quarantine: RefusedRows
     merged: pl.DataFrame
     spec: DatasetSpec
     report: dict[str, Any]
@@ -229,7 +231,9 @@ def write_rest(out_dir: Path, data: Rest, counts: npt.NDArray[np.int64]) -> None
     items_table(data.items, counts).rechunk().write_parquet(out_dir / "items.parquet")
     write_large_table(out_dir / "users.parquet", data.users)
     write_large_table(out_dir / "targets.parquet", data.targets)
-    data.quarantine.rechunk().write_parquet(out_dir / "quarantine.parquet")
+    with SlicedWriter(out_dir / "quarantine.parquet", never_null=()) as quarantine:
+        for rows in data.quarantine.tables():
+            quarantine.write(rows)
     data.merged.rechunk().write_parquet(out_dir / "merged.parquet")
     write_dataset_spec(out_dir, data.spec)
     write_json(out_dir / "data_report.json", data.report)
@@ -307,7 +311,7 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
         config: What to make of them.
     """
     rule = cut_rule(raw, config)
-    quarantine = pl.concat([read.refused, as_duplicates(kept.dropped, read.refused)])
+    quarantine = and_duplicates(read.refused, kept.dropped)
     check_share(quarantine, read.rows_in, config.quarantine)
     log = kept.log
     split, split_facts = split_events(log, config.split, has_timestamps=raw.has_timestamps)

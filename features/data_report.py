@@ -18,9 +18,9 @@ import polars as pl
 
 from features.log.encode import ReadLog
 from features.log.event_log import EventLog, Outcome
-from features.log.quarantine import reasons
+from features.refused import RefusedRows
 from features.sessions import SessionRule
-from features.sources.base import FILE, RawTables
+from features.sources.base import RawTables
 from features.sources.columns.cells import SHOWN_VALUES, shown
 from features.splits import SplitArray
 from recsys.contracts.columns import SPLIT_NAMES, Columns
@@ -34,7 +34,7 @@ _SLICE: Final = 1 << 22
 _DOUBLINGS: Final = 64
 
 
-def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: Outcome) -> dict[str, Any]:
+def row_counts(read: ReadLog, quarantine: RefusedRows, kept: Outcome) -> dict[str, Any]:
     """Say where every row went.
 
     Returns:
@@ -46,7 +46,7 @@ def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: Outcome) -> dict[s
     """
     counts: dict[str, Any] = {
         "rows_in": read.rows_in,
-        "quarantined": reasons(quarantine),
+        "quarantined": {text: reason.rows for text, reason in sorted(quarantine.reasons.items())},
         "merged": len(kept.merged),
         "k_core_removed": kept.k_core_removed,
         "kept": kept.events,
@@ -57,9 +57,8 @@ def row_counts(read: ReadLog, quarantine: pl.DataFrame, kept: Outcome) -> dict[s
             f"{read.rows_in} rows were read and {accounted} accounted for ({counts}): rows were lost or made up; "
             "this is a fault of the program, please report it"
         )
-    refused = dict(quarantine.group_by(FILE).len().iter_rows())
     files = [
-        {"file": name, "rows_in": rows, "quarantined": refused.get(name, 0)}
+        {"file": name, "rows_in": rows, "quarantined": quarantine.per_file.get(name, 0)}
         for name, rows in zip(read.log.files, read.log.file_records, strict=True)
     ]
     return {**counts, "files": files}

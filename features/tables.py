@@ -6,6 +6,7 @@ Reads kept events and what the later steps found out about each; produces ``even
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from features.log.arrays import is_constant
 from features.log.event_log import EventLog
 from features.log.signal_bits import unpack_signal
 from features.sessions import session_starts, session_table
+from features.sources.base import FILE, ROW
 from features.splits import SplitArray
 from recsys.contracts.columns import TRAIN, Columns
 
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
 _SLICE_ROWS: Final = 1_000_000
 _GROUP_ROWS: Final = 250_000  # larger columns are memory that is asked of the system, and given back, for every group
 _BATCH_VALUES: Final = 1 << 16  # 1,024 by default, which costs a sixth of the time
-_ASCENDING: Final = (Columns.SESSION_INDEX, Columns.EVENT_START, Columns.EVENT_END)
+_ASCENDING: Final = (Columns.SESSION_INDEX, Columns.EVENT_START, Columns.EVENT_END, ROW)
 _RANDOM: Final = (Columns.ITEM_INDEX, Columns.TIMESTAMP)
-_FEW_VALUES: Final = (Columns.BEHAVIOUR,)
+_FEW_VALUES: Final = (Columns.BEHAVIOUR, Columns.REASON, FILE)
 _NEVER_NULL: Final = frozenset(
     (
         Columns.USER_INDEX,
@@ -76,8 +78,9 @@ class SlicedWriter:
         path: Of the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, never_null: Collection[str] = _NEVER_NULL) -> None:
         self.path = path
+        self._never_null = never_null
         self._waiting: list[pl.DataFrame] = []
         self._rows = 0
         self._file: Any = None
@@ -108,7 +111,7 @@ class SlicedWriter:
             if len(left):
                 self._waiting.insert(0, left)
         self._rows -= sum(map(len, pieces))
-        table = _as_arrow(pl.concat(pieces, rechunk=True))
+        table = _as_arrow(pl.concat(pieces, rechunk=True), self._never_null)
         if self._file is None:
             names = table.column_names
             plain = set(_RANDOM) & set(names)
@@ -145,12 +148,12 @@ def write_sessions(path: Path, events: LabelledEvents) -> None:
             writer.write(session_table(events.log, events.split, starts, slice(first, first + _GROUP_ROWS)))
 
 
-def _as_arrow(table: pl.DataFrame) -> pa.Table:
+def _as_arrow(table: pl.DataFrame, never_null: Collection[str]) -> pa.Table:
     """Hand a table over by the C interface: ``to_arrow`` would import pyarrow.compute, and ``pa.table`` pandas."""
     import pyarrow as pa
 
     found = pa.RecordBatchReader.from_stream(table).read_all()
-    schema = pa.schema([field.with_nullable(field.name not in _NEVER_NULL) for field in found.schema])
+    schema = pa.schema([field.with_nullable(field.name not in never_null) for field in found.schema])
     return pa.Table.from_arrays(found.columns, schema=schema)
 
 

@@ -16,7 +16,7 @@ from features.histories import event_watch_ratio
 from features.log.encode import read_log
 from features.log.event_log import keep_events
 from features.log.k_core import KCoreConfig
-from features.log.quarantine import as_duplicates, check_share
+from features.log.quarantine import and_duplicates, check_share
 from features.log.signal_bits import behaviour_bytes
 from features.sources.base import Source
 from recsys.contracts.columns import Columns
@@ -52,8 +52,7 @@ def user_histories(source: Source, config: FeaturesConfig, seed: int) -> pl.Data
     read = read_log(raw, config.quarantine, need_session_id=False)
     check_read(raw, read, config)
     kept = keep_events(read.log, _NO_K_CORE, config.duplicates, raw.merge_rules)
-    refused = pl.concat([read.refused, as_duplicates(kept.dropped, read.refused)])
-    check_share(refused, read.rows_in, config.quarantine)
+    check_share(and_duplicates(read.refused, kept.dropped), read.rows_in, config.quarantine)
     log = kept.log
     events = pl.DataFrame({"user": log.user, Columns.ITEM_IDS: log.item_ids.gather(pl.Series(log.item))})
     if raw.has_timestamps:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import polars as pl
 
 from features.appended.by_users import Rules, Written, write_by_users
 from features.appended.kept_rows import KeptRows, Settling, kept_rows
@@ -28,7 +27,8 @@ from features.log.append import Merge, runs_of_users
 from features.log.encode import ReadLog
 from features.log.encoded_log import StoredLog
 from features.log.event_log import Core, Outcome, check_not_all_gone
-from features.log.quarantine import as_duplicates, check_share
+from features.log.quarantine import and_duplicates, check_share
+from features.refused import RefusedRows
 from features.sources.base import RawTables, merge_facts
 from features.splits import check_not_empty, cut_facts, given_cuts
 from features.tables import users_table
@@ -87,7 +87,7 @@ def prepare_by_users(
     kept.core.save(out_dir / LOG_FOLDER)
     merged, dropped = settling.tables(log.head)
     outcome = Outcome(merged, dropped, len(log) - repeated - kept.events, kept.events)
-    quarantine = pl.concat([read.refused, as_duplicates(dropped, read.refused)])
+    quarantine = and_duplicates(read.refused, dropped)
     check_share(quarantine, read.rows_in, config.quarantine)
     item_ids = log.head.item_ids.filter(kept.core.item)
     items = build_item_table(item_ids, raw.items, config.items)
@@ -125,7 +125,7 @@ def _rest(
     rules: Rules,
     written: Written,
     outcome: Outcome,
-    quarantine: pl.DataFrame,
+    quarantine: RefusedRows,
 ) -> Rest:
     user_ids, item_ids = log.head.user_ids.filter(kept.core.user), log.head.item_ids.filter(kept.core.item)
     config, items, targets, tally = rules.config, rules.items, written.all_targets(), written.tally

@@ -21,6 +21,7 @@ from features.log.order import sort_columns
 from features.log.quarantine import Quarantine, QuarantineConfig
 from features.log.signal_bits import check_signal_count, pack_signals
 from features.log.stored_columns import MAYBE_CONSTANT
+from features.refused import RefusedRows
 from features.sources.as_of import HELD_BACK
 from features.sources.base import FILE, PREHISTORY, ROW, TIE_BREAK, RawTables
 from recsys.contracts.columns import Columns
@@ -50,7 +51,7 @@ class ReadLog:
     """
 
     log: EncodedLog
-    refused: pl.DataFrame
+    refused: RefusedRows
     rows_in: int
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -91,7 +92,7 @@ def read_log(
                 "later day, or check source.timestamp_unit"
             )
         raise DataError("the source has no interactions at all; check source.path and the column map")
-    return ReadLog(columns.finish(stream.files), quarantine.table(), quarantine.rows_in, dict(stream.facts))
+    return ReadLog(columns.finish(stream.files), quarantine.refused, quarantine.rows_in, dict(stream.facts))
 
 
 def _give_back_memory() -> None:

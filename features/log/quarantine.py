@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from features.reading import LIKE_A_COMMENT, place_of
+from features.refused import RefusedRows
 from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW
 from recsys.config import FrozenConfig, an_instant
 from recsys.contracts.columns import Columns
@@ -43,6 +44,10 @@ class QuarantineConfig(FrozenConfig):
 class Quarantine:
     """Takes refused rows out of the batches of one log.
 
+    Attributes:
+        refused: The refused rows, as ``quarantine.parquet`` holds them: ``file``, ``row``, ``reason``, all that was read.
+        rows_in: Rows that were looked at.
+
     A row gets the first reason that applies: what its reader says, null ids, missing, implausible (1990 to 2100) or too late
     a time, missing position, negative watch time or duration, missing session.
 
@@ -53,7 +58,7 @@ class Quarantine:
         >>> quarantine = Quarantine(stream.schema, stream.files, QuarantineConfig(), need_session_id=False)
         >>> [quarantine.sift(batch)["user_id"].to_list() for batch in stream.batches()]
         [[7]]
-        >>> quarantine.table().select("file", "row", "reason").rows()
+        >>> quarantine.refused.table().select("file", "row", "reason").rows()
         [('log', 1, 'null user_id')]
     """
 
@@ -78,7 +83,7 @@ class Quarantine:
         shown = [name for name in schema.names() if name not in (FILE, ROW, PREHISTORY, REFUSED, RAW)]
         # in the order of a reader's eye: where, why, what
         self._shown = [FILE, ROW, reason.alias(Columns.REASON), PREHISTORY, *shown, RAW]
-        self._refused = [self._with_paths(schema.to_frame().select(self._shown))]
+        self.refused = RefusedRows(self._with_paths(schema.to_frame().select(self._shown)).schema)
         self.rows_in = 0
 
     def sift(self, batch: pl.DataFrame) -> pl.DataFrame:
@@ -87,12 +92,8 @@ class Quarantine:
         bad = batch.select(self._any).to_series()
         if not bad.any():
             return batch
-        self._refused.append(self._with_paths(batch.filter(bad).select(self._shown)))
+        self.refused.append(self._with_paths(batch.filter(bad).select(self._shown)))
         return batch.filter(~bad)
-
-    def table(self) -> pl.DataFrame:
-        """Return ``quarantine.parquet``: ``file``, ``row``, ``reason``, and all that was read."""
-        return pl.concat(self._refused)
 
     def _with_paths(self, rows: pl.DataFrame) -> pl.DataFrame:
         return rows.with_columns(self._files.gather(rows[FILE]).alias(FILE))
@@ -125,24 +126,18 @@ def _rules(schema: pl.Schema, config: QuarantineConfig, *, need_session_id: bool
     return rules
 
 
-def as_duplicates(rows: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """Return decoded events as refused rows, for repeats of an event that was kept.
+def and_duplicates(refused: RefusedRows, rows: pl.DataFrame) -> RefusedRows:
+    """Return the refused rows, and behind them repeats of an event that was kept.
 
     Args:
+        refused: As they were read.
         rows: As :meth:`features.log.encoded_log.EncodedLog.decode` gives them.
-        like: The table of refused rows, for its columns.
     """
     complete = rows.with_columns(pl.lit(DUPLICATE).alias(Columns.REASON), pl.lit(None, pl.String).alias(RAW))
-    return complete.select(pl.col(name).cast(dtype) for name, dtype in like.schema.items())
+    return refused.and_also(complete.select(pl.col(name).cast(dtype) for name, dtype in refused.schema.items()))
 
 
-def reasons(refused: pl.DataFrame) -> dict[str, int]:
-    """Return rows per reason, sorted by reason."""
-    counted = refused.group_by(Columns.REASON).len().sort(Columns.REASON)
-    return dict(counted.iter_rows())
-
-
-def check_share(refused: pl.DataFrame, rows_in: int, config: QuarantineConfig) -> None:
+def check_share(refused: RefusedRows, rows_in: int, config: QuarantineConfig) -> None:
     """Stop when too large a share of the raw rows was refused, or every one, whatever is allowed.
 
     Raises:
@@ -151,21 +146,15 @@ def check_share(refused: pl.DataFrame, rows_in: int, config: QuarantineConfig) -
     share = len(refused) / max(rows_in, 1)
     if share <= config.max_share and (len(refused) < rows_in or not rows_in):
         return
-    found = (
-        refused.group_by(Columns.REASON, maintain_order=True)
-        .agg(pl.len().alias("count"), pl.col(FILE).first(), pl.col(ROW).first())
-        .sort("count", descending=True, maintain_order=True)
-    )
-    named = found.head(_NAMED_REASONS).select(Columns.REASON, "count", FILE, ROW)
-    listed = "; ".join(
-        f"{reason}: {count}, first in {place_of(file, row)}" for reason, count, file, row in named.iter_rows()
-    )
+    found = sorted(refused.reasons.items(), key=lambda reason: -reason[1].rows)
+    named = found[:_NAMED_REASONS]
+    listed = "; ".join(f"{text}: {one.rows}, first in {place_of(one.file, one.row)}" for text, one in named)
     if len(found) > len(named):
         listed += f"; and {len(found) - len(named)} more reasons"
     way_out = "mend the source, or raise features.quarantine.max_share"
-    if LIKE_A_COMMENT in found[Columns.REASON]:
+    if LIKE_A_COMMENT in refused.reasons:
         way_out += ", or set source.comment: '#' if lines that begin with it are comments"
-    if DUPLICATE in found[Columns.REASON]:
+    if DUPLICATE in refused.reasons:
         way_out += ", or set features.duplicates: keep or merge if repeated rows are meant"
     if len(refused) >= rows_in:
         raise DataError(f"all {rows_in} rows are unusable, so there is nothing to prepare ({listed}); mend the source")

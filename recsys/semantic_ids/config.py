@@ -99,6 +99,13 @@ def advised_codebook_size(num_items: int) -> int:
     return int(max(2, 1 << max(1, num_items // ITEMS_PER_CODE).bit_length() - 1))
 
 
+def _large_enough(size: int, num_items: int, levels: int) -> int:
+    """Return ``size``, doubled until there are as many IDs as items; a tiny catalogue would not get distinct ones."""
+    while size**levels < num_items:
+        size = min(2 * size, num_items)
+    return size
+
+
 def check_codebook_size(num_items: int, config: TokenizeConfig) -> list[str]:
     """Refuse a codebook that the catalogue cannot fill, and advise where it is merely unwise.
 
@@ -118,7 +125,7 @@ def check_codebook_size(num_items: int, config: TokenizeConfig) -> list[str]:
     if num_items < size:
         raise DataError(
             f"tokenize: the catalogue has {num_items} items, fewer than codebook_size={size} codes per level; "
-            f"set tokenize.codebook_size to at most {num_items} (advised here: {advice})"
+            f"set tokenize.codebook_size to at most {num_items} (advised here: {_large_enough(advice, num_items, levels)})"
         )
     if config.unique == "reassign" and size**levels < num_items:
         raise DataError(

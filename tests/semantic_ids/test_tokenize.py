@@ -79,6 +79,14 @@ def test_a_catalogue_smaller_than_the_codebook_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("num_items", "levels", "size"), [(10, 3, 4), (10, 1, 10), (100, 3, 8), (3, 2, 2)])
+def test_the_advice_for_a_tiny_catalogue_can_be_followed(num_items, levels, size):
+    """10 items: 2 codes would leave 8 items per code, but give 2**3 = 8 IDs; 4 codes give 64. 100: 100 // 8 = 12 -> 8."""
+    with pytest.raises(DataError, match=rf"at most {num_items} \(advised here: {size}\)"):
+        check_codebook_size(num_items, TokenizeConfig(num_levels=levels))
+    check_codebook_size(num_items, TokenizeConfig(num_levels=levels, codebook_size=size))
+
+
 def test_reassign_refuses_fewer_ids_than_items(tmp_path):
     x, ids, traffic = catalogue()
     with pytest.raises(

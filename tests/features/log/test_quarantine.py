@@ -7,6 +7,7 @@ import pytest
 
 from features.log.encode import read_log
 from features.log.quarantine import QuarantineConfig, check_share
+from features.refused import RefusedRows
 from features.splits import SplitConfig
 from recsys.config import FrozenConfig, validate
 from recsys.contracts.errors import ConfigError, DataError
@@ -27,10 +28,10 @@ def test_bad_rows_get_the_first_reason_that_applies() -> None:
     )
     assert read.log.record.tolist() == [5]
     expected = ["null user_id", "null item_id", "null timestamp", "implausible timestamp", "negative watch_time_ms"]
-    assert read.refused["reason"].to_list() == expected
-    assert read.refused["row"].to_list() == [0, 1, 2, 3, 4]
-    assert read.refused["like"].to_list() == [True, None, False, True, True]
-    assert read.refused["file"].to_list() == ["log"] * 5
+    assert read.refused.table()["reason"].to_list() == expected
+    assert read.refused.table()["row"].to_list() == [0, 1, 2, 3, 4]
+    assert read.refused.table()["like"].to_list() == [True, None, False, True, True]
+    assert read.refused.table()["file"].to_list() == ["log"] * 5
     first = r"null user_id: 1, first in 'log', row 0"
     with pytest.raises(DataError, match=r"5 of 6 rows \(83.3%\) are unusable, allowed are 5.0%.*" + first):
         check_share(read.refused, 6, QuarantineConfig())
@@ -47,7 +48,7 @@ def test_what_the_reader_refused_keeps_its_reason_and_its_look() -> None:
         }
     )
     assert len(read.log) == 1
-    assert read.refused.select("row", "reason", "raw").rows() == [(1, "3 fields, expected 4", "u,i,1")]
+    assert read.refused.table().select("row", "reason", "raw").rows() == [(1, "3 fields, expected 4", "u,i,1")]
 
 
 def test_the_last_allowed_instant_and_the_share_that_is_just_allowed() -> None:
@@ -56,7 +57,7 @@ def test_the_last_allowed_instant_and_the_share_that_is_just_allowed() -> None:
     rows = {"user_id": [7] * 3, "item_id": [1, 2, 3], "timestamp": [START - 1, START, START + 1]}
     config = QuarantineConfig(max_share=1 / 3, not_after=limit)
     read = read_log(raw_tables(rows), config, need_session_id=False)
-    assert read.refused.select("row", "reason").rows() == [(2, f"timestamp after {limit.isoformat()}")]
+    assert read.refused.table().select("row", "reason").rows() == [(2, f"timestamp after {limit.isoformat()}")]
     check_share(read.refused, 3, config)
     with pytest.raises(DataError, match="1 of 3 rows"):
         check_share(read.refused, 3, QuarantineConfig(max_share=0.333))
@@ -66,14 +67,14 @@ def test_the_first_and_the_last_plausible_instant_are_kept() -> None:
     times = [EARLIEST_US - 1, EARLIEST_US, LATEST_US, LATEST_US + 1]
     read = read_rows({"user_id": [7] * 4, "item_id": [1] * 4, "timestamp": times})
     assert read.log.record.tolist() == [1, 2]
-    assert read.refused["reason"].to_list() == ["implausible timestamp"] * 2
+    assert read.refused.table()["reason"].to_list() == ["implausible timestamp"] * 2
 
 
 @pytest.mark.parametrize("column", ["watch_time_ms", "duration_ms"])
 def test_no_time_at_all_is_no_negative_time(column: str) -> None:
     rows = {"user_id": [7] * 4, "item_id": [1, 2, 3, 4], "timestamp": [START] * 4}
     read = read_rows(rows | {column: pl.Series([0.0, -0.001, None, 1.0], dtype=pl.Float32)})
-    assert read.refused.select("row", "reason").rows() == [(1, f"negative {column}")]
+    assert read.refused.table().select("row", "reason").rows() == [(1, f"negative {column}")]
 
 
 def test_timed_rows_need_a_session_and_rows_of_the_prehistory_a_place() -> None:
@@ -87,7 +88,7 @@ def test_timed_rows_need_a_session_and_rows_of_the_prehistory_a_place() -> None:
         "session_id": [None, "s", None, None],
     }
     read = read_rows(rows, need_session_id=True)
-    assert read.refused.select("row", "reason").rows() == [(0, "null session_id"), (2, "null position")]
+    assert read.refused.table().select("row", "reason").rows() == [(0, "null session_id"), (2, "null position")]
 
 
 def test_the_refusal_names_the_ten_most_frequent_reasons_and_where_each_is_met_first() -> None:
@@ -119,7 +120,7 @@ def test_a_log_without_a_usable_row_is_refused_for_that_whatever_is_allowed(max_
         check_share(read.refused, read.rows_in, QuarantineConfig(max_share=max_share))
     assert "max_share" not in str(refusal.value)
     check_share(read.refused, 3, QuarantineConfig(max_share=1.0))
-    check_share(read.refused.clear(), 0, QuarantineConfig(max_share=0.0))
+    check_share(RefusedRows(read.refused.schema), 0, QuarantineConfig(max_share=0.0))
 
 
 @pytest.mark.parametrize("value", ["soon", "2030-13-01", True, [1], "2030-01-32T00:00:00"])
