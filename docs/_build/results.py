@@ -26,6 +26,7 @@ QUALITY = (
     "all_prefixes",
     "llm_from_nothing",
     "llm_finetune",
+    "llm_costs",
     "words",
 )
 """Results about what is recommended, in the order of the site."""
