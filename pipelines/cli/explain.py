@@ -36,7 +36,9 @@ def explain(
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow of the models; default: MLFLOW_TRACKING_URI.")
     ] = None,
-    k: Annotated[int, typer.Option(min=1, help="Items of the list.")] = 10,
+    k: Annotated[
+        int, typer.Option(min=1, help="Items of the list, or sessions where the recipe answers with them.")
+    ] = 10,
     html: Annotated[Path | None, typer.Option(help="Write a page there as well.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     log_level: LogOption = LogLevel.WARNING,

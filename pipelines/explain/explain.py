@@ -13,8 +13,9 @@ import polars as pl
 import torch
 
 from pipelines.explain.rules import rules_of
+from pipelines.explain.sessions import explain_sessions, first_places
 from pipelines.explain.trace import Asked, explain_user, side_by_side
-from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.errors import DataError
 from serving.answers.scorer import Scorer
 from serving.config import RecommendConfig
 from serving.inputs.user_histories import StoredUsers
@@ -50,17 +51,13 @@ def explain(
 
     Raises:
         DataError: There is no such user.
-        ConfigError: The job answers with sessions.
+        ConfigError: The model cannot answer as the job asks.
     """
-    if config.answer != "items":
-        raise ConfigError(
-            "explain shows lists of items, recommend.answer is 'sessions'; override recommend.answer=items"
-        )
     found = _one(model, users(), user, config, device)
     if against is None:
         return found
     other = _one(against, users(), user, config, device)
-    return {**found, "against": other, "compared": side_by_side(found["items"], other["items"])}
+    return {**found, "against": other, "compared": side_by_side(first_places(found), first_places(other))}
 
 
 def _one(
@@ -74,7 +71,8 @@ def _one(
     row, _ = request.shard(place, place + 1)
     rules = scorer.recommender.compile(masks.rules, 1)
     asked = Asked(row, rules, request, masks)
-    return {"user_id": row.user_ids[0], **explain_user(scorer, model.bundle, asked, model.version)}
+    explained = explain_sessions if config.answer == "sessions" else explain_user
+    return {"user_id": row.user_ids[0], **explained(scorer, model.bundle, asked, model.version)}
 
 
 def find_user(user_ids: pl.Series, user: str) -> int:

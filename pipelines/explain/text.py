@@ -8,6 +8,7 @@ from typing import Any
 from recsys.reports.html import Conclusion, page, paragraph, table
 
 Explanation = Mapping[str, Any]
+Section = tuple[str, str, list[str], list[list[str]]]
 
 
 def name_of(item: Mapping[str, Any]) -> str:
@@ -20,7 +21,7 @@ def name_of(item: Mapping[str, Any]) -> str:
     return f"{item['title']} ({item['item_id']})" if item["title"] else str(item["item_id"])
 
 
-def tables_of(found: Explanation) -> list[tuple[str, str, list[str], list[list[str]]]]:
+def tables_of(found: Explanation) -> list[Section]:
     """All sections as ``(heading, sentence, column names, rows)``; text and page show the same."""
     items, rules, history = found["items"], found["rules"], found["history"]
     sections = [
@@ -34,10 +35,16 @@ def tables_of(found: Explanation) -> list[tuple[str, str, list[str], list[list[s
         (
             "Answer",
             f"In the order of: {found['model']['order']}.",
-            ["rank", "item", "score", "probability of each code", "of the path"],
+            [
+                "session.place" if "sessions" in found else "rank",
+                "item",
+                "score",
+                "probability of each code",
+                "of the path",
+            ],
             [
                 [
-                    str(item["rank"]),
+                    _place(item),
                     name_of(item),
                     _number(item["score"]),
                     " · ".join(f"{code['code']}: {code['probability']:.3f}" for code in item["codes"]),
@@ -46,7 +53,7 @@ def tables_of(found: Explanation) -> list[tuple[str, str, list[str], list[list[s
                 for item in items
             ],
         ),
-        _stages(items),
+        _stages(found),
         (
             "Rules",
             f"{rules['left']} of {rules['catalogue']} items are left to this user. Each rule alone takes: "
@@ -69,7 +76,7 @@ def tables_of(found: Explanation) -> list[tuple[str, str, list[str], list[list[s
                     str(item["neighbours"]["count"]),
                     ", ".join(name_of(other) for other in item["neighbours"]["items"]),
                 ]
-                for item in items
+                for item in {item["item_id"]: item for item in items}.values()
             ],
         ),
     ]
@@ -81,18 +88,7 @@ def tables_of(found: Explanation) -> list[tuple[str, str, list[str], list[list[s
     if terms:
         sections.insert(3, ("Terms of the ranker", "The heaviest of each item.", ["item", "terms"], terms))
     if "against" in found:
-        other = found["against"]["model"]
-        sections.append(
-            (
-                f"Against {other['version']}",
-                f"In the order of: {other['order']}. Scores of two models have scales of their own.",
-                ["item", "rank", "score", "rank there", "score there"],
-                [
-                    [name_of(row), *(_number(row[key]) for key in ("rank", "score", "rank_against", "score_against"))]
-                    for row in found["compared"]
-                ],
-            )
-        )
+        sections.append(_against(found))
     return sections
 
 
@@ -115,7 +111,8 @@ def as_html(found: Explanation) -> str:
     """One page."""
     model, items = found["model"], found["items"]
     title = f"User {found['user_id']}"
-    sentence = f"{model['name']} {model['version']} gives {len(items)} items in the order of: {model['order']}."
+    given = f"{len(found['sessions'])} sessions" if "sessions" in found else f"{len(items)} items"
+    sentence = f"{model['name']} {model['version']} gives {given} in the order of: {model['order']}."
     sections = [
         (f"s{number}", heading, paragraph(words) + (table(head, rows) if rows else ""))
         for number, (heading, words, head, rows) in enumerate(tables_of(found))
@@ -123,10 +120,33 @@ def as_html(found: Explanation) -> str:
     return page(title, Conclusion("unknown", sentence), "", sections)
 
 
-def _stages(items: list[dict[str, Any]]) -> tuple[str, str, list[str], list[list[str]]]:
-    names = [name for name in (items[0]["stages"] if items else {}) if name != "ranker_terms"]
-    rows = [[name_of(item), *(_cell(item["stages"][name]) for name in names)] for item in items]
-    return "Scores of every stage", "– where a stage did not find the item.", ["item", *names], rows
+def _against(found: Explanation) -> Section:
+    other, rank = found["against"]["model"], "session" if "sessions" in found else "rank"
+    return (
+        f"Against {other['version']}",
+        f"In the order of: {other['order']}. Scores of two models have scales of their own.",
+        ["item", rank, "score", f"{rank} there", "score there"],
+        [
+            [name_of(row), *(_number(row[key]) for key in ("rank", "score", "rank_against", "score_against"))]
+            for row in found["compared"]
+        ],
+    )
+
+
+def _place(item: Mapping[str, Any]) -> str:
+    return f"{item['session']}.{item['rank']}" if "session" in item else str(item["rank"])
+
+
+def _stages(found: Explanation) -> Section:
+    """A row per item, or where sessions are answered per session."""
+    told = found.get("sessions", found["items"])
+    names = [name for name in (told[0]["stages"] if told else {}) if name != "ranker_terms"]
+    rows = [
+        [str(one["session"]) if "sessions" in found else name_of(one), *(_cell(one["stages"][name]) for name in names)]
+        for one in told
+    ]
+    first = "session" if "sessions" in found else "item"
+    return "Scores of every stage", f"– where a stage did not find the {first}.", [first, *names], rows
 
 
 def _cell(value: Any) -> str:

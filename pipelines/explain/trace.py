@@ -30,6 +30,7 @@ from recsys.decoding.rules.item_rules import ItemRules
 from recsys.decoding.second_stage.recommender import RankedRecommender
 from recsys.decoding.second_stage.stage import DENSE, FUSED
 from serving.answers.scorer import Scorer
+from serving.answers.sessions import RankedSessions
 from serving.inputs.history_frame import MappedHistories
 from serving.inputs.request import Request
 
@@ -63,49 +64,62 @@ def explain_user(scorer: Scorer, bundle: Path, asked: Asked, version: str) -> di
         bundle: Folder of the scorer, whose item titles are shown.
         version: How the model is called.
     """
-    titles = pl.read_parquet(bundle / "items.parquet", columns=[Columns.TITLE])[Columns.TITLE].to_list()
-    names = _Names(scorer.catalogue.item_ids.to_list(), titles)
+    names = Names.read(scorer, bundle)
     ranked = scorer.answer_asked(asked.row, asked.rules, asked.request).ranked
-    assert isinstance(ranked, RankedItems), "sessions are refused before"
+    assert isinstance(ranked, RankedItems), "sessions are explained in pipelines.explain.sessions"
     served = ranked.items[0][ranked.items[0] >= 0].astype(np.int64)
     codes_IL = scorer.recommender.policy.item_tower.codes_IL[1:].cpu().numpy()
-    log_probs_NL = code_log_probs(scorer, asked.row.histories, served)
+    log_probs_NL = code_log_probs(scorer, asked.row.histories, served[:, None])[:, 0]
     stages = _Stages.of(scorer, asked)
     items = []
     for place, item in enumerate(served.tolist()):
-        codes = codes_IL[item].tolist()
         items.append(
             {
                 "rank": place + 1,
                 **names.of(item),
                 "score": float(ranked.scores[0, place]),
-                "codes": [
-                    {"level": level + 1, "code": code, "probability": float(np.exp(log_prob))}
-                    for level, (code, log_prob) in enumerate(zip(codes, log_probs_NL[place], strict=True))
-                ],
-                "path_log_prob": float(log_probs_NL[place].sum()),
+                **path_of(codes_IL[item], log_probs_NL[place]),
                 "stages": stages.at(item),
                 "neighbours": neighbours(codes_IL, item, names),
             }
         )
     return {
-        "model": {"name": scorer.info.name, "version": version, "order": _order(scorer, asked.request)},
-        "history": _history(asked.row, names, scorer.recommender.policy.spec.model.max_history),
-        "rules": _removed(scorer, asked, served, names),
+        "model": {"name": scorer.info.name, "version": version, "order": order_of(scorer, asked.request)},
+        "history": history_of(asked.row, names, scorer.recommender.policy.spec.model.max_history),
+        "rules": removed(scorer, asked, served, names),
         "items": items,
     }
 
 
+def path_of(codes_L: npt.NDArray[np.integer], log_prob_L: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """The codes of an item, each with its probability after those before it, and the logarithm of their product."""
+    codes = [
+        {"level": level + 1, "code": code, "probability": float(np.exp(log_prob))}
+        for level, (code, log_prob) in enumerate(zip(codes_L.tolist(), log_prob_L, strict=True))
+    ]
+    return {"codes": codes, "path_log_prob": float(log_prob_L.sum())}
+
+
 @dataclass(frozen=True)
-class _Names:
+class Names:
+    """What people call the items, by item_index."""
+
     item_ids: list[Any]
     titles: list[str | None]
 
+    @classmethod
+    def read(cls, scorer: Scorer, bundle: Path) -> Names:
+        """From a bundle, which the scorer has opened."""
+        titles = pl.read_parquet(bundle / "items.parquet", columns=[Columns.TITLE])[Columns.TITLE].to_list()
+        return cls(scorer.catalogue.item_ids.to_list(), titles)
+
     def of(self, item: int) -> dict[str, Any]:
+        """Id and title."""
         return {"item_id": self.item_ids[item], "title": self.titles[item] or None}
 
 
-def _history(row: MappedHistories, names: _Names, window: int) -> dict[str, Any]:
+def history_of(row: MappedHistories, names: Names, window: int) -> dict[str, Any]:
+    """The history, newest first, and how much of it the model reads."""
     items = row.histories.seen_items()[0].tolist()
     return {
         "events": len(items),
@@ -115,10 +129,12 @@ def _history(row: MappedHistories, names: _Names, window: int) -> dict[str, Any]
     }
 
 
-def _order(scorer: Scorer, request: Request) -> str:
+def order_of(scorer: Scorer, request: Request) -> str:
     """Who decides the order, in words."""
     if request.options.second_stage == "reward":
         return "reward model"
+    if request.options.answer == "sessions":
+        return "path probability of the whole session"
     if isinstance(scorer.recommender, RankedRecommender) and request.rescore is None:
         return f"ranker ({scorer.recommender.second_stage.ranker.served})"
     rescore = scorer.recommender.config.rescore == "dense" if request.rescore is None else request.rescore
@@ -126,21 +142,33 @@ def _order(scorer: Scorer, request: Request) -> str:
 
 
 @torch.inference_mode()
-def code_log_probs(scorer: Scorer, histories: Histories, items: Ids) -> npt.NDArray[np.float32]:
-    """Log-probability of every code of the items after one history and the codes before it, ``[N, L]``."""
+def code_log_probs(scorer: Scorer, histories: Histories, items_NM: Ids) -> npt.NDArray[np.float32]:
+    """Log-probability of every code of N sessions of M items after one history and all codes before it, ``[N, M, L]``."""
     policy = scorer.recommender.policy
-    if not len(items):
-        return np.zeros((0, policy.num_levels), np.float32)
-    repeated = histories.take(np.zeros(len(items), np.int64))
-    offsets = np.arange(len(items) + 1)
+    num, length = items_NM.shape
+    if not num:
+        return np.zeros((0, length, policy.num_levels), np.float32)
+    repeated = histories.take(np.zeros(num, np.int64))
+    offsets = np.arange(num + 1) * length
     max_history = policy.spec.model.max_history
-    batch = collate_targets(repeated, items.astype(np.int32), offsets, 1, max_history).to(scorer.recommender.device)
+    flat = items_NM.astype(np.int32).reshape(-1)
+    batch = collate_targets(repeated, flat, offsets, length, max_history).to(scorer.recommender.device)
     hidden, _ = policy(batch)
-    found = policy.code_log_probs(hidden, batch.target_BPM)[:, 0, 0]
+    found = policy.code_log_probs(hidden, batch.target_BPM)[:, 0]
     return np.asarray(found.float().cpu().numpy())
 
 
-def neighbours(codes_IL: npt.NDArray[np.integer], item: int, names: _Names) -> dict[str, Any]:
+def best_places(ranked: RankedItems | RankedSessions) -> dict[int, int]:
+    """Places of the items of the first row, from 1: in the list, or of the first session that shows the item."""
+    places: dict[int, int] = {}
+    for place, items in enumerate(ranked.items[0].reshape(ranked.items.shape[1], -1).tolist(), 1):
+        for item in items:
+            if item >= 0:
+                places.setdefault(item, place)
+    return places
+
+
+def neighbours(codes_IL: npt.NDArray[np.integer], item: int, names: Names) -> dict[str, Any]:
     """Items that share the longest prefix of codes with one, the first few by item_index."""
     for shared in range(codes_IL.shape[1] - 1, 0, -1):
         same = np.flatnonzero((codes_IL[:, :shared] == codes_IL[item, :shared]).all(1))
@@ -154,33 +182,32 @@ def neighbours(codes_IL: npt.NDArray[np.integer], item: int, names: _Names) -> d
     return {"shared_codes": 0, "count": 0, "items": []}
 
 
-def _removed(scorer: Scorer, asked: Asked, served: Ids, names: _Names) -> dict[str, Any]:
+def removed(scorer: Scorer, asked: Asked, served: Ids, names: Names) -> dict[str, Any]:
     """What the rules take from the catalogue, and which of the best items without any rule they took."""
     seen = np.unique(asked.row.histories.seen_items()[0]).astype(np.int64)
-    removed = {name: int((~mask).sum()) for name, mask in asked.masks.allowed.items()}
+    taken = {name: int((~mask).sum()) for name, mask in asked.masks.allowed.items()}
     if asked.rules.exclude_seen:
-        removed["seen"] = len(seen)
+        taken["seen"] = len(seen)
     denied = np.unique(asked.rules.denied_of(0))
     if asked.rules.denied_U is not None:
-        removed["personal_deny"] = len(denied)
+        taken["personal_deny"] = len(denied)
     request, recommender = asked.request, scorer.recommender
     free = recommender.compile(ItemRules(exclude_seen=False), 1)
     best = scorer.answer_asked(asked.row, free, request).ranked
-    assert isinstance(best, RankedItems)
     lost = []
-    for place, item in enumerate(best.items[0].tolist()):
-        if item < 0 or item in served:
+    for item, place in best_places(best).items():
+        if item in served:
             continue
         by = [name for name, mask in asked.masks.allowed.items() if not mask[item]]
         by += ["seen"] if asked.rules.exclude_seen and item in seen else []
         by += ["personal_deny"] if item in denied else []
         if not by:
             by = ["quota"] if asked.rules.quotas is not None else ["search"]
-        lost.append({"rank_without_rules": place + 1, **names.of(item), "by": by})
+        lost.append({"rank_without_rules": place, **names.of(item), "by": by})
     return {
         "catalogue": len(names.item_ids),
         "left": asked.rules.count_left(asked.rules.segment_of(0), seen, denied),
-        "removed": removed,
+        "removed": taken,
         "segment": asked.masks.segment,
         "best_items_lost": lost,
     }

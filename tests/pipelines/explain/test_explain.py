@@ -165,14 +165,14 @@ def test_titles_cannot_break_the_page(plain: Path, sources: BundleSources) -> No
     assert "<script>alert" not in as_html(found)
 
 
-def test_an_unknown_user_and_sessions_are_refused(plain: Path, sources: BundleSources) -> None:
+def test_an_unknown_user_and_sessions_of_a_model_of_items_are_refused(plain: Path, sources: BundleSources) -> None:
     with pytest.raises(DataError, match=r"'u9' is not among the 5 users; the nearest ids are 'u4'|nearest ids are"):
         of(plain, sources, "u9")
     assert find_user(pl.Series([30, 7]), "7") == 1
     with pytest.raises(DataError, match="there are no users"):
         find_user(pl.Series([], dtype=pl.Int64), "7")
     users = PreparedUsers(sources.prepared, "d" * 64)
-    with pytest.raises(ConfigError, match="shows lists of items"):
+    with pytest.raises(ConfigError, match="session"):
         explain(ExplainedModel(plain, "1"), None, lambda: users, "u0", RecommendConfig(answer="sessions"))
 
 
