@@ -231,17 +231,21 @@ def merge_ids(left: pl.Series, right: pl.Series) -> tuple[pl.Series, MergedPlace
         >>> ids.to_list(), places.left.tolist(), places.right.tolist()
         (['a', 'b', 'c'], [0, 2], [1, 2])
     """
-    fresh = right.filter(~right.is_in(left.implode()))
-    if not len(fresh):
-        return left, MergedPlaces(None, _places(left, right))
-    slots = _places(left, fresh)
+    places = _places(left, right)
+    # by bisection: a table of hashes of all ids of the log costs more than to look for those of a day
+    met = np.minimum(places, max(len(left) - 1, 0))
+    is_fresh = (left.gather(met) != right).to_numpy() if len(left) else np.ones(len(right), bool)
+    if not is_fresh.any():
+        return left, MergedPlaces(None, places)
+    fresh, slots = right.filter(pl.Series(is_fresh)), places[is_fresh]
     table = np.arange(len(left), dtype=np.int32)
     table += np.cumsum(np.bincount(slots, minlength=len(left) + 1)[: len(left)], dtype=np.int32)
     gathered = np.empty(len(left) + len(fresh), np.int64)
     gathered[table] = np.arange(len(left))
     gathered[slots + np.arange(len(fresh))] = len(left) + np.arange(len(fresh))
     merged = pl.concat([left, fresh], rechunk=True).gather(pl.Series(gathered))
-    return merged, MergedPlaces(table, _places(merged, right))
+    before = np.cumsum(is_fresh, dtype=np.int32) - is_fresh  # new ids in front of each
+    return merged, MergedPlaces(table, places + before)
 
 
 def _places(ids: pl.Series, wanted: pl.Series) -> npt.NDArray[np.int32]:

@@ -76,7 +76,9 @@ def test_nothing_refused_is_a_table_with_all_columns() -> None:
 
 @pytest.mark.usefixtures("limit")
 def test_too_many_name_reasons_by_their_number() -> None:
-    message = r"^8 of 20 rows \(40.0%\).*\(null: 4, first in 'a', row 5 .*; late: 2, first in 'a'.*; odd: 2, first in 'b'"
+    message = (
+        r"^8 of 20 rows \(40.0%\).*\(null: 4, first in 'a', row 5 .*; late: 2, first in 'a'.*; odd: 2, first in 'b'"
+    )
     with pytest.raises(DataError, match=message):
         check_share(filled(PARTS), 20, QuarantineConfig())
 

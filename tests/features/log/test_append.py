@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,22 @@ def test_ids_by_hand() -> None:
     assert places.right is not None
     assert (places.left.tolist(), places.right.tolist()) == ([0, 2], [1, 2, 3])
     assert merge_ids(pl.Series([1, 5]), pl.Series([5]))[1].left is None
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_merged_ids_stand_where_a_naive_sort_puts_them(text: bool) -> None:
+    rng = random.Random(5)
+    for _ in range(200):
+        numbers = [sorted({rng.randrange(12) for _ in range(rng.randrange(9))}) for _ in range(2)]
+        one, other = (sorted(map(str, side)) if text else side for side in numbers)
+        dtype = pl.String() if text else pl.Int64()
+        ids, places = merge_ids(pl.Series(one, dtype=dtype), pl.Series(other, dtype=dtype))
+        merged = sorted({*one, *other})
+        assert ids.to_list() == merged
+        assert places.right is not None
+        assert places.right.tolist() == [merged.index(name) for name in other]
+        left = range(len(one)) if places.left is None else places.left.tolist()
+        assert list(left) == [merged.index(name) for name in one]
 
 
 def test_logs_that_differ_are_refused(tmp_path: Path) -> None:
