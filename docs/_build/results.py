@@ -26,6 +26,7 @@ QUALITY = (
     "all_prefixes",
     "llm_from_nothing",
     "llm_finetune",
+    "llm_rere",
     "llm_costs",
     "words",
 )
