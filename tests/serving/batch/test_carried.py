@@ -115,8 +115,31 @@ def test_the_changed_users_of_several_shards_are_one_batch(
     write_candidates(world.bundle, second, config, tmp_path / "delta", QUIET, since=tmp_path / "monday")
     assert asked == [3]
     asked.clear()
+    monkeypatch.setattr(shard_scorer, "SHARDS_TOGETHER", 2)
+    write_candidates(world.bundle, second, config, tmp_path / "two", QUIET, since=tmp_path / "monday")
+    assert (len(asked), sum(asked)) == (2, 3)
+    asked.clear()
     write_candidates(world.bundle, second, config, tmp_path / "full", QUIET)
     assert asked == [17, 17, 17, 9]
+
+
+def test_a_shard_whose_users_have_all_changed_may_be_asked_with_others(world: World, tmp_path: Path) -> None:
+    """The first 17 users, and two of the third shard; of 80 items nobody has 79 unseen, so that all have shortfalls."""
+
+    def change(frame: pl.DataFrame) -> pl.DataFrame:
+        longer = pl.concat_list("item_ids", pl.lit([FIRST_ITEM_ID + 5], pl.List(pl.Int64)))
+        place = pl.int_range(pl.len())
+        return frame.with_columns(pl.when((place < 17) | place.is_in([36, 40])).then(longer).otherwise("item_ids"))
+
+    config = RecommendConfig(k=79, users_per_shard=17)
+    first = FrameUsers(write_histories(tmp_path / "1.parquet", world))
+    write_candidates(world.bundle, first, config, tmp_path / "monday", QUIET)
+    second = later(tmp_path / "2.parquet", world, change)
+    write_candidates(world.bundle, second, config, tmp_path / "full", QUIET)
+    write_candidates(world.bundle, second, config, tmp_path / "delta", QUIET, since=tmp_path / "monday")
+    assert same_answers(tmp_path / "full", tmp_path / "delta")
+    assert len(rows_of(tmp_path / "full", "shortfalls")) > 17
+    assert report_of(tmp_path / "delta")["users_answered"] == 19
 
 
 def test_rules_are_asked_again_where_they_changed(world: World, tmp_path: Path) -> None:
