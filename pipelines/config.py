@@ -141,8 +141,8 @@ class RunConfig(FrozenConfig):
         """Whether the reward model goes into the serving bundle, as ``export.reward_model`` says or leaves open."""
         if self.export.reward_model is not None:
             return self.export.reward_model
-        asked = self.recommend.second_stage == "reward" and self.recommend.model is None
-        return self.align.needs_reward_model or asked
+        rewarded = self.recommend.second_stage == "reward" or self.recommend.reward_guidance > 0
+        return self.align.needs_reward_model or (rewarded and self.recommend.model is None)
 
     @property
     def num_threads(self) -> int:

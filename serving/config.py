@@ -85,13 +85,17 @@ class AnswerOptions:
         objective: Weights by tower for rows that name none themselves; ``None`` asks for nothing in particular.
         rescore: ``True``: the beam's items in the order of the dense head; ``False``: in that of path probabilities; both
             without the bundle's ranker. ``None``: the ranker's order, or without one as the bundle's decode configuration
-            says; and path probabilities where a request is steered by objective weights, which no other order knows.
+            says; and the search's own order where a request is steered by objective weights or guided by the reward, which
+            no other order knows.
+        reward_guidance: How much the bundle's reward model guides the search: what one standard deviation of an item's
+            reward, over the catalogue, counts beside the log-probability of its path. 0: not at all.
     """
 
     answer: AnswerKind = "items"
     second_stage: SecondStage = "none"
     objective: Mapping[str, float] | None = None
     rescore: bool | None = None
+    reward_guidance: float = 0.0
 
     def check(self, k: int, *, steered: bool | None = None) -> None:
         """Refuse options that contradict each other, whatever the model.
@@ -116,6 +120,13 @@ class AnswerOptions:
             raise ConfigError(
                 f"rescore is {self.rescore}, but the dense head decides no order with answer: {self.answer} and "
                 f"second_stage: {self.second_stage}; leave rescore out"
+            )
+        if not 0 <= self.reward_guidance < float("inf"):
+            raise ConfigError(f"reward_guidance is {self.reward_guidance!r}, expected a finite number of at least 0")
+        if self.rescore and self.reward_guidance:
+            raise ConfigError(
+                f"rescore is true, but reward_guidance is {self.reward_guidance:g}: the dense head would undo the order "
+                "that the reward gave; leave one of them out"
             )
         if self.rescore and (self.objective is not None if steered is None else steered):
             raise ConfigError(
@@ -161,6 +172,9 @@ class RecommendConfig(FrozenConfig):
         objective: Weights of the towers that a steerable policy was aligned with, for users whose row names none; they
             steer the policy and the second stage. Only their proportions count; ``None`` asks for nothing in particular.
             (A session of one item is always diverse, so ``diversity`` changes no second stage over items.)
+        reward_guidance: How much the bundle's reward model guides the search itself, before any second stage: what one
+            standard deviation of an item's reward, over the catalogue, counts beside the log-probability of its path. It
+            evaluates every item for every user, so that it is for catalogues of some thousand; 0: not at all.
         exclude_seen: Leave out what the user's history holds.
         rescore: ``true``: the beam's items in the order of the dense head; ``false``: in that of path probabilities; both
             without the bundle's ranker. ``None`` takes the ranker's order, or without one what the bundle's decode
@@ -198,6 +212,7 @@ class RecommendConfig(FrozenConfig):
     k: int = Field(default=20, strict=True)
     answer: AnswerKind = "items"
     second_stage: SecondStage = "none"
+    reward_guidance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     objective: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     exclude_seen: bool = True
     rescore: bool | None = None
@@ -221,7 +236,7 @@ class RecommendConfig(FrozenConfig):
     @property
     def options(self) -> AnswerOptions:
         """How the job's request is answered."""
-        return AnswerOptions(self.answer, self.second_stage, self.objective, self.rescore)
+        return AnswerOptions(self.answer, self.second_stage, self.objective, self.rescore, self.reward_guidance)
 
     @property
     def limits_categories(self) -> bool:

@@ -13,10 +13,11 @@ from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.answers import check_count, refuse_non_finite, sort_key, within_quotas
 from recsys.decoding.batches import PreparedBatch, cut_batches
-from recsys.decoding.beam_search import Beams, DenseGuidance, beam_search
+from recsys.decoding.beam_search import Beams, DenseGuidance, Guidance, beam_search
 from recsys.decoding.bfloat16 import bfloat16_policy
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.graphed_search import CudaRecorder, GraphedSearch
+from recsys.decoding.guide import fused_scores
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
@@ -39,6 +40,9 @@ WIDER: Final = 4
 
 Answer = Callable[[PreparedBatch, int], list[Pending]]
 """Ranks one batch with a beam of a given width, any number of times."""
+
+ItemScores = Callable[[Histories], torch.Tensor]
+"""Log-scores of every item for every history, ``[B, I]``, that guide a search beside what the configuration names."""
 
 
 class Recommender:
@@ -128,13 +132,15 @@ class Recommender:
         *,
         rescore: bool | None = None,
         progress: Progress | None = None,
+        guided_by: ItemScores | None = None,
     ) -> RankedItems:
         """Rank ``k`` items per history.
 
         Args:
             rules: Compiled for these histories.
-            rescore: Order the beam's items by the dense head (true) or by path probability (false); ``None`` takes
-                the configuration's choice.
+            rescore: Order the beam's items by the dense head (true) or by the search (false); ``None`` takes the
+                configuration's choice.
+            guided_by: Guides the search.
 
         Returns:
             One row per history; fewer than ``k`` possible items give -1 at the end of the row, and
@@ -146,7 +152,7 @@ class Recommender:
         """
         check_count(k, "k")
         rescore = self.config.rescore == "dense" if rescore is None else rescore
-        return self._beam_orders(histories, k, (rescore,), rules, progress)[0]
+        return self._beam_orders(histories, k, (rescore,), rules, progress, guided_by)[0]
 
     def both_orders(
         self, histories: Histories, k: int, *, exclude_seen: bool | None = None, progress: Progress | None = None
@@ -164,12 +170,14 @@ class Recommender:
         rescores: tuple[bool, ...],
         rules: CompiledRules,
         progress: Progress | None,
+        guided_by: ItemScores | None = None,
     ) -> list[RankedItems]:
         """Search once per history; return one ranking of the beam's items per entry of ``rescores``."""
 
         def answer(prepared: PreparedBatch, width: int) -> list[Pending]:
             # rows that quotas left short are few, and no graph is worth recording for them
-            beams = self._search(prepared, width, recorded=width == max(self.config.beam_width, k))
+            recorded = width == max(self.config.beam_width, k)
+            beams = self._search(prepared, width, recorded=recorded, guided_by=guided_by)
             return [self._rank(beams, k, rescore, prepared.quotas) for rescore in rescores]
 
         per_batch = max(1, self.config.rows_per_batch // max(self.config.beam_width, k))
@@ -252,9 +260,12 @@ class Recommender:
         return self.generate(histories, num_sessions, self.compile(rules, len(histories), exclude_seen))
 
     def generate(
-        self, histories: Histories, num_sessions: int, rules: CompiledRules
+        self, histories: Histories, num_sessions: int, rules: CompiledRules, guided_by: ItemScores | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Generate whole sessions of the policy's session length.
+
+        Args:
+            guided_by: Guides the search, item by item.
 
         Returns:
             ``(items [N, sessions, M] item_index, log-probabilities [N, sessions])``, best session first; a session that
@@ -278,7 +289,7 @@ class Recommender:
                 self.device,
             )
             for block, prepared in zip(blocks, ready, strict=True):
-                beams = self._search(prepared, width, num_items=length)
+                beams = self._search(prepared, width, num_items=length, guided_by=guided_by)
                 found = min(num_sessions, beams.items.shape[1])
                 items[block, :found] = beams.items[:, :found].cpu().numpy()
                 scores[block, :found] = beams.scores[:, :found].cpu().numpy()
@@ -293,9 +304,17 @@ class Recommender:
         """The search for single items alone, before anything orders what it found."""
         return self._search(prepared, width)
 
-    def _search(self, prepared: PreparedBatch, width: int, *, num_items: int = 1, recorded: bool = False) -> Beams:
+    def _search(
+        self,
+        prepared: PreparedBatch,
+        width: int,
+        *,
+        num_items: int = 1,
+        recorded: bool = False,
+        guided_by: ItemScores | None = None,
+    ) -> Beams:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            if recorded and self.config.cuda_graph:
+            if recorded and self.config.cuda_graph and guided_by is None:
                 return self._graphed(width)(prepared.batch, prepared.rules)
             return beam_search(
                 self.policy,
@@ -306,8 +325,19 @@ class Recommender:
                 num_items=num_items,
                 widths=self.config.session_widths(width, num_items),
                 diversity_groups=self.config.diversity_groups if num_items > 1 else 1,
-                guidance=DenseGuidance(self._leaf_vectors(), self.config.guidance) if self.config.guidance else None,
+                guidance=self._guidance(prepared.histories, guided_by),
             )
+
+    def _guidance(self, histories: Histories, guided_by: ItemScores | None) -> Guidance | DenseGuidance | None:
+        """The dense head as the configuration has it, and what this call adds."""
+        strength = self.config.guidance
+        if guided_by is None:
+            return DenseGuidance(self._leaf_vectors(), strength) if strength else None
+        own_BI = guided_by(histories).to(self.device)
+        if not strength:
+            return Guidance(lambda _: own_BI, 1.0)
+        vectors = self.catalogue_vectors()
+        return Guidance(lambda query: own_BI + strength * fused_scores(query, vectors, histories, None, {}), 1.0)
 
     def _graphed(self, width: int) -> GraphedSearch:
         searches = self._graphed_searches

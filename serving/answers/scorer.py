@@ -36,7 +36,7 @@ from recsys.runtime import PlainProgress
 from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.frame import Answer, answer_frame
 from serving.answers.ranker import open_recommender
-from serving.answers.second_stage import REWARD_FOLDER, best_items, best_sessions, open_reward_model
+from serving.answers.second_stage import REWARD_FOLDER, best_items, best_sessions, item_rewards, open_reward_model
 from serving.answers.sessions import RankedSessions, explain_short_sessions
 from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import RANKER_FOLDER, BundleInfo, read_info
@@ -153,8 +153,12 @@ class Scorer:
         reward_model = self.reward_model if options.second_stage == "reward" else None
         # the reward model chooses from all that the beam holds
         pool = k if reward_model is None else max(self.recommender.config.beam_width, k)
+        guided_by = None
+        if options.reward_guidance:
+            assert self.reward_model is not None, "a request says so"
+            guided_by = item_rewards(self.reward_model, len(self.catalogue.item_ids), options.reward_guidance)
         if options.answer == "sessions":
-            found, scores = self.recommender.generate(histories, pool, rules)
+            found, scores = self.recommender.generate(histories, pool, rules, guided_by)
             sessions = RankedSessions(found, scores)
             if reward_model is not None:
                 sessions = best_sessions(reward_model, histories, found, k)
@@ -163,7 +167,9 @@ class Scorer:
         # the pool may have proportionally more of each group than the list that is cut from it
         quotas = rules.quotas.of_pool(k) if rules.quotas is not None else None
         wide = replace(rules, quotas=quotas)
-        items = self.recommender.rank(histories, pool, wide, rescore=request.rescore, progress=_SILENT)
+        items = self.recommender.rank(
+            histories, pool, wide, rescore=request.rescore, progress=_SILENT, guided_by=guided_by
+        )
         if reward_model is not None:
             items = best_items(reward_model, histories, items, k, rules.quotas)
             refuse_non_finite(items.scores, items.items >= 0, histories)

@@ -18,6 +18,7 @@ import torch
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
+from recsys.decoding.recommender import ItemScores
 from recsys.decoding.rules.item_rules import Quotas
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.reward.checkpoint import load_reward_model
@@ -59,6 +60,23 @@ def open_reward_model(folder: Path, policy: GenerativeRecommender) -> SessionSco
             f"{', '.join(scorer.towers)}; export the policy with the reward model that it was aligned with"
         )
     return scorer
+
+
+def item_rewards(reward: SessionScorer, num_items: int, strength: float) -> ItemScores:
+    """Log-scores that guide a search to items of high reward: ``strength`` times the reward, in standard deviations.
+
+    Each item is evaluated as a session of one, under the request's own objective weights. Mean and deviation are of the
+    user's whole catalogue, so that one strength serves every way in which towers are combined. A search adds the score of
+    every item of a session, where the second stage evaluates sessions as a whole: what belongs together is for that one.
+    """
+    item_I1 = torch.arange(num_items)[:, None]
+
+    def scores(histories: Histories) -> torch.Tensor:
+        reward_BI = reward.reward(histories, item_I1.expand(len(histories), -1, -1)).float()
+        spread_B1 = reward_BI.std(1, correction=0, keepdim=True)
+        return strength * (reward_BI - reward_BI.mean(1, keepdim=True)) / spread_B1.clamp(min=1e-12)
+
+    return scores
 
 
 def best_items(

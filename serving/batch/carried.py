@@ -39,7 +39,7 @@ from serving.config import RecommendConfig
 HELD: Final = 3
 """Earlier shards kept in memory; users are mostly in the same order as before."""
 
-OPTIONS: Final = {"k", "answer", "second_stage", "objective", "exclude_seen", "rescore"}
+OPTIONS: Final = {"k", "answer", "second_stage", "objective", "exclude_seen", "rescore", "reward_guidance"}
 _WORDS: Final = {
     "bundle": "another model version",
     "decode": "another decode configuration",

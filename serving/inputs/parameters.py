@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Parameters:
         max_per_category: Items of one category per list or session; 0 sets no limit.
         answer: ``items`` or ``sessions``.
         second_stage: ``none`` or ``reward``.
+        reward_guidance: How much the reward model guides the search; 0: not at all.
         objective: Weights of the towers as JSON text, for rows that name none; empty for none in particular.
         timestamp_unit: What numbers in ``timestamps`` count.
     """
@@ -43,6 +44,7 @@ class Parameters:
     max_per_category: int = 0
     answer: str = "items"
     second_stage: str = "none"
+    reward_guidance: float = 0.0
     objective: str | Mapping[str, float] = ""
     timestamp_unit: NumberUnit = "us"
 
@@ -56,7 +58,12 @@ class Parameters:
         weights = self.objective or None
         if isinstance(weights, str):
             weights = parse_objective(weights, "parameter 'objective'")
-        return AnswerOptions(self.answer, self.second_stage, weights)  # type: ignore[arg-type]  # checked by the options
+        return AnswerOptions(
+            self.answer,  # type: ignore[arg-type]  # checked by the options
+            self.second_stage,  # type: ignore[arg-type]
+            weights,
+            reward_guidance=self.reward_guidance,
+        )
 
 
 def read_parameters(given: Mapping[str, Any] | None) -> Parameters:
@@ -100,6 +107,13 @@ def _flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def _number(name: str, value: Any) -> float:
+    value = _scalar(value)
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise ConfigError(f"{name} is {value!r}, expected a number")
+    return float(value)
+
+
 def _text(name: str, value: Any) -> str:
     value = _scalar(value)
     if not isinstance(value, str):
@@ -139,6 +153,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "max_per_category": _whole,
     "answer": _text,
     "second_stage": _text,
+    "reward_guidance": _number,
     "objective": _objective,
     "timestamp_unit": lambda name, value: check_unit(_scalar(value)),
 }

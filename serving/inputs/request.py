@@ -22,6 +22,9 @@ from serving.inputs.objectives import FloatArray, objective_weights, row_objecti
 from serving.inputs.sentences import row_words
 from serving.inputs.user_histories import UserHistories
 
+MOST_GUIDED_ITEMS: Final = 1 << 16
+"""Largest catalogue whose search the reward model may guide."""
+
 UNSEEN_ITEMS: Final = ItemRules(exclude_seen=True)
 """The rules of a request that names none."""
 
@@ -57,8 +60,8 @@ class Request:
         k: Items or sessions per user.
 
     Raises:
-        ConfigError: Sessions of a model of single items, a second stage without a reward model, weights that the policy does
-            not take, options that contradict each other, or ``k`` below 1 or above the bundle's limit.
+        ConfigError: Sessions of a model of single items, a second stage or guidance without a reward model, weights that the
+            policy does not take, options that contradict each other, or ``k`` below 1 or above the bundle's limit.
         DataError: Texts of the users' rows are no weights, or lack some; they say something that the policy does not read.
     """
 
@@ -80,6 +83,17 @@ class Request:
                 f"second_stage is 'reward', but the bundle of '{self.model.name}' has no reward model; export it with "
                 "export.reward_model=true, or set second_stage to none"
             )
+        if self.options.reward_guidance:
+            if not self.model.has_reward_model:
+                raise ConfigError(
+                    f"reward_guidance is {self.options.reward_guidance:g}, but the bundle of '{self.model.name}' has no "
+                    "reward model; export it with export.reward_model=true, or set reward_guidance to 0"
+                )
+            if spec.num_items > MOST_GUIDED_ITEMS:
+                raise ConfigError(
+                    f"reward_guidance evaluates every item for every user, and '{self.model.name}' knows {spec.num_items}, "
+                    f"at most {MOST_GUIDED_ITEMS} are; use second_stage: reward, which evaluates the beam alone"
+                )
         default = self._default_weights()
         if self.users.objectives is not None:
             row_objectives(self.users.objectives.unique(maintain_order=True), self.model.towers, default)
@@ -96,7 +110,7 @@ class Request:
     @property
     def rescore(self) -> bool | None:
         """Whether the dense head orders items; ``None``: the bundle's ranker, or what its decode configuration says."""
-        return False if self.is_steered else self.options.rescore
+        return False if self.is_steered or self.options.reward_guidance else self.options.rescore
 
     def shard(self, first: int, last: int) -> tuple[MappedHistories, CompiledRules]:
         """Users number ``first`` to ``last`` in the model's indices, each with its objective weights, and their rules."""

@@ -355,6 +355,7 @@ def model_signature(catalogue: Catalogue) -> ModelSignature:
             ParamSpec("max_per_category", DataType.long, 0),
             ParamSpec("answer", DataType.string, "items"),
             ParamSpec("second_stage", DataType.string, "none"),
+            ParamSpec("reward_guidance", DataType.double, 0.0),
             ParamSpec(Columns.OBJECTIVE, DataType.string, ""),
             ParamSpec("timestamp_unit", DataType.string, "us"),
         ]

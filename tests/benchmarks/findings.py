@@ -152,6 +152,17 @@ def of_second_stage(rows: Rows, served: str) -> str:
     return f"True utility of the {served} against the best beam: {gains}."
 
 
+def of_reward_guidance(rows: Rows) -> str:
+    """The strength that was chosen, beside choosing from the beam, and both."""
+    guided = next(row for row in rows if row[0].endswith("*"))
+    selected = next(row for row in rows if row[0].startswith("reward's best"))
+    both = rows[-1]
+    return (
+        f"Guided by the reward, a search is worth {guided[2]} in true utility at {guided[6]} times the plain one's time; "
+        f"choosing from its beams {selected[2]} at {selected[6]} times; both {both[2]} at {both[6]} times."
+    )
+
+
 def of_steering(rows: Rows) -> str:
     """The first line, served by the policy alone, end to end."""
     line, way = next((row[0], row[1]) for row in rows if row[2])

@@ -12,7 +12,7 @@ from recsys.decoding.answers import check_count, within_quotas
 from recsys.decoding.batches import PreparedBatch
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.recommender import Recommender
+from recsys.decoding.recommender import ItemScores, Recommender
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.second_stage.candidate_search import CandidateSearch
 from recsys.decoding.second_stage.stage import DENSE, SecondStage, policy_digest
@@ -76,16 +76,19 @@ class RankedRecommender(Recommender):
         *,
         rescore: bool | None = None,
         progress: Progress | None = None,
+        guided_by: ItemScores | None = None,
     ) -> RankedItems:
         """Rank ``k`` items per history.
 
         Args:
             rules: Compiled for these histories.
-            rescore: Order the beam's items by the dense head (true) or by path probability (false), without the second
-                stage; ``None`` takes the second stage.
+            rescore: Order the beam's items by the dense head (true) or by the search (false), without the second stage;
+                ``None`` takes the second stage.
+            guided_by: Guides a search without the second stage, whose own search is guided by what it was fitted with.
         """
         if rescore is not None:
-            return super().rank(histories, k, rules, rescore=rescore, progress=progress)
+            return super().rank(histories, k, rules, rescore=rescore, progress=progress, guided_by=guided_by)
+        assert guided_by is None, "the second stage guides its search itself"
         check_count(k, "k")
         return self._orders(histories, k, ("served",), rules, progress, sourced=False)[0]
 
