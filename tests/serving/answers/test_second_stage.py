@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,15 +145,18 @@ def test_a_killed_job_goes_on_with_the_same_files(
 ) -> None:
     config = RecommendConfig(k=3, users_per_shard=2, answer=answer, second_stage="reward", objective={"like": 1.0})
     undisturbed = write_candidates(steered_bundle, users, config, tmp_path / "whole", QUIET)
-    original = ShardScorer.score
+    original = ShardScorer.scored
 
-    def dies_in_the_second(self: ShardScorer, number: int, job: dict[str, Any]) -> ScoredShard:
-        if number == 1:
-            raise KeyboardInterrupt
-        return original(self, number, job)
+    def dies_in_the_second(
+        self: ShardScorer, numbers: Iterable[int], job: dict[str, Any]
+    ) -> Iterator[tuple[int, ScoredShard]]:
+        for number, shard in original(self, numbers, job):
+            if number == 1:
+                raise KeyboardInterrupt
+            yield number, shard
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShardScorer, "score", dies_in_the_second)
+        patch.setattr(ShardScorer, "scored", dies_in_the_second)
         with pytest.raises(KeyboardInterrupt):
             write_candidates(steered_bundle, users, config, tmp_path / "killed", QUIET)
     assert not (tmp_path / "killed" / "candidates.json").exists()
