@@ -20,6 +20,7 @@ QUALITY = (
     "alignment_successors",
     "guard",
     "second_stage",
+    "reward_guidance",
     "baselines",
     "policy_ablation",
     "steering",

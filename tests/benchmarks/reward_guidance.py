@@ -133,6 +133,7 @@ def main() -> None:
         f"{len(seeds)} seeds, {len(plain['utility'])} users, {chosen_on.prepared.spec.num_items} items, sessions of five, "
         "simulator's truth; one next-token policy per seed, not aligned; the reward model is the one that alignment uses",
         "relative changes, 95 % paired bootstrap intervals over users; * the strength that was best on another seed",
+        "what alignment brings to the same worlds stands on the page `alignment_simulator_small.md`",
         "strength: what one standard deviation of an item's reward counts beside the log-probability of its path",
     ]
     print(
