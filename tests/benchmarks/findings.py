@@ -131,13 +131,13 @@ def of_int8(rows: Rows) -> str:
 
 
 def of_guided_search(rows: Rows) -> str:
-    """Times over the plain search's: with scores at hand, and with everything that scores the items."""
+    """Times over the plain search's: with scores at hand, with the dense head's, and with everything that scores items."""
     parts = []
     for items in dict.fromkeys(row[0] for row in rows):
         took = {row[2]: ratio(row[4]) for row in rows if row[0] == items}
-        given, everything = took["guided, scores given"], took["guided, dense head and all scorers"]
-        parts.append(f"at {items} items {given:.2f} times the plain search's time, {everything:.2f} with all scorers")
-    return f"A guided search takes {'; '.join(parts)}."
+        names = ("guided, scores given", "guided by the dense head", "guided, dense head and all scorers")
+        parts.append("at {} items {:.2f}, {:.2f} and {:.2f}".format(items, *(took[name] for name in names)))
+    return f"Times of the plain search, with scores given, by the dense head, with all scorers: {'; '.join(parts)}."
 
 
 def of_all_prefixes(rows: Rows) -> str:
