@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
 from recsys.model.config import Feature, ModelConfig
+from recsys.reward.combining.transforms import TransformName
 
 SignalKind = Literal["watch_time", "share", "any"]
 CombinationMode = Literal["zscore", "raw", "rank", "fused"]
@@ -165,13 +166,35 @@ class CombinationConfig(FrozenConfig):
 
     Attributes:
         mode: ``zscore`` standardises each tower inside the candidate group, because raw scales differ by a factor of a
-            hundred; ``raw`` and ``rank`` see :func:`~recsys.reward.combination.combine_rewards`; ``fused`` takes
+            hundred; ``raw`` and ``rank`` see :func:`~recsys.reward.combining.combination.combine_rewards`; ``fused`` takes
             the fused tower and needs no weights.
         weights: Tower name -> weight; towers left out keep the weight of their signal.
+        transform: What is done to every tower's answer before ``mode``, with constants fitted on train sessions; see
+            :mod:`recsys.reward.combining.transforms`. Only for modes that it changes anything for.
+        reference_quantile: Of a tower's train answers, for ``log_sigmoid``: better answers gain little more.
     """
 
     mode: CombinationMode = "zscore"
     weights: dict[str, float] = Field(default_factory=dict)
+    transform: TransformName = "identity"
+    reference_quantile: float = Field(default=0.5, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _transform_changes_something(self) -> Self:
+        undone = {"fused": "reads no tower's answer", "rank": "sees the order alone, which no transform changes"}
+        if self.transform == "standard":
+            undone["zscore"] = "standardises again, inside the group"
+        if self.transform != "identity" and self.mode in undone:
+            raise ValueError(
+                f"transform '{self.transform}' has no effect with mode '{self.mode}', which {undone[self.mode]}; set mode to "
+                "raw" + ("" if self.transform == "standard" else " or zscore") + ", or leave transform out"
+            )
+        if self.reference_quantile != 0.5 and self.transform != "log_sigmoid":
+            raise ValueError(
+                f"reference_quantile {self.reference_quantile:g} is read by transform 'log_sigmoid' alone, not by "
+                f"'{self.transform}'; leave it out"
+            )
+        return self
 
 
 class RewardConfig(FrozenConfig):

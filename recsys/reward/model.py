@@ -26,7 +26,8 @@ from recsys.model.encoder import EVENT_FEATURES, CodeEmbedding, EncoderBlock, It
 from recsys.model.layers.attention import FeedForward, silu
 from recsys.model.layers.rows import Linear
 from recsys.model.layers.tables import FeatureTables
-from recsys.reward.combination import combine_rewards, tower_weights
+from recsys.reward.combining.combination import combine_rewards, tower_weights
+from recsys.reward.combining.transforms import fit_constants, neutral_constants, transformed
 from recsys.reward.config import CombinationConfig, CombinationMode, RewardModelConfig, RewardSignal
 from recsys.reward.match_attention import ItemRelations, Likeness, MatchAttention
 
@@ -143,6 +144,7 @@ class SessionRewardModel(nn.Module):
     item_rates_IT: torch.Tensor
     scale_T: torch.Tensor
     shift_T: torch.Tensor
+    transform_TC: torch.Tensor
 
     def __init__(
         self,
@@ -177,6 +179,11 @@ class SessionRewardModel(nn.Module):
         # set once training is over, see recsys.reward.calibration
         self.register_buffer("scale_T", torch.ones(len(spec.signals)))
         self.register_buffer("shift_T", torch.zeros(len(spec.signals)))
+        self.register_buffer(
+            "transform_TC",
+            neutral_constants(spec.combination.transform, len(spec.signals)),
+            persistent=spec.combination.transform != "identity",
+        )
         self.start_D = nn.Parameter(torch.empty(config.width).normal_(std=config.init_std))
         self.recency = nn.Embedding(config.max_history, config.width)
         self.place = nn.Embedding(spec.max_items, config.width)
@@ -299,7 +306,16 @@ class SessionRewardModel(nn.Module):
             return scores.fused.masked_fill(scores.fused.isnan(), -torch.inf)
         if weights is None:
             weights = self.default_weights()
-        return combine_rewards(scores.probabilities, weights.to(scores.logits.device), mode)
+        weights = weights.to(scores.logits.device)
+        values = transformed(scores.logits, self.transform_TC, self.spec.combination.transform, weights)
+        return combine_rewards(values, weights, mode)
+
+    def fit_transform(self, logits_NT: torch.Tensor) -> None:
+        """Set the constants of the combination's transform from the answers to train sessions, in place."""
+        combination = self.spec.combination
+        self.transform_TC = fit_constants(combination.transform, logits_NT, combination.reference_quantile).to(
+            self.transform_TC
+        )
 
     def default_weights(self) -> torch.Tensor:
         """``[T]``: the signals' weights, changed by those of the combination."""

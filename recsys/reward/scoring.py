@@ -20,7 +20,7 @@ from recsys.contracts.errors import DataError
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.batches import cut_batches, padded_width
-from recsys.reward.combination import combine_rewards, tower_weights
+from recsys.reward.combining.combination import combine_rewards, tower_weights
 from recsys.reward.config import CombinationMode
 from recsys.reward.model import RewardScores, SessionRewardModel
 

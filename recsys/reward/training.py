@@ -35,7 +35,7 @@ from recsys.data.item_catalogue import ItemCatalogue
 from recsys.device import Placement, trainer_devices
 from recsys.reward.calibration import calibrate
 from recsys.reward.checkpoint import SPEC_NAME, load_reward_model, save_reward_model
-from recsys.reward.combination import check_tower_names
+from recsys.reward.combining.combination import check_tower_names
 from recsys.reward.config import RewardConfig, RewardModelConfig, RewardTrainConfig
 from recsys.reward.evaluate import evaluate_reward_models
 from recsys.reward.feedback.dataset import SessionFeedback, session_feedback
@@ -48,6 +48,7 @@ from recsys.reward.module import (
     InOrderLoader,
     RewardModule,
 )
+from recsys.reward.scoring import score_sessions
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.callbacks import Curves, ResumeCheckpoint
@@ -249,6 +250,7 @@ def _fit(
     folder = out_dir / name
     chosen = load_reward_model(best.folder, model.spec.semantic_id_digest, placement.device)
     calibrate(chosen, valid)
+    fit_combination(chosen, train)
     save_reward_model(folder, chosen)
     curves.table().write_parquet(folder / "curves.parquet")
     facts = {
@@ -260,6 +262,17 @@ def _fit(
         "seconds": best.seconds,
     }
     write_json(folder / "training.json", facts)
+
+
+def fit_combination(model: SessionRewardModel, train: SessionFeedback) -> None:
+    """Fit what the combination of the towers needs to know of train sessions, in place.
+
+    Args:
+        train: Sessions of the users that the model was trained on.
+    """
+    if model.spec.combination.transform != "identity":
+        scored = score_sessions(model, train.histories, train.padded_items(model.spec.max_items)[:, None])
+        model.fit_transform(torch.from_numpy(scored.logits[:, 0]))
 
 
 def _trainer(

@@ -1,6 +1,8 @@
 """The reward model: padding, batching and order of users change nothing; its loss by hand; files that do not fit."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,9 +40,12 @@ def colour_ids() -> SemanticIds:
     return toy_ids(np.stack([np.arange(ITEMS) % 4, np.arange(ITEMS) // 4], 1), (4, 6))
 
 
-def random_model(prepared: Dataset, *, max_items: int = 4, **shape: object) -> SessionRewardModel:
+def random_model(
+    prepared: Dataset, *, max_items: int = 4, combination: Mapping[str, Any] | None = None, **shape: object
+) -> SessionRewardModel:
     torch.manual_seed(3)
     config = RewardConfig(
+        combination=CombinationConfig(**(combination or {})),
         feedback=FeedbackConfig(max_items=max_items),
         model=RewardModelConfig(**{**SHAPE, **shape}),
     )

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 
+import recsys.reward.training
 from recsys.config import validate
 from recsys.contracts.columns import TEST, TRAIN
 from recsys.contracts.dataset import Dataset
@@ -18,7 +19,8 @@ from recsys.data.histories import Histories
 from recsys.reward.checkpoint import load_reward_model
 from recsys.reward.config import FeedbackConfig, RewardConfig, RewardModelConfig, RewardSignal
 from recsys.reward.evaluate import popularity_baseline, user_mean_baseline
-from recsys.reward.feedback.dataset import session_feedback
+from recsys.reward.feedback.dataset import SessionFeedback, session_feedback
+from recsys.reward.model import SessionRewardModel
 from recsys.reward.module import RewardModule
 from recsys.reward.scoring import rank_by_reward
 from recsys.reward.training import RewardInputs, split_raters, split_users, train_reward_models
@@ -170,6 +172,36 @@ def test_killed_and_started_again_it_ends_at_the_same_weights(
         found, expected = (load_reward_model(folder / name, None).state_dict() for folder in (tmp_path, trained[0]))
         for key, tensor in expected.items():
             torch.testing.assert_close(found[key], tensor)
+
+
+def test_killed_before_the_transform_is_saved_it_is_fitted_again(
+    prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both models are trained when the process dies with the constants of the second one in memory alone."""
+    settings = config(combination={"transform": "rank"}, train={**SMALL["train"], "max_epochs": 1})
+    train(prepared, tmp_path / "whole", settings)
+    original = recsys.reward.training.fit_combination
+
+    def dies(model: SessionRewardModel, sessions: SessionFeedback) -> None:
+        assert (sessions.split == TRAIN).all()
+        original(model, sessions)
+        if model.spec.model.width == 12:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recsys.reward.training, "fit_combination", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(prepared, tmp_path / "killed", settings)
+    train(prepared, tmp_path / "killed", settings)
+    for name in ("reward", "held_out"):
+        first, second = (
+            (tmp_path / folder / name / "model.safetensors").read_bytes() for folder in ("whole", "killed")
+        )
+        assert first == second
+        constants = load_reward_model(tmp_path / "killed" / name, None).transform_TC
+        assert constants.shape[1] > 2
+        assert not torch.equal(constants[0], constants[1])
+        assert (constants.diff(dim=1) >= 0).all()
 
 
 def test_bfloat16_multiplies_and_float32_decides(

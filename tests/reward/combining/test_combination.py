@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.contracts.errors import ConfigError
-from recsys.reward.combination import combine_rewards, tower_weights
+from recsys.reward.combining.combination import combine_rewards, tower_weights
 
 INF = float("inf")
 
