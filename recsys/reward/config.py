@@ -161,6 +161,18 @@ class RewardTrainConfig(FrozenConfig):
     """Seconds between mid-epoch checkpoints; what a kill can cost."""
 
 
+class PersonalWeightsConfig(FrozenConfig):
+    """Weights of the towers that are each user's own: see :mod:`recsys.reward.combining.personal`.
+
+    Attributes:
+        shrinkage: Events of an average user that are added to a user's own history; a new user has the common weights.
+        largest: Bound on the factor that a weight is changed by, and of its inverse.
+    """
+
+    shrinkage: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    largest: float = Field(default=4.0, gt=1, allow_inf_nan=False)
+
+
 class CombinationConfig(FrozenConfig):
     """From one number per tower to one number per candidate.
 
@@ -172,12 +184,21 @@ class CombinationConfig(FrozenConfig):
         transform: What is done to every tower's answer before ``mode``, with constants fitted on train sessions; see
             :mod:`recsys.reward.combining.transforms`. Only for modes that it changes anything for.
         reference_quantile: Of a tower's train answers, for ``log_sigmoid``: better answers gain little more.
+        personal: Change the weights by what a user reacts with more often than others; a request that names weights of its
+            own keeps them. ``None``: the same weights for everybody.
     """
 
     mode: CombinationMode = "zscore"
     weights: dict[str, float] = Field(default_factory=dict)
     transform: TransformName = "identity"
     reference_quantile: float = Field(default=0.5, gt=0, lt=1)
+    personal: PersonalWeightsConfig | None = None
+
+    @model_validator(mode="after")
+    def _personal_weights_are_read(self) -> Self:
+        if self.personal is not None and self.mode == "fused":
+            raise ValueError("personal changes weights, and mode 'fused' has none; leave it out, or set mode to zscore")
+        return self
 
     @model_validator(mode="after")
     def _transform_changes_something(self) -> Self:

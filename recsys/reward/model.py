@@ -145,6 +145,7 @@ class SessionRewardModel(nn.Module):
     scale_T: torch.Tensor
     shift_T: torch.Tensor
     transform_TC: torch.Tensor
+    average_reactions_T: torch.Tensor
 
     def __init__(
         self,
@@ -184,6 +185,8 @@ class SessionRewardModel(nn.Module):
             neutral_constants(spec.combination.transform, len(spec.signals)),
             persistent=spec.combination.transform != "identity",
         )
+        personal = spec.combination.personal is not None
+        self.register_buffer("average_reactions_T", torch.zeros(len(spec.signals)), persistent=personal)
         self.start_D = nn.Parameter(torch.empty(config.width).normal_(std=config.init_std))
         self.recency = nn.Embedding(config.max_history, config.width)
         self.place = nn.Embedding(spec.max_items, config.width)

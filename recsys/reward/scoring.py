@@ -21,6 +21,7 @@ from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.decoding.batches import cut_batches, padded_width
 from recsys.reward.combining.combination import combine_rewards, tower_weights
+from recsys.reward.combining.personal import personal_weights, reactions
 from recsys.reward.config import CombinationMode
 from recsys.reward.model import RewardScores, SessionRewardModel
 
@@ -97,14 +98,47 @@ def reward_sessions(
 
     Args:
         items: ``[N, C, M]`` item_index, -1 for no item.
-        weights: ``[T]``, per request ``[N, T]``, or by tower name (the others keep theirs); ``None``: the model's own.
+        weights: ``[T]``, per request ``[N, T]``, or by tower name (the others keep theirs); ``None``: the model's own, each
+            user's where its combination is personal.
         mode: ``None``: the model's own. Z-scores and ranks compare the C candidates of one user.
     """
     scored = score_sessions(model, histories, items)
     scores = RewardScores(
         torch.from_numpy(scored.logits), None if scored.fused is None else torch.from_numpy(scored.fused)
     )
+    if weights is None and model.spec.combination.personal is not None:
+        return model.reward(scores, weights_of_users(model, histories), mode).numpy()
     return model.reward(scores, _weights(model, weights), mode).numpy()
+
+
+def weights_of_users(model: SessionRewardModel, histories: Histories) -> torch.Tensor:
+    """Each user's own weights of the towers, ``[N, T]``; the common ones where the combination is not personal."""
+    spec = model.spec
+    personal, common_T = spec.combination.personal, model.default_weights()
+    if personal is None:
+        return common_T.expand(len(histories), -1)
+    columns = [signal.column for signal in spec.signals]
+    sums, counts = reactions(histories, columns, spec.dataset.signals, spec.model.max_history)
+    return personal_weights(
+        common_T,
+        sums,
+        counts,
+        model.average_reactions_T,
+        shrinkage=personal.shrinkage,
+        largest=personal.largest,
+    )
+
+
+def fit_average_reactions(model: SessionRewardModel, histories: Histories) -> None:
+    """Set what an average event of these users brings, in place; of each user the longest of the histories is read."""
+    order = np.lexsort((histories.lengths, histories.user_index))
+    last = np.append(np.diff(histories.user_index[order]) != 0, True)
+    columns = [signal.column for signal in model.spec.signals]
+    sums, counts = reactions(
+        histories.take(order[last]), columns, model.spec.dataset.signals, model.spec.model.max_history
+    )
+    average = sums.sum(0, dtype=np.float64) / np.maximum(counts.sum(0, dtype=np.float64), 1.0)
+    model.average_reactions_T.copy_(torch.from_numpy(average))
 
 
 def raw_reward(probabilities: FloatArray, weights: torch.Tensor) -> FloatArray:

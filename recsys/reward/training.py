@@ -48,7 +48,7 @@ from recsys.reward.module import (
     InOrderLoader,
     RewardModule,
 )
-from recsys.reward.scoring import score_sessions
+from recsys.reward.scoring import fit_average_reactions, score_sessions
 from recsys.runtime import Progress, RichProgress, seed_everything
 from recsys.semantic_ids.versions import SemanticIds
 from recsys.training.callbacks import Curves, ResumeCheckpoint
@@ -273,6 +273,8 @@ def fit_combination(model: SessionRewardModel, train: SessionFeedback) -> None:
     if model.spec.combination.transform != "identity":
         scored = score_sessions(model, train.histories, train.padded_items(model.spec.max_items)[:, None])
         model.fit_transform(torch.from_numpy(scored.logits[:, 0]))
+    if model.spec.combination.personal is not None:
+        fit_average_reactions(model, train.histories)
 
 
 def _trainer(

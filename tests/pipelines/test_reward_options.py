@@ -1,4 +1,4 @@
-"""How towers become one reward, from the command line: what reaches the artefact, and what is refused before a stage runs."""
+"""How towers become one reward, from the command line: what reaches the artefact, what is refused before a stage runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def test_a_transform_without_effect_is_refused_at_once(tmp_path: Path, capsys: p
 def test_the_combination_of_a_recipe_is_that_of_the_reward_model(tmp_path: Path) -> None:
     output = tmp_path / "out"
     arguments = ["--config", str(tiny_run.write_recipe(tmp_path)), f"output_dir={output}", *PLAIN]
-    arguments += ["align.method=ipa", "reward.combination={mode: raw, transform: log_sigmoid, reference_quantile: 0.8}"]
+    arguments += [
+        "align.method=ipa",
+        "reward.combination={mode: raw, transform: log_sigmoid, reference_quantile: 0.8, personal: {}}",
+    ]
     for verb in ("prepare", "embed", "tokenize", "reward"):
         assert call(verb, *arguments) == 0
     (manifest,) = (output / "artifacts" / "reward_model").glob("[!.]*/manifest.json")
@@ -42,3 +45,4 @@ def test_the_combination_of_a_recipe_is_that_of_the_reward_model(tmp_path: Path)
         model = load_reward_model(folder / name, None)
         assert model.spec.combination.transform == "log_sigmoid"
         assert (model.transform_TC != 0).all()
+        assert (model.average_reactions_T > 0).any()
