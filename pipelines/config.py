@@ -5,6 +5,7 @@ Reads a YAML recipe and ``key=value`` overrides; produces a frozen :class:`RunCo
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -113,6 +114,23 @@ class RunConfig(FrozenConfig):
             )
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _disliked_are_signals(self) -> Self:
+        """Refuse a signal that nobody declares now, and not after the training."""
+        declared = getattr(self.source, "signals", None)
+        if declared is None or not self.recommend.exclude_disliked:
+            return self
+        names = [signal.name for signal in (*declared, *self.features.derived_signals)]
+        unknown = [name for name in self.recommend.exclude_disliked if name not in names]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], names, n=1)
+            raise ValueError(
+                f"recommend.exclude_disliked names '{unknown[0]}', which is no signal of the source "
+                f"({', '.join(names) or 'it declares none'}); "
+                + (f"did you mean '{close[0]}'?" if close else "declare it in source.signals, or leave it out")
+            )
         return self
 
     @model_validator(mode="after")

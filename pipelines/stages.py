@@ -234,7 +234,7 @@ def source_folder(config: RunConfig) -> Path | None:
 
 def rule_fingerprints(config: RunConfig) -> dict[str, str]:
     """Content hashes of the files of business rules."""
-    from serving.inputs.item_lists import fingerprint
+    from serving.inputs.rules.item_lists import fingerprint
 
     return fingerprint(config.recommend)
 

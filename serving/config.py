@@ -8,7 +8,7 @@ from enum import StrEnum
 from numbers import Integral
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError, DataError
@@ -17,6 +17,9 @@ from recsys.paths import ConfigPath
 
 RULE_FILES: Final = ("allow", "deny", "available", "personal_deny", "segments", "segment_rules", "item_categories")
 """Fields of :class:`RecommendConfig` that name a file of business rules; a job depends on what is in them, not on where."""
+
+MOST_GUIDANCE: Final = 1e6
+"""Largest ``reward_guidance``: far above it the sums of log-probabilities and rewards lose the digits of the former."""
 
 NOT_ASKED: Final = ("engine", "delta", "ray_workers")
 """Fields of :class:`RecommendConfig` that change how a job is done and no row of it."""
@@ -121,8 +124,10 @@ class AnswerOptions:
                 f"rescore is {self.rescore}, but the dense head decides no order with answer: {self.answer} and "
                 f"second_stage: {self.second_stage}; leave rescore out"
             )
-        if not 0 <= self.reward_guidance < float("inf"):
-            raise ConfigError(f"reward_guidance is {self.reward_guidance!r}, expected a finite number of at least 0")
+        if not 0 <= self.reward_guidance <= MOST_GUIDANCE:
+            raise ConfigError(
+                f"reward_guidance is {self.reward_guidance!r}, expected a number from 0 to {MOST_GUIDANCE:g}"
+            )
         if self.rescore and self.reward_guidance:
             raise ConfigError(
                 f"rescore is true, but reward_guidance is {self.reward_guidance:g}: the dense head would undo the order "
@@ -212,7 +217,7 @@ class RecommendConfig(FrozenConfig):
     k: int = Field(default=20, strict=True)
     answer: AnswerKind = "items"
     second_stage: SecondStage = "none"
-    reward_guidance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    reward_guidance: float = Field(default=0.0, ge=0, le=MOST_GUIDANCE, allow_inf_nan=False)
     objective: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     exclude_seen: bool = True
     rescore: bool | None = None
@@ -232,6 +237,13 @@ class RecommendConfig(FrozenConfig):
     delta: bool = False
     engine: Engine = Engine.LOCAL
     ray_workers: int | None = Field(default=None, ge=1)
+
+    @field_validator("exclude_disliked", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError(f"exclude_disliked is '{value}', expected a list of signals, such as [{value}]")
+        return value
 
     @property
     def options(self) -> AnswerOptions:

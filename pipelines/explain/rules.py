@@ -13,8 +13,8 @@ import numpy as np
 from recsys.decoding.rules.item_rules import ItemRules
 from serving.bundle.catalogue import BoolMask, Catalogue
 from serving.config import RecommendConfig
-from serving.inputs.item_lists import read_item_list
-from serving.inputs.item_rules import read_rules
+from serving.inputs.rules.item_lists import read_item_list
+from serving.inputs.rules.item_rules import read_rules
 from serving.inputs.user_histories import StoredUsers
 
 
@@ -37,7 +37,7 @@ def rules_of(config: RecommendConfig, catalogue: Catalogue, users: StoredUsers, 
     """Read the rules of a job for user number ``row``.
 
     Raises:
-        ConfigError, DataError: As in :func:`~serving.inputs.item_rules.read_rules`.
+        ConfigError, DataError: As in :func:`~serving.inputs.rules.item_rules.read_rules`.
     """
     user_ids = users.user_ids
     together = read_rules(config, catalogue, user_ids, users.personal_lists(config.exclude_disliked, catalogue))

@@ -70,7 +70,7 @@ def _stages(scorer: Scorer, asked: Asked, sessions_NM: np.ndarray[Any, np.dtype[
     """What the search and every tower of the reward model say of each session."""
     recommender, histories = scorer.recommender, asked.row.histories
     width = max(recommender.config.beam_width, asked.request.k)
-    found, log_probs = recommender.generate(histories, width, asked.rules)
+    found, log_probs = recommender.generate(histories, width, asked.rules, scorer.guided_by(asked.request.options))
     searched = {tuple(session): place for place, session in enumerate(found[0].tolist())}
     reward = scorer.reward_model if asked.request.options.second_stage == "reward" else None
     told: list[dict[str, Any]] = [

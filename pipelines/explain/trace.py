@@ -37,6 +37,8 @@ from serving.inputs.request import Request
 HISTORY_SHOWN: Final = 20
 NEIGHBOURS_SHOWN: Final = 3
 TERMS_SHOWN: Final = 5
+OWN_LIST: Final = "own list"
+"""What a user alone must not be shown: from `personal_deny`, from dislikes, or from the row's `deny_item_ids`."""
 Ids = npt.NDArray[np.integer]
 
 
@@ -133,6 +135,8 @@ def order_of(scorer: Scorer, request: Request) -> str:
     """Who decides the order, in words."""
     if request.options.second_stage == "reward":
         return "reward model"
+    if request.options.reward_guidance:
+        return f"path probability and {request.options.reward_guidance:g} times the reward of each item"
     if request.options.answer == "sessions":
         return "path probability of the whole session"
     if isinstance(scorer.recommender, RankedRecommender) and request.rescore is None:
@@ -190,7 +194,7 @@ def removed(scorer: Scorer, asked: Asked, served: Ids, names: Names) -> dict[str
         taken["seen"] = len(seen)
     denied = np.unique(asked.rules.denied_of(0))
     if asked.rules.denied_U is not None:
-        taken["personal_deny"] = len(denied)
+        taken[OWN_LIST] = len(denied)
     request, recommender = asked.request, scorer.recommender
     free = recommender.compile(ItemRules(exclude_seen=False), 1)
     best = scorer.answer_asked(asked.row, free, request).ranked
@@ -200,7 +204,7 @@ def removed(scorer: Scorer, asked: Asked, served: Ids, names: Names) -> dict[str
             continue
         by = [name for name, mask in asked.masks.allowed.items() if not mask[item]]
         by += ["seen"] if asked.rules.exclude_seen and item in seen else []
-        by += ["personal_deny"] if item in denied else []
+        by += [OWN_LIST] if item in denied else []
         if not by:
             by = ["quota"] if asked.rules.quotas is not None else ["search"]
         lost.append({"rank_without_rules": place, **names.of(item), "by": by})
@@ -229,11 +233,12 @@ class _Stages:
         width = max(recommender.config.beam_width, k)
         if isinstance(recommender, RankedRecommender) and asked.request.rescore is None:
             return cls._of_ranker(recommender, prepared, width, k)
-        beams = recommender.search(prepared, width)
+        guided_by = scorer.guided_by(asked.request.options)
+        beams = recommender.search(prepared, width, guided_by)
         items = beams.items[0, :, 0]
         with torch.inference_mode():
             dense = recommender.dense_scores(beams.dense_query, beams.items[..., 0])[0]
-        name = "guided" if recommender.config.guidance else "beam"
+        name = "guided" if recommender.config.guidance or guided_by is not None else "beam"
         values = {name: _by_item(items, beams.scores[0]), "dense": _by_item(items, dense)}
         return cls(values, {name: _places(items)}, {}, {})
 

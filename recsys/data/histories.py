@@ -81,6 +81,8 @@ class Histories:
         Args:
             parts: At least one; all ask with objectives and words, or none does.
         """
+        for name in ("objective", "words"):
+            assert len({getattr(part, name) is None for part in parts}) == 1, f"some parts have {name}, some have none"
         event_P = [part.event_rows() for part in parts]
 
         def events(name: str) -> npt.NDArray[Any]:

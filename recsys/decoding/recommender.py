@@ -300,9 +300,9 @@ class Recommender:
         refuse_non_finite(scores, items[:, :, 0] >= 0, histories)
         return items, scores
 
-    def search(self, prepared: PreparedBatch, width: int) -> Beams:
+    def search(self, prepared: PreparedBatch, width: int, guided_by: ItemScores | None = None) -> Beams:
         """The search for single items alone, before anything orders what it found."""
-        return self._search(prepared, width)
+        return self._search(prepared, width, guided_by=guided_by)
 
     def _search(
         self,

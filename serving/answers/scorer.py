@@ -26,7 +26,7 @@ from recsys.data.words import WordList
 from recsys.decoding.answers import refuse_non_finite
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
-from recsys.decoding.recommender import Recommender
+from recsys.decoding.recommender import ItemScores, Recommender
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules
 from recsys.decoding.rules.shortfall import explain_shortfalls
@@ -42,8 +42,8 @@ from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import RANKER_FOLDER, BundleInfo, read_info
 from serving.config import AnswerOptions
 from serving.inputs.history_frame import MappedHistories, map_frame
-from serving.inputs.personal_items import denied_in_rows
 from serving.inputs.request import UNSEEN_ITEMS, Request, ServedModel
+from serving.inputs.rules.personal_items import denied_in_rows
 from serving.inputs.user_histories import MappedUsers, UserHistories
 
 logger = logging.getLogger("recsys.serving")
@@ -153,10 +153,7 @@ class Scorer:
         reward_model = self.reward_model if options.second_stage == "reward" else None
         # the reward model chooses from all that the beam holds
         pool = k if reward_model is None else max(self.recommender.config.beam_width, k)
-        guided_by = None
-        if options.reward_guidance:
-            assert self.reward_model is not None, "a request says so"
-            guided_by = item_rewards(self.reward_model, len(self.catalogue.item_ids), options.reward_guidance)
+        guided_by = self.guided_by(options)
         if options.answer == "sessions":
             found, scores = self.recommender.generate(histories, pool, rules, guided_by)
             sessions = RankedSessions(found, scores)
@@ -174,6 +171,13 @@ class Scorer:
             items = best_items(reward_model, histories, items, k, rules.quotas)
             refuse_non_finite(items.scores, items.items >= 0, histories)
         return Answer(asked, items, explain_shortfalls(histories, items, rules))
+
+    def guided_by(self, options: AnswerOptions) -> ItemScores | None:
+        """What guides the search of a request with these options; ``None``: nothing does."""
+        if not options.reward_guidance:
+            return None
+        assert self.reward_model is not None, "a request says so"
+        return item_rewards(self.reward_model, len(self.catalogue.item_ids), options.reward_guidance)
 
     def score_frame(
         self,

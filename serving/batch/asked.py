@@ -77,8 +77,8 @@ def asked_numbers(histories: Histories, rules_N: Numbers) -> Numbers:
         for weight_N in histories.objective.T:
             number_N = _mix(number_N + np.ascontiguousarray(weight_N, np.float32).view(np.uint32).astype(np.uint64))
     if histories.words is not None:
-        for word_N in histories.words.T:
-            number_N = _mix(number_N + word_N.astype(np.uint64))
+        for word_N in histories.words.T:  # 0: no word; who says nothing is asked the same, whatever others say
+            number_N = np.where(word_N == 0, number_N, _mix(number_N + word_N.astype(np.uint64)))
     return _mix(number_N + rules_N)
 
 

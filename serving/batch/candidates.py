@@ -1,8 +1,8 @@
 """The batch job: candidates for every user as Parquet shards, restartable, in bounded memory.
 
-Reads a bundle, users (:mod:`serving.inputs.user_histories`), business rules (:mod:`serving.inputs.item_rules`) and, for a
-delta job, earlier candidates (:mod:`serving.batch.carried`); writes the files of :mod:`serving.batch.shards` and
-:mod:`serving.batch.ledger`.
+Reads a bundle, users (:mod:`serving.inputs.user_histories`), business rules (:mod:`serving.inputs.rules.item_rules`)
+and, for a delta job, earlier candidates (:mod:`serving.batch.carried`); writes the files of :mod:`serving.batch.shards`
+and :mod:`serving.batch.ledger`.
 
 1. ``job.json`` says what is asked; another job in the folder is refused;
 2. shards that are there and intact are kept, all others are answered, by this process or by Ray
@@ -42,7 +42,7 @@ from serving.batch.shard_scorer import JobSpec, ShardScorer, WrittenShard
 from serving.batch.shards import shard_names
 from serving.bundle.layout import BundleInfo
 from serving.config import NOT_ASKED, RULE_FILES, Engine, RecommendConfig
-from serving.inputs.item_lists import fingerprint
+from serving.inputs.rules.item_lists import fingerprint
 from serving.inputs.user_histories import StoredUsers
 
 logger = logging.getLogger("recsys.serving")

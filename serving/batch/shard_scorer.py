@@ -24,7 +24,7 @@ from serving.batch.ledger import ShardRecord
 from serving.batch.shards import ShardTables, shard_tables, write_shard
 from serving.config import RecommendConfig
 from serving.inputs.history_frame import MappedHistories
-from serving.inputs.item_rules import read_rules
+from serving.inputs.rules.item_rules import read_rules
 from serving.inputs.user_histories import StoredUsers
 
 logger = logging.getLogger("recsys.serving")

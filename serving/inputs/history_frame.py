@@ -8,7 +8,7 @@ length ``timestamps`` (UTC microseconds, Datetime, or ISO text), ``behaviours`` 
 that user, ``item_ids`` null is an empty history; null inside a list is not known for that event, and an item that is null is
 one that the model does not know. A column ``objective`` (JSON text, see :mod:`serving.inputs.objectives`) says what a row's
 request wants more of; a column ``words`` says it as a sentence. A column ``deny_item_ids`` lists, in any number, what this
-user must not be shown (:mod:`serving.inputs.personal_items`).
+user must not be shown (:mod:`serving.inputs.rules.personal_items`).
 """
 
 from __future__ import annotations
@@ -71,18 +71,17 @@ class MappedHistories:
 
     @classmethod
     def joined(cls, parts: Sequence[MappedHistories]) -> MappedHistories:
-        """The rows of all parts, one after the other; at least one, and all of one source."""
-        first = parts[0]
+        """The rows of all parts, one after the other.
+
+        What they asked for stays in their histories, as numbers; the texts are left out.
+
+        Args:
+            parts: At least one; the histories of all ask with objectives and words, or those of none do.
+        """
         return cls(
             pl.concat([part.user_ids for part in parts]),
             Histories.joined([part.histories for part in parts]),
             np.concatenate([part.num_unknown for part in parts]),
-            None
-            if first.objectives is None
-            else pl.concat([part.objectives for part in parts if part.objectives is not None]),
-            None
-            if first.sentences is None
-            else pl.concat([part.sentences for part in parts if part.sentences is not None]),
         )
 
 
@@ -149,10 +148,14 @@ def map_frame(
 
 
 def asked_texts(frame: pl.DataFrame, name: str) -> pl.Series | None:
-    """A column of what the rows ask for; ``None`` where it is missing or nobody asks for anything."""
-    if name not in frame.columns or frame[name].null_count() == len(frame):
+    """A column of what the rows ask for; ``None`` where it is missing or nobody asks for anything; no words are null."""
+    if name not in frame.columns:
         return None
-    return frame[name]
+    texts = frame[name]
+    if name == Columns.WORDS and texts.dtype == pl.String:
+        blank = texts.str.strip_chars() == ""
+        texts = texts.set(blank.fill_null(value=False), None)
+    return None if texts.null_count() == len(frame) else texts
 
 
 def untyped_if_empty(frame: pl.DataFrame) -> pl.DataFrame:

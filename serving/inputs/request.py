@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import polars as pl
 
 from recsys.contracts.errors import ConfigError
 from recsys.data.words import WordList
@@ -115,12 +116,16 @@ class Request:
     def shard(self, first: int, last: int) -> tuple[MappedHistories, CompiledRules]:
         """Users number ``first`` to ``last`` in the model's indices, each with its objective weights, and their rules."""
         asked = self.users.shard(first, last, self.model.catalogue)
+        # the form follows from all users: shards in which nobody says anything are asked together with others
+        nothing = pl.Series([None] * len(asked.user_ids), dtype=pl.String)
         weights = self._default_weights()
-        if asked.objectives is not None:
-            weights = row_objectives(asked.objectives, self.model.towers, weights)
+        if self.users.objectives is not None:
+            texts = nothing if asked.objectives is None else asked.objectives
+            weights = row_objectives(texts, self.model.towers, weights)
         histories = asked.histories.with_objective(weights)
-        if asked.sentences is not None:
-            histories = histories.with_words(row_words(asked.sentences, self.model.words))
+        if self.users.sentences is not None:
+            texts = nothing if asked.sentences is None else asked.sentences
+            histories = histories.with_words(row_words(texts, self.model.words))
         return replace(asked, histories=histories), self.rules.take(np.arange(first, last))
 
     def _default_weights(self) -> FloatArray | None:

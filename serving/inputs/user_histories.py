@@ -6,12 +6,11 @@ Both give shards of histories in the *model's* indices. The model may have been 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,22 +21,20 @@ from recsys.contracts.dataset import Dataset, HistoryArrays, Targets
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.event_times import NumberUnit
 from recsys.contracts.manifest import sha256_of_file
-from recsys.contracts.null_markers import is_null_marker
-from recsys.contracts.plain_text import SURROUNDINGS, strip_text
 from recsys.data.histories import Histories
 from recsys.decoding.rules.personal_lists import PersonalLists
 from serving.bundle.catalogue import Catalogue
 from serving.inputs.callers_frame import to_frame
+from serving.inputs.csv_histories import read_csv_histories, whole_numbers
 from serving.inputs.history_columns import user_values
 from serving.inputs.history_frame import (
-    OPTIONAL_LISTS,
     MappedHistories,
     asked_texts,
     check_columns,
     map_frame,
     untyped_if_empty,
 )
-from serving.inputs.personal_items import denied_in_rows, disliked_in
+from serving.inputs.rules.personal_items import denied_in_rows, disliked_in
 
 logger = logging.getLogger("recsys.serving")
 
@@ -207,6 +204,8 @@ class PreparedUsers:
         histories = Histories.from_targets(self._history, targets)
         user_ids = self.prepared.users[Columns.USER_ID].gather(targets.user_index)
         if catalogue.digests.get("data") == self.digest:
+            if catalogue.user_ids is None:  # it tells nobody apart, tonight or on other data
+                histories = replace(histories, user_index=np.full(len(targets), -1, np.int32))
             return MappedHistories(user_ids, histories, np.zeros(len(targets), np.int32))
         ours, theirs = self.prepared.spec, catalogue.spec
         if ours.signals != theirs.signals:
@@ -245,7 +244,7 @@ class FrameUsers:
         self._where = f"histories '{path}'"
         self._is_csv = path.suffix.lower() == ".csv"
         try:
-            self._rows = _read_csv(path, self._where) if self._is_csv else pl.scan_parquet(path, glob=False)
+            self._rows = read_csv_histories(path, self._where) if self._is_csv else pl.scan_parquet(path, glob=False)
             if self._rows.head(1).collect().is_empty():
                 self._rows = untyped_if_empty(to_frame(self._rows)).lazy()
             schema = self._rows.collect_schema()
@@ -284,7 +283,7 @@ class FrameUsers:
         """
         known = catalogue.user_ids
         if self._is_csv and known is not None and known.dtype.is_integer():
-            self._user_ids = _whole_numbers(self._user_ids, self._where)
+            self._user_ids = whole_numbers(self._user_ids, self._where)
         reports: set[str] = set()
         for start in range(0, len(self), READ_AHEAD):
             self._map(start, min(start + READ_AHEAD, len(self)), catalogue, reports)
@@ -327,48 +326,6 @@ class FrameUsers:
         return DataError(
             f"histories '{self._path}' cannot be read: {error}; give a Parquet file with user_id and item_ids"
         )
-
-
-def _read_csv(path: Path, where: str) -> pl.LazyFrame:
-    """Read a CSV file of histories: lists are JSON."""
-    table = pl.read_csv(path, infer_schema=False, glob=False)
-    table = table.rename({name: strip_text(name) for name in table.columns})
-    if Columns.ITEM_IDS not in table.columns and Columns.ITEM_ID in table.columns:
-        raise DataError(
-            f"{where} is a table of interactions; histories have one row per user, and `recsys histories --config "
-            "my.yaml --out "
-            f"{path.stem}_histories.parquet` writes them from such a table"
-        )
-    lists = [name for name in (Columns.ITEM_IDS, *OPTIONAL_LISTS, Columns.DENY_ITEM_IDS) if name in table.columns]
-    cells = {name: [_json_list(text, name, row, where) for row, text in enumerate(table[name])] for name in lists}
-    ids = table[Columns.USER_ID].str.strip_chars(SURROUNDINGS) if Columns.USER_ID in table.columns else None
-    others = table.drop(lists) if ids is None else table.drop(lists).with_columns(ids)
-    return pl.concat([others, to_frame(cells, where)], how="horizontal").lazy()
-
-
-def _json_list(text: str | None, name: str, row: int, where: str) -> Any:
-    if text is None or is_null_marker(text):
-        return None
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(
-            f"{where}: column '{name}' is {text[:60]!r} in row {row}, expected a JSON list such as [3, 7] "
-            f"({type(error).__name__})"
-        ) from None
-
-
-def _whole_numbers(texts: pl.Series, where: str) -> pl.Series:
-    """Parse user ids of a CSV file as integers; ``007`` is refused, because the user 7 is another one."""
-    numbers = texts.cast(pl.Int64, strict=False)
-    wrong = numbers.is_null() | (numbers.cast(pl.String) != texts).fill_null(True)
-    if wrong.any():
-        raise DataError(
-            f"{where}: user_id is {texts.filter(wrong)[0]!r} ({int(wrong.sum())} such rows), the model's users are "
-            "integers; give "
-            "ids of the same type as in the training data"
-        )
-    return numbers
 
 
 def _remap(

@@ -26,8 +26,8 @@ from recsys.contracts import errors
 from recsys.device import Placement, asked_placement, describe, resolve_device
 from serving.answers.scorer import Scorer
 from serving.inputs.callers_frame import to_frame
-from serving.inputs.item_rules import listed_rules
 from serving.inputs.parameters import read_parameters
+from serving.inputs.rules.item_rules import listed_rules
 from serving.registry.aliases import CONTENT_TAG
 
 logger = logging.getLogger("recsys.serving")

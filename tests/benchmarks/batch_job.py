@@ -36,7 +36,7 @@ from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates
 from serving.batch.shards import shard_names
 from serving.config import RecommendConfig
-from serving.inputs.item_rules import read_rules
+from serving.inputs.rules.item_rules import read_rules
 from serving.inputs.user_histories import FrameUsers, PreparedUsers, UserHistories
 from tests.benchmarks import findings
 from tests.benchmarks.paired import write_table

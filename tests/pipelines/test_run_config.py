@@ -52,6 +52,11 @@ def test_overrides_reach_nested_keys() -> None:
             "train.accelerator=gpu",
             "unknown key 'train.accelerator' .* it is called 'device, at the top of the recipe' now",
         ),
+        (
+            "recommend.exclude_disliked=hate",
+            r"exclude_disliked is 'hate', expected a list of signals, such as \[hate\]",
+        ),
+        ("recommend.reward_guidance=2e6", "reward_guidance. is .2e6.: Input should be less than or equal to 1000000"),
         ("precision=fp16", "key 'precision' is 'fp16': Input should be 'float32' or 'bf16-mixed'"),
         ("align.precision=fp16", "key 'align.precision' is 'fp16'"),
     ],
@@ -60,6 +65,18 @@ def test_bad_keys_and_types_are_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
         load_run_config(DEMO, [override])
     assert refused.value.exit_code == 2
+
+
+def test_a_dislike_is_a_declared_signal() -> None:
+    """What nobody declares is refused before anything runs; derived signals are declared as well."""
+    recipe = DEMO.with_name("kuairand.yaml")
+    common = ["source.path=somewhere", "features.derived_signals=[{name: long}]"]
+    config = load_run_config(recipe, [*common, "recommend.exclude_disliked=[dislike, long]"])
+    assert config.recommend.exclude_disliked == ("dislike", "long")
+    with pytest.raises(ConfigError, match=r"'dislikes', which is no signal .*long_view, like.*did you mean 'dislike'"):
+        load_run_config(recipe, [*common, "recommend.exclude_disliked=[like, dislikes]"])
+    with pytest.raises(ConfigError, match=r"'zzz'.*declare it in source\.signals, or leave it out"):
+        load_run_config(recipe, [*common, "recommend.exclude_disliked=[zzz]"])
 
 
 def test_variables_are_expanded_and_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:

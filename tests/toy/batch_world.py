@@ -39,6 +39,7 @@ class WorldSize:
         level_sizes: Codes per level; their product is at least ``items``.
         model: Shape of the policy.
         beam_width: Beams of the bundle's decode configuration.
+        words: What the policy reads of sentences, for a ``model`` with ``words``.
     """
 
     users: int
@@ -48,6 +49,7 @@ class WorldSize:
     level_sizes: tuple[int, ...]
     model: dict[str, Any]
     beam_width: int
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> World:
         dataset=prepared.spec,
         level_sizes=size.level_sizes,
         semantic_id_digest=semantic_ids.digest,
+        words=size.words,
     )
     policy = GenerativeRecommender(spec, ItemCatalogue.from_items(prepared.items, semantic_ids.codes))
     with torch.no_grad():  # initial weights are tiny; larger ones make answers differ between users

@@ -3,6 +3,7 @@
 import atexit
 import os
 import signal
+from pathlib import Path
 
 from recsys.contracts.errors import DataError
 
@@ -19,6 +20,7 @@ def crash(name: str) -> None:
     signal.pause()
 
 
-def abort_while_leaving() -> None:
-    """Do the work, and abort when the interpreter is taken down."""
+def abort_while_leaving(folder: str) -> None:
+    """Do the work, which is a file with the process's number, and abort when the interpreter is taken down."""
+    Path(folder, os.environ["RANK"]).touch()
     atexit.register(os.abort)

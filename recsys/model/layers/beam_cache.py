@@ -93,8 +93,18 @@ def attend_to_prefix(
     scores_TBWA = torch.stack(scores)
     if bias_AT is not None:
         scores_TBWA = scores_TBWA + bias_AT.T[:, None, None]
-    weights = scores_TBWA.softmax(0, dtype=torch.float32).to(q_BWAC.dtype)
+    weights = _softmax_over_steps(scores_TBWA).to(q_BWAC.dtype)
     mixed = weights[0, ..., None] * values[0]
     for weight, value in zip(weights[1:], values[1:], strict=True):
         mixed = torch.addcmul(mixed, weight[..., None], value)
     return mixed.reshape(users, beams, inner)
+
+
+def _softmax_over_steps(scores_TBWA: torch.Tensor) -> torch.Tensor:
+    """Softmax over T in float32, step by step: ``softmax(0)`` rounds a user's row by where in the batch it stands."""
+    scores_TBWA = scores_TBWA.float()
+    exponentials = (scores_TBWA - scores_TBWA.amax(0)).exp()
+    total = exponentials[0]
+    for step in exponentials[1:]:
+        total = total + step
+    return exponentials / total

@@ -61,7 +61,19 @@ def of(bundle: Path, sources: BundleSources, user: str = "u0", **settings: Any) 
     return explain(ExplainedModel(bundle, "1"), None, lambda: users, user, config)
 
 
-@pytest.mark.parametrize("options", [{}, {"second_stage": "reward"}, {"objective": {"like": 1.0}}])
+GUIDED = {"reward_guidance": 50.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"second_stage": "reward"},
+        {"objective": {"like": 1.0}},
+        GUIDED,
+        {"reward_guidance": 2.5, "second_stage": "reward"},
+    ],
+)
 def test_the_sessions_are_those_that_are_served(bundle: Path, sources: BundleSources, options: dict[str, Any]) -> None:
     users = PreparedUsers(sources.prepared, "d" * 64)
     scorer = Scorer.open(bundle)
@@ -87,6 +99,25 @@ def test_codes_of_all_places_multiply_to_the_path_that_the_search_followed(
         assert one["stages"]["search"] == pytest.approx(one["path_log_prob"], abs=1e-4)
         assert one["score"] == pytest.approx(one["path_log_prob"], abs=1e-4)
         assert one["stages"]["search_place"] == number
+
+
+def test_a_guided_search_adds_the_reward_of_both_items_to_the_path(bundle: Path, sources: BundleSources) -> None:
+    found, plain = (of(bundle, sources, **options) for options in (GUIDED, {}))
+    assert found["model"]["order"] == "path probability and 50 times the reward of each item"
+    assert plain["model"]["order"] == "path probability of the whole session"
+    scorer = Scorer.open(bundle)
+    users = PreparedUsers(sources.prepared, "d" * 64)
+    guide = scorer.guided_by(AnswerOptions(answer="sessions", reward_guidance=50.0))
+    assert guide is not None
+    reward_I = guide(scorer.request(users, 3).shard(0, 1)[0].histories)[0].tolist()
+    sums = []
+    for number, one in enumerate(found["sessions"], 1):
+        assert one["stages"]["search_place"] == number
+        assert one["stages"]["search"] == pytest.approx(one["score"], rel=1e-5)
+        bonus = sum(reward_I[ITEM_IDS.index(item["item_id"])] for item in one["items"])
+        sums.append(one["score"] - one["path_log_prob"] - bonus)
+    assert max(sums) - min(sums) < 1e-3, "a constant of the user, which no order depends on"
+    assert [one["items"] for one in found["sessions"]] != [one["items"] for one in plain["sessions"]]
 
 
 def test_the_second_item_is_asked_after_the_first(bundle: Path, sources: BundleSources) -> None:

@@ -12,7 +12,11 @@ import torch
 
 from recsys.contracts.errors import ConfigError
 from recsys.data.histories import Histories
+from recsys.decoding.config import DecodeConfig
+from recsys.decoding.guide import fused_scores
+from recsys.decoding.recommender import Recommender
 from recsys.runtime import PlainProgress
+from recsys.semantic_ids.versions import SemanticIds
 from serving.answers.scorer import Scorer
 from serving.answers.second_stage import item_rewards
 from serving.answers.sessions import RankedSessions
@@ -105,6 +109,32 @@ def test_items_are_ordered_by_path_and_reward(scorer: Scorer, histories: Histori
     assert np.array_equal(barely.items, plain.items)
 
 
+def test_the_dense_head_and_the_reward_guide_together(
+    scorer: Scorer, histories: Histories, steered_bundle: Path
+) -> None:
+    """A search guided by both is one that is guided by their sum, and neither alone finds what both do."""
+    assert scorer.reward_model is not None
+    policy, ids = scorer.recommender.policy, SemanticIds.load(steered_bundle)
+    dense = Recommender(policy, ids, DecodeConfig(beam_width=2, guidance=3.0, rescore="none"))
+    neither = Recommender(policy, ids, DecodeConfig(beam_width=2, rescore="none"))
+    reward = item_rewards(scorer.reward_model, NUM_ITEMS, 2.0)
+
+    def both(asked: Histories) -> torch.Tensor:
+        prepared = neither.prepare(asked, neither.compile(None, len(asked)))
+        query = neither.search(prepared, 2).dense_query
+        return reward(asked) + 3.0 * fused_scores(query, neither.catalogue_vectors(), asked, None, {})
+
+    rules = neither.compile(None, len(histories))
+    lists = [
+        recommender.rank(histories, 2, rules, guided_by=guided_by)
+        for recommender, guided_by in ((dense, reward), (neither, both), (dense, None), (neither, reward))
+    ]
+    assert np.array_equal(lists[0].items, lists[1].items)
+    assert np.allclose(lists[0].scores, lists[1].scores, atol=1e-4)
+    for alone in lists[2:]:
+        assert not np.array_equal(lists[0].items, alone.items)
+
+
 def test_a_request_s_own_weights_decide(scorer: Scorer, histories: Histories) -> None:
     """Towers disagree, so that weights for one or the other guide to other items."""
     lists = [
@@ -147,13 +177,14 @@ def test_batch_frame_and_registered_model_agree(
 def test_refusals(bundle: Path, scorer: Scorer, histories: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"reward_guidance is 1, but the bundle of 'toy' has no reward model"):
         Scorer.open(bundle).score_histories(histories, 3, options=AnswerOptions(reward_guidance=1.0))
-    for value in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(ConfigError, match="expected a finite number of at least 0"):
+    for value in (-1.0, float("nan"), float("inf"), 1e6 + 1):
+        with pytest.raises(ConfigError, match=r"expected a number from 0 to 1e\+06"):
             scorer.score_histories(histories, 3, options=AnswerOptions(reward_guidance=value))
     with pytest.raises(ConfigError, match="rescore is true, but reward_guidance is 2"):
         scorer.score_histories(histories, 3, options=AnswerOptions(rescore=True, reward_guidance=2.0))
-    with pytest.raises(ValueError, match="reward_guidance"):
-        RecommendConfig(reward_guidance=-1.0)
+    for value in (-1.0, 1e6 + 1):
+        with pytest.raises(ValueError, match="reward_guidance"):
+            RecommendConfig(reward_guidance=value)
     model = RecommenderModel()
     model.scorer = scorer
     with pytest.raises(Exception, match="reward_guidance is 'much', expected a number"):

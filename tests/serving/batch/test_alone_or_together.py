@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from recsys import native
 from recsys.contracts.ranking import RankedItems
 from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
@@ -95,7 +96,13 @@ def differing(whole: RankedItems, parts: list[tuple[np.ndarray, RankedItems]]) -
 
 
 @pytest.mark.parametrize("decode", list(DECODES))
-def test_the_same_bits_in_any_company(world: World, decode: str) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_same_bits_in_any_company(
+    world: World, decode: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the compiled kernels, and without a compiler."""
+    if not compiled:
+        monkeypatch.setattr(native, "available", lambda: False)
     everyone, recommender = ragged(world), open_recommender(world, **DECODES[decode])
     whole = recommender.recommend(everyone, K)
     assert (whole.items >= 0).all()

@@ -21,7 +21,7 @@ from serving.batch.shards import CANDIDATE_COLUMNS
 from serving.config import RecommendConfig
 from serving.export.export import BundleSources
 from serving.inputs import user_histories
-from serving.inputs.item_lists import read_item_list
+from serving.inputs.rules.item_lists import read_item_list
 from serving.inputs.user_histories import FrameUsers, PreparedUsers
 
 QUIET = PlainProgress()

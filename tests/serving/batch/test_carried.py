@@ -24,8 +24,8 @@ from serving.batch.asked import asked_numbers, rule_numbers
 from serving.batch.candidates import write_candidates
 from serving.config import RecommendConfig
 from serving.inputs.history_frame import MappedHistories
-from serving.inputs.user_histories import FrameUsers
-from tests.toy.batch_world import FIRST_ITEM_ID, World, WorldSize, build_world, write_histories
+from serving.inputs.user_histories import FrameUsers, PreparedUsers
+from tests.toy.batch_world import DATA_DIGEST, FIRST_ITEM_ID, World, WorldSize, build_world, write_histories
 
 USERS = 60
 QUIET = SilentProgress()
@@ -121,6 +121,46 @@ def test_the_changed_users_of_several_shards_are_one_batch(
     asked.clear()
     write_candidates(world.bundle, second, config, tmp_path / "full", QUIET)
     assert asked == [17, 17, 17, 9]
+
+
+@pytest.mark.parametrize("waiting", [1, 32])
+def test_sentences_of_some_shards_reach_them_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    """Four shards asked together; nobody of the first and last says anything, an empty text and none are the same."""
+    monkeypatch.setattr(shard_scorer, "SHARDS_TOGETHER", waiting)
+    model = {"width": 16, "num_heads": 2, "ffn_width": 16, "expert_width": 16, "max_history": 20, "words": {}}
+    world = build_world(tmp_path / "world", WorldSize(USERS, 80, 4, 25, (5, 5, 6), model, 10, ("glue", "tape")))
+    config = RecommendConfig(k=8, users_per_shard=17)
+
+    def say(frame: pl.DataFrame, texts: dict[int, str]) -> pl.DataFrame:
+        return frame.with_columns(pl.Series("words", [texts.get(row) for row in range(len(frame))], pl.String))
+
+    quiet = FrameUsers(write_histories(tmp_path / "1.parquet", world))
+    write_candidates(world.bundle, quiet, config, tmp_path / "monday", QUIET)
+    texts = {19: "tape", 25: "glue", 40: "tape please", 41: " ", 3: ""}
+    asking = later(tmp_path / "2.parquet", world, lambda frame: say(one_event_more(frame), texts))
+    write_candidates(world.bundle, asking, config, tmp_path / "full", QUIET)
+    write_candidates(world.bundle, asking, config, tmp_path / "delta", QUIET, since=tmp_path / "monday")
+    assert same_answers(tmp_path / "full", tmp_path / "delta")
+    assert report_of(tmp_path / "delta")["users_answered"] <= 6
+    silent = later(tmp_path / "3.parquet", world, one_event_more)
+    write_candidates(world.bundle, silent, config, tmp_path / "silent", QUIET)
+    key = ["user_id", "rank"]
+    tables = [rows_of(tmp_path / name).drop(RUN_FIELDS).sort(key) for name in ("full", "silent")]
+    other = tables[0].filter(tables[0]["score"] != tables[1]["score"])["user_id"].unique().to_list()
+    assert set(other) == {int(asking.user_ids[row]) for row in (19, 25, 40)}
+
+
+def test_other_data_of_the_same_users_ask_the_same(world: World, tmp_path: Path) -> None:
+    """The night of the training the data are the model's own, the night after they are others: nobody is asked again."""
+    config = RecommendConfig(k=8, users_per_shard=17)
+    assert Scorer.open(world.bundle).catalogue.user_ids is None, "the policy tells nobody apart"
+    write_candidates(world.bundle, PreparedUsers(world.prepared, DATA_DIGEST), config, tmp_path / "trained", QUIET)
+    tonight = PreparedUsers(world.prepared, "e" * 64)
+    write_candidates(world.bundle, tonight, config, tmp_path / "delta", QUIET, since=tmp_path / "trained")
+    assert report_of(tmp_path / "delta")["users_answered"] == 0
+    assert same_answers(tmp_path / "trained", tmp_path / "delta")
 
 
 def test_a_shard_whose_users_have_all_changed_may_be_asked_with_others(world: World, tmp_path: Path) -> None:

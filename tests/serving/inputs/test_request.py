@@ -19,7 +19,7 @@ from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates
 from serving.config import AnswerOptions, RecommendConfig
 from serving.export.export import BundleSources
-from serving.inputs.item_rules import listed_rules
+from serving.inputs.rules.item_rules import listed_rules
 from serving.inputs.user_histories import FrameUsers, MappedUsers, PreparedUsers
 from serving.registry.pyfunc_model import RecommenderModel
 from tests.serving.conftest import frame_of

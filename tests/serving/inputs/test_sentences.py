@@ -47,6 +47,10 @@ def test_the_column_is_known_and_a_column_of_nulls_says_nothing() -> None:
     assert texts is not None
     assert texts.to_list() == ["glue"]
     assert asked_texts(frame.with_columns(words=pl.lit(None)), "words") is None
+    assert asked_texts(frame.with_columns(words=pl.lit(" ")), "words") is None
+    some = asked_texts(pl.DataFrame({"words": ["", "glue", None, "  "]}), "words")
+    assert some is not None
+    assert some.to_list() == [None, "glue", None, None]
     with pytest.raises(DataError, match="did you mean 'words'"):
         check_columns(frame.rename({"words": "word"}).schema)
 
@@ -58,3 +62,6 @@ def test_another_sentence_is_another_asking() -> None:
     assert asked_numbers(said, rules)[0] != asked_numbers(said, rules)[1]
     same = histories.with_words(row_words(pl.Series(["glue", "glue"]), WORDS))
     assert asked_numbers(same, rules)[0] == asked_numbers(said, rules)[0]
+    silent = histories.with_words(row_words(pl.Series([None, "tapes"]), WORDS))
+    assert asked_numbers(silent, rules)[0] == asked_numbers(histories, rules)[0], "nothing is what it is without others"
+    assert asked_numbers(silent, rules)[1] == asked_numbers(said, rules)[1]

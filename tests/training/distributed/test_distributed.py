@@ -219,8 +219,9 @@ def test_a_worker_that_a_signal_ends_is_named(name: str, told: str) -> None:
     assert told in str(caught.value)
 
 
-def test_work_that_is_done_does_not_fail_while_its_process_ends() -> None:
-    start_workers(abort_while_leaving, (), 2)
+def test_work_that_is_done_does_not_fail_while_its_process_ends(tmp_path: Path) -> None:
+    start_workers(abort_while_leaving, (str(tmp_path),), 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"], "both did their work"
 
 
 def test_torchrun_starts_the_training_command(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from recsys.contracts.errors import DataError
-from serving.inputs.item_lists import read_item_list, read_rule_table
+from serving.inputs.rules.item_lists import read_item_list, read_rule_table
 
 TEXTS = pl.Series(["A1", "007", "# 5", "item 9", "NA", "B,2"])
 NUMBERS = pl.Series([7, 8, 9])

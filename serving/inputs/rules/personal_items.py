@@ -21,7 +21,7 @@ from recsys.contracts.errors import ConfigError, DataError
 from recsys.decoding.rules.personal_lists import PersonalLists
 from serving.bundle.catalogue import Catalogue, index_of
 from serving.inputs.history_columns import id_values
-from serving.inputs.item_lists import read_rule_table, refuse_rows
+from serving.inputs.rules.item_lists import read_rule_table, refuse_rows
 
 logger = logging.getLogger("recsys.serving")
 
@@ -106,7 +106,13 @@ def denied_in_rows(lists: pl.Series, catalogue: Catalogue) -> PersonalLists:
             f"row {lengths.argmax()} has {lengths.max()} {Columns.DENY_ITEM_IDS}, at most {limit} are read "
             "(export.limits.max_history_items); give long lists to the batch job as recommend.personal_deny"
         )
-    rows = pl.DataFrame({"list": lists}).with_row_index("row").filter(pl.col("list").list.len() > 0).explode("list")
+    rows = (
+        pl.DataFrame({"list": lists})
+        .with_row_index("row")
+        .filter(pl.col("list").list.len() > 0)
+        .explode("list")
+        .drop_nulls("list")
+    )
     item = catalogue.listed_index(id_values(rows["list"], Columns.DENY_ITEM_IDS), Columns.DENY_ITEM_IDS)
     return PersonalLists.from_pairs(rows["row"].to_numpy()[item >= 0], item[item >= 0], len(lists))
 

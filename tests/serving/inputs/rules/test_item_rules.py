@@ -16,7 +16,7 @@ from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates
 from serving.config import RecommendConfig
 from serving.export.export import BundleSources
-from serving.inputs.item_rules import read_rules
+from serving.inputs.rules.item_rules import read_rules
 from serving.inputs.user_histories import PreparedUsers
 from serving.registry.pyfunc_model import RecommenderModel
 from tests.serving.conftest import NUM_ITEMS

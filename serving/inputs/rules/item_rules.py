@@ -27,8 +27,8 @@ from serving.bundle.catalogue import BoolMask, Catalogue, index_of
 from serving.config import RecommendConfig
 from serving.inputs.callers_frame import typed_values
 from serving.inputs.history_columns import id_values
-from serving.inputs.item_lists import plain_texts, read_item_list, read_rule_table, refuse_rows
-from serving.inputs.personal_items import listed_in_file
+from serving.inputs.rules.item_lists import plain_texts, read_item_list, read_rule_table, refuse_rows
+from serving.inputs.rules.personal_items import listed_in_file
 
 logger = logging.getLogger("recsys.serving")
 

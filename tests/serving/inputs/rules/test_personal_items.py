@@ -19,7 +19,7 @@ from serving.answers.scorer import Scorer
 from serving.batch.candidates import write_candidates
 from serving.config import RecommendConfig
 from serving.export.export import BundleSources
-from serving.inputs.personal_items import denied_in_rows, disliked_in
+from serving.inputs.rules.personal_items import denied_in_rows, disliked_in
 from serving.inputs.user_histories import FrameUsers, PreparedUsers
 from tests.serving.conftest import HISTORIES, NUM_ITEMS, frame_of
 
@@ -188,6 +188,8 @@ def test_lists_of_other_kinds(scorer: Scorer, item_ids: list[int]) -> None:
     as_floats = pl.Series([[float(item_ids[3])], [float(item_ids[4])]])
     assert lists_of(denied_in_rows(as_array, scorer.catalogue)) == [[0, 1], [2, 2]]
     assert lists_of(denied_in_rows(as_floats, scorer.catalogue)) == [[3], [4]]
+    with_null = pl.Series([[item_ids[3], None, 4711], [None]])
+    assert lists_of(denied_in_rows(with_null, scorer.catalogue)) == [[3], []]
     with pytest.raises(DataError, match="deny_item_ids"):
         denied_in_rows(pl.Series([[7.5], []]), scorer.catalogue)
     with pytest.raises(DataError, match="deny_item_ids"):
