@@ -231,7 +231,7 @@ def write_rest(out_dir: Path, data: Rest, counts: npt.NDArray[np.int64]) -> None
     items_table(data.items, counts).rechunk().write_parquet(out_dir / "items.parquet")
     write_large_table(out_dir / "users.parquet", data.users)
     write_large_table(out_dir / "targets.parquet", data.targets)
-    with SlicedWriter(out_dir / "quarantine.parquet", never_null=()) as quarantine:
+    with SlicedWriter(out_dir / "quarantine.parquet") as quarantine:
         for rows in data.quarantine.tables():
             quarantine.write(rows)
     data.merged.rechunk().write_parquet(out_dir / "merged.parquet")

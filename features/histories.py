@@ -15,10 +15,11 @@ import polars as pl
 
 from features.log.arrays import BoolArray, is_constant
 from features.log.event_log import EventLog
+from features.passes.users import distinct_targets, first_occurrences, gap_codes, split_counts, window
 from features.splits import SplitArray
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID, Columns
 from recsys.contracts.dataset import ByteArray, HistoryArrays, IntArray, OffsetArray
-from recsys.contracts.event_features import gap_buckets, watch_buckets
+from recsys.contracts.event_features import watch_buckets
 
 Task = Literal["next_item", "session"]
 EvalRows = Literal["per_user", "per_event"]
@@ -62,11 +63,10 @@ def build_histories(
         out = slice(done, done + len(user))
         item[out], timestamp[out], codes[out] = log.item[rows][kept], time, behaviour[rows][kept]
         watch[out] = watch_buckets(watch_ratio[:1] if is_constant(watch_ratio) else watch_ratio[rows][kept])
-        gap[out] = _gaps(user, time, last_user, last_time)
+        gap[out] = gap_codes(user, time, last_user, last_time)
         first, users = int(user[0]), int(user[-1]) - int(user[0]) + 1
-        place = (user - np.int32(first)) * np.int64(len(SPLIT_NAMES)) + split[rows][kept]
-        counts = np.bincount(place, minlength=users * len(SPLIT_NAMES)).reshape(users, -1)
-        per_split[:, first : first + users] += counts.T
+        own = user - np.int32(first)
+        per_split[:, first : first + users] += split_counts(own, split[rows][kept], users, len(SPLIT_NAMES))
         done, last_user, last_time = out.stop, int(user[-1]), int(time[-1])
     offsets = np.concatenate([[0], np.cumsum(per_split.sum(axis=0))]).astype(np.int64)
     train_end = offsets[:-1] + per_split[TRAIN]
@@ -80,27 +80,6 @@ def build_histories(
         train_end=train_end,
         valid_end=train_end + per_split[VALID],
     )
-
-
-def _gaps(user: IntArray, timestamp: OffsetArray, last_user: int, last_time: int) -> ByteArray:
-    """Bucket the time since the user's previous event.
-
-    Args:
-        user, timestamp: Of the events, at least one.
-        last_user, last_time: Of the event in front of them.
-    """
-    gap: OffsetArray = np.empty(len(user), np.int64)
-    gap[0] = timestamp[0] - last_time
-    np.subtract(timestamp[1:], timestamp[:-1], out=gap[1:])
-    unknown: BoolArray = np.empty(len(user), bool)
-    unknown[0] = user[0] != last_user or last_time < 0
-    np.not_equal(user[1:], user[:-1], out=unknown[1:])
-    if timestamp.min() < 0:
-        untimed = timestamp < 0
-        unknown |= untimed
-        unknown[1:] |= untimed[:-1]
-    gap[unknown] = -1
-    return gap_buckets(gap)
 
 
 def build_targets(
@@ -169,41 +148,15 @@ def _session_targets(
 
 
 def _window_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
-    rows, owner = _window(start, end)
-    items = history.item[rows]
-    first = first_occurrences(owner, items)
-    if len(first) < len(rows):
-        owner, items = owner[first], items[first]
-    sizes = np.bincount(owner, minlength=len(start))
+    items, sizes = distinct_targets(start, end, history.item)
     users = np.flatnonzero(sizes)
     return _target_table(users.astype(np.int32), history.offsets[users], start[users], items, sizes[users], split)
 
 
 def _event_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
-    rows, users = _window(start, end)
+    rows, users = window(start, end)
     ones = np.ones(len(rows), np.int64)
     return _target_table(users, history.offsets[users], rows, history.item[rows], ones, split)
-
-
-def first_occurrences(groups: npt.NDArray[np.integer], items: IntArray) -> npt.NDArray[np.int64]:
-    """Return the places, ascending, where an item appears for the first time in its group.
-
-    Example:
-        >>> first_occurrences(np.array([0, 0, 0, 1]), np.array([5, 6, 5, 5], np.int32)).tolist()
-        [0, 1, 3]
-    """
-    if not len(groups):
-        return np.empty(0, np.int64)
-    key = groups.astype(np.int64) * (int(items.max()) + 1) + items
-    return pl.Series(key).is_first_distinct().arg_true().to_numpy().astype(np.int64)
-
-
-def _window(start: OffsetArray, end: OffsetArray) -> tuple[OffsetArray, npt.NDArray[np.int32]]:
-    """Return the rows from ``start`` to ``end`` of all users, and whose each is; looks at no other row."""
-    sizes = end - start
-    owner = np.repeat(np.arange(len(start), dtype=np.int32), sizes)
-    before = np.cumsum(sizes) - sizes
-    return np.arange(len(owner)) + np.repeat(start - before, sizes), owner
 
 
 def _owners(history: HistoryArrays) -> npt.NDArray[np.int32]:

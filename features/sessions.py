@@ -6,11 +6,10 @@ Reads the event log and the split; produces one session_index per event and the 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from pydantic import Field
 
 from features.log.arrays import NO_CODE
@@ -116,13 +115,13 @@ def session_starts(sessions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     return starts
 
 
-def session_table(
+def session_columns(
     log: EventLog,
     split: SplitArray,
     starts: npt.NDArray[np.int64],
     wanted: slice = slice(None),
     before: tuple[int, int] = (0, 0),
-) -> pl.DataFrame:
+) -> dict[str, npt.NDArray[Any]]:
     """Return a run of the rows of ``sessions.parquet``: user, rows of ``events.parquet`` and split of each session.
 
     Args:
@@ -134,12 +133,10 @@ def session_table(
     """
     first, last = starts[:-1][wanted], starts[1:][wanted]
     begin, events = before[0] + (wanted.start or 0), before[1]
-    return pl.DataFrame(
-        {
-            Columns.SESSION_INDEX: np.arange(begin, begin + len(first), dtype=np.int32),
-            Columns.USER_INDEX: log.user[first],
-            Columns.EVENT_START: first + events if events else first,
-            Columns.EVENT_END: last + events if events else last,
-            Columns.SPLIT: split[first],
-        }
-    )
+    return {
+        Columns.SESSION_INDEX: np.arange(begin, begin + len(first), dtype=np.int32),
+        Columns.USER_INDEX: log.user[first],
+        Columns.EVENT_START: first + events if events else first,
+        Columns.EVENT_END: last + events if events else last,
+        Columns.SPLIT: split[first],
+    }

@@ -6,7 +6,6 @@ Reads kept events and what the later steps found out about each; produces ``even
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +18,9 @@ import polars as pl
 from features.items import ItemTable, one_row_per_id
 from features.log.arrays import is_constant
 from features.log.event_log import EventLog
-from features.log.signal_bits import unpack_signal
-from features.sessions import session_starts, session_table
+from features.number_tables.writer import GROUP_ROWS, Column, Nullable, NumberTableWriter
+from features.passes.rows import add_counts
+from features.sessions import session_columns, session_starts
 from features.sources.base import FILE, ROW
 from features.splits import SplitArray
 from recsys.contracts.columns import TRAIN, Columns
@@ -29,23 +29,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SLICE_ROWS: Final = 1_000_000
-_GROUP_ROWS: Final = 250_000  # larger columns are memory that is asked of the system, and given back, for every group
 _BATCH_VALUES: Final = 1 << 16  # 1,024 by default, which costs a sixth of the time
-_ASCENDING: Final = (Columns.SESSION_INDEX, Columns.EVENT_START, Columns.EVENT_END, ROW)
 _RANDOM: Final = (Columns.ITEM_INDEX, Columns.TIMESTAMP)
-_FEW_VALUES: Final = (Columns.BEHAVIOUR, Columns.REASON, FILE)
-_NEVER_NULL: Final = frozenset(
+_FEW_VALUES: Final = (Columns.REASON, FILE)
+ASCENDING: Final = frozenset(
     (
         Columns.USER_INDEX,
-        Columns.ITEM_INDEX,
         Columns.SESSION_INDEX,
         Columns.SPLIT,
-        Columns.POSITIVE,
         Columns.BEHAVIOUR,
         Columns.EVENT_START,
         Columns.EVENT_END,
     )
 )
+"""Columns of events and sessions whose neighbours differ by little."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +65,18 @@ class LabelledEvents:
 
 
 class SlicedWriter:
-    """A large Parquet table that is written piece by piece; the file is the same however it was cut into pieces.
+    """A Parquet table of any columns that is written piece by piece; the file is the same however it was cut into pieces.
 
-    Numbers that ascend are stored as differences, which takes a tenth of the space; numbers that look random are stored as
-    they are, because looking for repetitions in them takes longer than writing them. Columns that never have a null are
-    declared so: saying of every value that it is there takes as long as writing it.
+    Row numbers are stored as differences, which takes a tenth of the space; numbers that look random are stored as they are,
+    because looking for repetitions in them takes longer than writing them. Tables of numbers alone have a faster writer
+    (:mod:`features.number_tables.writer`).
 
     Attributes:
         path: Of the file.
     """
 
-    def __init__(self, path: Path, never_null: Collection[str] = _NEVER_NULL) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._never_null = never_null
         self._waiting: list[pl.DataFrame] = []
         self._rows = 0
         self._file: Any = None
@@ -89,7 +85,7 @@ class SlicedWriter:
         """Append rows."""
         self._waiting.append(rows)
         self._rows += len(rows)
-        while self._rows >= _GROUP_ROWS:
+        while self._rows >= GROUP_ROWS:
             self._flush()
 
     def close(self) -> None:
@@ -103,7 +99,7 @@ class SlicedWriter:
         import pyarrow.parquet as pq  # only here: reading a configuration does not need it
 
         pieces: list[pl.DataFrame] = []
-        wanted = _GROUP_ROWS
+        wanted = GROUP_ROWS
         while wanted and self._waiting:
             pieces.append(self._waiting[0][:wanted])
             left = self._waiting.pop(0)[wanted:]
@@ -111,7 +107,7 @@ class SlicedWriter:
             if len(left):
                 self._waiting.insert(0, left)
         self._rows -= sum(map(len, pieces))
-        table = _as_arrow(pl.concat(pieces, rechunk=True), self._never_null)
+        table = _as_arrow(pl.concat(pieces, rechunk=True))
         if self._file is None:
             names = table.column_names
             plain = set(_RANDOM) & set(names)
@@ -120,7 +116,7 @@ class SlicedWriter:
                 table.schema,
                 compression={name: "none" if name in plain else "lz4" for name in names},
                 use_dictionary=[name for name in _FEW_VALUES if name in names],
-                column_encoding={name: "DELTA_BINARY_PACKED" for name in _ASCENDING if name in names},
+                column_encoding={name: "DELTA_BINARY_PACKED" for name in (ROW,) if name in names},
                 write_statistics=False,
                 write_batch_size=_BATCH_VALUES,
             )
@@ -135,26 +131,24 @@ class SlicedWriter:
 
 def write_events(path: Path, events: LabelledEvents) -> None:
     """Write every kept event in contract columns, and the raw signals that feed the reward model."""
-    with SlicedWriter(path) as writer:
-        for start in range(0, len(events.log), _GROUP_ROWS):
-            writer.write(events_table(events, slice(start, start + _GROUP_ROWS)))
+    with NumberTableWriter(path, ASCENDING) as writer:
+        for start in range(0, max(len(events.log), 1), GROUP_ROWS):
+            writer.write(event_columns(events, slice(start, start + GROUP_ROWS)))
 
 
 def write_sessions(path: Path, events: LabelledEvents) -> None:
     """Write ``sessions.parquet``."""
     starts = session_starts(events.session)
-    with SlicedWriter(path) as writer:
-        for first in range(0, len(starts) - 1, _GROUP_ROWS):
-            writer.write(session_table(events.log, events.split, starts, slice(first, first + _GROUP_ROWS)))
+    with NumberTableWriter(path, ASCENDING) as writer:
+        for first in range(0, len(starts) - 1, GROUP_ROWS):
+            writer.write(session_columns(events.log, events.split, starts, slice(first, first + GROUP_ROWS)))
 
 
-def _as_arrow(table: pl.DataFrame, never_null: Collection[str]) -> pa.Table:
+def _as_arrow(table: pl.DataFrame) -> pa.Table:
     """Hand a table over by the C interface: ``to_arrow`` would import pyarrow.compute, and ``pa.table`` pandas."""
     import pyarrow as pa
 
-    found = pa.RecordBatchReader.from_stream(table).read_all()
-    schema = pa.schema([field.with_nullable(field.name not in never_null) for field in found.schema])
-    return pa.Table.from_arrays(found.columns, schema=schema)
+    return pa.RecordBatchReader.from_stream(table).read_all()
 
 
 def write_large_table(path: Path, table: pl.DataFrame) -> None:
@@ -162,30 +156,34 @@ def write_large_table(path: Path, table: pl.DataFrame) -> None:
     table.rechunk().write_parquet(path, compression="lz4", statistics=False)
 
 
-def events_table(events: LabelledEvents, rows: slice) -> pl.DataFrame:
+def event_columns(events: LabelledEvents, rows: slice) -> dict[str, Column]:
     """Return a run of the rows of ``events.parquet``."""
     log = events.log
     time, ratio = log.timestamp[rows], events.watch_ratio[rows]
     some_untimed = bool(len(time)) and int(time.min()) < 0
-    no_ratio = is_constant(ratio) and bool(np.isnan(ratio[:1]).any())
-    columns: dict[str, Any] = {
+    columns: dict[str, Column] = {
         Columns.USER_INDEX: log.user[rows],
         Columns.ITEM_INDEX: log.item[rows],
-        Columns.TIMESTAMP: pl.Series(time).set(pl.Series(time < 0), None) if some_untimed else time,
+        Columns.TIMESTAMP: Nullable(time, time >= 0 if some_untimed else None),
         Columns.SESSION_INDEX: events.session[rows],
         Columns.SPLIT: events.split[rows],
         Columns.POSITIVE: log.positive[rows],
         Columns.BEHAVIOUR: events.behaviour[rows],
-        Columns.WATCH_RATIO: pl.repeat(None, len(ratio), dtype=pl.Float32(), eager=True)
-        if no_ratio
-        else pl.Series(ratio).fill_nan(None),
+        Columns.WATCH_RATIO: _measured(ratio),
     }
     for name, measured in ((Columns.WATCH_TIME_MS, log.watch_time), (Columns.DURATION_MS, log.duration)):
         if measured is not None:
-            columns[name] = pl.Series(measured[rows]).fill_nan(None)
+            columns[name] = _measured(measured[rows])
     for place, name in enumerate(log.signals):
-        columns[name] = unpack_signal(log.signal_values[rows], log.signal_known[rows], place)
-    return pl.DataFrame(columns)
+        bit = np.uint8(1 << place)
+        columns[name] = Nullable((log.signal_values[rows] & bit) != 0, (log.signal_known[rows] & bit) != 0)
+    return columns
+
+
+def _measured(values: npt.NDArray[np.float32]) -> Nullable:
+    if is_constant(values) and len(values):
+        return Nullable(values, np.broadcast_to(~np.isnan(values[0]), values.shape))
+    return Nullable(values, ~np.isnan(values))
 
 
 def train_counts(events: LabelledEvents, num_items: int) -> npt.NDArray[np.int64]:
@@ -194,8 +192,7 @@ def train_counts(events: LabelledEvents, num_items: int) -> npt.NDArray[np.int64
     counts = np.zeros(num_items, np.int64)
     for start in range(0, len(log), _SLICE_ROWS):
         rows = slice(start, start + _SLICE_ROWS)
-        in_train = log.item[rows][log.positive[rows] & (events.split[rows] == TRAIN)]
-        counts += np.bincount(in_train, minlength=num_items)
+        add_counts(log.item[rows], log.positive[rows] & (events.split[rows] == TRAIN), counts)
     return counts
 
 

@@ -23,14 +23,16 @@ from features.data_report import Tally, doubling_counts
 from features.histories import build_histories, build_targets, event_watch_ratio
 from features.items import ItemTable
 from features.log.encoded_log import StoredLog
-from features.log.event_log import EventLog, count_ties, event_log, renumber, selected, settle
+from features.log.event_log import EventLog, count_ties, event_log, renumber_ascending, selected, settle
 from features.log.repeats import Repeats
 from features.log.signal_bits import behaviour_bytes
 from features.log.stored_columns import ColumnWriter
-from features.sessions import SessionRule, session_index, session_starts, session_table
+from features.number_tables.writer import NumberTableWriter
+from features.passes.rows import gathered
+from features.sessions import SessionRule, session_columns, session_index, session_starts
 from features.sources.base import MergeRule
 from features.splits import SplitArray, leave_last_out, split_at
-from features.tables import LabelledEvents, SlicedWriter, events_table, train_counts
+from features.tables import ASCENDING, LabelledEvents, event_columns, train_counts
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.dataset import HISTORY_ARRAYS, HistoryArrays, OffsetArray
 
@@ -121,8 +123,8 @@ def write_by_users(log: StoredLog, kept: KeptRows, rules: Rules, out_dir: Path) 
     found = Written(np.zeros(len(rules.items.table), np.int64))
     (out_dir / "history").mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        events = stack.enter_context(SlicedWriter(out_dir / "events.parquet"))
-        sessions = stack.enter_context(SlicedWriter(out_dir / "sessions.parquet"))
+        events = stack.enter_context(NumberTableWriter(out_dir / "events.parquet", ASCENDING))
+        sessions = stack.enter_context(NumberTableWriter(out_dir / "sessions.parquet", ASCENDING))
         arrays = {
             name: stack.enter_context(ColumnWriter(out_dir / "history" / f"{name}.npy", HISTORY_ARRAYS[name]))
             for name in PER_EVENT
@@ -152,8 +154,8 @@ def _events_of(log: StoredLog, first: int, end: int, marks: npt.NDArray[np.bool_
     config, rows = rules.config, log.of_users(first, end, with_records=False)
     settled = settle(rows, config.duplicates, rules.merge_rules, rules.repeats.get(first, NO_REPEATS))
     arrays = selected(settled, marks)
-    user, user_ids, _ = renumber(arrays["user"], rows.user_ids)
-    numbered = {**arrays, "user": user, "item": rules.item_of_code[arrays["item"]]}
+    user, user_ids = renumber_ascending(arrays["user"], rows.user_ids)
+    numbered = {**arrays, "user": user, "item": gathered(rules.item_of_code, arrays["item"])}
     kept = event_log(rows, numbered, user_ids, rules.items.table[Columns.ITEM_ID])
     split = _split(kept, rules)
     return _Run(
@@ -197,16 +199,15 @@ def _gather(found: Written, run: _Run, history: HistoryArrays, rules: Rules) -> 
         parts.append(targets[int(borders[code]) : int(borders[code + 1])])
 
 
-def _write_tables(found: Written, run: _Run, events: SlicedWriter, sessions: SlicedWriter) -> None:
+def _write_tables(found: Written, run: _Run, events: NumberTableWriter, sessions: NumberTableWriter) -> None:
     """Write the run's rows of the large tables under their final numbers, and go on behind them."""
     log = replace(run.log, user=run.log.user + np.int32(found.users))
     numbered = replace(run, log=log, session=run.session + np.int32(found.sessions))
-    events.write(events_table(numbered, slice(None)))
+    events.write(event_columns(numbered, slice(None)))
     starts = session_starts(run.session)
-    table = session_table(log, run.split, starts, before=(found.sessions, found.events))
-    sessions.write(table)
+    sessions.write(session_columns(log, run.split, starts, before=(found.sessions, found.events)))
     found.users += len(log.user_ids)
     found.events += len(log)
     found.positive += int(np.count_nonzero(log.positive))
-    found.sessions += len(table)
+    found.sessions += len(starts) - 1
     found.session_lengths += doubling_counts(np.diff(starts))

@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.log.arrays import BoolArray, CodeArray
+from features.log.arrays import BoolArray, CodeArray, is_constant
 from features.log.encoded_log import EncodedLog, StoredLog
 from features.log.event_log import Core, repeat_tables, settle
 from features.log.k_core import KCoreConfig, k_core
 from features.log.repeats import Duplicates, Repeats
 from features.log.signal_bits import DEFAULT_RULE
+from features.passes.rows import compressed
+from features.passes.users import count_open, marked
 from features.sources.base import MergeRule
 from features.splits import cut_ranks
 
@@ -70,12 +72,13 @@ class Settling:
         self.user_events = np.zeros(len(self.core.user), np.int64)
         self.item_events = np.zeros(len(self.core.item), np.int64)
 
-    def see(self, first: int, rows: EncodedLog) -> None:
+    def see(self, first: int, rows: EncodedLog, starts: npt.NDArray[np.int64]) -> None:
         """Count a run of users.
 
         Args:
             first: Number of the first user.
             rows: All their rows.
+            starts: ``[users + 1]`` first row of each of them, the first one 0, and behind them the number of rows.
         """
         settled = settle(rows, self.duplicates, self.rules)
         repeats = settled.repeats
@@ -88,13 +91,17 @@ class Settling:
         if not self.limits.user and not self.limits.item:
             return
         counts = settled.positive if settled.stays is None else settled.positive & settled.stays
-        user, item = (rows.user, rows.item) if counts.all() else (rows.user[counts], rows.item[counts])
         users = slice(first, first + len(rows.user_ids))
-        self.user_events[users] = np.bincount(user, minlength=len(rows.user_ids))
-        self.item_events += np.bincount(item, minlength=len(self.item_events))
-        is_open = ~(self.core.user[users][user] & self.core.item[item])
-        self.open_users.append(user[is_open] + np.int32(first))
-        self.open_items.append(item[is_open])
+        open_users, open_items = count_open(
+            starts,
+            rows.item,
+            None if is_constant(counts) and bool(counts[:1].all()) else counts,
+            (self.core.user[users], self.core.item),
+            first,
+            (self.user_events[users], self.item_events),
+        )
+        self.open_users.append(open_users)
+        self.open_items.append(open_items)
 
     def k_core(self) -> Core | None:
         """Return which users and items have enough events; ``None`` where no limit is set."""
@@ -178,21 +185,23 @@ def kept_rows(
         starts = log.starts[first : end + 1]
         rows = slice(int(starts[0]), int(starts[-1]))
         items = item[rows]
-        keep: BoolArray = np.ones(len(items), bool)
         if stays is not None:
-            keep = np.repeat(stays.user[first:end], np.diff(starts)) & stays.item[items]
+            keep, kept = marked(starts - rows.start, items, stays.user[first:end], stays.item)
+        else:
+            keep, kept = np.ones(len(items), bool), len(items)
         if first in repeats:
             keep[repeats[first].rows] = False
+            kept = int(np.count_nonzero(keep))
         if used is None:
             met.user[first:end] = np.logical_or.reduceat(keep, starts[:-1] - rows.start)  # every user has rows
             met.item[items[keep]] = True
-        kept = int(np.count_nonzero(keep))
         marks.append(keep if kept < len(keep) else None)
         events += kept
         if since is not None:
             keep = keep & ~early[rows] if has_early else keep
             timed += int(np.count_nonzero(keep))
-            time = log.columns["timestamp"][rows]
-            times.append(time[keep & (time >= since)])
+            time = log.columns["timestamp"]
+            stored = time.stored(rows)
+            times.append(time.layout.from_disk(compressed(stored, keep & (stored >= time.layout.stored_from(since)))))
     late = np.concatenate([np.empty(0, np.int64), *times])
     return KeptRows(runs, marks, events, met if used is None else used, timed, late)

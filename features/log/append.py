@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.log.arrays import NO_CODE, CodeArray, is_constant
+from features.log.arrays import CodeArray
 from features.log.encoded_log import ID_TABLES, EncodedLog, LogWriter, StoredLog, sort_keys
 from features.log.event_log import Core
 from features.log.order import KeyArray
 from features.log.stored_columns import Layout
+from features.passes.rows import add_counts, gathered, inserted
 
 RowArray = npt.NDArray[np.int64]
 
@@ -107,7 +108,7 @@ class Merge:
         slots = insertion_places(earlier, before, moves, arrays, tables.get("tie_break"))
         return cls(earlier, arrays, head, tables, moves, before, after, slots)
 
-    @property
+    @cached_property
     def starts(self) -> RowArray:
         """``[users + 1]`` first row of each user in the merged log."""
         return self.before + self.after
@@ -133,24 +134,28 @@ class Merge:
         column, moved = self.earlier.columns[name], self.tables[name]
         rows = np.zeros(len(getattr(self.head, ID_TABLES[name])), np.int64)
         for start in range(0, len(column), RUN_ROWS):
-            rows += np.bincount(_renumbered(column[start : start + RUN_ROWS], moved), minlength=len(rows))
+            add_counts(_renumbered(column[start : start + RUN_ROWS], moved), None, rows)
         return rows + np.bincount(self.new[name], minlength=len(rows))
 
     def write(
-        self, folder: Path, runs: Sequence[tuple[int, int]], seen: Callable[[int, EncodedLog], None]
+        self, folder: Path, runs: Sequence[tuple[int, int]], seen: Callable[[int, EncodedLog, RowArray], None]
     ) -> StoredLog:
         """Save the merged log, some users at a time.
 
         Args:
             folder: Where.
             runs: First and end of the users that are worked on together.
-            seen: Gets the number of the first user of each run, and its rows, in which users are numbered from 0.
+            seen: Gets the number of the first user of each run, its rows, in which users are numbered from 0, and
+                ``[users + 1]`` where each begins.
         """
         with LogWriter(folder, self._layouts) as writer:
             for first, end in runs:
-                rows = self.of_users(first, end)
-                writer.write(rows, np.diff(self.starts[first : end + 1]))
-                seen(first, rows)
+                starts = self.starts[first : end + 1] - self.starts[first]
+                counts, stored = np.diff(starts), self._stored(first, end)
+                writer.write_stored(stored, counts)
+                user = np.repeat(np.arange(end - first, dtype=np.int32), counts)
+                arrays: dict[str, Any] = {name: self._layouts[name].from_disk(rows) for name, rows in stored.items()}
+                seen(first, replace(self.head, user=user, user_ids=self.head.user_ids[first:end], **arrays), starts)
         writer.finish(self.head)
         return StoredLog.open(folder)
 
@@ -168,29 +173,27 @@ class Merge:
             found[name] = added
         return found
 
-    def of_users(self, first: int, end: int) -> EncodedLog:
-        """Return the rows of the users from ``first`` to ``end``, who are numbered from 0 in it."""
+    def _stored(self, first: int, end: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the rows of the users from ``first`` to ``end`` as they are stored in the merged log."""
         old = slice(int(self.before[first]), int(self.before[end]))
         new = slice(int(self.after[first]), int(self.after[end]))
-        counts = np.diff(self.starts[first : end + 1])
-        own = self.places[new] - old.start + np.arange(new.stop - new.start)
-        is_old = np.ones(int(counts.sum()), bool)
-        is_old[own] = False
-        arrays: dict[str, Any] = {}
+        at = self.places[new] - old.start
+        found: dict[str, npt.NDArray[Any]] = {}
         for name, column in self.earlier.columns.items():
-            values = column[old]
-            if self._layouts[name].constant is not None and is_constant(values):  # the new rows have the same value
-                arrays[name] = np.broadcast_to(values.dtype.type(self._layouts[name].constant), (len(is_old),))
+            layout = self._layouts[name]
+            if layout.constant is not None and layout == column.layout:  # the new rows have the same value
+                rows = old.stop - old.start + len(at)
+                found[name] = np.broadcast_to(np.asarray(layout.constant, layout.stored), (rows,))
                 continue
+            moves = name == "record" and self.moves.shift is not None
+            if layout == column.layout and not moves:
+                values = column.stored(old)
+            else:
+                values = layout.to_disk(self.moves.applied(column[old]) if moves else column[old])
             if name in self.tables:
                 values = _renumbered(values, self.tables[name])
-            if name == "record":
-                values = self.moves.applied(values)
-            arrays[name] = np.empty(len(is_old), values.dtype)
-            arrays[name][is_old] = values
-            arrays[name][own] = self.new[name][new]
-        user = np.repeat(np.arange(end - first, dtype=np.int32), counts)
-        return replace(self.head, user=user, user_ids=self.head.user_ids[first:end], **arrays)
+            found[name] = inserted(values, at, layout.to_disk(self.new[name][new]))
+        return found
 
 
 def _of_all(name: str, earlier: EncodedLog, new: EncodedLog) -> tuple[int, ...]:
@@ -254,9 +257,7 @@ def _places(ids: pl.Series, wanted: pl.Series) -> npt.NDArray[np.int32]:
 
 
 def _renumbered(codes: npt.NDArray[np.int32], table: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int32]:
-    if table is None:
-        return codes
-    return np.append(table, np.int32(NO_CODE))[codes]  # "no id" is -1, the last place
+    return codes if table is None else gathered(table, codes)
 
 
 @dataclass(frozen=True)

@@ -184,9 +184,19 @@ class LogWriter:
             log: Their rows.
             user_rows: ``[users]`` how many each has.
         """
-        for name, array in log.arrays().items():
-            if name in self._files and name != "user":
-                self._files[name].write(self._layouts[name].to_disk(array))
+        arrays = {name: array for name, array in log.arrays().items() if name in self._files and name != "user"}
+        self.write_stored({name: self._layouts[name].to_disk(array) for name, array in arrays.items()}, user_rows)
+
+    def write_stored(self, columns: Mapping[str, npt.NDArray[Any]], user_rows: npt.NDArray[np.integer[Any]]) -> None:
+        """Append the rows of the next users.
+
+        Args:
+            columns: As they are stored; those of one value need not be there.
+            user_rows: ``[users]`` how many each has.
+        """
+        for name, array in columns.items():
+            if name in self._files:
+                self._files[name].write(array)
         self._files["user"].write(user_rows.astype(np.int32))
 
     def finish(self, log: EncodedLog) -> None:

@@ -21,6 +21,7 @@ from features.log.k_core import KCoreConfig, k_core_mask
 from features.log.order import same_as_before
 from features.log.repeats import Duplicates, Repeats, find_repeats, merge_repeats, without
 from features.log.signal_bits import positive_mask
+from features.passes.rows import compressed, gathered, ranked
 from features.sources.base import FILE, ROW, MergeRule
 from recsys.contracts.dataset import ByteArray
 from recsys.contracts.errors import ArtifactError, DataError
@@ -240,7 +241,7 @@ def selected(settled: Settled, keep: BoolArray | None) -> dict[str, Any]:
     if keep is None:
         return arrays
     count = int(np.count_nonzero(keep))
-    return {name: array[:count] if is_constant(array) else array[keep] for name, array in arrays.items()}
+    return {name: array[:count] if is_constant(array) else compressed(array, keep) for name, array in arrays.items()}
 
 
 def event_log(encoded: EncodedLog, arrays: Mapping[str, Any], user_ids: pl.Series, item_ids: pl.Series) -> EventLog:
@@ -312,4 +313,11 @@ def renumber(codes: CodeArray, ids: pl.Series) -> tuple[CodeArray, pl.Series, Bo
     if used.all():
         return codes, ids, used
     table = np.cumsum(used, dtype=np.int32) - np.int32(1)
-    return table[codes], ids.filter(used), used
+    return gathered(table, codes), ids.filter(used), used
+
+
+def renumber_ascending(codes: CodeArray, ids: pl.Series) -> tuple[CodeArray, pl.Series]:
+    """Number anew the ids that are met, of codes that ascend; return ``[E]`` numbers, and those ids."""
+    used = np.zeros(len(ids), bool)
+    numbers = ranked(codes, used)
+    return numbers, ids if used.all() else ids.filter(used)

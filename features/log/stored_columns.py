@@ -78,8 +78,20 @@ class Layout:
 
     def from_disk(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return stored values as they are in memory."""
-        values = values.astype(self.dtype, copy=False)
-        return values * self.dtype.type(self.scale) if self.scale != 1 else values
+        if self.scale == 1:
+            return values.astype(self.dtype, copy=False)
+        return np.multiply(values, self.dtype.type(self.scale), dtype=self.dtype)
+
+    def stored_from(self, value: int) -> int:
+        """Return the least stored number that stands for ``value`` or more.
+
+        Example:
+            >>> seconds = Layout(np.dtype(np.int64), np.dtype(np.uint32), SECOND)
+            >>> seconds.stored_from(2_000_000), seconds.stored_from(2_000_001), seconds.stored_from(-5)
+            (2, 3, 0)
+        """
+        least = -(-value // self.scale)
+        return max(least, 0) if self.stored.kind == "u" else least
 
     def as_json(self) -> dict[str, Any]:
         """What a reader needs beside the file."""
@@ -124,10 +136,14 @@ class StoredColumn:
 
     def __getitem__(self, rows: slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
         """Return some of the values; of a column of one value an array that cannot be written to."""
+        return self.layout.from_disk(self.stored(rows))
+
+    def stored(self, rows: slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+        """Return the same values as they are on the disk."""
         if self.file is None:
             count = len(range(*rows.indices(self.rows))) if isinstance(rows, slice) else len(rows)
             return np.broadcast_to(np.asarray(self.layout.constant, self.layout.dtype), (count,))
-        return self.layout.from_disk(self.file[rows])
+        return self.file[rows]
 
 
 class ColumnWriter:

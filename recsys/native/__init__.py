@@ -18,9 +18,10 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # sums may be re-ordered, which vector units need; not -ffast-math, whose start-up code makes the whole process flush
@@ -158,6 +159,8 @@ def prefix_attention(
     Returns:
         ``[B, W, A * C]``.
     """
+    import torch
+
     library = _library()
     assert library is not None
     assert all(tensor.is_cpu for tensor in (*blocks, *ancestry)), "the kernels read the memory of the CPU"
@@ -189,6 +192,8 @@ def prefix_attention(
 
 def quantise_rows(values_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Round each row to int8 with a scale of its own; the fast twin of :func:`recsys.model.int8.quantise_rows`."""
+    import torch
+
     library = _library()
     assert library is not None
     assert values_NK.is_cpu, "the kernels read the memory of the CPU"
@@ -202,6 +207,8 @@ def quantise_rows(values_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def dequantise_(sums_NM: torch.Tensor, row_scales_N: torch.Tensor, column_scales_M: torch.Tensor) -> torch.Tensor:
     """Turn int32 sums into floats in their own memory and return them as float32; ``sums`` is used up."""
+    import torch
+
     library = _library()
     assert library is not None
     assert all(tensor.is_cpu for tensor in (sums_NM, row_scales_N, column_scales_M))
@@ -221,6 +228,8 @@ def gate_rows(up: torch.Tensor) -> torch.Tensor:
     Returns:
         ``[..., F]``.
     """
+    import torch
+
     library = _library()
     assert library is not None
     assert up.is_cpu, "the kernels read the memory of the CPU"
@@ -239,6 +248,8 @@ def norm_rows(x: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tens
         x: Contiguous float32 ``[..., D]``.
         weight_D: Contiguous float32.
     """
+    import torch
+
     library = _library()
     assert library is not None
     assert all(tensor.is_cpu for tensor in (x, weight_D)), "the kernels read the memory of the CPU"
@@ -260,6 +271,8 @@ def exp_sums(score_BN: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor,
     Returns:
         ``(sums [B, V], best [B])``; best is finite.
     """
+    import torch
+
     library = _library()
     assert library is not None
     assert all(tensor.is_cpu and tensor.is_contiguous() for tensor in (score_BN, first)), (
@@ -275,4 +288,6 @@ def exp_sums(score_BN: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _threads(out: torch.Tensor) -> int:
+    import torch
+
     return torch.get_num_threads() if out.numel() >= WORTH_THREADS else 1

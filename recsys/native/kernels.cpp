@@ -1,4 +1,5 @@
-// Small kernels of the decoder, each with a PyTorch form beside it that gives the same result.
+// Small kernels, each with a PyTorch or NumPy form that gives the same result: first those of the decoder, then those over
+// columns of numbers, for preparing data.
 //
 // prefix_attention: attention of beams over their own prefixes, reading each ancestor's row where it was written.
 // Beam w of user b attends to one row per step: row ancestry[t][b, w] of the block that step t wrote (or row w for the
@@ -15,6 +16,10 @@
 // norm_rows: rows divided by their root mean square, times a weight per channel.
 //
 // exp_sums: of every row the highest value, and sums of exp(value - highest) over neighbours. Scores are used up.
+//
+// delta_packed: whole numbers as Parquet's DELTA_BINARY_PACKED. insert_rows, compress_rows, gather_codes, rank_sorted,
+// count_codes: a column made of another one. count_open, mark_kept: the k-core some users at a time. gap_codes, split_counts,
+// distinct_targets: histories. recsys/native/columns.py says what each is given.
 
 #include <algorithm>
 #include <cmath>
@@ -137,6 +142,108 @@ void exp_row(float* __restrict x, int64_t columns, float highest) {
     }
 }
 
+// delta_packed: whole numbers as Parquet's DELTA_BINARY_PACKED, blocks of 128 differences in 4 miniblocks.
+
+inline uint8_t* put_varint(uint8_t* out, uint64_t number) {
+    for (; number > 0x7F; number >>= 7) *out++ = static_cast<uint8_t>(number | 0x80);
+    *out++ = static_cast<uint8_t>(number);
+    return out;
+}
+
+inline uint64_t zigzag(int64_t number) { return static_cast<uint64_t>(number) << 1 ^ static_cast<uint64_t>(number >> 63); }
+
+inline int bit_length(uint64_t number) { return number ? 64 - __builtin_clzll(number) : 0; }
+
+// 32 numbers of so many bits each, the lowest first: whole words of 32 bits. Held has room for a number behind 31 bits.
+template <typename Held, typename Unsigned>
+uint8_t* pack_bits(const Unsigned* values, int width, uint8_t* out) {
+    Held held = 0;
+    int bits = 0;
+    for (int n = 0; n < 32; ++n) {
+        held |= static_cast<Held>(values[n]) << bits;
+        bits += width;
+        for (; bits >= 32; bits -= 32, held >>= 32, out += 4) {
+            const uint32_t low = static_cast<uint32_t>(held);
+            std::memcpy(out, &low, 4);
+        }
+    }
+    return out;
+}
+
+template <typename Given, typename Signed, typename Unsigned>
+int64_t delta_pack(const Given* values, int64_t count, uint8_t* out) {
+    uint8_t* const begin = out;
+    out = put_varint(put_varint(put_varint(out, 128), 4), count);
+    out = put_varint(out, count ? zigzag(values[0]) : 0);
+    Unsigned beyond[128];
+    for (int64_t first = 1; first < count; first += 128) {
+        const int64_t here = std::min<int64_t>(128, count - first);
+        Signed least = std::numeric_limits<Signed>::max();
+        for (int64_t n = 0; n < here; ++n) {
+            beyond[n] = static_cast<Unsigned>(values[first + n]) - static_cast<Unsigned>(values[first + n - 1]);
+            least = std::min(least, static_cast<Signed>(beyond[n]));
+        }
+        for (int64_t n = 0; n < here; ++n) beyond[n] -= static_cast<Unsigned>(least);
+        std::fill(beyond + here, beyond + 128, Unsigned{0});
+        out = put_varint(out, zigzag(least));
+        uint8_t* const widths = out;
+        out += 4;
+        for (int64_t small = 0; small < 4; ++small) {
+            Unsigned any = 0;
+            for (int n = 0; n < 32; ++n) any |= beyond[32 * small + n];
+            widths[small] = static_cast<uint8_t>(bit_length(any));
+            const Unsigned* const part = beyond + 32 * small;
+            if (any) out = widths[small] > 32 ? pack_bits<unsigned __int128>(part, widths[small], out)
+                                              : pack_bits<uint64_t>(part, widths[small], out);
+        }
+    }
+    return out - begin;
+}
+
+// Rows of one size: copies are moves of whole words, whatever the type is.
+template <typename Word>
+void insert(const Word* old, int64_t count, const int64_t* at, const Word* fresh, int64_t added, Word* out) {
+    int64_t done = 0;
+    for (int64_t n = 0; n < added; ++n) {
+        out = std::copy(old + done, old + at[n], out);
+        done = at[n];
+        *out++ = fresh[n];
+    }
+    std::copy(old + done, old + count, out);
+}
+
+template <typename Word>
+int64_t compress(const Word* values, const uint8_t* keep, int64_t count, Word* out) {
+    int64_t kept = 0;
+    for (int64_t n = 0; n < count; ++n) {  // a branch would be guessed wrongly; what is written too much is written over
+        out[kept] = values[n];
+        kept += keep[n];
+    }
+    return kept;
+}
+
+inline uint8_t gap_code(int64_t gap_us) {
+    const int64_t seconds = gap_us / 1000000;
+    return static_cast<uint8_t>(seconds ? std::min(2 + 63 - __builtin_clzll(seconds), 31) : 1);
+}
+
+// Items of a window, each once, in the order of their first event; returns how many.
+int64_t distinct(const int32_t* items, int64_t count, std::vector<int64_t>& met, int64_t mark, int32_t* out) {
+    int64_t found = 0;
+    if (count > 32)
+        for (int64_t n = 0; n < count; ++n) {
+            const size_t item = static_cast<size_t>(items[n]);
+            if (item >= met.size()) met.resize(2 * item + 1, -1);
+            if (met[item] == mark) continue;
+            met[item] = mark;
+            out[found++] = items[n];
+        }
+    else
+        for (int64_t n = 0; n < count; ++n)
+            if (std::find(out, out + found, items[n]) == out + found) out[found++] = items[n];
+    return found;
+}
+
 }  // namespace
 
 extern "C" void prefix_attention(const float* const* blocks, const int64_t* widths, const int64_t* const* ancestry,
@@ -195,4 +302,103 @@ extern "C" void exp_sums(float* scores, int64_t rows, int64_t columns, const int
             sums[row * ranges + n] = sum;
         }
     }
+}
+
+extern "C" int64_t delta_packed(const void* values, int64_t kind, int64_t count, uint8_t* out) {
+    if (kind == 0) return delta_pack<int8_t, int32_t, uint32_t>(static_cast<const int8_t*>(values), count, out);
+    if (kind == 1) return delta_pack<uint8_t, int32_t, uint32_t>(static_cast<const uint8_t*>(values), count, out);
+    if (kind == 2) return delta_pack<int32_t, int32_t, uint32_t>(static_cast<const int32_t*>(values), count, out);
+    return delta_pack<int64_t, int64_t, uint64_t>(static_cast<const int64_t*>(values), count, out);
+}
+
+extern "C" void insert_rows(const void* old, int64_t count, const int64_t* at, const void* fresh, int64_t added, int64_t size,
+                            void* out) {
+#define INSERT(Word) insert(static_cast<const Word*>(old), count, at, static_cast<const Word*>(fresh), added, static_cast<Word*>(out))
+    if (size == 1) INSERT(uint8_t);
+    if (size == 4) INSERT(uint32_t);
+    if (size == 8) INSERT(uint64_t);
+#undef INSERT
+}
+
+extern "C" int64_t compress_rows(const void* values, int64_t size, const uint8_t* keep, int64_t count, void* out) {
+#define COMPRESS(Word) compress(static_cast<const Word*>(values), keep, count, static_cast<Word*>(out))
+    return size == 1 ? COMPRESS(uint8_t) : size == 4 ? COMPRESS(uint32_t) : COMPRESS(uint64_t);
+#undef COMPRESS
+}
+
+extern "C" void gather_codes(const int32_t* table, const int32_t* codes, int64_t count, int32_t* out) {
+    for (int64_t n = 0; n < count; ++n) out[n] = codes[n] < 0 ? codes[n] : table[codes[n]];
+}
+
+extern "C" int64_t rank_sorted(const int32_t* codes, int64_t count, int32_t* out, uint8_t* used) {
+    int32_t rank = -1, last = -1;
+    for (int64_t n = 0; n < count; ++n) {
+        if (codes[n] != last) {
+            ++rank;
+            last = codes[n];
+            used[last] = 1;
+        }
+        out[n] = rank;
+    }
+    return rank + 1;
+}
+
+extern "C" void count_codes(const int32_t* codes, const uint8_t* keep, int64_t count, int64_t* counts) {
+    if (keep)
+        for (int64_t n = 0; n < count; ++n) counts[codes[n]] += keep[n];
+    else
+        for (int64_t n = 0; n < count; ++n) ++counts[codes[n]];
+}
+
+extern "C" int64_t count_open(const int64_t* starts, int64_t users, const int32_t* item, const uint8_t* counts,
+                              const uint8_t* sure_user, const uint8_t* sure_item, int64_t first, int64_t* user_events,
+                              int64_t* item_events, int32_t* open_users, int32_t* open_items) {
+    int64_t open = 0;
+    for (int64_t user = 0; user < users; ++user) {
+        const bool sure = sure_user[user];
+        for (int64_t n = starts[user]; n < starts[user + 1]; ++n) {
+            if (counts && !counts[n]) continue;
+            ++user_events[user];
+            ++item_events[item[n]];
+            if (sure && sure_item[item[n]]) continue;
+            open_users[open] = static_cast<int32_t>(first + user);
+            open_items[open++] = item[n];
+        }
+    }
+    return open;
+}
+
+extern "C" int64_t mark_kept(const int64_t* starts, int64_t users, const int32_t* item, const uint8_t* user_stays,
+                             const uint8_t* item_stays, uint8_t* keep) {
+    int64_t kept = 0;
+    for (int64_t user = 0; user < users; ++user) {
+        const uint8_t stays = user_stays[user];
+        for (int64_t n = starts[user]; n < starts[user + 1]; ++n) kept += keep[n] = stays & item_stays[item[n]];
+    }
+    return kept;
+}
+
+extern "C" void gap_codes(const int32_t* user, const int64_t* time, int64_t count, int64_t last_user, int64_t last_time,
+                          uint8_t* out) {
+    for (int64_t n = 0; n < count; ++n) {
+        const bool known = user[n] == last_user && time[n] >= last_time && last_time >= 0;
+        out[n] = known ? gap_code(time[n] - last_time) : 0;
+        last_user = user[n];
+        last_time = time[n];
+    }
+}
+
+extern "C" void split_counts(const int32_t* user, const int8_t* split, int64_t count, int64_t users, int64_t* counts) {
+    for (int64_t n = 0; n < count; ++n) ++counts[split[n] * users + user[n]];
+}
+
+extern "C" int64_t distinct_targets(const int64_t* start, const int64_t* end, int64_t users, const int32_t* item,
+                                    int64_t* sizes, int32_t* out) {
+    std::vector<int64_t> met;
+    int64_t total = 0;
+    for (int64_t user = 0; user < users; ++user) {
+        sizes[user] = distinct(item + start[user], end[user] - start[user], met, user, out + total);
+        total += sizes[user];
+    }
+    return total;
 }

@@ -76,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.alignment.rounds": _ROLLOUTS,
     "recsys.alignment": _ALIGNMENT,
     "recsys.reports": _ALIGNMENT | _RANKED | {"recsys.evaluation"},
-    "features": _BASE,
+    "features": _BASE | {"recsys.native"},
     "serving.config": _BASE,
     "serving.bundle": _LAYERS | {"serving.config"},
     "serving.inputs": _DECODING | {"serving.config", "serving.bundle"},

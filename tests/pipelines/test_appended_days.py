@@ -225,7 +225,7 @@ def test_a_killed_append_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(features.appended.by_users, "events_table", killed)
+        patched.setattr(features.appended.by_users, "event_columns", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(config, append=True)
     assert [path for path in earlier.path.parent.iterdir() if not path.name.startswith(".")] == [earlier.path]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from features.audit.leakage.findings import example_ids
+from features.passes.rows import add_counts
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID
 from recsys.contracts.dataset import Dataset, Targets
 
@@ -88,8 +89,8 @@ class Arrays:
     def train_counts(self) -> Int64Array:
         """``[I]`` train events of every item: all, less those behind the users' train events, which are few."""
         counts = np.zeros(self.num_items, np.int64)
-        for start in range(0, len(self.item), _SLICE_ROWS):  # bincount copies what it counts into 8 bytes per event
-            counts += np.bincount(self.item[start : start + _SLICE_ROWS], minlength=self.num_items)
+        for start in range(0, len(self.item), _SLICE_ROWS):
+            add_counts(self.item[start : start + _SLICE_ROWS], None, counts)
         sizes = self.offsets[1:] - self.train_end
         first = np.repeat(self.train_end - (np.cumsum(sizes) - sizes), sizes)
         later = self.item[first + np.arange(len(first))]

@@ -1,0 +1,139 @@
+"""The parts of a Parquet file that are not values: heads of pages, and the list of all parts at the end.
+
+Source: ``parquet.thrift`` of the Parquet format, written in Thrift's compact protocol; numbers of fields are those of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from features.number_tables.encodings import varint, zigzag
+
+MAGIC: Final = b"PAR1"
+BOOLEAN, INT32, INT64, FLOAT = 0, 1, 2, 4
+PLAIN, RLE, DELTA = 0, 3, 5
+UINT_8, INT_8 = 11, 15
+"""What a column of 32 bits stands for where it is less."""
+
+_REQUIRED, _OPTIONAL = 0, 1
+_CREATED_BY: Final = "recsys"
+_I32, _I64, _BINARY, _LIST, _STRUCT = 5, 6, 8, 9, 12
+
+Field = tuple[int, int, Any]
+"""Number of a field, its type, its value; a list is the type of what is in it, and those values."""
+
+
+@dataclass(frozen=True)
+class ColumnFormat:
+    """How one column is stored.
+
+    Attributes:
+        name: Of the column.
+        physical: What a value is on the disk.
+        converted: What it stands for; ``None``: itself.
+        nullable: Whether values may be missing.
+        encoding: ``PLAIN`` or ``DELTA``.
+    """
+
+    name: str
+    physical: int
+    converted: int | None
+    nullable: bool
+    encoding: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Where the values of a column of one row group are.
+
+    Attributes:
+        offset: First byte in the file.
+        size: Bytes, with the head of the page.
+    """
+
+    offset: int
+    size: int
+
+
+def page_head(column: ColumnFormat, rows: int, size: int) -> bytes:
+    """Return the head of a page, which holds all values of a column of one row group.
+
+    Args:
+        column: The column.
+        rows: Values, missing ones too.
+        size: Bytes that follow.
+    """
+    data: list[Field] = [(1, _I32, rows), (2, _I32, column.encoding), (3, _I32, RLE), (4, _I32, RLE)]
+    return _struct([(1, _I32, 0), (2, _I32, size), (3, _I32, size), (5, _STRUCT, data)])
+
+
+def footer(columns: Sequence[ColumnFormat], groups: Sequence[tuple[int, Sequence[Chunk]]]) -> bytes:
+    """Return the end of a file.
+
+    Args:
+        columns: All columns.
+        groups: Rows of each row group, and where its columns are.
+    """
+    schema = [[(4, _BINARY, "schema"), (5, _I32, len(columns))], *(_described(column) for column in columns)]
+    listed = [_row_group(columns, rows, chunks) for rows, chunks in groups]
+    rows = sum(rows for rows, _ in groups)
+    written = _struct(
+        [
+            (1, _I32, 2),
+            (2, _LIST, (_STRUCT, schema)),
+            (3, _I64, rows),
+            (4, _LIST, (_STRUCT, listed)),
+            (6, _BINARY, _CREATED_BY),
+        ]
+    )
+    return written + len(written).to_bytes(4, "little") + MAGIC
+
+
+def _described(column: ColumnFormat) -> list[Field]:
+    fields: list[Field] = [
+        (1, _I32, column.physical),
+        (3, _I32, _OPTIONAL if column.nullable else _REQUIRED),
+        (4, _BINARY, column.name),
+    ]
+    return fields if column.converted is None else [*fields, (6, _I32, column.converted)]
+
+
+def _row_group(columns: Sequence[ColumnFormat], rows: int, chunks: Sequence[Chunk]) -> list[Field]:
+    found = []
+    for column, chunk in zip(columns, chunks, strict=True):
+        facts: list[Field] = [
+            (1, _I32, column.physical),
+            (2, _LIST, (_I32, [column.encoding, RLE])),
+            (3, _LIST, (_BINARY, [column.name])),
+            (4, _I32, 0),  # not compressed
+            (5, _I64, rows),
+            (6, _I64, chunk.size),
+            (7, _I64, chunk.size),
+            (9, _I64, chunk.offset),
+        ]
+        found.append([(2, _I64, chunk.offset), (3, _STRUCT, facts)])
+    return [(1, _LIST, (_STRUCT, found)), (2, _I64, sum(chunk.size for chunk in chunks)), (3, _I64, rows)]
+
+
+def _value(kind: int, value: Any) -> bytes:
+    if kind in (_I32, _I64):
+        return varint(zigzag(value))
+    if kind == _BINARY:
+        text = value.encode()
+        return varint(len(text)) + text
+    if kind == _LIST:
+        inner, values = value
+        head = bytes([len(values) << 4 | inner]) if len(values) < 15 else bytes([0xF0 | inner]) + varint(len(values))
+        return head + b"".join(_value(inner, each) for each in values)
+    return _struct(value)
+
+
+def _struct(fields: Sequence[Field]) -> bytes:
+    found, last = bytearray(), 0
+    for number, kind, value in fields:  # each says by how much its number is above the last one's; all are below 16
+        found.append((number - last) << 4 | kind)
+        found += _value(kind, value)
+        last = number
+    return bytes(found) + b"\0"

@@ -1,0 +1,206 @@
+"""Kernels over columns of numbers, for preparing data: NumPy arrays in, NumPy arrays or bytes out; no torch.
+
+Each is the fast twin of a NumPy form that stands where it is called and gives the same result. Arrays are read and written
+where they lie, so that they have to be contiguous and of the type that is named.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys import native
+
+Codes = npt.NDArray[np.int32]
+Rows = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
+
+_DELTA_KINDS: Final = {np.dtype(np.int8): 0, np.dtype(np.uint8): 1, np.dtype(np.int32): 2, np.dtype(np.int64): 3}
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS: Final[dict[str, list[Any]]] = {
+    "delta_packed": [_POINTER, _NUMBER, _NUMBER, _POINTER],
+    "insert_rows": [_POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER],
+    "compress_rows": [_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
+    "gather_codes": [_POINTER, _POINTER, _NUMBER, _POINTER],
+    "rank_sorted": [_POINTER, _NUMBER, _POINTER, _POINTER],
+    "count_codes": [_POINTER, _POINTER, _NUMBER, _POINTER],
+    "count_open": [_POINTER, _NUMBER] + [_POINTER] * 4 + [_NUMBER] + [_POINTER] * 4,
+    "mark_kept": [_POINTER, _NUMBER] + [_POINTER] * 4,
+    "gap_codes": [_POINTER, _POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER],
+    "split_counts": [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER],
+    "distinct_targets": [_POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER],
+}
+
+
+def available() -> bool:
+    """Whether the kernels are compiled and not switched off."""
+    return native.available()
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = native._library()
+    assert library is not None
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, _NUMBER
+    return library
+
+
+def _at(array: npt.NDArray[Any] | None, dtype: Any = None) -> int | None:
+    """Return where an array lies; its memory is read as it is, so what does not fit is an error of ours."""
+    if array is None:
+        return None
+    assert array.flags.c_contiguous
+    assert dtype is None or array.dtype == dtype, f"{array.dtype}, expected {np.dtype(dtype)}"
+    return int(array.ctypes.data)
+
+
+def delta_packed(values: npt.NDArray[Any]) -> bytes:
+    """Differences in few bits; the fast twin of :func:`features.number_tables.encodings.delta_packed`.
+
+    Args:
+        values: Int8, uint8, int32 or int64.
+    """
+    wide = max(values.dtype.itemsize, 4)
+    out = np.empty(64 + (len(values) // 128 + 1) * (14 + 128 * wide), np.uint8)
+    size = _library().delta_packed(_at(values), _DELTA_KINDS[values.dtype], len(values), _at(out))
+    return out[:size].tobytes()
+
+
+def inserted(old: npt.NDArray[Any], at: Rows, fresh: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return ``old`` with each of ``fresh`` in front of the row ``at``.
+
+    Args:
+        old: Of 1, 4 or 8 bytes a value.
+        at: Ascending, from 0 to ``len(old)``.
+        fresh: As many as ``at``, of the type of ``old``.
+    """
+    assert old.dtype == fresh.dtype
+    assert old.dtype.itemsize in (1, 4, 8)
+    assert not len(at) or (at[0] >= 0 and at[-1] <= len(old))
+    out = np.empty(len(old) + len(fresh), old.dtype)
+    size = old.dtype.itemsize
+    _library().insert_rows(_at(old), len(old), _at(at, np.int64), _at(fresh), len(fresh), size, _at(out))
+    return out
+
+
+def compressed(values: npt.NDArray[Any], keep: Bools) -> npt.NDArray[Any]:
+    """Return ``values[keep]``.
+
+    Args:
+        values: Of 1, 4 or 8 bytes a value.
+        keep: As many.
+    """
+    assert values.dtype.itemsize in (1, 4, 8)
+    assert len(values) == len(keep)
+    out = np.empty(len(values) + 1, values.dtype)
+    kept = _library().compress_rows(_at(values), values.dtype.itemsize, _at(keep, np.bool_), len(keep), _at(out))
+    return out[:kept]
+
+
+def gathered(table: Codes, codes: Codes) -> Codes:
+    """Return ``table[codes]``; negative codes stay as they are."""
+    out = np.empty(len(codes), np.int32)
+    _library().gather_codes(_at(table, np.int32), _at(codes, np.int32), len(codes), _at(out))
+    return out
+
+
+def ranked(codes: Codes, used: Bools) -> Codes:
+    """Return the rank of each code among those that are met, and mark them in ``used``.
+
+    Args:
+        codes: Ascending, from 0.
+        used: ``[codes there are]``, all false; is written to.
+    """
+    out = np.empty(len(codes), np.int32)
+    _library().rank_sorted(_at(codes, np.int32), len(codes), _at(out), _at(used, np.bool_))
+    return out
+
+
+def add_counts(codes: Codes, keep: Bools | None, counts: Rows) -> None:
+    """Add to ``counts[code]`` each code whose ``keep`` is true, or each."""
+    assert keep is None or len(keep) == len(codes)
+    _library().count_codes(_at(codes, np.int32), _at(keep, np.bool_), len(codes), _at(counts, np.int64))
+
+
+def count_open(
+    starts: Rows, item: Codes, counts: Bools | None, sure: tuple[Bools, Bools], first: int, events: tuple[Rows, Rows]
+) -> tuple[Codes, Codes]:
+    """Count a run of users, and gather the events whose user or item is not sure to be kept.
+
+    Args:
+        starts: ``[users + 1]`` first row of each user in ``item``.
+        item: ``[rows]``.
+        counts: ``[rows]`` whether a row counts; ``None``: all do.
+        sure: ``[users]`` of the run, and ``[items]``.
+        first: Number of the first user.
+        events: ``[users]`` of the run and ``[items]``; are added to.
+
+    Returns:
+        Users and items of the open events.
+    """
+    users, items = (np.empty(len(item), np.int32) for _ in range(2))
+    assert counts is None or len(counts) == len(item)
+    marks = (_at(mark, np.bool_) for mark in (counts, *sure))
+    sums = (_at(count, np.int64) for count in events)
+    run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32))
+    found = _library().count_open(*run, *marks, first, *sums, _at(users), _at(items))
+    return users[:found].copy(), items[:found].copy()
+
+
+def marked(starts: Rows, item: Codes, user_stays: Bools, item_stays: Bools) -> tuple[Bools, int]:
+    """Mark the rows whose user and item both stay.
+
+    Args:
+        starts: ``[users + 1]`` first row of each user in ``item``.
+        item: ``[rows]``.
+        user_stays: ``[users]`` of the run.
+        item_stays: ``[items]``.
+
+    Returns:
+        ``[rows]`` marks, and how many there are.
+    """
+    keep = np.empty(len(item), np.bool_)
+    run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32))
+    kept = _library().mark_kept(*run, _at(user_stays, np.bool_), _at(item_stays, np.bool_), _at(keep))
+    return keep, int(kept)
+
+
+def gap_codes(user: Codes, timestamp: Rows, last_user: int, last_time: int) -> Bytes:
+    """Bucket the time since the user's previous event, as :func:`recsys.contracts.event_features.gap_buckets` does.
+
+    Args:
+        user, timestamp: Of the events, by user.
+        last_user, last_time: Of the event in front of them.
+    """
+    out = np.empty(len(user), np.uint8)
+    events = (_at(user, np.int32), _at(timestamp, np.int64), len(user))
+    _library().gap_codes(*events, last_user, last_time, _at(out))
+    return out
+
+
+def split_counts(user: Codes, split: npt.NDArray[np.int8], users: int, splits: int) -> Rows:
+    """Return ``[splits, users]`` how many rows each user has in each split."""
+    counts = np.zeros((splits, users), np.int64)
+    _library().split_counts(_at(user, np.int32), _at(split, np.int8), len(user), users, _at(counts))
+    return counts
+
+
+def distinct_targets(start: Rows, end: Rows, item: Codes) -> tuple[Codes, Rows]:
+    """Return the items of each user's window, each once, in order, and ``[users]`` how many there are.
+
+    Args:
+        start, end: ``[users]`` rows of ``item``.
+        item: From 0.
+    """
+    sizes = np.empty(len(start), np.int64)
+    out = np.empty(int((end - start).sum()), np.int32)
+    windows = (_at(start, np.int64), _at(end, np.int64), len(start), _at(item, np.int32))
+    total = _library().distinct_targets(*windows, _at(sizes), _at(out))
+    return out[:total], sizes

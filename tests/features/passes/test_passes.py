@@ -1,0 +1,143 @@
+"""Passes over columns: the kernels give what NumPy gives, and both what a loop in Python gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.passes import rows, users
+from recsys import native
+from recsys.contracts.event_features import gap_buckets
+
+US = 1_000_000
+
+
+def both(function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """The result of NumPy, and that of the kernel where it is compiled; each gets its own copy of what is written to."""
+    ways = (False, True) if native.available() else (False,)
+    for compiled in ways:
+        copied = [np.copy(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("recsys.native.columns.available", lambda compiled=compiled: compiled)
+            yield function(*copied), copied
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.int32, np.uint32, np.float32, np.int64])
+@given(seed=st.integers(0, 999), count=st.integers(0, 60), added=st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_rows_taken_out_and_put_in_between(dtype: type, seed: int, count: int, added: int) -> None:
+    rng = np.random.default_rng(seed)
+    old, fresh = (rng.integers(0, 100, size).astype(dtype) for size in (count, added))
+    keep, at = rng.random(count) < 0.6, np.sort(rng.integers(0, count + 1, added))
+    expected = old.tolist()
+    for place, value in reversed(list(zip(at.tolist(), fresh.tolist(), strict=True))):
+        expected.insert(place, value)
+    for found, _ in both(rows.inserted, old, at, fresh):
+        assert (found.tolist(), found.dtype) == (expected, old.dtype)
+    for found, _ in both(rows.compressed, old, keep):
+        assert (found.tolist(), found.dtype) == ([v for v, k in zip(old.tolist(), keep, strict=True) if k], old.dtype)
+
+
+@given(seed=st.integers(0, 999), count=st.integers(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_codes_looked_up_ranked_and_counted(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    codes, table = rng.integers(0, 9, count).astype(np.int32), rng.integers(0, 99, 9).astype(np.int32)
+    keep = rng.random(count) < 0.5
+    holes = np.where(rng.random(count) < 0.3, np.int32(-1), codes)
+    for found, _ in both(rows.gathered, table, holes):
+        assert found.tolist() == [-1 if code < 0 else int(table[code]) for code in holes]
+    ordered = np.sort(codes)
+    for found, (_, used) in both(rows.ranked, ordered, np.zeros(9, bool)):
+        met = sorted(set(codes.tolist()))
+        assert found.tolist() == [met.index(code) for code in ordered]
+        assert np.flatnonzero(used).tolist() == met
+    for marks in (None, keep):
+        for _, (_, _, counts) in both(rows.add_counts, codes, marks, np.arange(9)):
+            counted = codes if marks is None else codes[marks]
+            assert counts.tolist() == [code + counted.tolist().count(code) for code in range(9)]
+
+
+@given(seed=st.integers(0, 999), sizes=st.lists(st.integers(0, 6), max_size=8), some=st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_the_k_core_of_a_run_of_users(seed: int, sizes: list[int], some: bool) -> None:
+    rng = np.random.default_rng(seed)
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    user, item = np.repeat(np.arange(len(sizes)), sizes), rng.integers(0, 5, sum(sizes)).astype(np.int32)
+    counts = rng.random(len(item)) < 0.7 if some else None
+    sure = (rng.random(len(sizes)) < 0.5, rng.random(5) < 0.5)
+
+    def counted(*run: Any) -> Any:
+        sums = (np.full(len(sizes), 2), np.full(5, 3))
+        return users.count_open(*run, counts, sure, 70, sums), sums
+
+    rows_that_count = [row for row in range(len(item)) if counts is None or counts[row]]
+    is_open = [row for row in rows_that_count if not (sure[0][user[row]] and sure[1][item[row]])]
+    for (found, sums), _ in both(counted, starts, item):
+        assert found[0].tolist() == [70 + int(user[row]) for row in is_open]
+        assert found[1].tolist() == [int(item[row]) for row in is_open]
+        for total, codes, of in zip(sums, (user, item), (2, 3), strict=True):
+            assert total.tolist() == [
+                of + sum(int(codes[row]) == code for row in rows_that_count) for code in range(len(total))
+            ]
+    for (keep, kept), _ in both(users.marked, starts, item, *sure):
+        assert keep.tolist() == [bool(sure[0][u] and sure[1][i]) for u, i in zip(user, item, strict=True)]
+        assert kept == sum(keep.tolist())
+
+
+@given(seed=st.integers(0, 999), count=st.integers(1, 40))
+@settings(max_examples=80, deadline=None)
+def test_gaps_and_splits(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    user = np.sort(rng.integers(0, 4, count)).astype(np.int32)
+    steps = rng.choice([0, 1, US - 1, US, 3 * US, 2**40, -1], count)
+    time = np.where(rng.random(count) < 0.2, -1, np.cumsum(np.maximum(steps, 0)))
+    last_user, last_time = int(rng.integers(-1, 2)), int(rng.choice([-1, 0, 5]))
+    before = list(zip([last_user, *user.tolist()], [last_time, *time.tolist()], strict=True))
+    expected = [
+        int(gap_buckets(np.array([t - b]))[0]) if u == w and b >= 0 and t >= 0 else 0
+        for (w, b), u, t in zip(before, user.tolist(), time.tolist(), strict=False)
+    ]
+    for found, _ in both(users.gap_codes, user, time, last_user, last_time):
+        assert (found.tolist(), found.dtype) == (expected, np.uint8)
+    split = rng.integers(0, 3, count).astype(np.int8)
+    for found, _ in both(users.split_counts, user, split, 4, 3):
+        assert found.tolist() == [[int(((user == u) & (split == s)).sum()) for u in range(4)] for s in range(3)]
+
+
+def test_gaps_at_the_borders_of_their_buckets() -> None:
+    """Less than a second is code 1, one second 2, then a code for each doubling, and 31 at most."""
+    time = np.cumsum([0, US - 1, US, 2 * US - 1, 2 * US, 4 * US, 2**29 * US, 2**40 * US])
+    for found, _ in both(users.gap_codes, np.zeros(8, np.int32), time, -1, -1):
+        assert found.tolist() == [0, 1, 2, 2, 3, 4, 31, 31]
+
+
+@given(seed=st.integers(0, 999), sizes=st.lists(st.sampled_from([0, 1, 2, 5, 32, 33, 60]), max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_each_item_of_a_window_once(seed: int, sizes: list[int]) -> None:
+    """Windows of more than 32 events are looked through in another way than shorter ones."""
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum([size + 1 for size in sizes]).astype(np.int64)  # one event between two windows belongs to none
+    starts = ends - np.array(sizes, np.int64)
+    item = rng.integers(0, 40, sum(sizes) + len(sizes)).astype(np.int32)
+    expected = [list(dict.fromkeys(item[s:e].tolist())) for s, e in zip(starts, ends, strict=True)]
+    for (items, found), _ in both(users.distinct_targets, starts, ends, item):
+        assert found.tolist() == [len(window) for window in expected]
+        assert items.tolist() == [each for window in expected for each in window]
+
+
+@pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
+def test_memory_that_does_not_fit_is_refused() -> None:
+    from recsys.native import columns
+
+    with pytest.raises(AssertionError, match="int64, expected int32"):
+        columns.gathered(np.zeros(2, np.int32), np.zeros(2, np.int64))
+    with pytest.raises(AssertionError):
+        columns.inserted(np.zeros(2, np.int32), np.array([3]), np.zeros(1, np.int32))
+    with pytest.raises(AssertionError):
+        columns.compressed(np.zeros(4, np.int32)[::2], np.ones(2, bool))
