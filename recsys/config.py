@@ -11,10 +11,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, model_validator
 
 from recsys.contracts.errors import ConfigError
 from recsys.paths import checked_path, read_override
@@ -28,6 +29,33 @@ class FrozenConfig(BaseModel):
 
     renamed_keys: ClassVar[Mapping[str, str]] = {}
     """Keys that had another name once: old name to new. An old one is refused with the new one in the message."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_flag_is_no_number(cls, values: Any) -> Any:
+        """Refuse true and false where a number is meant; they would be read as 1 and 0."""
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if isinstance(value, bool) and name in cls.model_fields:
+                leaves = _leaves(cls.model_fields[name].annotation)
+                if leaves & {int, float} and bool not in leaves:
+                    raise ValueError(f"{name} is {str(value).lower()}, expected a number")
+        return values
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The plain types of which an annotation is a union; what a container holds is none of them.
+
+    Example:
+        >>> _leaves(int | None) == {int, type(None)}, _leaves(tuple[int, ...]) == {tuple[int, ...]}
+        (True, True)
+    """
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*map(_leaves, get_args(annotation)))
+    if get_origin(annotation) is Annotated:
+        return _leaves(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return {type(choice) for choice in get_args(annotation)}
+    return {annotation}
 
 
 ConfigType = TypeVar("ConfigType", bound=FrozenConfig)

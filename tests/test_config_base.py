@@ -17,6 +17,16 @@ class Inner(FrozenConfig):
     learning_rate: float = 1e-3
 
 
+class Many(FrozenConfig):
+    plain: float = 1.0
+    bounded: Annotated[int, Field(ge=0)] = 1
+    maybe: int | None = None
+    either: Literal["auto"] | float = "auto"
+    flag: bool = False
+    flag_or_number: bool | int = False
+    text: str | None = None
+
+
 class Outer(FrozenConfig):
     name: str
     train: Inner = Inner()
@@ -27,6 +37,21 @@ def test_nested_override_reaches_the_key(tmp_path: Path) -> None:
     recipe.write_text("name: x\ntrain: {max_epochs: 2}\n")
     config = load_config(Outer, recipe, ["train.max_epochs=5", "train.learning_rate=1e-2"])
     assert config == Outer(name="x", train=Inner(max_epochs=5, learning_rate=0.01))
+
+
+@pytest.mark.parametrize("name", ["plain", "bounded", "maybe", "either"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_flag_is_no_number(name: str, value: bool) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {str(value).lower()}, expected a number"):
+        validate(Many, {name: value}, "recipe.yaml")
+
+
+def test_numbers_are_numbers_and_flags_flags() -> None:
+    found = validate(
+        Many, {"plain": 2, "bounded": 0, "maybe": 1, "either": 0.5, "flag": True, "flag_or_number": True}, ""
+    )
+    assert (found.plain, found.bounded, found.maybe, found.either) == (2.0, 0, 1, 0.5)
+    assert found.flag is found.flag_or_number is True
 
 
 def test_overrides_leave_their_input_alone() -> None:

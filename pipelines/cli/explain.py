@@ -37,8 +37,11 @@ def explain(
         str | None, typer.Option(help="MLflow of the models; default: MLFLOW_TRACKING_URI.")
     ] = None,
     k: Annotated[
-        int, typer.Option(min=1, help="Items of the list, or sessions where the recipe answers with them.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            min=1, help="Items of the list, or sessions where the recipe answers with them; default: recommend.k."
+        ),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page there as well.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     log_level: LogOption = LogLevel.WARNING,
@@ -61,7 +64,7 @@ def explain(
             place: _OfRun | _Anywhere = _OfRun(load(config, overrides), Path(scratch))
         else:
             place = _Anywhere(overrides or [], tracking_uri, Path(scratch))
-        settings = place.settings.model_copy(update={"k": k})
+        settings = place.settings if k is None else place.settings.model_copy(update={"k": k})
         found = explain_one(
             place.open(model, "model"),
             None if against is None else place.open(against, "against"),

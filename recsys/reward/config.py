@@ -207,8 +207,8 @@ class CombinationConfig(FrozenConfig):
             undone["zscore"] = "standardises again, inside the group"
         if self.transform != "identity" and self.mode in undone:
             raise ValueError(
-                f"transform '{self.transform}' has no effect with mode '{self.mode}', which {undone[self.mode]}; set mode to "
-                "raw" + ("" if self.transform == "standard" else " or zscore") + ", or leave transform out"
+                f"transform '{self.transform}' has no effect with mode '{self.mode}', which {undone[self.mode]}; set mode "
+                "to raw" + ("" if self.transform == "standard" else " or zscore") + ", or leave transform out"
             )
         if self.reference_quantile != 0.5 and self.transform != "log_sigmoid":
             raise ValueError(

@@ -190,6 +190,8 @@ def test_the_command(plain: Path, sources: BundleSources, tmp_path: Path, capsys
     found = json.loads(capsys.readouterr().out)
     assert len(found["items"]) == 3
     assert "User u0" in page.read_text()
+    assert call("--user", "u0", "--json", "k=2") == 0
+    assert len(json.loads(capsys.readouterr().out)["items"]) == 2, "as the job would answer"
     assert call("--user", "u0", "--against", str(plain)) == 0
     assert "Neighbours by prefix" in capsys.readouterr().out
     assert call("--user", "nobody") == 3
