@@ -289,7 +289,12 @@ REWARD: Final = Stage(
     "reward_model",
     reward,
     ("reward",),
-    added=(("reward.precision", "32-true"),),
+    added=(
+        ("reward.precision", "32-true"),
+        ("reward.combination.transform", "identity"),
+        ("reward.combination.reference_quantile", 0.5),
+        ("reward.combination.personal", None),
+    ),
     parents=("prepare", "embed", "tokenize"),
     resumable=True,
 )
@@ -300,7 +305,7 @@ ALIGN: Final = Stage(
     ("align", "decode"),
     parents=("prepare", "embed", "tokenize", "train"),
     ignored=("align.checkpoint_every_steps",),
-    added=(("align.precision", "32-true"),),
+    added=(("align.precision", "32-true"), ("align.rsft", None)),
     resumable=True,
 )
 RANK: Final = Stage("rank", "ranker", rank, ("rank", "decode"), parents=("prepare", "embed", "tokenize", "train"))

@@ -26,6 +26,7 @@ from recsys.alignment.rounds.loop import AlignmentRun, Method, RoundLoop
 from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator
 from recsys.alignment.rounds.report import write_alignment_report
 from recsys.alignment.rounds.store import MODEL_NAME, RoundStore
+from recsys.alignment.rsft import kept_samples
 from recsys.alignment.user_feedback import UserFeedbackLearning
 from recsys.contracts.errors import ConfigError
 from recsys.model.checkpoint import save_policy
@@ -49,7 +50,8 @@ def align_policy(inputs: AlignmentInputs, work_dir: Path, progress: Progress) ->
     settings = config.active
     if config.needs_reward_model and inputs.reward_model is None:
         raise ConfigError(
-            f"align.{config.method}.rewards names 'learned', and no reward model is given; run `reward` first"
+            f"align.{config.method}.rewards names 'learned' or align.rsft.by 'reward', and no reward model is given; run "
+            "`reward` first"
         )
     seed_everything(inputs.seed)
     if isinstance(settings, IpaConfig) and settings.objective is not None:
@@ -70,6 +72,8 @@ def align_policy(inputs: AlignmentInputs, work_dir: Path, progress: Progress) ->
     method, learner = _method(inputs, reward_set)
     plain = {"method": config.method, config.method: settings.model_dump(mode="json")}
     plain["guard"] = config.guard.model_dump(mode="json")
+    if config.rsft is not None:
+        plain["rsft"] = config.rsft.model_dump(mode="json")
     loop = RoundLoop(
         method=method,
         learner=learner,
@@ -120,18 +124,24 @@ def _method(inputs: AlignmentInputs, reward_set: RewardSet) -> tuple[Method, Lea
     """Build the method and the learner that it drives."""
     settings, policy, seed = inputs.config.active, inputs.policy, inputs.seed
     max_history = policy.spec.model.max_history
+    rsft = inputs.config.rsft
+    kept = None if rsft is None else kept_samples(inputs.dataset, rsft, inputs.reward_model)
+
+    def stream_of(batch_size: int) -> RequestStream:
+        return RequestStream(inputs.dataset, max_history, batch_size, seed, kept)
+
     if isinstance(settings, UserFeedbackConfig):
-        stream = RequestStream(inputs.dataset, max_history, settings.exposures_per_step, seed)
+        stream = stream_of(settings.exposures_per_step)
         updates = settings.rounds * settings.steps_per_round
         learner = Learner(policy, settings.optimiser, updates, inputs.config.precision)
         return UserFeedbackLearning(settings, learner, stream, seed), learner
     sampler = RolloutSampler(inputs.semantic_ids, settings.rollouts, policy.codes.weight.device)
     if isinstance(settings, IpaConfig):
-        stream = RequestStream(inputs.dataset, max_history, settings.batch_size, seed)
+        stream = stream_of(settings.batch_size)
         updates = settings.rounds * stream.steps_for(settings.samples_per_round)
         learner = Learner(policy, settings.optimiser, updates, inputs.config.precision)
         return IterativePreferenceAlignment(settings, learner, stream, sampler, reward_set, seed), learner
-    stream = RequestStream(inputs.dataset, max_history, settings.requests_per_step, seed)
+    stream = stream_of(settings.requests_per_step)
     updates = settings.rounds * settings.steps_per_round * settings.num_iterations
     learner = Learner(policy, settings.optimiser, updates, inputs.config.precision)
     return RankingRewardLearning(settings, learner, stream, sampler, reward_set, seed), learner

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from recsys.alignment.losses.config import PairRule, PolicyGradientConfig, PreferenceLossConfig
 from recsys.alignment.recall.config import RecallConfig
 from recsys.alignment.rewards.names import RewardName
+from recsys.alignment.sample_config import RsftConfig
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
 
@@ -196,7 +197,7 @@ class RereConfig(FrozenConfig):
 
     Attributes:
         rounds: Parts of the run; the guard looks after each.
-        requests_per_step: Groups generated together by the current policy; ReRe's launch script has 32.
+        requests_per_step: Groups generated together by the current policy; ReRe has 32.
         num_iterations: Updates per group; 1 is strictly on-policy, more use the clipped ratio to the policy that generated.
         rewards: Weights; ReRe's own are rule and ranking, 1 each.
         zero_signal_weight: Weight of groups whose rewards are all equal: 0 filters them (and saves their gradient pass), 1
@@ -323,7 +324,6 @@ class GuardConfig(FrozenConfig):
     """
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"judge_falls": "held_out_falls", "back_off_beta": "back_off_loss"}
-
     users: int = Field(default=2000, ge=1)
     ks: tuple[int, ...] = (1, 5, 10, 50)
     recall_at: int = Field(default=50, ge=2)
@@ -367,6 +367,7 @@ class AlignConfig(FrozenConfig):
 
     Attributes:
         method: ``none`` leaves the stages `reward` and `align` out of a run.
+        rsft: Read the better sessions alone; ``None``: all. With ``ipa.preference: none`` that is RSFT itself.
         checkpoint_every_steps: What a kill can cost, in steps.
         precision: Of the updates, as Lightning has it; the run's ``precision`` decides where it is not set.
     """
@@ -376,16 +377,13 @@ class AlignConfig(FrozenConfig):
     rere: RereConfig = RereConfig()
     feedback: UserFeedbackConfig = UserFeedbackConfig()
     guard: GuardConfig = GuardConfig()
+    rsft: RsftConfig | None = None
     checkpoint_every_steps: int = Field(default=50, ge=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     @property
     def active(self) -> IpaConfig | RereConfig | UserFeedbackConfig:
-        """Settings of the chosen method.
-
-        Raises:
-            ConfigError: The method is ``none``.
-        """
+        """Settings of the chosen method; ``ConfigError`` if that is ``none``."""
         if self.method == "none":
             raise ConfigError("align.method is 'none': there is nothing to align; set it to ipa, rere or feedback")
         if self.method == "feedback":
@@ -394,5 +392,6 @@ class AlignConfig(FrozenConfig):
 
     @property
     def needs_reward_model(self) -> bool:
-        """Whether the chosen method's rewards name the learned one."""
-        return self.method != "none" and "learned" in self.active.rewards
+        """Whether the chosen method's rewards name the learned one, or the train samples are chosen by it."""
+        by_reward = self.rsft is not None and self.rsft.by == "reward"
+        return self.method != "none" and (by_reward or "learned" in self.active.rewards)

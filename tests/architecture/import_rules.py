@@ -32,7 +32,14 @@ _DECODING = _POLICIES | {"recsys.scorers", "recsys.decoding"}
 _RANKED = _DECODING | {"recsys.ranker", "recsys.decoding.second_stage"}
 _TRAINING = _DECODING | {"recsys.training", "recsys.training.distributed"}
 _REWARD = _TRAINING | {"recsys.reward", "recsys.reward.feedback"}
-_REWARDS = _REWARD | {"recsys.alignment.losses", "recsys.alignment.recall", "recsys.alignment.rewards"}
+_REWARDS = _REWARD | {
+    *(
+        "recsys.alignment.losses",
+        "recsys.alignment.recall",
+        "recsys.alignment.rewards",
+        "recsys.alignment.sample_config",
+    ),
+}
 _ROLLOUTS = _REWARDS | {"recsys.alignment.config", "recsys.alignment.rollouts"}
 _ALIGNMENT = _ROLLOUTS | {"recsys.alignment.rounds", "recsys.alignment"}
 _INPUTS = _DECODING | {"serving.config", "serving.bundle", "serving.inputs"}
@@ -69,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.reward.feedback": _BASE | {"recsys.data", "recsys.reward"},
     "recsys.reward": _REWARD,
     "recsys.alignment.losses": _BASE,
+    "recsys.alignment.sample_config": _BASE,
     "recsys.alignment.recall": _BASE,
     "recsys.alignment.rewards": _REWARD,
     "recsys.alignment.config": _REWARDS,

@@ -15,12 +15,13 @@ Run: ``python -m tests.benchmarks.alignment_simulator --seeds 3``; under 30 minu
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -42,6 +43,8 @@ from recsys.alignment.config import RolloutConfig
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.rollouts.sampler import Requests, RolloutSampler
 from recsys.alignment.rounds.report import CURVES_NAME, REPORT_NAME
+from recsys.config import validate
+from recsys.contracts.columns import TRAIN
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import ArtifactStore, read_json, write_json
@@ -49,11 +52,14 @@ from recsys.decoding.recommender import Recommender
 from recsys.model.checkpoint import load_policy
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.reward.checkpoint import load_reward_model
+from recsys.reward.config import CombinationConfig
+from recsys.reward.feedback.dataset import session_feedback
 from recsys.reward.scoring import ModelScorer
+from recsys.reward.training import fit_combination, split_raters, split_users
 from recsys.runtime import SilentProgress, set_threads
 from recsys.semantic_ids.versions import SemanticIds
 from tests.benchmarks.alignment_simulator_page import TIME_NAME, write_page
-from tests.benchmarks.alignment_simulator_variants import VARIANTS, Variant, align_config
+from tests.benchmarks.alignment_simulator_variants import LATER, VARIANTS, Variant, align_config
 
 logger = logging.getLogger("recsys.benchmarks")
 
@@ -141,6 +147,17 @@ class Base:
             for name, part in (("reward", "reward"), ("held_out_reward", "held_out"))
         }
 
+    def combined(self, combination: Mapping[str, Any]) -> ModelScorer:
+        """The reward model with its towers combined in another way, which is fitted on the model's own train sessions."""
+        config, seed = self.config.reward, self.seed
+        users = split_users(self.prepared.spec.num_users, config, seed)["reward"]
+        own = session_feedback(self.prepared, config.feedback).of_users(users & ~split_raters(users, config, seed))
+        model = copy.deepcopy(self.scorers["reward"].model)
+        wanted = validate(CombinationConfig, dict(combination), "the variant's combination")
+        model.spec = model.spec.model_copy(update={"combination": wanted})
+        fit_combination(model, own.of(TRAIN))
+        return ModelScorer(model)
+
     def policy(self, folder: Path | None = None) -> GenerativeRecommender:
         """A fresh copy of the trained policy, or the policy of another folder."""
         return load_policy(folder or self.artefacts["train"] / "model", self.semantic_ids.digest)
@@ -222,7 +239,7 @@ def run_job(job: Job) -> str:
     set_threads(1)
     base = open_base(job.runs, job.seed, job.changed)
     job.folder.mkdir(parents=True, exist_ok=True)
-    variant = VARIANTS[job.name]
+    variant = (VARIANTS | LATER)[job.name]
     facts: dict[str, Any] = {"seed": job.seed, "variant": job.name, "rows": len(base.users)}
     started = time.process_time()
     policy = base.policy()
@@ -251,7 +268,7 @@ def align(job: Job, base: Base, policy: GenerativeRecommender, variant: Variant)
         config=align_config(config.align, variant),
         decode=config.decode,
         seed=job.seed,
-        reward_model=base.scorers["reward"],
+        reward_model=base.scorers["reward"] if variant.combination is None else base.combined(variant.combination),
         held_out_reward_model=base.scorers["held_out_reward"],
     )
     align_policy(inputs, work, SilentProgress())

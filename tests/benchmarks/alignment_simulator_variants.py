@@ -28,11 +28,13 @@ class Variant:
         changes: Keys of the recipe's ``align`` section that are replaced; ``None``: no alignment at all.
         one_round: Put all samples of the recipe's rounds into one.
         every_round: Evaluate the policy of every round, not only the one that is kept.
+        combination: Of the reward model's towers, in place of the recipe's.
     """
 
     changes: Mapping[str, Any] | None = field(default_factory=dict)
     one_round: bool = False
     every_round: bool = False
+    combination: Mapping[str, Any] | None = None
 
 
 def _loss(loss_type: str, beta: float, **options: Any) -> Variant:
@@ -79,6 +81,19 @@ VARIANTS: Final = {
     f"{LOSS}dpo, easy pairs first": _loss("dpo", 0.2, curriculum={"by": "reward"}),
 }
 
+_SHORT: Final[Mapping[str, Any]] = {"rounds": 2, "samples_per_round": 2000}
+_NO_PAIRS: Final = {"ipa": {**_SHORT, "preference": "none"}}
+
+LATER: Final = {
+    "ipa": Variant({"ipa": _SHORT}),
+    "next-token only": Variant(_NO_PAIRS),
+    "rsft, watch time": Variant({**_NO_PAIRS, "rsft": {"by": "watch_time_ms"}}),
+    "ipa, log_sigmoid": Variant({"ipa": _SHORT}, combination={"mode": "raw", "transform": "log_sigmoid"}),
+    "ipa, personal weights": Variant({"ipa": _SHORT}, combination={"personal": {}}),
+    "ipa on the better half": Variant({"ipa": _SHORT, "rsft": {"by": "watch_time_ms"}}),
+}
+"""What later papers add, on the smaller budget of the losses; :mod:`tests.benchmarks.reward_combinations` runs them."""
+
 
 def align_config(base: AlignConfig, variant: Variant) -> AlignConfig:
     """Apply the changes of a variant to the recipe's section."""
@@ -92,5 +107,7 @@ def align_config(base: AlignConfig, variant: Variant) -> AlignConfig:
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(values)
     for name, change in changes.items():
-        merged[name] = _merged(merged[name], change) if isinstance(change, Mapping) else change
+        before = merged[name]
+        both = isinstance(before, Mapping) and isinstance(change, Mapping)
+        merged[name] = _merged(before, change) if both else change
     return merged

@@ -46,3 +46,39 @@ def test_the_combination_of_a_recipe_is_that_of_the_reward_model(tmp_path: Path)
         assert model.spec.combination.transform == "log_sigmoid"
         assert (model.transform_TC != 0).all()
         assert (model.average_reactions_T > 0).any()
+
+
+RSFT_RUN = (
+    "source={kind: simulated, users: 200, items: 150, events: 8000, session_length: 3, request_length: 3}",
+    *PLAIN[1:],
+    "train.max_epochs=1",
+    "align.method=ipa",
+    "align.ipa={rounds: 1, samples_per_round: 64, batch_size: 32, preference: none, rewards: {rule: 1.0}}",
+    "align.guard={users: 40, ks: [1, 5, 10, 50], num_generations: 4, on_violation: record}",
+)
+
+
+def test_sessions_without_the_measure_are_refused_before_a_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the option is one of the align stage's result: another share is another policy's digest."""
+    arguments = ["--config", str(tiny_run.write_recipe(tmp_path)), f"output_dir={tmp_path / 'out'}", *RSFT_RUN]
+    assert call("run", *arguments, "align.rsft={by: watch_time_ms, drop_share: 1.5}") == 2
+    assert "drop_share" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_aligned_policy_of_the_better_half(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    arguments = ["--config", str(tiny_run.write_recipe(tmp_path)), f"output_dir={output}", *RSFT_RUN]
+    for verb in ("prepare", "embed", "tokenize", "train"):
+        assert call(verb, *arguments) == 0
+    assert call("align", *arguments, "align.rsft={by: plays}") == 3
+    assert "align.rsft.by is 'plays'" in capsys.readouterr().err
+    digests = set()
+    for share in (0.5, 0.8):
+        assert call("align", *arguments, f"align.rsft={{drop_share: {share}}}") == 0
+        assert "train samples stay, by watch_time_ms" in capsys.readouterr().err
+    for manifest in (output / "artifacts" / "aligned_policy").glob("[!.]*/manifest.json"):
+        digests.add(open_artifact(manifest.parent).digest)
+    assert len(digests) == 2

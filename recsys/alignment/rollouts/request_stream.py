@@ -21,11 +21,20 @@ class RequestStream:
 
     Args:
         max_history: Of the policy.
+        kept: Numbers of the samples that are read, ascending; ``None``: all.
     """
 
-    def __init__(self, prepared: Dataset, max_history: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        prepared: Dataset,
+        max_history: int,
+        batch_size: int,
+        seed: int,
+        kept: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         self.prepared = prepared
-        self.samples = TargetRows.from_dataset(prepared, max_history)
+        samples = TargetRows.from_dataset(prepared, max_history)
+        self.samples = samples if kept is None else samples.only(kept)
         self._loader = BucketedLoader(self.samples, batch_size, seed)
         self._epoch, self._batches = -1, list[npt.NDArray[np.int64]]()
 

@@ -1,0 +1,20 @@
+"""Which train samples alignment reads."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from recsys.config import FrozenConfig
+
+
+class RsftConfig(FrozenConfig):
+    """Leave the worse part of the exposure sessions out of what alignment reads (OneRec technical report, RSFT).
+
+    Attributes:
+        by: What a session is measured by: a column of ``events.parquet``, summed over all its exposures, such as
+            ``watch_time_ms`` or a yes/no signal; or ``reward``: what the reward model says of each target.
+        drop_share: Sessions below this quantile are dropped; those at it stay.
+    """
+
+    by: str = "watch_time_ms"
+    drop_share: float = Field(default=0.5, gt=0, lt=1)
