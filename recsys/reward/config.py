@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from recsys.config import FrozenConfig
 from recsys.model.config import Feature, ModelConfig
-from recsys.reward.combining.transforms import TransformName
 
 SignalKind = Literal["watch_time", "share", "any"]
 CombinationMode = Literal["zscore", "raw", "rank", "fused"]
+TransformName = Literal["identity", "standard", "rank", "log_sigmoid"]
 
 
 class RewardSignal(FrozenConfig):

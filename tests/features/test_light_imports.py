@@ -15,6 +15,7 @@ HEAVY = ("torch", "transformers", "scipy", "sklearn", "matplotlib", "pyarrow", "
         "recsys.contracts.dataset, recsys.contracts.manifest",
         "features.build, features.sources, features.item_embeddings",
         "recsys.semantic_ids.config",
+        "pipelines.config, pipelines.cli.app, pipelines.stages",
     ],
 )
 def test_heavy_libraries_wait_until_they_are_used(modules):

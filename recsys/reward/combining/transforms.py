@@ -16,12 +16,13 @@ Legend: N sessions, T towers, C constants of a tower.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 
-TransformName = Literal["identity", "standard", "rank", "log_sigmoid"]
+from recsys.reward.config import TransformName
+
 NUM_QUANTILES: Final = 257
 """Of a tower's train answers, for ``rank``; between two of them the share is interpolated."""
 _NEUTRAL: Final[dict[str, tuple[float, ...]]] = {"identity": (), "standard": (0.0, 1.0), "log_sigmoid": (0.0,)}
