@@ -171,7 +171,11 @@ def event_columns(events: LabelledEvents, rows: slice) -> dict[str, Column]:
         Columns.BEHAVIOUR: events.behaviour[rows],
         Columns.WATCH_RATIO: _measured(ratio),
     }
-    for name, measured in ((Columns.WATCH_TIME_MS, log.watch_time), (Columns.DURATION_MS, log.duration)):
+    for name, measured in (
+        (Columns.WATCH_TIME_MS, log.watch_time),
+        (Columns.DURATION_MS, log.duration),
+        (Columns.PROPENSITY, log.propensity),
+    ):
         if measured is not None:
             columns[name] = _measured(measured[rows])
     for place, name in enumerate(log.signals):

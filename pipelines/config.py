@@ -134,6 +134,17 @@ class RunConfig(FrozenConfig):
         return self
 
     @model_validator(mode="after")
+    def _propensities_are_mapped(self) -> Self:
+        """Refuse to ask for logged propensities where no column of the source is one."""
+        asked = self.align.method == "feedback" and self.align.feedback.logged_propensities
+        if asked and getattr(getattr(self.source, "columns", None), "propensity", None) is None:
+            raise ValueError(
+                "align.feedback.logged_propensities needs the probability with which every item was shown, and the source "
+                "maps none; set source.columns.propensity to the column that holds it, or leave the option out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ranked_search_takes_scores(self) -> Self:
         if self.rank.method == "none":
             return self

@@ -28,7 +28,11 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 
 _BATCH_ROWS: Final = 1_000_000
-_MEASURES: Final = {"watch_time": Columns.WATCH_TIME_MS, "duration": Columns.DURATION_MS}
+_MEASURES: Final = {
+    "watch_time": Columns.WATCH_TIME_MS,
+    "duration": Columns.DURATION_MS,
+    "propensity": Columns.PROPENSITY,
+}
 _IDS: Final = {
     "user": Columns.USER_ID,
     "item": Columns.ITEM_ID,
@@ -152,7 +156,7 @@ class _Columns:
         parts: dict[str, Any] = {}
         for name, ids in ID_TABLES.items():
             parts[name], parts[ids] = self._ids.pop(name).finish() if name in self._ids else (None, None)
-        for name in ("timestamp", "position", "tie_break", "watch_time", "duration", "prehistory"):
+        for name in ("timestamp", "position", "tie_break", *_MEASURES, "prehistory"):
             if name in self._arrays:
                 parts[name] = self._arrays.pop(name).finish()
             else:

@@ -48,6 +48,7 @@ class EncodedLog:
         split: ``[E]`` place in ``split_names``, -1 where not given.
         watch_time: ``[E]`` milliseconds, NaN where not known.
         duration: ``[E]`` milliseconds, NaN where not known.
+        propensity: ``[E]`` in (0, 1], NaN where not known.
         signal_values: ``[E]`` bit ``j``: the ``j``-th signal is true.
         signal_known: ``[E]`` bit ``j``: the ``j``-th signal is known.
         user_ids: Distinct ids of usable rows, ascending.
@@ -73,6 +74,7 @@ class EncodedLog:
     split: CodeArray | None
     watch_time: npt.NDArray[np.float32] | None
     duration: npt.NDArray[np.float32] | None
+    propensity: npt.NDArray[np.float32] | None = None
     signal_values: ByteArray
     signal_known: ByteArray
     user_ids: pl.Series
@@ -138,7 +140,11 @@ class EncodedLog:
         ):
             if codes is not None and ids is not None:
                 columns[name] = ids.gather(_known(codes[rows], NO_CODE))
-        for name, measured in ((Columns.WATCH_TIME_MS, self.watch_time), (Columns.DURATION_MS, self.duration)):
+        for name, measured in (
+            (Columns.WATCH_TIME_MS, self.watch_time),
+            (Columns.DURATION_MS, self.duration),
+            (Columns.PROPENSITY, self.propensity),
+        ):
             if measured is not None:
                 columns[name] = pl.Series(measured[rows]).fill_nan(None)
         for place, name in enumerate(self.signals):
@@ -282,7 +288,7 @@ class StoredLog:
 
 ARRAY_NAMES: Final = (
     "user", "item", "record", "prehistory", "timestamp", "position", "tie_break", "session", "split",
-    "watch_time", "duration", "signal_values", "signal_known",
+    "watch_time", "duration", "propensity", "signal_values", "signal_known",
 )  # fmt: skip
 """Columns with one entry per event."""
 

@@ -44,6 +44,7 @@ class EventLog:
         split: ``[E]`` place in ``split_names``, -1 not given; ``None``: the source has none.
         watch_time: ``[E]`` milliseconds, NaN not known; ``None``: the source has none.
         duration: ``[E]`` likewise.
+        propensity: ``[E]`` likewise, a probability.
         signal_values: ``[E]`` bit ``j``: the ``j``-th signal is true.
         signal_known: ``[E]`` bit ``j``: the ``j``-th signal is known.
         signals: Names of the signals.
@@ -61,6 +62,7 @@ class EventLog:
     split: CodeArray | None
     watch_time: npt.NDArray[np.float32] | None
     duration: npt.NDArray[np.float32] | None
+    propensity: npt.NDArray[np.float32] | None = None
     signal_values: ByteArray
     signal_known: ByteArray
     signals: tuple[str, ...]
@@ -263,6 +265,7 @@ def event_log(encoded: EncodedLog, arrays: Mapping[str, Any], user_ids: pl.Serie
         split=arrays.get("split"),
         watch_time=arrays.get("watch_time"),
         duration=arrays.get("duration"),
+        propensity=arrays.get("propensity"),
         signal_values=arrays["signal_values"],
         signal_known=arrays["signal_known"],
         signals=encoded.signals,

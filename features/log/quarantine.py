@@ -121,6 +121,10 @@ def _rules(schema: pl.Schema, config: QuarantineConfig, *, need_session_id: bool
         for name in (Columns.WATCH_TIME_MS, Columns.DURATION_MS)
         if name in schema
     ]
+    if Columns.PROPENSITY in schema:
+        propensity = pl.col(Columns.PROPENSITY)
+        within = (propensity > 0) & (propensity <= 1)
+        rules.append((f"{Columns.PROPENSITY} outside (0, 1]", (~within).fill_null(False)))
     if need_session_id:
         rules.append((f"null {Columns.SESSION_ID}", timed & pl.col(Columns.SESSION_ID).is_null()))
     return rules

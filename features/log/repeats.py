@@ -87,7 +87,7 @@ def merge_repeats(log: EncodedLog, repeats: Repeats, rules: Mapping[str, MergeRu
         "signal_values": _with(log.signal_values, target, values),
         "signal_known": _with(log.signal_known, target, known),
     }
-    for name in ("watch_time", "duration"):
+    for name in ("watch_time", "duration", "propensity"):
         column = getattr(log, name)
         if column is not None:
             changed[name] = _with(column, target, np.fmax.reduceat(column[rows], starts))

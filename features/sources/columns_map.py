@@ -33,6 +33,8 @@ class InteractionColumns(FrozenConfig):
         session_id: Session of the event, for ``features.sessions.by: given``.
         split: ``train``, ``valid`` or ``test``, for ``features.split.kind: given``.
         watch_time, duration: How long it was watched, and how long it is; their ratio is a feature.
+        propensity: Probability with which the system that showed the item had chosen it, in (0, 1]; missing: not known.
+            Kept in ``events.parquet`` for ``align.feedback.logged_propensities``.
     """
 
     user_id: str = Columns.USER_ID
@@ -44,6 +46,7 @@ class InteractionColumns(FrozenConfig):
     split: str | None = None
     watch_time: str | None = None
     duration: str | None = None
+    propensity: str | None = None
 
 
 class Signal(FrozenConfig):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from recsys.alignment.losses.config import PairRule, PolicyGradientConfig, PreferenceLossConfig
 from recsys.alignment.recall.config import RecallConfig
 from recsys.alignment.rewards.names import RewardName
-from recsys.alignment.sample_config import RsftConfig
+from recsys.alignment.sample_config import DislikesConfig, RsftConfig
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
 
@@ -118,19 +118,6 @@ class ObjectiveConfig(FrozenConfig):
 
     concentration: float = Field(default=0.2, gt=0)
     diversity: bool = True
-
-
-class DislikesConfig(FrozenConfig):
-    """Explicit dislikes as rejected candidates, beside the pairs of the reward.
-
-    A request whose user disliked something gets one more pair: the session that the user took is preferred to the same
-    session with a disliked item in its last place. The reward has no part in it.
-
-    Attributes:
-        signals: Yes/no signals of the log that say so; those that the data set does not have are passed over.
-    """
-
-    signals: tuple[str, ...] = Field(default=("dislike", "hate", "report"), min_length=1)
 
 
 class IpaConfig(FrozenConfig):
@@ -261,6 +248,9 @@ class UserFeedbackConfig(FrozenConfig):
         exposures_per_step: Exposures with an advantage other than 0 per update, beside as many next-token samples.
         weight: Of the policy gradient beside the next-token loss.
         rewards: What the guard measures as the reward; nothing is trained on it.
+        logged_propensities: Take the column ``propensity`` of the log for the probability of the policy that acted; where it
+            is not known, and without the option, the policy itself is taken (ratio 1).
+        propensity_floor: Smaller propensities count as this much, so that no ratio exceeds its inverse.
     """
 
     positive: str = "watch_percentile"
@@ -273,6 +263,17 @@ class UserFeedbackConfig(FrozenConfig):
     loss: PolicyGradientConfig = PolicyGradientConfig(loss_type="gbpo", beta=0.0)
     supervised: SupervisedConfig = SupervisedConfig()
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-4)
+    logged_propensities: bool = False
+    propensity_floor: float = Field(default=1e-4, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _propensities_are_of_items(self) -> Self:
+        if self.logged_propensities and not self.loss.is_sequence_level:
+            raise ValueError(
+                f"logged_propensities are probabilities of items, and loss_type '{self.loss.loss_type}' has one ratio per "
+                "code here; set loss.ratio_level: sequence"
+            )
+        return self
 
     @model_validator(mode="after")
     def _needs_no_reference(self) -> Self:

@@ -1,4 +1,4 @@
-"""Which train samples alignment reads."""
+"""Which train samples alignment reads, and which of their events say what was not wanted."""
 
 from __future__ import annotations
 
@@ -18,3 +18,16 @@ class RsftConfig(FrozenConfig):
 
     by: str = "watch_time_ms"
     drop_share: float = Field(default=0.5, gt=0, lt=1)
+
+
+class DislikesConfig(FrozenConfig):
+    """Explicit dislikes as rejected candidates, beside the pairs of the reward.
+
+    A request whose user disliked something gets one more pair: the session that the user took is preferred to the same
+    session with a disliked item in its last place. The reward has no part in it.
+
+    Attributes:
+        signals: Yes/no signals of the log that say so; those that the data set does not have are passed over.
+    """
+
+    signals: tuple[str, ...] = Field(default=("dislike", "hate", "report"), min_length=1)

@@ -6,7 +6,9 @@ under GBPO, whose gradient is bounded on both sides, beside the next-token loss 
 
 Source: OneRec-V2 (arXiv 2508.20900), sections 3.1.1 (advantages, which are not normalised), 3.1.2 (GBPO), 3.2 (joint
 training). For items that the old system showed the paper takes the policy itself for the one that acted, so that the ratio
-is 1; a log of another system is all that is read here, so it is so for every item. Departures: exposures with advantage 0
+is 1; so it is here for every exposure without a logged propensity, or all. With ``logged_propensities`` the ratio of an
+exposure is the policy's probability of the item to the logged one, at least ``propensity_floor``: GBPO keeps it at most 1
+for what was liked, ``pi / (1 - pi)`` and the floor's inverse for what was not. Departures: exposures with advantage 0
 are left out and not averaged over; the bound of the upper part is fixed (:mod:`features.derived.watch_percentile`), not
 taken anew in every batch.
 
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
 from recsys.alignment.config import UserFeedbackConfig
@@ -30,7 +33,7 @@ from recsys.alignment.rollouts.log_probs import candidate_log_probs
 from recsys.alignment.rollouts.request_stream import RequestStream
 from recsys.alignment.rounds.learner import Learner, TargetPass, supervised_loss
 from recsys.alignment.rounds.loop import CarriesNothing, RoundWork
-from recsys.contracts.columns import TRAIN
+from recsys.contracts.columns import TRAIN, Columns
 from recsys.contracts.errors import DataError
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
@@ -46,11 +49,13 @@ class Exposures:
         histories: E rows.
         items: ``[E]`` item_index.
         advantages: ``[E]`` in {-1, 1}.
+        log_propensities: ``[E]`` log of the probability with which the item was shown, NaN not known; ``None``: not asked.
     """
 
     histories: Histories
     items: npt.NDArray[np.int64]
     advantages: npt.NDArray[np.float32]
+    log_propensities: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -67,6 +72,52 @@ def feedback_advantages(
         [1.0, -1.0, -1.0, 0.0]
     """
     return np.where(negative_E, -1.0, np.where(positive_E, 1.0, 0.0)).astype(np.float32)
+
+
+def log_propensities(events: pl.DataFrame, floor: float) -> npt.NDArray[np.float32]:
+    """Logarithms of the logged probabilities of all train exposures, in the order of the log; NaN where not known.
+
+    Args:
+        floor: Smaller ones count as this much.
+
+    Raises:
+        DataError: The log has no propensities, or one lies outside (0, 1].
+
+    Example:
+        >>> shown = {"split": pl.Series([0, 0, 0], dtype=pl.Int8), "propensity": pl.Series([1.0, None, 1e-9])}
+        >>> log_propensities(pl.DataFrame(shown), np.exp(-2.0)).tolist()
+        [0.0, nan, -2.0]
+    """
+    if Columns.PROPENSITY not in events.columns:
+        raise DataError(
+            f"user feedback: align.feedback.logged_propensities reads the column '{Columns.PROPENSITY}', which "
+            "events.parquet does not have; map source.columns.propensity and run `prepare` again, or leave the option out"
+        )
+    column = events.filter(pl.col(Columns.SPLIT) == TRAIN)[Columns.PROPENSITY].cast(pl.Float64)
+    values = column.fill_null(float("nan")).to_numpy()
+    known = values[~np.isnan(values)]
+    if not len(known):
+        raise DataError(
+            f"user feedback: column '{Columns.PROPENSITY}' is empty in every train event; leave "
+            "align.feedback.logged_propensities out"
+        )
+    wrong = known[(known <= 0) | (known > 1)]
+    if len(wrong):
+        raise DataError(
+            f"user feedback: {len(wrong)} train events have a '{Columns.PROPENSITY}' outside (0, 1], the first "
+            f"{wrong[0]:g}; it is the probability with which the item was chosen"
+        )
+    return np.log(np.maximum(values, floor)).astype(np.float32)
+
+
+def acting_log_probs(codes_B1C: torch.Tensor, mask_B1C: torch.Tensor, logged_B: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the policy that acted, in codes whose sum is the logged one; the policy's own where none was.
+
+    Only the sum of a row counts, because ratios are per row.
+    """
+    number_B11 = mask_B1C.sum(-1, keepdim=True).clamp(min=1)
+    each_B1C = (logged_B[:, None, None] / number_B11).expand_as(codes_B1C)
+    return torch.where(each_B1C.isnan(), codes_B1C.detach().float(), each_B1C)
 
 
 @dataclass
@@ -98,7 +149,8 @@ class UserFeedbackLearning(CarriesNothing):
         """Exposures of the train split with an advantage.
 
         Raises:
-            DataError: The data set lacks the positive signal, or no exposure has an advantage.
+            DataError: The data set lacks the positive signal or, where they are asked for, propensities; or no exposure
+                has an advantage.
         """
         dataset, config = self.stream.prepared, self.config
         if config.positive not in dataset.events.columns:
@@ -114,7 +166,10 @@ class UserFeedbackLearning(CarriesNothing):
         said = shown.event_values > 0.5  # what is not known was not said
         advantages = feedback_advantages(said[:, 0], np.asarray(said[:, 1:].any(1)))
         rows = np.flatnonzero(advantages)
-        return Exposures(shown.histories.take(rows), shown.items[rows].astype(np.int64), advantages[rows])
+        logged = None
+        if config.logged_propensities:
+            logged = log_propensities(dataset.events, config.propensity_floor)[rows]
+        return Exposures(shown.histories.take(rows), shown.items[rows].astype(np.int64), advantages[rows], logged)
 
     def rows(self, step: int) -> npt.NDArray[np.int64]:
         """Exposures of a step, a function of seed and step alone: every one once per epoch."""
@@ -146,13 +201,24 @@ class UserFeedbackLearning(CarriesNothing):
         advantages_B1 = torch.from_numpy(self.exposures.advantages[rows])[:, None].to(device)
         with self.learner.mixed():
             scored = candidate_log_probs(policy, history, items_B11)
+        codes_B1C, mask_B1C = scored.codes.flatten(2), scored.mask.flatten(2)
+        acted_B1C = None
+        if self.exposures.log_propensities is not None:
+            logged_B = torch.from_numpy(self.exposures.log_propensities[rows]).to(device)
+            acted_B1C = acting_log_probs(codes_B1C, mask_B1C, logged_B)
         result = policy_gradient_loss(
-            config.loss.gentler(work.smaller_steps.loss), scored.codes.flatten(2), advantages_B1, scored.mask.flatten(2)
+            config.loss.gentler(work.smaller_steps.loss),
+            codes_B1C,
+            advantages_B1,
+            mask_B1C,
+            old_log_probs_BGC=acted_B1C,
         )
         terms = [config.weight * work.smaller_steps.weight * result.loss]
         log_probs_B = scored.sessions.detach()[:, 0]
         liked_B = advantages_B1[:, 0] > 0
         figures = {"clip_share": float(result.clip_share)}
+        if acted_B1C is not None:
+            figures |= {"ratio": float(result.mean_ratio), "ratio_max": float(result.max_ratio)}
         figures |= {
             f"{name}_log_prob": float(log_probs_B[chosen].mean())
             for name, chosen in (("liked", liked_B), ("disliked", ~liked_B))

@@ -23,6 +23,7 @@ class Columns:
     WATCH_TIME_MS: Final = "watch_time_ms"
     DURATION_MS: Final = "duration_ms"
     WATCH_RATIO: Final = "watch_ratio"
+    PROPENSITY: Final = "propensity"
     POSITIVE: Final = "positive"
     BEHAVIOUR: Final = "behaviour"
 

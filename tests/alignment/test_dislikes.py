@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from recsys.alignment.align import align_policy
 from recsys.alignment.config import (
     AlignConfig,
-    DislikesConfig,
     IpaConfig,
     OptimiserConfig,
     RolloutConfig,
@@ -23,6 +22,7 @@ from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.rollouts.disliked_items import DislikedItems
 from recsys.alignment.rounds.report import REPORT_NAME
 from recsys.alignment.rounds.store import load_tensors
+from recsys.alignment.sample_config import DislikesConfig
 from recsys.contracts.columns import TRAIN, VALID, Columns
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError

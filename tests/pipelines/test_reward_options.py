@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipelines.cli.app import main
@@ -82,3 +83,21 @@ def test_an_aligned_policy_of_the_better_half(tmp_path: Path, capsys: pytest.Cap
     for manifest in (output / "artifacts" / "aligned_policy").glob("[!.]*/manifest.json"):
         digests.add(open_artifact(manifest.parent).digest)
     assert len(digests) == 2
+
+
+def test_propensities_of_a_file_reach_the_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 24 rows one has a propensity of 0 and is quarantined; the others keep theirs, beside what `align` asks for."""
+    recipe = tiny_run.write_small_log(tmp_path)
+    log = pl.read_csv(tmp_path / "events.csv")
+    shown = [0.0, *(0.5 / (row + 1) for row in range(1, len(log)))]
+    log.with_columns(shown_with=pl.Series(shown)).write_csv(tmp_path / "events.csv")
+    feedback = "align.feedback={logged_propensities: true, loss: {loss_type: gbpo, beta: 0.0, ratio_level: sequence}}"
+    assert call("prepare", "--config", str(recipe), "align.method=feedback", feedback) == 2
+    assert "the source maps none; set source.columns.propensity" in capsys.readouterr().err
+    mapped = ["source.columns.propensity=shown_with", "features.quarantine.max_share=0.1"]
+    assert call("prepare", "--config", str(recipe), "align.method=feedback", feedback, *mapped) == 0
+    (manifest,) = (tmp_path / "out" / "artifacts" / "prepared").glob("[!.]*/manifest.json")
+    events = pl.read_parquet(manifest.parent / "events.parquet")
+    assert sorted(events["propensity"]) == pytest.approx(sorted(shown[1:]))
+    refused = pl.read_parquet(manifest.parent / "quarantine.parquet")
+    assert refused["reason"].to_list() == ["propensity outside (0, 1]"]

@@ -93,6 +93,8 @@ class TableReaders:
         ):
             if watched is not None:
                 found.append(self._number(watched, canonical, pl.Float32(), self.watch_scale))
+        if columns.propensity is not None:
+            found.append(self._number(columns.propensity, Columns.PROPENSITY, pl.Float32()))
         return found + self._signals(signals)
 
     def earlier(self, declared: PrehistoryTable) -> list[ColumnReader]:

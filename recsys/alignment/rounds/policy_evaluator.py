@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.alignment.config import DislikesConfig, GuardConfig, ObjectiveConfig, RolloutConfig
+from recsys.alignment.config import GuardConfig, ObjectiveConfig, RolloutConfig
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.disliked_items import NOTHING, DislikedItems, with_last_item
 from recsys.alignment.rollouts.log_probs import candidate_log_probs, level_distributions
@@ -31,6 +31,7 @@ from recsys.alignment.rounds.measurement import (
     recall_name,
 )
 from recsys.alignment.rounds.soft_recall import soft_recall
+from recsys.alignment.sample_config import DislikesConfig
 from recsys.contracts.columns import VALID
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
