@@ -1,15 +1,18 @@
 """What the gate stops and what it lets through, by its own functions on rows of a real evaluation.
 
-Reads ``per_user.parquet`` of evaluations (``recsys evaluate``); how models and losses are made of them:
-:mod:`tests.toy.gate_nights`. Every number is a share of resamplings of the users.
+Reads the metric of two systems on every row: of an evaluation (``per_user.parquet`` of ``recsys evaluate``), or of two
+baselines with their configured settings, which are ranked here from prepared data in a minute. How models and losses are
+made of them: :mod:`tests.toy.gate_nights`. Every number is a share of resamplings of the users.
 
-Run: ``python -m tests.benchmarks.gate --rows beauty=runs/beauty/artifacts/evaluation/<digest>/per_user.parquet=sasrec …``;
-about 5 minutes on one thread for one evaluation.
+Run: ``python -m tests.benchmarks.gate --rows movielens=runs/movielens/artifacts/evaluation/<digest>/per_user.parquet=sasrec
+--prepared beauty=runs/beauty/artifacts/prepared/<digest>=markov,item_knn``; about 5 minutes on one thread for each.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +21,7 @@ import numpy as np
 from pipelines.release.gate.config import PromoteConfig
 from tests.benchmarks import findings
 from tests.benchmarks.paired import write_table
-from tests.toy.gate_nights import SEGMENT_SHARES, Loss, Pool, attainable, many_nights, one_night
+from tests.toy.gate_nights import RESTLESS, SEGMENT_SHARES, Loss, Pool, attainable, many_nights, one_night
 
 SERVED = "generative (served)"
 ATTAINABLE_ROWS = 10_000
@@ -40,11 +43,13 @@ def figures(pool: Pool, rows: int, spread: float, config: PromoteConfig, count: 
 
     found = {
         "equal refused": refused("equal", "hits"),
+        "equal, a restless slice, refused": refused("restless", "hits"),
         "3 % loss (hits) promoted": 1 - refused("loss 3%", "hits"),
         "3 % loss (ranks) promoted": 1 - refused("loss 3%", "ranks"),
         "5 % gain promoted": 1 - refused("gain 5%", "hits"),
         "slice loss (hits) refused": refused("slice 20%", "hits"),
         "slice loss (ranks) refused": refused("slice 20%", "ranks"),
+        "slice loss (hits) behind a 5 % gain refused": refused("gain and slice", "hits"),
     }
     if rows >= ATTAINABLE_ROWS:
         found["slice (hits), best difference"], found["slice (hits), likelihood ratio"] = attainable(
@@ -68,11 +73,47 @@ def read_pool(path: Path, first: str, second: str, metric: str) -> Pool:
     return Pool(values[0], values[1])
 
 
+def rank_pool(path: Path, first: str, second: str, metric: str) -> Pool:
+    """Two baselines with their configured settings on the test rows of prepared data, seen items filtered."""
+    from recsys.contracts.columns import TEST
+    from recsys.contracts.dataset import Dataset
+    from recsys.evaluation.baseline_rankings import SYSTEMS_FILE, rank_with_baselines
+    from recsys.evaluation.config import EvaluateConfig
+    from recsys.evaluation.rankings import read_rankings
+    from recsys.metrics.ranking import row_metrics
+    from recsys.runtime import SilentProgress
+
+    k, prepared = int(metric.rpartition("@")[2]), Dataset.open(path)
+    asked = {"ks": (k,), "filter_seen": "filtered", "baselines": (first, second), "tuning": {"enabled": False}}
+    with tempfile.TemporaryDirectory(prefix="gate-") as name:
+        folder, targets = Path(name), prepared.targets(TEST)
+        rank_with_baselines(prepared, EvaluateConfig.model_validate(asked), folder, 17, SilentProgress())
+        systems = json.loads((folder / SYSTEMS_FILE).read_text())["systems"]
+        values = {
+            system: row_metrics(ranked[True], targets, [k])[metric].astype(np.float64)
+            for system, ranked in read_rankings(folder, systems, [True]).items()
+        }
+    return Pool(values[first], values[second])
+
+
+def pools(rows: list[str], prepared: list[str], metric: str) -> dict[str, Pool]:
+    """What ``--rows`` and ``--prepared`` name."""
+    found = {}
+    for name, path, other in (given.split("=") for given in rows):
+        found[f"{name}: served, {other}"] = read_pool(Path(path), SERVED, other, metric)
+    for name, path, two in (given.split("=") for given in prepared):
+        first, second = two.split(",")
+        found[f"{name}: {first}, {second}"] = rank_pool(Path(path), first, second, metric)
+    return found
+
+
 HEADER = [
     "rows of",
     "rows",
     "spread",
+    "hits on the slice",
     "equal refused",
+    "equal, a restless slice, refused",
     "3 % loss (hits) promoted",
     "3 % loss (ranks) promoted",
     "5 % gain promoted",
@@ -80,6 +121,7 @@ HEADER = [
     "slice (hits), best difference",
     "slice (hits), likelihood ratio",
     "slice loss (ranks) refused",
+    "slice loss (hits) behind a 5 % gain refused",
     "60 nights within budget",
     "60 nights, quality left",
     "60 nights, promoted",
@@ -89,7 +131,8 @@ HEADER = [
 def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", nargs="+", required=True, help="name=per_user.parquet=other system")
+    parser.add_argument("--rows", nargs="*", default=[], help="name=per_user.parquet=other system")
+    parser.add_argument("--prepared", nargs="*", default=[], help="name=folder of prepared data=baseline,baseline")
     parser.add_argument("--metric", default="ndcg@10")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 3000, 10_000, 30_000])
     parser.add_argument("--spreads", nargs="+", type=float, default=[0.75, 1.0, 1.25])
@@ -97,23 +140,25 @@ def main() -> None:
     parser.add_argument("--nights", type=int, default=200, help="resamplings of the sixty nights")
     options = parser.parse_args()
     config, table = PromoteConfig(), []
-    for given in options.rows:
-        name, path, other = given.split("=")
-        pool = read_pool(Path(path), SERVED, other, options.metric)
+    for name, pool in pools(options.rows, options.prepared, options.metric).items():
         for rows, spread in [(size, 1.0) for size in options.sizes] + [
             (10_000, spread) for spread in options.spreads if spread != 1.0
         ]:
             nights = options.nights if rows == 10_000 else 0
             found = figures(pool, rows, spread, config, options.resamplings, nights)
-            table.append(
-                [name, f"{rows:,}", f"{spread:g}", *[f"{found[key]:.3f}" if key in found else "" for key in HEADER[3:]]]
-            )
+            hits = rows * SEGMENT_SHARES[-1] * float((pool.first > 0).mean() + (pool.second > 0).mean()) / 2
+            cells = [f"{found[key]:.3f}" if key in found else "" for key in HEADER[4:]]
+            table.append([name, f"{rows:,}", f"{spread:g}", f"{hits:.0f}", *cells])
             print(table[-1], flush=True)
     notes = [
+        "rows: the metric of two systems on the test rows of a data set; the served list and SASRec of an evaluation, or "
+        "two baselines with their configured settings",
         f"{options.resamplings} resamplings, {options.nights} of the sixty nights; metric {options.metric}; the gate's "
         f"defaults: {config.model_dump_json()}",
         "spread: standard deviation of the difference of two models on a row, as a share of the mean; measured values stand "
         "in the guide of the gate",
+        f"restless slice: any two models differ there, on a random 5 % of the users, on {RESTLESS:g} times the rows, "
+        "or as many more as the two systems have",
         f"slice loss: 20 % on a random 5 % of the users, among {len(SEGMENT_SHARES)} slices; best difference: what a test "
         "of the slice's sum would refuse that knows how much equal models differ there and bears no loss; likelihood ratio: "
         "the most that any test can see, told the size of the loss and how often equal models differ; both at the gate's "

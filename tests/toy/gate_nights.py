@@ -21,6 +21,8 @@ SEGMENT_SHARES = (0.5, 0.4, 0.2, 0.1, 0.1, 0.05)
 """Sizes of the slices that are compared beside the planted one."""
 NIGHTS = 60
 SLICE_QUALITY = 0.8
+RESTLESS = 4.0
+"""On a restless slice any two models differ on so many times the rows, as far as the two systems of the pool allow."""
 Loss = Literal["hits", "ranks"]
 
 
@@ -58,15 +60,19 @@ class Night:
             np.where(swap, pool.second[drawn], pool.first[drawn]),
             np.where(swap, pool.first[drawn], pool.second[drawn]),
         )
-        differ = (spread / pool.spread) ** 2
+        differ = self._differ = (spread / pool.spread) ** 2
         if differ > 0.5:
             raise ValueError(
                 f"two models of this pool differ by at most {pool.spread * math.sqrt(0.5):.2f}, not {spread}"
             )
-        self._flip = (1 - math.sqrt(1 - 2 * differ)) / 2
+        self._flip = np.full(rows, _flip(differ))
         self._keep = generator.random(rows)
         self._generator = generator
         self.users = np.arange(rows)
+
+    def unsettle(self, mask: Mask) -> None:
+        """Let any two models differ on :data:`RESTLESS` times the rows of a slice, or on as many as the pool has."""
+        self._flip[mask] = _flip(min(RESTLESS * self._differ, 0.5))
 
     def model(self, quality: float = 1.0, planted: Mask | None = None, lose: Loss = "hits") -> Values:
         """Rows of a model.
@@ -90,19 +96,27 @@ class Night:
         }
 
 
+def _flip(differ: float) -> float:
+    """Chance of a row to be taken from the other system, so that two models take a share ``differ`` of rows differently."""
+    return (1 - math.sqrt(1 - 2 * differ)) / 2
+
+
 def one_night(
     pool: Pool, rows: int, spread: float, generator: np.random.Generator, config: PromoteConfig, kind: str, lose: Loss
 ) -> Findings:
     """Decide on one challenger.
 
     Args:
-        kind: ``equal``, ``loss 3%``, ``gain 5%`` or ``slice 20%``.
+        kind: ``equal``, ``restless`` (equal, but on one slice models differ more), ``loss 3%``, ``gain 5%``, ``slice 20%``
+            or ``gain and slice`` (both).
     """
     night = Night(pool, rows, spread, generator)
     slices = night.slices()
-    before = 1 / 1.05 if kind == "gain 5%" else 1.0
+    before = 1 / 1.05 if kind in ("gain 5%", "gain and slice") else 1.0
     quality = 0.97 if kind == "loss 3%" else 1.0
-    planted = slices["segment 5"] if kind == "slice 20%" else None
+    planted = slices["segment 5"] if kind in ("slice 20%", "gain and slice") else None
+    if kind == "restless":
+        night.unsettle(slices["segment 5"])
     evidence = Evidence(
         users=night.users,
         challenger=night.model(quality, planted, lose),

@@ -22,7 +22,8 @@ class PromoteConfig(FrozenConfig):
         budget: Loss against the anchor, the best champion so far, that all nights together may reach.
         budget_risk: Chance of one night to pass a challenger that uses up exactly the budget.
         slice_margin: Loss on one slice that is borne, because a significant loss need not be worth a refusal.
-        slice_risk: Chance, over all slices together, to refuse a challenger that loses exactly ``slice_margin`` on each.
+        slice_risk: Chance, over all slices together, to refuse a challenger that loses exactly ``slice_margin`` on each. One
+            that loses nothing is refused in about one night of a hundred for that.
         min_slice_rows: Slices of fewer rows are not compared.
         segments: So many of the largest categories of the wanted items are slices too.
         floor: ``baselines`` refuses a challenger that is proven worse than the best baseline of its evaluation, unless it is
@@ -45,7 +46,7 @@ class PromoteConfig(FrozenConfig):
     budget: float = Field(default=0.05, gt=0, le=1)
     budget_risk: float = Field(default=0.01, gt=0, lt=0.5)
     slice_margin: float = Field(default=0.02, ge=0, le=1)
-    slice_risk: float = Field(default=0.1, gt=0, lt=0.5)
+    slice_risk: float = Field(default=0.3, gt=0, lt=0.5)
     min_slice_rows: int = Field(default=100, ge=2)
     segments: int = Field(default=4, ge=0)
     floor: Literal["baselines", "popularity", "none"] = "baselines"

@@ -26,8 +26,13 @@ Owners = npt.NDArray[np.integer]
 
 WANTED_POWER = 0.9
 """With which an equal challenger is to pass, where the number of rows is named that this takes."""
-SIGN_RISK = 0.1
-"""Of the sign test that a loss on a slice has to pass too: four rows that fell, and none that rose, do."""
+FEWEST_FALLS = 4
+"""Users of a slice who have to fall: of three the coin falls the same way once in eight times."""
+OWN_RISK = 0.02
+"""Of the test by the slice's own gains that a loss has to pass too, however the other rows differ."""
+LIKENESS = 12.0
+"""How alike slices are taken to be, as so many steps of chance that were seen on the slice and fitted the other rows: two
+models then differ on a slice by the others' rate, give or take 1 / sqrt(12) of it, before the slice's own gains are seen."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,22 @@ def _by_user(challenger: Values, reference: Values, users: Owners, mask: Mask | 
 def loss_on_slice(challenger: Values, reference: Values, users: Owners, mask: Mask, margin: float) -> float:
     """One-sided p-value of "the loss on the slice is at most ``margin``", by what two equal models differ there.
 
-    A loss of hits adds to the variance by which it is measured: of 500 rows with 60 hits, 12 lost ones beside 4 + 4 that
-    changed by chance have a variance of 20 with them and 8 without. So the variance is that under "no loss", the greater of
-    two estimates that a loss on the slice cannot raise: the other rows' squared differences per unit of the metric, and
-    twice the squared gains on the slice, because chance gives as much as it takes. The second keeps slices apart on which
-    any two models differ more, such as cold items. Where both are next to nothing, chance could still have taken the few
-    rows that changed; so of these more must have fallen than risen, by the sign test at :data:`SIGN_RISK`.
+    What fell, ``lost``, and what rose, ``won``, are sums over users. Two equal models lose and win alike, each in *steps* of
+    about the same size, such as a hit that moved out of the list. The other rows say how large a step is and how many there
+    are per unit of the reference's metric (:func:`_chance`), so how many the slice has by chance: ``m``. A slice may be more
+    restless than the rest, by a factor ``c``. Before anything is seen, c has a gamma distribution of mean 1 with the weight
+    of ``A =`` :data:`LIKENESS` steps; the slice's gains, which a loss on it cannot raise, then say the rest. With
+    ``x = lost / step``, ``w = won / step`` and ``b`` steps of the borne margin, ``x`` given ``w`` is negative binomial and
+
+        p = P(X >= x) = I(x, A + w; (m + b) / (A + 2 m + b)),
+
+    I being the regularised incomplete beta function. Its mean is ``(A + w) / (A + m) * (m + b)``: the other rows' rate on a
+    small slice, the slice's own gains on a large one.
+
+    Nothing is said (1.0) of a loss within the margin, of fewer than :data:`FEWEST_FALLS` users who fell, and where
+    ``lost - won`` is within what the slice's gains alone allow, ``z sqrt(2 sum won^2 + step^2)`` at :data:`OWN_RISK`. The
+    last bounds the risk on slices that are much more restless than the rest. The p-value never rises when rows of the slice
+    fall.
 
     Args:
         challenger, reference, users, mask: As of :func:`share_of`.
@@ -122,25 +137,40 @@ def loss_on_slice(challenger: Values, reference: Values, users: Owners, mask: Ma
         >>> users, before = np.arange(200), np.tile([1.0, 0.0], 100)
         >>> after = np.where(np.isin(users, [0, 2, 4, 6, 8, 10, 100]), 0.0, before)  # 7 of 100 hits are gone, 6 of 20 here
         >>> after[101] = 1.0  # and one has come
-        >>> round(loss_on_slice(after, before, users, users < 40, margin=0.0), 6)  # 6 / sqrt(2 of 80 * 20)
-        0.0
+        >>> round(loss_on_slice(after, before, users, users < 40, margin=0.0), 6)  # I(6, 12; .25 / 12.5): 1 of 80 is chance
+        1e-06
         >>> loss_on_slice(before, before, users, users < 40, margin=0.0)
         1.0
 
-    Source: the score test of a paired comparison, as in McNemar 1947, with the variance taken from elsewhere.
+    Source: the exact test of two Poisson rates (Przyborowski and Wilenski 1940) with a gamma prior of the common factor, as
+    in Greenwood and Yule 1920.
     """
-    from scipy.special import bdtr, ndtr
+    from scipy.special import betainc, ndtri
 
     inside, bases, _ = _by_user(challenger, reference, users, mask)
     outside, others, _ = _by_user(challenger, reference, users, ~mask)
-    effect = float(inside.sum()) + margin * float(bases.sum())
-    fell, rose = int((inside < 0).sum()), int((inside > 0).sum())
-    if effect >= 0 or bdtr(rose, fell + rose, 0.5) > SIGN_RISK:
+    gains, base = np.maximum(inside, 0), float(bases.sum())
+    lost, won = float(np.maximum(-inside, 0).sum()), float(gains.sum())
+    if lost - won <= margin * base or int((inside < 0).sum()) < FEWEST_FALLS:
         return 1.0
-    gains = np.maximum(inside, 0)
-    rate = float(outside @ outside) / float(others.sum()) if others.sum() else 0.0
-    variance = max(rate * float(bases.sum()), 2 * float(gains @ gains))
-    return float(ndtr(effect / math.sqrt(variance))) if variance else 0.0
+    rate, step = _chance(outside, others)
+    step = step or float(bases @ bases) / base
+    if lost - won <= -ndtri(OWN_RISK) * math.sqrt(2 * float(gains @ gains) + step**2):
+        return 1.0
+    chance, borne = rate * base / step, margin * base / step
+    return float(betainc(lost / step, LIKENESS + won / step, (chance + borne) / (LIKENESS + 2 * chance + borne)))
+
+
+def _chance(differences: Values, bases: Values) -> tuple[float, float]:
+    """What chance takes per unit of the reference, and the size of its steps: sum of squares by sum.
+
+    Chance takes as much as it gives, and a change for all adds to one of the two; so the lesser of what fell and what rose
+    is taken. Both are 0 where nothing fell or nothing rose.
+    """
+    fell, rose = np.maximum(-differences, 0), np.maximum(differences, 0)
+    lesser = fell if fell.sum() < rose.sum() else rose
+    total = float(lesser.sum())
+    return (total / float(bases.sum()), float(lesser @ lesser) / total) if total and bases.sum() else (0.0, 0.0)
 
 
 def holm(p_values: list[float], risk: float) -> list[bool]:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import ndtr
 
 from pipelines.release.gate.shares import holm, loss_on_slice, share_of
 from recsys.metrics.bootstrap import resample_means
@@ -67,34 +66,87 @@ def hits(*changes: tuple[int, float]) -> np.ndarray:
     return values
 
 
+def chance_of(at_least: int, steps: float, q: float) -> float:
+    """That a negative binomial number is so large: 1 - sum over k of (steps + k - 1 over k) q^k (1 - q)^steps."""
+    return 1 - sum(
+        math.prod((steps + k - 1 - i) / (k - i) for i in range(k)) * q**k * (1 - q) ** steps for k in range(at_least)
+    )
+
+
 def test_a_loss_on_a_slice_by_hand() -> None:
     """Users 0 to 79 are the slice, with 40 hits; 5 of them are gone, none has come. Of the others, with 160 hits, 2 are gone
-    and 2 have come: 4 / 160 per hit, so 1 on the slice. z = -5 / 1, and with a margin of 5 %, 2 hits, -3 / 1."""
+    and 2 have come: a hit is a step, 2 / 160 per hit are chance, so m = .5 on the slice. With A = 12 steps of likeness,
+    q = m / (A + 2 m) = .5 / 13. A margin of 5 % is b = 2 hits: q = 2.5 / 15."""
     users = np.arange(400)
     after = hits(*((user, 0.0) for user in (0, 2, 4, 6, 8, 100, 102)), (101, 1.0), (103, 1.0))
-    assert loss_on_slice(after, hits(), users, users < 80, 0.0) == pytest.approx(float(ndtr(-5.0)))
-    assert loss_on_slice(after, hits(), users, users < 80, 0.05) == pytest.approx(float(ndtr(-3.0)))
+    assert loss_on_slice(after, hits(), users, users < 80, 0.0) == pytest.approx(chance_of(5, 12, 0.5 / 13))
+    assert loss_on_slice(after, hits(), users, users < 80, 0.05) == pytest.approx(chance_of(5, 12, 2.5 / 15))
     rows = np.tile(after, 3), np.tile(hits(), 3), np.tile(users, 3), np.tile(users < 80, 3)
-    assert loss_on_slice(*rows, 0.0) == pytest.approx(float(ndtr(-5.0))), "rows of one user count as one"
+    assert loss_on_slice(*rows, 0.0) == pytest.approx(chance_of(5, 12, 0.5 / 13)), "rows of one user count as one"
+
+
+def test_steps_are_as_large_as_what_changes_by_chance() -> None:
+    """All values are halved, so that a step is half a hit: the same counts, the same p-value. Of steps of 1 and .5
+    elsewhere, the size is 1.25 / 1.5 and the sum 1.5: m = 1.5 / 160 * 40 / (5 / 6) = .45 and x = 5 / (5 / 6) = 6."""
+    users = np.arange(400)
+    after = hits(*((user, 0.0) for user in (0, 2, 4, 6, 8, 100, 102)), (101, 1.0), (103, 1.0))
+    assert loss_on_slice(after / 2, hits() / 2, users, users < 80, 0.0) == pytest.approx(chance_of(5, 12, 0.5 / 13))
+    mixed = np.where(users == 101, 0.5, after)
+    assert loss_on_slice(mixed, hits(), users, users < 80, 0.0) == pytest.approx(chance_of(6, 12, 0.45 / 12.9))
 
 
 def test_where_models_differ_more_on_a_slice_its_own_gains_say_so() -> None:
-    """10 hits are gone and 3 have come: 2 * 3 on the slice outweighs the 1 that the others tell."""
+    """11 hits are gone and 3 have come: 3 steps more than the 12 that speak for the others' rate. Of 7 that are gone the own
+    gains allow 4 net: 2.05 sqrt(2 * 3 + 1) = 5.4."""
     users = np.arange(400)
-    after = hits(
-        *((user, 0.0) for user in (*range(0, 20, 2), 100, 102)), *((user, 1.0) for user in (1, 3, 5, 101, 103))
+    came = [(user, 1.0) for user in (1, 3, 5, 101, 103)]
+    after = hits(*((user, 0.0) for user in (*range(0, 22, 2), 100, 102)), *came)
+    assert loss_on_slice(after, hits(), users, users < 80, 0.0) == pytest.approx(chance_of(11, 15, 0.5 / 13))
+    after = hits(*((user, 0.0) for user in (*range(0, 14, 2), 100, 102)), *came)
+    assert loss_on_slice(after, hits(), users, users < 80, 0.0) == 1.0
+
+
+def test_a_gain_for_the_others_is_no_chance() -> None:
+    """Elsewhere 2 hits are gone, and 2 or 40 have come: what chance takes is 2 either way."""
+    users = np.arange(400)
+    gone = [(user, 0.0) for user in (0, 2, 4, 6, 8, 100, 102)]
+    few, many = (hits(*gone, *((user, 1.0) for user in range(101, last, 2))) for last in (104, 181))
+    expected = pytest.approx(chance_of(5, 12, 0.5 / 13))
+    assert loss_on_slice(few, hits(), users, users < 80, 0.0) == expected
+    assert loss_on_slice(many, hits(), users, users < 80, 0.0) == expected
+    rising, falling = (
+        hits(*gone[:5], *((user, float(user % 2)) for user in range(*step))) for step in ((101, 181, 2), (100, 180, 2))
     )
-    assert loss_on_slice(after, hits(), users, users < 80, 0.0) == pytest.approx(float(ndtr(-7 / math.sqrt(6))))
+    for after in (rising, falling):  # nothing fell there, or nothing rose: no chance at all
+        assert loss_on_slice(after, hits(), users, users < 80, 0.0) == 0.0
+        assert loss_on_slice(after, hits(), users, users < 80, 0.05) == pytest.approx(chance_of(5, 12, 2 / 14))
 
 
-def test_three_hits_that_vanish_may_be_chance_and_a_gain_is_no_loss() -> None:
-    """Nothing else has changed: 3 falls and no rise have a chance of 1/8 by the sign test, 4 have 1/16."""
+def test_three_users_who_fall_may_be_chance_and_a_gain_is_no_loss() -> None:
+    """Nothing else has changed, so that chance takes nothing: 4 who fell are proof, 3 are not."""
     users = np.arange(400)
     gone = hits(*((user, 0.0) for user in (0, 2, 4)))
     assert loss_on_slice(gone, hits(), users, users < 80, 0.0) == 1.0
     assert loss_on_slice(np.where(users == 6, 0.0, gone), hits(), users, users < 80, 0.0) == 0.0
     assert loss_on_slice(hits(), gone, users, users < 80, 0.0) == 1.0
     assert loss_on_slice(hits(), hits(), users, users < 80, 0.0) == 1.0
+    assert loss_on_slice(hits(), np.zeros(400), users, users < 80, 0.0) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_larger_loss_on_a_slice_is_never_less_proven(seed: int) -> None:
+    """Row after row of the slice falls, by some or by all: the p-value never rises, and ends as proof."""
+    generator = np.random.default_rng(seed)
+    users, gains = np.arange(3000), 1 / np.log2(np.arange(2, 12))
+    before, other = (np.where(generator.random(3000) < 0.2, generator.choice(gains, 3000), 0.0) for _ in range(2))
+    after = np.where(generator.random(3000) < 0.15, other, before)
+    mask, found = users < generator.integers(200, 1500), []
+    for user in generator.permutation(np.flatnonzero(mask)):
+        after[user] *= generator.choice([0.0, 0.8])
+        found.append(loss_on_slice(after, before, users, mask, 0.02))
+    assert (np.diff(found) <= 1e-12).all()
+    assert found[0] > 0.05
+    assert found[-1] < 1e-6
 
 
 @pytest.mark.parametrize("more", [1.0, 4.0])
