@@ -133,6 +133,18 @@ def test_three_users_who_fall_may_be_chance_and_a_gain_is_no_loss() -> None:
     assert loss_on_slice(hits(), np.zeros(400), users, users < 80, 0.0) == 1.0
 
 
+def test_a_loss_within_the_margin_or_a_step_or_two_is_borne() -> None:
+    """5 of 40 hits are 12.5 %. Four users who lose half a hit each lose 2 steps, less than 2.05; a little more is proof."""
+    users = np.arange(400)
+    elsewhere = [(100, 0.0), (102, 0.0), (101, 1.0), (103, 1.0)]
+    five = hits(*elsewhere, *((user, 0.0) for user in (0, 2, 4, 6, 8)))
+    assert loss_on_slice(five, hits(), users, users < 80, 0.125) == 1.0
+    assert loss_on_slice(five, hits(), users, users < 80, 0.124) < 1.0
+    halves, more = (hits(*elsewhere, *((user, left) for user in (0, 2, 4, 6))) for left in (0.5, 0.4))
+    assert loss_on_slice(halves, hits(), users, users < 80, 0.0) == 1.0
+    assert loss_on_slice(more, hits(), users, users < 80, 0.0) < 0.05
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_larger_loss_on_a_slice_is_never_less_proven(seed: int) -> None:
     """Row after row of the slice falls, by some or by all: the p-value never rises, and ends as proof."""
