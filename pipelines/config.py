@@ -134,6 +134,17 @@ class RunConfig(FrozenConfig):
         return self
 
     @model_validator(mode="after")
+    def _groups_are_carried(self) -> Self:
+        """Refuse groups by a column of users that the source does not carry."""
+        groups, carried = self.reward.train.worst_group, getattr(self.source, "user_columns", None)
+        if groups is not None and carried is not None and groups.column not in carried:
+            raise ValueError(
+                f"reward.train.worst_group names column '{groups.column}', which source.user_columns does not carry "
+                f"({', '.join(carried) or 'it is empty'}); add it there, or leave the option out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _propensities_are_mapped(self) -> Self:
         """Refuse to ask for logged propensities where no column of the source is one."""
         asked = self.align.method == "feedback" and self.align.feedback.logged_propensities

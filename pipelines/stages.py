@@ -294,6 +294,7 @@ REWARD: Final = Stage(
         ("reward.combination.transform", "identity"),
         ("reward.combination.reference_quantile", 0.5),
         ("reward.combination.personal", None),
+        ("reward.train.worst_group", None),
     ),
     parents=("prepare", "embed", "tokenize"),
     resumable=True,

@@ -128,6 +128,19 @@ class RewardModelConfig(FrozenConfig):
         )
 
 
+class WorstGroupConfig(FrozenConfig):
+    """Train for the group of users that the model serves worst: see :mod:`recsys.reward.groups`.
+
+    Attributes:
+        column: Of ``users.parquet``, one that the source carries there (``source.user_columns``); users without a value are
+            a group of their own.
+        step_size: How fast the weights of groups follow their losses; 0 would keep them equal.
+    """
+
+    column: str
+    step_size: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+
+
 class RewardTrainConfig(FrozenConfig):
     """Optimisation of a reward model.
 
@@ -157,6 +170,9 @@ class RewardTrainConfig(FrozenConfig):
     predicts shown sessions better, more of it scores generated ones better."""
     patience: int = Field(default=2, ge=1)
     """Epochs without a better validation BCE before training stops."""
+    worst_group: WorstGroupConfig | None = None
+    """Groups of users whose losses are weighted, the worst most, and by the worst of which the best epoch is chosen;
+    ``None``: every session counts the same."""
     checkpoint_every_s: float = Field(default=60.0, gt=0)
     """Seconds between mid-epoch checkpoints; what a kill can cost."""
 

@@ -18,8 +18,9 @@ from recsys.data.loader import BucketedLoader
 from recsys.reward.checkpoint import save_reward_model
 from recsys.reward.config import RewardTrainConfig
 from recsys.reward.feedback.dataset import SessionFeedback
+from recsys.reward.groups import UserGroups, group_losses, next_weights, sums_by_group
 from recsys.reward.loss import reward_loss, tower_losses
-from recsys.reward.model import SessionRewardModel
+from recsys.reward.model import RewardScores, SessionRewardModel
 from recsys.training.best_so_far import BestSoFar
 from recsys.training.config import TrainConfig
 from recsys.training.finite_steps import FiniteModule
@@ -28,6 +29,8 @@ from recsys.training.schedule import adamw, warmup_cosine
 logger = logging.getLogger(__name__)
 
 MONITOR: Final = "valid/bce"
+WORST: Final = "valid/bce_worst"
+"""Of the group with the largest, where there are groups."""
 _VALIDATION_BATCH: Final = 512
 
 
@@ -39,23 +42,26 @@ class FeedbackBatch:
         items_BNM: int64 ``[B, N, M]`` item_index, -1 padding; N = 1, or 2 where the second is the
             first with unexposed items.
         labels_BNT: float32 ``[B, N, T]``, NaN not known.
+        group_B: int64 ``[B]`` group of each user; all 0 without groups.
     """
 
     history: HistoryBatch
     items_BNM: torch.Tensor
     labels_BNT: torch.Tensor
+    group_B: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.history)
 
     def to(self, device: torch.device | str, **_: Any) -> FeedbackBatch:
         """Move all tensors (the name Lightning calls)."""
-        items, labels = (tensor.to(device, non_blocking=True) for tensor in (self.items_BNM, self.labels_BNT))
-        return FeedbackBatch(self.history.to(device), items, labels)
+        tensors = (tensor.to(device, non_blocking=True) for tensor in (self.items_BNM, self.labels_BNT, self.group_B))
+        return FeedbackBatch(self.history.to(device), *tensors)
 
     def pin_memory(self) -> FeedbackBatch:
         """Copy to memory from which a GPU fetches without the host waiting."""
-        return FeedbackBatch(self.history.pin_memory(), self.items_BNM.pin_memory(), self.labels_BNT.pin_memory())
+        tensors = (tensor.pin_memory() for tensor in (self.items_BNM, self.labels_BNT, self.group_B))
+        return FeedbackBatch(self.history.pin_memory(), *tensors)
 
 
 class FeedbackDataset:
@@ -63,12 +69,20 @@ class FeedbackDataset:
 
     Args:
         unexposed_seed: Put the same session with unexposed items beside each, drawn anew every epoch; ``None``: do not.
+        groups: Of the users; ``None``: all are one.
     """
 
     def __init__(
-        self, feedback: SessionFeedback, max_items: int, max_history: int, unexposed_seed: int | None = None
+        self,
+        feedback: SessionFeedback,
+        max_items: int,
+        max_history: int,
+        unexposed_seed: int | None = None,
+        groups: UserGroups | None = None,
     ) -> None:
         self.feedback, self.max_items, self.max_history = feedback, max_items, max_history
+        users = feedback.user_index
+        self.group_N = np.zeros(len(users), np.int64) if groups is None else groups.of_user_U[users]
         self.unexposed_seed = unexposed_seed
         self._unexposed: tuple[int, SessionFeedback] | None = None
 
@@ -94,7 +108,8 @@ class FeedbackDataset:
         items = np.stack([part.padded_items(self.max_items) for part in parts], axis=1).astype(np.int64)
         labels = np.stack([part.labels for part in parts], axis=1)
         history = collate_histories(parts[0].histories, self.max_history)
-        return FeedbackBatch(history, torch.from_numpy(items), torch.from_numpy(labels))
+        tensors = (torch.from_numpy(part) for part in (items, labels, self.group_N[rows]))
+        return FeedbackBatch(history, *tensors)
 
 
 class FeedbackLoader(BucketedLoader):
@@ -128,25 +143,48 @@ class RewardModule(FiniteModule):
 
     config_key = "reward.train"
     weights_T: torch.Tensor
+    group_weights_G: torch.Tensor
 
-    def __init__(self, model: SessionRewardModel, config: RewardTrainConfig, total_steps: int) -> None:
+    def __init__(
+        self, model: SessionRewardModel, config: RewardTrainConfig, total_steps: int, groups: UserGroups | None = None
+    ) -> None:
         super().__init__()
+        self.group_names = ("all",) if groups is None else groups.names
+        # part of the state: a killed training goes on with the weights that its groups had; without groups there is none
+        start = torch.full((len(self.group_names),), 1.0 / len(self.group_names))
+        self.register_buffer("group_weights_G", start, persistent=groups is not None)
         self.model, self.config, self.total_steps = model, config, total_steps
         self.peak_rate = config.learning_rate
         self.register_buffer("weights_T", model.default_weights(), persistent=False)
         self._sums: list[torch.Tensor] = []
         self._counts: list[torch.Tensor] = []
+        self._by_group: tuple[torch.Tensor, ...] | None = None
 
     def training_step(self, batch: FeedbackBatch, batch_idx: int) -> torch.Tensor:
         """Cross-entropy of all towers, on real sessions and on those with unexposed items."""
         scores = self.model.score(batch.history, batch.items_BNM)
-        loss = reward_loss(scores.candidates(0), batch.labels_BNT[:, :1], self.weights_T)
-        if batch.items_BNM.shape[1] > 1:
-            unexposed = reward_loss(scores.candidates(1), batch.labels_BNT[:, 1:], self.weights_T)
-            loss = loss + self.config.unexposed_weight * unexposed
+        worst_group = self.config.worst_group
+        if worst_group is None:
+            loss = self._loss(scores, batch)
+        else:
+            losses_G = self._loss(scores, batch, len(self.group_names))
+            self.group_weights_G = next_weights(self.group_weights_G, losses_G, worst_group.step_size)
+            loss = (self.group_weights_G * losses_G).sum()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         self.finite.note_loss(loss)
         return loss
+
+    def _loss(self, scores: RewardScores, batch: FeedbackBatch, num_groups: int | None = None) -> torch.Tensor:
+        """Cross-entropy of all towers, of all sessions or ``[G]`` by groups; unexposed items count by their weight."""
+
+        def part(number: int) -> torch.Tensor:
+            labels = batch.labels_BNT[:, number : number + 1]
+            if num_groups is None:
+                return reward_loss(scores.candidates(number), labels, self.weights_T)
+            return group_losses(scores.candidates(number), labels, self.weights_T, batch.group_B, num_groups)
+
+        loss = part(0)
+        return loss + self.config.unexposed_weight * part(1) if batch.items_BNM.shape[1] > 1 else loss
 
     def validation_step(self, batch: FeedbackBatch, batch_idx: int) -> None:
         """Collect sums of the cross-entropy, so that the mean over sessions does not depend on the batches."""
@@ -154,6 +192,9 @@ class RewardModule(FiniteModule):
         known = (~batch.labels_BNT.isnan()).sum((0, 1))
         self._sums.append(tower_losses(logits, batch.labels_BNT) * known)
         self._counts.append(known)
+        if self.config.worst_group is not None:
+            found = sums_by_group(logits, batch.labels_BNT, batch.group_B, len(self.group_names))
+            self._by_group = found if self._by_group is None else tuple(map(torch.add, self._by_group, found))
 
     def on_validation_epoch_end(self) -> None:
         """Mean over validation sessions, per tower and summed."""
@@ -162,6 +203,13 @@ class RewardModule(FiniteModule):
         for name, value in zip(self.model.spec.names, per_tower, strict=True):
             self.log(f"valid/bce_{name}", value)
         self.log(MONITOR, per_tower.sum(), prog_bar=True)
+        if self._by_group is not None:
+            sums_GT, counts_GT = self._by_group
+            self._by_group = None
+            per_group = (sums_GT / counts_GT.clamp(min=1)).sum(1)
+            for name, value in zip(self.group_names, per_group, strict=True):
+                self.log(f"valid/bce_of_{name}", value)
+            self.log(WORST, per_group.max())
 
     def _rate_factor(self, step: int) -> float:
         warmup = max(1, int(self.config.warmup_share * self.total_steps))
@@ -185,10 +233,15 @@ class RewardModule(FiniteModule):
 
 
 class BestRewardModel(BestSoFar):
-    """Keep the model with the least validation cross-entropy, and stop after ``patience`` validations without a better."""
+    """Keep the model with the least validation cross-entropy, and stop after ``patience`` validations without a better.
 
-    def __init__(self, folder: Path, patience: int) -> None:
+    Args:
+        monitor: Whose: of all sessions, or of the worst group.
+    """
+
+    def __init__(self, folder: Path, patience: int, monitor: str = MONITOR) -> None:
         super().__init__(folder, patience, worst=float("inf"))
+        self.monitor = monitor
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Go on with a run that was at its end only to its end."""
@@ -198,7 +251,7 @@ class BestRewardModel(BestSoFar):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare, keep, decide."""
         assert isinstance(pl_module, RewardModule)
-        value = float(trainer.callback_metrics[MONITOR])
+        value = float(trainer.callback_metrics[self.monitor])
         logger.info("epoch %d: validation cross-entropy %.4f, %.0f s", trainer.current_epoch + 1, value, self.seconds)
         better = value < self.best_value
         self.note(value, trainer, better=better)

@@ -40,8 +40,11 @@ from recsys.reward.config import RewardConfig, RewardModelConfig, RewardTrainCon
 from recsys.reward.evaluate import evaluate_reward_models
 from recsys.reward.feedback.dataset import SessionFeedback, session_feedback
 from recsys.reward.feedback.labels import FloatArray, relative_rates
+from recsys.reward.groups import UserGroups
 from recsys.reward.model import RewardSpec, SessionRewardModel
 from recsys.reward.module import (
+    MONITOR,
+    WORST,
     BestRewardModel,
     FeedbackDataset,
     FeedbackLoader,
@@ -169,6 +172,8 @@ def train_reward_models(inputs: RewardInputs, out_dir: Path, progress: Progress)
     config, seed, semantic_ids = inputs.config, inputs.seed, inputs.semantic_ids
     feedback = session_feedback(inputs.dataset, config.feedback)
     groups = split_users(inputs.dataset.spec.num_users, config, seed)
+    worst_group = config.train.worst_group
+    groups_of_users = None if worst_group is None else UserGroups.of(inputs.dataset, worst_group.column)
     models, reports = {}, {}
     for number, (name, shape) in enumerate(((REWARD, config.model), (HELD_OUT, config.held_out_model))):
         folder = out_dir / name
@@ -178,8 +183,8 @@ def train_reward_models(inputs: RewardInputs, out_dir: Path, progress: Progress)
             own = feedback.of_users(groups[name] & ~raters).on_own_scale(config.feedback)
             _check_labels(own, name)
             model = build_reward_model(inputs, own, feedback.of_users(raters), shape)
-            placement = Placement(inputs.device, config.precision)
-            _fit(model, name, own, placement, config.train, out_dir=out_dir, seed=seed + number, progress=progress)
+            job = _Job(name, Placement(inputs.device, config.precision), config.train, groups_of_users, out_dir)
+            _fit(model, own, job, seed=seed + number, progress=progress)
         models[name] = load_reward_model(folder, semantic_ids.digest, inputs.device)
         reports[name] = read_json(folder / "training.json")
     report = evaluate_reward_models(
@@ -209,26 +214,29 @@ def _check_labels(feedback: SessionFeedback, name: str) -> None:
             )
 
 
-def _fit(
-    model: SessionRewardModel,
-    name: str,
-    feedback: SessionFeedback,
-    placement: Placement,
-    config: RewardTrainConfig,
-    *,
-    out_dir: Path,
-    seed: int,
-    progress: Progress,
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """One of the two trainings."""
+
+    name: str
+    placement: Placement
+    config: RewardTrainConfig
+    groups: UserGroups | None
+    out_dir: Path
+
+
+def _fit(model: SessionRewardModel, feedback: SessionFeedback, job: _Job, *, seed: int, progress: Progress) -> None:
     """Train one model, calibrate it and publish it; ``training.json`` is written last."""
+    name, placement, config, groups, out_dir = job.name, job.placement, job.config, job.groups, job.out_dir
     train, valid = feedback.of(TRAIN), feedback.of(VALID)
     scratch = out_dir / ".scratch" / name
     scratch.mkdir(parents=True, exist_ok=True)
     shape = (model.spec.max_items, model.spec.model.max_history)
-    rows = FeedbackDataset(train, *shape, unexposed_seed=seed if config.unexposed_weight > 0 else None)
+    rows = FeedbackDataset(train, *shape, seed if config.unexposed_weight > 0 else None, groups)
     loader = FeedbackLoader(rows, config.batch_size, seed)
-    module = RewardModule(model, config, total_steps=config.max_epochs * len(loader))
-    best, curves = BestRewardModel(scratch / "best", config.patience), Curves()
+    module = RewardModule(model, config, total_steps=config.max_epochs * len(loader), groups=groups)
+    best = BestRewardModel(scratch / "best", config.patience, MONITOR if groups is None else WORST)
+    curves = Curves()
     resume = ResumeCheckpoint(scratch / "resume.ckpt", config.checkpoint_every_s, loader)
     parameters = sum(p.numel() for p in model.parameters())
     logger.info("%s: %d train sessions, %d parameters, towers %s", name, len(rows), parameters, model.spec.names)
@@ -239,7 +247,7 @@ def _fit(
         trainer.fit(
             module,
             loader,
-            InOrderLoader(FeedbackDataset(valid, *shape)),
+            InOrderLoader(FeedbackDataset(valid, *shape, groups=groups)),
             ckpt_path=str(resume.path) if resume.path.exists() else None,
             weights_only=True,
         )
@@ -253,14 +261,17 @@ def _fit(
     fit_combination(chosen, train)
     save_reward_model(folder, chosen)
     curves.table().write_parquet(folder / "curves.parquet")
-    facts = {
+    facts: dict[str, Any] = {
         "train_sessions": len(train),
         "valid_sessions": len(valid),
         "parameters": parameters,
         "best_epoch": best.best_epoch,
-        "valid_bce": best.best_value,
+        "valid_bce" if groups is None else "valid_bce_of_the_worst_group": best.best_value,
         "seconds": best.seconds,
     }
+    if groups is not None:
+        weights = [round(float(weight), 4) for weight in module.group_weights_G]
+        facts["group_weights"] = dict(zip(groups.names, weights, strict=True))
     write_json(folder / "training.json", facts)
 
 

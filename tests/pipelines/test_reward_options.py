@@ -6,12 +6,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from pipelines.cli.app import main
-from recsys.contracts.manifest import open_artifact
+from recsys.contracts.manifest import open_artifact, read_json
 from recsys.reward.checkpoint import load_reward_model
 from tests.pipelines.test_bundled_reward_model import STEERED_SESSIONS
 from tests.toy import tiny_run
+from tests.toy.reward import colour_prepared
 
 PLAIN = tuple(one for one in STEERED_SESSIONS if not one.startswith(("model.", "recommend", "align")))
 
@@ -101,3 +103,50 @@ def test_propensities_of_a_file_reach_the_events(tmp_path: Path, capsys: pytest.
     assert sorted(events["propensity"]) == pytest.approx(sorted(shown[1:]))
     refused = pl.read_parquet(manifest.parent / "quarantine.parquet")
     assert refused["reason"].to_list() == ["propensity outside (0, 1]"]
+
+
+@pytest.mark.slow
+def test_groups_of_a_table_of_users_weigh_the_reward_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The toy of colours as files: events, and users of two kinds."""
+    events = colour_prepared(tmp_path / "toy").events
+    events.select(
+        "long_view",
+        "like",
+        watch="watch_time_ms",
+        user_id="user_index",
+        item_id="item_index",
+        session_id="session_index",
+        timestamp=pl.col("timestamp") + 1_600_000_000_000_000,
+    ).write_parquet(tmp_path / "events.parquet")
+    pl.DataFrame({"user_id": range(120), "kind": ["ab"[user % 2] for user in range(120)]}).write_parquet(
+        tmp_path / "users.parquet"
+    )
+    source = {
+        "kind": "table",
+        "path": str(tmp_path),
+        "interactions": "events.parquet",
+        "users": "users.parquet",
+        "user_columns": ["kind"],
+        "timestamp_unit": "us",
+        "columns": {"session_id": "session_id", "watch_time": "watch"},
+        "signals": [{"name": "long_view", "column": "long_view"}, {"name": "like", "column": "like"}],
+        "positive": ["long_view", "like"],
+    }
+    values = {
+        "source": source,
+        "features": {"task": "session", "session_length": 2, "sessions": {"by": "given", "min_positive": 1}},
+        "embed": {"text": {"model": None}, "collaborative": {"dim": 8}, "fusion": {"dim": 16}},
+        "tokenize": {"codebook_size": 8, "num_levels": 2},
+        "reward": {"train": {"max_epochs": 1, "worst_group": {"column": "kind"}}, "feedback": {"min_positives": 5}},
+        "align": {"method": "ipa"},
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    arguments = ["--config", str(tmp_path / "recipe.yaml")]
+    assert call("prepare", *arguments, "reward.train.worst_group.column=country") == 2
+    assert "source.user_columns does not carry (kind)" in capsys.readouterr().err
+    for verb in ("prepare", "embed", "tokenize", "reward"):
+        assert call(verb, *arguments) == 0
+    (manifest,) = (tmp_path / "out" / "artifacts" / "reward_model").glob("[!.]*/manifest.json")
+    facts = read_json(manifest.parent / "reward" / "training.json")
+    assert set(facts["group_weights"]) == {"a", "b"}
