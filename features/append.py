@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from features.appended.dataset import Certain, fits_by_users, prepare_by_users
+from features.appended.dataset import Certain, prepare_by_users, why_all_at_once
 from features.appended.kept_rows import only_grows
 from features.build import LOG_FOLDER, FeaturesConfig, need_session_id, nothing_left_behind, prepare_from_log
 from features.log.append import Merge, difference_of, runs_of_users
@@ -79,7 +79,9 @@ def prepare_appended(
         raise CannotExtend(str(error)) from error
     logger.info("%d new files (%d rows) appended to %d files", len(new), added.rows_in, len(state.fingerprints))
     read = ReadLog(merge.head, refused, rows_in, facts_of_all(state.facts, added.facts))
-    if not fits_by_users(raw, config):
+    reason = why_all_at_once(raw, config)
+    if reason is not None:
+        logger.info("the log is merged, and all events are made anew at once: %s", reason)
         return prepare_from_log(raw, replace(read, log=_whole(merge, out_dir)), config, out_dir, fingerprints)
     with nothing_left_behind(out_dir):
         report = prepare_by_users(raw, read, merge, _certain(base, merge, raw, config), config, out_dir)

@@ -30,7 +30,7 @@ from features.data_report import (
     session_facts,
 )
 from features.derived.watch_percentile import DerivedSignal, with_derived_signals
-from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio
+from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio, targets_table
 from features.items import ItemsConfig, ItemTable, build_item_table
 from features.log.encode import ReadLog, read_log
 from features.log.event_log import EventLog, KeptEvents, keep_events
@@ -326,7 +326,7 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
     history = build_histories(log, split, events.behaviour, events.watch_ratio)
     quality = config.sessions.high_quality
     good, good_facts = good_sessions(log, split, sessions, quality) if quality is not None else (None, None)
-    targets = build_targets(
+    rows = build_targets(
         history,
         task=config.task,
         session_length=config.session_length,
@@ -335,6 +335,7 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
         eval_rows=config.eval_rows,
         good=good,
     )
+    targets = targets_table(rows)
     users, user_facts = users_table(log.user_ids, raw.users)
     report = {
         **row_counts(read, quarantine, kept),

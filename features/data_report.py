@@ -32,6 +32,7 @@ _MANY_TIES: Final = 0.05
 _MANY_UNKNOWN: Final = 0.05
 _SLICE: Final = 1 << 22
 _DOUBLINGS: Final = 64
+_PERCENTS: Final = (0, 10, 50, 90, 99, 100)
 
 
 def row_counts(read: ReadLog, quarantine: RefusedRows, kept: Outcome) -> dict[str, Any]:
@@ -346,7 +347,8 @@ def history_counts(tally: Tally, history: Borders, targets: pl.DataFrame) -> dic
         ),
         "target_rows": _by_split(rows.tolist()),
         "history_length_quantiles": {
-            f"p{percent}": int(np.percentile(lengths, percent, method="lower")) for percent in (0, 10, 50, 90, 99, 100)
+            f"p{percent}": int(value)
+            for percent, value in zip(_PERCENTS, np.percentile(lengths, _PERCENTS, method="lower"), strict=True)
         },
     }
 

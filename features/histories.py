@@ -6,7 +6,8 @@ Reads the event log, split and sessions; produces :class:`~recsys.contracts.data
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -82,6 +83,49 @@ def build_histories(
     )
 
 
+@dataclass(frozen=True)
+class TargetRows:
+    """Rows of ``targets.parquet`` of one split.
+
+    Attributes:
+        split: Its code.
+        user: ``[N]`` user_index.
+        history_start, history_end: ``[N]`` rows of the history arrays.
+        items: The targets of all rows, one row after the other.
+        sizes: ``[N]`` how many of them each row has.
+    """
+
+    split: int
+    user: IntArray
+    history_start: OffsetArray
+    history_end: OffsetArray
+    items: IntArray
+    sizes: npt.NDArray[np.integer]
+
+    def behind(self, users: int, events: int) -> TargetRows:
+        """Return the same rows where so many users, and events in the history arrays, come before them."""
+        moved = (self.history_start + events, self.history_end + events)
+        return replace(self, user=self.user + np.int32(users), history_start=moved[0], history_end=moved[1])
+
+    @classmethod
+    def joined(cls, parts: Sequence[TargetRows]) -> TargetRows:
+        """Put rows of one split behind each other."""
+        names = [name for name in vars(parts[0]) if name != "split"]
+        return cls(parts[0].split, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    def table(self) -> pl.DataFrame:
+        """Return them as a table."""
+        return pl.DataFrame(
+            {
+                Columns.USER_INDEX: self.user.astype(np.int32, copy=False),
+                Columns.HISTORY_START: self.history_start,
+                Columns.HISTORY_END: self.history_end,
+                Columns.TARGETS: lists_of(self.items, self.sizes),
+                Columns.SPLIT: np.full(len(self.user), self.split, np.int8),
+            }
+        )
+
+
 def build_targets(
     history: HistoryArrays,
     *,
@@ -91,8 +135,8 @@ def build_targets(
     positive_sessions: npt.NDArray[np.int32],
     eval_rows: EvalRows = "per_user",
     good: npt.NDArray[np.bool_] | None = None,
-) -> pl.DataFrame:
-    """Return ``targets.parquet``.
+) -> list[TargetRows]:
+    """Return the rows of ``targets.parquet``, split by split.
 
     Validation and test have one row per user with a positive event in the window: the history is everything before the
     window (for test: train and valid events), the targets are their distinct positive items inside, in order. With
@@ -110,12 +154,17 @@ def build_targets(
         good: ``[S]`` sessions that training targets come from; ``None`` for all.
     """
     window_targets = _event_targets if eval_rows == "per_event" else _window_targets
-    tables = []
+    found = []
     if task == "session":
-        tables.append(_session_targets(history, session_length, min_positive, positive_sessions, good))
-    tables.append(window_targets(history, history.train_end, history.valid_end, VALID))
-    tables.append(window_targets(history, history.valid_end, history.offsets[1:], TEST))
-    return pl.concat(tables)
+        found.append(_session_targets(history, session_length, min_positive, positive_sessions, good))
+    found.append(window_targets(history, history.train_end, history.valid_end, VALID))
+    found.append(window_targets(history, history.valid_end, history.offsets[1:], TEST))
+    return found
+
+
+def targets_table(rows: Sequence[TargetRows]) -> pl.DataFrame:
+    """Return ``targets.parquet``."""
+    return pl.concat([part.table() for part in rows])
 
 
 def _session_targets(
@@ -124,7 +173,7 @@ def _session_targets(
     min_positive: int,
     sessions: npt.NDArray[np.int32],
     good: npt.NDArray[np.bool_] | None,
-) -> pl.DataFrame:
+) -> TargetRows:
     """Cut each training session into rows of at most m distinct items; the history ends where the row begins."""
     owner = _owners(history)
     train = np.flatnonzero(np.arange(len(history.item)) < history.train_end[owner])
@@ -137,26 +186,26 @@ def _session_targets(
     kept = sizes >= min_positive
     flat = np.repeat(kept, sizes)
     first = rows[chunk_starts[kept]]
-    return _target_table(
+    return TargetRows(
+        TRAIN,
         owner[first],
         history.offsets[owner[first]],
         first.astype(np.int64),
         history.item[rows[flat]],
         sizes[kept],
-        TRAIN,
     )
 
 
-def _window_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
+def _window_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> TargetRows:
     items, sizes = distinct_targets(start, end, history.item)
     users = np.flatnonzero(sizes)
-    return _target_table(users.astype(np.int32), history.offsets[users], start[users], items, sizes[users], split)
+    return TargetRows(split, users.astype(np.int32), history.offsets[users], start[users], items, sizes[users])
 
 
-def _event_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> pl.DataFrame:
+def _event_targets(history: HistoryArrays, start: OffsetArray, end: OffsetArray, split: int) -> TargetRows:
     rows, users = window(start, end)
     ones = np.ones(len(rows), np.int64)
-    return _target_table(users, history.offsets[users], rows, history.item[rows], ones, split)
+    return TargetRows(split, users, history.offsets[users], rows, history.item[rows], ones)
 
 
 def _owners(history: HistoryArrays) -> npt.NDArray[np.int32]:
@@ -168,25 +217,6 @@ def _run_starts(groups: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     starts: BoolArray = np.ones(len(groups), bool)
     starts[1:] = groups[1:] != groups[:-1]
     return np.maximum.accumulate(np.where(starts, np.arange(len(groups)), 0))
-
-
-def _target_table(
-    user: IntArray,
-    history_start: OffsetArray,
-    history_end: OffsetArray,
-    items: IntArray,
-    sizes: npt.NDArray[np.integer],
-    split: int,
-) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            Columns.USER_INDEX: user.astype(np.int32),
-            Columns.HISTORY_START: history_start,
-            Columns.HISTORY_END: history_end,
-            Columns.TARGETS: lists_of(items, sizes),
-            Columns.SPLIT: np.full(len(user), split, np.int8),
-        }
-    )
 
 
 def lists_of(items: IntArray, sizes: npt.NDArray[np.integer]) -> pl.Series:

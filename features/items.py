@@ -80,7 +80,10 @@ def build_item_table(event_item_ids: pl.Series, items: pl.DataFrame | None, conf
         pl.any_horizontal(pl.col(name).is_not_null() for name in metadata).alias(Columns.HAS_METADATA),
         Columns.AUTHOR_ID,
     )
-    index = table[Columns.ITEM_ID].search_sorted(event_item_ids).to_numpy().astype(np.int32)
+    if len(table) == len(event_item_ids):  # the same ids, in the same order
+        index = np.arange(len(table), dtype=np.int32)
+    else:
+        index = table[Columns.ITEM_ID].search_sorted(event_item_ids).to_numpy().astype(np.int32)
     facts = {
         "items": len(table),
         "items_without_events": len(table) - len(event_item_ids),

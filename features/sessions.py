@@ -15,6 +15,7 @@ from pydantic import Field
 from features.log.arrays import NO_CODE
 from features.log.event_log import EventLog
 from features.log.order import same_as_before
+from features.passes.users import gap_sessions, run_starts
 from features.session_quality import HighQualityConfig
 from features.splits import SplitArray
 from recsys.config import FrozenConfig
@@ -71,6 +72,9 @@ def session_index(
     Returns:
         ``[E]``, ascending from 0.
     """
+    longest = math.floor(config.gap_minutes * 60_000_000)
+    if rule == "gap" and not log.prehistory.any():
+        return gap_sessions(log.user, split, log.timestamp, longest)
     starts = ~same_as_before([log.user, split, log.prehistory])
     chunked = log.prehistory if rule != "chunk" else np.ones(len(log), bool)
     if rule == "given":
@@ -79,12 +83,11 @@ def session_index(
         changes |= log.session == NO_CODE
         starts |= changes & ~chunked
     elif rule == "gap":
-        longest, some_chunked = math.floor(config.gap_minutes * 60_000_000), bool(chunked.any())
         for begin in range(1, len(log), _SLICE_ROWS):
             end = min(begin + _SLICE_ROWS, len(log))
             pause = log.timestamp[begin:end] - log.timestamp[begin - 1 : end - 1]
             late = pause > longest
-            starts[begin:end] |= late & ~chunked[begin:end] if some_chunked else late
+            starts[begin:end] |= late & ~chunked[begin:end]
     if chunked.any():
         chunk = _chunk_numbers(log, session_length)
         starts[1:] |= (chunk[1:] != chunk[:-1]) & chunked[1:]
@@ -101,18 +104,7 @@ def _chunk_numbers(log: EventLog, session_length: int) -> npt.NDArray[np.int64]:
 
 def session_starts(sessions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """Return ``[S + 1]`` the first event of every session, and behind them the number of events."""
-    starts = np.empty(int(sessions[-1]) + 2, np.int64)
-    filled = 0
-    for begin in range(0, len(sessions), _SLICE_ROWS):
-        part = sessions[begin : begin + _SLICE_ROWS]
-        if begin:
-            new = begin + np.flatnonzero(part != sessions[begin - 1 : begin - 1 + len(part)])
-        else:
-            new = np.append(0, 1 + np.flatnonzero(part[1:] != part[:-1]))
-        starts[filled : filled + len(new)] = new
-        filled += len(new)
-    starts[-1] = len(sessions)
-    return starts
+    return run_starts(sessions)
 
 
 def session_columns(

@@ -20,7 +20,7 @@ import polars as pl
 from features.appended.kept_rows import NO_REPEATS, KeptRows
 from features.build import FeaturesConfig
 from features.data_report import Tally, doubling_counts
-from features.histories import build_histories, build_targets, event_watch_ratio
+from features.histories import TargetRows, build_histories, build_targets, event_watch_ratio, targets_table
 from features.items import ItemTable
 from features.log.encoded_log import StoredLog
 from features.log.event_log import EventLog, count_ties, event_log, renumber_ascending, selected, settle
@@ -33,7 +33,7 @@ from features.sessions import SessionRule, session_columns, session_index, sessi
 from features.sources.base import MergeRule
 from features.splits import SplitArray, leave_last_out, split_at
 from features.tables import ASCENDING, LabelledEvents, event_columns, train_counts
-from recsys.contracts.columns import SPLIT_NAMES, Columns
+from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import HISTORY_ARRAYS, HistoryArrays, OffsetArray
 
 PER_EVENT: Final = ("item", "behaviour", "gap", "watch", "timestamp")
@@ -86,7 +86,7 @@ class Written:
         train_count: ``[I]`` positive events in the train split.
         tally: Counts that add up; ``None`` before the first run.
         train_end, valid_end, ends: Borders of the histories, run by run.
-        targets: Rows of each split, run by run.
+        targets: Code of each split -> its rows, run by run.
     """
 
     train_count: npt.NDArray[np.int64]
@@ -99,7 +99,7 @@ class Written:
     train_end: list[OffsetArray] = field(default_factory=list)
     valid_end: list[OffsetArray] = field(default_factory=list)
     ends: list[OffsetArray] = field(default_factory=list)
-    targets: list[list[pl.DataFrame]] = field(default_factory=lambda: [[] for _ in SPLIT_NAMES])
+    targets: dict[int, list[TargetRows]] = field(default_factory=dict)
 
     def borders(self) -> HistoryBorders:
         """Return where histories begin and end."""
@@ -108,7 +108,7 @@ class Written:
 
     def all_targets(self) -> pl.DataFrame:
         """Return ``targets.parquet``."""
-        return pl.concat([part for parts in self.targets for part in parts])
+        return targets_table([TargetRows.joined(parts) for _, parts in sorted(self.targets.items())])
 
 
 def write_by_users(log: StoredLog, kept: KeptRows, rules: Rules, out_dir: Path) -> Written:
@@ -183,20 +183,17 @@ def _gather(found: Written, run: _Run, history: HistoryArrays, rules: Rules) -> 
     found.train_end.append(history.train_end + found.positive)
     found.valid_end.append(history.valid_end + found.positive)
     found.ends.append(history.offsets[1:] + found.positive)
-    targets = build_targets(
+    no_sessions = run.session[:0]
+    rows = build_targets(
         history,
         task=config.task,
         session_length=config.session_length,
         min_positive=config.sessions.min_positive,
-        positive_sessions=run.session[log.positive],
+        positive_sessions=run.session[log.positive] if config.task == "session" else no_sessions,
         eval_rows=config.eval_rows,
-    ).with_columns(
-        pl.col(Columns.USER_INDEX) + found.users,
-        pl.col(Columns.HISTORY_START, Columns.HISTORY_END) + found.positive,
     )
-    borders = np.searchsorted(targets[Columns.SPLIT].to_numpy(), np.arange(len(SPLIT_NAMES) + 1))
-    for code, parts in enumerate(found.targets):
-        parts.append(targets[int(borders[code]) : int(borders[code + 1])])
+    for part in rows:
+        found.targets.setdefault(part.split, []).append(part.behind(found.users, found.positive))
 
 
 def _write_tables(found: Written, run: _Run, events: NumberTableWriter, sessions: NumberTableWriter) -> None:

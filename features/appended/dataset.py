@@ -49,17 +49,17 @@ class Certain:
     late: int | None
 
 
-def fits_by_users(raw: RawTables, config: FeaturesConfig) -> bool:
-    """Whether what is asked for can be made of some users at a time.
-
-    Bounds of derived signals, the rule of good sessions and the check of a given split look at all events at once.
-    """
-    by_time = config.split.kind == "global_temporal" and raw.has_timestamps
-    return (
-        (by_time or config.split.kind == "leave_last_out")
-        and not config.derived_signals
-        and config.sessions.high_quality is None
-    )
+def why_all_at_once(raw: RawTables, config: FeaturesConfig) -> str | None:
+    """Say what of a configuration looks at all events at once; ``None`` where they can be made some users at a time."""
+    if config.derived_signals:
+        return "features.derived_signals has bounds over all events"
+    if config.sessions.high_quality is not None:
+        return "features.sessions.high_quality compares sessions of all users"
+    if config.split.kind == "given":
+        return "a given split is checked over all events"
+    if config.split.kind == "global_temporal" and not raw.has_timestamps:
+        return "a split by time needs times"  # it is refused there, as it is without an earlier data set
+    return None
 
 
 def prepare_by_users(
@@ -72,7 +72,7 @@ def prepare_by_users(
         read: What was read of all files; its log has no events.
         merge: Of the log read earlier and the new one.
         certain: What is known before.
-        config: What to make of it; one that :func:`fits_by_users`.
+        config: What to make of it; one that :func:`why_all_at_once` has nothing against.
         out_dir: Folder to write into.
 
     Returns:

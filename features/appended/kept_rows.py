@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from features.log.event_log import Core, repeat_tables, settle
 from features.log.k_core import KCoreConfig, k_core
 from features.log.repeats import Duplicates, Repeats
 from features.log.signal_bits import DEFAULT_RULE
+from features.log.stored_columns import Layout
 from features.passes.rows import compressed
 from features.passes.users import count_open, marked
 from features.sources.base import MergeRule
@@ -135,7 +137,8 @@ class KeptRows:
         events: How many are kept.
         core: Users and items with kept events.
         timed: Kept events with a time.
-        late_times: Times of those that are not before the time that was asked for, in no order.
+        late_times: Times of those that are not before the time that was asked for, in no order, as they are stored.
+        time_layout: How times are stored.
     """
 
     runs: Sequence[tuple[int, int]]
@@ -143,7 +146,8 @@ class KeptRows:
     events: int
     core: Core
     timed: int
-    late_times: npt.NDArray[np.int64]
+    late_times: npt.NDArray[Any]
+    time_layout: Layout | None
 
     def cut_times(self, valid_share: float, test_share: float) -> tuple[int, int] | None:
         """Return what :func:`features.splits.cut_times` does of all kept times; ``None`` where they are earlier."""
@@ -151,7 +155,8 @@ class KeptRows:
         ranks = np.asarray(cut_ranks(self.timed, valid_share, test_share)) - before
         if ranks.min() < 0:
             return None
-        first, second = np.partition(self.late_times, np.unique(ranks))[ranks]
+        assert self.time_layout is not None  # there are times
+        first, second = self.time_layout.from_disk(np.partition(self.late_times, np.unique(ranks))[ranks])
         return int(first), int(second)
 
 
@@ -179,7 +184,7 @@ def kept_rows(
     item, early = log.columns["item"], log.columns["prehistory"]
     has_early = early.layout.constant != 0
     marks: list[BoolArray | None] = []
-    times: list[npt.NDArray[np.int64]] = []
+    times: list[npt.NDArray[Any]] = []
     events = timed = 0
     for first, end in runs:
         starts = log.starts[first : end + 1]
@@ -202,6 +207,7 @@ def kept_rows(
             timed += int(np.count_nonzero(keep))
             time = log.columns["timestamp"]
             stored = time.stored(rows)
-            times.append(time.layout.from_disk(compressed(stored, keep & (stored >= time.layout.stored_from(since)))))
-    late = np.concatenate([np.empty(0, np.int64), *times])
-    return KeptRows(runs, marks, events, met if used is None else used, timed, late)
+            times.append(compressed(stored, keep & (stored >= time.layout.stored_from(since))))
+    late = np.concatenate(times) if times else np.empty(0, np.int64)
+    layout = log.columns["timestamp"].layout if since is not None else None
+    return KeptRows(runs, marks, events, met if used is None else used, timed, late, layout)

@@ -20,7 +20,7 @@ from features.log.arrays import CodeArray
 from features.log.encoded_log import ID_TABLES, EncodedLog, LogWriter, StoredLog, sort_keys
 from features.log.event_log import Core
 from features.log.order import KeyArray
-from features.log.stored_columns import Layout
+from features.log.stored_columns import Layout, StoredColumn
 from features.passes.rows import add_counts, gathered, inserted
 
 RowArray = npt.NDArray[np.int64]
@@ -157,7 +157,11 @@ class Merge:
                 arrays: dict[str, Any] = {name: self._layouts[name].from_disk(rows) for name, rows in stored.items()}
                 seen(first, replace(self.head, user=user, user_ids=self.head.user_ids[first:end], **arrays), starts)
         writer.finish(self.head)
-        return StoredLog.open(folder)
+        rows = int(self.starts[-1])
+        columns = {
+            name: StoredColumn.open(folder / f"{name}.npy", layout, rows) for name, layout in self._layouts.items()
+        }
+        return StoredLog(self.head, columns, self.starts)
 
     @cached_property
     def _layouts(self) -> dict[str, Layout]:

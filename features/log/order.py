@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.log.arrays import is_constant
+from recsys.native import columns as native
 
 KeyArray = npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]
 
@@ -110,6 +111,8 @@ def same_as_before(keys: Sequence[KeyArray]) -> npt.NDArray[np.bool_]:
     if not keys:
         result[1:] = True
         return result
+    if native.available() and [key.dtype for key in keys] == [np.int32, np.int64]:  # users and times
+        return native.same_pairs(np.ascontiguousarray(keys[0], np.int32), np.ascontiguousarray(keys[1], np.int64))
     for start in range(1, len(result), _SLICE):
         end = min(start + _SLICE, len(result))
         same = keys[0][start:end] == keys[0][start - 1 : end - 1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from features.number_tables.encodings import varint, zigzag
@@ -20,6 +21,7 @@ UINT_8, INT_8 = 11, 15
 _REQUIRED, _OPTIONAL = 0, 1
 _CREATED_BY: Final = "recsys"
 _I32, _I64, _BINARY, _LIST, _STRUCT = 5, 6, 8, 9, 12
+_LAST_OF_KIND: Final = 4
 
 Field = tuple[int, int, Any]
 """Number of a field, its type, its value; a list is the type of what is in it, and those values."""
@@ -104,17 +106,27 @@ def _row_group(columns: Sequence[ColumnFormat], rows: int, chunks: Sequence[Chun
     found = []
     for column, chunk in zip(columns, chunks, strict=True):
         facts: list[Field] = [
-            (1, _I32, column.physical),
-            (2, _LIST, (_I32, [column.encoding, RLE])),
-            (3, _LIST, (_BINARY, [column.name])),
-            (4, _I32, 0),  # not compressed
             (5, _I64, rows),
             (6, _I64, chunk.size),
             (7, _I64, chunk.size),
             (9, _I64, chunk.offset),
         ]
-        found.append([(2, _I64, chunk.offset), (3, _STRUCT, facts)])
+        written = _kind(column) + _fields(facts, after=_LAST_OF_KIND) + b"\0"
+        found.append([(2, _I64, chunk.offset), (3, _STRUCT, written)])
     return [(1, _LIST, (_STRUCT, found)), (2, _I64, sum(chunk.size for chunk in chunks)), (3, _I64, rows)]
+
+
+@cache
+def _kind(column: ColumnFormat) -> bytes:
+    """What the list of all parts says of a column in every row group alike."""
+    return _fields(
+        [
+            (1, _I32, column.physical),
+            (2, _LIST, (_I32, [column.encoding, RLE])),
+            (3, _LIST, (_BINARY, [column.name])),
+            (_LAST_OF_KIND, _I32, 0),  # not compressed
+        ]
+    )
 
 
 def _value(kind: int, value: Any) -> bytes:
@@ -127,13 +139,18 @@ def _value(kind: int, value: Any) -> bytes:
         inner, values = value
         head = bytes([len(values) << 4 | inner]) if len(values) < 15 else bytes([0xF0 | inner]) + varint(len(values))
         return head + b"".join(_value(inner, each) for each in values)
-    return _struct(value)
+    return value if isinstance(value, bytes) else _struct(value)
 
 
 def _struct(fields: Sequence[Field]) -> bytes:
-    found, last = bytearray(), 0
+    return _fields(fields) + b"\0"
+
+
+def _fields(fields: Sequence[Field], after: int = 0) -> bytes:
+    """Return fields that follow the one with the number ``after``; a struct may be given as the bytes that it is."""
+    found, last = bytearray(), after
     for number, kind, value in fields:  # each says by how much its number is above the last one's; all are below 16
         found.append((number - last) << 4 | kind)
         found += _value(kind, value)
         last = number
-    return bytes(found) + b"\0"
+    return bytes(found)

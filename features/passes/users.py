@@ -6,6 +6,8 @@ arrays on the way.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -13,6 +15,9 @@ import polars as pl
 from features.passes.rows import Bools, Codes, Rows, add_counts
 from recsys.contracts.event_features import gap_buckets
 from recsys.native import columns as native
+
+_SLICE_ROWS: Final = 1 << 20
+_SLICE_USERS: Final = 1 << 15
 
 
 def count_open(
@@ -106,6 +111,60 @@ def gap_codes(user: Codes, timestamp: Rows, last_user: int, last_time: int) -> n
     return gap_buckets(gap)
 
 
+def gap_sessions(user: Codes, split: npt.NDArray[np.int8], timestamp: Rows, longest: int) -> Codes:
+    """Number the runs of events of one user and split in which no pause is longer than ``longest``.
+
+    Args:
+        user, split, timestamp: ``[E]`` by user and time.
+        longest: Microseconds.
+
+    Returns:
+        ``[E]``, ascending from 0.
+
+    Example:
+        >>> user, split = np.array([0, 0, 0, 1], np.int32), np.array([0, 0, 1, 1], np.int8)
+        >>> gap_sessions(user, split, np.array([5, 15, 16, 16]), 10).tolist()
+        [0, 0, 1, 2]
+    """
+    if native.available():
+        events = (np.ascontiguousarray(user), np.ascontiguousarray(split), np.ascontiguousarray(timestamp))
+        return native.gap_sessions(*events, longest)
+    starts: Bools = np.ones(len(user), bool)
+    for begin in range(1, len(user), _SLICE_ROWS):
+        here, before = slice(begin, begin + _SLICE_ROWS), slice(begin - 1, begin + _SLICE_ROWS - 1)
+        new = timestamp[here] - timestamp[before][: len(timestamp[here])] > longest
+        for column in (user, split):
+            new |= column[here] != column[before][: len(new)]
+        starts[here] = new
+    return np.cumsum(starts, dtype=np.int32) - np.int32(1)
+
+
+def run_starts(codes: Codes) -> Rows:
+    """Return the first row of each code, and behind them the number of rows.
+
+    Args:
+        codes: Ascending from 0, each of them met.
+
+    Example:
+        >>> run_starts(np.array([0, 0, 1, 2], np.int32)).tolist()
+        [0, 2, 3, 4]
+    """
+    if native.available():
+        return native.run_starts(np.ascontiguousarray(codes))
+    starts = np.empty(int(codes[-1]) + 2, np.int64)
+    filled = 0
+    for begin in range(0, len(codes), _SLICE_ROWS):
+        part = codes[begin : begin + _SLICE_ROWS]
+        if begin:
+            new = begin + np.flatnonzero(part != codes[begin - 1 : begin - 1 + len(part)])
+        else:
+            new = np.append(0, 1 + np.flatnonzero(part[1:] != part[:-1]))
+        starts[filled : filled + len(new)] = new
+        filled += len(new)
+    starts[-1] = len(codes)
+    return starts
+
+
 def split_counts(user: Codes, split: npt.NDArray[np.int8], users: int, splits: int) -> Rows:
     """Return ``[splits, users]`` how many rows each user has in each split.
 
@@ -137,6 +196,27 @@ def distinct_targets(start: Rows, end: Rows, item: Codes) -> tuple[Codes, Rows]:
     items = item[rows]
     first = first_occurrences(owner, items)
     return items[first], np.bincount(owner[first], minlength=len(start))
+
+
+def item_counts(start: Rows, end: Rows, item: Codes, num_items: int) -> Rows:
+    """Return ``[items]`` how often each stands in the users' windows.
+
+    Args:
+        start, end: ``[users]`` rows of ``item``; windows do not overlap.
+        item: From 0.
+
+    Example:
+        >>> item_counts(np.array([0, 2]), np.array([1, 4]), np.array([1, 0, 1, 2], np.int32), 3).tolist()
+        [0, 2, 1]
+    """
+    counts = np.zeros(num_items, np.int64)
+    if native.available():
+        native.count_windows(np.ascontiguousarray(start), np.ascontiguousarray(end), np.ascontiguousarray(item), counts)
+        return counts
+    for begin in range(0, len(start), _SLICE_USERS):
+        users = slice(begin, begin + _SLICE_USERS)
+        add_counts(item[window(start[users], end[users])[0]], None, counts)
+    return counts
 
 
 def window(start: Rows, end: Rows) -> tuple[Rows, Codes]:

@@ -29,9 +29,13 @@ _ARGUMENTS: Final[dict[str, list[Any]]] = {
     "gather_codes": [_POINTER, _POINTER, _NUMBER, _POINTER],
     "rank_sorted": [_POINTER, _NUMBER, _POINTER, _POINTER],
     "count_codes": [_POINTER, _POINTER, _NUMBER, _POINTER],
+    "count_windows": [_POINTER, _POINTER, _NUMBER, _POINTER, _POINTER],
     "count_open": [_POINTER, _NUMBER] + [_POINTER] * 4 + [_NUMBER] + [_POINTER] * 4,
     "mark_kept": [_POINTER, _NUMBER] + [_POINTER] * 4,
     "gap_codes": [_POINTER, _POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER],
+    "same_pairs": [_POINTER, _POINTER, _NUMBER, _POINTER],
+    "gap_sessions": [_POINTER] * 3 + [_NUMBER, _NUMBER, _POINTER],
+    "run_starts": [_POINTER, _NUMBER, _POINTER],
     "split_counts": [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER],
     "distinct_targets": [_POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER],
 }
@@ -129,6 +133,12 @@ def add_counts(codes: Codes, keep: Bools | None, counts: Rows) -> None:
     _library().count_codes(_at(codes, np.int32), _at(keep, np.bool_), len(codes), _at(counts, np.int64))
 
 
+def count_windows(start: Rows, end: Rows, item: Codes, counts: Rows) -> None:
+    """Add to ``counts[item]`` every event from ``start`` to ``end`` of every user."""
+    windows = (_at(start, np.int64), _at(end, np.int64), len(start), _at(item, np.int32))
+    _library().count_windows(*windows, _at(counts, np.int64))
+
+
 def count_open(
     starts: Rows, item: Codes, counts: Bools | None, sure: tuple[Bools, Bools], first: int, events: tuple[Rows, Rows]
 ) -> tuple[Codes, Codes]:
@@ -182,6 +192,34 @@ def gap_codes(user: Codes, timestamp: Rows, last_user: int, last_time: int) -> B
     out = np.empty(len(user), np.uint8)
     events = (_at(user, np.int32), _at(timestamp, np.int64), len(user))
     _library().gap_codes(*events, last_user, last_time, _at(out))
+    return out
+
+
+def same_pairs(user: Codes, timestamp: Rows) -> Bools:
+    """Return ``[rows]`` whether a row has the user and the time of the row before it."""
+    out = np.empty(len(user), np.bool_)
+    assert len(user) == len(timestamp)
+    _library().same_pairs(_at(user, np.int32), _at(timestamp, np.int64), len(user), _at(out))
+    return out
+
+
+def gap_sessions(user: Codes, split: npt.NDArray[np.int8], timestamp: Rows, longest: int) -> Codes:
+    """Number runs of rows of one user and split without a pause longer than ``longest``, from 0."""
+    out = np.empty(len(user), np.int32)
+    assert len(user) == len(split) == len(timestamp)
+    events = (_at(user, np.int32), _at(split, np.int8), _at(timestamp, np.int64), len(user))
+    _library().gap_sessions(*events, longest, _at(out))
+    return out
+
+
+def run_starts(codes: Codes) -> Rows:
+    """Return the first row of each code, and behind them the number of rows.
+
+    Args:
+        codes: Ascending from 0, each of them met.
+    """
+    out = np.empty(int(codes[-1]) + 2, np.int64)
+    _library().run_starts(_at(codes, np.int32), len(codes), _at(out))
     return out
 
 

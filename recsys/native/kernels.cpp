@@ -18,8 +18,8 @@
 // exp_sums: of every row the highest value, and sums of exp(value - highest) over neighbours. Scores are used up.
 //
 // delta_packed: whole numbers as Parquet's DELTA_BINARY_PACKED. insert_rows, compress_rows, gather_codes, rank_sorted,
-// count_codes: a column made of another one. count_open, mark_kept: the k-core some users at a time. gap_codes, split_counts,
-// distinct_targets: histories. recsys/native/columns.py says what each is given.
+// count_codes, count_windows: a column made of another one. count_open, mark_kept: the k-core some users at a time. gap_codes, split_counts,
+// distinct_targets: histories. same_pairs, gap_sessions, run_starts: neighbours. recsys/native/columns.py says what each is given.
 
 #include <algorithm>
 #include <cmath>
@@ -350,6 +350,11 @@ extern "C" void count_codes(const int32_t* codes, const uint8_t* keep, int64_t c
         for (int64_t n = 0; n < count; ++n) ++counts[codes[n]];
 }
 
+extern "C" void count_windows(const int64_t* start, const int64_t* end, int64_t users, const int32_t* item, int64_t* counts) {
+    for (int64_t user = 0; user < users; ++user)
+        for (int64_t n = start[user]; n < end[user]; ++n) ++counts[item[n]];
+}
+
 extern "C" int64_t count_open(const int64_t* starts, int64_t users, const int32_t* item, const uint8_t* counts,
                               const uint8_t* sure_user, const uint8_t* sure_item, int64_t first, int64_t* user_events,
                               int64_t* item_events, int32_t* open_users, int32_t* open_items) {
@@ -386,6 +391,27 @@ extern "C" void gap_codes(const int32_t* user, const int64_t* time, int64_t coun
         last_user = user[n];
         last_time = time[n];
     }
+}
+
+extern "C" void same_pairs(const int32_t* user, const int64_t* time, int64_t count, uint8_t* same) {
+    if (count) same[0] = 0;
+    for (int64_t n = 1; n < count; ++n) same[n] = (user[n] == user[n - 1]) & (time[n] == time[n - 1]);
+}
+
+extern "C" void gap_sessions(const int32_t* user, const int8_t* split, const int64_t* time, int64_t count, int64_t longest,
+                             int32_t* session) {
+    int32_t number = 0;
+    if (count) session[0] = 0;
+    for (int64_t n = 1; n < count; ++n) {
+        number += (user[n] != user[n - 1]) | (split[n] != split[n - 1]) | (time[n] - time[n - 1] > longest);
+        session[n] = number;
+    }
+}
+
+extern "C" void run_starts(const int32_t* codes, int64_t count, int64_t* starts) {
+    for (int64_t n = 0; n < count; ++n)
+        if (n == 0 || codes[n] != codes[n - 1]) *starts++ = n;
+    *starts = count;
 }
 
 extern "C" void split_counts(const int32_t* user, const int8_t* split, int64_t count, int64_t users, int64_t* counts) {

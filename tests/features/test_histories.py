@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from features.histories import build_histories, build_targets, event_watch_ratio, lists_of
+from features.histories import build_histories, build_targets, event_watch_ratio, lists_of, targets_table
 from features.log.event_log import EventLog
 from features.sessions import SessionConfig, session_index
 from recsys.contracts.columns import TEST, TRAIN, VALID
@@ -57,7 +57,7 @@ def test_sessions_are_cut_into_targets_of_m_items(min_positive: int, good: list 
     items = [1, 2, 3, 1, 4, 5, 6, 7]
     log = log_of({"user_id": [7] * 8, "item_id": items, "timestamp": [START + place * US for place in range(8)]})
     history = histories_of(log, [TRAIN] * 6 + [VALID, TEST])
-    targets = build_targets(
+    parts = build_targets(
         history,
         task="session",
         session_length=2,
@@ -67,7 +67,7 @@ def test_sessions_are_cut_into_targets_of_m_items(min_positive: int, good: list 
     )
     rows = [
         (split, end, [item + 1 for item in found])
-        for split, end, found in targets.select("split", "history_end", "targets").iter_rows()
+        for split, end, found in targets_table(parts).select("split", "history_end", "targets").iter_rows()
     ]
     assert rows == [*((TRAIN, end, found) for end, found in expected), (VALID, 6, [6]), (TEST, 7, [7])]
 

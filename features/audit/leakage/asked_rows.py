@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from features.audit.leakage.findings import example_ids
-from features.passes.rows import add_counts
+from features.passes.users import item_counts
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID
 from recsys.contracts.dataset import Dataset, Targets
 
 Int64Array = npt.NDArray[np.int64]
-_SLICE_ROWS: Final = 1 << 20
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -87,14 +86,8 @@ class Arrays:
 
     @cached_property
     def train_counts(self) -> Int64Array:
-        """``[I]`` train events of every item: all, less those behind the users' train events, which are few."""
-        counts = np.zeros(self.num_items, np.int64)
-        for start in range(0, len(self.item), _SLICE_ROWS):
-            add_counts(self.item[start : start + _SLICE_ROWS], None, counts)
-        sizes = self.offsets[1:] - self.train_end
-        first = np.repeat(self.train_end - (np.cumsum(sizes) - sizes), sizes)
-        later = self.item[first + np.arange(len(first))]
-        return counts - np.bincount(later, minlength=self.num_items)
+        """``[I]`` train events of every item."""
+        return item_counts(self.offsets[:-1], self.train_end, self.item, self.num_items)
 
     @cached_property
     def backwards(self) -> Int64Array:

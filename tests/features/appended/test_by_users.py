@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.appended.dataset import Certain, fits_by_users, prepare_by_users
+from features.appended.dataset import Certain, prepare_by_users, why_all_at_once
 from features.appended.kept_rows import only_grows
 from features.build import FeaturesConfig, prepare_from_log
 from features.log import append
@@ -65,23 +65,29 @@ def tree_or_refusal(folder: Path, work: Any) -> dict[str, bytes] | str:
 def test_users_by_users_equals_all_at_once(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any], rows: pl.DataFrame, new: list[str]
 ) -> None:
+    at_once, by_users = both_ways(tmp_path_factory.mktemp("data"), rows, new, values)
+    assert by_users == at_once
+
+
+def both_ways(folder: Path, rows: pl.DataFrame, new: list[str], values: dict[str, Any]) -> tuple[Any, Any]:
+    """The files, or the refusal, of preparing everything, and of appending the files ``new``."""
     config = FeaturesConfig.model_validate({**values, "quarantine": {"max_share": 1.0}})
     raw = tables(rows)
-    assert fits_by_users(raw, config)
+    assert why_all_at_once(raw, config) is None
     whole, earlier, added = logs(raw, new)
-    folder = tmp_path_factory.mktemp("data")
     core = earlier_core(raw, earlier, config, folder / "earlier")
-    read = ReadLog(whole, read_log(raw, QuarantineConfig(), need_session_id=False).refused, len(rows))
-    at_once = tree_or_refusal(folder / "once", lambda: prepare_from_log(raw, read, config, folder / "once", {}))
+    refused = [read_log(raw, QuarantineConfig(), need_session_id=False).refused for _ in range(2)]
+    once, by = (ReadLog(whole, each, len(rows)) for each in refused)
+    at_once = tree_or_refusal(folder / "once", lambda: prepare_from_log(raw, once, config, folder / "once", {}))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(append.runs_of_users, "__defaults__", (9,))
         merge = Merge.of(StoredLog.open(folder / "earlier" / "log"), added)
         certain = Certain(merge.marks(core), START_US + DAY_US)
-        work = lambda: prepare_by_users(raw, read.without_events(), merge, certain, config, folder / "by")  # noqa: E731
+        work = lambda: prepare_by_users(raw, by.without_events(), merge, certain, config, folder / "by")  # noqa: E731
         by_users = tree_or_refusal(folder / "by", work)
     if isinstance(at_once, dict):
         del at_once["log/read.json"]
-    assert by_users == at_once
+    return at_once, by_users
 
 
 def earlier_core(raw: RawTables, log: Any, config: FeaturesConfig, folder: Path) -> Core:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.log.order import same_as_before
 from features.passes import rows, users
 from recsys import native
 from recsys.contracts.event_features import gap_buckets
@@ -110,6 +112,30 @@ def test_gaps_and_splits(seed: int, count: int) -> None:
         assert found.tolist() == [[int(((user == u) & (split == s)).sum()) for u in range(4)] for s in range(3)]
 
 
+@given(seed=st.integers(0, 999), count=st.integers(1, 40))
+@settings(max_examples=80, deadline=None)
+def test_sessions_by_gap_and_where_they_start(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    user, split = (np.sort(rng.integers(0, 3, count)).astype(dtype) for dtype in (np.int32, np.int8))
+    time = np.cumsum(rng.choice([0, 9, 10, 11, -30], count))
+    events = list(zip(user.tolist(), split.tolist(), time.tolist(), strict=True))
+    starts = [0] + [
+        row
+        for row in range(1, count)
+        if events[row][:2] != events[row - 1][:2] or events[row][2] - events[row - 1][2] > 10
+    ]
+    sessions = np.searchsorted(starts, np.arange(count), side="right") - 1
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(users, "_SLICE_ROWS", 7)
+        for found, _ in both(users.gap_sessions, user, split, time, 10):
+            assert (found.tolist(), found.dtype) == (sessions.tolist(), np.int32)
+        for found, _ in both(users.run_starts, sessions.astype(np.int32)):
+            assert found.tolist() == [*starts, count]
+    same = [False] + [(u, t) == (v, b) for (v, _, b), (u, _, t) in itertools.pairwise(events)]
+    for found, _ in both(same_as_before, [user, time]):
+        assert found.tolist() == same
+
+
 def test_gaps_at_the_borders_of_their_buckets() -> None:
     """Less than a second is code 1, one second 2, then a code for each doubling, and 31 at most."""
     time = np.cumsum([0, US - 1, US, 2 * US - 1, 2 * US, 4 * US, 2**29 * US, 2**40 * US])
@@ -129,6 +155,11 @@ def test_each_item_of_a_window_once(seed: int, sizes: list[int]) -> None:
     for (items, found), _ in both(users.distinct_targets, starts, ends, item):
         assert found.tolist() == [len(window) for window in expected]
         assert items.tolist() == [each for window in expected for each in window]
+    inside = [each for s, e in zip(starts, ends, strict=True) for each in item[s:e].tolist()]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(users, "_SLICE_USERS", 2)
+        for found, _ in both(users.item_counts, starts, ends, item, 40):
+            assert found.tolist() == [inside.count(each) for each in range(40)]
 
 
 @pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
