@@ -129,20 +129,27 @@ class EarlierCandidates:
             return np.full(len(user_ids), -1, np.int64)
         return np.asarray(index_of(user_ids, self.user_ids, "user ids of the earlier job"), np.int64)
 
-    def rows_of(self, user_ids: pl.Series, place_N: npt.NDArray[np.int64]) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-        """Candidates and shortfalls of users, in no particular order of users.
+    def rows_of(
+        self, user_ids: pl.Series, place_N: npt.NDArray[np.int64]
+    ) -> tuple[list[pl.DataFrame], pl.DataFrame | None]:
+        """Tables that hold the candidates of some users, others beside them, and these users' shortfalls.
+
+        A part most of whose users are asked for is given as it is, without a copy; of others their rows alone, so that users
+        in another order than before do not hold many parts at once.
 
         Args:
             place_N: Of these users, none of them -1.
         """
         rows, short = [], []
-        for shard in np.unique(self.shard_E[place_N]).tolist():
+        shard_N = self.shard_E[place_N]
+        for shard in np.unique(shard_N).tolist():
             part, lacking = self._shard(shard)
-            mine = user_ids.filter(pl.Series(self.shard_E[place_N] == shard))
-            rows.append(part.filter(pl.col(Columns.USER_ID).is_in(mine.implode())))
+            mine = user_ids.filter(pl.Series(shard_N == shard))
+            most = 2 * len(mine) >= np.count_nonzero(self.shard_E == shard)
+            rows.append(part if most else part.filter(pl.col(Columns.USER_ID).is_in(mine.implode())))
             if lacking is not None:
                 short.append(lacking.filter(pl.col(Columns.USER_ID).is_in(mine.implode())))
-        return pl.concat(rows), pl.concat(short) if short else None
+        return rows, pl.concat(short) if short else None
 
     def _shard(self, number: int) -> tuple[pl.DataFrame, pl.DataFrame | None]:
         if number not in self._held:
@@ -162,24 +169,54 @@ class EarlierCandidates:
 
 
 def merged(
-    fresh: ShardTables, user_ids: pl.Series, asked_N: Numbers, rows: pl.DataFrame, short: pl.DataFrame | None
+    fresh: ShardTables,
+    user_ids: pl.Series,
+    asked_N: Numbers,
+    same_N: npt.NDArray[np.bool_],
+    rows: list[pl.DataFrame],
+    short: pl.DataFrame | None,
 ) -> ShardTables:
     """Put answered and carried users into the order of the shard.
 
     Args:
         fresh: Tables of the users that were answered.
         user_ids, asked_N: Of all N users of the shard, in order.
-        rows, short: Of the users that are carried over.
+        same_N: Who is carried over.
+        rows, short: Of these users, from :meth:`EarlierCandidates.rows_of`; others' rows are left out.
     """
+    every = [fresh.short] if short is None else [fresh.short, short]
     order = pl.DataFrame({Columns.USER_ID: user_ids})
-
-    def in_order(parts: list[pl.DataFrame]) -> pl.DataFrame:
-        every = pl.concat(parts)
-        found = order.join(every, on=Columns.USER_ID, how="inner", maintain_order="left_right")
-        return found.select(every.columns)
-
     return ShardTables(
-        rows=in_order([fresh.rows, rows]),
-        short=in_order([fresh.short] if short is None else [fresh.short, short]),
+        rows=_in_order(user_ids, same_N, fresh.rows, rows),
+        short=order.join(pl.concat(every), on=Columns.USER_ID, how="inner", maintain_order="left_right").select(
+            fresh.short.columns
+        ),
         asked=pl.DataFrame({Columns.USER_ID: user_ids, ASKED: asked_N}),
     )
+
+
+def _in_order(
+    user_ids: pl.Series, same_N: npt.NDArray[np.bool_], fresh: pl.DataFrame, carried: list[pl.DataFrame]
+) -> pl.DataFrame:
+    """Rows of users in the order of ``user_ids``, from ``carried`` where ``same_N`` and else from ``fresh``.
+
+    A user's rows stand together in every table, so runs of rows are copied and no row is looked up.
+    """
+    runs = [table[Columns.USER_ID].rle().struct.unnest() for table in (fresh, *carried)]
+    theirs = pl.concat([run["value"] for run in runs[1:]])
+    length_R = np.concatenate([run["len"].to_numpy() for run in runs]).astype(np.int64)
+    first_R = np.cumsum(length_R) - length_R
+    run_N = np.empty(len(user_ids), np.int64)
+    run_N[~same_N] = index_of(user_ids.filter(pl.Series(~same_N)), runs[0]["value"], "user ids")
+    if theirs.equals(user_ids):  # nobody is new, gone or elsewhere, as on most nights
+        carried_M = np.flatnonzero(same_N)
+    else:
+        found_M = index_of(user_ids.filter(pl.Series(same_N)), theirs, "user ids of the earlier job")
+        carried_M = found_M.astype(np.int64)
+    run_N[same_N] = np.where(carried_M >= 0, carried_M + len(runs[0]), -1)
+    run_M = run_N[run_N >= 0]  # a user without items has no rows
+    length_M = length_R[run_M]
+    start_M = first_R[run_M] - (np.cumsum(length_M) - length_M)
+    row_R = pl.Series(np.repeat(start_M, length_M) + np.arange(length_M.sum()), dtype=pl.UInt32)
+    # in one piece first: out of several, every row costs twice as much
+    return pl.concat([fresh, *carried], rechunk=True).select(pl.all().gather(row_R))

@@ -230,7 +230,7 @@ class ShardScorer:
                 kept = one.user_ids.gather(np.flatnonzero(one.same_N))
                 place_N = self._place_U[one.first : one.first + len(one.same_N)]
                 rows, short = self._earlier.rows_of(kept, place_N[one.same_N])
-                tables = merged(tables, one.user_ids, one.asked_N, rows, short)
+                tables = merged(tables, one.user_ids, one.asked_N, one.same_N, rows, short)
             seconds = one.seconds + per_user * len(one) + time.monotonic() - started
             yield one.number, ScoredShard(tables, len(one), seconds, one.changed.histories.lengths)
 

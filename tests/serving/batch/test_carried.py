@@ -22,6 +22,7 @@ from serving.answers.scorer import Scorer
 from serving.batch import carried, shard_scorer
 from serving.batch.asked import asked_numbers, rule_numbers
 from serving.batch.candidates import write_candidates
+from serving.batch.shards import ShardTables
 from serving.config import RecommendConfig
 from serving.inputs.history_frame import MappedHistories
 from serving.inputs.user_histories import FrameUsers, PreparedUsers
@@ -300,3 +301,25 @@ def test_a_number_of_all_that_is_asked() -> None:
     base = one(item=(9, 9, 1, 2, 9))
     moved = replace(base, user_index=np.array([8, 4], np.int32), start=np.array([0, 2]), end=np.array([2, 4]))
     assert asked_numbers(moved, rule_numbers(ItemRules(), 2))[1] == found[0]
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.String])
+def test_rows_of_answered_and_carried_users_stand_in_the_order_of_the_shard(kind: Any) -> None:
+    """User 5 is new, 2 was answered again, 4 never got an item, 9 is gone; 3 and 1 stand in two earlier parts."""
+
+    def table(*rows: tuple[int, int]) -> pl.DataFrame:
+        return pl.DataFrame(rows, schema={"user_id": pl.Int64, "item_id": pl.Int64}, orient="row").cast(
+            {"user_id": kind}
+        )
+
+    order = pl.Series("user_id", [3, 5, 2, 4, 1]).cast(kind)
+    same_N = np.array([True, False, False, True, True])
+    none = pl.DataFrame(schema={"user_id": kind, "reason": pl.String})
+    fresh = ShardTables(table((5, 50), (2, 20), (2, 21)), none, none)
+    earlier = [table((9, 90), (1, 10), (1, 11)), table((2, 22), (2, 23), (3, 30))]
+    found = carried.merged(fresh, order, np.arange(5, dtype=np.uint64), same_N, earlier, None)
+    assert found.rows.equals(table((3, 30), (5, 50), (2, 20), (2, 21), (1, 10), (1, 11)))
+    assert found.asked["user_id"].equals(order)
+    users = table((3, 30), (5, 52), (2, 22), (2, 23), (4, 40), (1, 10), (1, 11))  # everybody, in this order
+    again = carried.merged(fresh, order, np.arange(5, dtype=np.uint64), same_N, [users], None)
+    assert again.rows.equals(table((3, 30), (5, 50), (2, 20), (2, 21), (4, 40), (1, 10), (1, 11)))

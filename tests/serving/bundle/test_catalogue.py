@@ -6,11 +6,12 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from recsys.contracts.errors import ArtifactError, DataError
-from serving.bundle.catalogue import Catalogue, read_catalogue
+from serving.bundle.catalogue import Catalogue, index_of, read_catalogue
 from serving.bundle.layout import read_info
 
 
@@ -71,3 +72,17 @@ def test_refusals(catalogue: Catalogue, bundle: Path, tmp_path: Path) -> None:
     info = read_info(bundle)
     with pytest.raises(ArtifactError):
         read_catalogue(tmp_path, info)
+
+
+@pytest.mark.parametrize("apart", [1, 3, 1000])
+def test_integer_ids_are_found_by_table_and_by_join_alike(apart: int) -> None:
+    """Ids close together are looked up in a table, others joined; the answer is that of a dictionary."""
+    generator = np.random.default_rng(apart)
+    ids = (generator.permutation(500) * apart - 700).tolist()
+    ends = [None, -(2**63), 2**63 - 1, -701, -699, min(ids) - 1, max(ids), max(ids) + 1]
+    values = [*generator.integers(-900, 500 * apart, 3000).tolist(), *ends]
+    place = {each: number for number, each in enumerate(ids)}
+    expected = [place.get(value, -1) for value in values]
+    for kind in (pl.Int64, pl.Int32):
+        assert index_of(pl.Series(values, dtype=pl.Int64), pl.Series(ids, dtype=kind), "ids").tolist() == expected
+    assert index_of(pl.Series([3], dtype=pl.Int64), pl.Series([], dtype=pl.Int64), "ids").tolist() == [-1]
