@@ -21,6 +21,7 @@ QUALITY = (
     "guard",
     "second_stage",
     "reward_guidance",
+    "reward_combinations",
     "baselines",
     "policy_ablation",
     "steering",

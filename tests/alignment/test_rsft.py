@@ -102,6 +102,15 @@ def test_half_of_the_sessions_is_dropped_and_it_is_the_shorter_watched_one(tmp_p
     assert first["session_index"] == session_N[row]
 
 
+def test_the_half_is_of_the_sessions_that_targets_come_from(tmp_path: Path) -> None:
+    """Sessions without a target, however long they were watched, move no median."""
+    plain = with_sessions(session_ring(tmp_path / "plain"))
+    used = set(session_of_samples(plain, TargetRows.from_dataset(plain, 6)).tolist())
+    assert set(plain.events.filter(pl.col("split") == TRAIN)["session_index"]) - used
+    other = with_sessions(session_ring(tmp_path / "other"), lambda session: session if session in used else 1e6)
+    assert kept_samples(other, RsftConfig(), None).tolist() == kept_samples(plain, RsftConfig(), None).tolist()
+
+
 def test_equals_stay_together(tmp_path: Path) -> None:
     """All sessions but every fourth are watched alike: the median is theirs, and only what is below it goes."""
     prepared = with_sessions(session_ring(tmp_path), watch=lambda session: 1.0 if session % 4 == 0 else 8.0)

@@ -117,7 +117,7 @@ def alignment_rows(runs: Path, seeds: Sequence[int]) -> list[list[str]]:
         name: [np.load(path.with_suffix(".npz"))["utility"] for path in paths] for name, paths in results.items()
     }
     start = utility[START]
-    rows = [[START, f"{np.concatenate(start).mean():.3f}", *[""] * 6]]
+    rows = [[START, f"{np.concatenate(start).mean():.3f}", *[""] * 5, _seconds(facts[START])]]
     for name in (name for name in LATER if name in results):
         measured = [(one["rounds"][0]["measured"], one["rounds"][one["kept_round"]]["measured"]) for one in facts[name]]
         prices = [
@@ -132,10 +132,14 @@ def alignment_rows(runs: Path, seeds: Sequence[int]) -> list[list[str]]:
                 over_seeds(relative([one.mean() for one in utility[name]], [one.mean() for one in start])),
                 *prices,
                 f"{np.mean([kept['kl_to_start'] for _, kept in measured]):.3f}",
-                f"{np.mean([one['cpu_seconds'] for one in facts[name]]):.0f}",
+                _seconds(facts[name]),
             ]
         )
     return rows
+
+
+def _seconds(facts: Sequence[Mapping[str, Any]]) -> str:
+    return f"{np.mean([one['cpu_seconds'] for one in facts]):.0f}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -205,6 +209,8 @@ def main() -> None:
         "changes are relative, with 95 % paired bootstrap intervals over users, and over seeds with t intervals",
         "aligned: 2 rounds of 2,000 samples, kept round; HR@1, recall@50 and KL on the guard's validation rows; processor "
         "seconds per seed with measuring, of which the row of the start is all measuring",
+        "the ways to combine towers cost the same; what a guided search and choosing cost stands on `reward_guidance.md`, "
+        "what one policy under several weights brings on `steering.md`",
         "users of the simulator all react to the worth of an item in one way, so a weight of one's own has nothing to find",
     ]
     command = f"python -m tests.benchmarks.reward_combinations --seeds {arguments.seeds}"
