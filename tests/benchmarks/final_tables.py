@@ -5,6 +5,8 @@ table of all systems, the paired gaps to the served list, and which source found
 put together: means over seeds, 95 % bootstrap intervals over users, and ± half the 95 % interval over seeds.
 
     python -m tests.benchmarks.final_tables --runs runs/beauty runs/toys-17 runs/toys-18 --readme README.md
+
+With ``--keep`` the data sets of the present page that no run is given for stay as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +29,15 @@ from recsys.contracts.manifest import read_json
 from recsys.evaluation.rankings import SERVED
 from tests.benchmarks.paired import RESULTS, machine
 
+SUMMARY_HEAD: Final = [
+    "data set",
+    "served",
+    "guided",
+    "SASRec",
+    "Markov",
+    "best other baseline",
+    "fusion of the best two",
+]
 METRICS: Final = ("hr@10", "ndcg@10")
 HEADLINE: Final = "ndcg@10"
 GENERATIVE: Final = (SERVED, "generative (guided)", "generative (beam)", "dense head")
@@ -132,9 +143,61 @@ def data_sets(folders: Sequence[Path]) -> list[DataSet]:
     return [DataSet(name, tuple(sorted(runs, key=lambda run: run.seed))) for name, runs in by_name.items()]
 
 
+@dataclass(frozen=True)
+class Section:
+    """One data set on the page.
+
+    Attributes:
+        title: What tables call it.
+        summary: Its line of the first table.
+        rivals: Systems that the served list is not above.
+        text: Everything below its heading.
+    """
+
+    title: str
+    summary: str
+    rivals: tuple[str, ...]
+    text: str
+
+    @classmethod
+    def of(cls, one: DataSet) -> Section:
+        """From finished runs."""
+        names = [name for name in one.order("filtered") if is_rival(name)]
+        gaps = {name: one.evaluations.gap(SERVED, name, "filtered", HEADLINE) for name in names}
+        rivals = tuple(name for name, gap in gaps.items() if gap.low <= 0)
+        return cls(one.title, _line(summary_rows([one])[1]), rivals, section_text(one))
+
+
+def is_rival(system: str) -> bool:
+    """Whether a system is a baseline, or a sum of them."""
+    return system not in GENERATIVE and "alignment" not in system
+
+
+def sections_of(text: str) -> list[Section]:
+    """The data sets of a page that :func:`page` wrote.
+
+    Raises:
+        ArtifactError: It is no such page.
+    """
+    head, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
+    lines = [line for line in head.splitlines() if line.startswith("| ")][1:]
+    found = []
+    for part, summary in zip(parts, lines, strict=False):
+        title, _, body = part.partition("\n")
+        # the second column of figures is the headline's, seen items filtered; no mark or '-': the served list is above
+        rows = [line.strip("| ").split(" | ") for line in body.split("\n\n")[1].splitlines()[2:]]
+        rivals = tuple(row[0] for row in rows if is_rival(row[0]) and row[2].endswith((" =", " +")))
+        found.append(Section(title, summary, rivals, body.strip("\n")))
+    if not found or len(lines) != len(parts):
+        raise ArtifactError(
+            f"the page has {len(parts)} sections and {len(lines)} lines of summary; write it without --keep"
+        )
+    return found
+
+
 def summary_rows(found: Sequence[DataSet]) -> list[list[str]]:
     """The table of README: a line per data set, its best figure in bold, and how each stands against the served list."""
-    rows = [["data set", "served", "guided", "SASRec", "Markov", "best other baseline", "fusion of the best two"]]
+    rows = [SUMMARY_HEAD]
     for one in found:
         names = {name: one.evaluations.figure(name, "filtered", HEADLINE).mean for name in one.evaluations.systems}
         others = [
@@ -234,10 +297,10 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def page(found: Sequence[DataSet], command: str) -> str:
+def page(found: Sequence[Section], command: str) -> str:
     """Return the page."""
     lines = ["# Offline evaluation beside baselines", "", f"**{finding(found)}**", "", f"`{command}`; {machine()}", ""]
-    lines += table(summary_rows(found))
+    lines += [*table([SUMMARY_HEAD]), *(one.summary for one in found)]
     lines += [
         "",
         "NDCG@10 above. Item level, full catalogue, no sampled negatives. Baselines, scorers and policy are fitted on train "
@@ -247,25 +310,26 @@ def page(found: Sequence[DataSet], command: str) -> str:
         "served list on the same rows.",
     ]
     for one in found:
-        seeds = ", ".join(str(run.seed) for run in one.runs)
-        lines += ["", f"## {one.title}", ""]
-        lines += [f"Recipe `{one.runs[0].config['name']}`, {'seeds' if len(one.runs) > 1 else 'seed'} {seeds}; "]
-        lines[-1] += f"{one.evaluations.summaries[0]['rows']:,} rows of {one.users:,} users."
-        lines += ["", *table(system_rows(one)), "", "Paired, seen items filtered:", "", *table(gap_rows(one))]
-        sources = source_rows(one)
-        lines += ["", *table(sources)] if sources else []
+        lines += ["", f"## {one.title}", "", one.text]
     return "\n".join([*lines, ""])
 
 
-def finding(found: Sequence[DataSet]) -> str:
+def section_text(one: DataSet) -> str:
+    """What stands below a data set's heading."""
+    seeds = ", ".join(str(run.seed) for run in one.runs)
+    lines = [f"Recipe `{one.runs[0].config['name']}`, {'seeds' if len(one.runs) > 1 else 'seed'} {seeds}; "]
+    lines[-1] += f"{one.evaluations.summaries[0]['rows']:,} rows of {one.users:,} users."
+    lines += ["", *table(system_rows(one)), "", "Paired, seen items filtered:", "", *table(gap_rows(one))]
+    sources = source_rows(one)
+    return "\n".join([*lines, *(["", *table(sources)] if sources else [])])
+
+
+def finding(found: Sequence[Section]) -> str:
     """One sentence: on which data sets the served list is better than every baseline, and where not."""
     ahead, behind = [], []
     for one in found:
-        rivals = [name for name in one.evaluations.systems if name not in GENERATIVE and "alignment" not in name]
-        gaps = {name: one.evaluations.gap(SERVED, name, "filtered", HEADLINE) for name in rivals}
-        open_ = [name for name, gap in gaps.items() if gap.low <= 0]
-        if open_:
-            behind.append(f"{one.title} (not above {', '.join(open_)})")
+        if one.rivals:
+            behind.append(f"{one.title} (not above {', '.join(one.rivals)})")
         else:
             ahead.append(one.title)
     parts = [f"The served list is better than every baseline by NDCG@10 on {', '.join(ahead)}"] if ahead else []
@@ -273,7 +337,7 @@ def finding(found: Sequence[DataSet]) -> str:
     return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
 
 
-def put_into_readme(path: Path, rows: Sequence[Sequence[str]]) -> None:
+def put_into_readme(path: Path, rows: Sequence[str]) -> None:
     """Replace the table between the two marks.
 
     Raises:
@@ -283,7 +347,7 @@ def put_into_readme(path: Path, rows: Sequence[Sequence[str]]) -> None:
     pattern = re.compile(f"{re.escape(OPEN)}\n.*?{re.escape(CLOSE)}", re.DOTALL)
     if not pattern.search(text):
         raise ArtifactError(f"'{path}' has no table between '{OPEN}' and '{CLOSE}'")
-    replacement = "\n".join([OPEN, *table(rows), CLOSE])
+    replacement = "\n".join([OPEN, *table([SUMMARY_HEAD]), *rows, CLOSE])
     path.write_text(pattern.sub(lambda _: replacement, text), encoding="utf-8")
 
 
@@ -293,14 +357,18 @@ def main(arguments: Sequence[str] | None = None) -> Mapping[str, Path]:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="output folders of finished runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "offline_evaluation.md")
     parser.add_argument("--readme", type=Path, help="file whose table of results is replaced")
+    parser.add_argument("--keep", action="store_true", help="data sets of the page without a run here stay")
     asked = parser.parse_args(arguments)
-    found = data_sets(asked.runs)
-    names = " ".join(run.folder.name for one in found for run in one.runs)
-    text = page(found, f"python -m tests.benchmarks.final_tables --runs {names}")
-    asked.out.write_text(text, encoding="utf-8")
+    data = data_sets(asked.runs)
+    new = {one.title: Section.of(one) for one in data}
+    before = sections_of(asked.out.read_text(encoding="utf-8")) if asked.keep else []
+    found = [new.pop(one.title, one) for one in before] + list(new.values())
+    names = " ".join(run.folder.name for one in data for run in one.runs)
+    command = f"python -m tests.benchmarks.final_tables {'--keep ' if asked.keep else ''}--runs {names}"
+    asked.out.write_text(page(found, command), encoding="utf-8")
     if asked.readme is not None:
-        put_into_readme(asked.readme, summary_rows(found))
-    print("\n".join(table(summary_rows(found))))
+        put_into_readme(asked.readme, [one.summary for one in found])
+    print("\n".join([*table([SUMMARY_HEAD]), *(one.summary for one in found)]))
     return {"page": asked.out}
 
 

@@ -63,6 +63,27 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
+def test_data_sets_without_a_run_stay_where_they_are(runs: list[Path], tmp_path: Path) -> None:
+    """A page written at once and one whose second data set came later, and again: the same but for the command."""
+
+    def written(out: Path) -> str:
+        text = out.read_text()
+        return text[: text.index("`python")] + text[text.index("| data set") :]
+
+    together, later, readme = tmp_path / "together.md", tmp_path / "later.md", tmp_path / "README.md"
+    readme.write_text(f"{final_tables.OPEN}\n{final_tables.CLOSE}\n")
+    final_tables.main(["--runs", *map(str, runs), "--out", str(together)])
+    final_tables.main(["--runs", *map(str, runs[:2]), "--out", str(later)])
+    for _ in range(2):
+        final_tables.main(["--keep", "--runs", str(runs[2]), "--out", str(later), "--readme", str(readme)])
+        assert written(later) == written(together)
+    assert "--keep --runs shop" in later.read_text()
+    assert readme.read_text().count("\n| ") == 3, "a head and both data sets"
+    later.write_text("# Something else\n")
+    with pytest.raises(ArtifactError, match="0 sections and 0 lines of summary; write it without --keep"):
+        final_tables.main(["--keep", "--runs", str(runs[2]), "--out", str(later)])
+
+
 def test_the_page_and_the_table_of_readme(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Served hits 50 of 60 rows, .8333; SASRec 36 and 30 under two seeds, mean .55; markov ties with served on Beauty."""
     readme = tmp_path / "README.md"
