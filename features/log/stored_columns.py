@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from features.log.arrays import compacted, is_constant
+from features.number_tables.file_in_pieces import FileInPieces
 
 SECOND: Final = 1_000_000
 _UINT32: Final = np.dtype(np.uint32)
@@ -146,7 +146,7 @@ class StoredColumn:
         return self.file[rows]
 
 
-class ColumnWriter:
+class ColumnWriter(FileInPieces):
     """An ``.npy`` file of one dimension that is written piece by piece, with the bytes that :func:`numpy.save` gives.
 
     Example:
@@ -159,9 +159,9 @@ class ColumnWriter:
     """
 
     def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
+        super().__init__(path)
         self._dtype = np.dtype(dtype)
         self._rows = 0
-        self._file: BinaryIO = path.open("wb")
         self._begin = self._header()
 
     def write(self, values: npt.NDArray[Any]) -> None:
@@ -173,21 +173,12 @@ class ColumnWriter:
         """Write how many values there are, and close the file."""
         self._file.seek(0)
         assert self._header() == self._begin  # numpy leaves room for a number of any length
-        self._file.close()
+        super().close()
 
     def _header(self) -> int:
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self._rows,)}
         np.lib.format.write_array_header_1_0(self._file, header)
         return self._file.tell()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
 
 
 def _whole_seconds(times: npt.NDArray[np.int64]) -> bool:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from features.number_tables import file_format
 from features.number_tables.encodings import bits, delta_packed, levels
 from features.number_tables.file_format import Chunk, ColumnFormat
+from features.number_tables.file_in_pieces import FileInPieces
 
 GROUP_ROWS: Final = 250_000
 """Larger columns are memory that is asked of the system, and given back, for every group."""
@@ -60,7 +60,7 @@ class Nullable:
 Column = npt.NDArray[Any] | Nullable
 
 
-class NumberTableWriter:
+class NumberTableWriter(FileInPieces):
     """Writes one file.
 
     Example:
@@ -80,12 +80,12 @@ class NumberTableWriter:
             path: Of the file.
             ascending: Columns that are stored as differences, where they are whole numbers without nulls.
         """
+        super().__init__(path)
         self._ascending = ascending
         self._columns: list[ColumnFormat] = []
         self._groups: list[tuple[int, list[Chunk]]] = []
         self._waiting: list[Mapping[str, Column]] = []
         self._rows = 0
-        self._file: BinaryIO = path.open("wb")
         self._end = self._file.write(file_format.MAGIC)
 
     def write(self, columns: Mapping[str, Column]) -> None:
@@ -112,7 +112,7 @@ class NumberTableWriter:
         if self._rows:
             self._flush(self._rows)
         self._file.write(file_format.footer(self._columns, self._groups))
-        self._file.close()
+        super().close()
 
     def _format(self, name: str, column: Column) -> ColumnFormat:
         nullable = isinstance(column, Nullable)
@@ -134,15 +134,6 @@ class NumberTableWriter:
         self._groups.append((rows, chunks))
         self._waiting.clear()
         self._rows = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
 
 
 def _part(columns: Mapping[str, Column], start: int, end: int) -> Mapping[str, Column]:
