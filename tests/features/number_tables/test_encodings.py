@@ -50,6 +50,16 @@ def test_the_kernel_gives_the_bytes_of_numpy(dtype: type, data: st.DataObject) -
     assert without_kernels(values) == delta_packed(values)
 
 
+@pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
+@pytest.mark.parametrize("width", range(65))
+def test_differences_of_every_width(width: int) -> None:
+    """Steps of up to so many bits beyond the least one, which wrap around at 64."""
+    steps = np.random.default_rng(width).integers(0, 2**width - 1, 200, dtype=np.uint64, endpoint=True)
+    steps[[3, 150]], steps[[7, 160]] = 0, 2**width - 1
+    values = np.cumsum(steps, dtype=np.uint64).view(np.int64)
+    assert without_kernels(values) == delta_packed(values)
+
+
 def test_marks_of_missing_values_by_hand() -> None:
     """Ten values of which one is missing: two groups of eight bits, 2 * 2 + 1 = 05, behind a length of three bytes."""
     known = np.ones(10, bool)

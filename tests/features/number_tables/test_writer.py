@@ -73,8 +73,9 @@ def test_what_is_written_is_read_however_it_was_cut(
 
 def test_columns_say_what_they_are(tmp_path: Path) -> None:
     """Whole numbers without nulls that ascend are differences; a column is nullable where it was given so."""
-    with NumberTableWriter(tmp_path / "a", ASCENDING) as file:
+    with NumberTableWriter(tmp_path / "a", ASCENDING | {"time", "liked"}) as file:
         file.write(columns(10, 0))
+    assert pl.read_parquet(tmp_path / "a").equals(as_frame(columns(10, 0)))
     found = pq.ParquetFile(tmp_path / "a")
     group = found.metadata.row_group(0)
     kinds = {group.column(at).path_in_schema: group.column(at).encodings[0] for at in range(group.num_columns)}
