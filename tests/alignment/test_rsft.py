@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,21 @@ def test_half_of_the_sessions_is_dropped_and_it_is_the_shorter_watched_one(tmp_p
         dropped = np.setdiff1d(np.arange(len(samples)), kept)
         assert session_N[dropped].max() < session_N[kept].min()
         assert len(np.unique(session_N[dropped])) == pytest.approx(share * len(used), abs=1)
-    # a sample belongs to the session of its first target
+
+
+@pytest.mark.parametrize("ring", [session_ring, next_item_ring])
+def test_a_sample_belongs_to_the_session_of_its_first_target(tmp_path: Path, ring: Callable[[Path], Dataset]) -> None:
+    """And not to that of the event before it, which is another one for some samples."""
+    prepared = with_sessions(ring(tmp_path))
+    samples = TargetRows.from_dataset(prepared, 6)
     positive = prepared.events.filter(pl.col("positive"))
-    row = int(kept[0])
-    first = positive.row(int(samples.targets.history_end[row]), named=True)
-    assert first["item_index"] == samples.targets.items[samples.targets.item_offsets[row]]
-    assert first["session_index"] == session_N[row]
+    first = positive[samples.targets.history_end]
+    assert (first["item_index"].to_numpy() == samples.targets.items[samples.targets.item_offsets[:-1]]).all()
+    assert (first["user_index"].to_numpy() == samples.targets.user_index).all()
+    session_N = session_of_samples(prepared, samples)
+    assert (first["session_index"].to_numpy() == session_N).all()
+    before = positive[samples.targets.history_end - 1]["session_index"].to_numpy()
+    assert (before != session_N).any(), "the data must tell them apart"
 
 
 def test_the_half_is_of_the_sessions_that_targets_come_from(tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ def test_data_sets_without_a_run_stay_where_they_are(runs: list[Path], tmp_path:
         assert written(later) == written(together)
     assert "--keep --runs shop" in later.read_text()
     assert readme.read_text().count("\n| ") == 3, "a head and both data sets"
+    ahead = finished(tmp_path / "ahead", "other", 1, "sasrec + ease", sasrec=58, markov=10)
+    final_tables.main(["--runs", str(ahead), "--out", str(later)])
+    final_tables.main(["--keep", "--runs", str(runs[2]), "--out", str(later)])
+    assert "better than every baseline by NDCG@10 on shop; it is not on other (not above sasrec)." in later.read_text()
     later.write_text("# Something else\n")
     with pytest.raises(ArtifactError, match="0 sections and 0 lines of summary; write it without --keep"):
         final_tables.main(["--keep", "--runs", str(runs[2]), "--out", str(later)])

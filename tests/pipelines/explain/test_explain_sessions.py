@@ -120,6 +120,17 @@ def test_a_guided_search_adds_the_reward_of_both_items_to_the_path(bundle: Path,
     assert [one["items"] for one in found["sessions"]] != [one["items"] for one in plain["sessions"]]
 
 
+def test_items_of_a_guided_search_have_its_scores(bundle: Path, sources: BundleSources) -> None:
+    found = of(bundle, sources, answer="items", **GUIDED)
+    assert found["model"]["order"] == "path probability and 50 times the reward of each item"
+    for place, one in enumerate(found["items"], 1):
+        assert one["stages"]["guided"] == pytest.approx(one["score"], rel=1e-5)
+        assert one["stages"]["guided_place"] == place
+    plain = of(bundle, sources, answer="items", rescore=False)
+    assert [one["item_id"] for one in plain["items"]] != [one["item_id"] for one in found["items"]]
+    assert all("guided" not in one["stages"] for one in plain["items"])
+
+
 def test_the_second_item_is_asked_after_the_first(bundle: Path, sources: BundleSources) -> None:
     """The same item at the second place has another probability after another first item."""
     found = of(bundle, sources, k=24, exclude_seen=False)

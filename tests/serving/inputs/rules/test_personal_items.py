@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -183,13 +184,15 @@ def test_lists_that_say_nothing(scorer: Scorer, lists: pl.Series) -> None:
     assert lists_of(denied_in_rows(lists, scorer.catalogue)) == [[], []]
 
 
-def test_lists_of_other_kinds(scorer: Scorer, item_ids: list[int]) -> None:
+def test_lists_of_other_kinds(scorer: Scorer, item_ids: list[int], caplog: pytest.LogCaptureFixture) -> None:
     as_array = pl.Series([[item_ids[0], item_ids[1]], [item_ids[2], item_ids[2]]], dtype=pl.Array(pl.Int64, 2))
     as_floats = pl.Series([[float(item_ids[3])], [float(item_ids[4])]])
     assert lists_of(denied_in_rows(as_array, scorer.catalogue)) == [[0, 1], [2, 2]]
     assert lists_of(denied_in_rows(as_floats, scorer.catalogue)) == [[3], [4]]
-    with_null = pl.Series([[item_ids[3], None, 4711], [None]])
-    assert lists_of(denied_in_rows(with_null, scorer.catalogue)) == [[3], []]
+    with_null = pl.Series([[item_ids[3], None], [None]])
+    with caplog.at_level(logging.INFO, logger="recsys.serving"):
+        assert lists_of(denied_in_rows(with_null, scorer.catalogue)) == [[3], []]
+    assert not caplog.records, "nothing is unknown"
     with pytest.raises(DataError, match="deny_item_ids"):
         denied_in_rows(pl.Series([[7.5], []]), scorer.catalogue)
     with pytest.raises(DataError, match="deny_item_ids"):
