@@ -316,11 +316,11 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
     log = kept.log
     split, split_facts = split_events(log, config.split, has_timestamps=raw.has_timestamps)
     sessions = session_index(log, split, rule, config.sessions, config.session_length)
-    tally = Tally.of(log, split, kept.ties)
-    facts = event_facts(tally, log.signals)
     items = build_item_table(log.item_ids, raw.items, config.items)
     log = _with_items(log, items)
     log, derived = with_derived_signals(log, split, config.derived_signals)
+    tally = Tally.of(log, split, kept.ties)  # derived signals are counted with the others
+    facts = event_facts(tally, log.signals)
     behaviour = behaviour_bytes(log.signal_values, log.signal_known, len(log.signals))
     events = LabelledEvents(log, split, sessions, behaviour, event_watch_ratio(log))
     history = build_histories(log, split, events.behaviour, events.watch_ratio)

@@ -271,7 +271,7 @@ class UserFeedbackConfig(FrozenConfig):
         if self.logged_propensities and not self.loss.is_sequence_level:
             raise ValueError(
                 f"logged_propensities are probabilities of items, and loss_type '{self.loss.loss_type}' has one ratio per "
-                "code here; set loss.ratio_level: sequence"
+                "code here; set loss: {loss_type: gbpo, beta: 0.0, ratio_level: sequence}"
             )
         return self
 

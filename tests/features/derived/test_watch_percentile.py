@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from features.audit.contract import write_contract
 from features.build import FeaturesConfig, prepare
 from features.derived.watch_percentile import DerivedSignal, duration_buckets, quantile_bound, with_derived_signals
 from features.sources import TableSource
@@ -185,6 +186,18 @@ def test_it_stands_behind_the_signals_of_the_source(tmp_path: Path) -> None:
     share = events.filter(pl.col("split") == TRAIN)["long_view"].mean() if "split" in events.columns else None
     assert share is None or share == pytest.approx(report["derived_signals"]["long_view"]["share_of_train"])
     assert sum(row["train_events"] for row in report["derived_signals"]["long_view"]["buckets"]) == 48
+    taken = int(events["long_view"].sum())
+    assert report["signals"]["long_view"] == {"true": taken, "false": len(events) - taken, "not_known": 0}
+
+
+def test_the_contract_that_a_night_is_compared_by_knows_it(tmp_path: Path) -> None:
+    """As the stage `prepare` goes on after the tables are written."""
+    report = prepare(source(tmp_path), config(), tmp_path / "out", seed=0)
+    contract = write_contract(tmp_path / "out", report)
+    assert contract.signals == ("like", "long_view")
+    assert contract.signal_rates["long_view"] == pytest.approx(
+        pl.read_parquet(tmp_path / "out" / "events.parquet")["long_view"].mean(), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize(
