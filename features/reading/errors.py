@@ -24,6 +24,7 @@ _LONGEST_NAME: Final = 80
 _MOST_NAMES: Final = 60
 _ICONV: Final = {"latin-1": "ISO-8859-1"}
 _UTF16_NUL_SHARE: Final = 0.2  # in UTF-16 half of the bytes of Latin text are NUL; a stray NUL is one in thousands
+_UTF32_NUL_SHARE: Final = 0.6  # three quarters
 
 
 def closest(name: str, known: Sequence[str]) -> str:
@@ -123,7 +124,10 @@ def probable_encoding(start: bytes, bad: bytes = b"") -> str | None:
         return "utf-32"
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    if start.count(0) > _UTF16_NUL_SHARE * max(len(start), 1):
+    nulls = start.count(0) / max(len(start), 1)
+    if nulls > _UTF32_NUL_SHARE:
+        return "utf-32-le" if start[3::4].count(0) >= start[0::4].count(0) else "utf-32-be"
+    if nulls > _UTF16_NUL_SHARE:
         return "utf-16-le" if start[1::2].count(0) >= start[0::2].count(0) else "utf-16-be"
     above = len(start.translate(None, _ASCII))
     in_runs = sum(len(run) for run in _RUNS.findall(start))

@@ -6,9 +6,10 @@ the order of the rows decides between events of the same instant.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,23 @@ from recsys.contracts.manifest import content_hashes
 PARQUET_ENDINGS: Final = (".parquet", ".pq")
 TEXT_ENDINGS: Final = (".csv", ".tsv", ".txt", ".dat", ".data")
 DATA_ENDINGS: Final = (*PARQUET_ENDINGS, *TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS))
+
+_PACKED: Final = (".zst", ".zstd", ".bz2", ".xz", ".lz4", ".lzma", ".br", ".snappy", ".zip", ".7z", ".z")
+_OTHER_FORMS: Final = {
+    "packed in a way that is not read; unpack it, or use gzip": (
+        *(f"{ending}{packed}" for ending in (*TEXT_ENDINGS, *PARQUET_ENDINGS) for packed in _PACKED),
+        *(f"{ending}.gz" for ending in PARQUET_ENDINGS),
+    ),
+    "JSON lines; convert it to CSV or Parquet, with a column for each key": (
+        *(f"{ending}{packed}" for ending in (".jsonl", ".ndjson") for packed in ("", ".gz", *_PACKED)),
+    ),
+    "neither text nor Parquet; convert it to Parquet": (".orc", ".avro", ".arrow", ".feather", ".ipc"),
+    "without an ending that says what it is; give it one, such as .csv": (".psv", ".tab", ".parq"),
+}
+"""What a file of a folder is that holds data and is not read, by its ending."""
+
+_PART: Final = re.compile(r"(?:part-[rm]?-?\d+(?:-[0-9a-f-]+)?(?:[.-]c\d+)?|\d{6}_\d+)(?:\.gz)?")
+"""Names that Hadoop, Hive and Spark give to data, without an ending."""
 
 _UNFINISHED: Final = (".crc", ".part", ".tmp", ".temp", ".inprogress", ".crdownload", ".swp", ".bak", ".lock", "~")
 _PATTERN: Final = re.compile(r"[*?\[]")
@@ -35,7 +53,8 @@ class DataFiles:
         paths: In natural order of their path relative to ``root``.
         root: The folder that relative paths start from.
         where: The name under which messages speak of them.
-        ignored: Hidden and unfinished files that a pattern matched as well, relative.
+        ignored: Hidden and unfinished files that a pattern matched as well, and those of a folder that are no data;
+            relative.
     """
 
     paths: tuple[Path, ...]
@@ -60,31 +79,119 @@ def find_files(root: Path, pattern: str, key: str) -> DataFiles:
     where = str(path)
     if path.is_file():
         return DataFiles((path,), root, where)
+    others: list[Path] = []
     if path.is_dir():
-        found = _below(path)
+        found, others = _below(path)
     elif _PATTERN.search(pattern):
-        matched = list(root.glob(pattern)) if not Path(pattern).is_absolute() else _absolute_glob(Path(pattern))
-        found = [file for one in matched for file in (_below(one) if one.is_dir() else [one])]
+        found = []
+        for one in _matched(root, pattern):
+            data, rest = _below(one) if one.is_dir() else ([one], [])
+            found, others = found + data, others + rest
     else:
         raise missing_file(path, key)
-    files = list(dict.fromkeys(one for one in found if not one.is_dir()))
-    kept = [one for one in files if not is_ignored(relative_name(one, root))]
+    files = list(dict.fromkeys([*found, *others]))
+    other = set(others) - set(found)
+    kept = [one for one in files if one not in other and not is_ignored(relative_name(one, root))]
     for one in kept:
         if not one.is_file():
             raise missing_file(one, key)
     if not kept:
+        _refuse_other_forms(other, root, key)
         raise DataError(f"no file matches '{where}' (looked in '{root.resolve()}'); {_there(root)}; set {_keys(key)}")
+    _refuse_other_forms(other, root, key)
+    twice = next((one for one in kept if one.suffix == ".gz" and one.with_suffix("") in kept), None)
+    if twice is not None:
+        raise DataError(
+            f"'{twice}' stands beside '{twice.stem}', and its rows would be read twice; move one of them away, or name the "
+            f"files that are meant by a pattern in {_keys(key)}"
+        )
     ignored = tuple(sorted(relative_name(one, root) for one in set(files) - set(kept)))
     kept.sort(key=lambda one: natural_key(relative_name(one, root)))
     return DataFiles(tuple(kept), root, where, ignored)
 
 
-def _below(folder: Path) -> list[Path]:
-    return [one for one in folder.rglob("*") if one.name.lower().endswith(DATA_ENDINGS)]
+def _matched(root: Path, pattern: str) -> list[Path]:
+    """Return the files and folders that match; behind ``**`` folders that are links are entered like others."""
+    start, parts = root, list(Path(pattern).parts)
+    if Path(pattern).is_absolute():
+        start, parts = Path(Path(pattern).anchor), parts[1:]
+    if "**" not in parts:
+        return list(start.glob(str(Path(*parts))))
+    at = parts.index("**")
+    found: dict[Path, None] = {}
+    for folder in start.glob(str(Path(*parts[:at]))) if at else [start]:
+        for file in _walk(folder):
+            names = file.relative_to(folder).parts
+            if parts[-1] != "**" and _matches(names, parts[at:]):
+                found[file] = None
+                continue
+            for length in range(len(names)):
+                if _matches(names[:length], parts[at:]):
+                    found[folder.joinpath(*names[:length])] = None
+                    break
+    return list(found)
 
 
-def _absolute_glob(pattern: Path) -> list[Path]:
-    return list(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a pattern; ``**`` stands for any number of folders."""
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return any(_matches(names[skipped:], parts[1:]) for skipped in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:])
+
+
+def _walk(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yield all files below a folder; a folder that is a link is entered, unless it holds the link itself.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(
+            f"the folder '{folder}' cannot be listed ({error.strerror}); allow reading, or move it away"
+        ) from error
+    for name in names:
+        one = folder / name
+        if one.is_dir():
+            yield from _walk(one, above | {real})
+        else:
+            yield one
+
+
+def _below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the data files below a folder, and all other files."""
+    data: list[Path] = []
+    others: list[Path] = []
+    for one in _walk(folder):
+        (data if one.name.lower().endswith(DATA_ENDINGS) else others).append(one)
+    return data, others
+
+
+def _refuse_other_forms(others: Iterable[Path], root: Path, key: str) -> None:
+    """Refuse a file that lies among the data files of a folder and looks like data that would not be read.
+
+    Raises:
+        DataError: Names it, what it is, and what to do.
+    """
+    for one in sorted(others):
+        if is_ignored(relative_name(one, root)):
+            continue
+        name = one.name.lower()
+        what = next((what for what, endings in _OTHER_FORMS.items() if name.endswith(endings)), None)
+        if what is None and _PART.fullmatch(name):
+            what = list(_OTHER_FORMS)[-1]
+        beside = next((one.with_name(one.name[: -len(packed)]) for packed in _PACKED if name.endswith(packed)), one)
+        if what is not None and not (beside != one and beside.exists()):  # unpacked, it is read
+            raise DataError(
+                f"'{one}' lies among the data of {key} and would not be read: it is {what}; or move it away, or name the "
+                "files that are meant by a pattern, such as 'logs/*.csv'"
+            )
 
 
 def missing_file(path: Path, key: str) -> DataError:

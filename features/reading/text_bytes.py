@@ -169,6 +169,13 @@ class _Decoder:
                 f"'{self.path}' is not valid {self.declared}, which source.encoding declares: line {line}, byte {byte} is "
                 f"{shown} ({error.reason}); declare the encoding the file is written in"
             ) from error
+        except UnicodeError as error:  # without a place, such as UTF-16 that does not say which byte comes first
+            start = piece[: 1 << 16]
+            probable = "utf-8" if start.isascii() and b"\0" not in start else probable_encoding(start)
+            way_out = f"set source.encoding: {probable}" if probable else "declare the encoding the file is written in"
+            raise DataError(
+                f"'{self.path}' is not valid {self.declared}, which source.encoding declares ({error}); {way_out}"
+            ) from error
         if self.first and text:
             text, self.first = text.removeprefix("\ufeff"), False
         if len(text) == len(piece) and not piece.isascii():

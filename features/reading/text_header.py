@@ -5,6 +5,7 @@ Reads the first lines of a file; produces :class:`TextHeader`.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,9 +102,14 @@ def read_header(path: Path, text: TextFormat) -> TextHeader:
     if guess is not None:
         raise DataError(
             f"'{path}': the header {shown[:200]!r} is one column when it is split at {text.separator!r}; it looks split at "
-            f"{guess!r}: {text.remedy or f'set source.separator: {guess!r}'}"
+            f"{guess!r}: {text.remedy or f'set source.separator: {_yaml(guess)}'}"
         )
     return replace(_header(names, blank + lines, separator, written), comments=comments)
+
+
+def _yaml(text: str) -> str:
+    """Return a text as a recipe writes it: a tab is one only in double quotes."""
+    return repr(text) if text.isprintable() else json.dumps(text)
 
 
 def _has_header(data: bytes, text: TextFormat) -> bool:

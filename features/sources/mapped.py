@@ -20,6 +20,7 @@ from features.sources.columns.cells import Place
 from features.sources.columns.ids import IdType, same_id_types
 from features.sources.columns.readers import DeclaredTimes, TableReaders
 from features.sources.columns.rows import RowReader, by_name
+from features.sources.columns.time_formats import check_format
 from features.sources.columns_map import InteractionColumns, PrehistoryTable, Signal, check_columns
 from features.sources.item_columns import ItemColumns, canonical_items, columns_to_read, metadata_columns
 from features.sources.typed_table import ColumnType, TypedTable
@@ -31,7 +32,6 @@ from recsys.contracts.null_markers import NULL_MARKERS
 TableKind = Literal["interactions", "items", "users", "prehistory"]
 
 _MAX_REFUSED_SHARE: Final = 0.05
-_YEARS: Final = "YyCGgDFxcvs+"  # directives that say the year
 
 
 class MappedSource(Source):
@@ -71,6 +71,13 @@ class MappedSource(Source):
     user_id_column: str = Columns.USER_ID
     user_columns: tuple[str, ...] = ()
 
+    @field_validator("timestamp_format")
+    @classmethod
+    def _readable_format(cls, form: str | None) -> str | None:
+        if form is not None:
+            check_format(form)
+        return form
+
     @field_validator("timestamp_zone")
     @classmethod
     def _known_zone(cls, zone: str | None) -> str | None:
@@ -102,9 +109,6 @@ class MappedSource(Source):
                 raise ValueError(
                     f"{key} is for dates, but timestamp_unit is '{self.timestamp_unit}'; declare timestamp_unit: datetime"
                 )
-        form = self.timestamp_format
-        if form is not None and not any(f"%{letter}" in form.replace("%-", "%") for letter in _YEARS):
-            raise ValueError(f"timestamp_format '{form}' names no year; expected one such as %Y-%m-%d %H:%M")
         parts = {Columns.USER_ID: self.columns.user_id, Columns.ITEM_ID: self.columns.item_id}
         if self.timestamp_unit != "none":
             parts[Columns.TIMESTAMP] = self.columns.timestamp

@@ -24,6 +24,7 @@ ODD_SHARE: Final = 0.95
 _MAX_ODD: Final = 1000
 _GLANCE: Final = 1000  # below so many texts a first look spares nothing
 _EXACT_FLOAT: Final = 2**53
+_NUMPY_MISSING: Final = -(2**63)  # what NumPy and pandas make of a missing number or time that is cast to an integer
 
 
 class IdReader(ColumnReader):
@@ -94,6 +95,11 @@ class IdReader(ColumnReader):
         refusals = []
         if wrong.any():
             refusals.append(Refusal(self.not_(kind), wrong))
+        if values.dtype == pl.Int64 and values.min() == _NUMPY_MISSING:
+            missing = (values == _NUMPY_MISSING).fill_null(False)
+            refusals.append(Refusal(f"{self.column} is {_NUMPY_MISSING}, NumPy's missing number", missing))
+            wrong = wrong | missing
+        if refusals:
             values = values.to_frame("v").select(pl.when(~wrong).then("v")).to_series()
         return Parsed(values.alias(self.canonical), tuple(refusals))
 

@@ -15,6 +15,7 @@ from typing import Final
 import polars as pl
 
 from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, Unread, comma_advice, shown
+from features.sources.columns.time_formats import polars_format
 from features.sources.columns.times import LocalTimes
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
@@ -89,7 +90,7 @@ class TextTimes(ColumnReader):
         markers: tuple[str, ...] = NULL_MARKERS,
     ) -> None:
         super().__init__(column, Columns.TIMESTAMP, pl.Int64(), where, markers)
-        self._form = form
+        self._form = None if form is None else polars_format(form)
         self._zone = zone
         self._local = LocalTimes(column, zone)
         self._unread = Unread()

@@ -74,6 +74,84 @@ def test_a_link_to_nothing_stops_the_run(tmp_path: Path, pattern: str) -> None:
         find_files(tmp_path, pattern, "source.interactions")
 
 
+@pytest.mark.parametrize("pattern", ["log", "**/*.csv", "log/**", "lo*", "l*/**/day=*/*", "log/**/?.csv"])
+def test_a_folder_that_is_a_link_is_entered_once(tmp_path: Path, pattern: str) -> None:
+    """``log/day=2`` lies elsewhere; ``day=1/up`` leads back to ``log``."""
+    make(tmp_path / "root", "log/day=1/1.csv")
+    make(tmp_path / "far", "2.csv", "sub/3.csv")
+    (tmp_path / "root/log/day=2").symlink_to(tmp_path / "far")
+    (tmp_path / "root/log/day=1/up").symlink_to(tmp_path / "root/log")
+    expected = ["log/day=1/1.csv", "log/day=2/2.csv", "log/day=2/sub/3.csv"]
+    assert found(tmp_path / "root", pattern) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("2.csv.zst", "packed in a way that is not read; unpack it"),
+        ("2.TSV.BZ2", "packed in a way that is not read"),
+        ("sub/2.parquet.gz", "packed in a way that is not read"),
+        ("2.jsonl", "JSON lines; convert it"),
+        ("2.ndjson.gz", "JSON lines"),
+        ("2.orc", "neither text nor Parquet"),
+        ("2.feather", "neither text nor Parquet"),
+        ("2.psv", "without an ending"),
+        ("000000_0", "without an ending"),
+        ("part-r-00002", "without an ending"),
+        ("part-00002-8d2f1a3c-11aa-4b.c000", "without an ending"),
+    ],
+)
+@pytest.mark.parametrize("pattern", ["log", "l*", "**/log"])
+def test_data_among_the_files_of_a_folder_that_would_not_be_read_stop_the_run(
+    tmp_path: Path, name: str, what: str, pattern: str
+) -> None:
+    make(tmp_path, "log/1.csv", f"log/{name}")
+    with pytest.raises(DataError, match=f"{name}' lies among the data of source.interactions .*: it is {what}"):
+        find_files(tmp_path, pattern, "source.interactions")
+    assert found(tmp_path, "log/1.csv") == ["log/1.csv"], "a pattern says what is meant"
+    assert found(tmp_path, "log/*.csv") == ["log/1.csv"]
+
+
+def test_other_files_of_a_folder_are_listed(tmp_path: Path) -> None:
+    """An archive beside what was unpacked from it, and what describes the data."""
+    make(
+        tmp_path, "log/1.csv", "log/1.csv.zip", "log/README.md", "log/schema.json", "log/_logs/part-0", "log/x.csv.tmp"
+    )
+    files = find_files(tmp_path, "log", "source.interactions")
+    assert [one.name for one in files.paths] == ["1.csv"]
+    assert set(files.ignored) == {
+        "log/1.csv.zip",
+        "log/README.md",
+        "log/schema.json",
+        "log/_logs/part-0",
+        "log/x.csv.tmp",
+    }
+
+
+@pytest.mark.parametrize("pattern", ["log", "log/*", "**/*.gz", "log/1.*"])
+def test_a_file_beside_its_packed_form_would_be_read_twice(tmp_path: Path, pattern: str) -> None:
+    make(tmp_path, "log/1.csv", "log/1.csv.gz", "log/2.csv.gz")
+    if pattern.endswith(".gz"):
+        assert found(tmp_path, pattern) == ["log/1.csv.gz", "log/2.csv.gz"]
+        return
+    with pytest.raises(DataError, match=r"log/1\.csv\.gz' stands beside '1\.csv', and its rows would be read twice"):
+        find_files(tmp_path, pattern, "source.interactions")
+
+
+def test_a_folder_that_cannot_be_listed_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "log/1.csv", "log/locked/2.csv")
+    listed = os.listdir
+
+    def listdir(folder: Path) -> list[str]:
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(DataError, match=r"log/locked' cannot be listed \(Permission denied\); allow reading"):
+        find_files(tmp_path, "log", "source.interactions")
+
+
 def rewrite(root: Path) -> None:
     """Same size, same time of modification."""
     path = root / "day=1/part-0.csv"

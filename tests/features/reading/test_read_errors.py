@@ -72,6 +72,12 @@ def test_a_file_that_ends_inside_of_a_character_was_cut_off(tmp_path: Path) -> N
         ("a,b\n1,é\n".encode("utf-16"), "latin-1", "It is probably utf-16"),
         ("a,b\n1,café\n".encode(), "latin-1", "is UTF-8, and source.encoding declares latin-1: line 2 has 'é', which"),
         ("a,b\n1,it’s\n".encode(), "cp1252", "would be read as 'â€™'; set source.encoding: utf-8"),
+        ("a,b\n1,é\n".encode("utf-16-le"), "utf-16", "does not start with BOM); set source.encoding: utf-16-le"),
+        ("a,b\n1,é\n".encode("utf-16-be"), "utf-16", "does not start with BOM); set source.encoding: utf-16-be"),
+        ("a,b\n1,é\n".encode("utf-32-le"), "utf-32", "does not start with BOM); set source.encoding: utf-32-le"),
+        ("a,b\n1,é\n".encode("utf-32-be"), "utf-8", "It is probably utf-32-be"),
+        ("a,b\n1,é\n".encode("utf-32-le"), "latin-1", "It is probably utf-32-le"),
+        (b"a,b\n1,2\n", "undefined", "(undefined encoding); set source.encoding: utf-8"),
     ],
 )
 def test_a_declared_encoding_that_does_not_fit(tmp_path: Path, content: bytes, encoding: str, shown: str) -> None:
@@ -93,7 +99,8 @@ def test_a_declared_encoding_that_does_not_fit(tmp_path: Path, content: bytes, e
         (b'a,"b\n1,2\n', "a quote in the header is not closed"),
         (gzip.compress(b"a,b\n" + b"1,2\n" * 9999, mtime=0)[:-9], f"cut off or damaged.*{AGAIN}"),
         (b"a;b\n1;2\n", "set source.separator: ';'"),
-        (b"a\tb\n1\t2\n", r"set source.separator: '\\t'"),
+        (b"a\tb\n1\t2\n", r'set source.separator: "\\t"'),
+        (b"a\x01b\n1\x012\n", r'set source.separator: "\\u0001"'),
         (b"a|b\n1|2\n", r"set source.separator: '\|'"),
         (b"a::b\n1::2\n", "set source.separator: '::'"),
     ],

@@ -46,6 +46,24 @@ def test_a_declared_integer_refuses_other_spellings(written: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("values", "declared"),
+    [
+        (["7", "-9223372036854775808", "-9223372036854775807"], "integer"),
+        ([7, -(2**63), -(2**63) + 1], None),
+        (pl.Series([7, -(2**63), -(2**63) + 1], dtype=pl.Decimal(19, 0)), None),
+    ],
+    ids=["text", "Int64", "Decimal"],
+)
+def test_the_integer_that_numpy_makes_of_a_missing_number_is_nobody(values: list, declared: str | None) -> None:
+    """``numpy.array([nan]).astype("int64")`` is -2^63; the number beside it is an id like others."""
+    _, parsed = read(values, declared)
+    assert parsed.values.to_list() == [7, None, -(2**63) + 1]
+    (refusal,) = parsed.refusals
+    assert refusal.reason == "user_id is -9223372036854775808, NumPy's missing number"
+    assert refusal.rows.to_list() == [False, True, False]
+
+
 @pytest.mark.parametrize("marker", [*NULL_MARKERS, "", "  ", "\u00a0", " NULL ", "nan\u200b", "\ufeff"])
 @pytest.mark.parametrize("declared", [None, "integer"])
 def test_null_markers_are_nobody(marker: str, declared: str | None) -> None:
