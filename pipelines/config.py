@@ -48,6 +48,9 @@ class RunConfig(FrozenConfig):
         seed: Seed of every stage.
         output_dir: Holds artefacts, tracking records, the lock; created when missing. A relative path, here and in
             ``source.path``, starts at the working directory of the command.
+        trust_file_times: A raw file, or one of an earlier result, that an earlier run in ``output_dir`` has read is not read
+            again where path, inode, size and both times are as they were; ``false``: every file is. Does not enter any
+            digest. See :mod:`pipelines.engine.kept_hashes`.
         threads: Compute threads; ``None`` takes the cores of the machine, at most 4. Does not enter any digest.
         device: Where models train and answer: ``cpu``, ``cuda`` (the first GPU), ``cuda:N``, or ``auto``, the first GPU
             where there is one. Does not enter any digest.
@@ -59,6 +62,7 @@ class RunConfig(FrozenConfig):
     name: str = Field(default="recsys", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = Field(default=17, ge=0, lt=2**31)
     output_dir: ConfigPath = Path("runs/default")
+    trust_file_times: bool = True
     threads: int | None = Field(default=None, ge=1)
     device: DeviceName = AUTO
     precision: RunPrecision = "float32"

@@ -106,12 +106,13 @@ def load(path: Path, overrides: list[str] | None) -> RunConfig:
 
 def locked(config: RunConfig, mode: ProgressMode, work: Callable[[Workflow], Any]) -> Any:
     """Do work while holding the lock of the output folder, and leave a summary of it there."""
+    from pipelines.engine.kept_hashes import kept_hashes
     from pipelines.engine.lock import run_lock
     from pipelines.run_summary.files import summarised
     from pipelines.workflow import Workflow
 
     progress = progress_of(mode)
-    with run_lock(config.output_dir):
+    with run_lock(config.output_dir), kept_hashes(config.output_dir, trust=config.trust_file_times):
         workflow = Workflow(config, progress)
         with summarised(workflow, current_call()):
             return work(workflow)
@@ -119,6 +120,7 @@ def locked(config: RunConfig, mode: ProgressMode, work: Callable[[Workflow], Any
 
 def run_night(config: RunConfig, mode: ProgressMode, day: date) -> NightReport:
     """Run a night, and those missed before it, while holding the lock; each leaves a summary."""
+    from pipelines.engine.kept_hashes import kept_hashes
     from pipelines.engine.lock import run_lock
     from pipelines.history.cleaning import clean_after_night
     from pipelines.nightly.night import run_nights
@@ -126,7 +128,7 @@ def run_night(config: RunConfig, mode: ProgressMode, day: date) -> NightReport:
     from pipelines.run_summary.record import Call
 
     progress, call = progress_of(mode), current_call()
-    with run_lock(config.output_dir):
+    with run_lock(config.output_dir), kept_hashes(config.output_dir, trust=config.trust_file_times):
         report = run_nights(
             config, day, progress, lambda day, workflow: summarised(workflow, Call(call.command, call.arguments, day))
         )

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final
 
@@ -55,6 +58,84 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What of a file changes when its content does, as far as a file system tells.
+
+    Every write changes ``ctime_ns``, which no program can set back, as it can ``mtime_ns``; a copy has another ``inode``.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Identity:
+        """Ask the file system."""
+        found = path.stat()
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class KnownHash:
+    """What was found when a file was read.
+
+    Attributes:
+        identity: Of the file, asked before it was read.
+        read_ns: When it was asked, nanoseconds since 1970 by the clock of this machine.
+        sha256: Of the content.
+    """
+
+    identity: Identity
+    read_ns: int
+    sha256: str
+
+
+@dataclass
+class KnownHashes:
+    """Hashes of files that were read, so that none is read twice while it stays as it is.
+
+    Attributes:
+        files: Absolute path -> what is known of it.
+    """
+
+    files: dict[str, KnownHash] = field(default_factory=dict)
+
+    def hash_of(self, path: Path) -> str:
+        """Return the sha256 of a file's content, which is read unless it is known under this path and identity."""
+        identity = Identity.of(path)
+        known = self.files.get(os.path.abspath(path))
+        return known.sha256 if known is not None and known.identity == identity else self.read(path)
+
+    def read(self, path: Path) -> str:
+        """Read a file, and know its sha256 from now on."""
+        now, identity = time.time_ns(), Identity.of(path)
+        sha256 = sha256_of_file(path)
+        self.files[os.path.abspath(path)] = KnownHash(identity, now, sha256)
+        return sha256
+
+    def renamed(self, before: Path, now: Path) -> None:
+        """Know the files below a folder under its new name; what else was known below that name is forgotten."""
+        old, new = (os.path.join(os.path.abspath(folder), "") for folder in (before, now))
+        moved = {new + path[len(old) :]: known for path, known in self.files.items() if path.startswith(old)}
+        self.files = {path: known for path, known in self.files.items() if not path.startswith((old, new))} | moved
+
+
+KNOWN: Final = KnownHashes()
+"""What this process has read, and what a run has kept of earlier ones (:mod:`pipelines.engine.kept_hashes`)."""
+
+
+def content_hashes(paths: Iterable[Path]) -> list[str]:
+    """Return the sha256 of each file, several at a time; a file whose :class:`Identity` is known is not read again.
+
+    A run asks for the raw files' hashes when it plans and when it works.
+    """
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(KNOWN.hash_of, paths))
+
+
 def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> tuple[FileEntry, ...]:
     """Describe every file below a folder, manifests and hidden files aside, once they are on the disk for good.
 
@@ -71,7 +152,7 @@ def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> tuple
             raise ArtifactError(f"'{path}' is a link or no plain file, which cannot be published; write a file there")
         sync(path)
         if path.name != MANIFEST_NAME and not _hidden(folder, path):
-            size, hashed = path.stat().st_size, sha256_of_file(path)
+            size, hashed = path.stat().st_size, KNOWN.read(path)
             found.append(FileEntry(path=name, bytes=size, sha256=hashed, rows=(rows or {}).get(name)))
     for parent, _, _ in os.walk(folder):
         sync(Path(parent))

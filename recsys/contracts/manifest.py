@@ -13,27 +13,27 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recsys.contracts.contents import (
+    KNOWN,
     MANIFEST_NAME,
     FileEntry,
     check_files,
+    content_hashes,
     describe_files,
     sha256_of_file,
     sync,
 )
 from recsys.contracts.errors import ArtifactError
 
-__all__ = ["MANIFEST_NAME", "FileEntry", "sha256_of_file"]
+__all__ = ["MANIFEST_NAME", "FileEntry", "content_hashes", "sha256_of_file"]
 
 SCHEMA_VERSION: Final = 1
 MAX_JSON_BYTES: Final = 2**28
@@ -88,26 +88,6 @@ def digest_of(value: Any) -> str:
         True
     """
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def content_hashes(paths: Iterable[Path]) -> list[str]:
-    """Return the sha256 of each file, several at a time, and each content once in the life of the process.
-
-    A file that kept its place on the disk, its size and its times to the nanosecond is not read again: a run asks for the
-    raw files' hashes when it plans and when it works. The time of modification can be set back, that of the inode cannot.
-    """
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda path: _known_hash(path, *_identity(path)), paths))
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-@lru_cache(maxsize=65536)
-def _known_hash(path: Path, *identity: int) -> str:
-    return sha256_of_file(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -267,6 +247,7 @@ class ArtifactStore:
                 shutil.rmtree(final)
             work.rename(final)
             sync(final.parent)
+        KNOWN.renamed(work, final)
         return Artifact(final, manifest)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.contracts import manifest
+from recsys.contracts import contents, manifest
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import Artifact, ArtifactStore, digest_of, explain_write_errors, open_artifact
 
@@ -94,7 +94,7 @@ def test_raw_files_are_read_once_and_a_rewritten_one_again(tmp_path: Path, monke
         read.append(path.name)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    monkeypatch.setattr(manifest, "sha256_of_file", counting)
+    monkeypatch.setattr(contents, "sha256_of_file", counting)
     first = manifest.content_hashes(files)
     assert first == [hashlib.sha256(name).hexdigest() for name in (b"a.csv", b"b.csv")]
     assert manifest.content_hashes(reversed(files)) == first[::-1]

@@ -101,6 +101,7 @@ def test_stage_sections_exist_and_cover_the_whole_configuration() -> None:
     assert set(values) - used == {
         "seed",
         "output_dir",
+        "trust_file_times",
         "threads",
         "device",
         "precision",
