@@ -118,6 +118,11 @@ class Signal(FrozenConfig):
         rules = [rule for rule, there in given.items() if there]
         if len(rules) > 1:
             raise ValueError(f"signal '{self.name}' has {' and '.join(rules)}; give one")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(
+                f"signal '{self.name}' is true from at_least: {self.at_least:g} up to at_most: {self.at_most:g}, which no "
+                "number is; at_least must not be above at_most"
+            )
         if len({_kind(value) for value in self.values}) > 1:
             raise ValueError(
                 f"signal '{self.name}' compares with {list(self.values)}, which are of different types; "

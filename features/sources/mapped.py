@@ -27,7 +27,8 @@ from features.sources.typed_table import ColumnType, TypedTable
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import TimestampUnit
-from recsys.contracts.null_markers import NULL_MARKERS
+from recsys.contracts.null_markers import MACHINE_MARKERS, NULL_MARKERS
+from recsys.contracts.plain_text import strip_expression
 
 TableKind = Literal["interactions", "items", "users", "prehistory"]
 
@@ -273,7 +274,10 @@ class MappedSource(Source):
         attributes = [name for name in self.user_columns if name != Columns.USER_ID]
         raw = table.collect(list(dict.fromkeys([self.user_id_column, *attributes])))
         ids, facts = self._read_ids(table, raw, self.user_id_column, Columns.USER_ID)
-        return raw.select(ids, *attributes), facts
+        markers = MACHINE_MARKERS if self.null_values is None else self.null_values
+        texts = [name for name in attributes if raw.schema[name] == pl.String and name not in self.types]
+        known = [pl.when(~strip_expression(pl.col(name)).is_in(["", *markers])).then(name) for name in texts]
+        return raw.with_columns(*known).select(ids, *attributes), facts
 
     def _read_ids(
         self, table: OpenedTable, raw: pl.DataFrame, column: str, canonical: str

@@ -26,8 +26,8 @@ _TYPES: Final[Mapping[str, pl.DataType]] = {
     "boolean": pl.Boolean(),
 }
 _WORDS: Final = (pl.Categorical, pl.Enum)
-_TRUE: Final = ("true", "t", "yes", "y", "1", "1.0")
-_FALSE: Final = ("false", "f", "no", "n", "0", "0.0")
+_TRUE: Final = ("true", "t", "yes", "y", "on", "1", "1.0")
+_FALSE: Final = ("false", "f", "no", "n", "off", "0", "0.0")
 
 
 class TypedTable(OpenedTable):
@@ -113,7 +113,7 @@ def _numbers(values: pl.Series) -> pl.Series:
 
 
 def _booleans(values: pl.Series) -> pl.Series:
-    """Read ``true``, ``t``, ``yes``, ``y``, 1 and their opposites, in any case."""
+    """Read ``true``, ``t``, ``yes``, ``y``, ``on``, 1 and their opposites, in any case."""
     words = values.cast(pl.String).str.to_lowercase()
     return (
         words.to_frame("w")

@@ -7,10 +7,14 @@ data frames write it; an infinite number is refused.
 
 from __future__ import annotations
 
+from typing import Final
+
 import polars as pl
 
 from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, no_rows, with_comma
 from recsys.contracts.null_markers import NULL_MARKERS
+
+_EXACT_FLOAT: Final = 2**53
 
 
 class NumberReader(ColumnReader):
@@ -42,12 +46,25 @@ class NumberReader(ColumnReader):
         if self._scale != 1.0:
             numbers = numbers * self._scale
         if self.dtype.is_integer():
-            numbers = numbers.round()
+            return self._whole(raw, numbers, wrong)
         values = numbers.cast(self.dtype, strict=False)
         if values.dtype.is_float():  # what Float32 cannot hold becomes infinite
             values = values.to_frame("v").select(pl.when(pl.col("v").is_finite()).then("v")).to_series()
         comma = with_comma(raw.cast(pl.String)) & wrong if wrong.any() else wrong
         return self._parsed(values, wrong, comma, values.is_null() & numbers.is_not_null())
+
+    def _whole(self, raw: pl.Series, numbers: pl.Series, wrong: pl.Series) -> Parsed:
+        """Read whole numbers; digits are read as they stand, since a float holds those beyond 2^53 only nearly."""
+        broken = ((numbers != numbers.round()) & numbers.is_finite()).fill_null(False)
+        values = numbers.to_frame("n").select(pl.when(~pl.Series(broken)).then("n")).to_series()
+        values = values.cast(self.dtype, strict=False)
+        if raw.dtype == pl.String:
+            exact = raw.str.strip_chars().cast(self.dtype, strict=False)
+            values = exact.to_frame("e").select(pl.coalesce("e", values)).to_series()
+        comma = with_comma(raw.cast(pl.String)) & wrong if wrong.any() else wrong
+        parsed = self._parsed(values, wrong, comma, values.is_null() & numbers.is_not_null() & ~broken)
+        refusals = (Refusal(self.not_("a whole number"), broken),) if broken.any() else ()
+        return Parsed(parsed.values, (*parsed.refusals, *refusals))
 
     def _parsed(self, values: pl.Series, wrong: pl.Series, comma: pl.Series, beyond: pl.Series) -> Parsed:
         reasons = (
@@ -66,6 +83,20 @@ def check_number_type(reader: ColumnReader, raw_type: pl.DataType) -> None:
     """
     if not (raw_type.is_numeric() or raw_type in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
         raise reader.unreadable(raw_type, "a number")
+
+
+def inexact_integers(raw: pl.Series, numbers: pl.Series) -> pl.Series:
+    """Return the texts of whole numbers so large that Float64 may hold another one: those beyond 2^53.
+
+    Example:
+        >>> texts = pl.Series(["7", "9007199254740993", "1e300", None])
+        >>> inexact_integers(texts, texts.cast(pl.Float64)).to_list()
+        ['9007199254740993']
+    """
+    if raw.dtype != pl.String:
+        return pl.Series([], dtype=pl.String)
+    large = raw.filter(((numbers.abs() >= _EXACT_FLOAT) & numbers.is_finite()).fill_null(False))
+    return large.filter(large.str.contains(r"^\s*[+-]?[0-9]+\s*$"))
 
 
 def as_numbers(reader: ColumnReader, raw: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -7,7 +7,7 @@ import polars as pl
 
 from features.sources.base import TIE_BREAK
 from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, Unread, shown
-from features.sources.columns.numbers import as_numbers, check_number_type
+from features.sources.columns.numbers import as_numbers, check_number_type, inexact_integers
 from recsys.contracts.errors import DataError
 from recsys.contracts.null_markers import NULL_MARKERS
 
@@ -16,8 +16,9 @@ class TieBreakReader(ColumnReader):
     """Reads the column that orders events of the same instant; missing values come first.
 
     Integers are taken as they are. A column that is text or Float64 is read as numbers; these are mapped to integers of
-    the same order, whatever their size. Where ``source.types`` declares the column ``text``, texts are kept, and ordered by
-    their bytes in UTF-8: digits before capitals before small letters, and ``10`` before ``9``.
+    the same order; texts of whole numbers beyond 2^53 have to be declared ``integer``. Where ``source.types`` declares the
+    column ``text``, texts are kept, and ordered by their bytes in UTF-8: digits before capitals before small letters, and
+    ``10`` before ``9``.
 
     Args:
         column: Its name in the file.
@@ -27,7 +28,7 @@ class TieBreakReader(ColumnReader):
         markers: Texts that stand for nothing.
 
     Raises:
-        DataError: The type has no such order.
+        DataError: The type has no such order, or numbers would become one.
     """
 
     def __init__(
@@ -53,6 +54,11 @@ class TieBreakReader(ColumnReader):
         if raw.dtype.is_integer() and raw.dtype != pl.UInt64:
             return Parsed(raw.cast(pl.Int64).alias(TIE_BREAK))
         numbers, wrong = as_numbers(self, raw)
+        if len(inexact := inexact_integers(raw, numbers)):
+            raise DataError(
+                f"{self.where}: column '{self.column}' (for {TIE_BREAK}) holds whole numbers beyond 2^53, such as "
+                f"{shown(inexact.head(1))}, of which several would be one; declare source.types: {{{self.column}: integer}}"
+            )
         values = ordered_integers(numbers).alias(TIE_BREAK)
         self._unread.see(len(values) - values.null_count() + int(wrong.sum()), raw.filter(wrong))
         self._check(at_end=False)

@@ -25,6 +25,7 @@ def events(tmp_path: Path, values: list[str], kind: str, **signal: object) -> pl
         ("number", ["4", " 4.5 ", "NULL", "3", "good"], {"at_least": 4}, [True, True, None, False, None], [4]),
         ("integer", ["1", "1.0", "007", "1.5", ""], {"equals": 1}, [True, True, False, None, None], [3]),
         ("boolean", ["true", "No", "1", "Y", "maybe"], {}, [True, False, True, True, None], [4]),
+        ("boolean", ["on", "OFF", "t", "F", "2"], {}, [True, False, True, False, None], [4]),
         ("text", ["01", "1", "1.0", "nan", "x"], {"equals": "01"}, [True, False, False, None, False], []),
     ],
 )
@@ -52,6 +53,33 @@ def test_attributes_of_users_come_in_their_type(tmp_path: Path) -> None:
     users = source.read(0).users
     assert users is not None
     assert users.to_dicts() == [{"user_id": "01", "age": 31, "zip": "00501"}]
+
+
+@pytest.mark.parametrize(
+    ("markers", "expected"),
+    [
+        (None, ["NA", None, None, None, "-", "at"]),
+        (("-",), ["NA", "NULL", "nan", None, None, "at"]),
+        ((), ["NA", "NULL", "nan", None, "-", "at"]),
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_what_stands_for_nothing_is_no_attribute(tmp_path: Path, form: str, markers, expected: list) -> None:
+    """NA is Namibia; what only programs write for a missing value is none, and the recipe can say otherwise."""
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,timestamp\nu0,i,{TIME}\n")
+    table = pl.DataFrame({"user_id": [f"u{n}" for n in range(6)], "country": ["NA", " NULL", "nan", "", "-", "at"]})
+    (table.write_csv if form == "csv" else table.write_parquet)(tmp_path / f"users.{form}")
+    source = TableSource(
+        path=tmp_path,
+        interactions="log.csv",
+        users=f"users.{form}",
+        user_columns=["country"],
+        timestamp_unit="s",
+        null_values=markers,
+    )
+    users = source.read(0).users
+    assert users is not None
+    assert [value and value.strip() for value in users["country"]] == expected
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,38 @@ def test_what_a_column_cannot_hold_refuses_its_row(value: float) -> None:
 
 
 def test_positions_are_whole_and_large_ones_are_refused() -> None:
-    assert read(["1", "2.0", "3.4"], pl.Int64()).values.to_list() == [1, 2, 3]
+    assert read(["1", "2.0", " 3 ", "4e0"], pl.Int64()).values.to_list() == [1, 2, 3, 4]
     parsed = read(pl.Series([1, 2**63], dtype=pl.UInt64), pl.Int64())
     assert parsed.values.to_list() == [1, None]
     assert [refusal.reason for refusal in parsed.refusals] == ["seconds is infinite or too large"]
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.5, 3.0], ["1", "2.5", "3.0"]])
+def test_a_place_between_two_others_is_refused_and_not_rounded(values: list) -> None:
+    """2.5 would be the place 2, and so would 1.5: an order that nobody gave."""
+    parsed = read(values, pl.Int64())
+    assert parsed.values.to_list() == [1, None, 3]
+    assert [(one.reason, one.rows.to_list()) for one in parsed.refusals] == [
+        ("seconds is not a whole number", [False, True, False])
+    ]
+
+
+def test_places_beyond_the_exact_floats_stay_apart() -> None:
+    """Numbers of 64 bits made of a time and a counter, as many systems give them, written as text."""
+    texts = ["1780000000000000001", " 1780000000000000002", "9223372036854775807", "-9007199254740993"]
+    assert read(texts, pl.Int64()).values.to_list() == [int(text) for text in texts]
+    parsed = read(["1", "9223372036854775808"], pl.Int64())
+    assert parsed.values.to_list() == [1, None]
+    assert [one.reason for one in parsed.refusals] == ["seconds is infinite or too large"]
+
+
+@pytest.mark.parametrize("large", ["1780000000000000001", "-9007199254740993", " 18446744073709551615 "])
+def test_texts_of_large_integers_break_ties_once_they_are_declared(large: str) -> None:
+    raw = pl.Series("seq", ["7", large, "1e300", None])
+    with pytest.raises(DataError, match=rf"beyond 2\^53, such as '{large}'.*declare source.types: .seq: integer"):
+        parse(TieBreakReader("seq", raw.dtype, "log"), raw)
+    declared = pl.Series("seq", [1780000000000000001, 1780000000000000002])
+    assert parse(TieBreakReader("seq", declared.dtype, "log"), declared).values.to_list() == declared.to_list()
 
 
 @pytest.mark.parametrize("values", [[[1.0]], [True], [datetime(2023, 1, 1)], [b"1"], [{"a": 1}]])

@@ -175,6 +175,7 @@ def test_a_signal_that_is_never_true_is_named_with_what_was_met(values: list, ru
         ({"name": "user_id"}, "is a column of ours"),
         ({"equals": float("nan")}, "nan is no number"),
         ({"at_least": float("inf")}, "finite number"),
+        ({"at_least": 4, "at_most": 2}, "from at_least: 4 up to at_most: 2, which no number is"),
         ({"merge": "sum"}, "'any', 'all', 'first' or 'last'"),
     ],
 )
