@@ -301,31 +301,49 @@ def _score_blocks(
 ) -> torch.Tensor:
     """Fill the log-sums of the level that ``log_mass_BV`` is for, some leaves at a time; on a CPU.
 
-    Sums are relative to the best of the block, and blocks are the same for everybody.
+    What a sum is relative to is the same for everybody: the best below the node, or without compiled kernels the best of a
+    block of leaves.
 
     Returns:
         The best allowed score of each row, ``[B]``, finite.
     """
     lowest, last = len(_whole_levels(index)) - 1, index.num_levels - 1
+    closed_BR = rules.closed(last, query_BD.device)
+    leaf_R, user_R = _closed_leaves(closed_BR) if closed_BR is not None else (torch.empty(0, dtype=torch.int64),) * 2
+    alive_SI = None if rules.alive is None else rules.alive[last]
+    if native.available():
+        sums_BV, best_BV = native.product_sums(
+            query_BD.contiguous(),
+            leaf_vectors_ID.contiguous(),
+            index.first_leaf[lowest],
+            alive_SI=alive_SI,
+            segment_B=rules.segment_B,
+            closed=(leaf_R, user_R),
+        )
+        torch.add(sums_BV.log_(), best_BV, out=log_mass_BV)
+        return best_BV.amax(1)
     first = index.first_leaf[lowest].numpy()
     bounds = np.unique(np.append(np.searchsorted(first, np.arange(0, first[-1], LEAVES_TOGETHER)), len(first) - 1))
-    closed_BR = rules.closed(last, query_BD.device)
-    leaf_R = closed_BR.flatten().numpy() if closed_BR is not None else np.empty(0, np.int64)
-    order_R = np.argsort(leaf_R, kind="stable")
-    leaf_R, user_R = leaf_R[order_R], order_R // max(1, closed_BR.shape[1] if closed_BR is not None else 1)
     best_B = torch.full_like(query_BD[:, 0], torch.finfo(torch.float32).min)
     for begin, end in itertools.pairwise(bounds.tolist()):
         leaves = slice(int(first[begin]), int(first[end]))
         score_Bb = product(query_BD, leaf_vectors_ID[leaves].T)
-        if rules.alive is not None:
-            alive_Sb = rules.alive[last][:, leaves]
+        if alive_SI is not None:
+            alive_Sb = alive_SI[:, leaves]
             score_Bb.masked_fill_(~(alive_Sb[:1] if rules.segment_B is None else alive_Sb[rules.segment_B]), -torch.inf)
-        closed = slice(*np.searchsorted(leaf_R, [leaves.start, leaves.stop]))
-        score_Bb.numpy()[user_R[closed], leaf_R[closed] - leaves.start] = -np.inf
+        closed = slice(*np.searchsorted(leaf_R.numpy(), [leaves.start, leaves.stop]))
+        score_Bb[user_R[closed], leaf_R[closed] - leaves.start] = -torch.inf
         sums_Bv, best_Bb = _exp_sums(score_Bb, index.first_leaf[lowest][begin : end + 1])
         torch.add(sums_Bv.log_(), best_Bb[:, None], out=log_mass_BV[:, begin:end])
         torch.maximum(best_B, best_Bb, out=best_B)
     return best_B
+
+
+def _closed_leaves(closed_BR: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Leaves that users' own rules close, ascending, and the user of each."""
+    user_N, place_N = (closed_BR != NO_NODE).nonzero(as_tuple=True)
+    leaf_N, order_N = closed_BR[user_N, place_N].sort(stable=True)
+    return leaf_N, user_N[order_N]
 
 
 def _exp_sums(score_Bb: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

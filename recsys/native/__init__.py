@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import torch
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+FOLDER = Path(__file__).parent
+"""Of the sources and the library."""
 # sums may be re-ordered, which vector units need; not -ffast-math, whose start-up code makes the whole process flush
 # small numbers to zero
 FLAGS = (
@@ -75,29 +76,33 @@ def processor() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
+def sources() -> list[Path]:
+    """The kernels' sources, in a fixed order."""
+    return sorted(FOLDER.glob("*.cpp"))
+
+
 def library_path() -> Path:
-    """Where the library of the present source for this processor lies; anything else has another name."""
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:12]
-    return SOURCE.with_name(f"_kernels_{key}_{processor()}.so")
+    """Where the library of the present sources for this processor lies; anything else has another name."""
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in sources()) + " ".join(FLAGS).encode()).hexdigest()[:12]
+    return FOLDER / f"_kernels_{key}_{processor()}.so"
 
 
 def compile_kernels(compiler: str | None = None) -> Path:
     """Compile the kernels for this processor and publish the library by rename.
 
     Raises:
-        RuntimeError: There is no C++ compiler, or it refused the source.
+        RuntimeError: There is no C++ compiler, or it refused a source.
     """
     command = compiler or os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if command is None:
         raise RuntimeError("no C++ compiler (g++ or clang++) found; decoding works without it, in pure PyTorch")
     target = library_path()
     partial = target.with_suffix(f".{os.getpid()}.tmp")
-    done = subprocess.run(
-        [command, *FLAGS, str(SOURCE), "-o", str(partial)], capture_output=True, text=True, check=False
-    )
+    files = [str(path) for path in sources()]
+    done = subprocess.run([command, *FLAGS, *files, "-o", str(partial)], capture_output=True, text=True, check=False)
     if done.returncode:
         partial.unlink(missing_ok=True)
-        raise RuntimeError(f"{command} could not compile {SOURCE.name}: {done.stderr.strip()[:500]}")
+        raise RuntimeError(f"{command} could not compile the kernels: {done.stderr.strip()[:500]}")
     partial.replace(target)
     for other in target.parent.glob("_kernels_*.so"):
         made_for = other.stem.split("_")[3:]  # none: made before names said which processor
@@ -112,7 +117,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     path = library_path()
     if not path.exists():
-        if any(SOURCE.parent.glob("_kernels_*.so")):
+        if any(FOLDER.glob("_kernels_*.so")):
             _log.warning(
                 "native kernels were compiled for another processor or from another source (python -m recsys.native "
                 "compiles them here); decoding runs in pure PyTorch"
@@ -134,6 +139,9 @@ def _library() -> ctypes.CDLL | None:
     library.norm_rows.restype = None
     library.exp_sums.argtypes = [pointer, number, number, pointer, number, pointer, pointer]
     library.exp_sums.restype = None
+    given = [pointer, number, pointer, number, pointer, number]
+    library.product_sums.argtypes = [*given, *[pointer] * 4, number, number, pointer, pointer]
+    library.product_sums.restype = None
     return library
 
 
@@ -285,6 +293,71 @@ def exp_sums(score_BN: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor,
         score_BN.data_ptr(), rows, columns, first.data_ptr(), len(first) - 1, best_B.data_ptr(), sums_BV.data_ptr()
     )
     return sums_BV, best_B
+
+
+def product_sums(
+    query_BD: torch.Tensor,
+    vectors_ID: torch.Tensor,
+    first: torch.Tensor,
+    *,
+    alive_SI: torch.Tensor | None = None,
+    segment_B: torch.Tensor | None = None,
+    closed: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of ``exp(score - best)`` over neighbours, where a score is the product of a query with a leaf's vector.
+
+    A user's sums are the same whoever else is asked for, on any number of threads.
+
+    Args:
+        query_BD: Contiguous float32.
+        vectors_ID: Contiguous float32, of the leaves in their order.
+        first: Contiguous int64 ``[V + 1]`` where each range of leaves begins, from 0 to I; none is empty.
+        alive_SI: Contiguous bool; ``False``: forbidden to the segment.
+        segment_B: Contiguous int64, the segment of each user; ``None`` puts all into the first.
+        closed: Contiguous int64 leaves, ascending, and the user that each is forbidden to.
+
+    Returns:
+        ``(sums [B, V], best [B, V])``; best is the highest allowed score of a range, and finite even without one.
+    """
+    import torch
+
+    library = _library()
+    assert library is not None
+    leaves, users = closed if closed is not None else (first[:0], first[:0])
+    given = [
+        (query_BD, torch.float32),
+        (vectors_ID, torch.float32),
+        (first, torch.int64),
+        (alive_SI, torch.bool),
+        (segment_B, torch.int64),
+        (leaves, torch.int64),
+        (users, torch.int64),
+    ]
+    for tensor, dtype in given:
+        assert tensor is None or (tensor.is_cpu and tensor.is_contiguous()), "the kernels read plain memory"
+        assert tensor is None or tensor.dtype == dtype
+    assert query_BD.shape[1] == vectors_ID.shape[1]
+    assert (int(first[0]), int(first[-1])) == (0, len(vectors_ID)), "the ranges are not of these leaves"
+    assert alive_SI is None or alive_SI.shape[1] == len(vectors_ID)
+    best_BV = torch.empty(len(query_BD), len(first) - 1)
+    sums_BV = torch.empty_like(best_BV)
+    library.product_sums(
+        query_BD.data_ptr(),
+        len(query_BD),
+        vectors_ID.data_ptr(),
+        vectors_ID.shape[1],
+        first.data_ptr(),
+        len(first) - 1,
+        None if alive_SI is None else alive_SI.data_ptr(),
+        None if segment_B is None else segment_B.data_ptr(),
+        leaves.data_ptr(),
+        users.data_ptr(),
+        len(leaves),
+        _threads(vectors_ID),
+        best_BV.data_ptr(),
+        sums_BV.data_ptr(),
+    )
+    return sums_BV, best_BV
 
 
 def _threads(out: torch.Tensor) -> int:

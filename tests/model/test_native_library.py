@@ -25,11 +25,11 @@ cpu MHz\t\t: {mhz}
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine whose processor is told, with the sources in a folder of its own; yields the file about the processor."""
-    source = tmp_path / "kernels.cpp"
-    source.write_bytes(native.SOURCE.read_bytes())
+    for source in native.sources():
+        (tmp_path / source.name).write_bytes(source.read_bytes())
     about = tmp_path / "cpuinfo"
     about.write_text(CPU.format(more=" avx512f", mhz=2000) * 2)
-    monkeypatch.setattr(native, "SOURCE", source)
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
     monkeypatch.setattr(native, "CPU_INFO", about)
     native._library.cache_clear()
     yield about
@@ -65,7 +65,7 @@ def test_a_machine_without_the_file_has_a_name_too(machine: Path) -> None:
 
 def test_compiling_leaves_the_library_of_another_processor(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two kinds of machines may share a folder; what is of no use any more goes."""
-    folder = native.SOURCE.parent
+    folder = native.FOLDER
     others = [folder / "_kernels_0123456789ab_ffffffff.so", folder / "_kernels_0123456789ab.so"]
     stale = folder / f"_kernels_0123456789ab_{native.processor()}.so"
     for path in (*others, stale):
