@@ -139,8 +139,8 @@ def _library() -> ctypes.CDLL | None:
     library.norm_rows.restype = None
     library.exp_sums.argtypes = [pointer, number, number, pointer, number, pointer, pointer]
     library.exp_sums.restype = None
-    given = [pointer, number, pointer, number, pointer, number]
-    library.product_sums.argtypes = [*given, *[pointer] * 4, number, number, pointer, pointer]
+    sizes_between: list[type[ctypes.c_void_p] | type[ctypes.c_int64]] = [pointer, number] * 3
+    library.product_sums.argtypes = [*sizes_between, *[pointer] * 4, number, number, pointer, pointer]
     library.product_sums.restype = None
     return library
 

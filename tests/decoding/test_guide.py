@@ -310,6 +310,23 @@ def test_scores_made_by_leaf_guide_as_scores_given_by_item(seed: int, blocks: bo
                 torch.testing.assert_close(found.at(level, nodes), expected.at(level, nodes), atol=1e-4, rtol=1e-4)
 
 
+def test_long_lists_of_closed_leaves_in_a_large_catalogue() -> None:
+    """400 items in 20 prefixes, 200 of them closed for each user, in more leaves than are scored together."""
+    generator = np.random.default_rng(0)
+    index = SearchIndex.from_index(
+        PrefixIndex.build(np.stack([np.arange(400) // 20, np.arange(400) % 20], 1), (20, 20))
+    )
+    leaves = torch.from_numpy(np.sort(np.stack([generator.permutation(400)[:200] for _ in range(3)])))
+    prefixes = torch.full((3, 1), NO_NODE)
+    rules = BatchRules(personal=PersonalRules([prefixes, leaves]))
+    query, vectors = (torch.from_numpy(generator.normal(size=(n, 4)).astype(np.float32)) for n in (3, 400))
+    score = (query @ vectors.T).scatter(1, leaves, -torch.inf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
+        guide = PrefixGuide.from_dense_head(query, vectors, 1.0, index, rules)
+    torch.testing.assert_close(bonus(guide, 0), score.log_softmax(1).view(3, 20, 20).logsumexp(2))
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_scores_far_below_the_best_stay_possible_in_a_large_catalogue(given: bool) -> None:
     """Item 0 is 1,000 above item 1, which shares no prefix with it: its prefix counts as 80 below, and is not lost."""
