@@ -22,10 +22,10 @@ from pydantic import Field, model_validator
 
 from features.data_report import (
     Tally,
+    all_facts,
     doubling_counts,
     event_facts,
     history_counts,
-    id_warnings,
     row_counts,
     session_facts,
 )
@@ -346,9 +346,7 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
         **history_counts(tally, history, targets),
         **items.facts,
         **user_facts,
-        **merge_facts(
-            [raw.notes, read.facts, facts, id_warnings(raw, log.user_ids, log.item_ids, {**items.facts, **user_facts})]
-        ),
+        **all_facts(raw, read, quarantine, facts, (log.user_ids, log.item_ids), {**items.facts, **user_facts}),
     }
     check_not_empty(report, raw.positive)
     return Assembled(

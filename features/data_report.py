@@ -20,7 +20,7 @@ from features.log.encode import ReadLog
 from features.log.event_log import EventLog, Outcome
 from features.refused import RefusedRows
 from features.sessions import SessionRule
-from features.sources.base import RawTables
+from features.sources.base import RawTables, merge_facts
 from features.sources.columns.cells import SHOWN_VALUES, shown
 from features.splits import SplitArray
 from recsys.contracts.columns import SPLIT_NAMES, Columns
@@ -30,6 +30,8 @@ logger = logging.getLogger("recsys.features")
 
 _MANY_TIES: Final = 0.05
 _MANY_UNKNOWN: Final = 0.05
+_MOST_REFUSED: Final = 0.5
+_NAMED_FILES: Final = 3
 _SLICE: Final = 1 << 22
 _DOUBLINGS: Final = 64
 _PERCENTS: Final = (0, 10, 50, 90, 99, 100)
@@ -63,6 +65,39 @@ def row_counts(read: ReadLog, quarantine: RefusedRows, kept: Outcome) -> dict[st
         for name, rows in zip(read.log.files, read.log.file_records, strict=True)
     ]
     return {**counts, "files": files}
+
+
+def all_facts(
+    raw: RawTables,
+    read: ReadLog,
+    quarantine: RefusedRows,
+    events: Mapping[str, Any],
+    ids: tuple[pl.Series, pl.Series],
+    tables: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Put together what was met in the files, in the kept ``events``, the ``ids`` of users and items, and the ``tables``."""
+    return merge_facts([raw.notes, read.facts, refused_files(read, quarantine), events, id_warnings(raw, *ids, tables)])
+
+
+def refused_files(read: ReadLog, quarantine: RefusedRows) -> dict[str, Any]:
+    """Name the files of several of which more than half is refused: in a long log a lost day is no large share.
+
+    Returns:
+        ``warnings``, one for all such files; nothing where there are none.
+    """
+    counts = list(zip(read.log.files, read.log.file_records, strict=True))
+    bad = [
+        (name, quarantine.per_file.get(name, 0), rows)
+        for name, rows in counts
+        if quarantine.per_file.get(name, 0) > rows * _MOST_REFUSED
+    ]
+    if not bad or len(counts) < 2:
+        return {}
+    listed = ", ".join(f"{refused} of {rows} rows of '{name}'" for name, refused, rows in bad[:_NAMED_FILES])
+    more = f", and of {len(bad) - _NAMED_FILES} more files" if len(bad) > _NAMED_FILES else ""
+    warning = f"{listed}{more} are refused: most of a file; quarantine.parquet says why"
+    logger.warning("%s", warning)
+    return {"warnings": [warning]}
 
 
 class Borders(Protocol):

@@ -21,7 +21,7 @@ from features.build import (
     dataset_spec,
     write_rest,
 )
-from features.data_report import event_facts, history_counts, id_warnings, row_counts, session_facts
+from features.data_report import all_facts, event_facts, history_counts, row_counts, session_facts
 from features.items import build_item_table
 from features.log.append import Merge, runs_of_users
 from features.log.encode import ReadLog
@@ -29,7 +29,7 @@ from features.log.encoded_log import StoredLog
 from features.log.event_log import Core, Outcome, check_not_all_gone
 from features.log.quarantine import and_duplicates, check_share
 from features.refused import RefusedRows
-from features.sources.base import RawTables, merge_facts
+from features.sources.base import RawTables
 from features.splits import check_not_empty, cut_facts, given_cuts
 from features.tables import users_table
 
@@ -141,9 +141,7 @@ def _rest(
         **history_counts(tally, borders, targets),
         **items.facts,
         **user_facts,
-        **merge_facts(
-            [raw.notes, read.facts, facts, id_warnings(raw, user_ids, item_ids, {**items.facts, **user_facts})]
-        ),
+        **all_facts(raw, read, quarantine, facts, (user_ids, item_ids), {**items.facts, **user_facts}),
     }
     return Rest(
         items=items,

@@ -241,6 +241,7 @@ class MappedSource(Source):
                 ]
                 wanted = None if only is None else [file for file in opened.files if file in only]
                 if wanted == []:
+                    facts.append(opened.notes)  # of files without rows
                     continue
                 for batch in opened.batches(reader.columns, wanted):
                     yield reader.read(batch, plain=opened.plain).with_columns(absent).select(schema.names())

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from features.build import FeaturesConfig, prepare
 from features.sources import TableSource
 from recsys.contracts.errors import DataError
 
@@ -129,3 +130,42 @@ def test_a_column_of_a_folders_name_is_lacking_nowhere(tmp_path: Path, form: str
     events = TableSource(path=tmp_path, interactions=f"*/*.{form}", timestamp_unit="s").read(0).interactions
     assert events.collect()["item_id"].to_list() == ["3"]
     assert "rows_without_column" not in events.facts
+
+
+def day_files(folder: Path, spoiled: list[int]) -> TableSource:
+    """Ten files of four users' events; in the spoiled ones three of four rows have no user."""
+    for day in range(10):
+        users = ["NULL" if day in spoiled and user else f"u{user}" for user in range(4)]
+        lines = [f"{user},i{place % 3},{1_700_000_000 + 86_400 * day + place}" for place, user in enumerate(users)]
+        (folder / f"day-{day}.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
+    return TableSource(path=folder, interactions="day-*.csv", timestamp_unit="s")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        ([], []),
+        ([9], ["3 of 4 rows of 'day-9.csv' are refused: most of a file; quarantine.parquet says why"]),
+        (
+            [1, 3, 5, 7, 9],
+            [
+                "3 of 4 rows of 'day-1.csv', 3 of 4 rows of 'day-3.csv', 3 of 4 rows of 'day-5.csv', and of 2 more files "
+                "are refused: most of a file; quarantine.parquet says why"
+            ],
+        ),
+    ],
+)
+def test_a_file_that_is_mostly_refused_is_named(tmp_path: Path, spoiled: list[int], said: list[str]) -> None:
+    """Three rows of forty are within the allowed share, and a lost day all the same."""
+    config = FeaturesConfig(split={"kind": "leave_last_out"}, quarantine={"max_share": 0.5})
+    report = prepare(day_files(tmp_path, spoiled), config, tmp_path / "out", seed=0)
+    assert [warning for warning in report["warnings"] if "refused" in warning] == said
+
+
+def test_a_file_without_rows_is_noted_though_no_file_is_read(tmp_path: Path) -> None:
+    """As in an append whose only new file has no bytes: the report lists what preparing everything lists."""
+    source = day_files(tmp_path, [])
+    (tmp_path / "day-10.csv").touch()
+    events = source.read(0).interactions
+    assert list(events.batches([])) == []
+    assert events.facts["empty_files"] == ["day-10.csv"]
