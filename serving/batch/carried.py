@@ -32,6 +32,7 @@ from recsys.contracts.manifest import digest_of, read_json, sha256_of_file
 from serving.answers.scorer import Scorer
 from serving.batch.asked import Numbers
 from serving.batch.ledger import DONE_FILE, JOB_FILE, read_contents, verify_candidates
+from serving.batch.rows import CandidateRows
 from serving.batch.shards import ASKED, ShardTables, asked_name, shortfall_name
 from serving.bundle.catalogue import index_of
 from serving.config import RecommendConfig
@@ -101,7 +102,7 @@ class EarlierCandidates:
     user_ids: pl.Series
     asked_E: Numbers
     shard_E: npt.NDArray[np.int64]
-    _held: OrderedDict[int, tuple[pl.DataFrame, pl.DataFrame | None]] = field(default_factory=OrderedDict)
+    _held: OrderedDict[int, tuple[CandidateRows, pl.DataFrame | None]] = field(default_factory=OrderedDict)
 
     @classmethod
     def open(cls, folder: Path, basis: dict[str, Any]) -> EarlierCandidates | str:
@@ -131,8 +132,8 @@ class EarlierCandidates:
 
     def rows_of(
         self, user_ids: pl.Series, place_N: npt.NDArray[np.int64]
-    ) -> tuple[list[pl.DataFrame], pl.DataFrame | None]:
-        """Tables that hold the candidates of some users, others beside them, and these users' shortfalls.
+    ) -> tuple[list[CandidateRows], pl.DataFrame | None]:
+        """Rows that hold the candidates of some users, others beside them, and these users' shortfalls.
 
         A part most of whose users are asked for is given as it is, without a copy; of others their rows alone, so that users
         in another order than before do not hold many parts at once.
@@ -146,17 +147,17 @@ class EarlierCandidates:
             part, lacking = self._shard(shard)
             mine = user_ids.filter(pl.Series(shard_N == shard))
             most = 2 * len(mine) >= np.count_nonzero(self.shard_E == shard)
-            rows.append(part if most else part.filter(pl.col(Columns.USER_ID).is_in(mine.implode())))
+            rows.append(part if most else part.take(np.flatnonzero(part.user_ids.is_in(mine.implode()))))
             if lacking is not None:
                 short.append(lacking.filter(pl.col(Columns.USER_ID).is_in(mine.implode())))
         return rows, pl.concat(short) if short else None
 
-    def _shard(self, number: int) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    def _shard(self, number: int) -> tuple[CandidateRows, pl.DataFrame | None]:
         if number not in self._held:
             name = self.names[number]
             lacking = self.folder / shortfall_name(name)
             try:
-                part = pl.read_parquet(self.folder / name)
+                part = CandidateRows.from_frame(pl.read_parquet(self.folder / name))
                 self._held[number] = (part, pl.read_parquet(lacking) if lacking.exists() else None)
             except (OSError, pl.exceptions.PolarsError) as error:
                 raise ArtifactError(
@@ -173,7 +174,7 @@ def merged(
     user_ids: pl.Series,
     asked_N: Numbers,
     same_N: npt.NDArray[np.bool_],
-    rows: list[pl.DataFrame],
+    rows: list[CandidateRows],
     short: pl.DataFrame | None,
 ) -> ShardTables:
     """Put answered and carried users into the order of the shard.
@@ -196,27 +197,17 @@ def merged(
 
 
 def _in_order(
-    user_ids: pl.Series, same_N: npt.NDArray[np.bool_], fresh: pl.DataFrame, carried: list[pl.DataFrame]
-) -> pl.DataFrame:
-    """Rows of users in the order of ``user_ids``, from ``carried`` where ``same_N`` and else from ``fresh``.
-
-    A user's rows stand together in every table, so runs of rows are copied and no row is looked up.
-    """
-    runs = [table[Columns.USER_ID].rle().struct.unnest() for table in (fresh, *carried)]
-    theirs = pl.concat([run["value"] for run in runs[1:]])
-    length_R = np.concatenate([run["len"].to_numpy() for run in runs]).astype(np.int64)
-    first_R = np.cumsum(length_R) - length_R
+    user_ids: pl.Series, same_N: npt.NDArray[np.bool_], fresh: CandidateRows, carried: list[CandidateRows]
+) -> CandidateRows:
+    """Rows of users in the order of ``user_ids``, from ``carried`` where ``same_N`` and else from ``fresh``."""
+    every = CandidateRows.joined([fresh, *carried])
+    theirs = every.user_ids[len(fresh.user_ids) :]
     run_N = np.empty(len(user_ids), np.int64)
-    run_N[~same_N] = index_of(user_ids.filter(pl.Series(~same_N)), runs[0]["value"], "user ids")
+    run_N[~same_N] = index_of(user_ids.filter(pl.Series(~same_N)), fresh.user_ids, "user ids")
     if theirs.equals(user_ids):  # nobody is new, gone or elsewhere, as on most nights
         carried_M = np.flatnonzero(same_N)
     else:
         found_M = index_of(user_ids.filter(pl.Series(same_N)), theirs, "user ids of the earlier job")
         carried_M = found_M.astype(np.int64)
-    run_N[same_N] = np.where(carried_M >= 0, carried_M + len(runs[0]), -1)
-    run_M = run_N[run_N >= 0]  # a user without items has no rows
-    length_M = length_R[run_M]
-    start_M = first_R[run_M] - (np.cumsum(length_M) - length_M)
-    row_R = pl.Series(np.repeat(start_M, length_M) + np.arange(length_M.sum()), dtype=pl.UInt32)
-    # in one piece first: out of several, every row costs twice as much
-    return pl.concat([fresh, *carried], rechunk=True).select(pl.all().gather(row_R))
+    run_N[same_N] = np.where(carried_M >= 0, carried_M + len(fresh.user_ids), -1)
+    return every.take(run_N[run_N >= 0])  # a user without items has no rows

@@ -215,7 +215,7 @@ class ShardScorer:
         every = shard_tables(answer, asked_M, self.scorer.catalogue.item_ids, job)
         per_user = (time.monotonic() - started) / max(len(asked.user_ids), 1)
         found = answer.ranked.items >= 0
-        row_M = np.concatenate([[0], np.count_nonzero(found, axis=tuple(range(1, found.ndim))).cumsum()])
+        with_rows_M = np.concatenate([[0], found.any(axis=tuple(range(1, found.ndim))).cumsum()])
         short_S = np.array([each.row for each in answer.short], np.int64)
         behind = 0
         for one in shards:
@@ -224,7 +224,9 @@ class ShardScorer:
             if len(shards) > 1:
                 low, high = np.searchsorted(short_S, [ahead, behind])
                 tables = ShardTables(
-                    every.rows[row_M[ahead] : row_M[behind]], every.short[low:high], every.asked[ahead:behind]
+                    every.rows.between(with_rows_M[ahead], with_rows_M[behind]),
+                    every.short[low:high],
+                    every.asked[ahead:behind],
                 )
             if self._earlier is not None and one.same_N.any():
                 kept = one.user_ids.gather(np.flatnonzero(one.same_N))

@@ -16,19 +16,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.contents import FileEntry, sha256_of_file, sync
 from recsys.decoding.rules.shortfall import Shortfall
 from serving.answers.frame import Answer, answer_frame
-from serving.answers.sessions import RankedSessions, SessionShortfall
+from serving.answers.sessions import SessionShortfall
+from serving.batch.rows import CandidateRows
 
 CANDIDATE_COLUMNS: Final = (
     Columns.USER_ID,
@@ -49,7 +51,6 @@ SESSION_COLUMNS: Final = (
 )
 """``session_rank`` counts a user's sessions, ``place`` the items in one; a column ``rank``, which means something else in a
 list of items, is not among them. ``score`` is the session's and the same in all its rows."""
-LABELS: Final = (Columns.MODEL_NAME, Columns.MODEL_VERSION, Columns.SEMANTIC_ID_DIGEST, Columns.RUN_ID)
 SHORTFALL_COLUMNS: Final = {
     Columns.USER_ID: None,
     "wanted": pl.Int32,
@@ -60,6 +61,9 @@ SHORTFALL_COLUMNS: Final = {
 }
 REASONS: Final = ("rules", "seen", "quotas", "beam")
 ASKED: Final = "asked"
+_MANY_VALUES: Final = (Columns.USER_ID, Columns.SCORE, ASKED)
+_SEARCHED: Final = (Columns.USER_ID,)
+"""Columns whose least and largest value a reader may skip a file by."""
 
 
 def shard_names(num_users: int, users_per_shard: int) -> list[str]:
@@ -98,7 +102,7 @@ class ShardTables:
         asked: Every user in order, and the number of what was asked (``user_id, asked``).
     """
 
-    rows: pl.DataFrame
+    rows: CandidateRows
     short: pl.DataFrame
     asked: pl.DataFrame
 
@@ -108,7 +112,7 @@ class ShardTables:
         reasons = Counter(self.short[Columns.REASON])
         return {
             "users": len(self.asked),
-            "users_without_items": len(self.asked) - self.rows[Columns.USER_ID].n_unique(),
+            "users_without_items": len(self.asked) - len(self.rows.user_ids),
             "users_short": len(self.short),
             **{f"short_by_{reason}": reasons[reason] for reason in REASONS},
             "rows": len(self.rows),
@@ -123,20 +127,10 @@ def shard_tables(
     Args:
         asked_N: Of every user, what :func:`~serving.batch.asked.asked_numbers` gives.
         item_ids: ``[I]`` outside id of each item_index.
-        job: Values of :data:`LABELS` and ``scored_at``.
+        job: Values of :data:`~serving.batch.rows.OF_JOB`.
     """
     user_ids = answer.asked.user_ids
-    scored_at = datetime.fromisoformat(job[Columns.SCORED_AT])
-    sessions = isinstance(answer.ranked, RankedSessions)
-    rows = (
-        answer_frame(answer, item_ids)
-        .drop(Columns.NUM_UNKNOWN_ITEMS)
-        .with_columns(
-            *(pl.lit(job[name]).alias(name) for name in LABELS),
-            pl.lit(scored_at, dtype=pl.Datetime("us", "UTC")).alias(Columns.SCORED_AT),
-        )
-        .select(SESSION_COLUMNS if sessions else CANDIDATE_COLUMNS)
-    )
+    rows = CandidateRows.of_job(answer_frame(answer, item_ids).drop(Columns.NUM_UNKNOWN_ITEMS), job)
     asked = pl.DataFrame({Columns.USER_ID: user_ids, ASKED: asked_N})
     return ShardTables(rows, _shortfall_rows(user_ids, answer.short), asked)
 
@@ -148,12 +142,12 @@ def write_shard(folder: Path, name: str, tables: ShardTables) -> list[FileEntry]
         name: Of the part file.
     """
     shortfalls = folder / shortfall_name(name)
-    entries = [_publish(folder / asked_name(name), tables.asked)]
+    entries = [_publish(folder / asked_name(name), _arrow(tables.asked))]
     if len(tables.short):
-        entries.append(_publish(shortfalls, tables.short))
+        entries.append(_publish(shortfalls, _arrow(tables.short)))
     else:
         shortfalls.unlink(missing_ok=True)
-    entries.append(_publish(folder / name, tables.rows))
+    entries.append(_publish(folder / name, tables.rows.table()))
     return entries
 
 
@@ -165,10 +159,30 @@ def _shortfall_rows(user_ids: pl.Series, short: Sequence[Shortfall | SessionShor
     )
 
 
-def _publish(path: Path, rows: pl.DataFrame) -> FileEntry:
-    """Write through a temporary name, on the disk before the real name appears."""
+def _arrow(frame: pl.DataFrame) -> pa.Table:
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _is_coded(field: pa.Field) -> bool:
+    """Whether values are stored as codes of the different ones there are."""
+    return pa.types.is_dictionary(field.type) or field.name not in _MANY_VALUES
+
+
+def _publish(path: Path, rows: pa.Table) -> FileEntry:
+    """Write through a temporary name, on the disk before the real name appears.
+
+    A reader sees plain columns of text and moments: that they were given as codes is not written down.
+    """
     temporary = path.with_name(f".{path.name}.part")
-    rows.write_parquet(temporary)
+    with pq.ParquetWriter(
+        temporary,
+        rows.schema,
+        compression="zstd",
+        use_dictionary=[field.name for field in rows.schema if _is_coded(field)],
+        write_statistics=[name for name in _SEARCHED if name in rows.column_names],
+        store_schema=False,
+    ) as writer:
+        writer.write_table(rows)
     sync(temporary)
     entry = FileEntry(path=path.name, bytes=temporary.stat().st_size, sha256=sha256_of_file(temporary), rows=len(rows))
     temporary.replace(path)

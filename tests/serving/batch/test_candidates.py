@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pyarrow.parquet import ParquetWriter
 
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.runtime import PlainProgress
@@ -249,7 +250,7 @@ def test_a_failing_disk_stops_the_job_and_a_restart_completes_it(
 
     config = RecommendConfig(k=3, users_per_shard=2)
     with monkeypatch.context() as patch:
-        patch.setattr(pl.DataFrame, "write_parquet", full)
+        patch.setattr(ParquetWriter, "write_table", full)
         with pytest.raises(ArtifactError, match="no space left"):
             write_candidates(bundle, users, config, tmp_path, QUIET)
     assert not list(tmp_path.glob("part-*"))

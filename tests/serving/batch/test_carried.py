@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from recsys.contracts.columns import Columns
+from recsys.contracts.contents import sha256_of_file
 from recsys.contracts.errors import ArtifactError
 from recsys.data.histories import Histories
 from recsys.decoding.rules.item_rules import ItemRules, Quotas
@@ -22,6 +23,7 @@ from serving.answers.scorer import Scorer
 from serving.batch import carried, shard_scorer
 from serving.batch.asked import asked_numbers, rule_numbers
 from serving.batch.candidates import write_candidates
+from serving.batch.rows import LABELS, CandidateRows
 from serving.batch.shards import ShardTables
 from serving.config import RecommendConfig
 from serving.inputs.history_frame import MappedHistories
@@ -95,6 +97,26 @@ def test_only_who_has_changed_is_answered_and_the_table_is_that_of_a_full_job(
     write_candidates(world.bundle, second, config, third, QUIET, since=tmp_path / "delta")
     assert report_of(third)["users_answered"] == 0
     assert same_answers(third, tmp_path / "full")
+
+
+def test_parts_of_another_writer_are_a_base_too(world: World, tmp_path: Path) -> None:
+    """Text written plainly, as jobs of earlier versions have it, in a part that such a job had finished."""
+    config = RecommendConfig(k=8, users_per_shard=17)
+    first = FrameUsers(write_histories(tmp_path / "1.parquet", world))
+    monday = tmp_path / "monday"
+    write_candidates(world.bundle, first, config, monday, QUIET)
+    listed = json.loads((monday / "candidates.json").read_text())
+    for record in listed["shard_records"][:2]:
+        path = monday / record["shard"]
+        pl.read_parquet(path).write_parquet(path)
+        entry = next(entry for entry in record["files"] if entry["path"] == path.name)
+        entry |= {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+    (monday / "candidates.json").write_text(json.dumps(listed))
+    second = later(tmp_path / "2.parquet", world, one_event_more)
+    write_candidates(world.bundle, second, config, tmp_path / "full", QUIET)
+    write_candidates(world.bundle, second, config, tmp_path / "delta", QUIET, since=monday)
+    assert report_of(tmp_path / "delta")["users_answered"] == 3
+    assert same_answers(tmp_path / "full", tmp_path / "delta")
 
 
 def test_the_changed_users_of_several_shards_are_one_batch(
@@ -307,19 +329,23 @@ def test_a_number_of_all_that_is_asked() -> None:
 def test_rows_of_answered_and_carried_users_stand_in_the_order_of_the_shard(kind: Any) -> None:
     """User 5 is new, 2 was answered again, 4 never got an item, 9 is gone; 3 and 1 stand in two earlier parts."""
 
-    def table(*rows: tuple[int, int]) -> pl.DataFrame:
-        return pl.DataFrame(rows, schema={"user_id": pl.Int64, "item_id": pl.Int64}, orient="row").cast(
-            {"user_id": kind}
-        )
+    def table(*rows: tuple[int, int], run: str = "old") -> CandidateRows:
+        frame = pl.DataFrame(rows, schema={"user_id": pl.Int64, "item_id": pl.Int64}, orient="row")
+        job = {**dict.fromkeys(LABELS, "same"), "run_id": run, "scored_at": "2026-01-05T02:00:00+00:00"}
+        return CandidateRows.of_job(frame.cast({"user_id": kind}), job)
+
+    def shown(rows: CandidateRows) -> list[tuple[int, int, str]]:
+        return rows.frame().select(pl.col("user_id").cast(pl.Int64), "item_id", "run_id").rows()
 
     order = pl.Series("user_id", [3, 5, 2, 4, 1]).cast(kind)
     same_N = np.array([True, False, False, True, True])
     none = pl.DataFrame(schema={"user_id": kind, "reason": pl.String})
-    fresh = ShardTables(table((5, 50), (2, 20), (2, 21)), none, none)
+    fresh = ShardTables(table((5, 50), (2, 20), (2, 21), run="new"), none, none)
     earlier = [table((9, 90), (1, 10), (1, 11)), table((2, 22), (2, 23), (3, 30))]
     found = carried.merged(fresh, order, np.arange(5, dtype=np.uint64), same_N, earlier, None)
-    assert found.rows.equals(table((3, 30), (5, 50), (2, 20), (2, 21), (1, 10), (1, 11)))
+    new = [(5, 50, "new"), (2, 20, "new"), (2, 21, "new")]
+    assert shown(found.rows) == [(3, 30, "old"), *new, (1, 10, "old"), (1, 11, "old")]
     assert found.asked["user_id"].equals(order)
     users = table((3, 30), (5, 52), (2, 22), (2, 23), (4, 40), (1, 10), (1, 11))  # everybody, in this order
     again = carried.merged(fresh, order, np.arange(5, dtype=np.uint64), same_N, [users], None)
-    assert again.rows.equals(table((3, 30), (5, 50), (2, 20), (2, 21), (4, 40), (1, 10), (1, 11)))
+    assert shown(again.rows) == [(3, 30, "old"), *new, (4, 40, "old"), (1, 10, "old"), (1, 11, "old")]

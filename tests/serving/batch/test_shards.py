@@ -6,11 +6,13 @@ import polars as pl
 import pytest
 
 from serving.batch import shards
+from serving.batch.rows import LABELS, CandidateRows
 from serving.batch.shards import SHORTFALL_COLUMNS, ShardTables, asked_name, shortfall_name, write_shard
 
 PART = "part-00000-of-00001.parquet"
 USERS = pl.Series("user_id", ["u1", "u2"])
-ROWS = pl.DataFrame({"user_id": ["u1", "u1"], "item_id": ["a", "b"], "rank": [1, 2]})
+JOB = {name: name for name in LABELS} | {"scored_at": "2026-01-05T02:00:00+00:00"}
+ROWS = CandidateRows.of_job(pl.DataFrame({"user_id": ["u1", "u1"], "item_id": ["a", "b"], "rank": [1, 2]}), JOB)
 
 
 def tables(short: int = 0) -> ShardTables:
