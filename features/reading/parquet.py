@@ -6,6 +6,7 @@ batches in Polars types. Columns that are not asked for are not looked at.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 1 << 18
 """Rows of a batch: about 262,000."""
 
+_AT_INDEX: Final = re.compile(r"^Invalid UTF8 sequence at string index (\d+)$")
 _EXACT_IN_FLOAT: Final = 1 << 53
 _MAGIC: Final = b"PAR1"
 
@@ -217,9 +219,12 @@ def to_series(values: pa.Array, target: pl.DataType, where: str, name: str, firs
         values = values.cast(_arrow_of(target))
     if _is_binary(kind):
         values = _as_text(values, where, name, first)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or target == pl.String:
+        _check_utf8(values, where, name, first)
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         values = values.cast(pa.timestamp(kind.unit, "UTC"))
-    return pl.Series(name, _Handed(values)).cast(target)
+    # a day so far off that the finer unit of another file cannot hold it is not known, and does not stop the run
+    return pl.Series(name, _Handed(values)).cast(target, strict=not target.is_temporal())
 
 
 @dataclass(frozen=True)
@@ -271,6 +276,23 @@ def _as_text(values: pa.Array, where: str, name: str, first: int) -> pa.Array:
                     "the column as text"
                 ) from error
         raise
+
+
+def _check_utf8(values: pa.Array, where: str, name: str, first: int) -> None:
+    """Refuse texts that are none: some writers put bytes of Latin-1 into a column that is called text.
+
+    Raises:
+        DataError: Names the first such row.
+    """
+    import pyarrow as pa
+
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid as error:
+        row = f"row {first + int(found.group(1))}" if (found := _AT_INDEX.match(str(error))) else f"behind row {first}"
+        raise DataError(
+            f"{where}: column '{name}' is called text, and {row} is no UTF-8; write the column again as UTF-8 text"
+        ) from error
 
 
 def _refuse_any(bad: pa.Array, values: pa.Array, where: str, name: str, first: int, why: str) -> None:

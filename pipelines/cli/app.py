@@ -115,10 +115,14 @@ def main(arguments: list[str] | None = None) -> None:
         code = 130
     except Exception as error:
         code = _unexpected(error)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of libraries in Rust, which is no Exception
+            raise
+        code = _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _unexpected(error: Exception) -> int:
+def _unexpected(error: BaseException) -> int:
     """Usage errors of the argument parser are the user's (2), anything else is ours (1)."""
     show = getattr(error, "show", None)
     if callable(show) and hasattr(error, "exit_code"):

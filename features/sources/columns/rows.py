@@ -22,6 +22,8 @@ from recsys.contracts.columns import Columns
 HEAD: Final = {FILE: pl.Int32(), ROW: pl.Int64(), PREHISTORY: pl.Boolean(), REFUSED: pl.String(), RAW: pl.String()}
 """Columns of every batch beside those that are read."""
 
+_PER_DAY: Final = {"ms": 86_400_000, "us": 86_400_000_000}
+_FIRST_DAY, _LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31, the first and last day of Python's dates
 _IDS: Final = (Columns.USER_ID, Columns.ITEM_ID)
 
 
@@ -140,10 +142,23 @@ def as_json(rows: pl.DataFrame) -> pl.Series:
     """
     if all(dtype.is_numeric() or dtype in (pl.String, pl.Boolean) for dtype in rows.schema.values()):
         return rows.select(pl.struct(pl.all()).struct.json_encode()).to_series()
+    rows = rows.with_columns(_with_far_days(rows[name]) for name in rows.columns)
     written = [
         json.dumps(row, default=_text, ensure_ascii=False, separators=(",", ":")) for row in rows.iter_rows(named=True)
     ]
     return pl.Series(written, dtype=pl.String)
+
+
+def _with_far_days(values: pl.Series) -> pl.Series:
+    """Return times as they are, or as the numbers in the file where Python has no name for their year."""
+    if values.dtype != pl.Date and not isinstance(values.dtype, pl.Datetime):
+        return values
+    unit = values.dtype.time_unit if isinstance(values.dtype, pl.Datetime) else "days"
+    if unit == "ns":  # end in the year 2262
+        return values
+    numbers, scale = values.to_physical().cast(pl.Int64), _PER_DAY.get(unit, 1)
+    near = numbers.is_between(_FIRST_DAY * scale, (_LAST_DAY + 1) * scale - 1)
+    return values if bool(near.all()) else numbers.alias(values.name)
 
 
 def _text(value: object) -> str:

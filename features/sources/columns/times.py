@@ -27,6 +27,8 @@ from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import EARLIEST_US, LATEST_US, NANOSECONDS, NumberUnit, as_microseconds, wrong_unit
 from recsys.contracts.null_markers import NULL_MARKERS
 
+_SECONDS_OF_A_DAY: Final = 86_400
+_WEEK_US: Final = 7 * _SECONDS_OF_A_DAY * 1_000_000
 TWO_UNITS_SHARE: Final = 0.05
 """From this share of rows on, times that fit another unit are no stray values but a second unit."""
 
@@ -180,9 +182,14 @@ class DateTimes(ColumnReader):
     def read(self, raw: pl.Series, place: Place) -> Parsed:
         """Read the next batch."""
         del place
-        if isinstance(raw.dtype, pl.Datetime) and raw.dtype.time_zone is not None:
-            return Parsed(raw.dt.epoch("us").alias(self.canonical))
-        return self._zone.as_utc(raw.cast(pl.Datetime("us")))
+        numbers = raw.to_physical().cast(pl.Int64)
+        if isinstance(raw.dtype, pl.Datetime):
+            microseconds = as_microseconds(numbers, raw.dtype.time_unit)
+            if raw.dtype.time_zone is not None:
+                return Parsed(microseconds.alias(self.canonical))
+        else:
+            microseconds = as_microseconds(numbers * _SECONDS_OF_A_DAY, "s")
+        return self._zone.as_utc(microseconds.cast(pl.Datetime("us")))
 
     def warnings(self) -> list[str]:
         """Tell of local times that happened twice."""
@@ -202,14 +209,19 @@ class LocalTimes:
 
     def as_utc(self, local: pl.Series) -> Parsed:
         """Return UTC microseconds of local times (Datetime without a zone)."""
+        given = local.to_physical()
         if self._zone is None:
-            return Parsed(local.dt.epoch("us").alias(Columns.TIMESTAMP))
+            return Parsed(given.alias(Columns.TIMESTAMP))
+        # of other centuries zones know nothing, and such times are refused as implausible later
+        near = given.is_between(EARLIEST_US - _WEEK_US, LATEST_US + _WEEK_US)
+        known = local.to_frame("l").select(pl.when(near).then("l")).to_series()
         first, second = (
-            local.dt.replace_time_zone(self._zone, ambiguous=which, non_existent="null").dt.epoch("us")
+            known.dt.replace_time_zone(self._zone, ambiguous=which, non_existent="null").dt.epoch("us")
             for which in ("earliest", "latest")
         )
         self._twice += int((first != second).sum())
-        missing = first.is_null() & local.is_not_null()
+        missing = first.is_null() & known.is_not_null()
+        first = given.to_frame("g").select(pl.when(near).then(first).otherwise("g")).to_series()
         refusals = (Refusal(f"{self._column} does not exist in {self._zone}", missing),) if missing.any() else ()
         return Parsed(first.alias(Columns.TIMESTAMP), refusals)
 

@@ -166,3 +166,42 @@ def test_keys_of_folders_are_columns_of_text(tmp_path: Path) -> None:
         (1, "2024-01-01", "a b"),
         (2, "2024-01-02", None),
     ]
+
+
+NO_UTF8 = pa.array([b"good", "caf\xe9".encode("latin-1"), None]).view(pa.string())
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        (NO_UTF8, "is called text, and row 1 is no UTF-8; write the column again"),
+        (
+            NO_UTF8.cast(pa.binary()).cast(pa.large_binary()).view(pa.large_string()),
+            "is called text, and row 1 is no UTF-8; write the column again",
+        ),
+        (
+            pa.DictionaryArray.from_arrays([0, 1, 1], NO_UTF8[:2]),
+            "bytes that are not UTF-8: write the column as UTF-8 text",
+        ),
+        (pa.ListArray.from_arrays([0, 1, 2, 3], NO_UTF8), "is called text, and behind row 0 is no UTF-8"),
+    ],
+    ids=["string", "large_string", "dictionary", "list"],
+)
+def test_a_text_column_of_other_bytes_is_refused_by_name(tmp_path: Path, values: pa.Array, where: str) -> None:
+    """As writers leave them that know no encoding; shown, such a text ends the process."""
+    pq.write_table(pa.table({"name": values, "n": [1, 2, 3]}), tmp_path / "x.parquet")
+    table = open_parquet([tmp_path / "x.parquet"], tmp_path)
+    assert table.collect(["n"])["n"].to_list() == [1, 2, 3], "unread, it does not matter"
+    with pytest.raises(
+        DataError, match=f"x.parquet': column 'name' is called text, and {where}; write the column again"
+    ):
+        table.collect(["name"])
+
+
+def test_a_day_that_the_unit_of_another_file_cannot_hold_is_not_known(tmp_path: Path) -> None:
+    """Nanoseconds end in 2262; 9999-12-31 stands for "never" in many tables."""
+    days = pa.array([19_700, 2_932_896, 2**31 - 1], pa.int32()).cast(pa.date32())
+    for name, values in (("a", days), ("b", pa.array([0, 1, None], pa.timestamp("ns")))):
+        pq.write_table(pa.table({"at": values}), tmp_path / f"{name}.parquet")
+    table = open_parquet([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path)
+    assert table.collect(["at"])["at"].to_physical().to_list() == [19_700 * 86_400 * 10**9, None, None, 0, 1, None]

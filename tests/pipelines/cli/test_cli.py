@@ -190,6 +190,25 @@ def test_our_own_faults_are_1_with_a_traceback(
     assert "a fault of recsys" in printed
 
 
+class PanicException(BaseException):
+    """As Polars raises it: no Exception."""
+
+
+def test_a_panic_of_a_library_is_our_fault_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pipelines.config
+
+    def panic(path: object, overrides: object) -> None:
+        raise PanicException("out-of-range date")
+
+    monkeypatch.setattr(pipelines.config, "load_run_config", panic)
+    assert call("run", "--config", str(DEMO)) == 1
+    printed = capsys.readouterr().err
+    assert "PanicException: out-of-range date" in printed
+    assert "a fault of recsys" in printed
+
+
 @dataclass(frozen=True)
 class TinyRun:
     """A finished run: its folder, how to repeat it, what it printed."""

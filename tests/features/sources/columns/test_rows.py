@@ -103,3 +103,17 @@ def test_columns_without_a_part_stop_nothing(tmp_path: Path) -> None:
     assert raw.items["title"].to_list() == ["One"]
     assert raw.users is not None
     assert raw.users.rows() == [(7, "at")]
+
+
+def test_days_that_python_has_no_name_for_are_written_as_their_numbers() -> None:
+    days = pl.Series("day", [19_700, 2**31 - 1], dtype=pl.Int32).cast(pl.Date)
+    times = pl.Series("at", [0, 2**62]).cast(pl.Datetime("us"))
+    known = pl.Series("known", [2_932_896, -719_162], dtype=pl.Int32).cast(pl.Date)
+    nano = pl.Series("nano", [0, 2**62]).cast(pl.Datetime("ns"))
+    far, near = as_json(pl.DataFrame([days, times])), as_json(pl.DataFrame([known, nano]))
+    assert [json.loads(row) for row in far] == [
+        {"day": 19700, "at": 0},
+        {"day": 2**31 - 1, "at": 2**62},
+    ]
+    assert [json.loads(row)["known"] for row in near] == ["9999-12-31", "0001-01-01"]
+    assert json.loads(near[1])["nano"].startswith("2116-")

@@ -219,3 +219,29 @@ def test_numbers_with_a_comma_say_how_to_write_them(written: str) -> None:
     reader, _ = read([written, written])
     with pytest.raises(DataError, match=r"unit is 's'.*decimal comma or separators of thousands: write them as 1234.5"):
         reader.finish()
+
+
+FAR = {
+    "days": pl.Series([19_700, 2**31 - 1, -(2**31), None], dtype=pl.Int32).cast(pl.Date),
+    "ms": pl.Series([SECOND * 1000, 2**63 - 1, -(2**62), None]).cast(pl.Datetime("ms")),
+    "us": pl.Series([SECOND * 10**6, 2**63 - 1, -(2**62), None]).cast(pl.Datetime("us")),
+    "ms of a zone": pl.Series([SECOND * 1000, 2**62, -(2**62), None]).cast(pl.Datetime("ms", "UTC")),
+}
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Paris", "America/New_York"])
+@pytest.mark.parametrize("kind", FAR)
+def test_days_that_no_calendar_holds_stay_implausible(kind: str, zone: str | None) -> None:
+    """Polars panics, and would end the process, where such a day is shown or put into a zone."""
+    near, late, early, missing = local(FAR[kind], zone)[1].values.to_list()
+    assert 1_600_000_000 < near / 10**6 < 1_800_000_000
+    assert late > 4_102_444_800_000_000
+    assert early < 631_152_000_000_000
+    assert missing is None
+
+
+@pytest.mark.parametrize("edge", [datetime(1990, 1, 1), datetime(2099, 12, 31, 23, 59, 59)])
+def test_plausible_times_at_the_edges_are_still_in_their_zone(edge: datetime) -> None:
+    """Paris is one hour ahead in winter."""
+    expected = int((edge - timedelta(hours=1)).replace(tzinfo=UTC).timestamp()) * 10**6
+    assert local([edge], "Europe/Paris")[1].values.to_list() == [expected]
