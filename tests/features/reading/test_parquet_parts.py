@@ -192,9 +192,7 @@ def test_a_text_column_of_other_bytes_is_refused_by_name(tmp_path: Path, values:
     pq.write_table(pa.table({"name": values, "n": [1, 2, 3]}), tmp_path / "x.parquet")
     table = open_parquet([tmp_path / "x.parquet"], tmp_path)
     assert table.collect(["n"])["n"].to_list() == [1, 2, 3], "unread, it does not matter"
-    with pytest.raises(
-        DataError, match=f"x.parquet': column 'name' is called text, and {where}; write the column again"
-    ):
+    with pytest.raises(DataError, match=f"x.parquet'.*{where}"):
         table.collect(["name"])
 
 
