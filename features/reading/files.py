@@ -97,6 +97,12 @@ def find_files(root: Path, pattern: str, key: str) -> DataFiles:
             raise missing_file(one, key)
     if not kept:
         _refuse_other_forms(other, root, key)
+        hidden = next((one for one in files if one not in other), None)
+        if hidden is not None:
+            raise DataError(
+                f"'{where}' matches hidden and unfinished files only, such as '{relative_name(hidden, root)}', which a "
+                f"pattern passes over; name the one that is meant in {_keys(key)}, or rename it"
+            )
         raise DataError(f"no file matches '{where}' (looked in '{root.resolve()}'); {_there(root)}; set {_keys(key)}")
     _refuse_other_forms(other, root, key)
     twice = next((one for one in kept if one.suffix == ".gz" and one.with_suffix("") in kept), None)
@@ -115,6 +121,8 @@ def _matched(root: Path, pattern: str) -> list[Path]:
     start, parts = root, list(Path(pattern).parts)
     if Path(pattern).is_absolute():
         start, parts = Path(Path(pattern).anchor), parts[1:]
+    while len(parts) > 1 and (start / parts[0]).is_dir():  # a folder of that very name, brackets and all
+        start, parts = start / parts[0], parts[1:]
     if "**" not in parts:
         return list(start.glob(str(Path(*parts))))
     at = parts.index("**")

@@ -27,6 +27,10 @@ from recsys.contracts.errors import DataError
 from recsys.contracts.event_times import EARLIEST_US, LATEST_US, NANOSECONDS, NumberUnit, as_microseconds, wrong_unit
 from recsys.contracts.null_markers import NULL_MARKERS
 
+_EXPONENT: Final = r"^\s*[+-]?\d(?:\.(?P<decimals>\d*))?[eE]\+?(?P<exponent>\d{1,3})\s*$"
+_COARSE_S: Final = 1000
+_FEWEST_SHORTENED: Final = 20  # a time may end in zeros; a column of them does not
+_SHOWN: Final = 3
 _SECONDS_OF_A_DAY: Final = 86_400
 _WEEK_US: Final = 7 * _SECONDS_OF_A_DAY * 1_000_000
 TWO_UNITS_SHARE: Final = 0.05
@@ -100,6 +104,8 @@ class NumberTimes(ColumnReader):
         self._check = UnitCheck(column, unit, where)
         self._rows = 0
         self._unread = Unread()
+        self._shortened: list[str] = []
+        self._num_shortened = 0
         if raw_type in (pl.Float32, pl.Float16):
             raise DataError(
                 f"{where}: timestamp column '{column}' is {raw_type}, which holds the seconds of today to 128 s only and "
@@ -141,6 +147,9 @@ class NumberTimes(ColumnReader):
         if not left.any():
             return numbers, left
         known = self.known(texts.filter(left))
+        shortened = known.filter(_steps_s(known, self._unit) >= _COARSE_S)
+        self._num_shortened += len(shortened)
+        self._shortened = (self._shortened + shortened.head(_SHOWN).to_list())[:_SHOWN]
         places = left.arg_true()
         found = known.cast(pl.Int64, strict=False)
         floats = known.cast(pl.Float64, strict=False).fill_nan(None)
@@ -154,9 +163,15 @@ class NumberTimes(ColumnReader):
         """Check the unit.
 
         Raises:
-            DataError: The declared unit does not fit, or two units share the column.
+            DataError: The declared unit does not fit, two units share the column, or most of its numbers were shortened.
         """
         self._check_readable(at_end=True)
+        if self._num_shortened >= _FEWEST_SHORTENED and 2 * self._num_shortened > self._rows:
+            raise DataError(
+                f"{self.where}: {self._num_shortened} of {self._rows} times of column '{self.column}' were shortened, as a "
+                f"spreadsheet does: {', '.join(map(repr, self._shortened))} tell quarters of an hour apart at best; "
+                "export the column again as whole numbers"
+            )
         if self._rows:
             self._check.check(at_end=True)
 
@@ -167,6 +182,18 @@ class NumberTimes(ColumnReader):
                 f"{shown(self._unread.sample)}; "
                 f"{comma_advice(self._unread.sample) or 'declare timestamp_unit: datetime for dates and ISO text'}"
             )
+
+
+def _steps_s(texts: pl.Series, unit: NumberUnit) -> pl.Series:
+    """Return how many seconds the last digit of a number with an exponent stands for; null for all other texts.
+
+    Example:
+        >>> _steps_s(pl.Series(["1.7E+12", "1.70012e+09", "1700000000.0"]), "ms").to_list()
+        [100000000.0, 10.0, None]
+    """
+    parts = texts.to_frame("t").select(pl.col("t").str.extract_groups(_EXPONENT)).unnest("t")
+    digits = pl.col("exponent").cast(pl.Float64, strict=False) - pl.col("decimals").fill_null("").str.len_bytes()
+    return parts.select(pl.lit(10.0).pow(digits) * (NANOSECONDS[unit] / 1e9)).to_series()
 
 
 class DateTimes(ColumnReader):

@@ -37,6 +37,9 @@ def found(root: Path, pattern: str) -> list[str]:
         (["day=1/0.csv", "day=2/a/1.csv", "day=2/README.md"], "day=*", ["day=1/0.csv", "day=2/a/1.csv"]),
         (["a/1.csv", "a/b/2.csv"], "**/*", ["a/1.csv", "a/b/2.csv"]),
         (["log/A.CSV", "log/b.Parquet", "log/c.md"], "log", ["log/A.CSV", "log/b.Parquet"]),
+        (["log [a]/1.csv", "log a/2.csv"], "log [a]/*.csv", ["log [a]/1.csv"]),
+        (["log [a]/x/1.csv", "log a/x/2.csv"], "log [a]/**/*.csv", ["log [a]/x/1.csv"]),
+        (["log a/1.csv", "log b/2.csv"], "log [ab]/*.csv", ["log a/1.csv", "log b/2.csv"]),
         (["log/old.csv/1.csv", "log/2.csv"], "log", ["log/2.csv", "log/old.csv/1.csv"]),  # a folder is no file
     ],
 )
@@ -110,6 +113,16 @@ def test_data_among_the_files_of_a_folder_that_would_not_be_read_stop_the_run(
         find_files(tmp_path, pattern, "source.interactions")
     assert found(tmp_path, "log/1.csv") == ["log/1.csv"], "a pattern says what is meant"
     assert found(tmp_path, "log/*.csv") == ["log/1.csv"]
+
+
+@pytest.mark.parametrize("pattern", ["_*.csv", "log/*"])
+def test_a_pattern_of_hidden_files_alone_says_so(tmp_path: Path, pattern: str) -> None:
+    make(tmp_path, "_a.csv", "log/.a.csv")
+    with pytest.raises(
+        DataError, match=r"matches hidden and unfinished files only, such as '.*a\.csv', which a pattern"
+    ):
+        find_files(tmp_path, pattern, "source.interactions")
+    assert found(tmp_path, "_a.csv") == ["_a.csv"], "by name it is read"
 
 
 def test_other_files_of_a_folder_are_listed(tmp_path: Path) -> None:

@@ -245,3 +245,40 @@ def test_plausible_times_at_the_edges_are_still_in_their_zone(edge: datetime) ->
     """Paris is one hour ahead in winter."""
     expected = int((edge - timedelta(hours=1)).replace(tzinfo=UTC).timestamp()) * 10**6
     assert local([edge], "Europe/Paris")[1].values.to_list() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("written", "unit"),
+    [
+        ("{:.0E}", "ms"),
+        ("{:.5E}", "ms"),
+        ("{:.5e}", "s"),
+        ("{:.5E}", "us"),
+    ],
+)
+def test_numbers_that_a_spreadsheet_shortened_are_refused(written: str, unit: NumberUnit) -> None:
+    """A minute apart, they are 2.8 hours apart or equal once they have six digits; 1.70000E+12 ms says no more."""
+    scale = 10**9 // NANOSECONDS[unit]
+    values = [written.format((SECOND + 60 * row) * scale) for row in range(40)]
+    reader, parsed = read(values, unit)
+    assert parsed.values.n_unique() < 5
+    with pytest.raises(
+        DataError, match=r"40 of 40 times of column 'timestamp' were shortened, as a spreadsheet does: '[12]"
+    ):
+        reader.finish()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [f"{SECOND + 60 * row:.9e}" for row in range(40)],  # all digits are there
+        [f"{(SECOND // 86_400 + row) * 86_400:.7E}" for row in range(40)],  # days, to a hundred seconds
+        ["1.7e9"] * 19,
+        ["1.7e9"] * 40 + [str(SECOND + row) for row in range(41)],  # few that end in zeros
+        [repr(1e9 * (SECOND + row)) for row in range(40)],
+    ],
+    ids=["digits", "days", "few", "beside others", "floats of Python"],
+)
+def test_exponents_that_lose_nothing_are_read(values: list[str]) -> None:
+    reader, _ = read(values, "ns" if len(values[0]) > 20 or values[0].endswith("e+18") else "s")
+    reader.finish()
