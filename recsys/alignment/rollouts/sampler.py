@@ -30,8 +30,7 @@ from recsys.alignment.rollouts.lost_targets import search_for_targets
 from recsys.contracts.dataset import Dataset, Targets
 from recsys.data.batch import HistoryBatch, collate_histories, pad_ragged
 from recsys.data.histories import Histories
-from recsys.decoding.beam_search import Guidance, beam_search
-from recsys.decoding.guide import fused_scores
+from recsys.decoding.beam_search import DenseGuidance, beam_search
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.rules.constraints import CompiledRules
 from recsys.decoding.rules.item_rules import ItemRules
@@ -172,8 +171,8 @@ class RolloutSampler:
         guidance = None
         if self.config.guided:
             with torch.no_grad():  # the policy may be in training: its vectors change from step to step
-                vectors = policy.item_vectors()[1:]
-            guidance = Guidance(lambda query: fused_scores(query, vectors, histories, None, {}), self.config.guidance)
+                by_leaf = policy.item_vectors()[1:][self._search_index.item_of_leaf]
+            guidance = DenseGuidance(by_leaf, self.config.guidance)
         beams = beam_search(
             policy,
             history,
