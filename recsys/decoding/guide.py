@@ -31,6 +31,7 @@ from recsys.data.histories import Histories
 from recsys.decoding.rules.batch_rules import NO_NODE, BatchRules, is_in
 from recsys.decoding.search_index import SearchIndex
 from recsys.model.layers.rows import product
+from recsys.scorers.products import catalogue_scores, one_pass
 from recsys.scorers.scorer_set import ScorerSet
 
 NEGLIGIBLE: Final = -80.0
@@ -218,23 +219,16 @@ def fused_scores(
     Raises:
         ConfigError: A weight is for a scorer that the set lacks.
     """
-    score_BI = _all_scores(query_BD.float(), item_vectors_ID.float())
+    query_BD, vectors_ID = query_BD.float(), item_vectors_ID.float()
     if scorers is None:
+        return catalogue_scores(query_BD, vectors_ID)
+    score_BI = query_BD.new_zeros(len(query_BD), len(vectors_ID))
+    if one_pass(score_BI):
+        scorers.add_fused(histories, weights, score_BI.numpy(), [(query_BD, vectors_ID)])
         return score_BI
-    on_host_BI = score_BI.cpu()
+    on_host_BI = catalogue_scores(query_BD, vectors_ID).cpu()
     scorers.add_fused(histories, weights, on_host_BI.numpy())  # shares memory with the tensor
-    return on_host_BI.to(score_BI.device)
-
-
-def _all_scores(query_BD: torch.Tensor, vectors_ID: torch.Tensor) -> torch.Tensor:
-    """``query @ vectors^T``; of a large catalogue on a CPU some items at a time, which takes three quarters of the time."""
-    if not query_BD.is_cpu or len(vectors_ID) <= SMALL_CATALOGUE:
-        return product(query_BD, vectors_ID.T)
-    score_BI = query_BD.new_empty(len(query_BD), len(vectors_ID))
-    for start in range(0, len(vectors_ID), LEAVES_TOGETHER):
-        items = slice(start, start + LEAVES_TOGETHER)
-        product(query_BD, vectors_ID[items].T, out=score_BI[:, items])
-    return score_BI
+    return on_host_BI.to(query_BD.device)
 
 
 def _take(values_BV: torch.Tensor, node_BN: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import logging
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -142,6 +144,8 @@ def _library() -> ctypes.CDLL | None:
     sizes_between: list[type[ctypes.c_void_p] | type[ctypes.c_int64]] = [pointer, number] * 3
     library.product_sums.argtypes = [*sizes_between, *[pointer] * 4, number, number, pointer, pointer]
     library.product_sums.restype = None
+    library.add_products.argtypes = [pointer, pointer, pointer, number, number, number, number, pointer]
+    library.add_products.restype = None
     return library
 
 
@@ -358,6 +362,28 @@ def product_sums(
         sums_BV.data_ptr(),
     )
     return sums_BV, best_BV
+
+
+def add_products(terms: Sequence[tuple[torch.Tensor, torch.Tensor]], out_BI: torch.Tensor) -> None:
+    """Add the sum of all ``query @ vectors^T`` to ``out``, in place; a user's row is the same whoever else is asked for.
+
+    Args:
+        terms: Contiguous float32 ``query [B, D]`` and ``vectors [I, D]``; each with a D of its own.
+        out_BI: Contiguous float32.
+    """
+    library = _library()
+    assert library is not None
+    for tensor in (*itertools.chain.from_iterable(terms), out_BI):
+        assert tensor.is_cpu and tensor.is_contiguous(), "the kernels read plain memory"  # noqa: PT018
+        assert tensor.dtype == out_BI.dtype and tensor.element_size() == 4  # noqa: PT018
+    for query_BD, vectors_ID in terms:
+        assert out_BI.shape == (len(query_BD), len(vectors_ID))
+        assert query_BD.shape[1] == vectors_ID.shape[1]
+    queries = (ctypes.c_void_p * len(terms))(*(query.data_ptr() for query, _ in terms))
+    vectors = (ctypes.c_void_p * len(terms))(*(vectors.data_ptr() for _, vectors in terms))
+    widths = (ctypes.c_int64 * len(terms))(*(query.shape[1] for query, _ in terms))
+    threads = _threads(out_BI)
+    library.add_products(queries, vectors, widths, len(terms), *out_BI.shape, threads, out_BI.data_ptr())
 
 
 def _threads(out: torch.Tensor) -> int:

@@ -1,4 +1,5 @@
-// What item scores promise below every node of a prefix index, made from vectors: product_sums.
+// Scores of items made from vectors: what they promise below every node of a prefix index (product_sums), and the scores
+// themselves (add_products).
 //
 // A score is the product of a user's query with an item's vector. Leaves are taken in their order, some at a time; their
 // scores lie with users side by side, so that one instruction serves as many users as a vector register holds, stay in the
@@ -73,14 +74,17 @@ struct Sums {
     float* total;    // [users, ranges]
 };
 
-// Scores of some leaves, [leaves, R * lanes], from queries [width, R * lanes].
+// Scores of some leaves, [leaves, R * lanes], from queries [width, R * lanes]; added to what is there if so asked.
 template <int R, int Tile>
-void scores(const float* query, const float* vectors, int64_t width, int64_t leaves, float* out) {
+void scores(const float* query, const float* vectors, int64_t width, int64_t leaves, bool add, float* out) {
     int64_t leaf = 0;
     const auto some = [&](auto size) {
         constexpr int count = decltype(size)::value;
         Register sum[count][R] = {};
         const float* row = vectors + leaf * width;
+        if (add)
+            for (int n = 0; n < count; ++n)
+                for (int r = 0; r < R; ++r) std::memcpy(&sum[n][r], out + ((leaf + n) * R + r) * lanes, sizeof sum[n][r]);
         for (int64_t d = 0; d < width; ++d) {
             Register asked[R];
             for (int r = 0; r < R; ++r) std::memcpy(&asked[r], query + (d * R + r) * lanes, sizeof asked[r]);
@@ -130,7 +134,7 @@ void sum_ranges(const Sums& sums, const Rules& rules, const float* query, int64_
     while (at < sums.first[end]) {
         // the same leaves together whichever range a thread begins with
         const int64_t stop = std::min((at / together + 1) * together, sums.first[end]);
-        scores<R, Tile>(query, sums.vectors + at * sums.width, sums.width, stop - at, held.data());
+        scores<R, Tile>(query, sums.vectors + at * sums.width, sums.width, stop - at, false, held.data());
         forbid(rules, first_user, users, at, stop, side, pair, held.data());
         for (int64_t leaf = at; leaf < stop;) {
             const int64_t upto = std::min(stop, sums.first[range + 1]);
@@ -155,7 +159,73 @@ void sum_ranges(const Sums& sums, const Rules& rules, const float* query, int64_
     }
 }
 
+// Queries of some users side by side, [width, side], the last ones zero.
+std::vector<float> side_by_side(const float* queries, int64_t users, int64_t width, int64_t side) {
+    std::vector<float> query(width * side, 0.0f);
+    for (int64_t user = 0; user < users; ++user)
+        for (int64_t d = 0; d < width; ++d) query[d * side + user] = queries[user * width + d];
+    return query;
+}
+
+// Registers for so many users: 4 at most.
+inline int64_t registers_for(int64_t users) { return users > 2 * lanes ? 4 : users > lanes ? 2 : 1; }
+
+// Products that are summed: of each, queries [users, width] and vectors [items, width].
+struct Terms {
+    const float* const* queries;
+    const float* const* vectors;
+    const int64_t* width;
+    int64_t count;
+};
+
+// Adds the summed products of items [begin, end) to the rows of up to R * lanes users.
+template <int R, int Tile>
+void add_scores(const Terms& terms, const std::vector<std::vector<float>>& queries, int64_t users, int64_t begin, int64_t end,
+                int64_t items, float* out) {
+    constexpr int64_t side = R * lanes;
+    std::vector<float> held(together * side);
+    for (int64_t at = begin; at < end; at += together) {
+        const int64_t count = std::min(together, end - at);
+        for (int64_t term = 0; term < terms.count; ++term)
+            scores<R, Tile>(queries[term].data(), terms.vectors[term] + at * terms.width[term], terms.width[term], count,
+                            term > 0, held.data());
+        for (int64_t user = 0; user < users; ++user) {
+            float* __restrict row = out + user * items + at;
+            const float* __restrict score = held.data() + user;
+            for (int64_t n = 0; n < count; ++n) row[n] += score[n * side];
+        }
+    }
+}
+
+// part(begin, end) over equal shares of [0, size), one per thread.
+template <typename Part>
+void share(int64_t size, int64_t threads, const Part& part) {
+    threads = std::max<int64_t>(1, std::min(threads, size));
+    std::vector<std::thread> others;
+    for (int64_t n = 1; n < threads; ++n)
+        others.emplace_back([&part, n, size, threads] { part(size * n / threads, size * (n + 1) / threads); });
+    part(0, size / threads);
+    for (auto& other : others) other.join();
+}
+
 }  // namespace
+
+extern "C" void add_products(const float* const* queries, const float* const* vectors, const int64_t* width, int64_t count,
+                             int64_t users, int64_t items, int64_t threads, float* out) {
+    const Terms terms{queries, vectors, width, count};
+    for (int64_t from = 0; from < users; from += 4 * lanes) {
+        const int64_t some = std::min<int64_t>(users - from, 4 * lanes), registers = registers_for(some);
+        std::vector<std::vector<float>> query;
+        for (int64_t term = 0; term < count; ++term)
+            query.push_back(side_by_side(queries[term] + from * width[term], some, width[term], registers * lanes));
+        float* rows = out + from * items;
+        share(items, threads, [&](int64_t begin, int64_t end) {
+            if (registers == 4) add_scores<4, tile_of_4>(terms, query, some, begin, end, items, rows);
+            else if (registers == 2) add_scores<2, tile_of_2>(terms, query, some, begin, end, items, rows);
+            else add_scores<1, tile_of_1>(terms, query, some, begin, end, items, rows);
+        });
+    }
+}
 
 extern "C" void product_sums(const float* queries, int64_t users, const float* vectors, int64_t width, const int64_t* first,
                              int64_t ranges, const uint8_t* alive, const int64_t* segment, const int64_t* closed_leaf,
@@ -163,21 +233,12 @@ extern "C" void product_sums(const float* queries, int64_t users, const float* v
     const Sums sums{vectors, width, first, ranges, highest, total};
     const Rules rules{alive, segment, closed_leaf, closed_user, closed, first[ranges]};
     for (int64_t from = 0; from < users; from += 4 * lanes) {
-        const int64_t count = std::min<int64_t>(users - from, 4 * lanes);
-        const int64_t registers = count > 2 * lanes ? 4 : count > lanes ? 2 : 1, side = registers * lanes;
-        std::vector<float> query(width * side, 0.0f);  // users side by side
-        for (int64_t user = 0; user < count; ++user)
-            for (int64_t d = 0; d < width; ++d) query[d * side + user] = queries[(from + user) * width + d];
-        const auto part = [&](int64_t begin, int64_t end) {
-            if (begin == end) return;
+        const int64_t count = std::min<int64_t>(users - from, 4 * lanes), registers = registers_for(count);
+        const std::vector<float> query = side_by_side(queries + from * width, count, width, registers * lanes);
+        share(ranges, threads, [&](int64_t begin, int64_t end) {
             if (registers == 4) sum_ranges<4, tile_of_4>(sums, rules, query.data(), from, count, begin, end);
             else if (registers == 2) sum_ranges<2, tile_of_2>(sums, rules, query.data(), from, count, begin, end);
             else sum_ranges<1, tile_of_1>(sums, rules, query.data(), from, count, begin, end);
-        };
-        std::vector<std::thread> others;
-        for (int64_t n = 1; n < threads; ++n)
-            others.emplace_back([&part, n, ranges, threads] { part(ranges * n / threads, ranges * (n + 1) / threads); });
-        part(0, ranges / std::max<int64_t>(1, threads));
-        for (auto& other : others) other.join();
+        });
     }
 }

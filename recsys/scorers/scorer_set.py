@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -35,6 +36,7 @@ from recsys.scorers.fitting import ScorerFitter
 from recsys.scorers.item_pairs import ItemPairScorer
 from recsys.scorers.item_scorer import ItemArray, ItemScorer, Scale, WeighedHistories
 from recsys.scorers.popularity import PopularityScorer
+from recsys.scorers.products import Term, add_in_one_pass, one_pass
 from recsys.scorers.similarity import SimilarityScorer
 
 logger = logging.getLogger(__name__)
@@ -122,12 +124,16 @@ class ScorerSet:
             scorer.add_scaled(rows, 1.0, out)
         return result
 
-    def add_fused(self, histories: Histories, weights: Mapping[str, float], out: FloatArray) -> None:
+    def add_fused(
+        self, histories: Histories, weights: Mapping[str, float], out: FloatArray, products: Sequence[Term] = ()
+    ) -> None:
         """Add the weighted sum of the scaled scores to ``out``, in place: no other matrix of this size is made.
 
         Args:
             weights: Weight of each scorer by name; those without one, or with 0, are not computed.
             out: float32 ``[N, I]``, C-contiguous.
+            products: What else is added, where :func:`~recsys.scorers.products.one_pass` says that it is one pass with
+                the scorers that are products.
 
         Raises:
             ConfigError: A weight is for a scorer that this set lacks.
@@ -136,8 +142,19 @@ class ScorerSet:
         assert out.shape == (len(histories), self.num_items), "out does not fit"
         assert out.dtype == np.float32 and out.flags.c_contiguous, "out must be float32 in one piece"  # noqa: PT018
         rows = WeighedHistories(histories, self.num_items)
-        for scorer in self.scorers:
-            if weights.get(scorer.name, 0.0):
+        used = [scorer for scorer in self.scorers if weights.get(scorer.name, 0.0)]
+        sums_NI = torch.from_numpy(out)
+        together = one_pass(sums_NI)
+        assert together or not products, "products come in one pass, or before"
+        joined = {
+            scorer.name: scorer.product(rows, weights[scorer.name])
+            for scorer in used
+            if together and isinstance(scorer, SimilarityScorer)
+        }
+        if terms := [*products, *joined.values()]:
+            add_in_one_pass(terms, sums_NI)
+        for scorer in used:
+            if scorer.name not in joined:
                 scorer.add_scaled(rows, weights[scorer.name], out)
 
     def scores_at(self, histories: Histories, items: ItemArray) -> FloatArray:

@@ -46,6 +46,11 @@ class SimilarityScorer:
         else:
             torch.addmm(sum_NI, profiles, vectors.T, alpha=amount, out=sum_NI)
 
+    def product(self, rows: WeighedHistories, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :meth:`add_scaled` adds, as a query ``[N, D]`` and vectors ``[I, D]`` whose product it is."""
+        query = self._profiles(rows) * np.float32(weight * _factor(self.scale))
+        return torch.from_numpy(query), torch.from_numpy(self.vectors)
+
     def scaled_at(self, rows: WeighedHistories, items: ItemArray) -> FloatArray:
         """Products with the given items alone."""
         found = np.einsum("nd,ncd->nc", self._profiles(rows), self.vectors[items])

@@ -180,7 +180,7 @@ def main() -> None:
     notes = [
         "MiniOneRec's Industrial rows (train file rebuilt), the recipe's policy, settings chosen for the plain beam: "
         f"{CHOSEN[DATASET]}",
-        f"groups of 16; the first columns are of {LOOKED_AT:,} train requests and the start; ms: processor time of a roll-out, "
+        f"groups of 16; first columns: {LOOKED_AT:,} train requests, the start's groups; ms: processor time of a roll-out, "
         "128 requests at once, and no request dropped early; minutes: with the guard, and on the plain beam with early "
         "dropping, which a guided one does not have",
         f"{len(users):,} test rows, beams of {BEAM_WIDTH}, seen items kept; the guided beam has decode.guidance {SERVED:g}. "

@@ -147,6 +147,7 @@ def test_fused_scores_under_every_rule_equal_brute_force(
     vectors = policy.item_vectors()[1:]
     guidance = Guidance(lambda query: fused_scores(query, vectors, histories, scorers, weights), strength)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.scorers.products.LARGE_CATALOGUE", 0 if whole else 1 << 16)
         if not whole:  # levels near the leaves are summed node by node, as in a large catalogue
             patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
         found = beam_search(
@@ -355,14 +356,3 @@ def test_a_large_catalogue_of_a_single_level_is_scored() -> None:
         ):
             expected = torch.tensor([1 / 7, 2 / 7, 4 / 7])
             torch.testing.assert_close(guide.at(0, torch.tensor([[[0, 1, 2]]])).exp().flatten(), expected)
-
-
-@pytest.mark.parametrize("users", [1, 3, 60])
-def test_a_large_catalogue_is_scored_some_items_at_a_time(users: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    query, vectors = torch.randn(users, 6, generator=generator), torch.randn(11, 6, generator=generator)
-    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr("recsys.decoding.guide.SMALL_CATALOGUE", 0)
-        patch.setattr("recsys.decoding.guide.LEAVES_TOGETHER", 4)
-        found = fused_scores(query, vectors, Histories.__new__(Histories), None, {})
-    torch.testing.assert_close(found, query @ vectors.T)

@@ -41,13 +41,13 @@ from recsys.decoding.second_stage.candidates import (
 from recsys.decoding.second_stage.stage import BEAM, DENSE, FUSED, TRANSITIONS, candidate_sources
 from recsys.decoding.transfers import on_its_way, replace_rows, rows_of
 from recsys.model.generative_recommender import DecodingState, GenerativeRecommender
-from recsys.model.layers.rows import product
 from recsys.ranker.config import CandidateCounts
 from recsys.ranker.features import Candidates, ItemFacts, candidate_features
 from recsys.ranker.fitted import FittedRanker
 from recsys.ranker.fusion import Fusion
 from recsys.ranker.table import FloatArray
 from recsys.scorers.item_scorer import WeighedHistories
+from recsys.scorers.products import catalogue_scores
 from recsys.scorers.scorer_set import ScorerSet
 
 SCORES_HELD: Final = 1 << 26
@@ -141,7 +141,7 @@ class CandidateSearch:
         device = self.policy.codes.weight.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             state = self.policy.start(prepared.batch)
-        dense_BI = product(state.dense_query_BD.float(), self.item_vectors().T).log_softmax(1)
+        dense_BI = catalogue_scores(state.dense_query_BD.float(), self.item_vectors()).log_softmax(1)
         return ScoredBatch(
             histories=histories,
             state=state,
