@@ -203,7 +203,9 @@ class Scorer:
         reports: set[str] = set()
         if Columns.DENY_ITEM_IDS in frame.columns and len(frame):
             rules = rules or UNSEEN_ITEMS
-            own = denied_in_rows(frame[Columns.DENY_ITEM_IDS], self.catalogue)
+            own = denied_in_rows(
+                frame[Columns.DENY_ITEM_IDS], self.catalogue, frame.get_column(Columns.USER_ID, default=None)
+            )
             rules = replace(rules, personal=own.joined(rules.personal))
         mapped = map_frame(frame, self.catalogue, timestamp_unit=timestamp_unit, reports=reports)
         for line in sorted(reports):

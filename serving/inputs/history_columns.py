@@ -23,7 +23,7 @@ from recsys.contracts.event_features import behaviour_codes, watch_buckets
 from recsys.contracts.null_markers import null_markers
 from recsys.contracts.plain_text import SURROUNDINGS
 
-_EXACT: Final = 2**53
+WHOLE_FLOATS: Final = 2**53
 """Every whole number up to here is a Float64 of its own."""
 
 
@@ -49,7 +49,7 @@ def id_values(ids: pl.Series, where: str) -> pl.Series:
     if dtype.is_float():
         known = ids.fill_nan(None)
         wrong = known.drop_nulls().filter(
-            (known.drop_nulls().round() != known.drop_nulls()) | (known.drop_nulls().abs() >= _EXACT)
+            (known.drop_nulls().round() != known.drop_nulls()) | (known.drop_nulls().abs() >= WHOLE_FLOATS)
         )
         if len(wrong):
             raise DataError(f"{where} hold {wrong[0]} ({dtype}), expected whole ids; convert them to integers or text")

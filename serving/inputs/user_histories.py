@@ -303,7 +303,8 @@ class FrameUsers:
             )
         if Columns.DENY_ITEM_IDS not in self._rows.collect_schema():
             return None
-        return denied_in_rows(self._rows.select(Columns.DENY_ITEM_IDS).collect()[Columns.DENY_ITEM_IDS], catalogue)
+        lists = self._rows.select(Columns.DENY_ITEM_IDS).collect()[Columns.DENY_ITEM_IDS]
+        return denied_in_rows(lists, catalogue, self._user_ids)
 
     def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Rows ``start`` to ``end`` of the file."""

@@ -89,7 +89,7 @@ def _conclusion(report: Mapping[str, Any], found: Mapping[str, Any], warned: Seq
         dates = (
             f"From {report['first_event'][:16].replace('T', ' ')} to {report['last_event'][:16].replace('T', ' ')} UTC."
         )
-    notes = (dates, _identity(report), _sampled(found))
+    notes = (dates, _identity(report), _no_records(report), _sampled(found))
     return Conclusion(standing, sentence + said, tuple(note for note in notes if note))  # type: ignore[arg-type]
 
 
@@ -112,6 +112,15 @@ def _identity(report: Mapping[str, Any]) -> str:
     if total == rows:
         return f"No row was lost: {rows:,} read = {sums}."
     return f"The rows do not add up: {rows:,} read, but {sums} = {total:,}: a fault of the program, please report it."
+
+
+def _no_records(report: Mapping[str, Any]) -> str:
+    """Say how many lines of text files are remarks, which no count of rows has."""
+    lines = report.get("comment_lines", 0)
+    if not lines:
+        return ""
+    passed = "1 line was" if lines == 1 else f"{lines:,} lines were"
+    return f"{passed} passed over as remarks (source.comment); no count of rows holds them."
 
 
 def _warnings(warned: Sequence[Warned]) -> str:

@@ -20,7 +20,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.decoding.rules.personal_lists import PersonalLists
 from serving.bundle.catalogue import Catalogue, index_of
-from serving.inputs.history_columns import id_values
+from serving.inputs.history_columns import WHOLE_FLOATS, id_values
 from serving.inputs.rules.item_lists import read_rule_table, refuse_rows
 
 logger = logging.getLogger("recsys.serving")
@@ -90,11 +90,15 @@ def disliked_in(prepared: Dataset, signals: Sequence[str] | None, catalogue: Cat
     return _told(" or ".join(signals), PersonalLists.from_pairs(user, item[item >= 0], prepared.spec.num_users))
 
 
-def denied_in_rows(lists: pl.Series, catalogue: Catalogue) -> PersonalLists:
+def denied_in_rows(lists: pl.Series, catalogue: Catalogue, user_ids: pl.Series | None = None) -> PersonalLists:
     """Read the column ``deny_item_ids`` of a frame of histories: a list per user, null for none.
 
+    Args:
+        lists: ``[N]`` as given.
+        user_ids: ``[N]`` whose they are, for the error; ``None``: not known.
+
     Raises:
-        DataError: Ids are of no id's type, or a list is longer than the bundle's limit of a history.
+        DataError: Ids are not of the type of the model's, or a list is longer than the bundle's limit of a history.
     """
     if isinstance(lists.dtype, pl.Array):
         lists = lists.arr.to_list()
@@ -113,8 +117,42 @@ def denied_in_rows(lists: pl.Series, catalogue: Catalogue) -> PersonalLists:
         .explode("list")
         .drop_nulls("list")
     )
-    item = catalogue.listed_index(id_values(rows["list"], Columns.DENY_ITEM_IDS), Columns.DENY_ITEM_IDS)
+    item = catalogue.listed_index(_denied_ids(rows, catalogue.item_ids.dtype, user_ids), Columns.DENY_ITEM_IDS)
     return PersonalLists.from_pairs(rows["row"].to_numpy()[item >= 0], item[item >= 0], len(lists))
+
+
+def _denied_ids(rows: pl.DataFrame, expected: pl.DataType, user_ids: pl.Series | None) -> pl.Series:
+    """Return the ids of ``rows`` (``row, list``) in the type of the model's, or name the row of the first that is none."""
+    given = rows["list"]
+    cause: DataError | None = None
+    try:
+        ids = id_values(given, Columns.DENY_ITEM_IDS)
+        if ids.dtype == pl.Null or ids.dtype.is_integer() == expected.is_integer():
+            return ids
+    except DataError as error:
+        cause = error
+    place = _first_that_is_none(given)
+    where = ""
+    if place is not None:
+        row = int(rows["row"][place])
+        who = "" if user_ids is None else f" (user_id {user_ids[row]!r})"
+        where = f"; first in row {row}{who}: {given[place]!r}"
+    raise DataError(
+        f"column '{Columns.DENY_ITEM_IDS}' holds lists of {given.dtype}, expected lists of {expected}, as the model's ids "
+        f"are{where}; convert them"
+    ) from cause
+
+
+def _first_that_is_none(given: pl.Series) -> int | None:
+    """Where the first value stands that is no id; the first of all where it is the type that none has."""
+    if given.dtype.is_float():
+        wrong = given.is_not_nan() & ((given.round() != given) | (given.abs() >= WHOLE_FLOATS))
+    elif given.dtype == pl.UInt64:
+        wrong = given > np.iinfo(np.int64).max
+    else:
+        return 0 if len(given) else None
+    found = wrong.fill_null(value=False).arg_max() if wrong.any() else 0
+    return found if len(given) else None
 
 
 def _told(what: str, lists: PersonalLists) -> PersonalLists:

@@ -28,6 +28,13 @@ def test_the_counts_add_up_in_words() -> None:
     assert "+1.00 [-2.00, +4.00] points" in text
 
 
+@pytest.mark.parametrize(("lines", "said"), [(1, "1 line was passed"), (1200, "1,200 lines were passed"), (0, None)])
+def test_lines_that_are_remarks_are_counted_on_the_page(lines: int, said: str | None) -> None:
+    text = text_of(data_page({**REPORT, "comment_lines": lines} if lines else REPORT, FACTS, NONE))
+    assert ("over as remarks" in text) == (said is not None)
+    assert said is None or f"{said} over as remarks (source.comment); no count of rows holds them." in text
+
+
 def test_counts_that_do_not_add_up_are_said() -> None:
     assert "The rows do not add up: 1,000 read" in text_of(data_page({**REPORT, "kept": 899}, FACTS, NONE))
 

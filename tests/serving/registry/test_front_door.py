@@ -172,7 +172,8 @@ REFUSED: dict[str, tuple[Rows, str]] = {
     "most 6"),
     "weights that are no text": ([history(1, 0, objective=3)], "column 'objective' is Int64, expected JSON text"),
     "words for a policy without": ([history(1, 0, words="toys")], "the policy reads no words"),
-    "denied items that are no ids": ([history(1, 0, deny_item_ids=[7.5])], "deny_item_ids hold 7.5"),
+    "denied items that are no ids": ([history(1, 0, deny_item_ids=[7.5])], "column 'deny_item_ids' holds lists of Float64, "
+    "expected lists of Int64"),
     "more denied items than are read": ([history(1, 0, deny_item_ids=ITEMS[:1] * 21)], "at most 20 are read"),
     "weights for a policy without": ([history(1, 0, objective='{"like": 1}')], "it cannot be steered"),
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -193,13 +194,38 @@ def test_lists_of_other_kinds(scorer: Scorer, item_ids: list[int], caplog: pytes
     with caplog.at_level(logging.INFO, logger="recsys.serving"):
         assert lists_of(denied_in_rows(with_null, scorer.catalogue)) == [[3], []]
     assert not caplog.records, "nothing is unknown"
-    with pytest.raises(DataError, match="deny_item_ids"):
-        denied_in_rows(pl.Series([[7.5], []]), scorer.catalogue)
-    with pytest.raises(DataError, match="deny_item_ids"):
-        denied_in_rows(pl.Series([["seven"], []]), scorer.catalogue)
     longest = scorer.catalogue.limits.max_history_items
     with pytest.raises(DataError, match=f"row 1 has {longest + 1} deny_item_ids, at most {longest} are read"):
         denied_in_rows(pl.Series([[], [item_ids[0]] * (longest + 1)]), scorer.catalogue)
+
+
+@pytest.mark.parametrize(
+    ("lists", "found", "first"),
+    [
+        (pl.Series([[], [7.0], [7.0, 7.5]]), "Float64", "; first in row 2 (user_id 'w'): 7.5"),
+        (pl.Series([[], [float("nan"), 7.0], [1e300]]), "Float64", "; first in row 2 (user_id 'w'): 1e+300"),
+        (pl.Series([[None], ["seven"], ["8"]]), "String", "; first in row 1 (user_id 'v'): 'seven'"),
+        (pl.Series([[], None, [True]]), "Boolean", "; first in row 2 (user_id 'w'): True"),
+        (
+            pl.Series([[1], [2**63], []], dtype=pl.List(pl.UInt64)),
+            "UInt64",
+            "; first in row 1 (user_id 'v'): " + str(2**63),
+        ),
+        (pl.Series([[], [], None], dtype=pl.List(pl.Date)), "Date", ""),
+    ],
+)
+def test_denied_ids_of_another_type_name_the_first_row(
+    scorer: Scorer, lists: pl.Series, found: str, first: str
+) -> None:
+    """The column, its type, what was expected, and whose list has the first value that is no id."""
+    expected = (
+        f"'deny_item_ids' holds lists of {found}, expected lists of Int64, as the model's ids are{first}; convert"
+    )
+    with pytest.raises(DataError, match=re.escape(expected)):
+        denied_in_rows(lists, scorer.catalogue, pl.Series(["u", "v", "w"]))
+    if first:
+        with pytest.raises(DataError, match=re.escape(first.partition(" (")[0] + ": ")):
+            denied_in_rows(lists, scorer.catalogue)
 
 
 def test_joined_lists_by_hand() -> None:
