@@ -90,6 +90,7 @@ def test_every_reader_sees_plain_columns(tmp_path: Path, text: bool) -> None:
     assert arrow.schema.field("scored_at").type == pa.timestamp("us", "UTC")
     for name in (*LABELS, *(["user_id"] if text else [])):
         assert arrow.schema.field(name).type == pa.string()
+    assert not any(field.nullable for field in arrow.schema)
     assert arrow.to_pylist() == expected.to_dicts()
     frame = pd.read_parquet(path)
     assert frame["run_id"].tolist() == expected["run_id"].to_list()
