@@ -162,6 +162,19 @@ def test_a_file_that_is_mostly_refused_is_named(tmp_path: Path, spoiled: list[in
     assert [warning for warning in report["warnings"] if "refused" in warning] == said
 
 
+def test_a_single_file_is_not_named(tmp_path: Path) -> None:
+    """What it lacks the allowed share says."""
+    day_files(tmp_path, [0])
+    source = TableSource(path=tmp_path, interactions="all.csv", timestamp_unit="s")
+    bad = (tmp_path / "day-0.csv").read_text()
+    good = [(tmp_path / f"day-{day}.csv").read_text().split("\n")[1] for day in range(1, 3)]
+    (tmp_path / "all.csv").write_text(bad + "\n".join([*good, f"NULL,i1,{TIME}"]) + "\n")
+    config = FeaturesConfig(split={"kind": "leave_last_out"}, quarantine={"max_share": 0.9})
+    report = prepare(source, config, tmp_path / "out", seed=0)
+    assert report["quarantined"] == {"null user_id": 4}  # of 7
+    assert not [warning for warning in report["warnings"] if "most of a file" in warning]
+
+
 def test_a_file_without_rows_is_noted_though_no_file_is_read(tmp_path: Path) -> None:
     """As in an append whose only new file has no bytes: the report lists what preparing everything lists."""
     source = day_files(tmp_path, [])
