@@ -28,8 +28,9 @@ RowArray = npt.NDArray[np.int64]
 KEY_NAMES: Final = ("prehistory", "timestamp", "position", "tie_break", "record")
 """Columns that decide the order of a user's events."""
 
-RUN_ROWS: Final = 1 << 19
-"""Rows that are worked on at a time: few enough for the cache, and so many that what is done once per run weighs little."""
+RUN_ROWS: Final = 1 << 18
+"""Rows that are worked on at a time: so many that what is done once per run weighs little, and so few that eight bytes of
+each are less than 4 MiB, from which on NumPy asks for huge pages, which the system zeroes for every array anew."""
 
 
 def runs_of_users(starts: RowArray, rows: int = RUN_ROWS) -> list[tuple[int, int]]:

@@ -143,20 +143,23 @@ def _part(columns: Mapping[str, Column], start: int, end: int) -> Mapping[str, C
 def _page(parts: list[Column], column: ColumnFormat, rows: int) -> list[bytes | memoryview]:
     """Return the bytes of a page, without its head."""
     if column.nullable:
-        known = np.concatenate([part.marks for part in parts if isinstance(part, Nullable)])
-        every = known.all()
-        values = _joined([part.values for part in parts if isinstance(part, Nullable)])
-        return [levels(None if every else known, rows), _plain(values if every else values[known])]
-    values = _joined([part for part in parts if not isinstance(part, Nullable)])
-    return [delta_packed(values) if column.encoding == file_format.DELTA else _plain(values)]
+        nullable = [part for part in parts if isinstance(part, Nullable)]
+        values = [part.values for part in nullable]
+        known = np.concatenate([part.marks for part in nullable])
+        if known.all():
+            return [levels(None, rows), *_plain(values)]
+        return [levels(known, rows), *_plain([_joined(values)[known]])]
+    values = [part for part in parts if not isinstance(part, Nullable)]
+    return [delta_packed(_joined(values))] if column.encoding == file_format.DELTA else _plain(values)
 
 
 def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _plain(values: npt.NDArray[Any]) -> bytes | memoryview:
-    if values.dtype == np.bool_:
-        return bits(values)
-    wide = values.astype(np.int32) if values.dtype.itemsize == 1 else values
-    return np.ascontiguousarray(wide).view(np.uint8).data
+def _plain(parts: list[npt.NDArray[Any]]) -> list[bytes | memoryview]:
+    """Return the bytes of values one part after the other; only bits have to be put together before."""
+    if parts[0].dtype == np.bool_:
+        return [bits(_joined(parts))]
+    wide = (part.astype(np.int32) if part.dtype.itemsize == 1 else part for part in parts)
+    return [np.ascontiguousarray(part).view(np.uint8).data for part in wide]

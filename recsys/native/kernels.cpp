@@ -361,14 +361,17 @@ extern "C" int64_t count_open(const int64_t* starts, int64_t users, const int32_
     int64_t open = 0;
     for (int64_t user = 0; user < users; ++user) {
         const bool sure = sure_user[user];
+        int64_t own = 0;  // in a register: the compiler cannot know that item_events does not hold this user's count
         for (int64_t n = starts[user]; n < starts[user + 1]; ++n) {
             if (counts && !counts[n]) continue;
-            ++user_events[user];
-            ++item_events[item[n]];
-            if (sure && sure_item[item[n]]) continue;
+            const int32_t what = item[n];
+            ++own;
+            ++item_events[what];
+            if (sure && sure_item[what]) continue;
             open_users[open] = static_cast<int32_t>(first + user);
-            open_items[open++] = item[n];
+            open_items[open++] = what;
         }
+        user_events[user] += own;
     }
     return open;
 }
