@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.metrics": _CONTRACTS | {"recsys.config", "recsys.runtime"},
     "recsys.semantic_ids": _BASE,
     "recsys.data": _IDS,
-    "recsys.scorers": _DATA | {"recsys.model.layers"},
+    "recsys.scorers": _DATA | {"recsys.native", "recsys.model.layers"},
     "recsys.native": set(),
     "recsys.model.language_config": _DATA,
     "recsys.model.config": _DATA | {"recsys.model.language_config"},
