@@ -269,7 +269,7 @@ class FrameUsers:
         self.digest = sha256_of_file(path)
         self._user_ids = user_values(user_ids, self._where)  # shards would hide a user that occurs in two of them
         self._user_index: dict[str, npt.NDArray[np.int32]] = {}
-        self._first, self._block = 0, pl.DataFrame()
+        self._first, self._block = 0, pl.DataFrame(schema=schema)  # the form of rows, where there is none
 
     def __len__(self) -> int:
         return len(self._user_ids)
