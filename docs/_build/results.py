@@ -18,6 +18,7 @@ QUALITY = (
     "alignment_simulator_small",
     "alignment_rere",
     "alignment_successors",
+    "guided_rollouts",
     "guard",
     "second_stage",
     "reward_guidance",
