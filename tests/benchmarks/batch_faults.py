@@ -2,7 +2,7 @@
 
 Run: ``python -m tests.benchmarks.batch_faults [--users 1000000] [--kills 20] [--width 16] [--beams 10]`` (about a quarter of
 an hour of one core). Writes ``results/batch_faults.md``; with ``--only-delta``, in a third of the time, the last part
-alone and ``results/batch_delta.md``.
+alone, which is printed and makes no page.
 
 1. A job in a process of its own is killed (SIGKILL) at random moments and started again, until it is done.
 2. The same job undisturbed, under the same ``job.json``: every file but ``report.json`` must have the same bytes.
@@ -231,17 +231,10 @@ def main() -> None:
         found = measure(elsewhere(build_world, Path(folder), size), Path(folder), kills)
     rows = [list(row) for row in found]
     if not kills:
-        title, sentence = "A delta job of the batch job", _delta_finding(found[-1])
-        print(write_table("batch_delta", title, sentence, ["what", "found"], rows, notes[1:], "batch_faults"))
+        print("\n".join(f"{what}: {answer}" for what, answer in rows))
         return
     title = "The batch job under kills, in other shards, and as a delta job"
     print(write_table("batch_faults", title, _finding(found), ["what", "found"], rows, notes))
-
-
-def _delta_finding(row: tuple[str, str]) -> str:
-    """The sentence of the page of the delta job alone."""
-    what, answered = row
-    return f"{what[0].upper()}{what[1:]}: {answered.split(';')[0]}."
 
 
 def _finding(found: list[tuple[str, str]]) -> str:
