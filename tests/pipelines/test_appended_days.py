@@ -113,7 +113,7 @@ def test_thirty_days_one_by_one_equal_one_preparation(
     log, order = tmp_path / "log", list(range(DAYS))
     random.Random(3).shuffle(order)
     daily = config_of(log, form, tmp_path / "daily", duplicates=duplicates)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "recsys"):
         for place, number in enumerate(order[2:]):
             for first in order[:2] if place == 0 else []:
                 FORMS[form](log, first)
