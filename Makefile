@@ -35,7 +35,7 @@ $(READY): pyproject.toml requirements/$(FLAVOUR).txt requirements/lock.txt requi
 	@touch $@
 
 # optional: without a C++ compiler this says so, and decoding runs in pure PyTorch
-$(NATIVE): $(wildcard recsys/native/*.cpp) recsys/native/__init__.py $(READY)
+$(NATIVE): $(wildcard recsys/native/*.cpp recsys/native/*.h) recsys/native/__init__.py $(READY)
 	@$(BIN)/python -m recsys.native
 	@touch $@
 

@@ -79,8 +79,8 @@ def processor() -> str:
 
 
 def sources() -> list[Path]:
-    """The kernels' sources, in a fixed order."""
-    return sorted(FOLDER.glob("*.cpp"))
+    """The kernels' sources and what they include, in a fixed order."""
+    return sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
 
 
 def library_path() -> Path:
@@ -100,7 +100,7 @@ def compile_kernels(compiler: str | None = None) -> Path:
         raise RuntimeError("no C++ compiler (g++ or clang++) found; decoding works without it, in pure PyTorch")
     target = library_path()
     partial = target.with_suffix(f".{os.getpid()}.tmp")
-    files = [str(path) for path in sources()]
+    files = [str(path) for path in sources() if path.suffix == ".cpp"]
     done = subprocess.run([command, *FLAGS, *files, "-o", str(partial)], capture_output=True, text=True, check=False)
     if done.returncode:
         partial.unlink(missing_ok=True)

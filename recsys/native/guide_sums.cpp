@@ -20,9 +20,10 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <thread>
 #include <type_traits>
 #include <vector>
+
+#include "share.h"
 
 namespace {
 
@@ -195,17 +196,6 @@ void add_scores(const Terms& terms, const std::vector<std::vector<float>>& queri
             for (int64_t n = 0; n < count; ++n) row[n] += score[n * side];
         }
     }
-}
-
-// part(begin, end) over equal shares of [0, size), one per thread.
-template <typename Part>
-void share(int64_t size, int64_t threads, const Part& part) {
-    threads = std::max<int64_t>(1, std::min(threads, size));
-    std::vector<std::thread> others;
-    for (int64_t n = 1; n < threads; ++n)
-        others.emplace_back([&part, n, size, threads] { part(size * n / threads, size * (n + 1) / threads); });
-    part(0, size / threads);
-    for (auto& other : others) other.join();
 }
 
 }  // namespace

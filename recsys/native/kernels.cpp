@@ -26,8 +26,9 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <thread>
 #include <vector>
+
+#include "share.h"
 
 namespace {
 
@@ -77,17 +78,6 @@ void run(const Task& task, int64_t first_user, int64_t last_user) {
             }
         }
     }
-}
-
-// Runs part(first, last) over equal shares of [0, size), one per thread.
-template <typename Part>
-void share(int64_t size, int64_t threads, const Part& part) {
-    threads = std::max<int64_t>(1, std::min(threads, size));
-    std::vector<std::thread> others;
-    for (int64_t n = 1; n < threads; ++n)
-        others.emplace_back([&part, n, size, threads] { part(size * n / threads, size * (n + 1) / threads); });
-    part(0, size / threads);
-    for (auto& other : others) other.join();
 }
 
 // exp by 2^n e^r, |r| <= ln 2 / 2, and a polynomial of degree 6; relative error below 2e-7. A loop over it becomes vector

@@ -74,7 +74,7 @@ def basis_of(bundle: Path, scorer: Scorer, config: RecommendConfig) -> dict[str,
 def code_digest() -> str:
     """Hash of the sources that answer: the packages ``recsys`` and ``serving``."""
     roots = [native.FOLDER.parent, Path(__file__).resolve().parents[1]]
-    files = [(root, path) for root in roots for path in sorted(root.rglob("*")) if path.suffix in (".py", ".cpp")]
+    files = [(root, path) for root in roots for path in sorted(root.rglob("*")) if path.suffix in (".py", ".cpp", ".h")]
     return digest_of({f"{root.name}/{path.relative_to(root)}": sha256_of_file(path) for root, path in files})
 
 
