@@ -157,7 +157,7 @@ def check_share(refused: RefusedRows, rows_in: int, config: QuarantineConfig) ->
         listed += f"; and {len(found) - len(named)} more reasons"
     way_out = "mend the source, or raise features.quarantine.max_share"
     if LIKE_A_COMMENT in refused.reasons:
-        way_out += ", or set source.comment: '#' if lines that begin with it are comments"
+        way_out += ", or set source.comment: '#' (of kind: table) if lines that begin with it are comments"
     if DUPLICATE in refused.reasons:
         way_out += ", or set features.duplicates: keep or merge if repeated rows are meant"
     if len(refused) >= rows_in:

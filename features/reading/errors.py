@@ -85,7 +85,9 @@ def _by_message(path: Path, error: Exception) -> DataError:
     return DataError(f"{start}; the file is cut off or damaged: fetch it again")
 
 
-def not_encoded(path: Path, start: bytes, line: int, byte: int, bad: bytes, encoding: str) -> DataError:
+def not_encoded(
+    path: Path, start: bytes, line: int, byte: int, bad: bytes, encoding: str, *, declarable: bool = True
+) -> DataError:
     """Return the error for a file that is not valid in its encoding.
 
     Args:
@@ -94,19 +96,25 @@ def not_encoded(path: Path, start: bytes, line: int, byte: int, bad: bytes, enco
         byte: Place of the first offending byte in the file, from 0.
         bad: The offending byte and its neighbours.
         encoding: The declared encoding.
+        declarable: Whether the recipe can declare another one.
     """
     probable = probable_encoding(start, bad)
     said = f"'{path}' is not valid {encoding}: line {line}, byte {byte} is " + " ".join(
         f"0x{one:02x}" for one in bad[:1]
     )
+    if probable is None and not declarable:
+        return DataError(
+            f"{said}. It is probably not Western text: convert it to UTF-8; fetching it again does not help"
+        )
     if probable is None:
         return DataError(
             f"{said}. It is probably not Western text: declare what it was written in as source.encoding, such as "
             "cp1251 or koi8-r (Cyrillic), shift_jis, gb18030, big5 or euc_kr; fetching it again does not help"
         )
     name = _ICONV.get(probable, probable.upper())
+    key = f"set source.encoding: {probable}, or " if declarable else ""
     return DataError(
-        f"{said}. It is probably {probable}: set source.encoding: {probable}, or convert it with "
+        f"{said}. It is probably {probable}: {key}convert it with "
         f"`iconv -f {name} -t UTF-8 '{path.name}' > new.csv`; fetching it again does not help"
     )
 

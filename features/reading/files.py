@@ -22,14 +22,14 @@ PARQUET_ENDINGS: Final = (".parquet", ".pq")
 TEXT_ENDINGS: Final = (".csv", ".tsv", ".txt", ".dat", ".data")
 DATA_ENDINGS: Final = (*PARQUET_ENDINGS, *TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS))
 
-_PACKED: Final = (".zst", ".zstd", ".bz2", ".xz", ".lz4", ".lzma", ".br", ".snappy", ".zip", ".7z", ".z")
+PACKED: Final = (".zst", ".zstd", ".bz2", ".xz", ".lz4", ".lzma", ".br", ".snappy", ".zip", ".7z", ".z")
 _OTHER_FORMS: Final = {
     "packed in a way that is not read; unpack it, or use gzip": (
-        *(f"{ending}{packed}" for ending in (*TEXT_ENDINGS, *PARQUET_ENDINGS) for packed in _PACKED),
+        *(f"{ending}{packed}" for ending in (*TEXT_ENDINGS, *PARQUET_ENDINGS) for packed in PACKED),
         *(f"{ending}.gz" for ending in PARQUET_ENDINGS),
     ),
     "JSON lines; convert it to CSV or Parquet, with a column for each key": (
-        *(f"{ending}{packed}" for ending in (".jsonl", ".ndjson") for packed in ("", ".gz", *_PACKED)),
+        *(f"{ending}{packed}" for ending in (".jsonl", ".ndjson") for packed in ("", ".gz", *PACKED)),
     ),
     "neither text nor Parquet; convert it to Parquet": (".orc", ".avro", ".arrow", ".feather", ".ipc"),
     "without an ending that says what it is; give it one, such as .csv": (".psv", ".tab", ".parq"),
@@ -194,7 +194,7 @@ def _refuse_other_forms(others: Iterable[Path], root: Path, key: str) -> None:
         what = next((what for what, endings in _OTHER_FORMS.items() if name.endswith(endings)), None)
         if what is None and _PART.fullmatch(name):
             what = list(_OTHER_FORMS)[-1]
-        beside = next((one.with_name(one.name[: -len(packed)]) for packed in _PACKED if name.endswith(packed)), one)
+        beside = next((one.with_name(one.name[: -len(packed)]) for packed in PACKED if name.endswith(packed)), one)
         if what is not None and not (beside != one and beside.exists()):  # unpacked, it is read
             raise DataError(
                 f"'{one}' lies among the data of {key} and would not be read: it is {what}; or move it away, or name the "

@@ -92,7 +92,7 @@ class TextTable(OpenedTable):
         self._hive = [hive_keys(name) for name in files]
         names = dict.fromkeys(name for header in self._headers for name in header.names if name)
         names |= dict.fromkeys(name for keys in self._hive for name in keys)
-        _check_headers(self._paths, self._headers)
+        _check_headers(self._paths, self._headers, text.remedy)
         super().__init__(where, files, dict.fromkeys(names, pl.String()))
 
     @property
@@ -168,7 +168,7 @@ class TextTable(OpenedTable):
         separator = self.text.separator.encode()
         scanner: LineScanner | None = None
         rest, skip, total_lines, last = b"", header.lines, 0, b""
-        for block in read_blocks(path, self.text.encoding, BLOCK_BYTES):
+        for block in read_blocks(path, self.text.encoding, BLOCK_BYTES, declarable=self.text.encoding_key):
             total_lines += block.data.count(b"\n")
             last = block.data or last
             data = rest + block.data
@@ -291,13 +291,13 @@ def _refused_rows(
     )
 
 
-def _check_headers(paths: Sequence[Path], headers: Sequence[TextHeader]) -> None:
+def _check_headers(paths: Sequence[Path], headers: Sequence[TextHeader], remedy: str) -> None:
     """Refuse a file whose first line shares no name with the first file's header: it is data, and would be lost."""
     first = headers[0]
     for path, header in zip(paths[1:], headers[1:], strict=True):
         if first.places and not set(header.places) & set(first.places):
             raise DataError(
                 f"'{path}' shares no column with '{paths[0]}': its first line is {', '.join(header.names[:8])}, there it is "
-                f"{', '.join(first.names[:8])}; put the header on every file, or give the names as source.header and "
-                "take them out of the files"
+                f"{', '.join(first.names[:8])}; put the header on every file, or "
+                f"{remedy or 'give the names as source.header and take them out of the files'}"
             )

@@ -45,10 +45,13 @@ class Block:
     final: bool
 
 
-def read_blocks(path: Path, encoding: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+def read_blocks(
+    path: Path, encoding: str, block_bytes: int = BLOCK_BYTES, *, declarable: bool = True
+) -> Iterator[Block]:
     r"""Yield the blocks of a file, at least one; an empty file gives one empty block.
 
     Line ends are ``\n`` or ``\r\n``, as in the file; a lone ``\r`` ends a line in files that have no ``\n`` at all.
+    ``declarable`` says whether the recipe can declare an encoding, for messages.
 
     Raises:
         DataError: The file is no text, is compressed in a way that is not supported, or is not valid in ``encoding``.
@@ -56,8 +59,9 @@ def read_blocks(path: Path, encoding: str, block_bytes: int = BLOCK_BYTES) -> It
     name = codecs.lookup(encoding).name
     with _open(path) as file:
         head = file.read(block_bytes)
-        _check_text(path, head, name)
-        decoder = _Utf8Check(path) if name in ("utf-8", "utf-8-sig", "ascii") else _Decoder(path, name, encoding)
+        _check_text(path, head, name, declarable=declarable)
+        utf8 = _Utf8Check(path, declarable=declarable)
+        decoder = utf8 if name in ("utf-8", "utf-8-sig", "ascii") else _Decoder(path, name, encoding)
         returns_only: bool | None = None
         rest = b""
         piece = head
@@ -90,7 +94,7 @@ def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path, "rb")) if magic == b"\x1f\x8b" else path.open("rb")
 
 
-def _check_text(path: Path, head: bytes, encoding: str) -> None:
+def _check_text(path: Path, head: bytes, encoding: str, *, declarable: bool) -> None:
     for magic, what in _OTHER_FORMATS.items():
         if head.startswith(magic):
             raise DataError(f"'{path}' is no text file: it is {what}")
@@ -103,14 +107,15 @@ def _check_text(path: Path, head: bytes, encoding: str) -> None:
     if probable is not None and probable.startswith("utf-") and not encoding.startswith(probable[:6]):
         at = head.find(b"\0") if not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else 0
         line = head[:at].count(b"\n") + 1
-        raise not_encoded(path, head[: 1 << 16], line, at, head[at : at + 4], encoding)
+        raise not_encoded(path, head[: 1 << 16], line, at, head[at : at + 4], encoding, declarable=declarable)
 
 
 class _Utf8Check:
     """Passes UTF-8 on as it is, and names the first byte that is not."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, declarable: bool) -> None:
         self.path = path
+        self.declarable = declarable
         self.byte = 0
         self.lines = 0
         self.kept = b""
@@ -136,7 +141,8 @@ class _Utf8Check:
                 bad = text[error.start : error.start + 1]
                 line = self.lines + text.count(b"\n", 0, error.start) + 1
                 around = text[max(error.start - 1000, 0) : error.start + 1000]
-                raise not_encoded(self.path, around, line, self.byte + error.start, bad, "UTF-8") from error
+                byte = self.byte + error.start
+                raise not_encoded(self.path, around, line, byte, bad, "UTF-8", declarable=self.declarable) from error
             text, self.kept = text[:used], text[used:]
             self.seen = self.seen or not text.isascii()
         else:

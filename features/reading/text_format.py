@@ -59,7 +59,8 @@ class TextFormat(FrozenConfig):
         encoding: Any that Python knows; a byte-order mark is taken away.
         comment: Lines that begin with it are passed over and counted; ``None``: there are none.
         header: Names of the columns, for files whose first line is data already; empty: the first line names them.
-        remedy: What to do about a file that is split otherwise, where the recipe has no key for it; empty: it has.
+        remedy: What to do about a file that is written otherwise, where the recipe has no keys for it; empty: it has.
+        encoding_key: Whether the recipe can declare another encoding.
 
     Example:
         >>> TextFormat(separator="::", header=("user_id", "item_id", "rating", "timestamp")).quote
@@ -72,6 +73,7 @@ class TextFormat(FrozenConfig):
     comment: str | None = Field(None, min_length=1)
     header: tuple[str, ...] = ()
     remedy: str = ""
+    encoding_key: bool = True
 
     @field_validator("encoding")
     @classmethod

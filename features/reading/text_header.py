@@ -67,11 +67,11 @@ def read_header(path: Path, text: TextFormat) -> TextHeader:
     """
     separator = text.separator.encode()
     if text.header:
-        next(iter(read_blocks(path, text.encoding, 1 << 16)))
+        next(iter(read_blocks(path, text.encoding, 1 << 16, declarable=text.encoding_key)))
         return _header(list(text.header), 0, separator, None)
     data = b""
     final = False
-    for block in read_blocks(path, text.encoding, 1 << 16):
+    for block in read_blocks(path, text.encoding, 1 << 16, declarable=text.encoding_key):
         data += block.data
         final = block.final
         if _has_header(data, text) or len(data) > _HEADER_BYTES:
@@ -155,7 +155,8 @@ def _split(path: Path, data: bytes, text: TextFormat, *, final: bool) -> tuple[l
         record = RecordReader(single, text.quote.encode(), 0).read(data, starts, ends, 0, final=final)
         if record.fields is None:
             raise DataError(
-                f"'{path}': a quote in the header is not closed; mend the header, or set source.quote: null"
+                f"'{path}': a quote in the header is not closed; mend the header, or "
+                f"{text.remedy or 'set source.quote: null'}"
             )
         fields, lines = record.fields, record.lines
     written = data[: ends[lines - 1]].removesuffix(b"\r").replace(single, separator)

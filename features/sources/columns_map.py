@@ -186,7 +186,9 @@ def check_columns(needed: Mapping[str, str], present: list[str], where: str) -> 
     if missing:
         listed = "; ".join(f"'{name}' (for {role}): {closest(name, present)}" for role, name in missing.items())
         data = any(name[:1].isdigit() for name in present)
-        or_header = "; if the first line is data already, give the names as source.header" if data else ""
+        or_header = (
+            "; if the first line is data already, give the names as source.header (of kind: table)" if data else ""
+        )
         raise DataError(f"{where}: missing column {listed}. Set the column map of the source{or_header}")
 
 

@@ -167,6 +167,25 @@ class MappedSource(Source):
     def _open(self, kind: TableKind) -> OpenedTable | None:
         """Open one of the tables; ``None`` when the source has no such table."""
 
+    def _absent(self, kind: TableKind) -> Mapping[str, object]:
+        """Return what is to be said of a table that is not there.
+
+        Raises:
+            DataError: The recipe names columns of it.
+        """
+        items = [one.column for one in metadata_columns(self.item_columns) if not one.optional]
+        wanted, key = (items, "item_columns") if kind == "items" else (list(self.user_columns), "user_columns")
+        if wanted:
+            raise DataError(
+                f"source.{key} names {', '.join(dict.fromkeys(wanted))}, and {self._expected(kind)} is not there; add it, "
+                f"or leave these columns out of source.{key}"
+            )
+        return {}
+
+    def _expected(self, kind: TableKind) -> str:
+        """Phrase the file of a table that may be absent."""
+        return f"a table of {kind}"
+
     @abstractmethod
     def _files(self) -> Iterable[Path]:
         """Yield all raw files."""
@@ -191,12 +210,16 @@ class MappedSource(Source):
         facts: list[Mapping[str, Any]] = []
         interactions = self._stream(opened, self._typed("prehistory"))
         item_table, items = self._typed("items"), None
-        if item_table is not None:
+        if item_table is None:
+            facts.append(self._absent("items"))
+        else:
             items, item_facts = self._read_items(item_table)
             facts.append(item_facts)
             same_id_types(items.schema, item_table.where, interactions.schema, opened.where)
         user_table, users = self._typed("users"), None
-        if user_table is not None:
+        if user_table is None:
+            facts.append(self._absent("users"))
+        else:
             users, user_facts = self._read_users(user_table)
             facts.append(user_facts)
             same_id_types(users.schema, user_table.where, interactions.schema, opened.where)

@@ -9,6 +9,7 @@ separated by spaces.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -19,6 +20,7 @@ from pydantic import Field, field_validator
 from features.reading import FILE, DataFiles, OpenedTable, TextFormat, find_files, open_text
 from features.reading.files import missing_file
 from features.sources.derived import Derived, DerivedTable
+from features.sources.formats.layout import files_in, refuse_packed
 from features.sources.mapped import MappedSource, TableKind
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, Columns
 from recsys.contracts.errors import DataError
@@ -63,6 +65,8 @@ class RecBoleSource(MappedSource):
         text = TextFormat(separator="\t", quote=None, encoding=self.encoding, remedy=_REMEDY)
         whole = self._titles() if kind == "items" else set()
         table = AtomicTable(open_text(files.paths, files.root, text, files.where), whole)
+        if kind == "items":
+            self._check_one_form(table)
         if kind != "interactions" or not self.benchmark_filename:
             return table
         if Columns.SPLIT in table.schema:
@@ -80,6 +84,21 @@ class RecBoleSource(MappedSource):
         lists = {one.column for one in (*columns.categories, *columns.author)}
         return {one.column for one in columns.title} | ({one.column for one in columns.text} - lists)
 
+    def _check_one_form(self, table: AtomicTable) -> None:
+        """Refuse a sequence that is a title, one text, and a list of names as well: it would be one name.
+
+        Raises:
+            DataError: Names the column.
+        """
+        names = {one.column for one in (*self.item_columns.categories, *self.item_columns.author)}
+        for title in self.item_columns.title:
+            if title.column in names and table.is_sequence(title.column):
+                raise DataError(
+                    f"'{table.where}': '{title.column}' is a sequence and both a title, which is read as one text, and "
+                    "categories or author, which are read word by word; name another column for one of them in "
+                    "source.item_columns"
+                )
+
     def _files(self) -> Iterator[Path]:
         for kind in get_args(TableKind):
             files = self._table_files(kind)
@@ -89,22 +108,48 @@ class RecBoleSource(MappedSource):
         if kind == "prehistory":
             return None if self.prehistory is None else find_files(self.path, self.prehistory.file, "source.prehistory")
         stem = self.name if self.name is not None else self.path.resolve().name
-        path = self.path / f"{stem}.{_SUFFIX[kind]}"
         if kind == "interactions" and self.benchmark_filename:
-            paths = tuple(self.path / f"{stem}.{part}.inter" for part in self.benchmark_filename)
-            for one in paths:
-                if not one.is_file():
-                    raise missing_file(one, "source.benchmark_filename")
-            return DataFiles(paths, self.path, str(self.path / f"{stem}.*.inter"))
-        if path.is_file():
+            names = [f"{stem}.{part}.inter" for part in self.benchmark_filename]
+            parts = [self._named(name) for name in names]
+            for one, name in zip(parts, names, strict=True):
+                if one is None:
+                    raise missing_file(self.path / name, "source.benchmark_filename")
+            return DataFiles(tuple(one for one in parts if one), self.path, str(self.path / f"{stem}.*.inter"))
+        path = self._named(f"{stem}.{_SUFFIX[kind]}")
+        if path is not None:
             return DataFiles((path,), self.path, str(path))
         if kind == "interactions":
             there = sorted(p.name for p in self.path.glob("*.inter")) if self.path.is_dir() else []
             raise DataError(
-                f"'{path}' does not exist (looked in '{self.path.resolve()}'); .inter files there: "
+                f"'{self.path / f'{stem}.inter'}' does not exist (looked in '{self.path.resolve()}'); .inter files there: "
                 f"{', '.join(there) or 'none'}; set source.path and source.name"
             )
         return None
+
+    def _named(self, name: str) -> Path | None:
+        """Return the file of this name, plain or packed; of the ending, upper and lower case do not matter.
+
+        Raises:
+            DataError: It is there twice, or packed in a way that is not read.
+        """
+        stem, suffix = name.rsplit(".", 1)
+        if not self.path.is_dir():
+            return None
+
+        def is_it(bare: str) -> bool:
+            start, dot, end = bare.rpartition(".")
+            return bool(dot) and (start, end.lower()) == (stem, suffix)
+
+        found = [path for path in files_in(self.path) if is_it(re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE))]
+        if len(found) > 1:
+            raise DataError(f"'{self.path}' holds '{found[0].name}' and '{found[1].name}'; delete one of them")
+        if not found:
+            refuse_packed(self.path, is_it)
+        return found[0] if found else None
+
+    def _expected(self, kind: TableKind) -> str:
+        stem = self.name if self.name is not None else self.path.resolve().name
+        return f"'{stem}.{_SUFFIX[kind]}' in '{self.path.name}'"
 
 
 class AtomicTable(OpenedTable):
@@ -151,6 +196,10 @@ class AtomicTable(OpenedTable):
     def plain(self) -> bool:
         """See :attr:`OpenedTable.plain`."""
         return self._text.plain
+
+    def is_sequence(self, name: str) -> bool:
+        """Return whether a column is there and declared a sequence."""
+        return self._kinds.get(name, "").endswith("_seq")
 
     def batches(self, columns: Sequence[str], only: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """See :meth:`OpenedTable.batches`."""

@@ -111,8 +111,9 @@ def main(arguments: list[str] | None = None) -> None:
         code = error.exit_code
     except typer.Exit as request:
         code = request.exit_code
-    except typer.Abort:
-        code = 130
+    except typer.Abort as stop:
+        # the argument parser takes the end of any file for the end of the terminal; nothing here asks questions
+        code = _unexpected(stop.__context__) if isinstance(stop.__context__, EOFError) else 130
     except Exception as error:
         code = _unexpected(error)
     except BaseException as error:

@@ -18,12 +18,14 @@ from features.sources.base import FILE, PREHISTORY, RAW, REFUSED, ROW
 from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal
 from features.sources.columns.signals import SignalReader
 from recsys.contracts.columns import Columns
+from recsys.contracts.errors import DataError
 
 HEAD: Final = {FILE: pl.Int32(), ROW: pl.Int64(), PREHISTORY: pl.Boolean(), REFUSED: pl.String(), RAW: pl.String()}
 """Columns of every batch beside those that are read."""
 
 _PER_DAY: Final = {"ms": 86_400_000, "us": 86_400_000_000}
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31, the first and last day of Python's dates
+_SHOWN: Final = 200
 _IDS: Final = (Columns.USER_ID, Columns.ITEM_ID)
 
 
@@ -49,6 +51,8 @@ class RowReader:
         self._files = files
         self._first_file = first_file
         self._prehistory = prehistory
+        self._first_refused: str | None = None
+        self._any_read = False
 
     @property
     def columns(self) -> list[str]:
@@ -71,6 +75,10 @@ class RowReader:
             DataError: A column as a whole is not what was declared.
         """
         place = Place(self._files, batch[reading.FILE], batch[reading.ROW], plain)
+        self._any_read = self._any_read or batch[reading.REFUSED].null_count() > 0
+        if not self._any_read and self._first_refused is None and len(batch):
+            reason, raw = batch.select(reading.REFUSED, reading.RAW).row(0)
+            self._first_refused = f"{place.of(0)}, is refused ({reason}): {raw[:_SHOWN]!r}"
         parsed = [self._parsed(reader, batch[reader.column], place) for reader in self.readers]
         refused = batch[reading.REFUSED]
         for refusal in (refusal for column in parsed for refusal in column.refusals):
@@ -105,8 +113,12 @@ class RowReader:
             signal), ``warnings`` as sentences; only what there is.
 
         Raises:
-            DataError: A column is not what was declared.
+            DataError: No row could be read at all, or a column is not what was declared.
         """
+        if self._first_refused is not None and not self._any_read:
+            raise DataError(
+                f"{self.readers[0].where}: no line is a record. {self._first_refused}; mend the file, or name another one"
+            )
         for reader in self.readers:
             reader.finish()
         markers = {

@@ -102,7 +102,7 @@ class NumberTimes(ColumnReader):
         super().__init__(column, Columns.TIMESTAMP, pl.Int64(), where, markers)
         self._unit = unit
         self._check = UnitCheck(column, unit, where)
-        self._rows = 0
+        self._rows = self._empty = 0
         self._unread = Unread()
         self._shortened: list[str] = []
         self._num_shortened = 0
@@ -132,6 +132,7 @@ class NumberTimes(ColumnReader):
         self._check_readable(at_end=False)
         self._check.check(at_end=False)
         self._rows += len(raw)
+        self._empty += raw.null_count()
         reasons = (Refusal(self.not_("a number"), wrong), Refusal(f"{self.column} is infinite", endless))
         return Parsed(microseconds.alias(self.canonical), tuple(reason for reason in reasons if reason.rows.any()))
 
@@ -171,6 +172,11 @@ class NumberTimes(ColumnReader):
                 f"{self.where}: {self._num_shortened} of {self._rows} times of column '{self.column}' were shortened, as a "
                 f"spreadsheet does: {', '.join(map(repr, self._shortened))} tell quarters of an hour apart at best; "
                 "export the column again as whole numbers"
+            )
+        if self._rows and self._rows == self._empty:
+            raise DataError(
+                f"{self.where}: column '{self.column}' is empty in all {self._rows} rows, so no event has a time; map the "
+                "column that holds them in columns.timestamp"
             )
         if self._rows:
             self._check.check(at_end=True)

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 import polars as pl
 
 from features.reading import OpenedTable, TextFormat, find_files, open_text
+from features.reading.errors import explain_file_errors
 from features.sources.formats.amazon_text import BRAND, CATEGORIES, DETAILS, TEXTS, TITLE, VOTES
 from features.sources.formats.json_lines import (
     BOOLEAN,
@@ -33,7 +34,14 @@ from features.sources.formats.json_lines import (
     open_bytes,
     parse_object,
 )
-from features.sources.formats.layout import FormatSource, files_in, refuse_two_of_one, there
+from features.sources.formats.layout import (
+    REMEDY,
+    FormatSource,
+    files_in,
+    refuse_packed,
+    refuse_two_of_one,
+    there,
+)
 from features.sources.mapped import TableKind
 from recsys.contracts.errors import DataError
 
@@ -95,13 +103,14 @@ _CSV_HEADER: Final[dict[int, tuple[str, ...]]] = {
     2023: (),  # the first line names the columns
 }
 _NAMES: Final[dict[int, re.Pattern[str]]] = {
-    2014: re.compile(r"(?:reviews|ratings)_(.+?)(?:_5)?\.(?:json|csv)(?:\.gz)?"),
-    2018: re.compile(r"(?!meta_)(.+?)(?:_5)?\.(?:json|csv)(?:\.gz)?"),
-    2023: re.compile(r"(?!meta_)(.+?)\.(?:jsonl|csv)(?:\.gz)?"),
+    2014: re.compile(r"(?:reviews|ratings)_(.+?)(?:_5)?\.(?:json|csv)(?:\.gz)?", re.IGNORECASE),
+    2018: re.compile(r"(?!meta_)(.+?)(?:_5)?\.(?:json|csv)(?:\.gz)?", re.IGNORECASE),
+    2023: re.compile(r"(?!meta_)(.+?)\.(?:jsonl|csv)(?:\.gz)?", re.IGNORECASE),
 }
-_META_NAME: Final = re.compile(r"meta_(.+?)\.jsonl?(?:\.gz)?")
+_META_NAME: Final = re.compile(r"meta_(.+?)\.jsonl?(?:\.gz)?", re.IGNORECASE)
 _ITEM_LIKE: Final = r"^(?:B[0-9A-Z]{9}|[0-9]{9}[0-9X])$"
 _USER_LIKE: Final = r"^A[0-9A-Z]{10,}$"
+_NAMED: Final = 5
 _LOOKED_AT: Final = 20
 """Lines whose keys, or rows whose ids, tell whether the declared version is right."""
 
@@ -156,12 +165,24 @@ class AmazonReviewsSource(FormatSource):
     def facts(self) -> dict[str, object]:
         """Categories, and those without metadata."""
         categories = sorted({_category(path, _NAMES[self.version]) for path in self._reviews()})
-        known = {_category(path, _META_NAME) for path in self._metadata()}
-        return {
+        known = {_category(path, _META_NAME).lower() for path in self._metadata()}
+        without = [name for name in categories if name.lower() not in known]
+        facts: dict[str, object] = {
             "layout": f"amazon {self.version}",
             "categories_read": categories,
-            "categories_without_metadata": [name for name in categories if name not in known],
+            "categories_without_metadata": without,
         }
+        if without:
+            listed = (
+                f"{', '.join(without[:_NAMED])}{f' and {len(without) - _NAMED} more' if len(without) > _NAMED else ''}"
+            )
+            facts["warnings"] = [
+                f"no file of metadata is called meta_X for {listed}: their items have no title, text, brand"
+            ]
+        return facts
+
+    def _absent(self, kind: TableKind) -> Mapping[str, object]:
+        return {} if kind == "items" else super()._absent(kind)  # the facts name the categories
 
     def _files(self) -> Iterator[Path]:
         yield from self._reviews()
@@ -180,7 +201,7 @@ class AmazonReviewsSource(FormatSource):
     def _open_reviews(self) -> OpenedTable:
         paths = self._reviews()
         where = str(paths[0] if len(paths) == 1 else self._root() / (self.reviews or "*"))
-        tables = [path for path in paths if ".csv" in path.suffixes]
+        tables = [path for path in paths if ".csv" in (suffix.lower() for suffix in path.suffixes)]
         if tables and len(tables) < len(paths):
             other = next(path for path in paths if path not in tables)
             raise DataError(
@@ -191,7 +212,9 @@ class AmazonReviewsSource(FormatSource):
             for path in paths:
                 self._check_keys(path)
             return JsonLinesTable(paths, self._root(), _REVIEW[self.version], where, loose=self.version == 2014)
-        opened = open_text(paths, self._root(), TextFormat(header=_CSV_HEADER[self.version]), where)
+        opened = open_text(
+            paths, self._root(), TextFormat(header=_CSV_HEADER[self.version], remedy=REMEDY, encoding_key=False), where
+        )
         if self.version != 2023:
             self._check_order(opened)
         return opened
@@ -200,6 +223,7 @@ class AmazonReviewsSource(FormatSource):
         if self.path.is_file():
             return [self.path]
         names = _NAMES[self.version]
+        refuse_packed(self.path, lambda bare: bool(names.fullmatch(bare) or _META_NAME.fullmatch(bare)))
         if self.reviews is not None:
             found = list(find_files(self.path, self.reviews, "source.reviews").paths)
         else:
@@ -211,7 +235,9 @@ class AmazonReviewsSource(FormatSource):
                 "source.path, source.version or source.reviews"
             )
         refuse_two_of_one(
-            self.path, ((_category(path, names), path) for path in found), "name the one to read in source.reviews"
+            self.path,
+            ((_category(path, names), path) for path in found),
+            "name the one to read in source.reviews",
         )
         return found
 
@@ -230,7 +256,7 @@ class AmazonReviewsSource(FormatSource):
     def _check_keys(self, path: Path) -> None:
         """Refuse a file whose first objects have the keys of another version."""
         user = self.columns.user_id
-        with open_bytes(path) as file:
+        with explain_file_errors(path), open_bytes(path) as file:
             for _, line in zip(range(_LOOKED_AT), file, strict=False):
                 try:
                     keys = set(parse_object(line.strip(), loose=self.version == 2014))

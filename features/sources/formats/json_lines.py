@@ -30,6 +30,7 @@ SHOWN_CHARACTERS: Final = 2_000
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _DEEP: Final = 900
+_LOOSE: Final = re.compile(r"\s*\{\s*u?'")
 _HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -211,7 +212,9 @@ def parse_object(line: bytes, *, loose: bool = False) -> dict[str, Any]:
         found = json.loads(text)
     except (ValueError, RecursionError):
         if not loose:
-            raise ValueError("the line is not valid JSON") from None
+            raise ValueError(
+                f"the line is {'a Python dictionary and no' if _LOOSE.match(text) else 'not valid'} JSON"
+            ) from None
         try:
             found = ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -20,14 +20,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from features.reading import OpenedTable, open_text
-from features.sources.formats.layout import FormatSource, files_in, refuse_two_of_one, there
+from features.reading import OpenedTable, TextFormat, open_text
+from features.sources.formats.layout import (
+    REMEDY,
+    FormatSource,
+    files_in,
+    refuse_packed,
+    refuse_two_of_one,
+    there,
+)
 from features.sources.mapped import TableKind
 from recsys.contracts.errors import DataError
 
 _FILE: Final = re.compile(
-    r"(log_standard|log_random|video_features_basic|user_features)(_.*)?_(pure|1k|27k)(_part\d+)?\.csv(?:\.gz)?"
+    r"(log_standard|log_random|video_features_basic|user_features)(_.*)?_(pure|1k|27k)(_part\d+)?\.csv(?:\.gz)?",
+    re.IGNORECASE,
 )
+_STANDARD: Final = ("4_08_to_4_21", "4_22_to_5_08")
+"""Days of the standard logs, which every version has."""
+_TEXT: Final = TextFormat(remedy=REMEDY, encoding_key=False)
 _SIGNALS: Final = {
     "long_view": "long_view",
     "like": "is_like",
@@ -91,7 +102,34 @@ class KuaiRandSource(FormatSource):
     @property
     def facts(self) -> dict[str, object]:
         """The version and its files."""
-        return {"layout": f"kuairand {self._version()}", "files_read": [path.name for path in self._files()]}
+        facts: dict[str, object] = {
+            "layout": f"kuairand {self._version()}",
+            "files_read": [path.name for path in self._files()],
+        }
+        missing = self._missing_logs()
+        if missing:
+            facts["warnings"] = [
+                f"the log is not whole: {', '.join(missing)} not there; fetch it, if it is not left out on purpose"
+            ]
+        return facts
+
+    def _missing_logs(self) -> list[str]:
+        """Name the standard logs that every version has, and the numbers that are left out among the parts of one."""
+        version = self._version()
+        parts: dict[str, set[int]] = {f"log_standard_{days}_{version}": set() for days in _STANDARD}
+        for path in self._paths("interactions"):
+            stem, _, number = path.name.lower().split(".")[0].partition("_part")
+            parts.setdefault(stem, set()).add(int(number or 1))
+        return [
+            f"{stem}_part{number}.csv" if numbers else f"{stem}.csv"
+            for stem, numbers in parts.items()
+            for number in range(1, max(numbers, default=1) + 1)
+            if number not in numbers
+        ]
+
+    def _expected(self, kind: TableKind) -> str:
+        name = "video_features_basic" if kind == "items" else "user_features"
+        return f"'{name}_{self._version()}.csv' in '{self._folder().name}'"
 
     def _files(self) -> Iterator[Path]:
         for kind in ("interactions", "items", "users"):
@@ -102,7 +140,7 @@ class KuaiRandSource(FormatSource):
         if not paths:
             return None
         where = str(paths[0]) if len(paths) == 1 else f"{self._folder() / 'log_*'}"
-        return open_text(paths, self._folder(), where=where)
+        return open_text(paths, self._folder(), _TEXT, where)
 
     def _folder(self) -> Path:
         """``path`` or the ``data`` folder in it, wherever the logs are."""
@@ -118,7 +156,7 @@ class KuaiRandSource(FormatSource):
 
     def _version(self) -> str:
         folder = self._folder()
-        found = sorted({match.group(3) for path in folder.iterdir() if (match := _FILE.fullmatch(path.name))})
+        found = sorted({match.group(3).lower() for path in folder.iterdir() if (match := _FILE.fullmatch(path.name))})
         if self.version is not None:
             return self.version
         if len(found) > 1:
@@ -136,13 +174,16 @@ class KuaiRandSource(FormatSource):
         found: dict[str, list[Path]] = {name: [] for name in wanted}
         for path in files_in(folder):
             match = _FILE.fullmatch(path.name)
-            if match and match.group(1) in found and match.group(3) == version:
-                found[match.group(1)].append(path)
+            if match and match.group(1).lower() in found and match.group(3).lower() == version:
+                found[match.group(1).lower()].append(path)
         paths = [path for name in wanted for path in found[name]]
         for name in wanted:
             if kind == "interactions" and not found[name]:
                 raise DataError(
                     f"'{folder}' has no {name}_*_{version}.csv; {there(folder)}. Set source.path or source.version"
                 )
-        refuse_two_of_one(folder, ((path.name.removesuffix(".gz"), path) for path in paths), "delete one of them")
+        refuse_packed(folder, lambda bare: bool((of := _FILE.fullmatch(bare)) and of.group(1).lower() in found))
+        refuse_two_of_one(
+            folder, ((path.name.lower().removesuffix(".gz"), path) for path in paths), "delete one of them"
+        )
         return paths

@@ -1,21 +1,26 @@
-"""What the sources of public data sets share: defaults that a recipe overrides key by key, and files found by name."""
+"""What the sources of public data sets share: defaults that a recipe overrides key by key, and files found by name.
+
+Names of files are compared without regard to upper and lower case, since mirrors and Windows write them as they like.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, model_validator
 
 from features.reading import natural_key
-from features.reading.files import is_ignored
-from features.sources.base import RawTables
-from features.sources.mapped import MappedSource
+from features.reading.files import PACKED, is_ignored
+from features.sources.base import RawTables, merge_facts
+from features.sources.mapped import MappedSource, TableKind
 from recsys.config import merge
 from recsys.contracts.errors import DataError
 from recsys.paths import ConfigPath
+
+REMEDY: Final = "write the file as its publisher does, or read it as source.kind: table"
 
 
 class FormatSource(MappedSource):
@@ -57,8 +62,17 @@ class FormatSource(MappedSource):
     def read(self, seed: int) -> RawTables:
         """Read all tables; see :meth:`features.sources.base.Source.read`."""
         raw = super().read(seed)
-        raw.notes.update(self.facts)
+        facts = [raw.notes, self.facts]
+        if not self.path.is_file():
+            facts.append(_not_read(list(self._files())))
+        raw.notes.update(merge_facts(facts))
         return raw
+
+    def _absent(self, kind: TableKind) -> Mapping[str, object]:
+        """Tell of metadata that are not there: their columns are defaults, which nobody asked for by name."""
+        if kind != "items":
+            return super()._absent(kind)
+        return {"warnings": [f"{self._expected(kind)} is not there: items have no title, text, categories or author"]}
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -71,6 +85,39 @@ def files_in(folder: Path) -> list[Path]:
         raise DataError(f"'{folder}' is no folder; set source.path to the folder of the data set's files")
     found = [path for path in folder.iterdir() if path.is_file() and not is_ignored(path.name)]
     return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def named(folder: Path, name: str) -> list[Path]:
+    """Return the files of this name, in lower case, plain or packed with gzip."""
+    return [path for path in files_in(folder) if path.name.lower().removesuffix(".gz") == name]
+
+
+def _not_read(files: list[Path]) -> dict[str, object]:
+    """Name what lies beside the files of a data set and is not read."""
+    folders = dict.fromkeys(path.parent for path in files)
+    others = [path.name for folder in folders for path in files_in(folder) if path not in files]
+    return {"ignored_files": sorted(others)} if others else {}
+
+
+def refuse_packed(folder: Path, belongs: Callable[[str], bool]) -> None:
+    """Refuse a file of the set that is packed in a way that is not read: its rows would be missing.
+
+    Args:
+        folder: Where the files are.
+        belongs: Whether a file of this name would be read.
+
+    Raises:
+        DataError: Names it.
+    """
+    names = {path.name.lower() for path in files_in(folder)}
+    for path in files_in(folder):
+        ending = next((ending for ending in PACKED if path.name.lower().endswith(ending)), "")
+        bare = path.name[: -len(ending)] if ending else ""
+        if bare and belongs(bare) and not names & {bare.lower(), f"{bare.lower()}.gz"}:
+            raise DataError(
+                f"'{path}' belongs to the data set and is packed in a way that is not read; unpack it, use gzip, or move "
+                "it away if it is not meant"
+            )
 
 
 def there(folder: Path) -> str:
@@ -93,9 +140,9 @@ def refuse_two_of_one(folder: Path, files: Iterable[tuple[str, Path]], way_out: 
     """
     seen: dict[str, Path] = {}
     for subject, path in files:
-        if subject in seen:
+        other = seen.setdefault(subject.lower(), path)
+        if other != path:
             raise DataError(
-                f"'{folder}' holds '{seen[subject].name}' and '{path.name}', which are both of {subject}: their events "
+                f"'{folder}' holds '{other.name}' and '{path.name}', which are both of {subject}: their events "
                 f"would count twice; {way_out}"
             )
-        seen[subject] = path

@@ -23,9 +23,10 @@ from typing import Any, Final, Literal, get_args
 import polars as pl
 
 from features.reading import OpenedTable, TextFormat, open_text
+from features.reading.errors import explain_file_errors
 from features.sources.derived import Derived, DerivedTable
 from features.sources.formats.json_lines import open_bytes
-from features.sources.formats.layout import FormatSource, there
+from features.sources.formats.layout import REMEDY, FormatSource, named, refuse_packed, there
 from features.sources.mapped import TableKind
 from recsys.contracts.errors import DataError
 
@@ -186,6 +187,11 @@ class MovieLensSource(FormatSource):
         name = _LAYOUTS[layout].names.get(table)
         return None if name is None else _in(folder, name)
 
+    def _expected(self, kind: TableKind) -> str:
+        layout, folder = self._found()
+        name = _LAYOUTS[layout].names.get(kind)
+        return f"a table of {kind} (the {layout} layout has none)" if name is None else f"'{name}' in '{folder.name}'"
+
     def _open(self, kind: TableKind) -> OpenedTable | None:
         path = self._path(kind)
         if path is None:
@@ -193,10 +199,12 @@ class MovieLensSource(FormatSource):
         layout, folder = self._found()
         form = _LAYOUTS[layout]
         text = TextFormat(
-            separator="\t" if path.name.startswith("u.data") else form.separator,
+            separator="\t" if path.name.lower().startswith("u.data") else form.separator,
             quote=form.quote,
             encoding=_encoding(path, layout) if kind == "items" else "utf-8",
             header=form.headers.get(kind, ()),
+            remedy=REMEDY,
+            encoding_key=False,
         )
         table = open_text([path], folder, text)
         return DerivedTable(table, _derived(layout)) if kind == "items" else table
@@ -208,9 +216,11 @@ def _in(folder: Path, name: str) -> Path | None:
     Raises:
         DataError: It is there in both forms.
     """
-    paths = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+    paths = named(folder, name)
     if len(paths) > 1:
-        raise DataError(f"'{folder}' holds '{name}' and '{name}.gz'; delete one of them")
+        raise DataError(f"'{folder}' holds '{paths[0].name}' and '{paths[1].name}'; delete one of them")
+    if not paths:
+        refuse_packed(folder, lambda bare: bare.lower() == name)
     return paths[0] if paths else None
 
 
@@ -218,7 +228,7 @@ def _encoding(path: Path, layout: Layout) -> str:
     """100K and 1M are Latin-1, the later releases UTF-8; the 10M release has the form of 1M and is UTF-8."""
     if layout == "csv":
         return "utf-8"
-    with open_bytes(path) as file:
+    with explain_file_errors(path), open_bytes(path) as file:
         content = file.read()  # some hundred kilobytes
     try:
         content.decode("utf-8")

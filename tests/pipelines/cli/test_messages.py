@@ -86,3 +86,19 @@ def test_a_missing_key_says_what_it_takes(tmp_path: Path, capsys: pytest.Capture
 def test_the_help_of_every_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(verb, "--help") == 0
     assert f"recsys {verb}" in capsys.readouterr().out.replace("\n", " ").split("Options:")[0].partition("[OPTIONS]")[2]
+
+
+def test_the_end_of_a_file_is_no_end_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The argument parser makes an EOFError a silent "stopped", code 130: a cut file somewhere would say nothing."""
+    import pipelines.config
+
+    def ended(path: object, overrides: object) -> None:
+        raise EOFError("Compressed file ended")
+
+    monkeypatch.setattr(pipelines.config, "load_run_config", ended)
+    assert call("validate", "--config", "shop.yaml") == 1
+    printed = capsys.readouterr().err
+    assert "EOFError: Compressed file ended" in printed
+    assert "a fault of recsys" in printed

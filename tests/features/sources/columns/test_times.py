@@ -52,6 +52,13 @@ def test_a_number_in_a_text_file_may_be_written_in_several_ways(written: str, mi
     assert not parsed.refusals
 
 
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.Float64, pl.String, pl.Null])
+def test_a_column_without_any_time_says_so_and_blames_no_unit(dtype: type[pl.DataType]) -> None:
+    reader, _ = read(pl.Series([None, None], dtype=dtype))
+    with pytest.raises(DataError, match=r"column 'timestamp' is empty in all 2 rows.*map the column"):
+        reader.finish()
+
+
 @pytest.mark.parametrize("written", ["yesterday", "1,700,000,000", "2023-11-14", "1700000000s", "?", "12:30"])
 def test_what_is_no_number_refuses_its_row(written: str) -> None:
     _, parsed = read(["1700000000", written, "1700000001"])
