@@ -117,6 +117,12 @@ SETS = {
     ),
 }
 every_set = pytest.mark.parametrize("kind", SETS.values(), ids=list(SETS))
+RATINGS = Kind(
+    AmazonReviewsSource,
+    {"Beauty.csv": "user_id,parent_asin,rating,timestamp\n7,Toy,5.0,1588687728923\n"},
+    items=0,
+    settings={"version": 2023},
+)
 PUBLISHED = {name: kind for name, kind in SETS.items() if name != "recbole"}
 every_published_set = pytest.mark.parametrize("kind", PUBLISHED.values(), ids=list(PUBLISHED))
 
@@ -273,7 +279,7 @@ def recoded(text: str) -> bytes:
     return text.replace("Toy", "Café").replace("NORMAL", "Café").encode("latin-1")
 
 
-@pytest.mark.parametrize("name", ["movielens csv", "kuairand"])
+@pytest.mark.parametrize("kind", [SETS["movielens csv"], SETS["kuairand"], RATINGS], ids=["films", "videos", "ratings"])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -287,10 +293,9 @@ def recoded(text: str) -> bytes:
     ids=["latin-1", "semicolons", "no header", "open quote", "too few fields", "remark"],
 )
 def test_a_message_names_no_key_that_the_source_does_not_have(
-    tmp_path: Path, name: str, damage: Callable[[str], bytes]
+    tmp_path: Path, kind: Kind, damage: Callable[[str], bytes]
 ) -> None:
     """`source.encoding` and its like belong to `kind: table`; a recipe of another kind is refused with them."""
-    kind = SETS[name]
     source = kind.write(tmp_path, {**kind.files, kind.items_file: damage(kind.files[kind.items_file])})
     with pytest.raises(DataError) as caught:
         source.read(0).interactions.collect()
