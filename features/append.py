@@ -21,7 +21,13 @@ import polars as pl
 
 from features.appended.dataset import Certain, prepare_by_users, why_all_at_once
 from features.appended.kept_rows import only_grows
-from features.build import LOG_FOLDER, FeaturesConfig, need_session_id, nothing_left_behind, prepare_from_log
+from features.build import (
+    LOG_FOLDER,
+    FeaturesConfig,
+    need_session_id,
+    nothing_left_behind,
+    prepare_from_log,
+)
 from features.log.append import Merge, difference_of, runs_of_users
 from features.log.encode import ReadLog, read_log
 from features.log.encoded_log import EncodedLog, StoredLog
@@ -32,6 +38,7 @@ from features.refused import ROWS_IN_MEMORY, RefusedRows
 from features.sources.as_of import as_of
 from features.sources.base import FILE, RawTables, Source
 from features.sources.columns.ids import ODD_SHARE, canonical_integers
+from features.tables import Prepared
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, CannotExtend, DataError
 from recsys.contracts.event_times import microseconds
@@ -45,7 +52,7 @@ _NEARLY: Final = 0.95 * ODD_SHARE  # below the share of the warning itself, whic
 
 def prepare_appended(
     source: Source, config: FeaturesConfig, earlier: Sequence[Artifact], out_dir: Path, seed: int
-) -> dict[str, Any]:
+) -> Prepared:
     """Write the prepared data set of all files of a source, reading those that ``earlier`` has not.
 
     Args:
@@ -54,10 +61,10 @@ def prepare_appended(
         earlier: Prepared data sets of the same source, of an earlier day or the same; the first whose files are all there,
             unchanged, is taken.
         out_dir: Folder to write into; created when missing.
-        seed: As for :func:`features.build.prepare`.
+        seed: As for :func:`features.build.build`.
 
     Returns:
-        The data report.
+        What was written, with the data report.
 
     Raises:
         CannotExtend: None of them fits, or the new files alone cannot be read; everything has to be prepared.
@@ -84,9 +91,9 @@ def prepare_appended(
         logger.info("the log is merged, and all events are made anew at once: %s", reason)
         return prepare_from_log(raw, replace(read, log=_whole(merge, out_dir)), config, out_dir, fingerprints)
     with nothing_left_behind(out_dir):
-        report = prepare_by_users(raw, read, merge, _certain(base, merge, raw, config), config, out_dir)
+        prepared = prepare_by_users(raw, read, merge, _certain(base, merge, raw, config), config, out_dir)
         ReadState.of(raw.interactions, fingerprints, read.facts).save(out_dir / LOG_FOLDER)
-    return report
+    return prepared
 
 
 def _whole(merge: Merge, out_dir: Path) -> EncodedLog:

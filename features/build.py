@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
-import numpy.typing as npt
-import polars as pl
 from pydantic import Field, model_validator
 
 from features.data_report import (
@@ -30,7 +28,7 @@ from features.data_report import (
     session_facts,
 )
 from features.derived.watch_percentile import DerivedSignal, with_derived_signals
-from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio, targets_table
+from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio
 from features.items import ItemsConfig, ItemTable, build_item_table
 from features.log.encode import ReadLog, read_log
 from features.log.event_log import EventLog, KeptEvents, keep_events
@@ -39,7 +37,6 @@ from features.log.quarantine import QuarantineConfig, and_duplicates, check_shar
 from features.log.read_state import ReadState
 from features.log.repeats import Duplicates
 from features.log.signal_bits import behaviour_bytes
-from features.refused import RefusedRows
 from features.session_quality import good_sessions
 from features.sessions import SessionConfig, SessionRule, session_index, session_rule, session_starts
 from features.sources.as_of import as_of
@@ -47,12 +44,12 @@ from features.sources.base import RawTables, Source, merge_facts
 from features.splits import SplitConfig, check_not_empty, split_events
 from features.tables import (
     LabelledEvents,
-    SlicedWriter,
-    items_table,
+    Prepared,
+    Rest,
     train_counts,
     users_table,
     write_events,
-    write_large_table,
+    write_rest,
     write_sessions,
 )
 from recsys.config import FrozenConfig
@@ -60,12 +57,10 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import (
     DatasetSpec,
     HistoryArrays,
-    write_dataset_spec,
     write_history_arrays,
 )
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_features import NUM_GAP_BUCKETS, NUM_WATCH_BUCKETS
-from recsys.contracts.manifest import write_json
 
 logger = logging.getLogger("recsys.features")
 
@@ -124,29 +119,6 @@ class FeaturesConfig(FrozenConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rest:
-    """What is written of a data set beside its events, sessions and histories.
-
-    Attributes:
-        items: The items of the kept events, and items without events where the configuration keeps them.
-        users: ``users.parquet``.
-        targets: ``targets.parquet``.
-        quarantine: Refused rows, with the reason.
-        merged: Rows that another row of the same event has taken in.
-        spec: Sizes and task.
-        report: Counts of every step.
-    """
-
-    items: ItemTable
-    users: pl.DataFrame
-    targets: pl.DataFrame
-    quarantine: RefusedRows
-    merged: pl.DataFrame
-    spec: DatasetSpec
-    report: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Assembled(Rest):
     """A data set in memory, ready to be written.
 
@@ -160,6 +132,11 @@ class Assembled(Rest):
 
 
 def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) -> dict[str, Any]:
+    """Write a prepared data set as :func:`build` does, and return the data report alone."""
+    return build(source, config, out_dir, seed).report
+
+
+def build(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) -> Prepared:
     """Write a prepared data set that :meth:`recsys.contracts.dataset.Dataset.open` opens.
 
     Args:
@@ -169,7 +146,7 @@ def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) ->
         seed: Used by the simulator only.
 
     Returns:
-        The data report: every count, also written to ``data_report.json``.
+        What was written, with the data report: every count, also written to ``data_report.json``.
 
     Raises:
         DataError: Unreadable files, missing columns, a wrong unit, too many bad rows, an empty split.
@@ -182,7 +159,7 @@ def prepare(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) ->
 
 def prepare_from_log(
     raw: RawTables, read: ReadLog, config: FeaturesConfig, out_dir: Path, fingerprints: Mapping[str, str]
-) -> dict[str, Any]:
+) -> Prepared:
     """Write the prepared data set of a log that has been read, and the log beside it, so that a day can be added to it.
 
     Args:
@@ -193,7 +170,7 @@ def prepare_from_log(
         fingerprints: Of the source's files.
 
     Returns:
-        The data report.
+        What was written, with the data report.
     """
     with nothing_left_behind(out_dir):
         read.log.save(out_dir / LOG_FOLDER)
@@ -206,7 +183,7 @@ def prepare_from_log(
     write_sessions(out_dir / "sessions.parquet", data.events)
     write_history_arrays(out_dir / "history", data.history)
     write_rest(out_dir, data, train_counts(data.events, data.spec.num_items))
-    return data.report
+    return Prepared.of(data)
 
 
 @contextmanager
@@ -218,32 +195,6 @@ def nothing_left_behind(out_dir: Path) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(out_dir / LOG_FOLDER if was_there else out_dir, ignore_errors=True)
         raise
-
-
-def write_rest(out_dir: Path, data: Rest, counts: npt.NDArray[np.int64]) -> None:
-    """Write everything but events, sessions and histories.
-
-    Args:
-        out_dir: Folder to write into.
-        data: What to write.
-        counts: ``[items]`` positive events in the train split.
-    """
-    items_table(data.items, counts).rechunk().write_parquet(out_dir / "items.parquet")
-    write_large_table(out_dir / "users.parquet", data.users)
-    write_large_table(out_dir / "targets.parquet", data.targets)
-    with SlicedWriter(out_dir / "quarantine.parquet") as quarantine:
-        for rows in data.quarantine.tables():
-            quarantine.write(rows)
-    data.merged.rechunk().write_parquet(out_dir / "merged.parquet")
-    write_dataset_spec(out_dir, data.spec)
-    write_json(out_dir / "data_report.json", data.report)
-    logger.info(
-        "prepared %d users, %d items, %d events (%d positive)",
-        data.spec.num_users,
-        data.spec.num_items,
-        data.report["kept"],
-        data.report["positive_events"],
-    )
 
 
 def validate_source(source: Source, config: FeaturesConfig, seed: int = 0) -> dict[str, Any]:
@@ -326,7 +277,7 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
     history = build_histories(log, split, events.behaviour, events.watch_ratio)
     quality = config.sessions.high_quality
     good, good_facts = good_sessions(log, split, sessions, quality) if quality is not None else (None, None)
-    rows = build_targets(
+    targets = build_targets(
         history,
         task=config.task,
         session_length=config.session_length,
@@ -335,7 +286,6 @@ def assemble(raw: RawTables, read: ReadLog, kept: KeptEvents, config: FeaturesCo
         eval_rows=config.eval_rows,
         good=good,
     )
-    targets = targets_table(rows)
     users, user_facts = users_table(log.user_ids, raw.users)
     report = {
         **row_counts(read, quarantine, kept),

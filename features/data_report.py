@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from features.histories import TargetRows
 from features.log.encode import ReadLog
 from features.log.event_log import EventLog, Outcome
 from features.refused import RefusedRows
@@ -23,7 +24,7 @@ from features.sessions import SessionRule
 from features.sources.base import RawTables, merge_facts
 from features.sources.columns.cells import SHOWN_VALUES, shown
 from features.splits import SplitArray
-from recsys.contracts.columns import SPLIT_NAMES, Columns
+from recsys.contracts.columns import SPLIT_NAMES
 from recsys.contracts.dataset import OffsetArray
 
 logger = logging.getLogger("recsys.features")
@@ -365,10 +366,10 @@ def _signal_counts(tally: Tally, signals: Sequence[str]) -> dict[str, dict[str, 
     return result
 
 
-def history_counts(tally: Tally, history: Borders, targets: pl.DataFrame) -> dict[str, Any]:
+def history_counts(tally: Tally, history: Borders, targets: Sequence[TargetRows]) -> dict[str, Any]:
     """Count users, events per split, and the rows that will be predicted."""
     lengths = np.diff(history.offsets)
-    rows = np.bincount(targets[Columns.SPLIT].to_numpy(), minlength=len(SPLIT_NAMES))
+    rows = [sum(len(part) for part in targets if part.split == code) for code in range(len(SPLIT_NAMES))]
     train, valid = history.train_end - history.offsets[:-1], history.valid_end - history.train_end
     positive = int(history.offsets[-1])
     return {
@@ -380,7 +381,7 @@ def history_counts(tally: Tally, history: Borders, targets: pl.DataFrame) -> dic
         "positive_events_per_split": _by_split(
             [int(count) for count in (train.sum(), valid.sum(), positive - train.sum() - valid.sum())]
         ),
-        "target_rows": _by_split(rows.tolist()),
+        "target_rows": _by_split(rows),
         "history_length_quantiles": {
             f"p{percent}": int(value)
             for percent, value in zip(_PERCENTS, np.percentile(lengths, _PERCENTS, method="lower"), strict=True)

@@ -1,6 +1,6 @@
 """Histories as offsets into one array of positive events, and the predictions to make from them.
 
-Reads the event log, split and sessions; produces :class:`~recsys.contracts.dataset.HistoryArrays` and the table
+Reads the event log, split and sessions; produces :class:`~recsys.contracts.dataset.HistoryArrays` and the rows of
 ``targets.parquet``. Windows are never materialised: a history is a pair of row numbers.
 """
 
@@ -12,14 +12,13 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from features.log.arrays import BoolArray, is_constant
 from features.log.event_log import EventLog
 from features.passes.users import distinct_targets, first_occurrences, gap_codes, split_counts, window
 from features.splits import SplitArray
-from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID, Columns
-from recsys.contracts.dataset import ByteArray, HistoryArrays, IntArray, OffsetArray
+from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID
+from recsys.contracts.dataset import ByteArray, HistoryArrays, IntArray, OffsetArray, Targets
 from recsys.contracts.event_features import watch_buckets
 
 Task = Literal["next_item", "session"]
@@ -107,23 +106,19 @@ class TargetRows:
         moved = (self.history_start + events, self.history_end + events)
         return replace(self, user=self.user + np.int32(users), history_start=moved[0], history_end=moved[1])
 
+    def as_targets(self) -> Targets:
+        """Return the same rows as a reader of ``targets.parquet`` gets them."""
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.sizes, dtype=np.int64)])
+        return Targets(self.user, self.history_start, self.history_end, self.items, ends)
+
     @classmethod
     def joined(cls, parts: Sequence[TargetRows]) -> TargetRows:
         """Put rows of one split behind each other."""
         names = [name for name in vars(parts[0]) if name != "split"]
         return cls(parts[0].split, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
-    def table(self) -> pl.DataFrame:
-        """Return them as a table."""
-        return pl.DataFrame(
-            {
-                Columns.USER_INDEX: self.user.astype(np.int32, copy=False),
-                Columns.HISTORY_START: self.history_start,
-                Columns.HISTORY_END: self.history_end,
-                Columns.TARGETS: lists_of(self.items, self.sizes),
-                Columns.SPLIT: np.full(len(self.user), self.split, np.int8),
-            }
-        )
+    def __len__(self) -> int:
+        return len(self.user)
 
 
 def build_targets(
@@ -160,11 +155,6 @@ def build_targets(
     found.append(window_targets(history, history.train_end, history.valid_end, VALID))
     found.append(window_targets(history, history.valid_end, history.offsets[1:], TEST))
     return found
-
-
-def targets_table(rows: Sequence[TargetRows]) -> pl.DataFrame:
-    """Return ``targets.parquet``."""
-    return pl.concat([part.table() for part in rows])
 
 
 def _session_targets(
@@ -217,44 +207,3 @@ def _run_starts(groups: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     starts: BoolArray = np.ones(len(groups), bool)
     starts[1:] = groups[1:] != groups[:-1]
     return np.maximum.accumulate(np.where(starts, np.arange(len(groups)), 0))
-
-
-def lists_of(items: IntArray, sizes: npt.NDArray[np.integer]) -> pl.Series:
-    """Cut items into lists of these sizes, 1 and more.
-
-    Example:
-        >>> lists_of(np.array([5, 6, 7], np.int32), np.array([2, 1])).to_list()
-        [[5, 6], [7]]
-    """
-    flat = pl.Series(np.ascontiguousarray(items, dtype=np.int32))
-    if len(flat) == len(sizes):  # one each
-        return flat.reshape((len(flat), 1)).arr.to_list()
-    return pl.Series(_ArrowLists(flat.to_numpy(), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)))
-
-
-@dataclass(frozen=True)
-class _ArrowLists:
-    """Lists handed over by the C interface; ``pa.array`` would import pandas, and a group by copies them one by one.
-
-    Attributes:
-        items: ``[sum of sizes]``.
-        ends: ``[lists + 1]``.
-    """
-
-    items: IntArray
-    ends: OffsetArray
-
-    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
-        import pyarrow as pa  # only here: reading a configuration does not need it
-
-        def memory_of_arrow(values: npt.NDArray[np.integer]) -> pa.Buffer:
-            # not NumPy's: a thread of Polars that drops an array of Python's waits for the interpreter, which waits for it
-            buffer = pa.allocate_buffer(values.nbytes)
-            np.frombuffer(buffer, values.dtype)[:] = values
-            return buffer
-
-        items = pa.Array.from_buffers(pa.int32(), len(self.items), [None, memory_of_arrow(self.items)])
-        kind, count = pa.large_list(pa.int32()), len(self.ends) - 1
-        lists = pa.Array.from_buffers(kind, count, [None, memory_of_arrow(self.ends)], children=[items])
-        capsules: tuple[object, object] = lists.__arrow_c_array__(requested_schema)
-        return capsules

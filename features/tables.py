@@ -1,4 +1,4 @@
-"""The tables of a prepared data set, written from the event log: events, items, users.
+"""The tables of a prepared data set, written from the event log: events, items, users, targets, and what stands beside them.
 
 Reads kept events and what the later steps found out about each; produces ``events.parquet``, ``items.parquet`` and
 ``users.parquet``. Events are written slice by slice, so that no table of all of them is ever in memory.
@@ -6,6 +6,8 @@ Reads kept events and what the later steps found out about each; produces ``even
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,18 +17,24 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from features.histories import TargetRows
 from features.items import ItemTable, one_row_per_id
 from features.log.arrays import is_constant
 from features.log.event_log import EventLog
-from features.number_tables.writer import GROUP_ROWS, Column, Nullable, NumberTableWriter
+from features.number_tables.writer import GROUP_ROWS, Column, Lists, Nullable, NumberTableWriter
 from features.passes.rows import add_counts
+from features.refused import RefusedRows
 from features.sessions import session_columns, session_starts
 from features.sources.base import FILE, ROW
 from features.splits import SplitArray
 from recsys.contracts.columns import TRAIN, Columns
+from recsys.contracts.dataset import DatasetSpec, write_dataset_spec
+from recsys.contracts.manifest import write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+logger = logging.getLogger("recsys.features")
 
 _SLICE_ROWS: Final = 1_000_000
 _BATCH_VALUES: Final = 1 << 16  # 1,024 by default, which costs a sixth of the time
@@ -40,9 +48,11 @@ ASCENDING: Final = frozenset(
         Columns.BEHAVIOUR,
         Columns.EVENT_START,
         Columns.EVENT_END,
+        Columns.HISTORY_START,
+        Columns.HISTORY_END,
     )
 )
-"""Columns of events and sessions whose neighbours differ by little."""
+"""Columns of events, sessions and targets whose neighbours differ by little."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,49 @@ class LabelledEvents:
     session: npt.NDArray[np.int32]
     behaviour: npt.NDArray[np.uint8]
     watch_ratio: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rest:
+    """What is written of a data set beside its events, sessions and histories.
+
+    Attributes:
+        items: The items of the kept events, and items without events where the configuration keeps them.
+        users: ``users.parquet``.
+        targets: The rows of ``targets.parquet``, split by split.
+        quarantine: Refused rows, with the reason.
+        merged: Rows that another row of the same event has taken in.
+        spec: Sizes and task.
+        report: Counts of every step.
+    """
+
+    items: ItemTable
+    users: pl.DataFrame
+    targets: Sequence[TargetRows]
+    quarantine: RefusedRows
+    merged: pl.DataFrame
+    spec: DatasetSpec
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What has been written of a data set, as far as it is described behind that and small enough to be kept meanwhile.
+
+    Attributes:
+        report: Counts of every step.
+        user_ids: ``[U]`` ids in ``users.parquet``.
+        targets: The rows of ``targets.parquet``, split by split.
+    """
+
+    report: dict[str, Any]
+    user_ids: pl.Series
+    targets: Sequence[TargetRows]
+
+    @classmethod
+    def of(cls, data: Rest) -> Prepared:
+        """Take what is kept."""
+        return cls(data.report, data.users[Columns.USER_ID], data.targets)
 
 
 class SlicedWriter:
@@ -142,6 +195,21 @@ def write_sessions(path: Path, events: LabelledEvents) -> None:
     with NumberTableWriter(path, ASCENDING) as writer:
         for first in range(0, len(starts) - 1, GROUP_ROWS):
             writer.write(session_columns(events.log, events.split, starts, slice(first, first + GROUP_ROWS)))
+
+
+def write_targets(path: Path, rows: Iterable[TargetRows]) -> None:
+    """Write ``targets.parquet``, split by split."""
+    with NumberTableWriter(path, ASCENDING) as writer:
+        for part in rows:
+            writer.write(
+                {
+                    Columns.USER_INDEX: part.user.astype(np.int32, copy=False),
+                    Columns.HISTORY_START: part.history_start,
+                    Columns.HISTORY_END: part.history_end,
+                    Columns.TARGETS: Lists.of(part.items.astype(np.int32, copy=False), part.sizes),
+                    Columns.SPLIT: np.full(len(part), part.split, np.int8),
+                }
+            )
 
 
 def _as_arrow(table: pl.DataFrame) -> pa.Table:
@@ -243,3 +311,29 @@ def users_table(user_ids: pl.Series, users: pl.DataFrame | None) -> tuple[pl.Dat
         "user_ids_that_conflict": conflicting,
     }
     return table.join(attributes, on=Columns.USER_ID, how="left", maintain_order="left"), facts
+
+
+def write_rest(out_dir: Path, data: Rest, counts: npt.NDArray[np.int64]) -> None:
+    """Write everything but events, sessions and histories.
+
+    Args:
+        out_dir: Folder to write into.
+        data: What to write.
+        counts: ``[items]`` positive events in the train split.
+    """
+    items_table(data.items, counts).rechunk().write_parquet(out_dir / "items.parquet")
+    write_large_table(out_dir / "users.parquet", data.users)
+    write_targets(out_dir / "targets.parquet", data.targets)
+    with SlicedWriter(out_dir / "quarantine.parquet") as quarantine:
+        for rows in data.quarantine.tables():
+            quarantine.write(rows)
+    data.merged.rechunk().write_parquet(out_dir / "merged.parquet")
+    write_dataset_spec(out_dir, data.spec)
+    write_json(out_dir / "data_report.json", data.report)
+    logger.info(
+        "prepared %d users, %d items, %d events (%d positive)",
+        data.spec.num_users,
+        data.spec.num_items,
+        data.report["kept"],
+        data.report["positive_events"],
+    )

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from features.tables import Prepared
     from pipelines.config import RunConfig
 
 
-def describe(config: RunConfig, folder: Path, report: Mapping[str, Any]) -> None:
+def describe(config: RunConfig, folder: Path, prepared: Prepared) -> None:
     """Describe prepared data by files and a page beside them; the same data give the same bytes.
 
     Args:
         folder: The prepared data.
-        report: Their data report.
+        prepared: The same, as far as they are still in memory.
     """
     from features.audit.prepared import describe_prepared
     from recsys.reports.data.page import write_data_page
 
-    describe_prepared(folder, report, config.features.split.kind, config.source.model_dump(mode="json"))
+    describe_prepared(folder, prepared, config.features.split.kind, config.source.model_dump(mode="json"))
     write_data_page(folder, folder / "data_report.html")

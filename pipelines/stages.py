@@ -46,12 +46,12 @@ Summary = dict[str, Any]
 
 def prepare(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:
     """Turn raw logs into the prepared data set."""
-    from features.build import prepare as build
+    from features.build import build
     from pipelines.described import describe
 
-    report = build(config.source, config.features, out_dir, config.seed)
-    describe(config, out_dir, report)
-    return report
+    prepared = build(config.source, config.features, out_dir, config.seed)
+    describe(config, out_dir, prepared)
+    return prepared.report
 
 
 def prepare_more(config: RunConfig, earlier: Sequence[Artifact], out_dir: Path, progress: Progress) -> Summary:
@@ -59,9 +59,9 @@ def prepare_more(config: RunConfig, earlier: Sequence[Artifact], out_dir: Path, 
     from features.append import prepare_appended
     from pipelines.described import describe
 
-    report = prepare_appended(config.source, config.features, earlier, out_dir, config.seed)
-    describe(config, out_dir, report)
-    return report
+    prepared = prepare_appended(config.source, config.features, earlier, out_dir, config.seed)
+    describe(config, out_dir, prepared)
+    return prepared.report
 
 
 def embed(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress) -> Summary:

@@ -15,12 +15,11 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from features.appended.kept_rows import NO_REPEATS, KeptRows
 from features.build import FeaturesConfig
 from features.data_report import Tally, doubling_counts
-from features.histories import TargetRows, build_histories, build_targets, event_watch_ratio, targets_table
+from features.histories import TargetRows, build_histories, build_targets, event_watch_ratio
 from features.items import ItemTable
 from features.log.encoded_log import StoredLog
 from features.log.event_log import EventLog, count_ties, event_log, renumber_ascending, selected, settle
@@ -106,9 +105,9 @@ class Written:
         offsets = np.concatenate([np.zeros(1, np.int64), *self.ends])
         return HistoryBorders(offsets, np.concatenate(self.train_end), np.concatenate(self.valid_end))
 
-    def all_targets(self) -> pl.DataFrame:
-        """Return ``targets.parquet``."""
-        return targets_table([TargetRows.joined(parts) for _, parts in sorted(self.targets.items())])
+    def all_targets(self) -> list[TargetRows]:
+        """Return the rows of ``targets.parquet``, split by split."""
+        return [TargetRows.joined(parts) for _, parts in sorted(self.targets.items())]
 
 
 def write_by_users(log: StoredLog, kept: KeptRows, rules: Rules, out_dir: Path) -> Written:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -16,10 +16,8 @@ from features.appended.kept_rows import KeptRows, Settling, kept_rows
 from features.build import (
     LOG_FOLDER,
     FeaturesConfig,
-    Rest,
     cut_rule,
     dataset_spec,
-    write_rest,
 )
 from features.data_report import all_facts, event_facts, history_counts, row_counts, session_facts
 from features.items import build_item_table
@@ -31,7 +29,7 @@ from features.log.quarantine import and_duplicates, check_share
 from features.refused import RefusedRows
 from features.sources.base import RawTables
 from features.splits import check_not_empty, cut_facts, given_cuts
-from features.tables import users_table
+from features.tables import Prepared, Rest, users_table, write_rest
 
 EARLIEST: Final = np.iinfo(np.int64).min
 
@@ -64,7 +62,7 @@ def why_all_at_once(raw: RawTables, config: FeaturesConfig) -> str | None:
 
 def prepare_by_users(
     raw: RawTables, read: ReadLog, merge: Merge, certain: Certain, config: FeaturesConfig, out_dir: Path
-) -> dict[str, Any]:
+) -> Prepared:
     """Write the prepared data set, and the log beside it.
 
     Args:
@@ -76,7 +74,7 @@ def prepare_by_users(
         out_dir: Folder to write into.
 
     Returns:
-        The data report.
+        What was written, with the data report.
     """
     runs = runs_of_users(merge.starts)
     settling = Settling(certain.core, config.k_core, config.duplicates, raw.merge_rules)
@@ -98,7 +96,7 @@ def prepare_by_users(
     rest = _rest(raw, read, log, kept, rules, written, outcome, quarantine)
     check_not_empty(rest.report, raw.positive)
     write_rest(out_dir, rest, written.train_count)
-    return rest.report
+    return Prepared.of(rest)
 
 
 def _kept(

@@ -79,22 +79,23 @@ class DataContract(BaseModel):
     authors: Sample
 
 
-def write_contract(folder: Path, report: Mapping[str, Any]) -> DataContract:
+def write_contract(folder: Path, report: Mapping[str, Any], user_ids: pl.Series | None = None) -> DataContract:
     """Describe the prepared data set in ``folder`` and write ``data_contract.json`` into it.
 
     Args:
         folder: Holds ``dataset.json`` and the tables.
         report: The data report, which counted the events.
+        user_ids: Of the users; ``None`` reads them.
     """
-    contract = describe(folder, report)
+    contract = describe(folder, report, user_ids)
     write_json(folder / CONTRACT_NAME, contract.model_dump(mode="json"))
     return contract
 
 
-def describe(folder: Path, report: Mapping[str, Any]) -> DataContract:
+def describe(folder: Path, report: Mapping[str, Any], user_ids: pl.Series | None = None) -> DataContract:
     """Return what the prepared data set in ``folder`` promises; reads ids, and watched times where there are some."""
     spec = DatasetSpec.model_validate(read_json(folder / "dataset.json"))
-    users = pl.read_parquet(folder / "users.parquet", columns=[Columns.USER_ID], glob=False)[Columns.USER_ID]
+    users = read_user_ids(folder) if user_ids is None else user_ids
     items = pl.read_parquet(
         folder / "items.parquet", columns=[Columns.ITEM_ID, Columns.CATEGORIES, Columns.AUTHOR_ID], glob=False
     )
@@ -121,6 +122,11 @@ def describe(folder: Path, report: Mapping[str, Any]) -> DataContract:
         categories=_sample(categories),
         authors=_sample(items[Columns.AUTHOR_ID].unique()),
     )
+
+
+def read_user_ids(folder: Path) -> pl.Series:
+    """Read the ids of the users of the prepared data set in ``folder``."""
+    return pl.read_parquet(folder / "users.parquet", columns=[Columns.USER_ID], glob=False)[Columns.USER_ID]
 
 
 def read_contract(path: Path) -> DataContract | None:

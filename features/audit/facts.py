@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.audit.contract import rounded
+from features.audit.contract import read_user_ids, rounded
 from features.audit.drift import drift_at_the_end
 from features.audit.event_columns import MOST_EVENTS, EventColumns
 from features.data_report import doubling_counts, doubling_labels
@@ -35,6 +35,8 @@ STEPS: Final = ((DAY, "day"), (7 * DAY, "week"), (28 * DAY, "4 weeks"), (364 * D
 LORENZ_POINTS: Final = 21
 ID_EXAMPLES: Final = 3
 
+METADATA: Final = (Columns.TITLE, Columns.TEXT, Columns.CATEGORIES, Columns.AUTHOR_ID)
+
 ODD_IDS: Final = {
     "leading zeros": r"^0[0-9]+$",
     "a decimal point": r"^[0-9]+\.[0-9]+$",
@@ -45,26 +47,32 @@ ODD_IDS: Final = {
 }
 """Forms of ids that come from a wrong reading more often than from a person; counted and shown, never refused."""
 
+_USUAL: Final = bytes(code for code in range(0x21, 0x7F) if chr(code) not in "\"'")
+_SMALL: Final = "abcdefghijklmnopqrstuvwxyz"
 
-def write_facts(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+
+def write_facts(folder: Path, report: Mapping[str, Any], user_ids: pl.Series | None = None) -> dict[str, Any]:
     """Describe the prepared data set in ``folder`` and write ``data_facts.json`` into it.
 
     Args:
         folder: Holds the tables and arrays.
         report: The data report, which counted the sessions.
+        user_ids: Of the users; ``None`` reads them.
     """
-    found = describe_data(Dataset.open(folder, checked=False), report)
+    dataset = Dataset.open(folder, checked=False)
+    found = describe_data(dataset, report, read_user_ids(folder) if user_ids is None else user_ids)
     write_json(folder / FACTS_NAME, found)
     return found
 
 
-def describe_data(dataset: Dataset, report: Mapping[str, Any]) -> dict[str, Any]:
+def describe_data(dataset: Dataset, report: Mapping[str, Any], user_ids: pl.Series) -> dict[str, Any]:
     """Return the facts; parts that the data cannot give are absent."""
     spec, folder = dataset.spec, dataset.path
     events = EventColumns.read(folder, spec)
     user_counts = np.bincount(events.user, minlength=spec.num_users)
     if events.share < 1.0:
         user_counts = user_counts[user_counts > 0]
+    items = pl.read_parquet(folder / "items.parquet", columns=[Columns.ITEM_ID, *METADATA], glob=False)
     every = max(1, len(dataset.history.gap) // MOST_EVENTS)
     found: dict[str, Any] = {
         "size": {
@@ -82,8 +90,8 @@ def describe_data(dataset: Dataset, report: Mapping[str, Any]) -> dict[str, Any]
         "session_lengths": report["sessions"]["lengths"],
         "gaps": (every * np.bincount(dataset.history.gap[::every], minlength=spec.num_gap_buckets)).tolist(),
         "watch": (every * np.bincount(dataset.history.watch[::every], minlength=spec.num_watch_buckets)).tolist(),
-        "metadata": _metadata(folder, events.item_counts),
-        "ids": {name: _odd_ids(folder / f"{name}s.parquet", f"{name}_id") for name in ("user", "item")},
+        "metadata": _metadata(items, events.item_counts),
+        "ids": {"user": odd_ids(user_ids), "item": odd_ids(items[Columns.ITEM_ID])},
         "splits": _splits(events),
     }
     if events.last_time >= 0:
@@ -168,40 +176,58 @@ def date_of(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d")
 
 
-def _metadata(folder: Path, item_counts: npt.NDArray[np.integer]) -> dict[str, dict[str, float | None]]:
+def _metadata(items: pl.DataFrame, item_counts: npt.NDArray[np.integer]) -> dict[str, dict[str, float | None]]:
     """Share of the items, and of the events, with each kind of metadata."""
-    names = (Columns.TITLE, Columns.TEXT, Columns.CATEGORIES, Columns.AUTHOR_ID)
-    items = pl.read_parquet(folder / "items.parquet", columns=list(names), glob=False)
     total = max(int(item_counts.sum()), 1)
     found = {}
-    for name in names:
+    for name in METADATA:
         known = items[name].is_not_null().to_numpy()
         share = float(known.mean()) if len(known) else None
         found[name] = {"items": rounded(share), "events": rounded(float(item_counts[known].sum() / total))}
     return found
 
 
-def _odd_ids(path: Path, column: str) -> dict[str, Any]:
-    """Count ids of odd forms; ids that are integers have none."""
-    ids = pl.read_parquet(path, columns=[column], glob=False)[column]
+def odd_ids(ids: pl.Series) -> dict[str, Any]:
+    """Count ids of odd forms; ids that are integers have none.
+
+    Example:
+        >>> odd_ids(pl.Series(["007", "u7", "U7"]))["odd"]["leading zeros"]
+        {'count': 1, 'examples': ['007']}
+    """
     if ids.dtype != pl.String:
         return {"type": "integer", "odd": {}}
-    odd = {}
-    # most ids are of no odd form: one pass says so, where each pattern would take one
-    suspect = ids.filter(ids.str.contains("|".join(f"(?:{pattern})" for pattern in ODD_IDS.values())))
-    for name, pattern in ODD_IDS.items() if len(suspect) else ():
-        found = suspect.filter(suspect.str.contains(pattern))
-        if len(found):
-            odd[name] = {"count": len(found), "examples": found.head(ID_EXAMPLES).to_list()}
-    if (twice := _capitals_alone(ids)) > 0:
+    data = ids.str.join("").item().encode()
+    odd: dict[str, Any] = {}
+    if _may_be_odd(ids, data):
+        # most ids are of no odd form: one pass says so, where each pattern would take one
+        suspect = ids.filter(ids.str.contains("|".join(f"(?:{pattern})" for pattern in ODD_IDS.values())))
+        for name, pattern in ODD_IDS.items() if len(suspect) else ():
+            found = suspect.filter(suspect.str.contains(pattern))
+            if len(found):
+                odd[name] = {"count": len(found), "examples": found.head(ID_EXAMPLES).to_list()}
+    if (twice := _capitals_alone(ids, data)) > 0:
         odd["capitals alone apart from another id"] = {"count": twice, "examples": []}
     return {"type": "text", "odd": odd}
 
 
-def _capitals_alone(ids: pl.Series) -> int:
+def _may_be_odd(ids: pl.Series, data: bytes) -> bool:
+    """Whether some id can match :data:`ODD_IDS`, each of which asks for an unusual byte or a digit at the beginning.
+
+    Args:
+        ids: Texts.
+        data: Their bytes, one id after the other.
+    """
+    if data.translate(None, _USUAL):
+        return True
+    lengths = ids.str.len_bytes().to_numpy().astype(np.int64)
+    first = np.frombuffer(data, np.uint8)[(np.cumsum(lengths) - lengths)[lengths > 0]]
+    return bool(((first >= ord("0")) & (first <= ord("9"))).any())
+
+
+def _capitals_alone(ids: pl.Series, data: bytes) -> int:
     """Count ids that are another one when both are written in small letters."""
-    plain = not ids.str.contains(r"[^\x00-\x7f]").any()
-    if plain and not all(ids.str.contains(letters).any() for letters in ("[a-z]", "[A-Z]")):
+    small, capital = (len(data.translate(None, letters.encode())) < len(data) for letters in (_SMALL, _SMALL.upper()))
+    if data.isascii() and not (small and capital):
         return 0
     return len(ids) - ids.str.to_lowercase().n_unique()
 

@@ -18,7 +18,11 @@ PLAIN, RLE, DELTA = 0, 3, 5
 UINT_8, INT_8 = 11, 15
 """What a column of 32 bits stands for where it is less."""
 
-_REQUIRED, _OPTIONAL = 0, 1
+_REQUIRED, _OPTIONAL, _REPEATED = 0, 1, 2
+_OF_LISTS = 3
+_LIST_PATH: Final = ("list", "element")
+"""What the format calls the list inside a column of lists, and its items."""
+
 _CREATED_BY: Final = "recsys"
 _I32, _I64, _BINARY, _LIST, _STRUCT = 5, 6, 8, 9, 12
 _LAST_OF_KIND: Final = 4
@@ -37,6 +41,7 @@ class ColumnFormat:
         converted: What it stands for; ``None``: itself.
         nullable: Whether values may be missing.
         encoding: ``PLAIN`` or ``DELTA``.
+        in_lists: Whether a row holds a list of values, at least one; the rest is about those values.
     """
 
     name: str
@@ -44,6 +49,7 @@ class ColumnFormat:
     converted: int | None
     nullable: bool
     encoding: int
+    in_lists: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,21 +59,23 @@ class Chunk:
     Attributes:
         offset: First byte in the file.
         size: Bytes, with the head of the page.
+        values: How many there are, missing ones too.
     """
 
     offset: int
     size: int
+    values: int
 
 
-def page_head(column: ColumnFormat, rows: int, size: int) -> bytes:
+def page_head(column: ColumnFormat, values: int, size: int) -> bytes:
     """Return the head of a page, which holds all values of a column of one row group.
 
     Args:
         column: The column.
-        rows: Values, missing ones too.
+        values: How many there are, missing ones too.
         size: Bytes that follow.
     """
-    data: list[Field] = [(1, _I32, rows), (2, _I32, column.encoding), (3, _I32, RLE), (4, _I32, RLE)]
+    data: list[Field] = [(1, _I32, values), (2, _I32, column.encoding), (3, _I32, RLE), (4, _I32, RLE)]
     return _struct([(1, _I32, 0), (2, _I32, size), (3, _I32, size), (5, _STRUCT, data)])
 
 
@@ -78,7 +86,8 @@ def footer(columns: Sequence[ColumnFormat], groups: Sequence[tuple[int, Sequence
         columns: All columns.
         groups: Rows of each row group, and where its columns are.
     """
-    schema = [[(4, _BINARY, "schema"), (5, _I32, len(columns))], *(_described(column) for column in columns)]
+    schema = [[(4, _BINARY, "schema"), (5, _I32, len(columns))]]
+    schema += [element for column in columns for element in _described(column)]
     listed = [_row_group(columns, rows, chunks) for rows, chunks in groups]
     rows = sum(rows for rows, _ in groups)
     written = _struct(
@@ -93,20 +102,26 @@ def footer(columns: Sequence[ColumnFormat], groups: Sequence[tuple[int, Sequence
     return written + len(written).to_bytes(4, "little") + MAGIC
 
 
-def _described(column: ColumnFormat) -> list[Field]:
+def _described(column: ColumnFormat) -> list[list[Field]]:
+    """Return what the schema says of a column: itself, or a column of lists, the list in it, and the items of that."""
+    list_name, name = _LIST_PATH if column.in_lists else ("", column.name)
     fields: list[Field] = [
         (1, _I32, column.physical),
         (3, _I32, _OPTIONAL if column.nullable else _REQUIRED),
-        (4, _BINARY, column.name),
+        (4, _BINARY, name),
     ]
-    return fields if column.converted is None else [*fields, (6, _I32, column.converted)]
+    values = fields if column.converted is None else [*fields, (6, _I32, column.converted)]
+    if not column.in_lists:
+        return [values]
+    outer: list[Field] = [(3, _I32, _REQUIRED), (4, _BINARY, column.name), (5, _I32, 1), (6, _I32, _OF_LISTS)]
+    return [outer, [(3, _I32, _REPEATED), (4, _BINARY, list_name), (5, _I32, 1)], values]
 
 
 def _row_group(columns: Sequence[ColumnFormat], rows: int, chunks: Sequence[Chunk]) -> list[Field]:
     found = []
     for column, chunk in zip(columns, chunks, strict=True):
         facts: list[Field] = [
-            (5, _I64, rows),
+            (5, _I64, chunk.values),
             (6, _I64, chunk.size),
             (7, _I64, chunk.size),
             (9, _I64, chunk.offset),
@@ -123,7 +138,7 @@ def _kind(column: ColumnFormat) -> bytes:
         [
             (1, _I32, column.physical),
             (2, _LIST, (_I32, [column.encoding, RLE])),
-            (3, _LIST, (_BINARY, [column.name])),
+            (3, _LIST, (_BINARY, [column.name, *(_LIST_PATH if column.in_lists else ())])),
             (_LAST_OF_KIND, _I32, 0),  # not compressed
         ]
     )

@@ -57,7 +57,53 @@ class Nullable:
         return np.broadcast_to(np.True_, (len(self),)) if self.known is None else self.known
 
 
-Column = npt.NDArray[Any] | Nullable
+@dataclass(frozen=True)
+class Lists:
+    """A list of at least one number in each row.
+
+    Attributes:
+        items: The numbers of all rows, one row after the other.
+        ends: ``[rows + 1]`` where the first row begins in ``items``, and where each ends; ascending by at least 1.
+    """
+
+    items: npt.NDArray[Any]
+    ends: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, items: npt.NDArray[Any], sizes: npt.NDArray[np.integer[Any]]) -> Lists:
+        """Cut items into lists of these sizes.
+
+        Raises:
+            ValueError: A list would be empty, or the sizes do not add up to the items.
+        """
+        if len(sizes) and int(sizes.min()) < 1:
+            raise ValueError(f"list {int(sizes.argmin())} has {int(sizes.min())} items, expected at least 1")
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+        if ends[-1] != len(items):
+            raise ValueError(f"the lists have {int(ends[-1])} items by their sizes, and there are {len(items)}")
+        return cls(items, ends)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, rows: slice) -> Lists:
+        start, stop, _ = rows.indices(len(self))
+        return Lists(self.items, self.ends[start : stop + 1])
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        """The numbers of these rows alone."""
+        return self.items[self.ends[0] : self.ends[-1]]
+
+    @property
+    def is_first(self) -> npt.NDArray[np.bool_]:
+        """``[values]`` whether each begins a row."""
+        found = np.zeros(int(self.ends[-1] - self.ends[0]), bool)
+        found[self.ends[:-1] - self.ends[0]] = True
+        return found
+
+
+Column = npt.NDArray[Any] | Nullable | Lists
 
 
 class NumberTableWriter(FileInPieces):
@@ -115,22 +161,26 @@ class NumberTableWriter(FileInPieces):
         super().close()
 
     def _format(self, name: str, column: Column) -> ColumnFormat:
-        nullable = isinstance(column, Nullable)
-        dtype = column.values.dtype if isinstance(column, Nullable) else column.dtype
+        plain = isinstance(column, np.ndarray)
+        dtype = column.dtype if isinstance(column, np.ndarray) else column.values.dtype
         physical, converted = _KINDS[dtype]
-        packed = name in self._ascending and not nullable and dtype.kind in "iu"
-        return ColumnFormat(name, physical, converted, nullable, file_format.DELTA if packed else file_format.PLAIN)
+        packed = name in self._ascending and plain and dtype.kind in "iu"
+        encoding = file_format.DELTA if packed else file_format.PLAIN
+        return ColumnFormat(
+            name, physical, converted, isinstance(column, Nullable), encoding, isinstance(column, Lists)
+        )
 
     def _flush(self, rows: int) -> None:
         chunks = []
         for column in self._columns:
             parts = [part[column.name] for part in self._waiting]
             page = _page(parts, column, rows)
-            head = file_format.page_head(column, rows, sum(memoryview(part).nbytes for part in page))
+            values = sum(len(part.values) for part in parts if isinstance(part, Lists)) if column.in_lists else rows
+            head = file_format.page_head(column, values, sum(memoryview(part).nbytes for part in page))
             begin = self._end
             for part in (head, *page):
                 self._end += self._file.write(part)
-            chunks.append(Chunk(begin, self._end - begin))
+            chunks.append(Chunk(begin, self._end - begin, values))
         self._groups.append((rows, chunks))
         self._waiting.clear()
         self._rows = 0
@@ -142,6 +192,10 @@ def _part(columns: Mapping[str, Column], start: int, end: int) -> Mapping[str, C
 
 def _page(parts: list[Column], column: ColumnFormat, rows: int) -> list[bytes | memoryview]:
     """Return the bytes of a page, without its head."""
+    if column.in_lists:
+        lists = [part for part in parts if isinstance(part, Lists)]
+        first = np.concatenate([part.is_first for part in lists])
+        return [levels(~first, len(first)), levels(None, len(first)), *_plain([part.values for part in lists])]
     if column.nullable:
         nullable = [part for part in parts if isinstance(part, Nullable)]
         values = [part.values for part in nullable]
@@ -149,7 +203,7 @@ def _page(parts: list[Column], column: ColumnFormat, rows: int) -> list[bytes | 
         if known.all():
             return [levels(None, rows), *_plain(values)]
         return [levels(known, rows), *_plain([_joined(values)[known]])]
-    values = [part for part in parts if not isinstance(part, Nullable)]
+    values = [part for part in parts if isinstance(part, np.ndarray)]
     return [delta_packed(_joined(values))] if column.encoding == file_format.DELTA else _plain(values)
 
 

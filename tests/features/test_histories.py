@@ -1,12 +1,16 @@
 """Histories and training targets by hand."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
-from features.histories import build_histories, build_targets, event_watch_ratio, lists_of, targets_table
+from features.histories import TargetRows, build_histories, build_targets, event_watch_ratio
 from features.log.event_log import EventLog
 from features.sessions import SessionConfig, session_index
+from features.tables import write_targets
 from recsys.contracts.columns import TEST, TRAIN, VALID
 from recsys.contracts.dataset import HistoryArrays
 from recsys.contracts.event_features import gap_buckets
@@ -18,6 +22,11 @@ MINUTE = 60 * US
 def histories_of(log: EventLog, split: list[int]) -> HistoryArrays:
     behaviour = np.ones(len(log), np.uint8)
     return build_histories(log, np.array(split, np.int8), behaviour, event_watch_ratio(log))
+
+
+def written(folder: Path, parts: Sequence[TargetRows]) -> pl.DataFrame:
+    write_targets(folder / "targets.parquet", parts)
+    return pl.read_parquet(folder / "targets.parquet")
 
 
 def test_no_gap_is_counted_from_an_event_without_a_time() -> None:
@@ -52,7 +61,9 @@ def test_gaps_go_on_from_slice_to_slice(split_rows: int, monkeypatch: pytest.Mon
         (1, [False, True, True, True], [(4, [4, 5])]),
     ],
 )
-def test_sessions_are_cut_into_targets_of_m_items(min_positive: int, good: list | None, expected: list) -> None:
+def test_sessions_are_cut_into_targets_of_m_items(
+    tmp_path: Path, min_positive: int, good: list | None, expected: list
+) -> None:
     """Sessions 1 2 3 1 and 4 5 of train, 6 of valid, 7 of test, m = 2: an item is asked for once per session."""
     items = [1, 2, 3, 1, 4, 5, 6, 7]
     log = log_of({"user_id": [7] * 8, "item_id": items, "timestamp": [START + place * US for place in range(8)]})
@@ -67,7 +78,7 @@ def test_sessions_are_cut_into_targets_of_m_items(min_positive: int, good: list 
     )
     rows = [
         (split, end, [item + 1 for item in found])
-        for split, end, found in targets_table(parts).select("split", "history_end", "targets").iter_rows()
+        for split, end, found in written(tmp_path, parts).select("split", "history_end", "targets").iter_rows()
     ]
     assert rows == [*((TRAIN, end, found) for end, found in expected), (VALID, 6, [6]), (TEST, 7, [7])]
 
@@ -98,12 +109,3 @@ def test_chunks_count_positive_events_only() -> None:
     }
     log = log_of(rows, ("like",))
     assert session_index(log, np.zeros(5, np.int8), "chunk", SessionConfig(), 2).tolist() == [0, 0, 0, 1, 1]
-
-
-@pytest.mark.parametrize("sizes", [[2, 1, 3], [1, 1, 1], [3], [1], [2, 2], []])
-def test_lists_hold_the_items_in_order(sizes: list[int]) -> None:
-    items = np.arange(sum(sizes), dtype=np.int32)[::-1]
-    lists = lists_of(items, np.array(sizes, np.int64))
-    assert lists.dtype == pl.List(pl.Int32)
-    ends = np.cumsum(sizes, dtype=np.int64)
-    assert lists.to_list() == [items[end - size : end].tolist() for end, size in zip(ends, sizes, strict=True)]

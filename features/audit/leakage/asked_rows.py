@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from features.audit.contract import read_user_ids
 from features.audit.leakage.findings import example_ids
 from features.passes.users import item_counts
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID
@@ -44,10 +45,14 @@ class Arrays:
     user_ids: pl.Series
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Arrays:
-        """Read the arrays of a data set."""
+    def of(cls, dataset: Dataset, user_ids: pl.Series | None = None) -> Arrays:
+        """Read the arrays of a data set.
+
+        Args:
+            dataset: The data.
+            user_ids: Of the users; ``None`` reads them.
+        """
         history = dataset.history
-        ids = pl.read_parquet(dataset.path / "users.parquet", columns=["user_id"], glob=False)["user_id"]
         return cls(
             item=np.asarray(history.item),
             timestamp=np.asarray(history.timestamp),
@@ -55,7 +60,7 @@ class Arrays:
             train_end=np.asarray(history.train_end),
             valid_end=np.asarray(history.valid_end),
             num_items=dataset.spec.num_items,
-            user_ids=ids,
+            user_ids=read_user_ids(dataset.path) if user_ids is None else user_ids,
         )
 
     @cached_property
@@ -163,20 +168,19 @@ class AskedRows:
         return {"split": self.split, "rows": int(touched.sum()), "of": len(self), "examples": examples}
 
 
-def asked_rows(dataset: Dataset, arrays: Arrays, split: int, table: pl.DataFrame | None = None) -> AskedRows:
-    """Read the rows of a split and find their first right items.
+def asked_rows(arrays: Arrays, split: int, targets: Targets) -> AskedRows:
+    """Find the first right items of the rows of a split.
 
     A user's only row of a split begins where the split begins; of several rows each begins at its own event, which is where
     its history should end. Where another item stands there, the user's events of the split are searched.
 
     Args:
-        dataset, arrays: The data.
+        arrays: The data.
         split: ``VALID`` or ``TEST``.
-        table: The rows of all splits, where they have been read.
+        targets: Its rows.
     """
     if split == TRAIN:
         raise ValueError("train rows are not asked; give VALID or TEST")
-    targets = dataset.targets(split, table)
     start, end = arrays.window(split)
     user = np.asarray(targets.user_index)
     several = np.bincount(user, minlength=len(start))[user] > 1

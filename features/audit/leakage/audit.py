@@ -25,7 +25,7 @@ from features.audit.leakage.training import (
     train_rows_too_long,
 )
 from recsys.contracts.columns import Columns
-from recsys.contracts.dataset import Dataset
+from recsys.contracts.dataset import Dataset, Targets
 from recsys.contracts.manifest import Artifact, write_json
 
 LEAKAGE_NAME: Final = "leakage.json"
@@ -78,21 +78,43 @@ class AuditInputs:
     data_of: DataFinder = lambda digest: None
 
 
-def audit(dataset: Dataset, inputs: AuditInputs, *, quick: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class InMemory:
+    """What of a data set that was just written is still in memory.
+
+    Attributes:
+        user_ids: ``[U]``; ``None``: they are read.
+        targets: Code of each split -> its rows; ``None``: they are read.
+    """
+
+    user_ids: pl.Series | None = None
+    targets: Mapping[int, Targets] | None = None
+
+
+def audit(
+    dataset: Dataset, inputs: AuditInputs, *, quick: bool = False, known: InMemory | None = None
+) -> dict[str, Any]:
     """Look for leaks.
 
     Args:
+        dataset: The data.
+        inputs: What is known beside them.
         quick: Only the checks of :data:`QUICK`, and no recommender is measured.
+        known: What need not be read.
 
     Returns:
         ``findings`` (the worst first), ``checked`` (what was looked for), ``severe`` (how many are), ``rows`` per split.
     """
-    arrays = Arrays.of(dataset)
+    known = known or InMemory()
+    arrays = Arrays.of(dataset, known.user_ids)
     found: list[Finding] = []
     counts: dict[str, int] = {}
-    table = dataset.target_rows()
+    targets = known.targets
+    if targets is None:
+        table = dataset.target_rows()
+        targets = {split: dataset.targets(split, table) for split in AUDITED}
     for split in AUDITED:
-        rows = asked_rows(dataset, arrays, split, table)
+        rows = asked_rows(arrays, split, targets[split])
         counts[rows.split] = len(rows)
         if len(rows):
             found += _checks(dataset, arrays, rows, inputs, quick=quick)
@@ -106,14 +128,17 @@ def audit(dataset: Dataset, inputs: AuditInputs, *, quick: bool = False) -> dict
     }
 
 
-def audit_prepared(folder: Path, split_kind: str, source: Mapping[str, Any]) -> dict[str, Any]:
+def audit_prepared(folder: Path, split_kind: str, source: Mapping[str, Any], known: InMemory) -> dict[str, Any]:
     """Look for leaks that are quick to find in the data set that was written into ``folder``, and write them beside it.
 
     Args:
+        folder: The data.
+        split_kind: ``features.split.kind``.
         source: The ``source`` section of the configuration, as JSON.
+        known: What of the data need not be read.
     """
     columns = mapped_columns(source, folder / "users.parquet")
-    found = audit(Dataset.open(folder, checked=False), AuditInputs(split_kind, columns), quick=True)
+    found = audit(Dataset.open(folder, checked=False), AuditInputs(split_kind, columns), quick=True, known=known)
     write_json(folder / LEAKAGE_NAME, found)
     return found
 

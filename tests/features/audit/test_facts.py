@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from features.audit.drift import jensen_shannon, psi, window_length
 from features.audit.event_columns import EventColumns
-from features.audit.facts import over_time, tail, write_facts
+from features.audit.facts import ODD_IDS, odd_ids, over_time, tail, write_facts
 from features.build import FeaturesConfig, prepare
 from features.data_report import doubling_counts, doubling_labels
 from features.sources import TableSource
@@ -134,6 +136,22 @@ def test_ids_of_odd_forms_are_counted(tmp_path: Path, ids: list[str], odd: dict[
     found = facts_of(tmp_path, rows)["ids"]["user"]
     assert found["type"] == "text"
     assert {name: one["count"] for name, one in found["odd"].items()} == odd
+
+
+@given(
+    ids=st.lists(st.text(st.sampled_from("aAzZ09.e+E '\"\t_é\u200b\u212a\u00a0"), max_size=5), max_size=6, unique=True)
+)
+@example(ids=["x0", "x01"])
+@example(ids=["9.0"])
+@example(ids=["01"])
+@settings(max_examples=300, deadline=None)
+def test_odd_ids_are_those_that_the_patterns_match(ids: list[str]) -> None:
+    """Whatever is decided by bytes beforehand."""
+    series = pl.Series(ids, dtype=pl.String)
+    expected = {name: int(series.str.contains(pattern).sum()) for name, pattern in ODD_IDS.items()}
+    expected["capitals alone apart from another id"] = len(ids) - series.str.to_lowercase().n_unique()
+    found = {name: one["count"] for name, one in odd_ids(series)["odd"].items()}
+    assert found == {name: count for name, count in expected.items() if count}
 
 
 def test_the_long_tail_by_hand() -> None:

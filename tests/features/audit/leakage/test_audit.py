@@ -230,7 +230,7 @@ def test_popularity_of_the_test_period(sound: Dataset) -> None:
     found = findings(dataset, "global_temporal")
     leak = found[("popularity_of_later_events", "test")]
     assert (leak["rows"], leak["of"], leak["unit"]) == (len(leaked), sound.spec.num_items, "items")
-    rows = asked_rows(dataset, Arrays.of(dataset), TEST)
+    rows = asked_rows(Arrays.of(dataset), TEST, dataset.targets(TEST))
     right = [set(part) for part in np.split(rows.targets.items, rows.targets.item_offsets[1:-1])]
     for name, values in (("hr_at_10", dataset.items["train_count"]), ("hr_without", honest)):
         top = set(most_frequent(values.to_numpy()).tolist())
