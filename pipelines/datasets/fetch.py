@@ -26,6 +26,8 @@ logger = logging.getLogger("recsys.pipelines")
 RECORD: Final = ".fetched.json"
 """In the folder of a data set: address, checksum and files of everything that was fetched into it."""
 
+_LONGEST_NAME: Final = 240  # of the 255 bytes that file systems allow, with room for an ending of ours
+
 
 @dataclass(frozen=True)
 class Fetched:
@@ -57,6 +59,10 @@ def with_addresses(dataset: RemoteDataset, urls: Sequence[str], checksum: Checks
             f"--url is given {len(urls)} times and '{dataset.name}' has {len(dataset.files)} files: "
             f"{', '.join(file_name(file.url) for file in dataset.files)}; give one for each, in this order"
         )
+    names = [file_name(url) for url in urls]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"--url gives two files the name '{twice}', and one would take the place of the other")
     files = []
     for place, file in enumerate(dataset.files):
         url = urls[place] if urls else file.url
@@ -119,7 +125,7 @@ def _fetch_one(
     names = [name]
     if is_archive(target):
         logger.info("%s: unpacking %.0f MB", name, target.stat().st_size / 1e6)
-        names = unpack(target, folder)
+        names = unpack(target, folder, reserved=(RECORD, ".lock"))
         if not keep_archives:
             target.unlink()
     return {
@@ -144,21 +150,34 @@ def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"'{folder / RECORD}' cannot be read ({error}); delete it and run the command again") from error
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    return {url: known for url, known in record.items() if _is_known(known)}
+
+
+def _is_known(known: Any) -> bool:
+    """Whether an entry of the record has the form that it is written in."""
+    files = known.get("files") if isinstance(known, dict) else None
+    return isinstance(files, list) and all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) and isinstance(one.get("size"), int) for one in files
+    )
 
 
 def file_name(url: str) -> str:
     """Return the last part of an address.
 
     Raises:
-        ConfigError: The address has none.
+        ConfigError: The address is none, or ends in no name that a file of data can have.
 
     Example:
         >>> file_name("https://zenodo.org/records/1/files/a%20b.zip?download=1")
         'a b.zip'
     """
-    name = Path(unquote(urlparse(url).path)).name
-    if not name or name in (".", ".."):
+    try:
+        name = Path(unquote(urlparse(url).path)).name
+    except ValueError as error:
+        raise ConfigError(f"'{url}' is no address: {error}") from error
+    if not name or name.startswith(".") or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
         raise ConfigError(f"'{url}' ends in no file name; give the address of the file itself")
     return name
 

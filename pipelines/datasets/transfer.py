@@ -7,18 +7,20 @@ which version of the file on the server its bytes are of, so that the halves of 
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
-import json
 import logging
 import math
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pipelines.datasets.part import Part
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.contracts.manifest import explain_write_errors
 from recsys.runtime import Progress, SilentProgress
@@ -30,7 +32,7 @@ logger = logging.getLogger("recsys.pipelines")
 
 _CHUNK: Final = 1 << 20
 _RETRIED: Final = (429, 500, 502, 503, 504)
-_CONTENT_RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)")
 _MAGIC: Final = {".zip": b"PK", ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b"}
 _HEX_LENGTH: Final = {"md5": 32, "sha256": 64}
 
@@ -92,45 +94,6 @@ class Patience:
     first_wait_s: float = 1.0
 
 
-@dataclass
-class _Part:
-    """The incomplete file, and which version on the server it is of."""
-
-    path: Path
-    url: str
-    validator: str | None = None
-    total: int | None = None
-    state: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.state = self.path.with_name(f"{self.path.name}.json")
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else 0
-
-    def recall(self) -> None:
-        """Take up what an earlier process left; bytes of another address or of an unnamed version are thrown away."""
-        try:
-            known = json.loads(self.state.read_text(encoding="utf-8"))
-            usable = known["url"] == self.url and isinstance(known["validator"], str)
-        except (OSError, ValueError, KeyError, TypeError):
-            usable = False
-        if usable:
-            self.validator, self.total = known["validator"], known.get("total")
-        else:
-            self.discard()
-
-    def remember(self, validator: str | None, total: int | None) -> None:
-        self.validator, self.total = validator, total
-        self.state.write_text(json.dumps({"url": self.url, "validator": validator, "total": total}), encoding="utf-8")
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.state.unlink(missing_ok=True)
-        self.validator = self.total = None
-
-
 class _Retry(Exception):
     """Something that may pass: the reason, and how long the server asks us to wait."""
 
@@ -169,7 +132,7 @@ def fetch_file(
     import requests
 
     patience = patience or Patience()
-    part = _Part(target.with_name(f"{target.name}.part"), url)
+    part = Part(target.with_name(f"{target.name}.part"), url)
     with explain_write_errors(target.parent), requests.Session() as session:
         target.parent.mkdir(parents=True, exist_ok=True)
         if checksum is not None and target.is_file() and _digest(target, checksum) == checksum.value:
@@ -177,14 +140,15 @@ def fetch_file(
         part.recall()
         if part.size:
             logger.info("%s: going on after %.1f MB of an earlier try", target.name, part.size / 1e6)
-        failures = 0
+        failures, most = 0, part.size
         while True:
-            before = part.size
             try:
                 _transfer(session, part, progress or SilentProgress(), patience)
                 break
             except _Retry as error:
-                failures = 1 if part.size > before else failures + 1
+                # only what was never reached counts: a server that cuts and then sends another file would go on for ever
+                failures = 1 if part.size > most else failures + 1
+                most = max(most, part.size)
                 if failures >= patience.attempts:
                     raise DataError(
                         f"'{url}' could not be fetched after {failures} tries: {error}; what arrived is kept, run the same "
@@ -213,7 +177,7 @@ def fetch_text(url: str, patience: Patience | None = None) -> str | None:
     return answer.text[:10_000] if answer.ok else None
 
 
-def _transfer(session: requests.Session, part: _Part, progress: Progress, patience: Patience) -> None:
+def _transfer(session: requests.Session, part: Part, progress: Progress, patience: Patience) -> None:
     """Ask once and write what comes; raises ``_Retry`` for what may pass."""
     import requests
 
@@ -247,9 +211,11 @@ def _transfer(session: requests.Session, part: _Part, progress: Progress, patien
         raise _Retry(f"no byte for {patience.read_s:.0f} s") from error
     except requests.exceptions.RequestException as error:
         raise _Retry(f"the server cannot be reached or the connection broke ({_root(error)})") from error
+    except ValueError as error:  # of the address that a redirect leads to
+        raise DataError(f"'{part.url}' leads to what is no address: {error}; give another one with --url") from error
 
 
-def _start(answer: requests.Response, part: _Part, have: int) -> int:
+def _start(answer: requests.Response, part: Part, have: int) -> int:
     """Return at which byte the answer begins; the part is thrown away where it begins at 0."""
     status = answer.status_code
     if status == 206 and have:
@@ -257,10 +223,10 @@ def _start(answer: requests.Response, part: _Part, have: int) -> int:
         if found is None or found.group(1) is None or int(found.group(1)) != have:
             part.discard()
             raise _Retry(f"the server sent another range than byte {have} on; starting again")
+        _go_on(part, _whole(found.group(3)), _validator(answer))
         return have
     if status in _RETRIED:
-        after = answer.headers.get("Retry-After", "")
-        raise _Retry(f"the server answered {status} {answer.reason}", float(after) if after.isdigit() else None)
+        raise _Retry(f"the server answered {status} {answer.reason}", _whole(answer.headers.get("Retry-After")))
     if status != 200:
         advice = {
             401: "it wants a password",
@@ -277,16 +243,35 @@ def _start(answer: requests.Response, part: _Part, have: int) -> int:
         why = "the server does not go on in the middle" if same else "the file on the server is another one now"
         logger.warning("%s: %s; starting again", part.path.name.removesuffix(".part"), why)
     part.discard()
-    length = answer.headers.get("Content-Length", "")
-    part.remember(_validator(answer), int(length) if length.isdigit() else None)
+    part.remember(_validator(answer), _whole(answer.headers.get("Content-Length")))
     return 0
 
 
-def _range_refused(answer: requests.Response, part: _Part, have: int) -> None:
+def _go_on(part: Part, total: int | None, validator: str | None) -> None:
+    """Refuse a rest that is of another version of the file than what is there: halves of two would be joined.
+
+    Raises:
+        _Retry: The name of the version, or the length of the whole, is another one; the part is thrown away.
+    """
+    known = part.validator or ""
+    renamed = validator is not None and validator[0] == known[:1] == '"' and validator != known  # ETags both
+    if renamed or (total is not None and part.total not in (None, total)):
+        part.discard()
+        raise _Retry("the file on the server is another one now; starting again")
+    if part.total is None and total is not None:
+        part.remember(part.validator, total)
+
+
+def _whole(text: str | None) -> int | None:
+    """Return the whole number that a header holds, if it holds one."""
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _range_refused(answer: requests.Response, part: Part, have: int) -> None:
     """416: nothing comes after our bytes. Either they are all, or they are of another file."""
     found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    total = found.group(3) if found else "*"
-    if (total.isdigit() and int(total) == have) or (total == "*" and part.total == have):
+    total = _whole(found.group(3)) if found else None
+    if have == (part.total if total is None else total):
         return
     part.discard()
     raise _Retry(f"the server has no bytes after {have}; starting again")
@@ -300,7 +285,7 @@ def _validator(answer: requests.Response) -> str | None:
     return answer.headers.get("Last-Modified")
 
 
-def _write(answer: requests.Response, part: _Part, start: int, progress: Progress) -> None:
+def _write(answer: requests.Response, part: Part, start: int, progress: Progress) -> None:
     total = part.total
     free = shutil.disk_usage(part.path.parent).free
     if total is not None and total - start > free:
@@ -338,11 +323,12 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
         raise requests.exceptions.ConnectionError(error) from error
 
 
-def _check(part: _Part, checksum: Checksum | None) -> None:
+def _check(part: Part, checksum: Checksum | None) -> None:
     size = part.size
-    if part.total is not None and size != part.total:
+    announced = part.total
+    if announced is not None and size != announced:
         part.discard()
-        raise DataError(f"'{part.url}': {size} bytes arrived, the server announced {part.total}; run the command again")
+        raise DataError(f"'{part.url}': {size} bytes arrived, the server announced {announced}; run the command again")
     with part.path.open("rb") as file:
         head = file.read(16)
     magic = next(
@@ -355,6 +341,8 @@ def _check(part: _Part, checksum: Checksum | None) -> None:
             "login; open the address in a browser, or give another one with --url"
         )
     if checksum is None:
+        if announced is None:
+            _check_end(part)
         return
     found = _digest(part.path, checksum)
     if found != checksum.value:
@@ -364,6 +352,23 @@ def _check(part: _Part, checksum: Checksum | None) -> None:
             "the file was damaged on its way or is another version. It was deleted: run the command again, or give the "
             "checksum of the version you want with --checksum"
         )
+
+
+def _check_end(part: Part) -> None:
+    """Read a packed file to its end, where neither a length nor a checksum says whether it is whole."""
+    name = part.path.name.removesuffix(".part")
+    if not name.endswith((".gz", ".tgz")):
+        logger.warning("%s: the server tells no length, so that a cut file could not be told from a whole one", name)
+        return
+    try:
+        with gzip.open(part.path, "rb") as file:
+            while file.read(_CHUNK):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        part.discard()
+        raise DataError(
+            f"'{part.url}': the file is cut off or damaged ({error}), and the server tells no length; run the command again"
+        ) from error
 
 
 def _digest(path: Path, checksum: Checksum) -> str:

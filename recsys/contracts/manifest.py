@@ -251,6 +251,12 @@ class ArtifactStore:
         return Artifact(final, manifest)
 
 
+_IN_THE_WAY: Final = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG),
+)
+
+
 @contextmanager
 def explain_write_errors(root: Path) -> Iterator[None]:
     """Turn 'no space' and 'no permission' into an :class:`ArtifactError` that names the folder and the way out."""
@@ -269,7 +275,7 @@ def explain_write_errors(root: Path) -> Iterator[None]:
             ) from error
         if not isinstance(error, OSError):
             raise
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+        if error.errno in _IN_THE_WAY:
             raise ArtifactError(
                 f"cannot write below '{root}' ({error}); make it writable or choose another output_dir: nothing was lost"
             ) from error

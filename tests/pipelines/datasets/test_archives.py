@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import shutil
 import stat
 import tarfile
@@ -13,6 +14,7 @@ import pytest
 
 from pipelines.datasets.archives import is_archive, unpack
 from recsys.contracts.errors import ArtifactError, DataError
+from recsys.contracts.manifest import explain_write_errors
 
 FILES = {"ml-1m/ratings.dat": b"1::2::3::4\n", "ml-1m/sub/README": b"read me"}
 
@@ -123,3 +125,65 @@ def test_no_room_is_said_before_anything_is_written(
     with pytest.raises(ArtifactError, match=r"unpacks to 3 MB and .* has 1 MB left"):
         unpack(archive, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+@both
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a": b"1", "a/b": b"2"}, "'a' is a file and a folder"),
+        ({"x/a/b/c": b"1", "x/a": b"2"}, "'a' is a file and a folder"),
+        ({"a.dat": b"1", "A.DAT": b"2"}, "'A.DAT' stands in it twice"),
+        ({"ratings.dat": b"1", ".fetched.json": b"{}"}, r"'.fetched.json' has the name of a file that is not"),
+        ({"x/ratings.dat": b"1", "x/.LOCK": b"{}"}, r"'.LOCK' has the name of a file that is not"),
+        ({"ratings.dat": b"1", "SELF": b"2"}, "has the name of a file that is not of the data set"),
+        ({"a" * 250: b"1", "b": b"2"}, "has a name that no file can have"),
+        ({"b": b"2", "\u00e4" * 130 + "/x": b"1"}, "has a name that no file can have"),
+    ],
+)
+def test_members_in_each_others_way_are_refused_and_nothing_is_written(
+    tmp_path: Path, make, name: str, files: dict[str, bytes], said: str
+) -> None:
+    archive = make(tmp_path / name, {name if one == "SELF" else one: content for one, content in files.items()})
+    before = archive.read_bytes()
+    with pytest.raises(DataError, match=f"{said}.*nothing was unpacked"):
+        unpack(archive, tmp_path, reserved=(".fetched.json", ".lock"))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert archive.read_bytes() == before
+
+
+@both
+def test_a_member_may_end_in_part(tmp_path: Path, make, name: str) -> None:
+    """As unfinished files of others do; ours have a name that does not meet it."""
+    archive = make(tmp_path / name, {"a.part": b"1", "a": b"2"})
+    assert unpack(archive, tmp_path / "out") == ["a.part", "a"]
+    assert (tmp_path / "out" / "a.part").read_bytes() == b"1"
+    assert (tmp_path / "out" / "a").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("damage", ["cut", "bytes"])
+def test_damage_of_every_packing_is_named_in_one_line_and_nothing_unfinished_stays(
+    tmp_path: Path, ending: str, damage: str
+) -> None:
+    path = tmp_path / f"a.tar.{ending}"
+    with tarfile.open(path, f"w:{ending}") as archive:  # type: ignore[call-overload]
+        info = tarfile.TarInfo("a")
+        info.size = 400_000
+        archive.addfile(info, io.BytesIO(random.Random(7).randbytes(400_000)))
+    content = bytearray(path.read_bytes())
+    if damage == "bytes":
+        content[200_000:200_200] = bytes(200)
+    path.write_bytes(bytes(content[: 300_000 if damage == "cut" else len(content)]))
+    with pytest.raises(DataError) as caught:
+        unpack(path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("in_the_way", ["a", "a/b"])
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, in_the_way: str) -> None:
+    archive = zipped(tmp_path / "a.zip", {"x/a": b"1", "x/c": b"2"})
+    (tmp_path / "out" / in_the_way).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"cannot write below .* Is a directory"), explain_write_errors(tmp_path):
+        unpack(archive, tmp_path / "out")

@@ -221,3 +221,43 @@ def test_the_forms_of_amazons_reviews() -> None:
     assert file_name(find("amazon-2018/Books", "ratings").files[0].url) == "Books.csv"
     assert file_name(find("amazon-2023/Books").files[0].url) == "Books.jsonl.gz"
     assert yaml.safe_load(recipe_snippet(find("amazon-2023/Books"), Path("d")))["source"]["version"] == 2023
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1/ml-1m.zip",
+        "http://host/",
+        "http://host/..",
+        "http://host/.lock",
+        "http://host/a/.fetched.json",
+        "http://host/a%00.zip",
+        "http://host/a%0a.zip",
+        "http://host/" + "a" * 250 + ".zip",
+        "http://host/" + "%c3%a4" * 130,
+    ],
+)
+def test_an_address_that_ends_in_no_name_of_a_file(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is not of a data file would take the place of the lock or of the record."""
+    assert call("fetch", "movielens-1m", "--out", str(tmp_path / "ml"), "--url", url) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "ml").exists()
+
+
+def test_two_files_of_one_name_would_overwrite_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    urls = ["--url", "http://one/X.json.gz", "--url", "http://two/X.json.gz"]
+    assert call("fetch", "amazon-2018/Video_Games", "--out", str(tmp_path / "games"), *urls) == 2
+    assert "two files the name 'X.json.gz'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "entry", ["x", {}, {"files": "x"}, {"files": [{"name": 7, "size": 1}]}, {"files": [{"name": "a"}]}]
+)
+def test_a_record_of_another_form_counts_for_nothing(mirror: str, tmp_path: Path, entry: object) -> None:
+    assert fetch_1m(mirror, tmp_path) == 0
+    path = tmp_path / "ml" / RECORD
+    path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), entry)))
+    assert fetch_1m(mirror, tmp_path) == 0
+    assert len(Quiet.asked) == 2

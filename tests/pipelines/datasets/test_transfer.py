@@ -40,9 +40,14 @@ class Server:
     statuses: list[int] = field(default_factory=list)
     """Statuses of the next answers, before the file is given."""
     location: str | None = None
+    retry_after: str | None = None
     silent_s: list[float] = field(default_factory=list)
     """Seconds that the next answers keep the client waiting."""
     wrong_range: bool = False
+    rest: dict[str, str] = field(default_factory=dict)
+    """Headers of answers that go on in the middle, in place of the true ones."""
+    length: str | None = None
+    """In place of the true one; empty: none is told."""
     asked: list[dict[str, str]] = field(default_factory=list)
 
     def reply(self, handler: BaseHTTPRequestHandler) -> None:
@@ -51,6 +56,8 @@ class Server:
             time.sleep(self.silent_s.pop(0))
         if self.statuses:
             handler.send_response(self.statuses.pop(0))
+            if self.retry_after is not None:
+                handler.send_header("Retry-After", self.retry_after)
             if self.location:
                 handler.send_header("Location", self.location)
             handler.send_header("Content-Length", "0")
@@ -68,12 +75,14 @@ class Server:
         handler.send_response(206 if start else 200)
         if start:
             shown = start + 1 if self.wrong_range else start
-            handler.send_header("Content-Range", f"bytes {shown}-{len(self.body) - 1}/{len(self.body)}")
+            total = self.rest.get("total", str(len(self.body)))
+            handler.send_header("Content-Range", f"bytes {shown}-{len(self.body) - 1}/{total}")
         if self.tag:
-            handler.send_header("ETag", self.tag)
+            handler.send_header("ETag", self.rest.get("ETag", self.tag) if start else self.tag)
         if self.modified:
             handler.send_header("Last-Modified", self.modified)
-        handler.send_header("Content-Length", str(len(self.body) - start))
+        if self.length != "":
+            handler.send_header("Content-Length", self.length or str(len(self.body) - start))
         handler.end_headers()
         rest = self.body[start:]
         handler.wfile.write(rest[: self.cut_after.pop(0)] if self.cut_after else rest)
@@ -307,3 +316,80 @@ def test_checksums_that_are_none(text: str) -> None:
 def test_both_forms_of_a_published_md5(text: str) -> None:
     assert Checksum.in_text(text) == Checksum("md5", "0e33842e24a9c977be4e0107933c0723")
     assert Checksum.in_text("<html>not found</html>") is None
+
+
+@pytest.mark.parametrize("rest", [{"ETag": '"two"'}, {"total": str(len(BODY) + 7)}, {"ETag": '"two"', "total": "9"}])
+def test_a_rest_of_another_version_is_not_joined(server: Server, tmp_path: Path, rest: dict[str, str]) -> None:
+    """A server that does not look at If-Range: what says so is its own ETag or length, and no checksum would."""
+    server.cut_after, server.rest = [1000], rest
+    assert get(server, tmp_path, checksum=None).read_bytes() == BODY
+    assert ["Range" in asked for asked in server.asked] == [False, True, False]
+
+
+@pytest.mark.parametrize("rest", [{}, {"ETag": "W/odd"}, {"total": "*"}])
+def test_a_rest_that_names_no_other_version_is_joined(server: Server, tmp_path: Path, rest: dict[str, str]) -> None:
+    server.cut_after, server.rest = [1000], rest
+    assert get(server, tmp_path).read_bytes() == BODY
+    assert ["Range" in asked for asked in server.asked] == [False, True]
+
+
+@pytest.mark.parametrize(("rest", "wrong_range"), [({"ETag": '"two"'}, False), ({}, True)])
+def test_a_server_that_cuts_and_never_goes_on_ends_the_tries(
+    server: Server, tmp_path: Path, rest: dict[str, str], wrong_range: bool
+) -> None:
+    """Every second answer brings bytes, the same ones again: no progress, so that the tries come to an end."""
+    server.cut_after, server.rest, server.wrong_range = [1000] * 50, rest, wrong_range
+    with pytest.raises(DataError, match="could not be fetched after 3 tries"):
+        get(server, tmp_path)
+    assert len(server.asked) < 8
+
+
+@pytest.mark.parametrize("cut", [0, 100, -9])
+def test_a_packed_file_without_a_length_is_read_to_its_end(server: Server, tmp_path: Path, cut: int) -> None:
+    """Nothing else says that the connection ended too early where a publisher gives no checksum."""
+    whole = gzip.compress(BODY)
+    server.body, server.length = whole[: cut or len(whole)], ""
+    server.url = server.url.replace("log.bin", "log.json.gz")
+    target = tmp_path / "log.json.gz"
+    if cut:
+        with pytest.raises(DataError, match=r"cut off or damaged .* the server tells no length"):
+            fetch_file(server.url, target, patience=QUICK)
+        assert left(tmp_path) == []
+    else:
+        assert fetch_file(server.url, target, patience=QUICK).read_bytes() == whole
+
+
+def test_a_plain_file_without_a_length_is_warned_of(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.length = ""
+    assert get(server, tmp_path, checksum=None).read_bytes() == BODY
+    assert "the server tells no length" in caplog.text
+
+
+def test_more_bytes_than_announced_say_how_many(server: Server, tmp_path: Path) -> None:
+    """1000 bytes, cut; then the rest and 4 more under a range that is right."""
+    server.cut_after = [1000]
+
+    def longer(_: float) -> None:
+        server.body += b"junk"
+        server.rest = {"total": str(len(BODY))}
+
+    with pytest.raises(DataError, match=f"{len(BODY) + 4} bytes arrived, the server announced {len(BODY)};"):
+        fetch_file(server.url, tmp_path / "log.bin", patience=QUICK, sleep=longer)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1/log", "http://127.0.0.1:99999/log", "file:///etc/passwd", "ftp://x/y"]
+)
+def test_a_redirect_to_what_is_no_address(server: Server, tmp_path: Path, location: str) -> None:
+    server.statuses, server.location = [302], location
+    with pytest.raises(DataError, match="address"):
+        get(server, tmp_path)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("after", ["\xb2", "soon", "-1", "9" * 5000, ""])
+def test_a_wait_that_is_no_number_is_our_own(server: Server, tmp_path: Path, after: str) -> None:
+    server.statuses, server.retry_after = [503], after
+    assert get(server, tmp_path).read_bytes() == BODY
