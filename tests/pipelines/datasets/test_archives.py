@@ -161,16 +161,20 @@ def test_a_member_may_end_in_part(tmp_path: Path, make, name: str) -> None:
     assert (tmp_path / "out" / "a").read_bytes() == b"2"
 
 
-@pytest.mark.parametrize("ending", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zip"])
 @pytest.mark.parametrize("damage", ["cut", "bytes"])
 def test_damage_of_every_packing_is_named_in_one_line_and_nothing_unfinished_stays(
     tmp_path: Path, ending: str, damage: str
 ) -> None:
     path = tmp_path / f"a.tar.{ending}"
-    with tarfile.open(path, f"w:{ending}") as archive:  # type: ignore[call-overload]
-        info = tarfile.TarInfo("a")
-        info.size = 400_000
-        archive.addfile(info, io.BytesIO(random.Random(7).randbytes(400_000)))
+    noise = random.Random(7).randbytes(400_000)
+    if ending == "zip":
+        path = zipped(tmp_path / "a.zip", {"a": noise})
+    else:
+        with tarfile.open(path, f"w:{ending}") as archive:  # type: ignore[call-overload]
+            info = tarfile.TarInfo("a")
+            info.size = len(noise)
+            archive.addfile(info, io.BytesIO(noise))
     content = bytearray(path.read_bytes())
     if damage == "bytes":
         content[200_000:200_200] = bytes(200)

@@ -327,8 +327,12 @@ def test_a_rest_of_another_version_is_not_joined(server: Server, tmp_path: Path,
 
 
 @pytest.mark.parametrize("rest", [{}, {"ETag": "W/odd"}, {"total": "*"}])
-def test_a_rest_that_names_no_other_version_is_joined(server: Server, tmp_path: Path, rest: dict[str, str]) -> None:
-    server.cut_after, server.rest = [1000], rest
+@pytest.mark.parametrize("modified", [None, "Sat, 28 Nov 2026 20:00:00 GMT"])
+def test_a_rest_that_names_no_other_version_is_joined(
+    server: Server, tmp_path: Path, rest: dict[str, str], modified: str | None
+) -> None:
+    """A time of modification is no other ETag."""
+    server.cut_after, server.rest, server.modified = [1000], rest, modified
     assert get(server, tmp_path).read_bytes() == BODY
     assert ["Range" in asked for asked in server.asked] == [False, True]
 
