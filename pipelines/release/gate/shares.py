@@ -28,7 +28,7 @@ WANTED_POWER = 0.9
 """With which an equal challenger is to pass, where the number of rows is named that this takes."""
 FEWEST_FALLS = 4
 """Users of a slice who have to fall: of three the coin falls the same way once in eight times."""
-OWN_RISK = 0.02
+OWN_RISK = 0.05
 """Of the test by the slice's own gains that a loss has to pass too, however the other rows differ."""
 LIKENESS = 12.0
 """How alike slices are taken to be, as so many steps of chance that were seen on the slice and fitted the other rows: two
