@@ -109,7 +109,7 @@ def write_candidates(
         report = make_report(plan, config.engine, written, counts, seconds, scorer.why_full)
         if written or not (out_dir / REPORT_FILE).exists():
             write_json(out_dir / REPORT_FILE, report)
-    _log_outcome(scorer, config, counts, report, [shard.events_N for shard in written])
+    _log_outcome(scorer, config, counts, report, sum(shard.users_T for shard in written))
     return {**counts, "users_per_second": report["users_per_second"]}
 
 
@@ -208,9 +208,13 @@ def _log_outcome(
     config: RecommendConfig,
     counts: Mapping[str, Any],
     report: Mapping[str, Any],
-    lengths: list[npt.NDArray[np.int64]],
+    users_T: npt.NDArray[np.int64] | int,
 ) -> None:
-    """Say how fast it went, and who got fewer answers than asked; ``lengths`` are those of the answered histories."""
+    """Say how fast it went, and who got fewer answers than asked.
+
+    Args:
+        users_T: Answered users by the number of their events that were read; 0 where no shard was written.
+    """
     rate, seconds, answered = report["users_per_second"], report["seconds"], report["users_answered"]
     carried = f", {report['users_carried_over']} of them carried over" if report["users_carried_over"] else ""
     users = answered + report["users_carried_over"]
@@ -223,8 +227,11 @@ def _log_outcome(
         recommender = scorer.scorer.recommender
         decode = recommender.config
         widths = fed_widths(max(decode.beam_width, config.k), recommender.index.max_children)
-        events_N = np.minimum(np.concatenate(lengths), recommender.policy.spec.model.max_history)
-        flops = decoding_flops(recommender.policy, events_N, widths)
+        flops = sum(
+            count * decoding_flops(recommender.policy, np.array([events]), widths)
+            for events, count in enumerate(np.asarray(users_T).tolist())
+            if count
+        )
         logger.info("recommend: %s", describe(answered, "users", flops, seconds, recommender.device, decode.precision))
     if counts["users_short"]:
         counted = {

@@ -61,19 +61,19 @@ class ScoredShard:
         tables: What is to be written.
         answered: Users that the model was asked about; the others were carried over.
         seconds: It took.
-        events_N: Events of the answered users.
+        users_T: ``[max_history + 1]`` answered users of whom 0, 1, 2, … events were read: a job keeps this of every shard.
     """
 
     tables: ShardTables
     answered: int
     seconds: float
-    events_N: npt.NDArray[np.int64]
+    users_T: npt.NDArray[np.int64]
 
     def write(self, folder: Path, name: str) -> WrittenShard:
         """Write the tables under the part file's name."""
         files = write_shard(folder, name, self.tables)
         record = ShardRecord(shard=name, files=tuple(files), counts=self.tables.counts)
-        return WrittenShard(record, self.answered, self.seconds, self.events_N)
+        return WrittenShard(record, self.answered, self.seconds, self.users_T)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class WrittenShard:
     record: ShardRecord
     answered: int
     seconds: float
-    events_N: npt.NDArray[np.int64]
+    users_T: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,9 @@ class ShardScorer:
                 rows, short = self._earlier.rows_of(kept, place_N[one.same_N])
                 tables = merged(tables, one.user_ids, one.asked_N, one.same_N, rows, short)
             seconds = one.seconds + per_user * len(one) + time.monotonic() - started
-            yield one.number, ScoredShard(tables, len(one), seconds, one.changed.histories.lengths)
+            longest = self.scorer.recommender.policy.spec.model.max_history
+            read_N = np.minimum(one.changed.histories.lengths, longest)
+            yield one.number, ScoredShard(tables, len(one), seconds, np.bincount(read_N, minlength=longest + 1))
 
     def probe(self, users: int) -> float:
         """Seconds per user of the first ``users`` users; the first call warms up and is not counted."""

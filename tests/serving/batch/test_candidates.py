@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from pyarrow.parquet import ParquetWriter
 
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
+from recsys.model.summary import decoding_flops, fed_widths
 from recsys.runtime import PlainProgress
 from serving.answers.scorer import Scorer
 from serving.batch.candidates import plan_candidates, write_candidates
@@ -262,3 +264,28 @@ def test_no_permission_is_explained(bundle: Path, users: PreparedUsers, tmp_path
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ArtifactError, match="cannot write below"):
         write_candidates(bundle, users, RecommendConfig(k=2), tmp_path / "file" / "out", QUIET)
+
+
+@pytest.mark.parametrize("users_per_shard", [2, 5])
+def test_the_arithmetic_that_is_told_is_of_the_events_read(
+    bundle: Path, users: PreparedUsers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users_per_shard: int
+) -> None:
+    """A job keeps how many users had how many events, and no figure of each user."""
+    told: list[float] = []
+
+    def described(count: int, what: str, flops: float, *rest: Any) -> str:
+        told.append(flops)
+        return f"{count} {what}"
+
+    monkeypatch.setattr("serving.batch.candidates.describe", described)
+    config = RecommendConfig(k=3, users_per_shard=users_per_shard, second_stage="none")
+    write_candidates(bundle, users, config, tmp_path, QUIET)
+    scorer = Scorer.open(bundle)
+    recommender = scorer.recommender
+    longest = recommender.policy.spec.model.max_history
+    lengths = users.shard(0, len(users), scorer.catalogue).histories.lengths
+    assert len(set(np.minimum(lengths, longest).tolist())) > 1
+    widths = fed_widths(max(recommender.config.beam_width, 3), recommender.index.max_children)
+    assert told == [pytest.approx(decoding_flops(recommender.policy, np.minimum(lengths, longest), widths))]
+    write_candidates(bundle, users, config, tmp_path, QUIET)  # nothing is left to do, and nothing is told
+    assert len(told) == 1
