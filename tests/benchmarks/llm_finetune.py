@@ -1,11 +1,14 @@
-"""A real language model on one CPU core: before it is fine-tuned, after that, and after ReRe.
+"""A real language model on one CPU core or one GPU: before it is fine-tuned, after that, and after ReRe.
 
 Run, behind the stages ``prepare``, ``embed`` and ``tokenize`` of the recipe, whose folders it reads:
 ``python -m tests.benchmarks.llm_finetune --config pipelines/recipes/industrial_llm.yaml --prepared FOLDER
 --semantic-ids FOLDER --source-folder $RECSYS_DATA/minionerec_industrial --work FOLDER``.
 
 The same rows are answered three times: loss of the next item's codes on validation rows, lists of the beam alone on test
-rows, by item and by the semantic ID that came with the data.
+rows, by item and by the semantic ID that came with the data. With ``--beside pipelines/recipes/industrial.yaml`` the
+policy of another recipe is trained on the same data for as many minutes, and answers the same rows.
+
+On a GPU (``device=cuda train.max_epochs=1 train.max_minutes=null``) minutes are of the wall, else of the processor.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy.typing as npt
 import torch
 
 from pipelines.config import RunConfig, load_run_config
+from pipelines.placement import check_placements
 from recsys.alignment.align import align_policy
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.contracts.columns import TEST, VALID
@@ -28,6 +32,7 @@ from recsys.contracts.ranking import RankedItems
 from recsys.data.batch import collate_targets
 from recsys.data.histories import Histories
 from recsys.decoding.recommender import Recommender
+from recsys.device import resolve_device
 from recsys.evaluation.by_id import rank_ids, read_ids, target_ids
 from recsys.metrics.ranking import row_metrics
 from recsys.model.checkpoint import load_policy
@@ -46,7 +51,7 @@ class Measured:
     """One state of the policy.
 
     Attributes:
-        minutes, steps: What it took, of the processor, and optimiser steps.
+        minutes, steps: What it took, see :class:`Stopwatch`, and optimiser steps.
         loss: Nats per item on validation rows.
         by_item, by_id: ``HR@10 / NDCG@10 [interval]`` on test rows.
     """
@@ -60,6 +65,18 @@ class Measured:
     def row(self, name: str) -> list[str]:
         """Of the table."""
         return [name, f"{self.minutes:.1f}", str(self.steps), self.loss, self.by_item, self.by_id]
+
+
+class Stopwatch:
+    """Minutes of the processor, or of the wall where a GPU computes and the processor waits."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.clock = time.process_time if device.type == "cpu" else time.perf_counter
+        self.began = self.clock()
+
+    def minutes(self) -> float:
+        """Since it was made."""
+        return (self.clock() - self.began) / 60
 
 
 def drawn(targets: Targets, count: int, seed: int) -> Targets:
@@ -76,7 +93,8 @@ def losses(policy: GenerativeRecommender, prepared: Dataset, targets: Targets) -
         rows = np.arange(first, min(first + ROWS_AT_ONCE, len(targets)))
         part = targets.take(rows)
         batch = collate_targets(histories.take(rows), part.items, part.item_offsets, 1, policy.spec.model.max_history)
-        found.append(-policy.eval().log_prob(batch)[:, 0, 0].double().numpy())
+        batch = batch.to(policy.codes.weight.device)
+        found.append(-policy.eval().log_prob(batch)[:, 0, 0].double().cpu().numpy())
     return np.concatenate(found)
 
 
@@ -121,6 +139,15 @@ class Study:
         print(result, flush=True)
         return result
 
+    def trained(self, config: RunConfig, folder: Path, progress: PlainProgress) -> tuple[GenerativeRecommender, int]:
+        """Train a recipe's policy on the study's data; the policy where it was trained, and the steps taken."""
+        device = resolve_device(config.device)
+        inputs = TrainingInputs(
+            self.prepared, self.semantic_ids, config.model, config.train, config.decode, config.seed, device=device
+        )
+        report = train_policy(inputs, folder, progress)
+        return load_policy(folder / "model", self.semantic_ids.digest).to(device), report["steps"]
+
     def popularity(self) -> tuple[str, str]:
         """The most frequent items of the training events, for everybody: by item and by ID."""
         history = self.prepared.history
@@ -145,52 +172,63 @@ def main() -> None:
     parser.add_argument("--source-folder", type=Path, required=True, help="source.path of the recipe")
     parser.add_argument("--work", type=Path, required=True, help="an empty folder")
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--beside", type=Path, help="recipe of another policy, trained for the same minutes")
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_run_config(given.config, [f"source.path={given.source_folder}", *given.overrides])
+    source = f"source.path={given.source_folder}"
+    config = load_run_config(given.config, [source, *given.overrides])
+    check_placements(("train", "align", "evaluate"), config)
+    device = resolve_device(config.device)
     prepared, semantic_ids = Dataset.open(given.prepared), SemanticIds.load(given.semantic_ids)
     study, progress = Study(config, prepared, semantic_ids, given.source_folder, given.rows), PlainProgress()
 
     seed_everything(config.seed)
-    policy = build_policy(prepared, semantic_ids, config.model, None)
+    policy = build_policy(prepared, semantic_ids, config.model, None).to(device)
     size = sum(parameter.numel() for parameter in policy.parameters())
     trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
     before = study.measure(policy, 0.0, 0)
     del policy
 
-    began = time.process_time()
-    inputs = TrainingInputs(prepared, semantic_ids, config.model, config.train, config.decode, config.seed)
-    report = train_policy(inputs, given.work / "train", progress)
-    minutes = (time.process_time() - began) / 60
-    policy = load_policy(given.work / "train" / "model", semantic_ids.digest)
-    tuned = study.measure(policy, minutes, report["steps"])
+    watch = Stopwatch(device)
+    policy, steps = study.trained(config, given.work / "train", progress)
+    minutes = watch.minutes()
+    tuned = study.measure(policy, minutes, steps)
+    rows = [before.row("before fine-tuning"), tuned.row("fine-tuned")]
 
-    began = time.process_time()
+    watch = Stopwatch(device)
     alignment = AlignmentInputs(prepared, semantic_ids, policy, config.align, config.decode, config.seed)
     aligned = align_policy(alignment, given.work / "align", progress)
-    minutes += (time.process_time() - began) / 60
-    steps = config.align.rere.rounds * config.align.rere.steps_per_round
-    last = study.measure(policy, minutes, report["steps"] + steps)
+    rere = config.align.rere
+    last = study.measure(policy, minutes + watch.minutes(), steps + rere.rounds * rere.steps_per_round)
+    rows.append(last.row("and ReRe"))
+
+    if given.beside is not None:
+        other = load_run_config(given.beside, [source, f"device={config.device}", f"train.max_minutes={minutes}"])
+        watch = Stopwatch(device)
+        policy, steps = study.trained(other, given.work / "beside", progress)
+        rows.append(study.measure(policy, watch.minutes(), steps).row(f"`{other.name}`, as many minutes"))
 
     by_item, by_id = study.popularity()
-    rere = config.align.rere
+    where, minutes_of = ("core", "processor minutes") if device.type == "cpu" else ("GPU", "minutes")
+    language = config.model.language_model
+    low_rank = language is not None and language.tune == "lora"
+    taught = (
+        f"{tuned.steps} steps{' of LoRA' if low_rank else ''}, {last.loss.split()[0]} after "
+        f"{last.steps - tuned.steps} steps of ReRe"
+    )
     print(
         write_table(
             "llm_finetune",
-            f"A language model of {size / 1e6:.1f} M parameters, fine-tuned on one core",
+            f"A language model of {size / 1e6:.1f} M parameters, fine-tuned on one {where}",
             f"Validation loss {before.loss.split()[0]} nats per item before, {tuned.loss.split()[0]} after "
-            f"{report['steps']} steps of LoRA, {last.loss.split()[0]} after {steps} steps of ReRe; HR@10 / NDCG@10 by item "
+            f"{taught}; HR@10 / NDCG@10 by item "
             f"{_short(before.by_item)}, {_short(tuned.by_item)}, {_short(last.by_item)}; popularity {_short(by_item)}.",
-            ["state", "processor minutes", "steps", "validation loss", "HR@10 / NDCG@10 by item", "by ID"],
+            ["state", minutes_of, "steps", "validation loss", "HR@10 / NDCG@10 by item", "by ID"],
+            [*rows, ["popularity, same rows", "", "", "", by_item, by_id]],
             [
-                before.row("before fine-tuning"),
-                tuned.row("fine-tuned"),
-                last.row("and ReRe"),
-                ["popularity, same rows", "", "", "", by_item, by_id],
-            ],
-            [
-                f"{trained / 1e6:.1f} M parameters are trained: adapters, new tokens, the item table of the dense head. "
+                f"{trained / 1e6:.1f} M parameters are trained"
+                f"{': adapters, new tokens, the item table of the dense head' if low_rank else ''}. "
                 f"{len(study.test)} test rows and {len(study.valid)} validation rows, drawn once; intervals 95 %.",
                 f"The beam alone, {config.decode.beam_width} wide, seen items kept. Minutes of training and alignment, "
                 "their validation and guard included, measuring left out.",
