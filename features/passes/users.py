@@ -149,6 +149,8 @@ def run_starts(codes: Codes) -> Rows:
         >>> run_starts(np.array([0, 0, 1, 2], np.int32)).tolist()
         [0, 2, 3, 4]
     """
+    if not len(codes):
+        return np.zeros(1, np.int64)
     if native.available():
         return native.run_starts(np.ascontiguousarray(codes))
     starts = np.empty(int(codes[-1]) + 2, np.int64)

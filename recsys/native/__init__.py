@@ -341,8 +341,18 @@ def product_sums(
         assert tensor is None or (tensor.is_cpu and tensor.is_contiguous()), "the kernels read plain memory"
         assert tensor is None or tensor.dtype == dtype
     assert query_BD.shape[1] == vectors_ID.shape[1]
+    assert first.numel(), "there are no ranges"
     assert (int(first[0]), int(first[-1])) == (0, len(vectors_ID)), "the ranges are not of these leaves"
+    assert bool((first.diff() > 0).all()), "a range is empty, or begins before the one in front of it"
     assert alive_SI is None or alive_SI.shape[1] == len(vectors_ID)
+    assert segment_B is None or len(segment_B) == len(query_BD), "one segment for each user"
+    if alive_SI is not None and len(query_BD):
+        lowest, highest = (0, 0) if segment_B is None else map(int, segment_B.aminmax())
+        assert 0 <= lowest <= highest < len(alive_SI), "a segment without leaves"
+    assert len(leaves) == len(users), "one user for each leaf that is closed"
+    if len(leaves):
+        assert 0 <= int(leaves[0]) <= int(leaves[-1]) < len(vectors_ID), "a closed leaf that there is not"
+        assert bool((leaves.diff() >= 0).all()), "closed leaves are not in order"
     best_BV = torch.empty(len(query_BD), len(first) - 1)
     sums_BV = torch.empty_like(best_BV)
     library.product_sums(
@@ -371,11 +381,13 @@ def add_products(terms: Sequence[tuple[torch.Tensor, torch.Tensor]], out_BI: tor
         terms: Contiguous float32 ``query [B, D]`` and ``vectors [I, D]``; each with a D of its own.
         out_BI: Contiguous float32.
     """
+    import torch
+
     library = _library()
     assert library is not None
     for tensor in (*itertools.chain.from_iterable(terms), out_BI):
         assert tensor.is_cpu and tensor.is_contiguous(), "the kernels read plain memory"  # noqa: PT018
-        assert tensor.dtype == out_BI.dtype and tensor.element_size() == 4  # noqa: PT018
+        assert tensor.dtype == torch.float32, f"{tensor.dtype}, expected float32"
     for query_BD, vectors_ID in terms:
         assert out_BI.shape == (len(query_BD), len(vectors_ID))
         assert query_BD.shape[1] == vectors_ID.shape[1]

@@ -86,8 +86,10 @@ def inserted(old: npt.NDArray[Any], at: Rows, fresh: npt.NDArray[Any]) -> npt.ND
         fresh: As many as ``at``, of the type of ``old``.
     """
     assert old.dtype == fresh.dtype
+    assert len(at) == len(fresh)
     assert old.dtype.itemsize in (1, 4, 8)
     assert not len(at) or (at[0] >= 0 and at[-1] <= len(old))
+    assert bool(np.all(at[1:] >= at[:-1])), "rows to insert at are not in order"
     out = np.empty(len(old) + len(fresh), old.dtype)
     size = old.dtype.itemsize
     _library().insert_rows(_at(old), len(old), _at(at, np.int64), _at(fresh), len(fresh), size, _at(out))
@@ -190,6 +192,7 @@ def gap_codes(user: Codes, timestamp: Rows, last_user: int, last_time: int) -> B
         last_user, last_time: Of the event in front of them.
     """
     out = np.empty(len(user), np.uint8)
+    assert len(user) == len(timestamp)
     events = (_at(user, np.int32), _at(timestamp, np.int64), len(user))
     _library().gap_codes(*events, last_user, last_time, _at(out))
     return out
@@ -218,6 +221,9 @@ def run_starts(codes: Codes) -> Rows:
     Args:
         codes: Ascending from 0, each of them met.
     """
+    assert len(codes), "there are no codes"
+    assert codes[0] == 0, "codes begin at 0"
+    assert codes[-1] < len(codes), "a code is not met"
     out = np.empty(int(codes[-1]) + 2, np.int64)
     _library().run_starts(_at(codes, np.int32), len(codes), _at(out))
     return out
@@ -226,6 +232,7 @@ def run_starts(codes: Codes) -> Rows:
 def split_counts(user: Codes, split: npt.NDArray[np.int8], users: int, splits: int) -> Rows:
     """Return ``[splits, users]`` how many rows each user has in each split."""
     counts = np.zeros((splits, users), np.int64)
+    assert len(user) == len(split)
     _library().split_counts(_at(user, np.int32), _at(split, np.int8), len(user), users, _at(counts))
     return counts
 

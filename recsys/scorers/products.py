@@ -27,13 +27,18 @@ Term = tuple[torch.Tensor, torch.Tensor]
 
 
 def one_pass(scores_BI: torch.Tensor) -> bool:
-    """Whether products are added to such scores by the kernel."""
-    return scores_BI.is_cpu and scores_BI.shape[1] > LARGE_CATALOGUE and native.available()
+    """Whether products are added to such scores by the kernel, which knows float32 and no gradients."""
+    plain = scores_BI.is_cpu and scores_BI.dtype == torch.float32
+    return plain and scores_BI.shape[1] > LARGE_CATALOGUE and native.available()
 
 
 def catalogue_scores(query_BD: torch.Tensor, vectors_ID: torch.Tensor) -> torch.Tensor:
-    """``query @ vectors^T``, ``[B, I]``, row by row the same whatever other rows there are."""
-    if not query_BD.is_cpu or len(vectors_ID) <= LARGE_CATALOGUE:
+    """``query @ vectors^T``, ``[B, I]``, row by row the same whatever other rows there are.
+
+    Where a gradient is asked for, it is one product, however many items there are.
+    """
+    learnt = torch.is_grad_enabled() and (query_BD.requires_grad or vectors_ID.requires_grad)
+    if learnt or not query_BD.is_cpu or len(vectors_ID) <= LARGE_CATALOGUE:
         return product(query_BD, vectors_ID.T)
     score_BI = query_BD.new_zeros(len(query_BD), len(vectors_ID))
     if one_pass(score_BI):

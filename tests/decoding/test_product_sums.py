@@ -111,3 +111,53 @@ def test_ranges_of_other_leaves_are_refused() -> None:
     query, vectors, first = made(2)
     with pytest.raises(AssertionError, match="ranges are not of these leaves"):
         native.product_sums(query, vectors[:-1], first)
+
+
+WRONG: dict[str, dict[str, object]] = {
+    "an empty range": {"first": [0, 3, 3, 10]},
+    "an empty range at the end": {"first": [0, 10, 10]},
+    "ranges in another order": {"first": [0, 8, 2, 10]},
+    "no ranges": {"first": []},
+    "ranges of other leaves": {"first": [0, 9]},
+    "a segment that there is not": {"segment": [0, 1, 2]},
+    "a segment below 0": {"segment": [0, -1, 0]},
+    "segments of other users": {"segment": [0]},
+    "more leaves than users": {"closed": ([1, 2, 3], [0])},
+    "closed leaves in another order": {"closed": ([9, 1, 5], [0, 1, 2])},
+    "a closed leaf below 0": {"closed": ([-5, 1], [0, 1])},
+    "a closed leaf that there is not": {"closed": ([1, 10], [0, 1])},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))
+def test_what_the_kernel_would_read_beyond_is_refused(wrong: dict[str, object]) -> None:
+    """It reads and writes plain memory: a leaf out of order is written in front of the scores."""
+    given = {"first": [0, 3, 10], "segment": [0, 1, 1], "closed": ([1, 5, 9], [2, 0, 0])}
+    asked = given | wrong
+    closed = tuple(torch.tensor(part, dtype=torch.int64) for part in asked["closed"])  # type: ignore[attr-defined]
+
+    def call(first: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return native.product_sums(
+            torch.zeros(3, WIDTH),
+            torch.zeros(10, WIDTH),
+            torch.tensor(first, dtype=torch.int64),
+            alive_SI=torch.ones(2, 10, dtype=torch.bool),
+            segment_B=torch.tensor(asked["segment"], dtype=torch.int64),
+            closed=closed,  # type: ignore[arg-type]
+        )
+
+    with pytest.raises(AssertionError):
+        call(asked["first"])
+
+
+@pytest.mark.parametrize("users", [0, 1, 3])
+def test_nobody_and_users_that_are_not_asked_for(users: int) -> None:
+    """Pairs of users that are not in the batch are passed over; 3 and 7 leaves of score 0 each."""
+    sums, best = native.product_sums(
+        torch.zeros(users, WIDTH),
+        torch.zeros(10, WIDTH),
+        torch.tensor([0, 3, 10]),
+        closed=(torch.tensor([1, 5]), torch.tensor([-1, 99])),
+    )
+    assert sums.tolist() == [[3.0, 7.0]] * users
+    assert best.tolist() == [[0.0, 0.0]] * users

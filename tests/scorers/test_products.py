@@ -103,3 +103,30 @@ def test_a_scorer_set_adds_its_products_with_those_it_is_given(monkeypatch: pyte
         np.testing.assert_allclose(together, apart, atol=1e-5)
     with pytest.raises(AssertionError, match="come in one pass, or before"):
         scorers.add_fused(histories, weights, np.zeros((3, 10), np.float32), [(query, items)])
+
+
+@pytest.mark.parametrize("items", [3, 11])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("learnt", [None, "query", "vectors"])
+def test_scores_of_every_size_have_type_and_gradient_of_what_they_are_made_of(
+    items: int, dtype: torch.dtype, learnt: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel knows float32 alone and no gradients: beyond its size both were refused or lost."""
+    monkeypatch.setattr(products, "LARGE_CATALOGUE", 4)
+    query, vectors = normal(0, 2, 6).to(dtype), normal(1, items, 6).to(dtype)
+    {"query": query, "vectors": vectors, None: torch.zeros(1)}[learnt].requires_grad_()
+    found = catalogue_scores(query, vectors)
+    assert found.dtype == dtype
+    assert found.requires_grad == (learnt is not None)
+    torch.testing.assert_close(found.double(), query.double() @ vectors.double().T, atol=0.05, rtol=0.02)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("which", ["query", "vectors", "out"])
+def test_the_kernel_takes_float32_alone(dtype: torch.dtype, which: str) -> None:
+    """Whole numbers of 32 bits have the size of a float32 and are none."""
+    given = {"query": torch.ones(2, 3), "vectors": torch.ones(5, 3), "out": torch.zeros(2, 5)}
+    given[which] = given[which].to(dtype)
+    with pytest.raises(AssertionError, match="expected float32"):
+        native.add_products([(given["query"], given["vectors"])], given["out"])

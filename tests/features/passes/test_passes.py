@@ -172,3 +172,30 @@ def test_memory_that_does_not_fit_is_refused() -> None:
         columns.inserted(np.zeros(2, np.int32), np.array([3]), np.zeros(1, np.int32))
     with pytest.raises(AssertionError):
         columns.compressed(np.zeros(4, np.int32)[::2], np.ones(2, bool))
+
+
+WRONG: list[tuple[str, list[Any]]] = [
+    ("inserted", [np.arange(3), np.array([3, 0]), np.arange(2)]),
+    ("inserted", [np.arange(3), np.array([0, 1]), np.arange(1)]),
+    ("inserted", [np.arange(3), np.array([4]), np.arange(1)]),
+    ("gap_codes", [np.zeros(2, np.int32), np.zeros(1, np.int64), 0, 0]),
+    ("gap_sessions", [np.zeros(2, np.int32), np.zeros(1, np.int8), np.zeros(2, np.int64), 5]),
+    ("split_counts", [np.zeros(2, np.int32), np.zeros(1, np.int8), 2, 3]),
+    ("run_starts", [np.array([0, 5], np.int32)]),
+    ("run_starts", [np.array([5, 0], np.int32)]),
+]
+
+
+@pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
+@pytest.mark.parametrize(("name", "arguments"), WRONG)
+def test_what_would_be_read_or_written_beyond_is_refused(name: str, arguments: list[Any]) -> None:
+    """Rows out of order, and columns of other lengths: a kernel reads and writes plain memory."""
+    from recsys.native import columns
+
+    with pytest.raises(AssertionError):
+        getattr(columns, name)(*arguments)
+
+
+def test_no_rows_are_no_runs() -> None:
+    for found, _ in both(users.run_starts, np.zeros(0, np.int32)):
+        assert found.tolist() == [0]
