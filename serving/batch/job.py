@@ -89,6 +89,13 @@ def source_of(users: Path, timestamp_unit: NumberUnit) -> UserSource:
 
     if not users.is_dir():
         return UserSource(users, None, timestamp_unit)
+    files = sorted(users.glob("*.parquet"))
+    if files and not (users / "dataset.json").exists():
+        raise ArtifactError(
+            f"the folder '{users}' is no prepared data set (it has no dataset.json) but holds '{files[0].name}'"
+            f"{f' and {len(files) - 1} more such files' if files[1:] else ''}; users are one Parquet file of histories or "
+            "the folder of a prepared data set: name the file, or put several together into one"
+        )
     digest = open_artifact(users, "prepared").digest if (users / MANIFEST_NAME).exists() else str(users.resolve())
     return UserSource(users, digest)
 

@@ -79,7 +79,9 @@ class CandidateRows:
         neighbours = label_M.to_struct().rle().struct.unnest()  # users of one job stand side by side
         named = neighbours["value"].struct.unnest()
         jobs = named.unique(maintain_order=True)
-        number = named.join(jobs.with_row_index("job"), on=OF_JOB, how="left", maintain_order="left")["job"]
+        number = named.join(jobs.with_row_index("job"), on=OF_JOB, how="left", nulls_equal=True, maintain_order="left")[
+            "job"
+        ]
         job_M = np.repeat(number.to_numpy().astype(np.int64), neighbours["len"].to_numpy())
         return cls(_users(runs), length_M, frame.drop(Columns.USER_ID, *OF_JOB), jobs, job_M)
 

@@ -136,7 +136,9 @@ def _denied_ids(rows: pl.DataFrame, expected: pl.DataType, user_ids: pl.Series |
     if place is not None:
         row = int(rows["row"][place])
         who = "" if user_ids is None else f" (user_id {user_ids[row]!r})"
-        where = f"; first in row {row}{who}: {given[place]!r}"
+        value = given[place]
+        shown = value.to_list() if isinstance(value, pl.Series) else value  # of lists of lists
+        where = f"; first in row {row}{who}: {shown!r:.100}"
     raise DataError(
         f"column '{Columns.DENY_ITEM_IDS}' holds lists of {given.dtype}, expected lists of {expected}, as the model's ids "
         f"are{where}; convert them"

@@ -214,3 +214,20 @@ def test_a_bad_row_late_in_the_file_is_found_before_the_first_user_is_scored(
     assert call("recommend", *arguments) == 3
     assert "5000005 has 10001 item_ids, at most 10000 are read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"]])
+def test_a_folder_of_files_is_no_prepared_data_set(
+    names: list[str], world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Spark writes them; to run a stage again, as is said of a prepared data set that is not whole, would not help."""
+    users = tmp_path / "users"
+    users.mkdir()
+    for name in names:
+        write_histories(users / f"{name}.parquet", world)
+    asked = ["--model", str(world.bundle), "--users", str(users), "--out", str(tmp_path / "out")]
+    assert call("recommend", *asked) == 4
+    said = capsys.readouterr().err
+    assert "is no prepared data set (it has no dataset.json) but holds 'a.parquet'" in said
+    assert ("and 2 more such files" in said) == (len(names) == 3)
+    assert not (tmp_path / "out").exists()

@@ -157,3 +157,20 @@ def test_users_are_stored_so_that_a_search_may_skip_a_file(tmp_path: Path, text:
     coded = {name for name, each in column.items() if "RLE_DICTIONARY" in each.encodings}
     assert coded == {"item_id", "rank", *OF_JOB} | ({"user_id"} if text else set())
     assert {each.compression for each in column.values()} == {"ZSTD"}
+
+
+@pytest.mark.parametrize("name", [*LABELS, "scored_at"])
+@pytest.mark.parametrize("lacking", [[0], [1], [0, 1, 2], []])
+def test_a_label_that_another_program_left_empty_stays_so(name: str, lacking: list[int]) -> None:
+    """Users 8, 5 and 9 of two and three rows and one; a label that is null is one like any other, and joins no other."""
+    rows = mixed()
+    empty = pl.Series(np.isin(np.repeat(np.arange(3), rows.length_M), lacking))
+    frame = rows.frame().with_columns(pl.when(~empty).then(name).alias(name))
+    read = CandidateRows.from_frame(frame)
+    assert read.frame().equals(frame)
+    assert read.take(np.array([2, 0])).frame()["user_id"].to_list() == [9, 8, 8]
+    assert (
+        pl.DataFrame(pl.from_arrow(read.table()))
+        .select(pl.col(name).cast(frame.schema[name]))
+        .equals(frame.select(name))
+    )

@@ -212,6 +212,8 @@ def test_lists_of_other_kinds(scorer: Scorer, item_ids: list[int], caplog: pytes
             "; first in row 1 (user_id 'v'): " + str(2**63),
         ),
         (pl.Series([[], [], None], dtype=pl.List(pl.Date)), "Date", ""),
+        (pl.Series([[], [[7, 8]], None]), "List(Int64)", "; first in row 1 (user_id 'v'): [7, 8]"),
+        (pl.Series([[{"id": 7}], [], None]), "Struct({'id': Int64})", "; first in row 0 (user_id 'u'): {'id': 7}"),
     ],
 )
 def test_denied_ids_of_another_type_name_the_first_row(
