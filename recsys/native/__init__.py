@@ -341,18 +341,15 @@ def product_sums(
         assert tensor is None or (tensor.is_cpu and tensor.is_contiguous()), "the kernels read plain memory"
         assert tensor is None or tensor.dtype == dtype
     assert query_BD.shape[1] == vectors_ID.shape[1]
-    assert first.numel(), "there are no ranges"
-    assert (int(first[0]), int(first[-1])) == (0, len(vectors_ID)), "the ranges are not of these leaves"
+    assert [*first[:1].tolist(), *first[-1:].tolist()] == [0, len(vectors_ID)], "the ranges are not of these leaves"
     assert bool((first.diff() > 0).all()), "a range is empty, or begins before the one in front of it"
     assert alive_SI is None or alive_SI.shape[1] == len(vectors_ID)
     assert segment_B is None or len(segment_B) == len(query_BD), "one segment for each user"
-    if alive_SI is not None and len(query_BD):
-        lowest, highest = (0, 0) if segment_B is None else map(int, segment_B.aminmax())
-        assert 0 <= lowest <= highest < len(alive_SI), "a segment without leaves"
+    lowest, highest = (0, 0) if segment_B is None or not len(query_BD) else map(int, segment_B.aminmax())
+    assert alive_SI is None or 0 <= lowest <= highest < len(alive_SI), "a segment without leaves"
     assert len(leaves) == len(users), "one user for each leaf that is closed"
-    if len(leaves):
-        assert 0 <= int(leaves[0]) <= int(leaves[-1]) < len(vectors_ID), "a closed leaf that there is not"
-        assert bool((leaves.diff() >= 0).all()), "closed leaves are not in order"
+    borders = torch.cat([leaves.new_tensor([0]), leaves, leaves.new_tensor([len(vectors_ID) - 1])])
+    assert not len(leaves) or bool((borders.diff() >= 0).all()), "closed leaves are not in order, or are not there"
     best_BV = torch.empty(len(query_BD), len(first) - 1)
     sums_BV = torch.empty_like(best_BV)
     library.product_sums(
@@ -394,8 +391,7 @@ def add_products(terms: Sequence[tuple[torch.Tensor, torch.Tensor]], out_BI: tor
     queries = (ctypes.c_void_p * len(terms))(*(query.data_ptr() for query, _ in terms))
     vectors = (ctypes.c_void_p * len(terms))(*(vectors.data_ptr() for _, vectors in terms))
     widths = (ctypes.c_int64 * len(terms))(*(query.shape[1] for query, _ in terms))
-    threads = _threads(out_BI)
-    library.add_products(queries, vectors, widths, len(terms), *out_BI.shape, threads, out_BI.data_ptr())
+    library.add_products(queries, vectors, widths, len(terms), *out_BI.shape, _threads(out_BI), out_BI.data_ptr())
 
 
 def _threads(out: torch.Tensor) -> int:

@@ -123,7 +123,7 @@ WRONG: dict[str, dict[str, object]] = {
     "a segment below 0": {"segment": [0, -1, 0]},
     "segments of other users": {"segment": [0]},
     "more leaves than users": {"closed": ([1, 2, 3], [0])},
-    "closed leaves in another order": {"closed": ([9, 1, 5], [0, 1, 2])},
+    "closed leaves in another order": {"closed": ([1, 9, 5], [0, 1, 2])},
     "a closed leaf below 0": {"closed": ([-5, 1], [0, 1])},
     "a closed leaf that there is not": {"closed": ([1, 10], [0, 1])},
 }
