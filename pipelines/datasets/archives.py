@@ -67,7 +67,7 @@ def unpack(archive: Path, into: Path, reserved: Collection[str] = ()) -> list[st
         free = shutil.disk_usage(into).free
         if needed > free:
             raise ArtifactError(
-                f"'{archive}' unpacks to {needed / 1e6:.0f} MB and '{into}' has {free / 1e6:.0f} MB left; free space or "
+                f"'{archive}' unpacks to {needed / 1e6:.1f} MB and '{into}' has {free / 1e6:.1f} MB left; free space or "
                 "choose another folder with --out"
             )
         for member, name in zip(members, names, strict=True):

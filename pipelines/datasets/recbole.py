@@ -221,14 +221,17 @@ def _samples(
 
 
 def _attributes(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Make every text safe; lists become tokens between blanks. Returns how many texts were changed, too."""
+    """Make every text safe; lists become tokens between blanks. Returns how many texts were changed, too.
+
+    Ids have been looked at by :func:`_tokens`, and stay as the interactions have them.
+    """
     changed, columns = 0, []
     for series in table:
         if isinstance(series.dtype, pl.List | pl.Array):
             element = pl.element().cast(pl.String)
             words = element.str.replace_all(r"\s+", "_").str.replace_all('"', "'", literal=True)
             columns.append(series.to_frame().select(pl.all().list.eval(words).list.join(" ")).to_series())
-        elif series.dtype.is_float():
+        elif series.dtype.is_float() or series.name in (Columns.USER_ID, Columns.ITEM_ID):
             columns.append(series)
         else:
             before = series.cast(pl.String)

@@ -290,7 +290,7 @@ def _write(answer: requests.Response, part: Part, start: int, progress: Progress
     free = shutil.disk_usage(part.path.parent).free
     if total is not None and total - start > free:
         raise ArtifactError(
-            f"'{part.url}' needs {(total - start) / 1e6:.0f} MB and '{part.path.parent}' has {free / 1e6:.0f} MB left; free "
+            f"'{part.url}' needs {(total - start) / 1e6:.1f} MB and '{part.path.parent}' has {free / 1e6:.1f} MB left; free "
             "space and run the same command again, or choose another folder with --out"
         )
     megabytes = math.ceil((total - start) / _CHUNK) if total is not None else None

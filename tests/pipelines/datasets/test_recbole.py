@@ -237,6 +237,26 @@ def test_items_and_users_come_back(tmp_path: Path) -> None:
     assert back.users["user_id"].to_list() == ["a", "b"]
 
 
+@pytest.mark.parametrize("odd", ['a"b', 'a"', "a'b", "a b", "#a", "-", "a,b", "a:token", "\u00fc", "a\\"])
+def test_an_odd_id_is_the_same_in_all_three_files(tmp_path: Path, odd: str) -> None:
+    """What belongs to a user or an item is found again, here and by RecBole's own reader."""
+    log = events().with_columns(pl.col("user_id").replace("a", odd), pl.col("item_id").replace("i1", odd))
+    items = pl.DataFrame({"item_id": [odd, "i2", "i3", "i4"], "title": ["one", "two", "three", "four"]})
+    data = prepared(tmp_path, log, items, item_columns={"title": ["title"]})
+    written = export_recbole(data, tmp_path / "toy")
+    assert written.texts_changed == 0
+    back = RecBoleSource(path=tmp_path / "toy", timestamp_unit="s", item_columns={"title": ["title"]}).read(0)
+    assert back.items is not None
+    assert back.users is not None
+    assert back.items.filter(pl.col("item_id") == odd)["title"].to_list() == ["one"]
+    assert odd in back.users["user_id"].to_list()
+    found = back.interactions.collect()
+    assert (found["user_id"] == odd).sum() == 4
+    assert (found["item_id"] == odd).sum() == 2
+    for file, column in (("inter", "item_id"), ("item", "item_id"), ("inter", "user_id"), ("user", "user_id")):
+        assert odd in as_recbole_reads(tmp_path / "toy" / f"toy.{file}")[f"{column}:token"].tolist()
+
+
 def test_a_log_without_times_is_written_in_its_order(tmp_path: Path) -> None:
     log = events().drop("timestamp").with_columns(place=pl.Series([3, 2, 1, 0] * 2))
     (tmp_path / "raw").mkdir()

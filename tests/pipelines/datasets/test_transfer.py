@@ -283,7 +283,7 @@ def test_no_room_on_the_disk_is_said_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
-    with pytest.raises(ArtifactError, match=r"needs 3 MB and .* has 1 MB left"):
+    with pytest.raises(ArtifactError, match=r"needs 3\.\d MB and .* has 1\.0 MB left"):
         get(server, tmp_path)
 
 
