@@ -120,6 +120,8 @@ class EarlierCandidates:
         verify_candidates(folder)
         names = [record.shard for record in contents.shard_records]
         parts = [pl.read_parquet(folder / asked_name(name)) for name in names]
+        if not any(map(len, parts)):
+            return f"'{folder}' is of no users"
         users = pl.concat(parts)
         shard_E = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         return cls(folder, names, users[Columns.USER_ID], users[ASKED].to_numpy(), shard_E)

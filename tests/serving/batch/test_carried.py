@@ -99,6 +99,33 @@ def test_only_who_has_changed_is_answered_and_the_table_is_that_of_a_full_job(
     assert same_answers(third, tmp_path / "full")
 
 
+@pytest.mark.parametrize("before", ["nobody", "nothing", "somebody"])
+@pytest.mark.parametrize("now", ["nobody", "everybody"])
+def test_nights_of_nobody_and_nights_without_an_answer(world: World, tmp_path: Path, before: str, now: str) -> None:
+    """A first night whose file holds no users, or whose users may have no item at all, is a base like any other."""
+    config = RecommendConfig(k=8, users_per_shard=17)
+    denied = pl.Series([list(range(FIRST_ITEM_ID, FIRST_ITEM_ID + 80))])
+    changes: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
+        "nobody": lambda frame: frame[:0],
+        "somebody": lambda frame: frame[:3],
+        "everybody": lambda frame: frame,
+        "nothing": lambda frame: frame.with_columns(denied.new_from_index(0, len(frame)).alias("deny_item_ids")),
+    }
+    first = later(tmp_path / "1.parquet", world, changes[before])
+    write_candidates(world.bundle, first, config, tmp_path / "monday", QUIET)
+    second = later(tmp_path / "2.parquet", world, changes[now])
+    write_candidates(world.bundle, second, config, tmp_path / "full", QUIET)
+    write_candidates(world.bundle, second, config, tmp_path / "delta", QUIET, since=tmp_path / "monday")
+    assert same_answers(tmp_path / "full", tmp_path / "delta")
+    report = report_of(tmp_path / "delta")
+    met = 3 if before == "somebody" and now == "everybody" else 0
+    assert (report["users_answered"], report["users_carried_over"]) == ((USERS if now == "everybody" else 0) - met, met)
+    assert ("is of no users" in str(report["full_because"])) == (before == "nobody")
+    again = tmp_path / "again"
+    write_candidates(world.bundle, first, config, again, QUIET, since=tmp_path / "monday")
+    assert same_answers(again, tmp_path / "monday")
+
+
 def test_parts_of_another_writer_are_a_base_too(world: World, tmp_path: Path) -> None:
     """Text written plainly, as jobs of earlier versions have it, in a part that such a job had finished."""
     config = RecommendConfig(k=8, users_per_shard=17)
