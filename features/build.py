@@ -19,7 +19,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from features.data_report import (
-    Tally,
     all_facts,
     doubling_counts,
     event_facts,
@@ -37,6 +36,7 @@ from features.log.quarantine import QuarantineConfig, and_duplicates, check_shar
 from features.log.read_state import ReadState
 from features.log.repeats import Duplicates
 from features.log.signal_bits import behaviour_bytes
+from features.passes.tally import Tally
 from features.session_quality import good_sessions
 from features.sessions import SessionConfig, SessionRule, session_index, session_rule, session_starts
 from features.sources.as_of import as_of

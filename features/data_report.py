@@ -6,9 +6,7 @@ Reads the log, the split, histories and targets; produces parts of ``data_report
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -18,12 +16,12 @@ import polars as pl
 
 from features.histories import TargetRows
 from features.log.encode import ReadLog
-from features.log.event_log import EventLog, Outcome
+from features.log.event_log import Outcome
+from features.passes.tally import Tally
 from features.refused import RefusedRows
 from features.sessions import SessionRule
 from features.sources.base import RawTables, merge_facts
 from features.sources.columns.cells import SHOWN_VALUES, shown
-from features.splits import SplitArray
 from recsys.contracts.columns import SPLIT_NAMES
 from recsys.contracts.dataset import OffsetArray
 
@@ -33,7 +31,6 @@ _MANY_TIES: Final = 0.05
 _MANY_UNKNOWN: Final = 0.05
 _MOST_REFUSED: Final = 0.5
 _NAMED_FILES: Final = 3
-_SLICE: Final = 1 << 22
 _DOUBLINGS: Final = 64
 _PERCENTS: Final = (0, 10, 50, 90, 99, 100)
 
@@ -115,63 +112,6 @@ class Borders(Protocol):
     @property
     def valid_end(self) -> OffsetArray:
         """``[U]``."""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Counts of kept events that add up over runs of users.
-
-    Attributes:
-        events: How many there are.
-        prehistory: Those without a time.
-        first, last: Earliest and latest known time, UTC microseconds; ``None`` where none is known.
-        future: Later than now.
-        ties: With the instant of their predecessor, and those of them whose order no column decides.
-        signals: ``[65536]`` events by their signals: those that are true, times 256, and those that are known.
-        per_split: Events of each split.
-    """
-
-    events: int
-    prehistory: int
-    first: int | None
-    last: int | None
-    future: int
-    ties: tuple[int, int]
-    signals: npt.NDArray[np.int64]
-    per_split: tuple[int, ...]
-
-    @classmethod
-    def of(cls, log: EventLog, split: SplitArray, ties: tuple[int, int]) -> Tally:
-        """Count the events of a log."""
-        last = int(log.timestamp.max(initial=-1))
-        first = int(log.timestamp.min(initial=last))
-        if first < 0 <= last:
-            first = int(log.timestamp[log.timestamp >= 0].min())
-        return cls(
-            events=len(log),
-            prehistory=int(np.count_nonzero(log.prehistory)),
-            first=first if last >= 0 else None,
-            last=last if last >= 0 else None,
-            future=int((log.timestamp > time.time_ns() // 1000).sum()) if last > time.time_ns() // 1000 else 0,
-            ties=ties,
-            signals=_signal_pairs(log),
-            per_split=tuple(int(np.count_nonzero(split == code)) for code in range(len(SPLIT_NAMES))),
-        )
-
-    def __add__(self, other: Tally) -> Tally:
-        """Counts of the events of both."""
-        firsts = [each.first for each in (self, other) if each.first is not None]
-        lasts = [each.last for each in (self, other) if each.last is not None]
-        return Tally(
-            events=self.events + other.events,
-            prehistory=self.prehistory + other.prehistory,
-            first=min(firsts, default=None),
-            last=max(lasts, default=None),
-            future=self.future + other.future,
-            ties=(self.ties[0] + other.ties[0], self.ties[1] + other.ties[1]),
-            signals=self.signals + other.signals,
-            per_split=tuple(one + more for one, more in zip(self.per_split, other.per_split, strict=True)),
-        )
 
 
 def event_facts(tally: Tally, signals: Sequence[str]) -> dict[str, Any]:
@@ -343,16 +283,6 @@ def spelling_warnings(part: str, ids: pl.Series) -> list[str]:
     for warning in warnings:
         logger.warning("%s", warning)
     return warnings
-
-
-def _signal_pairs(log: EventLog) -> npt.NDArray[np.int64]:
-    # a table of 128 combinations instead of a pass over the events per signal
-    pairs = np.zeros(1 << 16, np.int64)
-    for start in range(0, len(log) if log.signals else 0, _SLICE):
-        rows = slice(start, start + _SLICE)
-        both = log.signal_values[rows].astype(np.uint16) << np.uint16(8) | log.signal_known[rows]
-        pairs += np.bincount(both, minlength=1 << 16)
-    return pairs
 
 
 def _signal_counts(tally: Tally, signals: Sequence[str]) -> dict[str, dict[str, int]]:

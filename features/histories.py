@@ -6,15 +6,16 @@ Reads the event log, split and sessions; produces :class:`~recsys.contracts.data
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from features.log.arrays import BoolArray, is_constant
 from features.log.event_log import EventLog
+from features.passes.events import Labels
 from features.passes.users import distinct_targets, first_occurrences, gap_codes, split_counts, window
 from features.splits import SplitArray
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID
@@ -38,19 +39,33 @@ def event_watch_ratio(log: EventLog) -> npt.NDArray[np.float32]:
 
 
 def build_histories(
-    log: EventLog, split: SplitArray, behaviour: ByteArray, watch_ratio: npt.NDArray[np.float32]
+    log: EventLog,
+    split: SplitArray,
+    behaviour: ByteArray,
+    watch_ratio: npt.NDArray[np.float32],
+    labels: Labels | None = None,
 ) -> HistoryArrays:
-    """Take the positive events of the log.
+    """Take the positive events of the log; where all are, the arrays are the log's own.
 
     Args:
         log: All kept events.
         split: ``[E]``.
         behaviour: ``[E]`` packed signals.
         watch_ratio: ``[E]`` NaN where not known.
+        labels: Of the events, where gaps and splits were counted already.
     """
-    total = int(np.count_nonzero(log.positive))
-    item, timestamp = np.empty(total, np.int32), np.empty(total, np.int64)
-    codes, gap, watch = (np.empty(total, np.uint8) for _ in range(3))
+    all_are = bool(log.positive[:1].all() if is_constant(log.positive) else log.positive.all())
+    total = len(log) if all_are else int(np.count_nonzero(log.positive))
+    if all_are:
+        item, timestamp, codes = log.item, log.timestamp, behaviour
+    else:
+        item, timestamp, codes = np.empty(total, np.int32), np.empty(total, np.int64), np.empty(total, np.uint8)
+    one_ratio = total > 0 and is_constant(watch_ratio)
+    watch = np.broadcast_to(watch_buckets(watch_ratio[:1]), (total,)) if one_ratio else np.empty(total, np.uint8)
+    found: dict[str, npt.NDArray[Any]] = {"item": item, "behaviour": codes, "watch": watch, "timestamp": timestamp}
+    if all_are and one_ratio and labels is not None:
+        return _with_borders({**found, "gap": labels.gap}, labels.split_counts)
+    gap = np.empty(total, np.uint8)
     per_split = np.zeros((len(SPLIT_NAMES), len(log.user_ids)), np.int64)
     done, last_user, last_time = 0, -1, -1
     for start in range(0, len(log), _SLICE_ROWS):  # a slice at a time, so that temporaries stay in the cache
@@ -61,25 +76,24 @@ def build_histories(
         if not len(user):
             continue
         out = slice(done, done + len(user))
-        item[out], timestamp[out], codes[out] = log.item[rows][kept], time, behaviour[rows][kept]
-        watch[out] = watch_buckets(watch_ratio[:1] if is_constant(watch_ratio) else watch_ratio[rows][kept])
+        if not all_are:
+            item[out], timestamp[out], codes[out] = log.item[rows][kept], time, behaviour[rows][kept]
+        if not one_ratio:
+            watch[out] = watch_buckets(watch_ratio[rows][kept])
         gap[out] = gap_codes(user, time, last_user, last_time)
         first, users = int(user[0]), int(user[-1]) - int(user[0]) + 1
         own = user - np.int32(first)
         per_split[:, first : first + users] += split_counts(own, split[rows][kept], users, len(SPLIT_NAMES))
         done, last_user, last_time = out.stop, int(user[-1]), int(time[-1])
+    return _with_borders({**found, "gap": gap}, per_split)
+
+
+def _with_borders(arrays: Mapping[str, npt.NDArray[Any]], per_split: npt.NDArray[np.int64]) -> HistoryArrays:
+    """Say whose events the arrays hold: ``[splits, U]`` how many of each user."""
     offsets = np.concatenate([[0], np.cumsum(per_split.sum(axis=0))]).astype(np.int64)
     train_end = offsets[:-1] + per_split[TRAIN]
-    return HistoryArrays(
-        item=item,
-        behaviour=codes,
-        gap=gap,
-        watch=watch,
-        timestamp=timestamp,
-        offsets=offsets,
-        train_end=train_end,
-        valid_end=train_end + per_split[VALID],
-    )
+    borders = {"offsets": offsets, "train_end": train_end, "valid_end": train_end + per_split[VALID]}
+    return HistoryArrays(**arrays, **borders)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ class SessionConfig(FrozenConfig):
     min_positive: int = Field(1, ge=1)
     high_quality: HighQualityConfig | None = None
 
+    @property
+    def longest_pause(self) -> int:
+        """Pause after which a session still goes on, in whole microseconds."""
+        return math.floor(self.gap_minutes * 60_000_000)
+
 
 def session_rule(config: SessionConfig, *, has_session_id: bool, has_timestamps: bool) -> SessionRule:
     """Decide how sessions are cut.
@@ -72,7 +77,7 @@ def session_index(
     Returns:
         ``[E]``, ascending from 0.
     """
-    longest = math.floor(config.gap_minutes * 60_000_000)
+    longest = config.longest_pause
     if rule == "gap" and not log.prehistory.any():
         return gap_sessions(log.user, split, log.timestamp, longest)
     starts = ~same_as_before([log.user, split, log.prehistory])

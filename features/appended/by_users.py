@@ -18,22 +18,27 @@ import numpy.typing as npt
 
 from features.appended.kept_rows import NO_REPEATS, KeptRows
 from features.build import FeaturesConfig
-from features.data_report import Tally, doubling_counts
+from features.data_report import doubling_counts
 from features.histories import TargetRows, build_histories, build_targets, event_watch_ratio
 from features.items import ItemTable
 from features.log.encoded_log import StoredLog
-from features.log.event_log import EventLog, count_ties, event_log, renumber_ascending, selected, settle
+from features.log.event_log import EventLog, count_ties, event_log, selected, settle
 from features.log.repeats import Repeats
 from features.log.signal_bits import behaviour_bytes
 from features.log.stored_columns import ColumnWriter
 from features.number_tables.writer import NumberTableWriter
-from features.passes.rows import gathered
+from features.passes.events import Labels, Taken, labels_of, taken
+from features.passes.tally import Tally
+from features.passes.users import add_window_counts
 from features.sessions import SessionRule, session_columns, session_index, session_starts
 from features.sources.base import MergeRule
 from features.splits import SplitArray, leave_last_out, split_at
-from features.tables import ASCENDING, LabelledEvents, event_columns, train_counts
+from features.tables import ASCENDING, LabelledEvents, event_columns
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import HISTORY_ARRAYS, HistoryArrays, OffsetArray
+
+TAKEN: Final = ("user", "item", "record", "timestamp")
+"""Columns of the log that one pass takes the kept rows of, beside the one that nobody asks for."""
 
 PER_EVENT: Final = ("item", "behaviour", "gap", "watch", "timestamp")
 
@@ -132,7 +137,7 @@ def write_by_users(log: StoredLog, kept: KeptRows, rules: Rules, out_dir: Path) 
             run = _events_of(log, first, end, marks, rules)
             if not len(run.log):
                 continue
-            history = build_histories(run.log, run.split, run.behaviour, run.watch_ratio)
+            history = build_histories(run.log, run.split, run.behaviour, run.watch_ratio, run.labels)
             for name, writer in arrays.items():
                 writer.write(getattr(history, name))
             _gather(found, run, history, rules)
@@ -144,27 +149,57 @@ def write_by_users(log: StoredLog, kept: KeptRows, rules: Rules, out_dir: Path) 
 
 @dataclass(frozen=True)
 class _Run(LabelledEvents):
-    """Kept events of some users, users and sessions numbered from 0."""
+    """Kept events of some users, users and sessions numbered from 0.
+
+    Attributes:
+        ties: As :func:`~features.log.event_log.count_ties` gives them.
+        labels: What one pass told of the events; ``None``: split or sessions are not by time alone.
+    """
 
     ties: tuple[int, int]
+    labels: Labels | None
 
 
 def _events_of(log: StoredLog, first: int, end: int, marks: npt.NDArray[np.bool_] | None, rules: Rules) -> _Run:
-    config, rows = rules.config, log.of_users(first, end, with_records=False)
+    config, rows = rules.config, log.of_users(first, end, TAKEN)
     settled = settle(rows, config.duplicates, rules.merge_rules, rules.repeats.get(first, NO_REPEATS))
-    arrays = selected(settled, marks)
-    user, user_ids = renumber_ascending(arrays["user"], rows.user_ids)
-    numbered = {**arrays, "user": user, "item": gathered(rules.item_of_code, arrays["item"])}
-    kept = event_log(rows, numbered, user_ids, rules.items.table[Columns.ITEM_ID])
-    split = _split(kept, rules)
+    found = _taken(log, first, end, marks, rules)
+    user_ids = rows.user_ids if found.used.all() else rows.user_ids.filter(found.used)
+    arrays = {**selected(settled, marks), "user": found.user, "item": found.item}
+    if found.timestamp is not None:
+        arrays["timestamp"] = found.timestamp
+    kept = event_log(rows, arrays, user_ids, rules.items.table[Columns.ITEM_ID])
+    labels = _labels(kept, rules) if len(kept) else None
+    split = labels.split if labels is not None else _split(kept, rules)
+    if labels is None:
+        session = session_index(kept, split, rules.sessions, config.sessions, config.session_length)
+    else:
+        session = labels.session
+    alone = labels is not None and not {"position", "tie_break"} & set(arrays)
     return _Run(
         log=kept,
         split=split,
-        session=session_index(kept, split, rules.sessions, config.sessions, config.session_length),
+        session=session,
         behaviour=behaviour_bytes(kept.signal_values, kept.signal_known, len(kept.signals)),
         watch_ratio=event_watch_ratio(kept),
-        ties=count_ties(arrays),
+        ties=(labels.ties, labels.ties) if labels is not None and alone else count_ties(arrays),
+        labels=labels,
     )
+
+
+def _taken(log: StoredLog, first: int, end: int, marks: npt.NDArray[np.bool_] | None, rules: Rules) -> Taken:
+    starts = log.starts[first : end + 1]
+    rows = slice(int(starts[0]), int(starts[-1]))
+    time = log.columns.get("timestamp")
+    stored, scale = (None, 1) if time is None else (time.stored(rows), time.layout.scale)
+    return taken(starts - rows.start, log.columns["item"][rows], stored, scale, marks, rules.item_of_code)
+
+
+def _labels(log: EventLog, rules: Rules) -> Labels | None:
+    """Label events in one pass, where all have times that decide both their split and their session."""
+    if rules.cuts is None or rules.sessions != "gap" or log.prehistory.any():
+        return None
+    return labels_of(log.user, log.timestamp, rules.cuts, rules.config.sessions.longest_pause, len(log.user_ids))
 
 
 def _split(log: EventLog, rules: Rules) -> SplitArray:
@@ -176,9 +211,10 @@ def _split(log: EventLog, rules: Rules) -> SplitArray:
 def _gather(found: Written, run: _Run, history: HistoryArrays, rules: Rules) -> None:
     """Count a run, and make its rows of ``targets.parquet``."""
     config, log = rules.config, run.log
-    tally = Tally.of(log, run.split, run.ties)
+    tally = Tally.of(log, run.split, run.ties, run.labels)
     found.tally = tally if found.tally is None else found.tally + tally
-    found.train_count += train_counts(run, len(found.train_count))
+    # the train events of a user are the first ones of the history
+    add_window_counts(history.offsets[:-1], history.train_end, history.item, found.train_count)
     found.train_end.append(history.train_end + found.positive)
     found.valid_end.append(history.valid_end + found.positive)
     found.ends.append(history.offsets[1:] + found.positive)
@@ -200,7 +236,7 @@ def _write_tables(found: Written, run: _Run, events: NumberTableWriter, sessions
     log = replace(run.log, user=run.log.user + np.int32(found.users))
     numbered = replace(run, log=log, session=run.session + np.int32(found.sessions))
     events.write(event_columns(numbered, slice(None)))
-    starts = session_starts(run.session)
+    starts = run.labels.starts if run.labels is not None else session_starts(run.session)
     sessions.write(session_columns(log, run.split, starts, before=(found.sessions, found.events)))
     found.users += len(log.user_ids)
     found.events += len(log)

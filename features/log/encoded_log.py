@@ -6,7 +6,7 @@ into it instead of reading all days again. No text is held per event: ids are nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -269,21 +269,27 @@ class StoredLog:
             ) from error
         return cls(head, columns, starts)
 
-    def of_users(self, first: int, end: int, *, with_records: bool = True) -> EncodedLog:
+    def of_users(self, first: int, end: int, without: Collection[str] = ()) -> EncodedLog:
         """Return the rows of the users from ``first`` to ``end``, who are numbered from 0 in it.
 
         Args:
             first, end: Numbers of users.
-            with_records: Also their records, which most callers do not ask for; else all are 0.
+            without: Columns that the caller does not ask for; all their values are 0.
         """
         rows = slice(int(self.starts[first]), int(self.starts[end]))
-        counts = np.diff(self.starts[first : end + 1])
-        wanted = {name: column for name, column in self.columns.items() if with_records or name != "record"}
-        arrays: dict[str, Any] = {name: column[rows] for name, column in wanted.items()}
-        if not with_records:
-            arrays["record"] = np.broadcast_to(np.int64(0), (rows.stop - rows.start,))
-        user = np.repeat(np.arange(end - first, dtype=np.int32), counts)
-        return replace(self.head, user=user, user_ids=self.head.user_ids[first:end], **arrays)
+        arrays: dict[str, Any] = {
+            name: _zeros(column.layout.dtype, rows) if name in without else column[rows]
+            for name, column in self.columns.items()
+        }
+        if "user" in without:
+            arrays["user"] = _zeros(np.dtype(np.int32), rows)
+        else:
+            arrays["user"] = np.repeat(np.arange(end - first, dtype=np.int32), np.diff(self.starts[first : end + 1]))
+        return replace(self.head, user_ids=self.head.user_ids[first:end], **arrays)
+
+
+def _zeros(dtype: np.dtype[Any], rows: slice) -> npt.NDArray[Any]:
+    return np.broadcast_to(dtype.type(0), (rows.stop - rows.start,))
 
 
 ARRAY_NAMES: Final = (

@@ -21,7 +21,7 @@ from features.log.k_core import KCoreConfig, k_core_mask
 from features.log.order import same_as_before
 from features.log.repeats import Duplicates, Repeats, find_repeats, merge_repeats, without
 from features.log.signal_bits import positive_mask
-from features.passes.rows import compressed, gathered, ranked
+from features.passes.rows import compressed, gathered
 from features.sources.base import FILE, ROW, MergeRule
 from recsys.contracts.dataset import ByteArray
 from recsys.contracts.errors import ArtifactError, DataError
@@ -317,10 +317,3 @@ def renumber(codes: CodeArray, ids: pl.Series) -> tuple[CodeArray, pl.Series, Bo
         return codes, ids, used
     table = np.cumsum(used, dtype=np.int32) - np.int32(1)
     return gathered(table, codes), ids.filter(used), used
-
-
-def renumber_ascending(codes: CodeArray, ids: pl.Series) -> tuple[CodeArray, pl.Series]:
-    """Number anew the ids that are met, of codes that ascend; return ``[E]`` numbers, and those ids."""
-    used = np.zeros(len(ids), bool)
-    numbers = ranked(codes, used)
-    return numbers, ids if used.all() else ids.filter(used)

@@ -212,13 +212,30 @@ def item_counts(start: Rows, end: Rows, item: Codes, num_items: int) -> Rows:
         [0, 2, 1]
     """
     counts = np.zeros(num_items, np.int64)
+    add_window_counts(start, end, item, counts)
+    return counts
+
+
+def add_window_counts(start: Rows, end: Rows, item: Codes, counts: Rows) -> None:
+    """Count the items of the users' windows.
+
+    Args:
+        start, end: ``[users]`` rows of ``item``; windows do not overlap.
+        item: From 0.
+        counts: ``[items]``; is added to.
+
+    Example:
+        >>> counts = np.array([5, 5, 5])
+        >>> add_window_counts(np.array([0, 2]), np.array([1, 4]), np.array([1, 0, 1, 2], np.int32), counts)
+        >>> counts.tolist()
+        [5, 7, 6]
+    """
     if native.available():
         native.count_windows(np.ascontiguousarray(start), np.ascontiguousarray(end), np.ascontiguousarray(item), counts)
-        return counts
+        return
     for begin in range(0, len(start), _SLICE_USERS):
         users = slice(begin, begin + _SLICE_USERS)
         add_counts(item[window(start[users], end[users])[0]], None, counts)
-    return counts
 
 
 def window(start: Rows, end: Rows) -> tuple[Rows, Codes]:

@@ -36,6 +36,8 @@ _ARGUMENTS: Final[dict[str, list[Any]]] = {
     "same_pairs": [_POINTER, _POINTER, _NUMBER, _POINTER],
     "gap_sessions": [_POINTER] * 3 + [_NUMBER, _NUMBER, _POINTER],
     "run_starts": [_POINTER, _NUMBER, _POINTER],
+    "take_events": [_POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER] + [_POINTER] * 6,
+    "label_events": [_POINTER, _POINTER] + [_NUMBER] * 5 + [_POINTER] * 6,
     "split_counts": [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER],
     "distinct_targets": [_POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER],
 }
@@ -227,6 +229,57 @@ def run_starts(codes: Codes) -> Rows:
     out = np.empty(int(codes[-1]) + 2, np.int64)
     _library().run_starts(_at(codes, np.int32), len(codes), _at(out))
     return out
+
+
+def taken(
+    starts: Rows, item: Codes, stored: npt.NDArray[Any] | None, scale: int, keep: Bools | None, item_number: Codes
+) -> tuple[Codes, Codes, Rows | None, Bools]:
+    """Return users, items and times of the kept rows of a run of users, and ``[users]`` who has any.
+
+    Args:
+        starts: ``[users + 1]`` first row of each user in ``item``, and behind them the number of rows.
+        item: ``[rows]``.
+        stored: ``[rows]`` times, uint32 or int64; ``None``: there are none.
+        scale: What a time is multiplied with.
+        keep: ``[rows]``; ``None``: all are kept.
+        item_number: ``[items]`` number of each among those that are kept.
+    """
+    rows = len(item)
+    assert keep is None or len(keep) == rows
+    assert stored is None or (len(stored) == rows and stored.dtype in (np.uint32, np.int64))
+    user, items = (np.empty(rows + 1, np.int32) for _ in range(2))
+    time, used = None if stored is None else np.empty(rows + 1, np.int64), np.empty(len(starts) - 1, np.bool_)
+    run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32))
+    size = 8 if stored is None else stored.dtype.itemsize
+    given = (_at(stored), size, scale, _at(keep, np.bool_), _at(item_number, np.int32))
+    kept = _library().take_events(*run, *given, _at(user), _at(items), _at(time), _at(used))
+    return user[:kept], items[:kept], None if time is None else time[:kept], used
+
+
+def labelled(
+    user: Codes, timestamp: Rows, cuts: tuple[int, int], longest: int, users: int
+) -> tuple[npt.NDArray[np.int8], Codes, Rows, Bytes, Rows, Rows]:
+    """Return split, session, first row of each session, and gap code of each event; counts; and facts.
+
+    Args:
+        user, timestamp: ``[E]`` by user and time, users from 0.
+        cuts: First instants of validation and test.
+        longest: Pause inside a session, microseconds.
+        users: How many there are.
+
+    Returns:
+        ``[E]`` split, ``[E]`` session, ``[S + 1]`` starts, ``[E]`` gap codes, ``[3, users]`` events of each split, and
+        ``[3]``: events with user and time of the one before, least and largest time of those that are not below 0.
+    """
+    rows = len(user)
+    assert len(timestamp) == rows
+    split, session, gap = np.empty(rows, np.int8), np.empty(rows, np.int32), np.empty(rows, np.uint8)
+    starts, counts, facts = np.empty(rows + 1, np.int64), np.zeros((3, users), np.int64), np.empty(3, np.int64)
+    events = (_at(user, np.int32), _at(timestamp, np.int64), rows, *cuts, longest, users)
+    sessions = _library().label_events(
+        *events, _at(split), _at(session), _at(starts), _at(gap), _at(counts), _at(facts)
+    )
+    return split, session, starts[: sessions + 1], gap, counts, facts
 
 
 def split_counts(user: Codes, split: npt.NDArray[np.int8], users: int, splits: int) -> Rows:

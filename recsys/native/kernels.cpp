@@ -19,7 +19,8 @@
 //
 // delta_packed: whole numbers as Parquet's DELTA_BINARY_PACKED. insert_rows, compress_rows, gather_codes, rank_sorted,
 // count_codes, count_windows: a column made of another one. count_open, mark_kept: the k-core some users at a time. gap_codes, split_counts,
-// distinct_targets: histories. same_pairs, gap_sessions, run_starts: neighbours. recsys/native/columns.py says what each is given.
+// distinct_targets: histories. same_pairs, gap_sessions, run_starts: neighbours. take_events, label_events: what each event of a run
+// of users goes through, in one pass each. recsys/native/columns.py says what each is given.
 
 #include <algorithm>
 #include <cmath>
@@ -217,6 +218,27 @@ inline uint8_t gap_code(int64_t gap_us) {
     return static_cast<uint8_t>(seconds ? std::min(2 + 63 - __builtin_clzll(seconds), 31) : 1);
 }
 
+// Kept rows of a run of users, under the numbers of the users and items that are kept.
+template <typename Stored>
+int64_t take(const int64_t* starts, int64_t users, const int32_t* item, const Stored* time, int64_t scale,
+             const uint8_t* keep, const int32_t* item_number, int32_t* out_user, int32_t* out_item, int64_t* out_time,
+             uint8_t* used) {
+    int64_t kept = 0;
+    int32_t number = 0;
+    for (int64_t user = 0; user < users; ++user) {
+        const int64_t before = kept;
+        for (int64_t n = starts[user]; n < starts[user + 1]; ++n) {  // what is written too much is written over
+            out_user[kept] = number;
+            out_item[kept] = item_number[item[n]];
+            if (time) out_time[kept] = static_cast<int64_t>(time[n]) * scale;
+            kept += keep ? keep[n] : 1;
+        }
+        used[user] = kept > before;
+        number += kept > before;
+    }
+    return kept;
+}
+
 // Items of a window, each once, in the order of their first event; returns how many.
 int64_t distinct(const int32_t* items, int64_t count, std::vector<int64_t>& met, int64_t mark, int32_t* out) {
     int64_t found = 0;
@@ -399,6 +421,45 @@ extern "C" void gap_sessions(const int32_t* user, const int8_t* split, const int
         number += (user[n] != user[n - 1]) | (split[n] != split[n - 1]) | (time[n] - time[n - 1] > longest);
         session[n] = number;
     }
+}
+
+extern "C" int64_t take_events(const int64_t* starts, int64_t users, const int32_t* item, const void* time, int64_t size,
+                               int64_t scale, const uint8_t* keep, const int32_t* item_number, int32_t* out_user,
+                               int32_t* out_item, int64_t* out_time, uint8_t* used) {
+#define TAKE(Stored) take(starts, users, item, static_cast<const Stored*>(time), scale, keep, item_number, out_user, out_item, out_time, used)
+    return size == 4 ? TAKE(uint32_t) : TAKE(int64_t);
+#undef TAKE
+}
+
+// facts: events with user and time of the one before, and the least and the largest time that is not below 0.
+extern "C" int64_t label_events(const int32_t* user, const int64_t* time, int64_t count, int64_t valid_from, int64_t test_from,
+                                int64_t longest, int64_t users, int8_t* split, int32_t* session, int64_t* starts, uint8_t* gap,
+                                int64_t* split_counts, int64_t* facts) {
+    int32_t last_user = -1;
+    int8_t last_split = 0;
+    int64_t last_time = -1, number = -1, ties = 0, least = std::numeric_limits<int64_t>::max(), most = -1;
+    for (int64_t n = 0; n < count; ++n) {
+        const int64_t now = time[n];
+        const bool same_user = user[n] == last_user;
+        const int8_t part = static_cast<int8_t>((now >= valid_from) + (now >= test_from));
+        starts[number + 1] = n;  // written over where no session begins
+        number += !same_user | (part != last_split) | (now - last_time > longest);
+        split[n] = part;
+        session[n] = static_cast<int32_t>(number);
+        gap[n] = same_user && now >= last_time && last_time >= 0 ? gap_code(now - last_time) : 0;
+        ties += same_user & (now == last_time);
+        if (now >= 0) least = std::min(least, now);
+        most = std::max(most, now);
+        ++split_counts[part * users + user[n]];
+        last_user = user[n];
+        last_split = part;
+        last_time = now;
+    }
+    starts[number + 1] = count;
+    facts[0] = ties;
+    facts[1] = least;
+    facts[2] = most;
+    return number + 1;
 }
 
 extern "C" void run_starts(const int32_t* codes, int64_t count, int64_t* starts) {

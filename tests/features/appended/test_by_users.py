@@ -69,10 +69,20 @@ def test_users_by_users_equals_all_at_once(
     assert by_users == at_once
 
 
+@pytest.mark.parametrize("values", CONFIGS, ids=lambda values: "-".join(values))
+@given(rows=events(), new=st.lists(st.sampled_from(FILES), max_size=2, unique=True))
+@settings(max_examples=25, deadline=None)
+def test_without_signals_every_event_is_one_of_a_history(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any], rows: pl.DataFrame, new: list[str]
+) -> None:
+    at_once, by_users = both_ways(tmp_path_factory.mktemp("data"), rows.drop("like"), new, values)
+    assert by_users == at_once
+
+
 def both_ways(folder: Path, rows: pl.DataFrame, new: list[str], values: dict[str, Any]) -> tuple[Any, Any]:
     """The files, or the refusal, of preparing everything, and of appending the files ``new``."""
     config = FeaturesConfig.model_validate({**values, "quarantine": {"max_share": 1.0}})
-    raw = tables(rows)
+    raw = tables(rows, ("like",) if "like" in rows.columns else ())
     assert why_all_at_once(raw, config) is None
     whole, earlier, added = logs(raw, new)
     core = earlier_core(raw, earlier, config, folder / "earlier")
