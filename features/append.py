@@ -98,7 +98,7 @@ def prepare_appended(
 
 def _whole(merge: Merge, out_dir: Path) -> EncodedLog:
     """Return the merged log in memory."""
-    merge.write(out_dir / LOG_FOLDER, runs_of_users(merge.starts), lambda first, rows, starts: None)
+    merge.write(out_dir / LOG_FOLDER, runs_of_users(merge.starts), lambda first, run: None)
     return EncodedLog.load(out_dir / LOG_FOLDER)
 
 

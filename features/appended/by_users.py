@@ -33,7 +33,7 @@ from features.passes.users import add_window_counts
 from features.sessions import SessionRule, session_columns, session_index, session_starts
 from features.sources.base import MergeRule
 from features.splits import SplitArray, leave_last_out, split_at
-from features.tables import ASCENDING, LabelledEvents, event_columns
+from features.tables import ASCENDING, LabelledEvents, event_columns, train_counts
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import HISTORY_ARRAYS, HistoryArrays, OffsetArray
 
@@ -213,8 +213,10 @@ def _gather(found: Written, run: _Run, history: HistoryArrays, rules: Rules) -> 
     config, log = rules.config, run.log
     tally = Tally.of(log, run.split, run.ties, run.labels)
     found.tally = tally if found.tally is None else found.tally + tally
-    # the train events of a user are the first ones of the history
-    add_window_counts(history.offsets[:-1], history.train_end, history.item, found.train_count)
+    if run.labels is not None:  # the train events of a user are then the first ones of the history
+        add_window_counts(history.offsets[:-1], history.train_end, history.item, found.train_count)
+    else:
+        found.train_count += train_counts(run, len(found.train_count))
     found.train_end.append(history.train_end + found.positive)
     found.valid_end.append(history.valid_end + found.positive)
     found.ends.append(history.offsets[1:] + found.positive)

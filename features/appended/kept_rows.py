@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from features.log.append import MergedRun
 from features.log.arrays import BoolArray, CodeArray, is_constant
 from features.log.encoded_log import EncodedLog, StoredLog
 from features.log.event_log import Core, repeat_tables, settle
 from features.log.k_core import KCoreConfig, k_core
 from features.log.repeats import Duplicates, Repeats
-from features.log.signal_bits import DEFAULT_RULE
+from features.log.signal_bits import DEFAULT_RULE, positive_mask
 from features.log.stored_columns import Layout
 from features.passes.rows import compressed
-from features.passes.users import count_open, marked
+from features.passes.users import count_open, marked, marked_late
 from features.sources.base import MergeRule
 from features.splits import cut_ranks
 
@@ -49,7 +50,7 @@ class Settling:
         duplicates: What becomes of repeats.
         rules: How signals of repeats are merged.
         user_events: ``[U]`` positive events.
-        item_events: ``[I]`` likewise.
+        item_events: ``[I]`` likewise, of items that are not certain to be kept.
         open_users: Users of positive events that are not certain to be kept, run by run.
         open_items: Their items.
         repeats: First user of a run -> its repeats, by the rows of the run.
@@ -74,29 +75,24 @@ class Settling:
         self.user_events = np.zeros(len(self.core.user), np.int64)
         self.item_events = np.zeros(len(self.core.item), np.int64)
 
-    def see(self, first: int, rows: EncodedLog, starts: npt.NDArray[np.int64]) -> None:
+    def see(self, first: int, run: MergedRun) -> None:
         """Count a run of users.
 
         Args:
             first: Number of the first user.
-            rows: All their rows.
-            starts: ``[users + 1]`` first row of each of them, the first one 0, and behind them the number of rows.
+            run: All their rows.
         """
-        settled = settle(rows, self.duplicates, self.rules)
-        repeats = settled.repeats
+        repeats = run.repeats() if self.duplicates != "keep" else NO_REPEATS
         if len(repeats):
-            self.repeats[first] = repeats
-            merged, dropped = repeat_tables(rows, repeats, self.duplicates)
-            self.merged.append(merged)
-            self.dropped.append(dropped)
-            self.records.append(np.sort(rows.record[repeats.rows]) if self.duplicates == "merge" else repeats.rows[:0])
+            counts = self._settle(first, run.log, repeats)
+        else:
+            counts = positive_mask(run.column("signal_values"), run.head.signals, run.head.positive)
         if not self.limits.user and not self.limits.item:
             return
-        counts = settled.positive if settled.stays is None else settled.positive & settled.stays
-        users = slice(first, first + len(rows.user_ids))
+        users = slice(first, first + len(run.starts) - 1)
         open_users, open_items = count_open(
-            starts,
-            rows.item,
+            run.starts,
+            run.column("item"),
             None if is_constant(counts) and bool(counts[:1].all()) else counts,
             (self.core.user[users], self.core.item),
             first,
@@ -105,13 +101,25 @@ class Settling:
         self.open_users.append(open_users)
         self.open_items.append(open_items)
 
+    def _settle(self, first: int, rows: EncodedLog, repeats: Repeats) -> BoolArray:
+        """Keep what becomes of repeats; return ``[rows]`` which rows count as liked once they are dealt with."""
+        settled = settle(rows, self.duplicates, self.rules, repeats)
+        self.repeats[first] = repeats
+        merged, dropped = repeat_tables(rows, repeats, self.duplicates)
+        self.merged.append(merged)
+        self.dropped.append(dropped)
+        self.records.append(np.sort(rows.record[repeats.rows]) if self.duplicates == "merge" else repeats.rows[:0])
+        return settled.positive if settled.stays is None else settled.positive & settled.stays
+
     def k_core(self) -> Core | None:
         """Return which users and items have enough events; ``None`` where no limit is set."""
         if not self.limits.user and not self.limits.item:
             return None
         none = np.empty(0, np.int32)
         users, items = (np.concatenate([none, *found]) for found in (self.open_users, self.open_items))
-        return Core(*k_core(users, items, self.user_events.copy(), self.item_events.copy(), self.limits))
+        # those that are certain to be kept were not counted, and no event that goes may take them off
+        item_events = np.where(self.core.item, np.iinfo(np.int64).max, self.item_events)
+        return Core(*k_core(users, items, self.user_events.copy(), item_events, self.limits))
 
     def tables(self, head: EncodedLog) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Return the rows that others took in, in the order of the files, and those that were dropped, in that of the log.
@@ -190,8 +198,17 @@ def kept_rows(
         starts = log.starts[first : end + 1]
         rows = slice(int(starts[0]), int(starts[-1]))
         items = item[rows]
+        users = starts - rows.start
+        if stays is not None and since is not None and first not in repeats and not has_early and used is not None:
+            time = log.columns["timestamp"]
+            least = time.layout.stored_from(since)
+            keep, kept, late = marked_late(users, items, stays.user[first:end], stays.item, time.stored(rows), least)
+            marks.append(keep if kept < len(keep) else None)
+            events, timed = events + kept, timed + kept
+            times.append(late)
+            continue
         if stays is not None:
-            keep, kept = marked(starts - rows.start, items, stays.user[first:end], stays.item)
+            keep, kept = marked(users, items, stays.user[first:end], stays.item)
         else:
             keep, kept = np.ones(len(items), bool), len(items)
         if first in repeats:
@@ -208,6 +225,6 @@ def kept_rows(
             time = log.columns["timestamp"]
             stored = time.stored(rows)
             times.append(compressed(stored, keep & (stored >= time.layout.stored_from(since))))
-    late = np.concatenate(times) if times else np.empty(0, np.int64)
+    all_late = np.concatenate(times) if times else np.empty(0, np.int64)
     layout = log.columns["timestamp"].layout if since is not None else None
-    return KeptRows(runs, marks, events, met if used is None else used, timed, late, layout)
+    return KeptRows(runs, marks, events, met if used is None else used, timed, all_late, layout)

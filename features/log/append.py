@@ -20,6 +20,7 @@ from features.log.arrays import CodeArray
 from features.log.encoded_log import ID_TABLES, EncodedLog, LogWriter, StoredLog, sort_keys
 from features.log.event_log import Core
 from features.log.order import KeyArray
+from features.log.repeats import Repeats, find_repeats, repeats_of
 from features.log.stored_columns import Layout, StoredColumn
 from features.passes.rows import add_counts, gathered, inserted
 
@@ -47,6 +48,42 @@ def runs_of_users(starts: RowArray, rows: int = RUN_ROWS) -> list[tuple[int, int
     ends = np.searchsorted(starts, np.arange(rows, int(starts[-1]) + rows, rows), side="right") - 1
     borders = np.unique(np.concatenate([[0], ends, [len(starts) - 1]]))
     return list(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class MergedRun:
+    """Rows of some users of a merged log.
+
+    Attributes:
+        head: The log without events.
+        user_ids: Of these users.
+        starts: ``[users + 1]`` first row of each of them, the first one 0, and behind them the number of rows.
+        stored: Column -> its rows as they are stored, that of users aside.
+        layouts: How each column is stored.
+    """
+
+    head: EncodedLog
+    user_ids: pl.Series
+    starts: RowArray
+    stored: Mapping[str, npt.NDArray[Any]]
+    layouts: Mapping[str, Layout]
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return a column as it is in memory."""
+        return self.layouts[name].from_disk(self.stored[name])
+
+    @cached_property
+    def log(self) -> EncodedLog:
+        """The rows, of users that are numbered from 0."""
+        user = np.repeat(np.arange(len(self.starts) - 1, dtype=np.int32), np.diff(self.starts))
+        arrays: dict[str, Any] = {name: self.column(name) for name in self.stored}
+        return replace(self.head, user=user, user_ids=self.user_ids, **arrays)
+
+    def repeats(self) -> Repeats:
+        """Find rows with the same user, item and instant as an earlier row."""
+        if "timestamp" in self.stored and self.layouts["prehistory"].constant == 0:
+            return repeats_of(self.starts, self.column("item"), self.stored["timestamp"])
+        return find_repeats(self.log)
 
 
 @dataclass(frozen=True)
@@ -138,25 +175,20 @@ class Merge:
             add_counts(_renumbered(column[start : start + RUN_ROWS], moved), None, rows)
         return rows + np.bincount(self.new[name], minlength=len(rows))
 
-    def write(
-        self, folder: Path, runs: Sequence[tuple[int, int]], seen: Callable[[int, EncodedLog, RowArray], None]
-    ) -> StoredLog:
+    def write(self, folder: Path, runs: Sequence[tuple[int, int]], seen: Callable[[int, MergedRun], None]) -> StoredLog:
         """Save the merged log, some users at a time.
 
         Args:
             folder: Where.
             runs: First and end of the users that are worked on together.
-            seen: Gets the number of the first user of each run, its rows, in which users are numbered from 0, and
-                ``[users + 1]`` where each begins.
+            seen: Gets the number of the first user of each run, and the run.
         """
         with LogWriter(folder, self._layouts) as writer:
             for first, end in runs:
                 starts = self.starts[first : end + 1] - self.starts[first]
-                counts, stored = np.diff(starts), self._stored(first, end)
-                writer.write_stored(stored, counts)
-                user = np.repeat(np.arange(end - first, dtype=np.int32), counts)
-                arrays: dict[str, Any] = {name: self._layouts[name].from_disk(rows) for name, rows in stored.items()}
-                seen(first, replace(self.head, user=user, user_ids=self.head.user_ids[first:end], **arrays), starts)
+                stored = self._stored(first, end)
+                writer.write_stored(stored, np.diff(starts))
+                seen(first, MergedRun(self.head, self.head.user_ids[first:end], starts, stored, self._layouts))
         writer.finish(self.head)
         rows = int(self.starts[-1])
         columns = {

@@ -19,6 +19,7 @@ from features.log.encoded_log import EncodedLog, instants
 from features.log.order import same_as_before
 from features.log.signal_bits import DEFAULT_RULE, merge_bits
 from features.sources.base import MergeRule
+from recsys.native import columns as native
 
 RowArray = npt.NDArray[np.int64]
 Duplicates = Literal["merge", "keep", "drop"]
@@ -49,12 +50,39 @@ def find_repeats(log: EncodedLog) -> Repeats:
     Example:
         See ``tests/features/log/test_repeats.py``.
     """
-    tie = same_as_before([log.user, log.prehistory, *instants(log.arrays())])
-    found = [_repeats_of(log, start, tie[start:end]) for start, end in _pieces(tie)]
+    return _of_ties(same_as_before([log.user, log.prehistory, *instants(log.arrays())]), log.item)
+
+
+def _of_ties(tie: BoolArray, item: CodeArray) -> Repeats:
+    """Find repeats among rows, of which ``tie`` says whether each has the user and the instant of the one before."""
+    found = [_repeats_in(item, start, tie[start:end]) for start, end in _pieces(tie)]
     none = np.empty(0, np.int64)
     return Repeats(
         np.concatenate([none, *(rows for rows, _ in found)]), np.concatenate([none, *(into for _, into in found)])
     )
+
+
+def repeats_of(starts: RowArray, item: CodeArray, time: npt.NDArray[Any]) -> Repeats:
+    """Find repeats of rows that all have a time, as :func:`find_repeats` does.
+
+    Args:
+        starts: ``[users + 1]`` first row of each user, and behind them the number of rows.
+        item: ``[rows]``.
+        time: ``[rows]``, ascending within a user; uint32 or int64 of any unit.
+
+    Example:
+        The second user's row is no repeat of the first one's.
+
+        >>> found = repeats_of(np.array([0, 3, 4]), np.array([8, 7, 8, 8], np.int32), np.array([5, 5, 5, 5]))
+        >>> found.rows.tolist(), found.into.tolist()
+        ([2], [0])
+    """
+    if native.available():
+        rows, into, tie = native.repeats(*(np.ascontiguousarray(array) for array in (starts, item, time)))
+        order = np.lexsort((rows, item[rows], tie))
+        return Repeats(rows[order], into[order])
+    user = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
+    return _of_ties(same_as_before([user, time]), item)
 
 
 def merge_repeats(log: EncodedLog, repeats: Repeats, rules: Mapping[str, MergeRule]) -> EncodedLog:
@@ -109,11 +137,11 @@ def _pieces(tie: BoolArray) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _repeats_of(log: EncodedLog, start: int, tie: BoolArray) -> tuple[RowArray, RowArray]:
+def _repeats_in(item: CodeArray, start: int, tie: BoolArray) -> tuple[RowArray, RowArray]:
     in_run = tie.copy()
     in_run[:-1] |= tie[1:]
     rows = np.flatnonzero(in_run)
-    key = np.cumsum(~tie[rows], dtype=np.int64) * len(log.item_ids) + log.item[start + rows]
+    key = np.cumsum(~tie[rows], dtype=np.int64) * (int(item.max(initial=0)) + 1) + item[start + rows]
     # events of the same instant are many, and of the same item few: only those are sorted
     in_group = pl.Series(key).is_duplicated().to_numpy()
     key, rows = key[in_group], rows[in_group]

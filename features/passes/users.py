@@ -6,7 +6,7 @@ arrays on the way.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ def count_open(
         counts: ``[rows]`` whether a row counts; ``None``: all do.
         sure: ``[users]`` of the run, and ``[items]``: whether they are sure.
         first: Number of the first user.
-        events: ``[users]`` of the run, and ``[items]``; are added to.
+        events: ``[users]`` of the run, and ``[items]``, of which those that are not sure are counted; are added to.
 
     Returns:
         Users and items of the open events.
@@ -43,7 +43,7 @@ def count_open(
         >>> sure = (np.array([True, True]), np.array([True, False]))
         >>> users, items = count_open(np.array([0, 2, 3]), np.array([0, 1, 0], np.int32), None, sure, 10, sums)
         >>> users.tolist(), items.tolist(), sums[0].tolist(), sums[1].tolist()
-        ([10], [1], [2, 1], [2, 1])
+        ([10], [1], [2, 1], [0, 1])
     """
     item = np.ascontiguousarray(item)
     if native.available():
@@ -53,7 +53,7 @@ def count_open(
     if counts is not None:
         user, item = user[counts], item[counts]
     add_counts(user, None, events[0])
-    add_counts(item, None, events[1])
+    add_counts(item, ~sure[1][item], events[1])
     is_open = ~(sure[0][user] & sure[1][item])
     return user[is_open] + np.int32(first), item[is_open]
 
@@ -80,6 +80,32 @@ def marked(starts: Rows, item: Codes, user_stays: Bools, item_stays: Bools) -> t
         return native.marked(np.ascontiguousarray(starts), np.ascontiguousarray(item), user_stays, item_stays)
     keep = np.repeat(user_stays, np.diff(starts)) & item_stays[item]
     return keep, int(np.count_nonzero(keep))
+
+
+def marked_late(
+    starts: Rows, item: Codes, user_stays: Bools, item_stays: Bools, stored: npt.NDArray[Any], since: int
+) -> tuple[Bools, int, npt.NDArray[Any]]:
+    """Mark rows as :func:`marked` does, and return the times of the marked ones that are not before an instant.
+
+    Args:
+        starts, item, user_stays, item_stays: As there.
+        stored: ``[rows]`` times as they are stored, uint32 or int64.
+        since: The instant, as times are stored.
+
+    Returns:
+        ``[rows]`` marks, how many there are, and the late times, in the order of the rows.
+
+    Example:
+        >>> keep, kept, late = marked_late(np.array([0, 2, 3]), np.array([0, 1, 0], np.int32), np.array([True, False]),
+        ...                                np.array([True, True]), np.array([5, 8, 9], np.uint32), 6)
+        >>> keep.tolist(), kept, late.tolist()
+        ([True, True, False], 2, [8])
+    """
+    if native.available():
+        run = (np.ascontiguousarray(starts), np.ascontiguousarray(item))
+        return native.marked_late(*run, user_stays, item_stays, np.ascontiguousarray(stored), since)
+    keep, kept = marked(starts, item, user_stays, item_stays)
+    return keep, kept, stored[keep & (stored >= since)]
 
 
 def gap_codes(user: Codes, timestamp: Rows, last_user: int, last_time: int) -> npt.NDArray[np.uint8]:

@@ -32,6 +32,8 @@ _ARGUMENTS: Final[dict[str, list[Any]]] = {
     "count_windows": [_POINTER, _POINTER, _NUMBER, _POINTER, _POINTER],
     "count_open": [_POINTER, _NUMBER] + [_POINTER] * 4 + [_NUMBER] + [_POINTER] * 4,
     "mark_kept": [_POINTER, _NUMBER] + [_POINTER] * 4,
+    "mark_late": [_POINTER, _NUMBER] + [_POINTER] * 4 + [_NUMBER, _NUMBER] + [_POINTER] * 3,
+    "find_repeats": [_POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER] + [_POINTER] * 3,
     "gap_codes": [_POINTER, _POINTER, _NUMBER, _NUMBER, _NUMBER, _POINTER],
     "same_pairs": [_POINTER, _POINTER, _NUMBER, _POINTER],
     "gap_sessions": [_POINTER] * 3 + [_NUMBER, _NUMBER, _POINTER],
@@ -154,7 +156,7 @@ def count_open(
         counts: ``[rows]`` whether a row counts; ``None``: all do.
         sure: ``[users]`` of the run, and ``[items]``.
         first: Number of the first user.
-        events: ``[users]`` of the run and ``[items]``; are added to.
+        events: ``[users]`` of the run, and ``[items]`` that are not sure; are added to.
 
     Returns:
         Users and items of the open events.
@@ -184,6 +186,51 @@ def marked(starts: Rows, item: Codes, user_stays: Bools, item_stays: Bools) -> t
     run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32))
     kept = _library().mark_kept(*run, _at(user_stays, np.bool_), _at(item_stays, np.bool_), _at(keep))
     return keep, int(kept)
+
+
+def marked_late(
+    starts: Rows, item: Codes, user_stays: Bools, item_stays: Bools, stored: npt.NDArray[Any], since: int
+) -> tuple[Bools, int, npt.NDArray[Any]]:
+    """Mark the rows whose user and item both stay, and return the times of those of them that are not before an instant.
+
+    Args:
+        starts: ``[users + 1]`` first row of each user in ``item``.
+        item: ``[rows]``.
+        user_stays: ``[users]`` of the run.
+        item_stays: ``[items]``.
+        stored: ``[rows]`` times, uint32 or int64.
+        since: The instant, as times are stored.
+
+    Returns:
+        ``[rows]`` marks, how many there are, and the late times.
+    """
+    rows = len(item)
+    assert len(stored) == rows
+    assert stored.dtype in (np.uint32, np.int64)
+    keep, late, count = np.empty(rows, np.bool_), np.empty(rows + 1, stored.dtype), np.empty(1, np.int64)
+    run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32))
+    stay = (_at(user_stays, np.bool_), _at(item_stays, np.bool_))
+    times = (_at(stored), stored.dtype.itemsize, since)
+    kept = _library().mark_late(*run, *stay, *times, _at(keep), _at(late), _at(count))
+    return keep, int(kept), late[: int(count[0])].copy()
+
+
+def repeats(starts: Rows, item: Codes, stored: npt.NDArray[Any]) -> tuple[Rows, Rows, Rows]:
+    """Return the rows with user, item and time of an earlier row, that row, and the first row with user and time.
+
+    Args:
+        starts: ``[users + 1]`` first row of each user in ``item``, each user's ordered by time.
+        item: ``[rows]``.
+        stored: ``[rows]`` times, uint32 or int64.
+    """
+    rows = len(item)
+    assert len(stored) == rows
+    assert stored.dtype in (np.uint32, np.int64)
+    found = [np.empty(rows, np.int64) for _ in range(3)]
+    run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32), _at(stored), stored.dtype.itemsize)
+    count = _library().find_repeats(*run, *map(_at, found))
+    first, into, ties = (each[:count].copy() for each in found)
+    return first, into, ties
 
 
 def gap_codes(user: Codes, timestamp: Rows, last_user: int, last_time: int) -> Bytes:

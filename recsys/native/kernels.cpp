@@ -18,7 +18,8 @@
 // exp_sums: of every row the highest value, and sums of exp(value - highest) over neighbours. Scores are used up.
 //
 // delta_packed: whole numbers as Parquet's DELTA_BINARY_PACKED. insert_rows, compress_rows, gather_codes, rank_sorted,
-// count_codes, count_windows: a column made of another one. count_open, mark_kept: the k-core some users at a time. gap_codes, split_counts,
+// count_codes, count_windows: a column made of another one. find_repeats, count_open, mark_kept, mark_late: which rows of some users are
+// kept. gap_codes, split_counts,
 // distinct_targets: histories. same_pairs, gap_sessions, run_starts: neighbours. take_events, label_events: what each event of a run
 // of users goes through, in one pass each. recsys/native/columns.py says what each is given.
 
@@ -239,6 +240,57 @@ int64_t take(const int64_t* starts, int64_t users, const int32_t* item, const St
     return kept;
 }
 
+// Rows whose user and item stay, and the times of those of them that are not before an instant.
+template <typename Stored>
+int64_t mark(const int64_t* starts, int64_t users, const int32_t* item, const uint8_t* user_stays, const uint8_t* item_stays,
+             const Stored* time, int64_t since, uint8_t* keep, Stored* late, int64_t* count) {
+    int64_t kept = 0, found = 0;
+    for (int64_t user = 0; user < users; ++user) {
+        const uint8_t stays = user_stays[user];
+        for (int64_t n = starts[user]; n < starts[user + 1]; ++n) {  // what is written too much is written over
+            const uint8_t both = stays & item_stays[item[n]];
+            keep[n] = both;
+            kept += both;
+            late[found] = time[n];
+            found += both & (static_cast<int64_t>(time[n]) >= since);
+        }
+    }
+    *count = found;
+    return kept;
+}
+
+// Rows with user, item and time of an earlier row, that row, and the first one with user and time.
+template <typename Stored>
+int64_t repeats(const int64_t* starts, int64_t users, const int32_t* item, const Stored* time, int64_t* rows, int64_t* into,
+                int64_t* ties) {
+    std::vector<int64_t> met;  // the latest row that was the first of its item and time
+    int64_t found = 0;
+    const auto place = [&met](int32_t what) -> int64_t& {
+        const size_t at = static_cast<size_t>(what);
+        if (at >= met.size()) met.resize(2 * at + 1, -1);
+        return met[at];
+    };
+    for (int64_t user = 0; user < users; ++user) {
+        int64_t tie = starts[user];
+        for (int64_t n = starts[user] + 1; n < starts[user + 1]; ++n) {
+            if (time[n] != time[n - 1]) {
+                tie = n;
+                continue;
+            }
+            if (tie == n - 1) place(item[tie]) = tie;
+            int64_t& first = place(item[n]);
+            if (first < tie) {
+                first = n;
+                continue;
+            }
+            rows[found] = n;
+            into[found] = first;
+            ties[found++] = tie;
+        }
+    }
+    return found;
+}
+
 // Items of a window, each once, in the order of their first event; returns how many.
 int64_t distinct(const int32_t* items, int64_t count, std::vector<int64_t>& met, int64_t mark, int32_t* out) {
     int64_t found = 0;
@@ -378,8 +430,8 @@ extern "C" int64_t count_open(const int64_t* starts, int64_t users, const int32_
             if (counts && !counts[n]) continue;
             const int32_t what = item[n];
             ++own;
-            ++item_events[what];
             if (sure && sure_item[what]) continue;
+            item_events[what] += !sure_item[what];
             open_users[open] = static_cast<int32_t>(first + user);
             open_items[open++] = what;
         }
@@ -396,6 +448,21 @@ extern "C" int64_t mark_kept(const int64_t* starts, int64_t users, const int32_t
         for (int64_t n = starts[user]; n < starts[user + 1]; ++n) kept += keep[n] = stays & item_stays[item[n]];
     }
     return kept;
+}
+
+extern "C" int64_t mark_late(const int64_t* starts, int64_t users, const int32_t* item, const uint8_t* user_stays,
+                             const uint8_t* item_stays, const void* time, int64_t size, int64_t since, uint8_t* keep, void* late,
+                             int64_t* count) {
+#define MARK(Stored) mark(starts, users, item, user_stays, item_stays, static_cast<const Stored*>(time), since, keep, static_cast<Stored*>(late), count)
+    return size == 4 ? MARK(uint32_t) : MARK(int64_t);
+#undef MARK
+}
+
+extern "C" int64_t find_repeats(const int64_t* starts, int64_t users, const int32_t* item, const void* time, int64_t size,
+                                int64_t* rows, int64_t* into, int64_t* ties) {
+#define REPEATS(Stored) repeats(starts, users, item, static_cast<const Stored*>(time), rows, into, ties)
+    return size == 4 ? REPEATS(uint32_t) : REPEATS(int64_t);
+#undef REPEATS
 }
 
 extern "C" void gap_codes(const int32_t* user, const int64_t* time, int64_t count, int64_t last_user, int64_t last_time,

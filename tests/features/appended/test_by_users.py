@@ -23,6 +23,7 @@ from features.log.quarantine import QuarantineConfig
 from features.sources.base import RawTables
 from recsys.contracts.errors import DataError
 from tests.features.log.test_append import DAY_US, FILES, START_US, logs, tables, tree_hashes
+from tests.features.log.test_append import events as any_events
 
 
 @st.composite
@@ -46,6 +47,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"k_core": {"user": 3, "item": 0}, "duplicates": "drop"},
     {"k_core": {"user": 0, "item": 2}, "duplicates": "keep", "eval_rows": "per_event"},
     {"split": {"kind": "leave_last_out"}, "task": "session", "session_length": 2},
+    {"sessions": {"by": "chunk"}, "task": "session", "session_length": 2},
     {"split": {"valid_from": "2022-04-15", "test_from": "2022-04-16"}},
 ]
 
@@ -76,6 +78,16 @@ def test_without_signals_every_event_is_one_of_a_history(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any], rows: pl.DataFrame, new: list[str]
 ) -> None:
     at_once, by_users = both_ways(tmp_path_factory.mktemp("data"), rows.drop("like"), new, values)
+    assert by_users == at_once
+
+
+@given(rows=any_events(), new=st.lists(st.sampled_from(FILES), max_size=2, unique=True))
+@settings(max_examples=60, deadline=None)
+def test_positions_tie_breaks_and_events_without_a_time(
+    tmp_path_factory: pytest.TempPathFactory, rows: pl.DataFrame, new: list[str]
+) -> None:
+    values = {"split": {"valid_from": "2022-04-16", "test_from": "2022-04-18"}, "sessions": {"by": "gap"}}
+    at_once, by_users = both_ways(tmp_path_factory.mktemp("data"), rows, new, values)
     assert by_users == at_once
 
 

@@ -91,7 +91,7 @@ def test_merging_equals_reading_at_once(
     earlier.save(folder / "earlier")
     rows: list[EncodedLog] = []
     merge = Merge.of(StoredLog.open(folder / "earlier"), added)
-    merge.write(folder / "merged", runs_of_users(merge.starts, 5), lambda first, part, starts: rows.append(part))
+    merge.write(folder / "merged", runs_of_users(merge.starts, 5), lambda first, run: rows.append(run.log))
     assert [record for part in rows for record in part.record] == whole.record.tolist()
     whole.save(folder / "whole")
     assert tree_hashes(folder / "merged") == tree_hashes(folder / "whole")

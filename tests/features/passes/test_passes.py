@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.log import repeats
 from features.log.order import same_as_before
 from features.passes import rows, users
 from recsys import native
@@ -83,13 +84,42 @@ def test_the_k_core_of_a_run_of_users(seed: int, sizes: list[int], some: bool) -
     for (found, sums), _ in both(counted, starts, item):
         assert found[0].tolist() == [70 + int(user[row]) for row in is_open]
         assert found[1].tolist() == [int(item[row]) for row in is_open]
-        for total, codes, of in zip(sums, (user, item), (2, 3), strict=True):
+        open_items = [row for row in rows_that_count if not sure[1][item[row]]]
+        for total, codes, of, counted_rows in zip(
+            sums, (user, item), (2, 3), (rows_that_count, open_items), strict=True
+        ):
             assert total.tolist() == [
-                of + sum(int(codes[row]) == code for row in rows_that_count) for code in range(len(total))
+                of + sum(int(codes[row]) == code for row in counted_rows) for code in range(len(total))
             ]
     for (keep, kept), _ in both(users.marked, starts, item, *sure):
         assert keep.tolist() == [bool(sure[0][u] and sure[1][i]) for u, i in zip(user, item, strict=True)]
         assert kept == sum(keep.tolist())
+    for dtype in (np.uint32, np.int64):
+        time = rng.integers(0, 9, len(item)).astype(dtype)
+        for (keep, kept, late), _ in both(users.marked_late, starts, item, *sure, time, 4):
+            marks = [bool(sure[0][u] and sure[1][i]) for u, i in zip(user, item, strict=True)]
+            assert (keep.tolist(), kept) == (marks, sum(marks))
+            assert (late.tolist(), late.dtype) == (
+                [t for t, m in zip(time.tolist(), marks, strict=True) if m and t >= 4],
+                dtype,
+            )
+
+
+@given(seed=st.integers(0, 9999), sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), many=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_repeats_are_rows_with_user_item_and_time_of_an_earlier_one(seed: int, sizes: list[int], many: bool) -> None:
+    """In groups of one instant, by item; into the first of each group."""
+    rng = np.random.default_rng(seed)
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    item = rng.integers(0, 3 if many else 40, sum(sizes)).astype(np.int32)
+    user = np.repeat(np.arange(len(sizes)), sizes)
+    time = np.concatenate([np.sort(rng.integers(0, 4, size)) for size in sizes]).astype(np.uint32)
+    event = list(zip(user.tolist(), time.tolist(), item.tolist(), strict=True))
+    again = sorted((what, row) for row, what in enumerate(event) if event.index(what) < row)
+    for dtype in (np.uint32, np.int64):
+        for found, _ in both(repeats.repeats_of, starts, item, time.astype(dtype)):
+            assert found.rows.tolist() == [row for _, row in again]
+            assert found.into.tolist() == [event.index(what) for what, _ in again]
 
 
 @given(seed=st.integers(0, 999), count=st.integers(1, 40))
