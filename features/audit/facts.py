@@ -48,7 +48,6 @@ ODD_IDS: Final = {
 """Forms of ids that come from a wrong reading more often than from a person; counted and shown, never refused."""
 
 _USUAL: Final = bytes(code for code in range(0x21, 0x7F) if chr(code) not in "\"'")
-_SMALL: Final = "abcdefghijklmnopqrstuvwxyz"
 
 
 def write_facts(folder: Path, report: Mapping[str, Any], user_ids: pl.Series | None = None) -> dict[str, Any]:
@@ -226,8 +225,7 @@ def _may_be_odd(ids: pl.Series, data: bytes) -> bool:
 
 def _capitals_alone(ids: pl.Series, data: bytes) -> int:
     """Count ids that are another one when both are written in small letters."""
-    small, capital = (len(data.translate(None, letters.encode())) < len(data) for letters in (_SMALL, _SMALL.upper()))
-    if data.isascii() and not (small and capital):
+    if data.isascii() and (data.lower() == data or data.upper() == data):
         return 0
     return len(ids) - ids.str.to_lowercase().n_unique()
 

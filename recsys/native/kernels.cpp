@@ -185,6 +185,13 @@ int64_t delta_pack(const Given* values, int64_t count, uint8_t* out) {
             for (int n = 0; n < 32; ++n) any |= beyond[32 * small + n];
             widths[small] = static_cast<uint8_t>(bit_length(any));
             const Unsigned* const part = beyond + 32 * small;
+            if (any == 1) {  // most numbers that ascend are the one before, or the next
+                uint32_t word = 0;
+                for (int n = 0; n < 32; ++n) word |= static_cast<uint32_t>(part[n]) << n;
+                std::memcpy(out, &word, 4);
+                out += 4;
+                continue;
+            }
             if (any) out = widths[small] > 32 ? pack_bits<unsigned __int128>(part, widths[small], out)
                                               : pack_bits<uint64_t>(part, widths[small], out);
         }
