@@ -138,7 +138,7 @@ def probable_encoding(start: bytes, bad: bytes = b"") -> str | None:
     if nulls > _UTF16_NUL_SHARE:
         return "utf-16-le" if start[1::2].count(0) >= start[0::2].count(0) else "utf-16-be"
     above = len(start.translate(None, _ASCII))
-    in_runs = sum(len(run) for run in _RUNS.findall(start))
+    in_runs = sum(len(run) for run in _RUNS.findall(start)) if above else 0  # a file of ASCII has none
     if in_runs > above / 2:
         return None
     # 0x80 to 0x9f are control characters in Latin-1 and curly quotes, dashes and the euro sign in Windows' cp1252
