@@ -20,7 +20,6 @@ from pydantic import Field, model_validator
 
 from features.data_report import (
     all_facts,
-    doubling_counts,
     event_facts,
     history_counts,
     row_counts,
@@ -36,6 +35,7 @@ from features.log.quarantine import QuarantineConfig, and_duplicates, check_shar
 from features.log.read_state import ReadState
 from features.log.repeats import Duplicates
 from features.log.signal_bits import behaviour_bytes
+from features.passes.events import doubling_counts
 from features.passes.tally import Tally
 from features.session_quality import good_sessions
 from features.sessions import SessionConfig, SessionRule, session_index, session_rule, session_starts

@@ -31,7 +31,6 @@ _MANY_TIES: Final = 0.05
 _MANY_UNKNOWN: Final = 0.05
 _MOST_REFUSED: Final = 0.5
 _NAMED_FILES: Final = 3
-_DOUBLINGS: Final = 64
 _PERCENTS: Final = (0, 10, 50, 90, 99, 100)
 
 
@@ -146,18 +145,11 @@ def event_facts(tally: Tally, signals: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def doubling_counts(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """Return ``[64]`` how many values are 0, 1, 2-3, 4-7, …; counts of this form add up."""
-    each = np.bincount(values)
-    bins = np.frexp(np.arange(len(each), dtype=np.float64))[1]
-    return np.bincount(bins, weights=each, minlength=_DOUBLINGS).astype(np.int64)
-
-
 def doubling_labels(counts: npt.NDArray[np.int64]) -> list[list[Any]]:
     """Return pairs of label and count, without the empty ones behind the last.
 
     Example:
-        >>> doubling_labels(doubling_counts(np.array([0, 1, 1, 3, 5])))
+        >>> doubling_labels(np.array([1, 2, 1, 1, 0]))
         [['0', 1], ['1', 2], ['2–3', 1], ['4–7', 1]]
     """
     labels = ["0", "1", *(f"{2 ** (b - 1)}–{2**b - 1}" for b in range(2, len(counts)))]
@@ -171,7 +163,7 @@ def session_facts(rule: SessionRule, tally: Tally, lengths: npt.NDArray[np.int64
     Args:
         rule: How they are cut.
         tally: Of the events.
-        lengths: Sessions by their events, as :func:`doubling_counts` gives them.
+        lengths: Sessions by their events, as :func:`~features.passes.events.doubling_counts` gives them.
     """
     return {
         "by": rule,

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from features.appended.kept_rows import NO_REPEATS, KeptRows
 from features.build import FeaturesConfig
-from features.data_report import doubling_counts
 from features.histories import TargetRows, build_histories, build_targets, event_watch_ratio
 from features.items import ItemTable
 from features.log.encoded_log import StoredLog
@@ -27,7 +26,7 @@ from features.log.repeats import Repeats
 from features.log.signal_bits import behaviour_bytes
 from features.log.stored_columns import ColumnWriter
 from features.number_tables.writer import NumberTableWriter
-from features.passes.events import Labels, Taken, labels_of, taken
+from features.passes.events import Labels, Taken, doubling_counts, labels_of, taken
 from features.passes.tally import Tally
 from features.passes.users import add_window_counts
 from features.sessions import SessionRule, session_columns, session_index, session_starts
@@ -86,7 +85,7 @@ class Written:
 
     Attributes:
         users, events, positive, sessions: Rows so far.
-        session_lengths: Sessions by their events, as :func:`~features.data_report.doubling_counts` gives them.
+        session_lengths: Sessions by their events, as :func:`~features.passes.events.doubling_counts` gives them.
         train_count: ``[I]`` positive events in the train split.
         tally: Counts that add up; ``None`` before the first run.
         train_end, valid_end, ends: Borders of the histories, run by run.
@@ -244,4 +243,5 @@ def _write_tables(found: Written, run: _Run, events: NumberTableWriter, sessions
     found.events += len(log)
     found.positive += int(np.count_nonzero(log.positive))
     found.sessions += len(starts) - 1
-    found.session_lengths += doubling_counts(np.diff(starts))
+    lengths = doubling_counts(np.diff(starts)) if run.labels is None else run.labels.session_lengths
+    found.session_lengths += lengths

@@ -19,7 +19,8 @@ import polars as pl
 from features.audit.contract import read_user_ids, rounded
 from features.audit.drift import drift_at_the_end
 from features.audit.event_columns import MOST_EVENTS, EventColumns
-from features.data_report import doubling_counts, doubling_labels
+from features.data_report import doubling_labels
+from features.passes.events import doubling_counts
 from recsys.contracts.columns import SPLIT_NAMES, Columns
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.manifest import write_json

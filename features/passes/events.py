@@ -7,7 +7,7 @@ events once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from features.passes.rows import Bools, Codes, Rows, gathered, ranked
 from features.passes.users import gap_codes, gap_sessions, run_starts, split_counts
 from recsys.contracts.columns import SPLIT_NAMES
 from recsys.native import columns as native
+
+_DOUBLINGS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ def taken(
     return Taken(user, gathered(item_number, item), times, used)
 
 
+def doubling_counts(values: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Return ``[64]`` how many values are 0, 1, 2-3, 4-7, …; counts of this form add up."""
+    each = np.bincount(values)
+    bins = np.frexp(np.arange(len(each), dtype=np.float64))[1]
+    return np.bincount(bins, weights=each, minlength=_DOUBLINGS).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Labels:
     """What is told of events by their users and times.
@@ -81,6 +90,7 @@ class Labels:
         starts: ``[S + 1]`` first event of each session, and behind them the number of events.
         gap: ``[E]`` bucket of the time since the user's event before, 0 not known.
         split_counts: ``[3, users]`` events of each split.
+        session_lengths: ``[64]`` how many sessions have 0, 1, 2-3, 4-7, … events.
         ties: Events with the user and the time of the one before.
         first, last: Least and largest time that is known (not below 0); ``None``: none is.
     """
@@ -90,6 +100,7 @@ class Labels:
     starts: Rows
     gap: npt.NDArray[np.uint8]
     split_counts: Rows
+    session_lengths: Rows
     ties: int
     first: int | None
     last: int | None
@@ -116,18 +127,20 @@ def labels_of(user: Codes, timestamp: Rows, cuts: tuple[int, int], longest: int,
     """
     user, timestamp = np.ascontiguousarray(user), np.ascontiguousarray(timestamp)
     if native.available():
-        split, session, starts, gap, counts, facts = native.labelled(user, timestamp, cuts, longest, users)
-        ties, first, last = facts.tolist()
-        return Labels(split, session, starts, gap, counts, ties, *((first, last) if last >= 0 else (None, None)))
+        found = native.labelled(user, timestamp, cuts, longest, users)
+        ties, first, last = found[-1].tolist()
+        return Labels(*found[:-1], ties, *((first, last) if last >= 0 else (None, None)))
     split = (timestamp >= cuts[0]).astype(np.int8) + (timestamp >= cuts[1])
     session = gap_sessions(user, split, timestamp, longest)
+    starts = run_starts(session)
     known = timestamp[timestamp >= 0]
     return Labels(
         split=split,
         session=session,
-        starts=run_starts(session),
+        starts=starts,
         gap=gap_codes(user, timestamp, -1, -1),
         split_counts=split_counts(user, split, users, len(SPLIT_NAMES)),
+        session_lengths=doubling_counts(np.diff(starts)),
         ties=int(np.count_nonzero((user[1:] == user[:-1]) & (timestamp[1:] == timestamp[:-1]))),
         first=int(known.min()) if len(known) else None,
         last=int(known.max()) if len(known) else None,

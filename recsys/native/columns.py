@@ -39,7 +39,7 @@ _ARGUMENTS: Final[dict[str, list[Any]]] = {
     "gap_sessions": [_POINTER] * 3 + [_NUMBER, _NUMBER, _POINTER],
     "run_starts": [_POINTER, _NUMBER, _POINTER],
     "take_events": [_POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER] + [_POINTER] * 6,
-    "label_events": [_POINTER, _POINTER] + [_NUMBER] * 5 + [_POINTER] * 6,
+    "label_events": [_POINTER, _POINTER] + [_NUMBER] * 5 + [_POINTER] * 7,
     "split_counts": [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER],
     "distinct_targets": [_POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER],
 }
@@ -305,7 +305,7 @@ def taken(
 
 def labelled(
     user: Codes, timestamp: Rows, cuts: tuple[int, int], longest: int, users: int
-) -> tuple[npt.NDArray[np.int8], Codes, Rows, Bytes, Rows, Rows]:
+) -> tuple[npt.NDArray[np.int8], Codes, Rows, Bytes, Rows, Rows, Rows]:
     """Return split, session, first row of each session, and gap code of each event; counts; and facts.
 
     Args:
@@ -315,18 +315,20 @@ def labelled(
         users: How many there are.
 
     Returns:
-        ``[E]`` split, ``[E]`` session, ``[S + 1]`` starts, ``[E]`` gap codes, ``[3, users]`` events of each split, and
-        ``[3]``: events with user and time of the one before, least and largest time of those that are not below 0.
+        ``[E]`` split, ``[E]`` session, ``[S + 1]`` starts, ``[E]`` gap codes, ``[3, users]`` events of each split,
+        ``[64]`` sessions by the bits of their number of events, and ``[3]``: events with user and time of the one before,
+        least and largest time of those that are not below 0.
     """
     rows = len(user)
     assert len(timestamp) == rows
     split, session, gap = np.empty(rows, np.int8), np.empty(rows, np.int32), np.empty(rows, np.uint8)
     starts, counts, facts = np.empty(rows + 1, np.int64), np.zeros((3, users), np.int64), np.empty(3, np.int64)
+    lengths = np.zeros(64, np.int64)
     events = (_at(user, np.int32), _at(timestamp, np.int64), rows, *cuts, longest, users)
     sessions = _library().label_events(
-        *events, _at(split), _at(session), _at(starts), _at(gap), _at(counts), _at(facts)
+        *events, _at(split), _at(session), _at(starts), _at(gap), _at(counts), _at(lengths), _at(facts)
     )
-    return split, session, starts[: sessions + 1], gap, counts, facts
+    return split, session, starts[: sessions + 1], gap, counts, lengths, facts
 
 
 def split_counts(user: Codes, split: npt.NDArray[np.int8], users: int, splits: int) -> Rows:

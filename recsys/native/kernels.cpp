@@ -505,10 +505,11 @@ extern "C" int64_t take_events(const int64_t* starts, int64_t users, const int32
 #undef TAKE
 }
 
-// facts: events with user and time of the one before, and the least and the largest time that is not below 0.
+// facts: events with user and time of the one before, and the least and the largest time that is not below 0. lengths: sessions
+// by the bits of their number of events.
 extern "C" int64_t label_events(const int32_t* user, const int64_t* time, int64_t count, int64_t valid_from, int64_t test_from,
                                 int64_t longest, int64_t users, int8_t* split, int32_t* session, int64_t* starts, uint8_t* gap,
-                                int64_t* split_counts, int64_t* facts) {
+                                int64_t* split_counts, int64_t* lengths, int64_t* facts) {
     int32_t last_user = -1;
     int8_t last_split = 0;
     int64_t last_time = -1, number = -1, ties = 0, least = std::numeric_limits<int64_t>::max(), most = -1;
@@ -516,8 +517,10 @@ extern "C" int64_t label_events(const int32_t* user, const int64_t* time, int64_
         const int64_t now = time[n];
         const bool same_user = user[n] == last_user;
         const int8_t part = static_cast<int8_t>((now >= valid_from) + (now >= test_from));
-        starts[number + 1] = n;  // written over where no session begins
-        number += !same_user | (part != last_split) | (now - last_time > longest);
+        if (!same_user | (part != last_split) | (now - last_time > longest)) {
+            if (number >= 0) ++lengths[bit_length(n - starts[number])];
+            starts[++number] = n;
+        }
         split[n] = part;
         session[n] = static_cast<int32_t>(number);
         gap[n] = same_user && now >= last_time && last_time >= 0 ? gap_code(now - last_time) : 0;
@@ -529,6 +532,7 @@ extern "C" int64_t label_events(const int32_t* user, const int64_t* time, int64_
         last_split = part;
         last_time = now;
     }
+    if (number >= 0) ++lengths[bit_length(count - starts[number])];
     starts[number + 1] = count;
     facts[0] = ties;
     facts[1] = least;

@@ -16,7 +16,8 @@ from features.audit.drift import jensen_shannon, psi, window_length
 from features.audit.event_columns import EventColumns
 from features.audit.facts import ODD_IDS, odd_ids, over_time, tail, write_facts
 from features.build import FeaturesConfig, prepare
-from features.data_report import doubling_counts, doubling_labels
+from features.data_report import doubling_labels
+from features.passes.events import doubling_counts
 from features.sources import TableSource
 from recsys.contracts.dataset import Dataset
 

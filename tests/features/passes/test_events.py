@@ -79,6 +79,10 @@ def test_events_are_labelled_as_one_by_one(seed: int, sizes: list[int], low: int
             for part in range(3)
         ]
         assert found.ties == ties
+        sizes_of_sessions = np.diff([*starts, len(user)]).tolist()
+        assert found.session_lengths.tolist() == [
+            sum(size.bit_length() == bits for size in sizes_of_sessions) for bits in range(64)
+        ]
         assert (found.first, found.last) == ((min(known), max(known)) if known else (None, None))
         kinds = [getattr(found, name).dtype for name in ("split", "session", "starts", "gap", "split_counts")]
         assert kinds == [np.int8, np.int32, np.int64, np.uint8, np.int64]
