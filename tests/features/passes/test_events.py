@@ -101,6 +101,18 @@ def test_a_tally_of_labelled_events_is_that_of_the_events() -> None:
     assert (counted[1].first, counted[1].last) == (START, START + 9 * US)
 
 
+@pytest.mark.parametrize("plays", [[True, True, True], [True, False, True]])
+def test_signals_that_never_change_are_counted_as_those_that_do(plays: list[bool]) -> None:
+    """Of three events all were seen, none was liked, and all or two were played."""
+    rows = {"user_id": [1, 2, 3], "item_id": [1, 2, 3], "timestamp": [START, START + US, START + 2 * US]}
+    log = log_of(rows | {"view": [True] * 3, "like": [False] * 3, "play": plays}, ("view", "like", "play"))
+    signals = Tally.of(log, np.zeros(3, np.int8), (0, 0)).signals
+    expected = np.zeros(1 << 16, np.int64)
+    for play in plays:
+        expected[(0b101 if play else 0b001) << 8 | 0b111] += 1
+    assert np.array_equal(signals, expected)
+
+
 @pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
 def test_marks_and_times_of_another_length_are_refused() -> None:
     run = (np.array([0, 2]), np.zeros(2, np.int32))
