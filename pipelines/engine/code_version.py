@@ -45,6 +45,18 @@ def modules_behind(function: Callable[..., Any], root: Path = PROJECT_ROOT) -> l
     return _Project.at(root).behind(imports_of(_tree_of(function)))
 
 
+def keep_facts(root: Path = PROJECT_ROOT) -> int:
+    """Parse every module of the project once and keep what was found, so that no command has to; return their number.
+
+    Nothing is kept where byte code is not (:mod:`pipelines.engine.source_facts`).
+    """
+    project = _Project.at(root)
+    for name in project.names:
+        project.facts(name)
+    _cache().save()
+    return len(project.names)
+
+
 def _tree_of(function: Callable[..., Any]) -> ast.Module:
     return ast.parse(textwrap.dedent(inspect.getsource(function)))
 
@@ -64,6 +76,11 @@ class _Project:
         self._files = dict(_modules(root))
         self._facts: dict[str, SourceFacts] = {}
         self._imports: dict[str, set[str]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """All modules and packages, sorted."""
+        return sorted(self._files)
 
     @classmethod
     @lru_cache(maxsize=64)
