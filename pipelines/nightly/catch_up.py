@@ -18,7 +18,7 @@ class Days:
     """What to do with the days up to the one asked for, each in order.
 
     Attributes:
-        skipped: Missed too long ago: written down and left.
+        skipped: Missed too long ago, or begun and never ended: written down and left, as soon as a later day is done.
         run: To be run; empty where the day asked for is done.
     """
 
@@ -30,6 +30,7 @@ def days_to_run(asked: date, nights: list[Night], max_catch_up: int) -> Days:
     """Decide on the days.
 
     Nothing before the first finished night is caught up: until then there is nothing that a missed night could have changed.
+    One that was begun there and did not end is skipped, since it never runs again.
 
     Args:
         asked: The last day.
@@ -49,7 +50,7 @@ def days_to_run(asked: date, nights: list[Night], max_catch_up: int) -> Days:
     if any(night.day == asked for night in finished):
         return Days()
     if not finished:
-        return Days(run=(asked,))
+        return Days(tuple(night.day for night in nights if night.day < asked), (asked,))
     last = finished[-1]
     if asked < last.day:
         raise ConfigError(
@@ -64,4 +65,5 @@ def days_to_run(asked: date, nights: list[Night], max_catch_up: int) -> Days:
         )
     missed = [last.day + timedelta(days=number) for number in range(1, (asked - last.day).days)]
     cut = max(0, len(missed) - max_catch_up)
-    return Days(tuple(missed[:cut]), (*missed[cut:], asked))
+    never = [night.day for night in nights if night.day < last.day and not night.finished]
+    return Days((*never, *missed[:cut]), (*missed[cut:], asked))

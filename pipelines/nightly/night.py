@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
@@ -19,13 +19,14 @@ from pipelines.engine.runner import Outcome
 from pipelines.engine.stop_signals import Stopped
 from pipelines.nightly.catch_up import days_to_run
 from pipelines.nightly.footing import Footing, config_of_night, footing_of, with_day
-from pipelines.nightly.journal import Journal, Night, StageOfNight, describe
+from pipelines.nightly.journal import FINISHED, Journal, Night, StageOfNight, describe
 from pipelines.nightly.start import Start, champion_of, start_of
 from pipelines.release.gate.audit import AuditLog
 from pipelines.stages import PREPARE
 from pipelines.workflow import RunReport, Workflow
 from recsys.contracts.errors import CannotGrow, ConfigError, DataError, GateRefused, RecsysError
 from recsys.contracts.manifest import ArtifactStore, read_json
+from serving.registry.masking import masked
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -115,36 +116,32 @@ def run_nights(
         raise ConfigError(f"features.as_of is {config.features.as_of} and --as-of {asked}; leave features.as_of out")
     journal = Journal(config.output_dir, config.registered_name)
     days = days_to_run(asked, journal.nights(), config.nights.max_catch_up)
-    for day in days.skipped:
-        reason = (
-            f"missed; {asked} was run with at most {config.nights.max_catch_up} nights before it (nights.max_catch_up)"
-        )
-        journal.write(
-            _begun(journal, day).model_copy(update={"state": "skipped", "reason": reason, "ended_at": _now()})
-        )
-    if days.skipped:
-        logger.warning(
-            "%d missed nights are skipped, %s to %s: their events are seen by the nights that run",
-            len(days.skipped),
-            days.skipped[0],
-            days.skipped[-1],
-        )
     report = None
     for day in days.run:
-        if day >= datetime.now(UTC).date():
+        if day >= _today():
             logger.warning(
                 "%s is not over by this machine's clock: events that come later are seen by the next night", day
             )
-        report = _OneNight(config, day, journal, progress).run(around, last=day == asked)
+        skipped = days.skipped if day == days.run[0] else ()
+        report = _OneNight(config, day, journal, progress, asked, skipped).run(around)
     night = journal.of(asked)
     assert night is not None
     return NightReport(night, report, days.run)
 
 
 class _OneNight:
-    """One day's run, with its entry in the journal."""
+    """One day's run, with its entry in the journal.
 
-    def __init__(self, config: RunConfig, day: date, journal: Journal, progress: Progress) -> None:
+    Args:
+        asked: The last day of the call.
+        skipped: Days before it that are written down as skipped when this one is finished, and not before: a date that
+            was a slip of the pen has no events, fails, and must not have passed over the days that are still to come.
+    """
+
+    def __init__(
+        self, config: RunConfig, day: date, journal: Journal, progress: Progress, asked: date, skipped: Sequence[date]
+    ) -> None:
+        self._asked, self._skipped = asked, skipped
         self.config, self.day, self.journal, self.progress = with_day(config, day), day, journal, progress
         self.store = ArtifactStore(config.output_dir / "artifacts")
         self.earlier = [night for night in journal.nights() if night.day < day]
@@ -161,11 +158,10 @@ class _OneNight:
         self._spent = {stage.digest: stage.seconds for stage in known.stages.values()}
         self._before, self._started = known.seconds, time.monotonic()
 
-    def run(self, around: Around, *, last: bool) -> RunReport | None:
+    def run(self, around: Around) -> RunReport | None:
         """Run it and write down how it ended.
 
-        Args:
-            last: A refusal that fails the run ends the call; earlier nights that are caught up are followed by the next.
+        A refusal that fails the run ends the call; earlier nights that are caught up are followed by the next.
         """
         self._note()
         try:
@@ -175,14 +171,14 @@ class _OneNight:
             raise
         except GateRefused as refused:
             self._end("refused", self._reason(str(refused)), refused.exit_code)
-            if last:
+            if self.day == self._asked:
                 raise
             return None
         except RecsysError as error:
-            self._end("failed", str(error), error.exit_code)
+            self._end("failed", masked(str(error)), error.exit_code)
             raise
         except Exception as error:
-            self._end("failed", f"{type(error).__name__}: {error}", UNEXPECTED)
+            self._end("failed", masked(f"{type(error).__name__}: {error}"), UNEXPECTED)
             raise
         if report is None:
             self._end("skipped", self.night.reason, 0)
@@ -278,6 +274,11 @@ class _OneNight:
         if last is not None and date.fromisoformat(str(last)[:10]) >= self.day:
             return
         words = f"no usable event is of {self.day}; the last one is of {str(last)[:19]} UTC"
+        if self.day >= _today():
+            raise DataError(
+                f"{words}, and {self.day} is not over by this machine's clock: check the date, or the clock, or run "
+                f"`--as-of {self.day}` again when the day is over"
+            )
         if self.config.nights.on_empty_day == "skip":
             logger.warning("night of %s: %s; nothing to learn (nights.on_empty_day)", self.day, words)
             raise _EmptyDay(words)
@@ -290,9 +291,29 @@ class _OneNight:
         return otherwise if self.night.verdict is None else str(self.night.verdict["reason"])
 
     def _end(self, state: str, reason: str, exit_code: int) -> None:
+        if state in FINISHED:
+            self._skip_earlier()
         seconds = self._before + time.monotonic() - self._started
         self._note(state=state, reason=reason, exit_code=exit_code, ended_at=_now(), seconds=round(seconds, 3))
         logger.info("night of %s", describe(self.night))
+
+    def _skip_earlier(self) -> None:
+        """Write down the days that are passed over; an entry that never ended says how it stood."""
+        limit = self.config.nights.max_catch_up
+        for day in self._skipped:
+            known = _begun(self.journal, day)
+            words = f"missed; {self._asked} was run with at most {limit} nights before it (nights.max_catch_up)"
+            if known.attempts:
+                words = f"never ended ({known.state}: {known.reason or 'killed'}), and {self._asked} was run after it"
+            changes = {"state": "skipped", "reason": words, "exit_code": 0, "ended_at": _now()}
+            self.journal.write(known.model_copy(update=changes))
+        if self._skipped:
+            logger.warning(
+                "%d nights are skipped, %s to %s: their events are seen by the nights that run",
+                len(self._skipped),
+                self._skipped[0],
+                self._skipped[-1],
+            )
 
     def _note(self, **changes: Any) -> None:
         self.night = self.night.model_copy(update=changes)
@@ -302,6 +323,10 @@ class _OneNight:
 def _begun(journal: Journal, day: date) -> Night:
     """The entry of a night, new where it never began."""
     return journal.of(day) or Night(model=journal.model, day=day, state="running", started_at=_now())
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
 
 
 def _now() -> str:

@@ -22,14 +22,6 @@ from tests.toy.nights import day_of
 GROWING = (EMBED, TOKENIZE, TRAIN)
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A shop before its first night."""
-    made = World(tmp_path / "out")
-    monkeypatch.setattr(nightly, "Workflow", made.workflow)
-    return made
-
-
 def of_day(world: World, number: int) -> Night:
     found = Journal(world.output, "shop").of(day_of(number))
     assert found is not None
