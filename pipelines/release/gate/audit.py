@@ -94,6 +94,10 @@ class AuditLog:
                 )
         return [line for line in lines if model is None or line["model"] == model]
 
+    def last(self, model: str) -> dict[str, Any] | None:
+        """Return the last line of a model, whether or not the record can be relied on; ``None`` where there is none."""
+        return next((line for line in reversed(self._lines()) if line.get("model") == model), None)
+
     def _lines(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []

@@ -36,6 +36,8 @@ GATE_VERDICT: Final = "gate_verdict"
 PASSED: Final = "pass"
 REFUSED: Final = "refused"
 """Verdicts of the gate."""
+ROLLED_BACK: Final = "rolled back"
+"""Verdict on a version that somebody took back."""
 MAX_TAG: Final = 4500
 """Characters of a tag that every MLflow takes."""
 
@@ -92,9 +94,7 @@ class Gate:
         """
         mover = AliasMover(self.registry, challenger.name, self.output_dir)
         log = AuditLog(self.output_dir)
-        repaired = mover.repair()
-        if repaired is not None:
-            log.append("repaired", challenger.name, repaired)
+        mover.repair()
         champion = self.registry.by_alias(challenger.name, CHAMPION)
         if champion is None:
             self._refuse_lost_alias(challenger)
@@ -161,15 +161,20 @@ class Gate:
         """Without its champion the next version would pass uncompared.
 
         Raises:
-            ArtifactError: A version passed the gate before, and no version carries the alias.
+            ArtifactError: A version was champion before, and no version carries the alias.
         """
-        passed = [one for one in self.registry.versions(challenger.name) if one.tags.get(GATE_VERDICT) == PASSED]
-        if passed:
-            last = max(passed, key=lambda one: int(one.number))
+        events = AuditLog(self.output_dir).events(challenger.name)
+        moved = [event["challenger"] for event in events if event["event"] in ("promoted", ROLLED_BACK)]
+        there = {one.number: one.tags.get(GATE_VERDICT) for one in self.registry.versions(challenger.name)}
+        passed = sorted((number for number, verdict in there.items() if verdict == PASSED), key=int)
+        # the record's last one, else the tags': it can be a version that was taken back, or that the gate refused
+        champions = [number for number in (*passed, *moved) if number in there]
+        if champions:
+            last = champions[-1]
             raise ArtifactError(
-                f"no version of '{challenger.name}' carries the alias '{CHAMPION}', and version {last.number} was made "
+                f"no version of '{challenger.name}' carries the alias '{CHAMPION}', and version {last} was made "
                 "champion before: the alias was deleted, so that there is nothing to compare with; put it back with "
-                f"`recsys rollback --to {last.number}`, or register under another name (export.registered_name)"
+                f"`recsys rollback --to {last}`, or register under another name (export.registered_name)"
             )
 
     def _record(

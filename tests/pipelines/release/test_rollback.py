@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.engine.stop_signals import Stopped
+from pipelines.release.gate.aliases import AliasMover
 from pipelines.release.gate.audit import AuditLog
 from pipelines.release.gate.keeper import GATE_AGAINST, GATE_VERDICT
 from pipelines.release.rollback import roll_back
@@ -83,6 +85,89 @@ def test_a_deleted_champion_is_put_back(tmp_path: Path) -> None:
     registry.table = {}
     roll_back(registry, "shop", tmp_path, "3")  # type: ignore[arg-type]
     assert registry.table == {"champion": "3", "anchor": "3"}
+
+
+class Stopping(Registry):
+    """Somebody stops the command at one of its writes."""
+
+    left: int | None = None
+
+    def _count(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Stopped(15)
+
+    def point(self, name: str, alias: str, number: str) -> None:
+        self._count()
+        super().point(name, alias, number)
+        self._count()
+
+    def set_tags(self, version: Version, tags: dict[str, str]) -> None:
+        self._count()
+        super().set_tags(version, tags)
+        self._count()
+
+
+@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("by", ["rollback", "run"])
+def test_stopped_anywhere_the_same_command_again_goes_back_once(tmp_path: Path, at: int, by: str) -> None:
+    """Run again, as the message says, it went forward to the version that was left."""
+    registry, calm = Stopping(), Registry()
+    roll_back(calm, "shop", tmp_path / "calm")  # type: ignore[arg-type]
+    registry.left = at
+    with pytest.raises(Stopped):
+        roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    registry.left = None
+    if by == "run":  # the gate repairs before it looks
+        AliasMover(registry, "shop", tmp_path).repair()
+    if by == "rollback" or registry.table["champion"] == "3":
+        words = roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+        assert words.startswith("version 2 of 'shop' is champion")
+    assert (registry.table, registry.tags) == (calm.table, calm.tags)
+    events = [line for line in AuditLog(tmp_path).events("shop") if line["event"] == "rolled back"]
+    assert [(line["challenger"], line["champion"]) for line in events] == [("2", "3")]
+    assert not list((tmp_path / "promotions").glob(".moving*"))
+
+
+@pytest.mark.parametrize("step", ["append", "unlink"])
+def test_killed_after_all_is_written_nothing_is_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    registry = Registry()
+    with monkeypatch.context() as patched:
+
+        def dies(*arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(*((AuditLog, "append", dies) if step == "append" else (Path, "unlink", dies)))
+        with pytest.raises(KeyboardInterrupt):
+            roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    assert "a rollback that was interrupted is finished" in roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    assert [line["event"] for line in AuditLog(tmp_path).events("shop")] == ["rolled back"]
+    assert roll_back(registry, "shop", tmp_path, "1").startswith("version 1")  # type: ignore[arg-type]
+
+
+def test_another_version_by_name_is_served_after_an_interrupted_rollback(tmp_path: Path) -> None:
+    registry = Stopping()
+    registry.left = 4  # both aliases stand
+    with pytest.raises(Stopped):
+        roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    registry.left = None
+    assert roll_back(registry, "shop", tmp_path, "1").startswith("version 1")  # type: ignore[arg-type]
+    assert [line["challenger"] for line in AuditLog(tmp_path).events("shop")] == ["2", "1"]
+
+
+def test_a_record_that_was_changed_does_not_keep_anybody_from_going_back(tmp_path: Path) -> None:
+    """An emergency; whoever reads the record next is told."""
+    registry = Registry()
+    log = AuditLog(tmp_path)
+    for number in "12":
+        log.append("promoted", "shop", "better", challenger=number)
+    log.path.write_text(log.path.read_text().replace('"challenger":"1"', '"challenger":"7"'))
+    assert roll_back(registry, "shop", tmp_path).startswith("version 2")  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match="was changed by hand"):
+        log.events("shop")
 
 
 def test_where_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:

@@ -184,7 +184,10 @@ def test_an_interrupted_move_is_undone_before_anything_else(tmp_path: Path) -> N
         mover.move("2", "1")
     assert registry.table == {"champion": "1", "previous": "1"}
     registry.dies_at = None
-    assert "undone" in str(mover.repair())
+    repaired = mover.repair()
+    assert repaired is not None
+    assert ("undone" in repaired.words, repaired.finished) == (True, None)
+    assert AuditLog(tmp_path).events()[-1]["event"] == "repaired"
     assert registry.table == {"champion": "1", "previous": "0"}
     assert mover.repair() is None
 
@@ -222,6 +225,20 @@ def test_a_deleted_alias_is_noticed(tmp_path: Path, prepared: Artifact) -> None:
     with pytest.raises(ArtifactError, match=r"version 2 was made champion before.*recsys rollback --to 2"):
         gate(tmp_path, registry).decide(registry.add("3", worse.digest), worse, prepared)
     assert "champion" not in registry.table
+
+
+@pytest.mark.parametrize("verdict", ["refused", "rolled back"])
+def test_a_deleted_alias_of_a_version_that_never_passed_is_noticed(
+    tmp_path: Path, prepared: Artifact, verdict: str
+) -> None:
+    """Somebody made a refused version champion: no version carries "pass", and the record knows all the same."""
+    registry = FakeRegistry()
+    for number in "12":
+        registry.add(number, number * 64).tags["gate_verdict"] = "rolled back" if number == "1" else verdict
+    AuditLog(tmp_path).append("rolled back", "toy", "by hand", challenger="2", champion="1")
+    made = evaluation(tmp_path, "3" * 64, [0.1] * 40)
+    with pytest.raises(ArtifactError, match=r"version 2 was made champion before.*recsys rollback --to 2"):
+        gate(tmp_path, registry).decide(registry.add("3", made.digest), made, prepared)
 
 
 def test_the_anchor_stays_with_the_best(tmp_path: Path, prepared: Artifact) -> None:
