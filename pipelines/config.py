@@ -35,7 +35,7 @@ from recsys.reward.config import RewardConfig
 from recsys.semantic_ids.config import TokenizeConfig
 from recsys.training.config import TrainConfig
 from serving.config import ExportConfig, RecommendConfig
-from serving.registry.masking import shown
+from serving.registry.masking import remember_all, shown
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(\w+)\}|(\w+))")
 
@@ -200,8 +200,12 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: Names the key, the value and what was expected.
     """
+    if path.is_file():  # its lines are quoted where they are no YAML
+        remember_all(path.read_text(encoding="utf-8", errors="replace").splitlines())
     recipe = read_recipe(path)
+    remember_all([recipe.values, *overrides])
     values = expand_variables(apply_overrides(recipe.values, overrides, RunConfig), str(path))
+    remember_all(values)
     config = validate(RunConfig, values, str(path), recipe)
     if config.recommend.model is None:  # the bundle that answers is made with these limits
         config.export.limits.check_k(config.recommend.k, config.registered_name)

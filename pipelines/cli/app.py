@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import logging
 import os
 import sys
@@ -50,6 +51,7 @@ from pipelines.engine.lean_imports import import_lightning_lean
 from pipelines.engine.stop_signals import Stopped, stoppable
 from recsys.contracts.errors import RecsysError
 from recsys.runtime import ProgressMode
+from serving.registry.masking import remember_all
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -100,6 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     atexit.register(gc.freeze)  # nor are they searched when the process ends: another tenth
     import_lightning_lean()
     choose(sys.argv[1:] if arguments is None else arguments)
+    remember_all([*(sys.argv[1:] if arguments is None else arguments), os.environ.get("MLFLOW_TRACKING_URI", "")])
     try:
         with stoppable():
             code = app(args=arguments, standalone_mode=False)
@@ -130,7 +133,9 @@ def _unexpected(error: BaseException) -> int:
         if is_json():
             say(f"error: {error.format_message()}")  # type: ignore[attr-defined]  # of the argument parser's errors
         else:
-            show(file=sys.stderr)
+            shown = io.StringIO()  # the parser quotes what it was given
+            show(file=shown)
+            say(shown.getvalue().rstrip())
         return 2
     advice = "this is a fault of recsys, not of your input; finished stages are kept"
     if is_json():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from datetime import date, datetime
@@ -17,7 +16,6 @@ from pipelines.cli.log_format import formatter, progress_of, quiet_libraries
 from pipelines.cli.verb_group import current_call
 from recsys.contracts.errors import ConfigError
 from recsys.runtime import ProgressMode
-from serving.registry.masking import remember
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -98,8 +96,6 @@ def load(path: Path, overrides: list[str] | None) -> RunConfig:
     from pipelines.places import check_places
 
     config = load_run_config(path, overrides or [])
-    remember(config.tracking.uri)
-    remember(os.environ.get("MLFLOW_TRACKING_URI"))
     check_places(config)
     return config
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -44,6 +45,70 @@ def test_texts_of_libraries_are_masked() -> None:
     assert masked(text) == "cannot reach https://***@host (***), bearer ***, ***"
     record = logging.LogRecord("urllib3", logging.ERROR, "x", 1, "retry %s", ("tok-12345",), None)
     assert MaskingFormatter("%(message)s").format(record) == "retry ***"
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_CONNECTION_STRING", "DATABRICKS_TOKEN", "HF_TOKEN", "my_api_key"]
+)
+def test_secrets_of_the_environment_are_masked(name: str) -> None:
+    value = f"of-{name}-9f3"
+    remember(None, {name: value, "KEYBOARD": "qwertz-us", "MY_TOKEN": "true", "PWD": "/home/ann"})
+    assert masked(f"denied: {value} qwertz-us true /home/ann") == "denied: *** qwertz-us true /home/ann"
+
+
+@pytest.mark.parametrize("query", ["X-Amz-Signature=qu3ry-one", "sv=1&sig=qu3ry-one", "key=qu3ry-one&page=2"])
+def test_signed_addresses_are_masked(query: str) -> None:
+    assert "qu3ry-one" not in shown(f"https://host/x?{query}")
+    remember(f"https://host/x?{query}", {})
+    assert masked("403 for qu3ry-one") == "403 for ***"
+
+
+def test_a_secret_is_found_as_python_and_json_quote_it() -> None:
+    secret = "back\\slash\"and'ü"
+    remember(f"https://ann:{secret}@host", {})
+    for text in (repr(secret), json.dumps(secret), secret):
+        assert "slash" not in masked(text)
+        assert "***" in masked(text)
+
+
+WRONG = [
+    ["tracking.uri=URI", "tracking.bogus=1"],
+    ["tracking.ury=URI"],
+    ["tracking.timeout_s=URI"],
+    ["seed.of=URI"],
+    ["tracking.uri=URI$NOT_SET_ANYWHERE"],
+    ["tracking.uri: URI"],
+    ["train.max_epochs=[URI"],
+    ["--tracking-uri", "URI"],
+    ["--as-of", "URI"],
+]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong[0])
+def test_a_configuration_that_cannot_be_read_is_quoted_without_its_secret(
+    wrong: list[str], form: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"http://ann:{PASSWORD}@127.0.0.1:9"
+    arguments = [word.replace("URI", uri) for word in wrong]
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--config", str(DEMO), "--log-format", form, *arguments])
+    screen = capfd.readouterr()
+    assert end.value.code == 2
+    assert screen.err
+    assert PASSWORD not in screen.out + screen.err
+    assert "et-Pw" not in screen.out + screen.err
+
+
+@pytest.mark.parametrize("line", ["uri: URI\n  ury: 1", "ury: URI", "uri: [URI", "uri: {a: URI", "uri: $NOT_SET_URI"])
+def test_so_is_a_recipe(tmp_path: Path, line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    text = f"source: {{kind: simulated}}\ntracking:\n  {line}\n"
+    (tmp_path / "shop.yaml").write_text(text.replace("URI", f"http://ann:{PASSWORD}@127.0.0.1:9"))
+    with pytest.raises(SystemExit) as end:
+        main(["status", "--config", str(tmp_path / "shop.yaml")])
+    screen = capfd.readouterr()
+    assert end.value.code == 2
+    assert "et-Pw" not in screen.out + screen.err
 
 
 def test_mlflow_prints_no_uri_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
