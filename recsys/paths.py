@@ -1,7 +1,11 @@
-"""Paths in configurations: what every path is checked for when it is read, and how an override gives one as it is typed."""
+"""Paths in configurations: what every path is checked for when it is read, and how an override gives one as it is typed.
+
+Also the size of a folder in which others may be at work.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import types
 from pathlib import Path
@@ -53,6 +57,21 @@ def checked_path(value: Any) -> Any:
         return Path(text).expanduser() if text.startswith("~") else Path(text)
     except RuntimeError as error:
         raise ValueError(f"there is no such home folder ({error}); write ./~… for a folder of that name") from error
+
+
+def bytes_below(folder: Path) -> int:
+    """Sum of the sizes of all files below a folder, links not followed; 0 where there is none.
+
+    What vanishes meanwhile counts as nothing: a run may be at work there.
+    """
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(Path(parent) / name).st_size
+            except FileNotFoundError:
+                continue
+    return total
 
 
 ConfigPath = Annotated[Path, BeforeValidator(checked_path)]

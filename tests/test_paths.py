@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from pipelines.config import RunConfig, expand_variables, load_run_config
 from recsys.config import FrozenConfig, apply_overrides, load_config, read_recipe
 from recsys.contracts.errors import ConfigError
-from recsys.paths import ConfigPath, checked_path, read_override
+from recsys.paths import ConfigPath, bytes_below, checked_path, read_override
 
 RECIPE = "name: toy\nsource: {kind: table, path: data, timestamp_unit: s}\n"
 
@@ -190,3 +191,21 @@ def test_a_recipe_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_bytes("name: é".encode("utf-16"))
     with pytest.raises(ConfigError, match=r"cannot be read: .*; give an existing YAML file of UTF-8 text"):
         read_recipe(tmp_path / "r.yaml")
+
+
+def test_the_size_of_a_folder_in_which_somebody_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 + 4 bytes; a link counts as a link, and what goes while it is looked at as nothing."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name, size in (("a/x", 3), ("a/b/y", 4), ("a/gone", 5)):
+        (tmp_path / name).write_bytes(b"0" * size)
+    assert bytes_below(tmp_path) == 12
+    real = os.lstat
+
+    def looks(path: Path) -> os.stat_result:
+        if path.name == "gone":
+            path.unlink()
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", looks)
+    assert bytes_below(tmp_path) == 7
+    assert bytes_below(tmp_path / "nowhere") == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from recsys.reports.html import Conclusion, page, paragraph, table
 
 Explanation = Mapping[str, Any]
 Section = tuple[str, str, list[str], list[list[str]]]
+_TURNING: Final = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Marks that turn the direction of what stands around them."""
 
 
 def name_of(item: Mapping[str, Any]) -> str:
@@ -18,7 +21,18 @@ def name_of(item: Mapping[str, Any]) -> str:
         >>> name_of({"item_id": 7, "title": "Alien"}), name_of({"item_id": 7, "title": None})
         ('Alien (7)', '7')
     """
-    return f"{item['title']} ({item['item_id']})" if item["title"] else str(item["item_id"])
+    title, item_id = plain(item["title"] or ""), plain(str(item["item_id"]))
+    return f"{title} ({item_id})" if title else item_id
+
+
+def plain(text: str) -> str:
+    r"""Return a text of somebody else's as one line: what moves a terminal's cursor or turns the direction is a space.
+
+    Example:
+        >>> plain("Ali\x1b[2Jen\n\u202e3")
+        'Ali [2Jen  3'
+    """
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in _TURNING else c for c in text).strip()
 
 
 def tables_of(found: Explanation) -> list[Section]:
@@ -95,7 +109,7 @@ def tables_of(found: Explanation) -> list[Section]:
 def as_text(found: Explanation) -> str:
     """Sections with aligned columns."""
     model = found["model"]
-    lines = [f"user {found['user_id']}, answered by {model['name']} {model['version']}"]
+    lines = [f"user {plain(str(found['user_id']))}, answered by {model['name']} {model['version']}"]
     for heading, sentence, head, rows in tables_of(found):
         lines += ["", heading, sentence]
         if rows:
@@ -110,7 +124,7 @@ def as_text(found: Explanation) -> str:
 def as_html(found: Explanation) -> str:
     """One page."""
     model, items = found["model"], found["items"]
-    title = f"User {found['user_id']}"
+    title = f"User {plain(str(found['user_id']))}"
     given = f"{len(found['sessions'])} sessions" if "sessions" in found else f"{len(items)} items"
     sentence = f"{model['name']} {model['version']} gives {given} in the order of: {model['order']}."
     sections = [

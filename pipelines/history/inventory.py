@@ -93,7 +93,11 @@ def read_inventory(output_dir: Path, name: str, registry: Callable[[], Registry]
     for path in sorted((output_dir / "artifacts").glob(f"[!.]*/[!.]*/{MANIFEST_NAME}")):
         try:
             known = known_of(open_artifact(path.parent, verify=False))
+        except FileNotFoundError:  # renamed or deleted by a run meanwhile
+            continue
         except ArtifactError:
+            if not path.exists():
+                continue
             found.unreadable.append(path.parent)
             continue
         found.artefacts[known.digest] = known

@@ -25,6 +25,7 @@ from pipelines.history.inventory import Inventory, Known, write_cleaned
 from pipelines.nightly.journal import Journal
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, explain_write_errors, read_json
+from recsys.paths import bytes_below
 from serving.registry.aliases import BUNDLE_TAG, CLEANED_TAG
 from serving.registry.file_store import ARTIFACTS_NAME
 
@@ -113,8 +114,8 @@ def plan_sweep(output_dir: Path, inventory: Inventory, keep: int) -> Sweep:
         if any(path.is_symlink() for path in (known.path, known.path.parent, known.path.parent.parent)):
             left.append(f"'{known.path}' is a link, or behind one")
             continue
-        doomed.append(Doomed(known.kind, known.path, _size(known.path), known))
-    doomed += [Doomed("unfinished work", path, _size(path)) for path in _old_work(output_dir / "artifacts")]
+        doomed.append(Doomed(known.kind, known.path, bytes_below(known.path), known))
+    doomed += [Doomed("unfinished work", path, bytes_below(path)) for path in _old_work(output_dir / "artifacts")]
     logged, elsewhere = _logged(output_dir, inventory, needed, keep)
     doomed += logged
     if elsewhere:
@@ -229,11 +230,11 @@ def _logged(output_dir: Path, inventory: Inventory, needed: set[str], keep: int)
     for version in old:
         place = output_dir / ARTIFACTS_NAME / "models" / (version.model_id or "none")
         if place.is_dir() and not place.is_symlink():
-            found.append(Doomed("registered model", place, _size(place), version=version))
+            found.append(Doomed("registered model", place, bytes_below(place), version=version))
         elif CLEANED_TAG not in version.tags:
             elsewhere += 1
         cached = _folders(output_dir / "registry", f"{version.name}-v{version.number}-*")
-        found += [Doomed("fetched bundle", path, _size(path)) for path in cached]
+        found += [Doomed("fetched bundle", path, bytes_below(path)) for path in cached]
     for path in sorted((output_dir / "tracking" / "logged" / "own").glob("*.json")):
         digits = path.stem.rpartition("-")[2]
         if any(digest.startswith(digits) for digest in needed):
@@ -244,7 +245,7 @@ def _logged(output_dir: Path, inventory: Inventory, needed: set[str], keep: int)
             continue
         folder = output_dir / ARTIFACTS_NAME / run_id
         if run_id.isalnum() and folder.is_dir() and not folder.is_symlink():
-            found.append(Doomed("files of a tracked stage", folder, _size(folder)))
+            found.append(Doomed("files of a tracked stage", folder, bytes_below(folder)))
     return found, elsewhere
 
 
@@ -254,7 +255,7 @@ def _left_over(output_dir: Path) -> list[Doomed]:
     places = [*stores, output_dir / "registry", output_dir / ARTIFACTS_NAME, output_dir / ARTIFACTS_NAME / "models"]
     found = [path for place in places for path in _folders(place, f"{TRASH}*")]
     found += _folders(output_dir / "registry", ".*.part")
-    return [Doomed("left over", path, _size(path)) for path in found]
+    return [Doomed("left over", path, bytes_below(path)) for path in found]
 
 
 def _throw_away(path: Path) -> None:
@@ -274,10 +275,11 @@ def _folders(place: Path, pattern: str) -> list[Path]:
     return sorted(path for path in place.glob(pattern) if path.is_dir() and not path.is_symlink())
 
 
-def _size(folder: Path) -> int:
-    return sum(os.lstat(Path(parent) / name).st_size for parent, _, names in os.walk(folder) for name in names)
-
-
 def _touched(folder: Path) -> float:
-    """When anything below a folder was last written."""
-    return max(os.lstat(Path(parent) / name).st_mtime for parent, _, names in os.walk(folder) for name in (".", *names))
+    """When anything below a folder was last written; just now where it vanishes meanwhile, since a run is at work in it."""
+    try:
+        return max(
+            os.lstat(Path(parent) / name).st_mtime for parent, _, names in os.walk(folder) for name in (".", *names)
+        )
+    except (FileNotFoundError, ValueError):  # the second: nothing is left to look at
+        return float("inf")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.release.gate.aliases import JOURNAL
 from pipelines.release.gate.audit import FOLDER, AuditLog
 from recsys.contracts.errors import RecsysError
+from recsys.paths import bytes_below
 from serving.registry.aliases import CHAMPION
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def status_of(output_dir: Path, name: str, registry: Callable[[], Registry]) -> 
         "pending": sorted(path.name for path in (tracking / "pending").glob("[!.]*.json")),
         "set_aside": sorted(path.name for path in (tracking / "set_aside").glob("*")),
         "interrupted_move": (output_dir / FOLDER / JOURNAL.format(model=name)).exists(),
-        "artifact_bytes": sum(path.stat().st_size for path in (output_dir / "artifacts").rglob("*") if path.is_file()),
+        "artifact_bytes": bytes_below(output_dir / "artifacts"),
     }
 
 

@@ -82,7 +82,8 @@ def write_summary(output_dir: Path, record: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"{record['id']}.json", record)
         write_json(folder / LATEST, record)
-        known = read_summaries(output_dir)
+        # what has just ended is the newest, also where the clock was set back since the one before it
+        known = sorted(read_summaries(output_dir), key=lambda entry: entry[1]["id"] == record["id"])
         for old, _ in known[:-KEPT]:
             old.unlink(missing_ok=True)
         _write_text(output_dir / METRICS, metrics_text([found for _, found in known[-KEPT:]]))

@@ -229,4 +229,14 @@ def _plain(value: Any) -> Any:
 
 def is_record(value: Any) -> bool:
     """Whether JSON that was read is a summary of a form that we know."""
-    return isinstance(value, dict) and value.get("schema_version") == SCHEMA_VERSION
+    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+        return False
+    return isinstance(value.get("id"), str) and _is_instant(value.get("ended_at"))
+
+
+def _is_instant(value: Any) -> bool:
+    try:
+        datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return False
+    return True

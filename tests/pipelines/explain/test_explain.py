@@ -58,6 +58,25 @@ def ranked(sources: BundleSources, tmp_path_factory: pytest.TempPathFactory) -> 
     return root / "bundle"
 
 
+HOSTILE = 'Ali\x1b[2J</td><script>alert(1)</script>\n\u202e" onmouseover="x'
+
+
+def test_titles_and_ids_of_somebody_else_stay_text(plain: Path, sources: BundleSources) -> None:
+    """No tag in the page, no line, no command to the terminal and no turned direction in the text."""
+    found = of(plain, sources)
+    for item in found["items"]:
+        item["title"] = HOSTILE
+        item["neighbours"]["items"] = [{"item_id": HOSTILE, "title": None}]
+    found["user_id"] = HOSTILE
+    text, html = as_text(found), as_html(found)
+    for shown in (text, html):
+        assert not set(shown) & set("\x1b\u202e\u2066")
+        assert "Ali" in shown
+    assert len(text.splitlines()) == len(as_text(of(plain, sources)).splitlines())
+    assert "<script" not in html
+    assert '" onmouseover' not in html
+
+
 def of(bundle: Path, sources: BundleSources, user: str = "u0", **settings: Any) -> dict[str, Any]:
     config = RecommendConfig.model_validate({"k": 5, **settings})
     users = PreparedUsers(sources.prepared, "d" * 64)

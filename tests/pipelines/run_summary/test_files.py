@@ -148,6 +148,27 @@ def test_the_oldest_summaries_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
 
 
+def test_the_clock_was_set_back_and_the_last_run_is_the_one_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night that fails after the clock went back would be hidden behind yesterday's success, or thrown away at once."""
+    monkeypatch.setattr(files, "KEPT", 2)
+    for number in (7, 8):
+        write_summary(tmp_path, some_record(number))
+    write_summary(tmp_path, some_record(1) | {"exit_code": 3, "state": "failed"})
+    metrics = (tmp_path / "metrics.prom").read_text()
+    assert 'recsys_run_exit_code{model="shop",output_dir="/runs",command="run"} 3.0' in metrics
+    assert sorted(path.stem for path in (tmp_path / "summaries").iterdir()) == ["0001", "0008", "latest"]
+
+
+@pytest.mark.parametrize("changed", [{"ended_at": "yesterday"}, {"ended_at": None}, {"id": 7}])
+def test_a_summary_that_somebody_wrote_into_is_passed_over(tmp_path: Path, changed: dict[str, Any]) -> None:
+    write_summary(tmp_path, some_record(1))
+    (tmp_path / "summaries" / "0002.json").write_text(json.dumps(some_record(2) | changed))
+    write_summary(tmp_path, some_record(3))
+    assert [record["id"] for _, record in read_summaries(tmp_path)] == ["0001", "0003"]
+
+
 def test_a_damaged_summary_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_summary(tmp_path, some_record(1))
     (tmp_path / "summaries" / "0000.json").write_text('{"schema_version": 1, "id"')
