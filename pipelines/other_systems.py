@@ -95,7 +95,7 @@ def other_rankings(
         return {exclude: path for exclude, path in paths.items() if not path.exists()}
 
     for name, path in settings.rankings.items():
-        given = read_ranking_of(name, path, prepared, targets)
+        given = read_ranking_of(name, path, prepared, targets, width)
         notes += given.notes
         for exclude, target in missing(name).items():
             write_ranking(target, given.ranked(prepared, targets, width, exclude_seen=exclude))

@@ -81,12 +81,14 @@ class GivenRanking:
         return RankedItems(placed, scores.astype(np.float32))
 
 
-def read_ranking_of(name: str, path: Path, prepared: Dataset, targets: Targets) -> GivenRanking:
+def read_ranking_of(name: str, path: Path, prepared: Dataset, targets: Targets, width: int) -> GivenRanking:
     """Read one ranking.
 
     Args:
         name: Its name in the table, and in messages.
         targets: The rows; one per user.
+        width: Places that are looked at. Of a longer list so many are kept as can still come to stand there when the items
+            of the longest history leave.
 
     Raises:
         DataError: The file cannot be read, lacks a column, holds other kinds of ids than the data set, a null, a rank below
@@ -111,12 +113,15 @@ def read_ranking_of(name: str, path: Path, prepared: Dataset, targets: Targets) 
         .sort("row", Columns.RANK)
         .with_columns(pl.int_range(pl.len()).over("row").alias("place"))
     )
+    gaps = found.filter(pl.col(Columns.RANK) != pl.col("place") + 1)["row"].n_unique()
     if not len(found):
         raise DataError(
             f"{where} has no list for any of the {len(users)} users of the split; are the user ids of one kind?"
         )
-    lists = np.full((len(users), int(found["place"].to_numpy().max()) + 1), -1, np.int32)
-    lists[found["row"].to_numpy(), found["place"].to_numpy()] = found["index"].fill_null(-1).to_numpy()
+    looked_at = width + int((targets.history_end - targets.history_start).max())
+    kept = found.filter(pl.col("place") < looked_at)
+    lists = np.full((len(users), int(kept["place"].to_numpy().max()) + 1), -1, np.int32)
+    lists[kept["row"].to_numpy(), kept["place"].to_numpy()] = kept["index"].fill_null(-1).to_numpy()
     notes = []
     if without := len(users) - found["row"].n_unique():
         notes.append(f"{name}: {without} of {len(users)} users have no list, which counts as an empty one")
@@ -124,6 +129,8 @@ def read_ranking_of(name: str, path: Path, prepared: Dataset, targets: Targets) 
         notes.append(
             f"{name}: {unknown} of {len(found)} items are not in the data set; they keep their places and hit nothing"
         )
+    if gaps:
+        notes.append(f"{name}: the ranks of {gaps} users have gaps; the items behind a gap move up")
     if unknown_users:
         notes.append(f"{name}: lists of {unknown_users} users who have no row in the split are passed over")
     return GivenRanking(lists, tuple(notes))
@@ -131,14 +138,22 @@ def read_ranking_of(name: str, path: Path, prepared: Dataset, targets: Targets) 
 
 def _read(name: str, path: Path, where: str) -> pl.DataFrame:
     files = files_of(name, path)
-    try:
-        frames = [pl.read_parquet(file, glob=False) for file in files]
-        absent = [column for frame in frames for column in _COLUMNS if column not in frame.columns]
+    frames: dict[Path, pl.DataFrame] = {}
+    for file in files:
+        try:
+            frame = pl.read_parquet(file, glob=False)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{where} cannot be read: '{file.name}': {error}; {_HOW}") from error
+        absent = [column for column in _COLUMNS if column not in frame.columns]
         if absent:
-            raise DataError(f"{where} has no column {absent[0]}, but {', '.join(frames[0].columns)}; {_HOW}")
-        table = pl.concat([frame.select(_COLUMNS) for frame in frames])
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{where} cannot be read: {error}; {_HOW}") from error
+            raise DataError(f"{where}: '{file.name}' has no column {absent[0]}, but {', '.join(frame.columns)}; {_HOW}")
+        if len(frame) or not frames:  # a part without rows has columns of whatever type
+            frames = frames if any(map(len, frames.values())) else {}
+            frames[file] = frame.select(_COLUMNS)
+    casts = _widest(where, frames)
+    table = pl.concat([frame.with_columns(casts) for frame in frames.values()])
+    if not len(table):
+        raise DataError(f"{where} has no rows; {_HOW}")
     nulls = [column for column in _COLUMNS if table[column].null_count()]
     if nulls:
         raise DataError(
@@ -146,7 +161,7 @@ def _read(name: str, path: Path, where: str) -> pl.DataFrame:
         )
     if not table[Columns.RANK].dtype.is_integer():
         raise DataError(f"{where}: rank is {table[Columns.RANK].dtype}, expected whole numbers from 1; cast it")
-    smallest = int(table[Columns.RANK].to_numpy().min(initial=1))
+    smallest = table.select(pl.col(Columns.RANK).cast(pl.Int128).min()).item()
     if smallest < 1:
         raise DataError(f"{where}: the smallest rank is {smallest}, expected 1 for the best; add to it")
     for column in (Columns.RANK, Columns.ITEM_ID):
@@ -155,6 +170,29 @@ def _read(name: str, path: Path, where: str) -> pl.DataFrame:
             user, value = twice[Columns.USER_ID][0], twice[column][0]
             raise DataError(f"{where}: user {user!r} has {column} {value!r} more than once; keep one row of each")
     return table
+
+
+def _widest(where: str, frames: Mapping[Path, pl.DataFrame]) -> list[pl.Expr]:
+    """Say how a column becomes one type in all files: whole numbers of any width are of one kind, nothing else is.
+
+    Raises:
+        DataError: Names the two files, the column and its types.
+    """
+    casts, files = [], list(frames)
+    for column in _COLUMNS:
+        types = [frame[column].dtype for frame in frames.values()]
+        other = next((place for place, dtype in enumerate(types) if dtype != types[0]), None)
+        if other is None:
+            continue
+        odd = next((place for place, dtype in enumerate(types) if not dtype.is_integer()), None)
+        if odd is not None:
+            two = odd or other
+            raise DataError(
+                f"{where}: {column} is {types[0]} in '{files[0].name}' and {types[two]} in '{files[two].name}'; write it "
+                "with one type in all files"
+            )
+        casts.append(pl.col(column).cast(pl.Int128))
+    return casts
 
 
 def _check_kinds(table: pl.DataFrame, prepared: Dataset, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def write(path: Path, rows: list[tuple[Any, Any, Any]], **columns: Any) -> Path:
     return path
 
 
-def read(path: Path, prepared: Dataset) -> GivenRanking:
-    return read_ranking_of("shop", path, prepared, prepared.targets(TEST))
+def read(path: Path, prepared: Dataset, width: int = 10) -> GivenRanking:
+    return read_ranking_of("shop", path, prepared, prepared.targets(TEST), width)
 
 
 def item(prepared: Dataset, index: int) -> str:
@@ -54,6 +55,7 @@ def test_lists_are_ordered_by_rank_and_unknown_items_keep_their_place(tmp_path: 
     assert found.notes == (
         "shop: 58 of 60 users have no list, which counts as an empty one",
         "shop: 1 of 4 items are not in the data set; they keep their places and hit nothing",
+        "shop: the ranks of 1 users have gaps; the items behind a gap move up",
         "shop: lists of 1 users who have no row in the split are passed over",
     )
     wide = found.ranked(prepared, prepared.targets(TEST), 5, exclude_seen=False)
@@ -112,6 +114,76 @@ def test_refusals(
     path = write(tmp_path / "lists.parquet", rows, **columns)
     with pytest.raises(DataError, match=rf"evaluate\.rankings\.shop: .*{message}"):
         read(path, prepared)
+
+
+def numbered(prepared: Dataset) -> Dataset:
+    """The same data set with ids that are whole numbers."""
+    numbers = replace(prepared)
+    for table, name in (("users", Columns.USER_ID), ("items", Columns.ITEM_ID)):
+        vars(numbers)[table] = getattr(prepared, table).with_columns(pl.int_range(pl.len()).alias(name))
+    return numbers
+
+
+@pytest.mark.parametrize("kind", [pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128, pl.UInt8, pl.UInt32, pl.UInt64])
+@pytest.mark.parametrize("column", [Columns.USER_ID, Columns.ITEM_ID, Columns.RANK])
+def test_whole_numbers_of_any_width_are_one_kind(
+    tmp_path: Path, prepared: Dataset, kind: type[pl.DataType], column: str
+) -> None:
+    """Also where the parts of a folder differ in it, and a part without rows says nothing."""
+    write(tmp_path / "a.parquet", [(0, 3, 1)])
+    write(tmp_path / "b.parquet", [(1, 4, 1)], **{column: pl.col(column).cast(kind)})
+    pl.DataFrame(schema=dict.fromkeys((Columns.USER_ID, Columns.ITEM_ID, Columns.RANK), pl.Null)).write_parquet(
+        tmp_path / "c.parquet"
+    )
+    for path in (tmp_path, tmp_path / "b.parquet"):
+        found = read(path, numbered(prepared))
+        assert found.items[1].tolist() == [4]
+        assert found.items[0].tolist() == ([3] if path == tmp_path else [-1])
+
+
+def test_an_id_that_fits_no_other_type_is_unknown(tmp_path: Path, prepared: Dataset) -> None:
+    rows = [(0, 2**64 - 1, 1), (0, 3, 2**64 - 1)]
+    kinds = {Columns.ITEM_ID: pl.UInt64, Columns.RANK: pl.UInt64}
+    table = pl.DataFrame(rows, schema={Columns.USER_ID: pl.Int64, **kinds}, orient="row")
+    table.write_parquet(tmp_path / "lists.parquet")
+    assert read(tmp_path / "lists.parquet", numbered(prepared)).items[0].tolist() == [-1, 3]
+
+
+@pytest.mark.parametrize("texts_first", [True, False])
+def test_parts_of_two_kinds_are_named(tmp_path: Path, prepared: Dataset, texts_first: bool) -> None:
+    one, two = ("a", "b") if texts_first else ("b", "a")
+    write(tmp_path / f"{one}.parquet", [("u0", "i", 1)])
+    write(tmp_path / f"{two}.parquet", [(7, "i", 1)])
+    shown = {one: "String", two: "Int64"}
+    with pytest.raises(DataError, match=f"user_id is {shown['a']} in 'a.parquet' and {shown['b']} in 'b.parquet'"):
+        read(tmp_path, prepared)
+
+
+def test_the_part_without_a_column_is_named(tmp_path: Path, prepared: Dataset) -> None:
+    write(tmp_path / "a.parquet", [("u0", "i", 1)])
+    pl.DataFrame({"user_id": ["u0"], "item_id": ["i"], "place": [1]}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"'b\.parquet' has no column rank, but user_id, item_id, place"):
+        read(tmp_path, prepared)
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path, prepared: Dataset) -> None:
+    for name in "ab":
+        write(tmp_path / f"{name}.parquet", [])
+    with pytest.raises(DataError, match="has no rows; expected a Parquet file"):
+        read(tmp_path, prepared)
+
+
+def test_of_a_long_list_so_much_is_kept_as_can_come_to_be_looked_at(tmp_path: Path, prepared: Dataset) -> None:
+    """A list of 100,000 unknown items, behind items of the history, takes the room of two places and the history."""
+    history = [(int(i), n + 1) for n, i in enumerate(range(8))]  # u0 walked 0, 1, …, 7
+    rows = [("u0", item(prepared, index), rank) for index, rank in history]
+    rows += [("u0", item(prepared, 9), 9), *(("u0", f"x{n}", n + 10) for n in range(100_000))]
+    targets = prepared.targets(TEST)
+    found = read(write(tmp_path / "lists.parquet", rows), prepared, 2)
+    longest = int((targets.history_end - targets.history_start).max())
+    assert found.items.shape == (len(targets), 2 + longest)
+    assert found.ranked(prepared, targets, 2, exclude_seen=True).items[0].tolist() == [9, -1]
+    assert found.ranked(prepared, targets, 2, exclude_seen=False).items[0].tolist() == [0, 1]
 
 
 def test_refuses_what_is_no_table(tmp_path: Path, prepared: Dataset) -> None:
