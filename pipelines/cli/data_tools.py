@@ -40,13 +40,13 @@ def audit(
 
 
 def check_table(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, Parquet, or text with a Markdown table.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, Parquet, or text with Markdown tables.")],
     percent: Annotated[bool, typer.Option("--percent", help="Its figures are per cent.")] = False,
 ) -> None:
     """Find cells of a printed table of HR and NDCG that no ranking could give; exit code 3 when there are any.
 
     Every row asks for one item, as in leave-one-out tables. A hit at rank r adds 1 to HR@k and 1 / log2(r + 1) to NDCG@k, so
-    what NDCG can gain between two cut-offs is bounded by what HR gains.
+    what NDCG can gain between two cut-offs is bounded by what HR gains. A figure is known to half a unit of its last digit.
 
     Example: recsys check-table table1.csv
     """
@@ -54,7 +54,7 @@ def check_table(
     from pipelines.reproduction.printed_table import read_printed
 
     rows = read_printed(file, percent=percent)
-    found = [(row.name, said) for row in rows for said in impossible_cells(row.values)]
+    found = [(row.name, said) for row in rows for said in impossible_cells(row.values, row.half_units)]
     for name, said in found:
         print(f"{name}: {said}")
     if found:

@@ -30,6 +30,37 @@ def test_bounds_of_one_ranking_by_hand() -> None:
     assert impossible_cells({"hr@10": 0.06, "mrr@10": 0.9}) == []
 
 
+def test_hit_rates_in_between_make_the_bounds_tighter() -> None:
+    """HSTU on Industrial: 11.0 of 1,000 hits come from 3 to 5 places and 12.6 from 5 to 10, which is at least
+    .0110 / log2(6) + .0126 / log2(11) = .0079; NDCG gains .0073. Without NDCG@3 the rest can be right: that is the misprint.
+    """
+    hstu = {"hr@3": 0.0927, "ndcg@3": 0.0885, "hr@5": 0.1037, "hr@10": 0.1163, "ndcg@10": 0.0958}
+    assert impossible_cells(hstu) == ["ndcg@10 - ndcg@3 is .0073, but hr@10 - hr@3 = .0236 allows .0079 to .0092"]
+    del hstu["hr@5"]  # .0236 / log2(11) = .0068
+    assert impossible_cells(hstu) == []
+    assert impossible_cells({**hstu, "hr@5": 0.1037, "ndcg@5": 0.0918, "ndcg@3": 0.0870}) == []
+
+
+def test_nothing_falls() -> None:
+    assert impossible_cells({"hr@5": 0.06, "hr@10": 0.05}) == ["hr@10 is .0500, less than hr@5 = .0600"]
+    assert impossible_cells({"ndcg@5": 0.06, "ndcg@10": 0.05, "hr@10": 0.1}) == [
+        "ndcg@10 is .0500, less than ndcg@5 = .0600"
+    ]
+    assert impossible_cells({"hr@5": 0.06, "ndcg@5": 0.04, "hr@10": 0.05, "ndcg@10": 0.04}) == [
+        "hr@10 is .0500, less than hr@5 = .0600"
+    ]
+    assert impossible_cells({"hr@5": 0.06, "hr@10": 0.0599}) == []
+
+
+def test_figures_are_known_to_half_a_unit() -> None:
+    """.0605 of four digits is above .06; of .06 with two, up to .065 may be meant."""
+    table = {"hr@10": 0.06, "ndcg@10": 0.0605}
+    assert impossible_cells(table)
+    assert impossible_cells(table, {"hr@10": 0.005}) == []
+    assert impossible_cells({"hr@10": 0.06, "ndcg@10": 0.06011}) != []
+    assert impossible_cells({"hr@10": 0.06, "ndcg@10": 0.06009}) == []
+
+
 def test_known_misprints_are_found() -> None:
     """Office_Products of MiniOneRec's table 1: NDCG of TIGER and of S-DPO cannot be right as printed."""
     tiger = {"hr@3": 0.0986, "ndcg@3": 0.0852, "hr@5": 0.1163, "ndcg@5": 0.0960, "hr@10": 0.1408, "ndcg@10": 0.1002}
