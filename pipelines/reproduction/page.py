@@ -5,7 +5,9 @@ Reads packs and the ``result.json`` files below an output folder; produces text 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pipelines.reproduction.run import RESULT_FILE
 from recsys.contracts.manifest import explain_write_errors, read_json
 
 _FIRST = ("generative (served)", "generative (guided)", "generative (beam)", "dense head")
+_NOT_RUN = "has not been run for this page"
 _SEEN = {"filtered": "seen items filtered", "kept": "seen items kept"}
 
 
@@ -27,20 +30,47 @@ def text_table(pack: Pack, result: Mapping[str, Any]) -> str:
 
 
 def write_page(path: Path, output_dir: Path) -> None:
-    """Write the Markdown page of every pack that has a result below ``output_dir``."""
-    results = {}
+    """Write the Markdown page of all packs: results below ``output_dir``, and what the present page says of the others."""
+    results: dict[str, Mapping[str, Any]] = {}
+    kept = _Kept.of(path.read_text(encoding="utf-8")) if path.is_file() else _Kept({}, [])
     for name in pack_names():
         file = output_dir / name / RESULT_FILE
         if file.exists():
             results[name] = read_json(file)
     with explain_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(markdown(results), encoding="utf-8")
+        path.write_text(markdown(results, kept), encoding="utf-8")
 
 
-def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
+@dataclass(frozen=True)
+class _Kept:
+    """What stays of a page.
+
+    Attributes:
+        sections: Title -> lines of its section, where a pack was run for it.
+        findings: The parts of its finding, ``title: …``.
+    """
+
+    sections: Mapping[str, list[str]]
+    findings: Sequence[str]
+
+    @classmethod
+    def of(cls, page: str) -> _Kept:
+        head, *sections = page.rstrip().split("\n## ")
+        bold = re.search(r"^\*\*(.*)\.\*\*$", head, re.MULTILINE)
+        found = {
+            text.partition("\n")[0]: f"## {text.rstrip()}".split("\n") for text in sections if _NOT_RUN not in text
+        }
+        return cls(found, bold[1].split("; ") if bold else [])
+
+    def finding(self, title: str) -> str | None:
+        """What the finding says of a pack."""
+        return next((part for part in self.findings if part.startswith(f"{title}: ")), None)
+
+
+def markdown(results: Mapping[str, Mapping[str, Any]], kept: _Kept) -> str:
     """Return the page: a finding, then a section per pack."""
-    lines = ["# Published numbers, reproduced", "", f"**{_finding(results)}**", ""]
+    lines = ["# Published numbers, reproduced", "", f"**{_finding(results, kept)}**", ""]
     lines += [
         "`recsys reproduce PACK --page tests/benchmarks/results/reproduction.md` renews a section; without a name it lists "
         "the packs. Ours are means over seeds with 95 % bootstrap intervals over users (a user's rows under all seeds are "
@@ -49,7 +79,10 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     for name in pack_names():
         pack = read_pack(name)
         result = results.get(name)
-        lines += ["", *(_section(name, pack, result) if result is not None else _section_without_result(name, pack))]
+        if result is not None:
+            lines += ["", *_section(name, pack, result)]
+        else:
+            lines += ["", *kept.sections.get(pack.title, _section_without_result(name, pack))]
     return "\n".join([*lines, ""])
 
 
@@ -70,7 +103,7 @@ def _section_without_result(name: str, pack: Pack) -> list[str]:
     """What others published, until the pack has been run."""
     metrics = list(pack.metrics)
     rows = [["system", *metrics, "by", "source"], *(_published(row, metrics) for row in pack.published)]
-    lines = [f"## {pack.title}", "", f"`recsys reproduce {name}` has not been run for this page.", ""]
+    lines = [f"## {pack.title}", "", f"`recsys reproduce {name}` {_NOT_RUN}.", ""]
     lines += [*(f"- {sentence}" for sentence in pack.protocol), "", _line(rows[0]), "|" + "---|" * len(rows[0])]
     return lines + [_line(row) for row in rows[1:]]
 
@@ -134,24 +167,28 @@ def _not_compared(result: Mapping[str, Any]) -> list[str]:
     return ["", f"{why} than the pack's: nothing is compared with expected ranges", *said]
 
 
-def _finding(results: Mapping[str, Mapping[str, Any]]) -> str:
+def _finding(results: Mapping[str, Mapping[str, Any]], kept: _Kept) -> str:
     """One sentence: where the served list stands against the best published row, pack by pack."""
     parts = []
-    for name, result in results.items():
+    for name in pack_names():
         pack = read_pack(name)
-        last, seen = pack.metrics[-1].replace("_by_id@", "@"), pack.seen[0]
-        metric = next((m for m in reversed(pack.metrics) if m.startswith("ndcg") and "_by_id@" not in m), last)
-        ours = [f for f in result["figures"] if f["seen"] == seen and f["metric"] == metric]
-        best = max(
-            (row for row in pack.published if metric in row.values and metric not in row.doubtful), key=_by(metric)
-        )
-        served = next((f for f in ours if f["system"] == _FIRST[0]), None)
-        if served is not None:
-            parts.append(
-                f"{result['title']}: served {metric} {short(served['mean'])}, best published {short(best.values[metric])} "
-                f"({best.method})"
-            )
+        part = _standing(pack, results[name]) if name in results else kept.finding(pack.title)
+        parts += [part] if part is not None else []
     return "; ".join(parts) + "." if parts else "Published rows of four protocols; ours are added as they are run."
+
+
+def _standing(pack: Pack, result: Mapping[str, Any]) -> str | None:
+    last, seen = pack.metrics[-1].replace("_by_id@", "@"), pack.seen[0]
+    metric = next((m for m in reversed(pack.metrics) if m.startswith("ndcg") and "_by_id@" not in m), last)
+    ours = [f for f in result["figures"] if f["seen"] == seen and f["metric"] == metric]
+    best = max((row for row in pack.published if metric in row.values and metric not in row.doubtful), key=_by(metric))
+    served = next((f for f in ours if f["system"] == _FIRST[0]), None)
+    if served is None:
+        return None
+    return (
+        f"{result['title']}: served {metric} {short(served['mean'])}, best published {short(best.values[metric])} "
+        f"({best.method})"
+    )
 
 
 def _by(metric: str) -> Any:
