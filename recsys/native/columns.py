@@ -1,7 +1,8 @@
 """Kernels over columns of numbers, for preparing data: NumPy arrays in, NumPy arrays or bytes out; no torch.
 
 Each is the fast twin of a NumPy form that stands where it is called and gives the same result. Arrays are read and written
-where they lie, so that they have to be contiguous and of the type that is named.
+where they lie, so that they have to be contiguous and of the type that is named. A kernel looks rows and codes up without
+a question: that they are there is asked here, in one pass over what is looked up (:func:`_are_below`, :func:`_are_rows`).
 """
 
 from __future__ import annotations
@@ -69,6 +70,16 @@ def _at(array: npt.NDArray[Any] | None, dtype: Any = None) -> int | None:
     return int(array.ctypes.data)
 
 
+def _are_below(codes: Codes, size: int) -> bool:
+    """Whether codes are from 0 to ``size`` - 1; read without a sign, what is below 0 is the largest."""
+    return not len(codes) or int(codes.view(np.uint32).max()) < size
+
+
+def _are_rows(start: Rows, end: Rows, rows: int) -> bool:
+    """Whether runs of rows, from ``start`` to ``end``, are there."""
+    return not len(start) or (int(start.min()) >= 0 and int(end.max()) <= rows and bool(np.all(end >= start)))
+
+
 def delta_packed(values: npt.NDArray[Any]) -> bytes:
     """Differences in few bits; the fast twin of :func:`features.number_tables.encodings.delta_packed`.
 
@@ -117,6 +128,7 @@ def compressed(values: npt.NDArray[Any], keep: Bools) -> npt.NDArray[Any]:
 def gathered(table: Codes, codes: Codes) -> Codes:
     """Return ``table[codes]``; negative codes stay as they are."""
     out = np.empty(len(codes), np.int32)
+    assert not len(codes) or int(codes.max()) < len(table), "a code has no entry"
     _library().gather_codes(_at(table, np.int32), _at(codes, np.int32), len(codes), _at(out))
     return out
 
@@ -129,6 +141,7 @@ def ranked(codes: Codes, used: Bools) -> Codes:
         used: ``[codes there are]``, all false; is written to.
     """
     out = np.empty(len(codes), np.int32)
+    assert _are_below(codes, len(used)), "a code is not there"
     _library().rank_sorted(_at(codes, np.int32), len(codes), _at(out), _at(used, np.bool_))
     return out
 
@@ -136,11 +149,15 @@ def ranked(codes: Codes, used: Bools) -> Codes:
 def add_counts(codes: Codes, keep: Bools | None, counts: Rows) -> None:
     """Add to ``counts[code]`` each code whose ``keep`` is true, or each."""
     assert keep is None or len(keep) == len(codes)
+    assert _are_below(codes, len(counts)), "a code has no count"
     _library().count_codes(_at(codes, np.int32), _at(keep, np.bool_), len(codes), _at(counts, np.int64))
 
 
 def count_windows(start: Rows, end: Rows, item: Codes, counts: Rows) -> None:
     """Add to ``counts[item]`` every event from ``start`` to ``end`` of every user."""
+    assert len(start) == len(end)
+    assert _are_rows(start, end, len(item)), "rows that are not there"
+    assert _are_below(item, len(counts)), "an item has no count"
     windows = (_at(start, np.int64), _at(end, np.int64), len(start), _at(item, np.int32))
     _library().count_windows(*windows, _at(counts, np.int64))
 
@@ -163,6 +180,9 @@ def count_open(
     """
     users, items = (np.empty(len(item), np.int32) for _ in range(2))
     assert counts is None or len(counts) == len(item)
+    assert [len(each) for each in (*sure, *events)] == [len(starts) - 1, len(sure[1])] * 2
+    assert _are_rows(starts[:-1], starts[1:], len(item)), "rows that are not there"
+    assert _are_below(item, len(sure[1])), "an item has no mark"
     marks = (_at(mark, np.bool_) for mark in (counts, *sure))
     sums = (_at(count, np.int64) for count in events)
     run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32))
@@ -183,9 +203,16 @@ def marked(starts: Rows, item: Codes, user_stays: Bools, item_stays: Bools) -> t
         ``[rows]`` marks, and how many there are.
     """
     keep = np.empty(len(item), np.bool_)
+    _check_marks(starts, item, user_stays, item_stays)
     run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32))
     kept = _library().mark_kept(*run, _at(user_stays, np.bool_), _at(item_stays, np.bool_), _at(keep))
     return keep, int(kept)
+
+
+def _check_marks(starts: Rows, item: Codes, user_stays: Bools, item_stays: Bools) -> None:
+    assert len(user_stays) == len(starts) - 1
+    assert _are_rows(starts[:-1], starts[1:], len(item)), "rows that are not there"
+    assert _are_below(item, len(item_stays)), "an item has no mark"
 
 
 def marked_late(
@@ -207,6 +234,7 @@ def marked_late(
     rows = len(item)
     assert len(stored) == rows
     assert stored.dtype in (np.uint32, np.int64)
+    _check_marks(starts, item, user_stays, item_stays)
     keep, late, count = np.empty(rows, np.bool_), np.empty(rows + 1, stored.dtype), np.empty(1, np.int64)
     run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32))
     stay = (_at(user_stays, np.bool_), _at(item_stays, np.bool_))
@@ -226,6 +254,8 @@ def repeats(starts: Rows, item: Codes, stored: npt.NDArray[Any]) -> tuple[Rows, 
     rows = len(item)
     assert len(stored) == rows
     assert stored.dtype in (np.uint32, np.int64)
+    assert _are_rows(starts[:-1], starts[1:], rows), "rows that are not there"
+    assert _are_below(item, 1 << 31), "items are from 0"
     found = [np.empty(rows, np.int64) for _ in range(3)]
     run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32), _at(stored), stored.dtype.itemsize)
     count = _library().find_repeats(*run, *map(_at, found))
@@ -272,7 +302,7 @@ def run_starts(codes: Codes) -> Rows:
     """
     assert len(codes), "there are no codes"
     assert codes[0] == 0, "codes begin at 0"
-    assert codes[-1] < len(codes), "a code is not met"
+    assert int(np.count_nonzero(codes[1:] != codes[:-1])) == codes[-1], "a code is not met, or not in order"
     out = np.empty(int(codes[-1]) + 2, np.int64)
     _library().run_starts(_at(codes, np.int32), len(codes), _at(out))
     return out
@@ -294,6 +324,8 @@ def taken(
     rows = len(item)
     assert keep is None or len(keep) == rows
     assert stored is None or (len(stored) == rows and stored.dtype in (np.uint32, np.int64))
+    assert _are_rows(starts[:-1], starts[1:], rows), "rows that are not there"
+    assert _are_below(item, len(item_number)), "an item has no number"
     user, items = (np.empty(rows + 1, np.int32) for _ in range(2))
     time, used = None if stored is None else np.empty(rows + 1, np.int64), np.empty(len(starts) - 1, np.bool_)
     run = (_at(starts, np.int64), len(starts) - 1, _at(item, np.int32))
@@ -321,6 +353,7 @@ def labelled(
     """
     rows = len(user)
     assert len(timestamp) == rows
+    assert _are_below(user, users), "a user is not there"
     split, session, gap = np.empty(rows, np.int8), np.empty(rows, np.int32), np.empty(rows, np.uint8)
     starts, counts, facts = np.empty(rows + 1, np.int64), np.zeros((3, users), np.int64), np.empty(3, np.int64)
     lengths = np.zeros(64, np.int64)
@@ -335,6 +368,8 @@ def split_counts(user: Codes, split: npt.NDArray[np.int8], users: int, splits: i
     """Return ``[splits, users]`` how many rows each user has in each split."""
     counts = np.zeros((splits, users), np.int64)
     assert len(user) == len(split)
+    assert _are_below(user, users), "a user is not there"
+    assert not len(split) or int(split.view(np.uint8).max()) < splits, "a split is not there"
     _library().split_counts(_at(user, np.int32), _at(split, np.int8), len(user), users, _at(counts))
     return counts
 
@@ -346,6 +381,9 @@ def distinct_targets(start: Rows, end: Rows, item: Codes) -> tuple[Codes, Rows]:
         start, end: ``[users]`` rows of ``item``.
         item: From 0.
     """
+    assert len(start) == len(end)
+    assert _are_rows(start, end, len(item)), "rows that are not there"
+    assert _are_below(item, 1 << 31), "items are from 0"
     sizes = np.empty(len(start), np.int64)
     out = np.empty(int((end - start).sum()), np.int32)
     windows = (_at(start, np.int64), _at(end, np.int64), len(start), _at(item, np.int32))

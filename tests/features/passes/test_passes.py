@@ -204,6 +204,35 @@ def test_memory_that_does_not_fit_is_refused() -> None:
         columns.compressed(np.zeros(4, np.int32)[::2], np.ones(2, bool))
 
 
+def _codes(*codes: int) -> Any:
+    return np.array(codes, np.int32)
+
+
+def _rows(*rows: int) -> Any:
+    return np.array(rows, np.int64)
+
+
+def _no_items(name: str) -> tuple[int, ...]:
+    """Kernels that look nothing up by item know no largest one."""
+    return (-1,) if name in ("distinct_targets", "repeats") else (-1, 3)
+
+
+# three items; one user, whose rows are 0 and 1
+_WINDOW, _NO_WINDOWS = (
+    [_rows(0), _rows(2)],
+    [[_rows(-1), _rows(2)], [_rows(0), _rows(3)], [_rows(2), _rows(1)], [_rows(0), _rows()]],
+)
+_OVER_WINDOWS: dict[str, list[Any]] = {"count_windows": [np.zeros(3, int)], "distinct_targets": []}
+_RUN, _NO_RUNS = _rows(0, 2), [_rows(-1, 2), _rows(0, 3), _rows(2, 1)]
+_STAYS = [np.ones(1, bool), np.ones(3, bool)]
+_OVER_RUNS: dict[str, list[Any]] = {
+    "count_open": [None, tuple(_STAYS), 0, (np.zeros(1, int), np.zeros(3, int))],
+    "marked": _STAYS,
+    "marked_late": [*_STAYS, np.zeros(2, int), 0],
+    "taken": [None, 1, None, np.arange(3, dtype=np.int32)],
+    "repeats": [np.zeros(2, int)],
+}
+
 WRONG: list[tuple[str, list[Any]]] = [
     ("inserted", [np.arange(3), np.array([3, 0]), np.arange(2)]),
     ("inserted", [np.arange(3), np.array([0, 1]), np.arange(1)]),
@@ -213,6 +242,26 @@ WRONG: list[tuple[str, list[Any]]] = [
     ("split_counts", [np.zeros(2, np.int32), np.zeros(1, np.int8), 2, 3]),
     ("run_starts", [np.array([0, 5], np.int32)]),
     ("run_starts", [np.array([5, 0], np.int32)]),
+    ("run_starts", [np.array([0, 1, 0, 1, 0, 1], np.int32)]),
+    *[("gathered", [np.arange(3, dtype=np.int32), _codes(1, 3)])],
+    *[("ranked", [_codes(0, code), np.zeros(3, bool)]) for code in (3, -1)],
+    *[
+        ("add_counts", [_codes(0, code), keep, np.zeros(3, int)])
+        for code in (3, -1)
+        for keep in (None, np.zeros(2, bool))
+    ],
+    *[(name, [*rows, _codes(0, 1), *more]) for name, more in _OVER_WINDOWS.items() for rows in _NO_WINDOWS],
+    *[(name, [*_WINDOW, _codes(0, code), *more]) for name, more in _OVER_WINDOWS.items() for code in _no_items(name)],
+    *[(name, [starts, _codes(0, 1), *more]) for name, more in _OVER_RUNS.items() for starts in _NO_RUNS],
+    *[(name, [_RUN, _codes(0, code), *more]) for name, more in _OVER_RUNS.items() for code in _no_items(name)],
+    *[
+        (name, [_RUN[:1], _codes(), *more])
+        for name, more in _OVER_RUNS.items()
+        if name in ("count_open", "marked", "marked_late")
+    ],
+    *[("labelled", [_codes(0, user), np.zeros(2, int), (1, 2), 5, 2]) for user in (-1, 2)],
+    *[("split_counts", [_codes(0, user), np.zeros(2, np.int8), 2, 3]) for user in (-1, 2)],
+    *[("split_counts", [_codes(0, 1), np.array([0, split], np.int8), 2, 3]) for split in (-1, 3)],
 ]
 
 
