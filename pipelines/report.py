@@ -73,7 +73,7 @@ def rewrite_report(config: RunConfig, out_file: Path) -> tuple[Path, str]:
                 )
             opened[name] = artifact
     evaluation = opened.pop(EVALUATE.name)
-    with explain_write_errors(out_file.parent):
+    with explain_write_errors(out_file.parent, "--out"):
         out_file.parent.mkdir(parents=True, exist_ok=True)
         report_on(out_file, f"Evaluation of '{config.name}'", evaluation.path, opened)
     return out_file, format_table(evaluation.manifest.summary)

@@ -73,7 +73,7 @@ def explain(
             settings,
         )
     if html is not None:
-        with explain_write_errors(html.parent):
+        with explain_write_errors(html.parent, "--html"):
             html.parent.mkdir(parents=True, exist_ok=True)
             html.write_text(as_html(found), encoding="utf-8")
     print(json.dumps(found, indent=2, default=str) if as_json else as_text(found))

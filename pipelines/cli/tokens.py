@@ -93,7 +93,7 @@ def export(
         raise ConfigError(f"--out '{out}' ends in neither .parquet nor .csv; name a file of one of the two kinds")
     frame = export_frame(open_table(table, tracking_uri)[1], with_reserved=reserved)
     part = out.with_name(f".{out.name}.part")
-    with explain_write_errors(out):
+    with explain_write_errors(out, "--out"):
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".csv":
             frame.write_csv(part)

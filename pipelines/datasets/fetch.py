@@ -98,7 +98,7 @@ def fetch(
     record = _read_record(folder)
     names: list[str] = []
     new = False
-    with explain_write_errors(folder):
+    with explain_write_errors(folder, "--out"):
         for file in dataset.files:
             known = record.get(file.url)
             if known is None or again or not _there(folder, known, file):

@@ -133,7 +133,7 @@ def fetch_file(
 
     patience = patience or Patience()
     part = Part(target.with_name(f"{target.name}.part"), url)
-    with explain_write_errors(target.parent), requests.Session() as session:
+    with explain_write_errors(target.parent, "--out"), requests.Session() as session:
         target.parent.mkdir(parents=True, exist_ok=True)
         if checksum is not None and target.is_file() and _digest(target, checksum) == checksum.value:
             return target  # an earlier process was stopped between this and what it did next

@@ -20,15 +20,19 @@ from recsys.contracts.manifest import explain_write_errors
 
 
 @contextmanager
-def run_lock(output_dir: Path) -> Iterator[None]:
+def run_lock(output_dir: Path, key: str = "output_dir") -> Iterator[None]:
     """Hold the lock of ``output_dir`` for the time of the block.
+
+    Args:
+        output_dir: The folder.
+        key: What names the folder, for the message.
 
     Raises:
         RunLocked: Another process holds it; the message says which, on which host, since when.
         ArtifactError: The folder cannot be created or written.
     """
     path = output_dir / ".lock"
-    with explain_write_errors(output_dir):
+    with explain_write_errors(output_dir, key):
         output_dir.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -37,11 +41,11 @@ def run_lock(output_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise RunLocked(
                 f"another run works in '{output_dir.absolute()}' ({_holder(handle)}); wait for it, or choose another "
-                "output_dir"
+                f"{key}"
             ) from error
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started})
-        with explain_write_errors(output_dir):
+        with explain_write_errors(output_dir, key):
             os.ftruncate(handle, 0)
             os.pwrite(handle, text.encode(), 0)
         try:

@@ -80,7 +80,7 @@ def reproduce(pack: Pack, request: Request, progress: Progress) -> dict[str, Any
     else:
         evaluations = _run_seeds(configs, progress)
     result = _result(pack, request, seeds, evaluations, differences)
-    with explain_write_errors(folder):
+    with explain_write_errors(folder, "--output-dir"):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RESULT_FILE, result)
     return result

@@ -258,8 +258,13 @@ _IN_THE_WAY: Final = (
 
 
 @contextmanager
-def explain_write_errors(root: Path) -> Iterator[None]:
-    """Turn 'no space' and 'no permission' into an :class:`ArtifactError` that names the folder and the way out."""
+def explain_write_errors(root: Path, key: str = "output_dir") -> Iterator[None]:
+    """Turn 'no space' and 'no permission' into an :class:`ArtifactError` that names the folder and the way out.
+
+    Args:
+        root: The folder.
+        key: What names it, for the message.
+    """
     try:
         yield
     except Exception as error:
@@ -271,13 +276,13 @@ def explain_write_errors(root: Path) -> Iterator[None]:
         if _is_too_large(error):
             raise ArtifactError(
                 f"a file may not become so large below '{root}' ({error}); raise the limit of the shell or the file system "
-                "(`ulimit -f`), or choose another output_dir: finished stages are kept"
+                f"(`ulimit -f`), or choose another {key}: finished stages are kept"
             ) from error
         if not isinstance(error, OSError):
             raise
         if error.errno in _IN_THE_WAY:
             raise ArtifactError(
-                f"cannot write below '{root}' ({error}); make it writable or choose another output_dir: nothing was lost"
+                f"cannot write below '{root}' ({error}); make it writable or choose another {key}: nothing was lost"
             ) from error
         raise
 

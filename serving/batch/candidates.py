@@ -85,7 +85,7 @@ def write_candidates(
     scorer = ShardScorer(spec, users)
     if scorer.why_full is not None:
         logger.warning("recommend: everybody is answered, because %s", scorer.why_full)
-    with lock(), explain_write_errors(out_dir):
+    with lock(), explain_write_errors(out_dir, "folder"):
         out_dir.mkdir(parents=True, exist_ok=True)
         job = _open_job(out_dir, scorer, config)
         names = shard_names(len(users), config.users_per_shard)
@@ -218,7 +218,8 @@ def _log_outcome(
     rate, seconds, answered = report["users_per_second"], report["seconds"], report["users_answered"]
     carried = f", {report['users_carried_over']} of them carried over" if report["users_carried_over"] else ""
     users = answered + report["users_carried_over"]
-    logger.info("recommend: %d users%s in %.1f s (%s users/s)", users, carried, seconds, rate)
+    speed = f" ({rate} users/s)" if rate is not None else ""  # of nobody there is none
+    logger.info("recommend: %d users%s in %.1f s%s", users, carried, seconds, speed)
     plain = config.second_stage == "none" and "rank" not in scorer.scorer.info.digests
     local = config.engine == Engine.LOCAL and not carried
     if (

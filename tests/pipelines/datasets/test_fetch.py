@@ -22,6 +22,7 @@ from pipelines.cli.app import main
 from pipelines.datasets.catalogue import catalogue, find
 from pipelines.datasets.fetch import RECORD, file_name, recipe_snippet, with_addresses
 from pipelines.datasets.transfer import Checksum
+from pipelines.engine.lock import run_lock
 from recsys.contracts.errors import ConfigError
 
 RATINGS = b"1::1193::5::978300760\n1::661::3::978302109\n"
@@ -214,6 +215,15 @@ def test_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
         with_addresses(find("amazon-2018/Books"), [], Checksum("md5", "0" * 32))
     with pytest.raises(ConfigError, match="ends in no file name"):
         file_name("https://example.org/")
+
+
+def test_the_way_out_of_a_folder_is_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert call("fetch", "movielens-1m", "--out", str(tmp_path / "file" / "out")) == 4
+    assert "make it writable or choose another --out" in capsys.readouterr().err
+    with run_lock(tmp_path / "busy"):
+        assert call("fetch", "movielens-1m", "--out", str(tmp_path / "busy")) == 75
+    assert "wait for it, or choose another --out" in capsys.readouterr().err
 
 
 def test_the_forms_of_amazons_reviews() -> None:

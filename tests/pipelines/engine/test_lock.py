@@ -61,3 +61,18 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
         run_lock(tmp_path / "file" / "out"),
     ):
         pass
+
+
+def test_the_option_that_names_the_folder_is_the_way_out(tmp_path: Path) -> None:
+    """`recsys fetch` and `recsys recommend --model` write where ``--out`` says."""
+    (tmp_path / "file").write_text("")
+    for folder, words in (
+        (tmp_path / "busy", "or choose another --out$"),
+        (tmp_path / "file" / "out", "another --out:"),
+    ):
+        with (
+            run_lock(tmp_path / "busy"),
+            pytest.raises((RunLocked, ArtifactError), match=words),
+            run_lock(folder, "--out"),
+        ):
+            pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -101,8 +102,14 @@ def test_only_who_has_changed_is_answered_and_the_table_is_that_of_a_full_job(
 
 @pytest.mark.parametrize("before", ["nobody", "nothing", "somebody"])
 @pytest.mark.parametrize("now", ["nobody", "everybody"])
-def test_nights_of_nobody_and_nights_without_an_answer(world: World, tmp_path: Path, before: str, now: str) -> None:
-    """A first night whose file holds no users, or whose users may have no item at all, is a base like any other."""
+def test_nights_of_nobody_and_nights_without_an_answer(
+    world: World, tmp_path: Path, before: str, now: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A first night whose file holds no users, or whose users may have no item at all, is a base like any other.
+
+    The speed of answers to nobody is not told, as there is none.
+    """
+    caplog.set_level(logging.INFO, logger="recsys.serving")
     config = RecommendConfig(k=8, users_per_shard=17)
     denied = pl.Series([list(range(FIRST_ITEM_ID, FIRST_ITEM_ID + 80))])
     changes: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
@@ -124,6 +131,13 @@ def test_nights_of_nobody_and_nights_without_an_answer(world: World, tmp_path: P
     again = tmp_path / "again"
     write_candidates(world.bundle, first, config, again, QUIET, since=tmp_path / "monday")
     assert same_answers(again, tmp_path / "monday")
+    told = [
+        record.getMessage()
+        for record in caplog.records
+        if " users" in record.getMessage() and " in " in record.getMessage()
+    ]
+    assert told, "every job says how many users it answered"
+    assert not [line for line in told if "None" in line]
 
 
 def test_parts_of_another_writer_are_a_base_too(world: World, tmp_path: Path) -> None:
