@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -66,7 +67,7 @@ def fetch(
         raise ConfigError(f"--checksum: {error}") from error
     wanted = with_addresses(find(dataset, reviews), url or [], given)  # type: ignore[arg-type]
     folder = out if out is not None else Path("data") / dataset.lower().replace("/", "-")
-    with run_lock(folder):
+    with run_lock(folder, "--out"):
         fetched = fetch_dataset(wanted, folder, make_progress(progress), keep_archives=keep_archives, again=again)
     state = "fetched" if fetched.new else "nothing to do, all files are there"
     print(f"{wanted.name}: {state}\n{folder}: {len(fetched.files)} data files, terms: {wanted.terms} ({wanted.page})\n")
@@ -113,8 +114,14 @@ def export_recbole(
         print(f"{written.folder / file}: {rows} rows")
     facts = {
         "texts in which tabs, line breaks or double quotes were replaced": written.texts_changed,
+        f"words of lists that stand for several names{_example(written.names_made_one)}": len(written.names_made_one),
         "events that have an order and no time": written.without_time,
         "rows left out because nothing comes before them": written.without_history,
         "ids that RecBole takes for missing, such as 'NA'": len(written.ids_read_as_missing),
     }
     print("".join(f"{what}: {count}\n" for what, count in facts.items() if count), end="")
+
+
+def _example(names_made_one: Mapping[str, Sequence[str]]) -> str:
+    """Phrase the first word and its names; nothing where there is none."""
+    return next((f", such as '{word}' for {', '.join(map(repr, names))}" for word, names in names_made_one.items()), "")

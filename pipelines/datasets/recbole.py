@@ -52,6 +52,8 @@ class ExportedFiles:
         folder: Where.
         rows: Rows of every file.
         texts_changed: Titles and other texts in which tabs, line breaks or double quotes were replaced.
+        names_made_one: Token of a list -> the names that were written so, where they are several: ``Sci_Fi`` of ``Sci Fi``
+            and ``Sci_Fi``.
         ids_read_as_missing: Ids such as ``NA``, which RecBole takes for missing.
         without_time: Events that have an order but no time.
         without_history: Rows of a ``histories`` benchmark left out because nothing comes before them.
@@ -60,6 +62,7 @@ class ExportedFiles:
     folder: Path
     rows: Mapping[str, int]
     texts_changed: int
+    names_made_one: Mapping[str, tuple[str, ...]]
     ids_read_as_missing: tuple[str, ...]
     without_time: int
     without_history: int
@@ -100,14 +103,14 @@ def export_recbole(
                 events = events.filter(pl.col(Columns.POSITIVE) == 1).drop(Columns.POSITIVE)
             for split, split_name in enumerate(SPLIT_NAMES):
                 tables[f"{name}.{split_name}.inter"] = events.filter(pl.col(Columns.SPLIT) == split).drop(Columns.SPLIT)
-    item_table, changed_items = _attributes(
+    item_table, changed_items, one_of_items = _attributes(
         data.items.select(items, Columns.TITLE, Columns.TEXT, Columns.CATEGORIES, Columns.AUTHOR_ID)
     )
-    user_table, changed_users = _attributes(data.users.drop(Columns.USER_INDEX).with_columns(users))
+    user_table, changed_users, one_of_users = _attributes(data.users.drop(Columns.USER_INDEX).with_columns(users))
     tables |= {f"{name}.item": item_table, f"{name}.user": user_table}
     interactions = next(iter(tables.values()))
     settings = _settings(name, folder, interactions.columns, benchmark, leave_last_out, data)
-    with explain_write_errors(folder):
+    with explain_write_errors(folder, "--out"):
         folder.mkdir(parents=True, exist_ok=True)
         for file, table in tables.items():
             _write(folder / file, table)
@@ -116,6 +119,7 @@ def export_recbole(
         folder=folder,
         rows={file: len(table) for file, table in tables.items()},
         texts_changed=changed_items + changed_users,
+        names_made_one=one_of_items | one_of_users,
         ids_read_as_missing=tuple(
             ids for series in (users, items) for ids in series.filter(series.is_in(list(_READ_AS_MISSING))).to_list()
         ),
@@ -220,17 +224,22 @@ def _samples(
     return table, len(rows.user) - len(kept)
 
 
-def _attributes(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Make every text safe; lists become tokens between blanks. Returns how many texts were changed, too.
+def _attributes(table: pl.DataFrame) -> tuple[pl.DataFrame, int, dict[str, tuple[str, ...]]]:
+    """Make every text safe; lists become tokens between blanks.
 
     Ids have been looked at by :func:`_tokens`, and stay as the interactions have them.
+
+    Returns:
+        The table, how many texts were changed, and the tokens that stand for several names each.
     """
     changed, columns = 0, []
+    several: dict[str, tuple[str, ...]] = {}
     for series in table:
         if isinstance(series.dtype, pl.List | pl.Array):
-            element = pl.element().cast(pl.String)
-            words = element.str.replace_all(r"\s+", "_").str.replace_all('"', "'", literal=True)
-            columns.append(series.to_frame().select(pl.all().list.eval(words).list.join(" ")).to_series())
+            columns.append(
+                series.to_frame().select(pl.all().list.eval(_token(pl.element())).list.join(" ")).to_series()
+            )
+            several |= _several_names(series)
         elif series.dtype.is_float() or series.name in (Columns.USER_ID, Columns.ITEM_ID):
             columns.append(series)
         else:
@@ -238,7 +247,24 @@ def _attributes(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:
             after = before.str.replace_all(_LINE_BREAKS, " ").str.replace_all('"', "'", literal=True).str.strip_chars()
             changed += int((before != after).sum())
             columns.append(after)
-    return pl.DataFrame(columns), changed
+    return pl.DataFrame(columns), changed, several
+
+
+def _token(name: pl.Expr) -> pl.Expr:
+    """An entry of a list as one token: blanks would cut it in two."""
+    return name.cast(pl.String).str.replace_all(r"\s+", "_").str.replace_all('"', "'", literal=True)
+
+
+def _several_names(lists: pl.Series) -> dict[str, tuple[str, ...]]:
+    """Return the tokens that stand for several different entries of the lists, each with those.
+
+    Example:
+        >>> _several_names(pl.Series("categories", [["Sci Fi", "Drama"], ["Sci_Fi"]]))
+        {'Sci_Fi': ('Sci Fi', 'Sci_Fi')}
+    """
+    names = lists.explode().drop_nulls().cast(pl.String).unique().sort().to_frame("name")
+    tokens = names.group_by(_token(pl.col("name")).alias("token")).agg("name").filter(pl.col("name").list.len() > 1)
+    return {token: tuple(found) for token, found in tokens.sort("token").iter_rows()}
 
 
 def _write(path: Path, table: pl.DataFrame) -> None:

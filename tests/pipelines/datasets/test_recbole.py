@@ -94,6 +94,20 @@ def test_texts_that_would_break_a_line_are_mended_and_counted(tmp_path: Path) ->
     assert len(as_recbole_reads(tmp_path / "toy" / "toy.item")) == 4
 
 
+def test_names_that_become_one_word_are_counted_and_named(tmp_path: Path) -> None:
+    """Of the items' lists and of the users'; what stays alone is none of them."""
+    kinds = [["Sci Fi", "Drama"], ["Sci_Fi", "Drama"], ['A "B"', "A_'B'"], ["Sci  Fi", None]]
+    items = pl.DataFrame({"item_id": ["i1", "i2", "i3", "i4"], "kind": kinds})
+    data = prepared(tmp_path, events(), items, item_columns={"categories": ["kind"]})
+    written = export_recbole(data, tmp_path / "toy")
+    assert written.names_made_one == {"A_'B'": ('A "B"', "A_'B'"), "Sci_Fi": ("Sci  Fi", "Sci Fi", "Sci_Fi")}
+    assert written.texts_changed == 0
+    plain = items.with_columns(kind=pl.Series([["Sci Fi"], ["Drama"], [], None]))
+    (tmp_path / "plain").mkdir()
+    one_each = prepared(tmp_path / "plain", events(), plain, item_columns={"categories": ["kind"]})
+    assert export_recbole(one_each, tmp_path / "toy").names_made_one == {}
+
+
 @pytest.mark.parametrize("bad", ["a\tb", "a\nb", "a\rb", '"a"', "a\u2028b"])
 def test_ids_that_cannot_stand_in_a_file_are_refused(tmp_path: Path, bad: str) -> None:
     log = events().with_columns(pl.col("item_id").replace({"i2": bad}))
@@ -291,7 +305,8 @@ def test_attributes_of_users_keep_numbers_and_texts(tmp_path: Path) -> None:
 
 
 def test_the_verb_prepares_writes_and_says_what_was_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    items = pl.DataFrame({"item_id": ["i1", "i2", "i3", "i4"], "title": ["a\tb", "c", "d", "e"]})
+    kinds = [["Sci Fi"], ["Sci_Fi"], None, []]
+    items = pl.DataFrame({"item_id": ["i1", "i2", "i3", "i4"], "title": ["a\tb", "c", "d", "e"], "kind": kinds})
     events().write_parquet(tmp_path / "interactions.parquet")
     items.write_parquet(tmp_path / "items.parquet")
     recipe = {
@@ -300,7 +315,7 @@ def test_the_verb_prepares_writes_and_says_what_was_changed(tmp_path: Path, caps
             "path": str(tmp_path),
             "timestamp_unit": "us",
             "items": "items.parquet",
-            "item_columns": {"title": ["title"]},
+            "item_columns": {"title": ["title"], "categories": ["kind"]},
         },
         "features": {"split": {"kind": "leave_last_out"}},
         "output_dir": str(tmp_path / "run"),
@@ -313,6 +328,7 @@ def test_the_verb_prepares_writes_and_says_what_was_changed(tmp_path: Path, caps
     printed = capsys.readouterr().out
     assert "toy.inter: 8 rows" in printed
     assert "were replaced: 1" in printed
+    assert "stand for several names, such as 'Sci_Fi' for 'Sci Fi', 'Sci_Fi': 1\n" in printed
     with pytest.raises(SystemExit) as end:
         main([*arguments, "--benchmark", "sequences"])
     assert end.value.code == 2
