@@ -59,7 +59,6 @@ from recsys.contracts.dataset import (
     HistoryArrays,
     write_history_arrays,
 )
-from recsys.contracts.errors import DataError
 from recsys.contracts.event_features import NUM_GAP_BUCKETS, NUM_WATCH_BUCKETS
 
 logger = logging.getLogger("recsys.features")
@@ -152,8 +151,7 @@ def build(source: Source, config: FeaturesConfig, out_dir: Path, seed: int) -> P
         DataError: Unreadable files, missing columns, a wrong unit, too many bad rows, an empty split.
         ConfigError: The configuration asks for something the source does not have.
     """
-    fingerprints = source.fingerprint()  # first: a file that is rewritten meanwhile differs from it, and is read again
-    raw = as_of(source.read(seed), config.as_of)
+    raw, fingerprints = open_source(source, config, seed)
     return prepare_from_log(raw, read_events(raw, config), config, out_dir, fingerprints)
 
 
@@ -197,20 +195,33 @@ def nothing_left_behind(out_dir: Path) -> Iterator[None]:
         raise
 
 
-def validate_source(source: Source, config: FeaturesConfig, seed: int = 0) -> dict[str, Any]:
-    """Look for data problems without writing anything.
+def foresee(source: Source, config: FeaturesConfig, seed: int) -> Assembled:
+    """Do what :func:`build` does up to the first byte that it would write.
+
+    Args:
+        source, config, seed: As of :func:`build`.
 
     Returns:
-        ``problems``: what would stop `prepare`, empty when nothing would; ``report``: the data report, or ``None``.
+        What would be written.
+
+    Raises:
+        DataError, ConfigError: As of :func:`build`.
     """
-    try:
-        raw = as_of(source.read(seed), config.as_of)
-        read = read_events(raw, config)
-        kept = keep_events(read.log, config.k_core, config.duplicates, raw.merge_rules)
-        data = assemble(raw, read, kept, config)
-    except DataError as error:
-        return {"problems": [str(error)], "report": None}
-    return {"problems": [], "report": data.report}
+    raw, _ = open_source(source, config, seed)
+    read = read_events(raw, config)
+    kept = keep_events(read.log, config.k_core, config.duplicates, raw.merge_rules)
+    read = read.without_events()  # the rows need no memory any longer, as in :func:`prepare_from_log`
+    return assemble(raw, read, kept, config)
+
+
+def open_source(source: Source, config: FeaturesConfig, seed: int) -> tuple[RawTables, dict[str, str]]:
+    """Return the tables of a source, events yet to be read, and the hashes of its files.
+
+    The hashes come first: a file that is rewritten meanwhile differs from its hash, and is read again; and what is no file,
+    such as a pipe, or may not be read, is refused before anything else is said.
+    """
+    fingerprints = source.fingerprint()
+    return as_of(source.read(seed), config.as_of), fingerprints
 
 
 def read_events(raw: RawTables, config: FeaturesConfig) -> ReadLog:

@@ -261,6 +261,14 @@ def _measured(values: npt.NDArray[np.float32]) -> Nullable:
     return Nullable(values, ~np.isnan(values))
 
 
+def watched_times(log: EventLog) -> pl.LazyFrame:
+    """Return ``watch_time_ms`` and ``duration_ms`` of the events as they are written, those that the source has."""
+    columns = {Columns.WATCH_TIME_MS: log.watch_time, Columns.DURATION_MS: log.duration}
+    return pl.LazyFrame(
+        [pl.Series(name, values, nan_to_null=True) for name, values in columns.items() if values is not None]
+    )
+
+
 def train_counts(events: LabelledEvents, num_items: int) -> npt.NDArray[np.int64]:
     """Return ``[items]`` the positive events of each in the train split."""
     log = events.log

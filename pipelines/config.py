@@ -216,7 +216,8 @@ def expand_variables(values: Any, where: str) -> Any:
     """Replace ``$NAME`` and ``${NAME}`` in every string by the environment variable, and ``$$`` by a dollar sign.
 
     Raises:
-        ConfigError: A variable is not set; an empty path would read the wrong folder without a word.
+        ConfigError: A variable is not set; an empty path would read the wrong folder without a word. Or a string, as it
+            came from the command line, is no Unicode text, which could not be written down.
     """
     if isinstance(values, dict):
         return {
@@ -240,7 +241,21 @@ def expand_variables(values: Any, where: str) -> Any:
             )
         return os.environ[name]
 
-    return _VARIABLE.sub(replace, values)
+    expanded = _VARIABLE.sub(replace, values)
+    if not _is_unicode(expanded):
+        raise ConfigError(
+            f"config {where} is {expanded!a}, which holds bytes that are no UTF-8; rename what it names, or reach it by a "
+            "symbolic link"
+        )
+    return expanded
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def to_yaml(config: RunConfig) -> str:

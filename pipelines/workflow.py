@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import RunConfig, to_yaml
+from pipelines.described import night_check
 from pipelines.engine.code_version import PROJECT_ROOT
 from pipelines.engine.runner import Outcome, Runner
 from pipelines.engine.stage import PlannedStage, explain, with_ancestors
 from pipelines.nightly.footing import Footing, footing_of
 from pipelines.placement import check_placements, say_placement
 from pipelines.release.gate.keeper import Gate, GateDecision
-from pipelines.release.nights import NightCheck, champion_data
+from pipelines.release.nights import champion_data
 from pipelines.release.tracking import Tracker, git_sha, tracked
 from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAGES, stages_of
 from recsys.contracts.errors import ArtifactError, GateRefused
@@ -29,7 +30,6 @@ from recsys.runtime import Progress, set_threads
 from serving.registry.masking import shown
 
 if TYPE_CHECKING:
-    from features.audit.changes import Change
     from serving.registry.model_registry import Registry, Version
 
 logger = logging.getLogger("recsys.pipelines")
@@ -235,14 +235,7 @@ class Workflow:
             return
         name = self.config.registered_name
         champion = champion_data(self.registry, self.store, name) if self._with_champion else None
-        config = self.config
-
-        def where(change: Change) -> str | None:
-            from features.audit.locate import where_from
-
-            return where_from(config.source, config.seed, change)
-
-        NightCheck(config.output_dir, name, config.changes, where).check(prepared, champion)
+        night_check(self.config).check(prepared, champion)
 
     def result_of(self, name: str, verb: str) -> Artifact:
         """What a stage has made with this configuration.

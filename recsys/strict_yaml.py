@@ -36,7 +36,7 @@ def load_yaml(text: str) -> Any:
     """Read YAML of plain values.
 
     Raises:
-        yaml.YAMLError: The text is no YAML, or a mapping has a key twice.
+        yaml.YAMLError: The text is no YAML, a mapping has a key twice, or a value holds itself.
 
     Example:
         >>> load_yaml("a: {x: 1}")
@@ -44,4 +44,23 @@ def load_yaml(text: str) -> Any:
         >>> load_yaml("[2030-02-28, 2030-02-30]")
         [datetime.date(2030, 2, 28), '2030-02-30']
     """
-    return yaml.load(text, Loader=_OnceLoader)  # a SafeLoader
+    loaded = yaml.load(text, Loader=_OnceLoader)  # a SafeLoader
+    if _holds_itself(loaded, set(), set()):
+        raise yaml.constructor.ConstructorError(
+            None, None, "a value holds itself, by an alias (*) of what it stands in"
+        )
+    return loaded
+
+
+def _holds_itself(value: Any, above: set[int], seen: set[int]) -> bool:
+    """Whether a mapping or list is in itself; ``above`` are those it stands in, ``seen`` those that are in order."""
+    if not isinstance(value, dict | list) or id(value) in seen:
+        return False
+    if id(value) in above:
+        return True
+    above.add(id(value))
+    parts = value.values() if isinstance(value, dict) else value
+    found = any(_holds_itself(part, above, seen) for part in parts)
+    above.remove(id(value))
+    seen.add(id(value))
+    return found

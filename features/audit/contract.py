@@ -99,7 +99,22 @@ def describe(folder: Path, report: Mapping[str, Any], user_ids: pl.Series | None
     items = pl.read_parquet(
         folder / "items.parquet", columns=[Columns.ITEM_ID, Columns.CATEGORIES, Columns.AUTHOR_ID], glob=False
     )
-    medians = _medians(folder)
+    return contract_of(spec, report, users, items, pl.scan_parquet(folder / "events.parquet", glob=False))
+
+
+def contract_of(
+    spec: DatasetSpec, report: Mapping[str, Any], users: pl.Series, items: pl.DataFrame, events: pl.LazyFrame
+) -> DataContract:
+    """Return what data promise, written or not.
+
+    Args:
+        spec: Sizes and task.
+        report: The data report, which counted the events.
+        users: Their ids.
+        items: ``item_id``, ``categories`` and ``author_id`` of each.
+        events: Their watched times and durations, where there are some.
+    """
+    medians = _medians(events)
     categories = items[Columns.CATEGORIES].explode().drop_nulls().unique()
     sessions = report.get("sessions")
     return DataContract(
@@ -178,9 +193,8 @@ def _rate(counts: Mapping[str, int]) -> float | None:
     return rounded(counts["true"] / known) if known else None
 
 
-def _medians(folder: Path) -> dict[str, float | None]:
+def _medians(events: pl.LazyFrame) -> dict[str, float | None]:
     """Medians of the known watched times and durations, of the columns that the events have."""
-    events = pl.scan_parquet(folder / "events.parquet", glob=False)
     names = [name for name in (Columns.WATCH_TIME_MS, Columns.DURATION_MS) if name in events.collect_schema().names()]
     if not names:
         return {}

@@ -111,7 +111,7 @@ def find_files(root: Path, pattern: str, key: str) -> DataFiles:
             f"'{twice}' stands beside '{twice.stem}', and its rows would be read twice; move one of them away, or name the "
             f"files that are meant by a pattern in {_keys(key)}"
         )
-    ignored = tuple(sorted(relative_name(one, root) for one in set(files) - set(kept)))
+    ignored = tuple(sorted(printable(relative_name(one, root)) for one in set(files) - set(kept)))
     kept.sort(key=lambda one: natural_key(relative_name(one, root)))
     return DataFiles(tuple(kept), root, where, ignored)
 
@@ -261,6 +261,32 @@ def relative_name(path: Path, root: Path) -> str:
         return Path(os.path.relpath(path.resolve(), root.resolve())).as_posix()
 
 
+def source_names(paths: Iterable[Path], root: Path) -> tuple[str, ...]:
+    """Return what the files of a source are called in everything that is written about them.
+
+    Raises:
+        DataError: A name is no UTF-8, so that nothing could be written about the file.
+    """
+    names = tuple(relative_name(path, root) for path in paths)
+    for name in names:
+        if printable(name) != name:
+            raise DataError(
+                f"'{root}' holds the file '{printable(name)}', whose name has bytes that are no UTF-8; rename it, or move "
+                "it away if it is not meant"
+            )
+    return names
+
+
+def printable(name: str) -> str:
+    r"""Return the name of a file with bytes that are no UTF-8 written out, as it may stand in a report.
+
+    Example:
+        >>> printable("é.csv"), printable(os.fsdecode(b"\xff.csv"))
+        ('é.csv', '\\xff.csv')
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def place_of(file: str, row: int) -> str:
     """Phrase where a record stands, as an editor or a data frame counts.
 
@@ -293,9 +319,10 @@ def fingerprint(paths: Iterable[Path], root: Path) -> dict[str, str]:
     A file that is rewritten (even with the same size and time), added, removed or renamed changes it.
 
     Raises:
-        DataError: A file is missing or cannot be read.
+        DataError: A file is missing or cannot be read, or its name is no UTF-8.
     """
     found = list(dict.fromkeys(paths))
+    names = source_names(found, root)
     for path in found:
         if not path.is_file():
             raise missing_file(path, "the source")
@@ -305,4 +332,4 @@ def fingerprint(paths: Iterable[Path], root: Path) -> dict[str, str]:
         raise DataError(
             f"'{error.filename}' cannot be read: {error.strerror}; allow reading, or leave it out"
         ) from error
-    return dict(zip((relative_name(path, root) for path in found), hashes, strict=True))
+    return dict(zip(names, hashes, strict=True))

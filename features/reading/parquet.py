@@ -17,7 +17,7 @@ from uuid import UUID
 import polars as pl
 
 from features.reading.errors import explain_file_errors
-from features.reading.files import hive_keys, relative_name
+from features.reading.files import hive_keys, source_names
 from features.reading.opened import FILE, PLACE_TYPES, RAW, REFUSED, ROW, OpenedTable
 from features.reading.parquet_types import Unreadable, common_type, is_uuid, readable_type
 from recsys.contracts.errors import DataError
@@ -55,7 +55,7 @@ class ParquetTable(OpenedTable):
     def __init__(self, paths: Sequence[Path], root: Path, where: str) -> None:
         self._paths = list(paths)
         self._types = [_file_types(path) for path in paths]
-        files = tuple(relative_name(path, root) for path in paths)
+        files = source_names(paths, root)
         self._hive = [hive_keys(name) for name in files]
         self._conflicts: dict[str, str] = {}
         self.unreadable = self._conflicts

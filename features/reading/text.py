@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from features.reading.errors import explain_file_errors
-from features.reading.files import hive_keys, place_of, relative_name
+from features.reading.files import hive_keys, place_of, relative_name, source_names
 from features.reading.opened import FILE, PLACE_TYPES, RAW, REFUSED, ROW, OpenedTable
 from features.reading.text_bytes import BLOCK_BYTES, read_blocks
 from features.reading.text_format import TextFormat
@@ -88,7 +88,7 @@ class TextTable(OpenedTable):
                 self._paths.append(path)
         if not self._paths:
             raise DataError(f"{where}: all {len(paths)} files are empty (0 bytes)")
-        files = tuple(relative_name(path, root) for path in self._paths)
+        files = source_names(self._paths, root)
         self._hive = [hive_keys(name) for name in files]
         names = dict.fromkeys(name for header in self._headers for name in header.names if name)
         names |= dict.fromkeys(name for keys in self._hive for name in keys)

@@ -103,6 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
     import_lightning_lean()
     choose(sys.argv[1:] if arguments is None else arguments)
     remember_all([*(sys.argv[1:] if arguments is None else arguments), os.environ.get("MLFLOW_TRACKING_URI", "")])
+    if isinstance(sys.stdout, io.TextIOWrapper):  # ids and names hold what a terminal's encoding may lack
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with stoppable():
             code = app(args=arguments, standalone_mode=False)

@@ -143,7 +143,14 @@ def _recommend_anything(
         print(plan_with(settings, users, out, job.tracking_uri, job.placed, job.since).text())
         return
     summary = recommend_with(
-        settings, users, out, job.tracking_uri, make_progress(progress), lambda: run_lock(out), job.placed, job.since
+        settings,
+        users,
+        out,
+        job.tracking_uri,
+        make_progress(progress),
+        lambda: run_lock(out, "--out"),
+        job.placed,
+        job.since,
     )
     print(f"{summary['rows']} rows for {summary['users']} users in {summary['shards']} files\n{out}")
 
@@ -167,7 +174,7 @@ def histories(
     loaded = load(config, overrides)
     _check_histories_file(out, loaded)
     table = user_histories(loaded.source, loaded.features, loaded.seed)
-    with explain_write_errors(out):
+    with explain_write_errors(out, "--out"):
         out.parent.mkdir(parents=True, exist_ok=True)
         part = out.with_name(f".{out.name}.part")
         table.write_parquet(part)
@@ -247,24 +254,32 @@ def simulate(
 def validate(config: ConfigOption, overrides: Overrides = None, log_level: LogOption = LogLevel.INFO) -> None:
     """Check recipe and raw data without writing anything; exit code 3 when `prepare` would refuse.
 
+    Prints the data report that `prepare` would write. It is compared with the data that the output folder accepted last.
+
     Example: recsys validate --config pipelines/recipes/beauty.yaml
     """
     import json
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
-    from features.build import validate_source
+    from features.build import foresee
+    from pipelines.described import compare_with_accepted
+    from pipelines.nightly.footing import footing_of
     from recsys.evaluation.baselines.config import left_out
 
-    found = validate_source(loaded.source, loaded.features, loaded.seed)
-    if found["report"] is not None:
-        print(json.dumps(found["report"], indent=2, ensure_ascii=False, default=str))
-    if found["problems"]:
-        raise DataError("\n".join(found["problems"]))
-    evaluated = loaded.evaluate
-    for note in left_out(evaluated.baselines, evaluated.baseline_settings, found["report"]["items"]).values():
+    footing = footing_of(loaded)
+    data = foresee(loaded.source, loaded.features, loaded.seed)
+    print(json.dumps(data.report, indent=2, ensure_ascii=False, default=str))
+    compare_with_accepted(loaded, data)
+    notes = list(left_out(loaded.evaluate.baselines, loaded.evaluate.baseline_settings, data.report["items"]).values())
+    if footing.pinned:
+        notes.append(
+            f"`prepare` keeps the data of the night of {footing.day} in '{loaded.output_dir}'; these are the files as they "
+            "are now, features.as_of=DATE shows those of a later night"
+        )
+    for note in notes:
         print(f"note: {note}")
-    warned = len(found["report"].get("warnings", ()))
+    warned = len(data.report.get("warnings", ()))
     print(f"no problems found, {warned} warnings" if warned else "no problems found")
 
 

@@ -86,7 +86,7 @@ class NightCheck:
         before = champion or self._accepted()
         if before is not None and before.data_digest == prepared.digest:
             return []  # these very data; the comparison that they passed is kept
-        changes = [] if before is None else compare(before.contract, now, self.config)
+        changes = self._changes(before, now)
         self._write(
             self.changes_file,
             {
@@ -99,6 +99,20 @@ class NightCheck:
         self._decide(changes, before)
         self._write(self.accepted_file, {"digest": prepared.digest, "contract": now.model_dump(mode="json")})
         return changes
+
+    def foresee(self, now: DataContract) -> list[Change]:
+        """Compare data that nobody has prepared yet with the last accepted ones, as :meth:`check` will; writes nothing.
+
+        Raises:
+            DataError: The data changed in a way that nobody accepted; all changes are named at once.
+        """
+        before = self._accepted()
+        changes = self._changes(before, now)
+        self._decide(changes, before)
+        return changes
+
+    def _changes(self, before: Earlier | None, now: DataContract) -> list[Change]:
+        return [] if before is None else compare(before.contract, now, self.config)
 
     def _decide(self, changes: Sequence[Change], before: Earlier | None) -> None:
         stopping = refusals(changes, self.config)

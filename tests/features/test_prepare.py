@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from features.build import FeaturesConfig, prepare, validate_source
+from features.build import FeaturesConfig, foresee, prepare
 from features.histories import event_watch_ratio
 from features.items import ItemsConfig, build_item_table, frequency_index
 from features.log.signal_bits import behaviour_bytes
@@ -301,10 +301,9 @@ def test_refusals_with_their_way_out(tmp_path: Path) -> None:
     strict = FeaturesConfig(duplicates="drop")
     with pytest.raises(DataError, match=r"9 of 10 rows \(90.0%\).*duplicate: 9.*features.duplicates: keep"):
         prepare(table_source(tmp_path, doubled), strict, tmp_path / "out", seed=0)
-    found = validate_source(table_source(tmp_path, doubled), strict)
-    assert found["report"] is None
-    assert "duplicate: 9" in found["problems"][0]
-    assert validate_source(five_events(tmp_path), FeaturesConfig(split={"kind": "leave_last_out"}))["problems"] == []
+    with pytest.raises(DataError, match="duplicate: 9"):
+        foresee(table_source(tmp_path, doubled), strict, seed=0)
+    assert foresee(five_events(tmp_path), FeaturesConfig(split={"kind": "leave_last_out"}), seed=0).report["kept"] == 7
     with pytest.raises(ValidationError, match="task next_item predicts 1 item"):
         FeaturesConfig(session_length=3)
     with pytest.raises(ValidationError, match="no training row could have so many"):

@@ -21,7 +21,7 @@ import polars as pl
 
 from features.reading import FILE, RAW, REFUSED, ROW, OpenedTable
 from features.reading.errors import explain_file_errors
-from features.reading.files import relative_name
+from features.reading.files import source_names
 from recsys.contracts.errors import DataError
 
 BATCH_ROWS: Final = 50_000
@@ -70,7 +70,7 @@ class JsonLinesTable(OpenedTable):
         self._loose = loose
         self._refused: dict[int, int] = {}
         self._blank: dict[int, int] = {}
-        names = tuple(relative_name(path, root) for path in paths)
+        names = source_names(paths, root)
         super().__init__(where, names, {name: field.dtype for name, field in fields.items()})
 
     @property

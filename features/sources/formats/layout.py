@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel, model_validator
 
 from features.reading import natural_key
-from features.reading.files import PACKED, is_ignored
+from features.reading.files import PACKED, is_ignored, printable
 from features.sources.base import RawTables, merge_facts
 from features.sources.mapped import MappedSource, TableKind
 from recsys.config import merge
@@ -95,7 +95,7 @@ def named(folder: Path, name: str) -> list[Path]:
 def _not_read(files: list[Path]) -> dict[str, object]:
     """Name what lies beside the files of a data set and is not read."""
     folders = dict.fromkeys(path.parent for path in files)
-    others = [path.name for folder in folders for path in files_in(folder) if path not in files]
+    others = [printable(path.name) for folder in folders for path in files_in(folder) if path not in files]
     return {"ignored_files": sorted(others)} if others else {}
 
 
