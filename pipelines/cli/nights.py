@@ -68,8 +68,8 @@ def lineage(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="models:/name/3, models:/name@champion, @champion, an artefact's folder or a file in it, candidates or one "
-            "shard, or the first digits of a digest.",
+            help="3, models:/name/3, models:/name@champion, @champion, an artefact's folder or a file in it, candidates or "
+            "one shard, or the first digits of a digest.",
         ),
     ],
     config: ConfigOption,

@@ -56,19 +56,28 @@ def run_lock(output_dir: Path, key: str = "output_dir") -> Iterator[None]:
         os.close(handle)
 
 
+def holder_of(output_dir: Path) -> str | None:
+    """Say who holds the lock, ``None`` where nobody seems to. Nobody tries the lock for it: that could send a run away."""
+    try:
+        return _named((output_dir / ".lock").read_text(errors="replace"))
+    except OSError:
+        return None
+
+
 def _holder(handle: int) -> str:
-    text = os.pread(handle, 4096, 0).decode(errors="replace")
+    # without a name the holder has not written its own yet, and one before it was killed
+    return _named(os.pread(handle, 4096, 0).decode(errors="replace")) or "it started just now"
+
+
+def _named(text: str) -> str | None:
+    """Who wrote this text into a lock; ``None`` where it is nobody, or a process of this machine that has ended."""
     try:
         holder = json.loads(text)
+        name = f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
         if holder["host"] == socket.gethostname():
             os.kill(int(holder["pid"]), 0)  # sends nothing, and fails where nobody has that number
-        return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
     except PermissionError:
-        return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-    ):  # the holder has not written its name yet; one before it was killed
-        return "it started just now"
+        return name
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+    return name

@@ -120,9 +120,9 @@ def lineage_of(what: str, inventory: Inventory, registered_name: str) -> Lineage
     """Find what a word names, and what it was made from and into.
 
     Args:
-        what: A reference (``models:/name/3``, ``models:/name@champion``, ``@champion``), a path (an artefact or a file in
-            it, a folder of candidates or one shard), or the first digits of an artefact's or semantic-ID table's digest.
-        registered_name: The model that ``@alias`` means.
+        what: A version (``3``, ``models:/name/3``, ``models:/name@champion``, ``@champion``), a path (an artefact or a file
+            in it, a folder of candidates or one shard), or the first digits of an artefact's or semantic-ID table's digest.
+        registered_name: The model that ``@alias`` and a number mean.
 
     Raises:
         ConfigError: It names nothing, or several things.
@@ -162,12 +162,14 @@ class _Graph:
         if reference.startswith("models:/"):
             return [self._version(reference)]
         path = Path(what).expanduser()
-        if path.exists():
+        if what and path.exists():
             return [self._at(path)]
         digits = what.lower()
+        if digits.isdecimal() and len(digits) < SHORTEST_DIGEST:
+            return [self._version(f"models:/{registered_name}/{int(digits)}")]
         if len(digits) < SHORTEST_DIGEST or set(digits) - set("0123456789abcdef"):
             raise ConfigError(
-                f"'{what}' is no file or folder, no reference (models:/name/3, models:/name@alias, @champion), and no "
+                f"'{what}' is no file or folder, no version (3, models:/name/3, models:/name@alias, @champion), and no "
                 f"digest of at least {SHORTEST_DIGEST} digits"
             )
         artefacts = self.inventory.artefacts.values()
@@ -193,10 +195,13 @@ class _Graph:
         if alias is not None:
             number = self.inventory.aliases.get(name, {}).get(alias)
         key = self._version_key(name, str(number))
+        if key not in self.nodes and self.inventory.registry_error is not None:
+            raise ArtifactError(
+                f"whether '{reference}' was registered from this output folder is not known: {self.inventory.registry_error}"
+            )
         if key not in self.nodes:
             there = ", ".join(node.name for node in self.nodes.values() if node.kind == "version") or "none"
-            why = f" ({self.inventory.registry_error})" if self.inventory.registry_error else ""
-            raise ArtifactError(f"'{reference}' is not registered from this output folder{why}; there are: {there}")
+            raise ArtifactError(f"'{reference}' is not registered from this output folder; there are: {there}")
         return key
 
     def _at(self, path: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.engine.lock import holder_of
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import explain_write_errors, read_json, write_json
 
@@ -154,6 +155,8 @@ class Journal:
 def night_status(journal: Journal) -> dict[str, Any]:
     """Return ``last_night``, the one of the latest day, and ``unfinished_nights``, the days that the next run takes up.
 
+    ``at_work`` says which process holds the folder, ``None`` for nobody; the night that it is at is not unfinished.
+
     A damaged journal is said in ``nights_problem``, and the rest of a status can still be shown.
     """
     problem = None
@@ -161,20 +164,24 @@ def night_status(journal: Journal) -> dict[str, Any]:
         nights = journal.nights()
     except ArtifactError as error:
         nights, problem = [], str(error)
+    at_work = holder_of(journal.output_dir)
+    ended = FINISHED if at_work is None else (*FINISHED, "running")
     return {
+        "at_work": at_work,
         "last_night": nights[-1].model_dump(mode="json") if nights else None,
-        "unfinished_nights": [night.day.isoformat() for night in nights if not night.finished],
+        "unfinished_nights": [night.day.isoformat() for night in nights if night.state not in ended],
         "nights_problem": problem,
     }
 
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:
-    """The same for people; nothing where no night was run."""
+    """The same for people; nothing where no night was run and nobody is at work."""
+    lines = [] if status["at_work"] is None else [f"at work     {status['at_work']}"]
     if status["nights_problem"] is not None:
-        return [f"night       unknown: {status['nights_problem']}"]
+        return [*lines, f"night       unknown: {status['nights_problem']}"]
     if status["last_night"] is None:
-        return []
-    lines = [f"night       {describe(Night.model_validate(status['last_night']))}"]
+        return lines
+    lines += [f"night       {describe(Night.model_validate(status['last_night']))}"]
     if status["unfinished_nights"]:
         lines.append(
             f"unfinished  {', '.join(status['unfinished_nights'])}: the next `recsys run --as-of` takes them up"

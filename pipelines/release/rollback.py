@@ -39,13 +39,17 @@ def roll_back(registry: Registry, name: str, output_dir: Path, to: str | None = 
     if repaired is not None and repaired.finished == ROLLED_BACK and to in (None, champion):
         return f"version {champion} of '{name}' is champion: a rollback that was interrupted is finished"
     versions = {version.number: version for version in registry.versions(name)}
+    if not versions:
+        raise ArtifactError(
+            f"no version of '{name}' is registered, so that there is none to go back to; see `recsys status`"
+        )
     if target is None:
         raise ArtifactError(
             f"no version of '{name}' carries the alias '{PREVIOUS}', so that it is not known where to go back to; name the "
-            f"version with --to: there are {', '.join(versions) or 'none'}"
+            f"version with --to: there are {', '.join(versions)}"
         )
     if target not in versions:
-        raise ArtifactError(f"'{name}' has no version {target}; there are {', '.join(versions) or 'none'}")
+        raise ArtifactError(f"'{name}' has no version {target}; there are {', '.join(versions)}")
     if target == champion:
         return f"version {target} of '{name}' is champion already"
     registry.open_bundle(versions[target], ArtifactStore(output_dir / "artifacts"))  # what cannot serve is no champion

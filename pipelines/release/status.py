@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.release.gate.aliases import JOURNAL
 from pipelines.release.gate.audit import FOLDER, AuditLog
-from recsys.contracts.errors import RecsysError
+from recsys.contracts.errors import ConfigError, RecsysError
 from recsys.paths import bytes_below
 from serving.registry.aliases import CHAMPION
 
@@ -35,6 +35,9 @@ def status_of(output_dir: Path, name: str, registry: Callable[[], Registry]) -> 
     try:
         opened = registry()
         found |= {"aliases": opened.aliases(name), "versions": len(opened.versions(name))}
+    except ConfigError as error:  # there is no database: of a folder that has a record it was taken away
+        found |= {"aliases": {}, "versions": 0}
+        found |= {"versions": None, "registry_error": str(error)} if events else {}
     except RecsysError as error:
         found |= {"aliases": {}, "versions": None, "registry_error": str(error)}
     moves = [event for event in events if event["event"] in ("promoted", "rolled back")]
@@ -59,7 +62,7 @@ def status_text(status: Mapping[str, Any]) -> str:
     others = ", ".join(f"{alias} {number}" for alias, number in sorted(status["aliases"].items()) if alias != CHAMPION)
     last = status["last_decision"]
     lines = [
-        f"model       {status['model']}, {status['versions'] if status['versions'] is not None else 'unknown'} versions",
+        f"model       {status['model']}, {_versions(status['versions'])}",
         f"champion    {champion}",
         f"aliases     {others or 'no others'}",
         f"last        {last['at']} {last['event']}: {last['reason']}"
@@ -75,3 +78,12 @@ def status_text(status: Mapping[str, Any]) -> str:
     if "registry_error" in status:
         lines.append(f"warning     {status['registry_error']}")
     return "\n".join(lines)
+
+
+def _versions(number: int | None) -> str:
+    """How many versions there are, in words."""
+    if number is None:
+        return "unknown versions"
+    if not number:
+        return "no version is registered yet (`recsys run` registers the first)"
+    return f"{number} version{'s' * (number > 1)}"

@@ -68,7 +68,8 @@ def connect(uri: str, timeout_s: float = 5.0, *, create: bool = True) -> MlflowC
     elif database is not None:
         if not create and not database.exists():
             raise ConfigError(
-                f"tracking URI '{shown(uri)}': there is no '{database}'; name the {DATABASE_NAME} of a run"
+                f"tracking URI '{shown(uri)}': there is no '{database}', so that nothing was registered there; "
+                f"name the {DATABASE_NAME} of a run, or run first"
             )
         _check_folder(database)
         uri = engine_uri(uri)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from datetime import date
 
 import pytest
 
-from pipelines.nightly.journal import Journal, Night, night_status
+from pipelines.nightly.journal import Journal, Night, night_status, status_lines
 from recsys.contracts.errors import ArtifactError, DataError
 from serving.registry.masking import remember
 from tests.toy.fake_nights import World
@@ -105,3 +107,27 @@ def test_no_secret_stands_in_the_journal(world: World) -> None:
         with pytest.raises(error):
             world.night(number)
         assert "no answer of https://***@host" in of_day(world, number).reason
+
+
+def test_the_status_tells_a_night_at_work_from_one_that_was_killed(world: World) -> None:
+    """The lock's text names a process of this machine; a dead one has left it, and holds nothing."""
+    journal = Journal(world.output, "shop")
+    said: list[dict[str, object]] = []
+
+    def looks(day: date, step: str) -> None:
+        if step == "train":
+            said.append(night_status(journal))
+
+    world.failing = looks
+    world.night(1)
+    assert str(said[0]["at_work"]).startswith(f"process {os.getpid()} on {socket.gethostname()}, since ")
+    assert said[0]["unfinished_nights"] == []
+    assert [line.split()[:2] for line in status_lines(said[0])] == [["at", "work"], ["night", "2026-11-01"]]
+    assert night_status(journal)["at_work"] is None
+    journal.write(Night(model="shop", day=day_of(2), state="running", attempts=1))
+    for left in (f'{{"pid": {2**22 + 1}, "host": "{socket.gethostname()}", "started": "x"}}', '{"pid": 1}', "torn"):
+        (world.output / ".lock").write_text(left)
+        found = night_status(journal)
+        assert (found["at_work"], found["unfinished_nights"]) == (None, ["2026-11-02"])
+    (world.output / ".lock").write_text('{"pid": 7, "host": "elsewhere", "started": "2026-11-02T01:00:00Z"}')
+    assert night_status(journal)["at_work"] == "process 7 on elsewhere, since 2026-11-02T01:00:00Z"

@@ -12,7 +12,7 @@ from pipelines.release.gate.audit import AuditLog
 from pipelines.release.gate.keeper import GATE_AGAINST, GATE_VERDICT
 from pipelines.release.rollback import roll_back
 from pipelines.release.status import status_of, status_text
-from recsys.contracts.errors import ArtifactError
+from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import ArtifactStore
 from serving.registry.mlflow_client import TrackingUnreachable
 from serving.registry.model_registry import Version
@@ -202,6 +202,33 @@ def test_status_says_what_stands_where(tmp_path: Path) -> None:
     assert f"champion    version 2, since {found['champion_since']}" in text
     assert "1.5 MB" in text
     assert "warning" not in text
+
+
+def test_before_the_first_run_nothing_is_unknown(tmp_path: Path) -> None:
+    """No database and no record: nothing was registered. A record without its database is another matter."""
+
+    def none_there() -> Registry:
+        raise ConfigError("there is no 'mlflow.db'")
+
+    found = status_of(tmp_path, "shop", none_there)  # type: ignore[arg-type]
+    assert (found["versions"], found["champion"], "registry_error" in found) == (0, None, False)
+    text = status_text(found)
+    assert "model       shop, no version is registered yet (`recsys run` registers the first)" in text
+    assert "warning" not in text
+    roll_back(Registry(), "shop", tmp_path)  # type: ignore[arg-type]
+    text = status_text(status_of(tmp_path, "shop", none_there))  # type: ignore[arg-type]
+    assert "model       shop, unknown versions" in text
+    assert "warning     there is no 'mlflow.db'" in text
+
+
+def test_without_a_version_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.tags, registry.table = {}, {}
+    for to in (None, "1"):
+        with pytest.raises(
+            ArtifactError, match="no version of 'shop' is registered, so that there is none to go back to"
+        ):
+            roll_back(registry, "shop", tmp_path, to)  # type: ignore[arg-type]
 
 
 def test_status_answers_without_a_registry(tmp_path: Path) -> None:
