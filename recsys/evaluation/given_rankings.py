@@ -161,7 +161,7 @@ def _read(name: str, path: Path, where: str) -> pl.DataFrame:
         )
     if not table[Columns.RANK].dtype.is_integer():
         raise DataError(f"{where}: rank is {table[Columns.RANK].dtype}, expected whole numbers from 1; cast it")
-    smallest = table.select(pl.col(Columns.RANK).cast(pl.Int128).min()).item()
+    smallest = table.select(pl.col(Columns.RANK).min()).item()
     if smallest < 1:
         raise DataError(f"{where}: the smallest rank is {smallest}, expected 1 for the best; add to it")
     for column in (Columns.RANK, Columns.ITEM_ID):

@@ -145,8 +145,10 @@ def test_an_id_that_fits_no_other_type_is_unknown(tmp_path: Path, prepared: Data
     rows = [(0, 2**64 - 1, 1), (0, 3, 2**64 - 1)]
     kinds = {Columns.ITEM_ID: pl.UInt64, Columns.RANK: pl.UInt64}
     table = pl.DataFrame(rows, schema={Columns.USER_ID: pl.Int64, **kinds}, orient="row")
-    table.write_parquet(tmp_path / "lists.parquet")
-    assert read(tmp_path / "lists.parquet", numbered(prepared)).items[0].tolist() == [-1, 3]
+    table.write_parquet(tmp_path / "b.parquet")
+    assert read(tmp_path / "b.parquet", numbered(prepared)).items[0].tolist() == [-1, 3]
+    write(tmp_path / "a.parquet", [(1, 4, 1)])  # 64 bits with a sign: no type of 64 bits holds both
+    assert read(tmp_path, numbered(prepared)).items[:2].tolist() == [[-1, 3], [4, -1]]
 
 
 @pytest.mark.parametrize("texts_first", [True, False])
@@ -157,6 +159,14 @@ def test_parts_of_two_kinds_are_named(tmp_path: Path, prepared: Dataset, texts_f
     shown = {one: "String", two: "Int64"}
     with pytest.raises(DataError, match=f"user_id is {shown['a']} in 'a.parquet' and {shown['b']} in 'b.parquet'"):
         read(tmp_path, prepared)
+
+
+def test_of_parts_of_three_types_the_one_that_is_no_number_is_named(tmp_path: Path, prepared: Dataset) -> None:
+    write(tmp_path / "a.parquet", [(0, 3, 1)])
+    write(tmp_path / "b.parquet", [(1, 3, 1)], user_id=pl.col("user_id").cast(pl.Int32))
+    write(tmp_path / "c.parquet", [("u2", 3, 1)])
+    with pytest.raises(DataError, match=r"user_id is Int64 in 'a\.parquet' and String in 'c\.parquet'"):
+        read(tmp_path, numbered(prepared))
 
 
 def test_the_part_without_a_column_is_named(tmp_path: Path, prepared: Dataset) -> None:
