@@ -35,7 +35,7 @@ from recsys.reward.config import RewardConfig
 from recsys.semantic_ids.config import TokenizeConfig
 from recsys.training.config import TrainConfig
 from serving.config import ExportConfig, RecommendConfig
-from serving.registry.masking import remember_all, shown
+from serving.registry.masking import masked, remember_all, shown
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(\w+)\}|(\w+))")
 
@@ -234,6 +234,7 @@ def expand_variables(values: Any, where: str) -> Any:
         if name is None:
             return "$"
         if name not in os.environ:
+            name = name if name in masked(values) else "…"  # what follows the dollar sign of a password is part of it
             raise ConfigError(
                 f"config {where} is '{values}', but the environment variable '{name}' is not set; "
                 f"export {name}=… or give the path itself as an override, for example source.path=/my/folder "

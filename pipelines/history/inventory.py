@@ -7,7 +7,6 @@ Reads the manifests below ``<output_dir>/artifacts``, ``<output_dir>/cleaned.jso
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from recsys.contracts.errors import ArtifactError, RecsysError
-from recsys.contracts.manifest import MANIFEST_NAME, Artifact, canonical_json, explain_write_errors, open_artifact
+from recsys.contracts.manifest import (
+    MANIFEST_NAME,
+    Artifact,
+    append_lines,
+    canonical_json,
+    explain_write_errors,
+    open_artifact,
+)
 
 if TYPE_CHECKING:
     from serving.registry.model_registry import Registry, Version
@@ -171,12 +177,4 @@ def write_cleaned(output_dir: Path, gone: Iterable[Known]) -> None:
     if not lines:
         return
     with explain_write_errors(output_dir):
-        path = output_dir / CLEANED_NAME
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            size = os.fstat(handle).st_size
-            torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-            os.write(handle, b"\n" * torn + "".join(f"{line}\n" for line in lines).encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        append_lines(output_dir / CLEANED_NAME, "".join(f"{line}\n" for line in lines))

@@ -12,6 +12,7 @@ followed.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -156,7 +157,7 @@ def sweep(output_dir: Path, planned: Sweep, registry: Callable[[], Registry]) ->
         ArtifactError: The folder cannot be written; what was not reached stays as it was.
     """
     with explain_write_errors(output_dir):
-        write_cleaned(output_dir, (one.known for one in planned.doomed if one.known is not None))
+        _write_down(output_dir, [one.known for one in planned.doomed if one.known is not None])
         opened = registry() if any(one.version is not None for one in planned.doomed) else None
         for one in planned.doomed:
             if (
@@ -165,6 +166,27 @@ def sweep(output_dir: Path, planned: Sweep, registry: Callable[[], Registry]) ->
                 opened.set_tags(one.version, {CLEANED_TAG: datetime.now(UTC).isoformat(timespec="seconds")})
             _throw_away(one.path)
     logger.info("clean: deleted %d folders, %.1f MB", len(planned.doomed), planned.bytes / 1e6)
+
+
+def _write_down(output_dir: Path, gone: list[Known]) -> None:
+    """Write the lines of what goes. On a full disk, which is when people clean, the largest of it makes room first.
+
+    Its manifest stays until the lines are written, so that a kill in between loses nothing that could be told.
+    """
+    try:
+        write_cleaned(output_dir, gone)
+    except ArtifactError as error:
+        largest = max(gone, key=lambda known: known.bytes)
+        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full or largest.path is None:
+            raise
+        logger.warning("clean: the disk is full; '%s' goes first, to make room for the record", largest.path)
+        for path in sorted(largest.path.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != MANIFEST_NAME:
+                path.unlink()
+        write_cleaned(output_dir, gone)
 
 
 def _kept_versions(inventory: Inventory, keep: int) -> list[Version]:

@@ -251,6 +251,24 @@ class ArtifactStore:
         return Artifact(final, manifest)
 
 
+def append_lines(path: Path, text: str) -> None:
+    """Add lines to a file, on the disk before this returns; a torn line before them, of a killed process, is ended first.
+
+    Args:
+        text: Ends in a line break.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        left = b"\n" * torn + text.encode()
+        while left:  # a disk that runs full takes a part, and says so at the next call
+            left = left[os.write(handle, left) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 _IN_THE_WAY: Final = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP),
     *(errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG),
@@ -267,6 +285,8 @@ def explain_write_errors(root: Path, key: str = "output_dir") -> Iterator[None]:
     """
     try:
         yield
+    except ArtifactError:  # explained already
+        raise
     except Exception as error:
         root = root.absolute()
         if _is_full(error):

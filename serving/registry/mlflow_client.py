@@ -79,8 +79,9 @@ def connect(uri: str, timeout_s: float = 5.0, *, create: bool = True) -> MlflowC
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
-    for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
+    for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # logs whole traces of what it raises as well
     with _environment_kept():
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
@@ -162,10 +163,15 @@ def translated_errors(uri: str) -> Iterator[None]:
 
 def _database_words(uri: str, error: Exception) -> str:
     """What is wrong with a database, in one line, and the way out."""
-    first = masked(str(error)).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = masked(str(error)).strip().splitlines() or [type(error).__name__]
+    first = next(
+        (line for line in said if line.startswith("(sqlite3.")), said[0]
+    )  # SQLAlchemy may put a hint before it
     words = f"the database of MLflow at '{shown(uri)}' cannot be used: {first}; the artefacts of the run are kept. "
     if "locked" in first:
         return words + "Another program writes into it: end that program, or run again when it has finished"
+    if "disk is full" in first:
+        return words + "Free space, for example with `recsys clean`, and run again"
     database = database_of(uri)
     if database is None:
         return words + "See whether it runs and takes the user and password of tracking.uri, then run again"

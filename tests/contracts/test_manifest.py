@@ -9,7 +9,14 @@ import pytest
 
 from recsys.contracts import contents, manifest
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import Artifact, ArtifactStore, digest_of, explain_write_errors, open_artifact
+from recsys.contracts.manifest import (
+    Artifact,
+    ArtifactStore,
+    append_lines,
+    digest_of,
+    explain_write_errors,
+    open_artifact,
+)
 
 DIGEST = digest_of({"stage": "prepare"})
 
@@ -103,3 +110,15 @@ def test_raw_files_are_read_once_and_a_rewritten_one_again(tmp_path: Path, monke
     files[0].write_text("x.csv")
     os.utime(files[0], ns=(before, before + 1))
     assert manifest.content_hashes(files) == [hashlib.sha256(b"x.csv").hexdigest(), first[1]]
+
+
+def test_lines_are_whole_though_the_disk_takes_a_few_bytes_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a disk does that is nearly full; a line that a killed process left half is ended first."""
+    path, real = tmp_path / "log.jsonl", os.write
+    path.write_text('{"a":1}\n{"torn')
+    monkeypatch.setattr(os, "write", lambda handle, content: real(handle, content[:3]))
+    append_lines(path, '{"b":2}\n{"c":3}\n')
+    append_lines(path, '{"d":4}\n')
+    assert path.read_text() == '{"a":1}\n{"torn\n{"b":2}\n{"c":3}\n{"d":4}\n'

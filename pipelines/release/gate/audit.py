@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import canonical_json, explain_write_errors, sha256_of_file, write_json
+from recsys.contracts.manifest import append_lines, canonical_json, explain_write_errors, sha256_of_file, write_json
 
 LOG_NAME: Final = "log.jsonl"
 FOLDER: Final = "promotions"
@@ -60,14 +59,7 @@ class AuditLog:
                 "record_sha256": sha256_of_file(record) if record else None,
                 _LINK: _hash(before[-1]) if before else None,
             }
-            # a torn last line of a killed process ends here, so that this one begins a line of its own
-            torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size > 0
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(handle, (b"\n" if torn else b"") + canonical_json(line).encode() + b"\n")
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            append_lines(self.path, f"{canonical_json(line)}\n")
 
     def events(self, model: str | None = None) -> list[dict[str, Any]]:
         """Return all lines, oldest first.

@@ -6,18 +6,19 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from pipelines.history import retention
+from pipelines.history import inventory, retention
 from pipelines.history.inventory import read_inventory
 from pipelines.history.lineage import lineage_of
 from pipelines.history.retention import Sweep, plan_sweep, sweep
 from pipelines.nightly.journal import Journal, Night, StageOfNight
 from recsys.contracts.errors import ArtifactError
-from recsys.contracts.manifest import open_artifact, write_json
+from recsys.contracts.manifest import Artifact, open_artifact, write_json
 from tests.pipelines.history.conftest import HOUR, STAGES, Shop, digest_of
 
 
@@ -249,3 +250,79 @@ def test_the_words(shop: Shop) -> None:
     assert any(line.split()[:2] == ["policy", "1"] for line in text)
     assert found.to_json()["bytes"] == found.bytes == sum(row["bytes"] for row in found.to_json()["delete"])
     assert found.to_text(done=True).splitlines()[-1].startswith("deleted ")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_plan_beside_a_run_passes_over_what_vanishes(shop: Shop, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """`clean --dry-run`, `status` and `lineage` hold no lock while a run renames and deletes. A damaged one is named."""
+    shop.night(1)
+    shop.night(2)
+    going = shop.folder / "artifacts" / "candidates" / digest_of("candidates", 1)[:16]
+    (shop.folder / "artifacts" / "policy" / digest_of("policy", 1)[:16] / "manifest.json").write_text("{}")
+    (shop.folder / "artifacts" / "policy" / ".work-1").mkdir()
+    real, walk = inventory.open_artifact, os.walk
+
+    def opened(path: Path, **options: bool) -> Artifact:
+        if path == going and when == "before":
+            shutil.rmtree(path)
+        found = real(path, **options)
+        if path == going:
+            shutil.rmtree(path)
+        return found
+
+    def walked(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        if Path(folder).name == ".work-1":
+            shutil.rmtree(folder)
+        return walk(folder)
+
+    monkeypatch.setattr(inventory, "open_artifact", opened)
+    monkeypatch.setattr(os, "walk", walked)
+    found = planned(shop, 1)
+    assert not [one for one in found.doomed if one.what in ("candidates", "unfinished work")]
+    assert len(found.left_alone) == 1
+    assert digest_of("policy", 1)[:16] in found.left_alone[0]
+
+
+def test_a_full_disk_can_be_cleaned(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No byte can be written until one of the results that go has made room; each of them has its line all the same."""
+    for number in range(1, 4):
+        shop.night(number)
+    going = {one.known.digest for one in planned(shop, 1).doomed if one.known is not None}
+    all_there = sum(1 for _ in (shop.folder / "artifacts").glob("*/*/data.bin"))
+    real = os.write
+
+    def full(handle: int, content: bytes) -> int:
+        if sum(1 for _ in (shop.folder / "artifacts").glob("*/*/data.bin")) == all_there:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, content)
+
+    monkeypatch.setattr(os, "write", full)
+    clean(shop, 1)
+    found = read_inventory(shop.folder, "shop", shop.open)  # type: ignore[arg-type, return-value]
+    assert {known.digest for known in found.artefacts.values() if known.path is None} == going
+    assert planned(shop, 1).doomed == ()
+    assert "goes first, to make room for the record" in caplog.text
+
+
+def test_killed_while_room_is_made_the_result_can_still_be_told(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its manifest goes last: it is in the next plan. A folder that cannot be written at all loses nothing."""
+    for number in range(1, 4):
+        shop.night(number)
+    before = planned(shop, 1)
+
+    def refuses(number: int) -> None:
+        def write(handle: int, content: bytes) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "write", write)
+        with pytest.raises(ArtifactError) as error:
+            clean(shop, 1)
+        assert str(error.value).count("below") == 1
+
+    refuses(errno.EROFS)
+    assert planned(shop, 1) == before
+    refuses(errno.ENOSPC)
+    assert [one.path for one in planned(shop, 1).doomed] == [one.path for one in before.doomed]
+    assert sum(not (one.path / "data.bin").exists() for one in before.doomed if one.known is not None) == 1

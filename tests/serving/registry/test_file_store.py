@@ -7,13 +7,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.release.tracking import Tracker, TrackingConfig
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import Artifact, ArtifactStore
 from serving.registry.file_store import check_there, database_of, engine_uri, local_path, reroot, sqlite_uri
 from serving.registry.masking import shown
-from serving.registry.mlflow_client import connect, tracking_uri
+from serving.registry.mlflow_client import TrackingUnreachable, connect, tracking_uri, translated_errors
 
 NAMES = [
     "plain",
@@ -240,3 +241,17 @@ def recorded_places(database: Path) -> list[str]:
             for name, end in (("experiments", "location"), ("runs", "uri"))
         ]
         return [str(place) for cursor in rows for (place,) in cursor]
+
+
+@pytest.mark.parametrize("hint", ["", "(raised as a result of Query-invoked autoflush; consider this and that)\n"])
+def test_a_full_disk_is_no_damaged_database(tmp_path: Path, hint: str) -> None:
+    """Nobody is told to move the database away, which is whole; the cause is told, and not the hint before it."""
+    wrong = f"{hint}(sqlite3.OperationalError) database or disk is full\n[SQL: UPDATE runs]"
+    with pytest.raises(TrackingUnreachable) as error, translated_errors(sqlite_uri(tmp_path / "mlflow.db")):
+        raise SQLAlchemyError(wrong)
+    said = str(error.value)
+    assert (
+        "cannot be used: (sqlite3.OperationalError) database or disk is full; the artefacts of the run are kept" in said
+    )
+    assert said.endswith("Free space, for example with `recsys clean`, and run again")
+    assert "move" not in said

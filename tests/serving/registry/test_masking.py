@@ -111,6 +111,35 @@ def test_so_is_a_recipe(tmp_path: Path, line: str, capfd: pytest.CaptureFixture[
     assert "et-Pw" not in screen.out + screen.err
 
 
+def test_what_follows_the_dollar_sign_of_a_password_is_not_taken_for_a_variable_and_told(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["status", "--config", str(DEMO), "tracking.uri=http://ann:pass$Word77@host"])
+    told = capfd.readouterr().err
+    assert "'http://***@host', but the environment variable '…' is not set" in told
+    assert "a dollar sign in a name is written $$" in told
+    assert "Word77" not in told
+    with pytest.raises(SystemExit):
+        main(["status", "--config", str(DEMO), "output_dir=$NOT_SET_HERE/x"])
+    assert "the environment variable 'NOT_SET_HERE' is not set" in capfd.readouterr().err
+
+
+def test_so_are_a_recipe_that_another_extends_and_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHOP_PW", "from-env/w0rd")  # by its name no secret: it is one where it stands
+    (tmp_path / "base.yaml").write_text(
+        f"source: {{kind: simulated}}\ntracking: {{ury: 'http://ann:{PASSWORD}@host'}}\n"
+    )
+    (tmp_path / "shop.yaml").write_text("extends: base.yaml\nexport: {url: 'http://ann:$SHOP_PW@host'}\n")
+    with pytest.raises(SystemExit):
+        main(["status", "--config", str(tmp_path / "shop.yaml")])
+    screen = capfd.readouterr().err
+    assert "unknown key 'tracking.ury' (value 'http://***@host')" in screen
+    assert "unknown key 'export.url' (value 'http://***@host')" in screen
+
+
 def test_mlflow_prints_no_uri_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It wrote "View run at http://ann:password@…" on standard output whenever a model was registered at a server."""
     from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT as SILENT
