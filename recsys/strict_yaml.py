@@ -52,15 +52,13 @@ def load_yaml(text: str) -> Any:
     return loaded
 
 
-def _holds_itself(value: Any, above: set[int], seen: set[int]) -> bool:
-    """Whether a mapping or list is in itself; ``above`` are those it stands in, ``seen`` those that are in order."""
-    if not isinstance(value, dict | list) or id(value) in seen:
+def _holds_itself(value: Any, begun: set[int], in_order: set[int]) -> bool:
+    """Whether a mapping or list is in itself: it is met again before all that is in it has been looked at."""
+    if not isinstance(value, dict | list) or id(value) in in_order:
         return False
-    if id(value) in above:
+    if id(value) in begun:
         return True
-    above.add(id(value))
-    parts = value.values() if isinstance(value, dict) else value
-    found = any(_holds_itself(part, above, seen) for part in parts)
-    above.remove(id(value))
-    seen.add(id(value))
+    begun.add(id(value))
+    found = any(_holds_itself(part, begun, in_order) for part in (value.values() if isinstance(value, dict) else value))
+    in_order.add(id(value))
     return found

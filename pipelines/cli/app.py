@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 a fault of ours, 2 bad usage or configuration, 3 bad data, 4 missing or mismatched artefact,
 5 gate refused or a reproduction outside its expected range, 75 another run holds the lock, 130 and 143 stopped by SIGINT and
-SIGTERM. Answers go to standard output,
+SIGTERM, 141 the reader of standard output has gone. Answers go to standard output,
 everything else to standard error.
 
 Nothing heavy is imported before a verb runs, so that ``recsys --help`` answers at once.
@@ -11,6 +11,8 @@ Nothing heavy is imported before a verb runs, so that ``recsys --help`` answers 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import gc
 import io
 import logging
@@ -18,7 +20,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -49,7 +51,7 @@ from pipelines.cli.tools import doctor, histories, recommend, report, simulate, 
 from pipelines.cli.verb_group import VerbGroup
 from pipelines.engine.lean_imports import import_lightning_lean
 from pipelines.engine.stop_signals import Stopped, stoppable
-from recsys.contracts.errors import RecsysError
+from recsys.contracts.errors import ArtifactError, RecsysError
 from recsys.runtime import ProgressMode
 from serving.registry.masking import remember_all
 
@@ -58,6 +60,9 @@ if TYPE_CHECKING:
     from pipelines.nightly.night import NightReport
     from pipelines.workflow import RunReport
 
+_READER_GONE: Final = 141
+"""128 + 13: what a shell tells of a program that SIGPIPE ended, as in ``recsys validate … | head``."""
+_UNDELIVERED: Final = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT)
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 app = typer.Typer(
@@ -108,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with stoppable():
             code = app(args=arguments, standalone_mode=False)
+            print(end="", flush=True)  # standard output may be none
     except Stopped as stopped:
         say(str(stopped))
         code = stopped.exit_code
@@ -120,12 +126,24 @@ def main(arguments: list[str] | None = None) -> None:
         # the argument parser takes the end of any file for the end of the terminal; nothing here asks questions
         code = _unexpected(stop.__context__) if isinstance(stop.__context__, EOFError) else 130
     except Exception as error:
-        code = _unexpected(error)
+        code = _undelivered(error) if getattr(error, "errno", None) in _UNDELIVERED else _unexpected(error)
     except BaseException as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            sys.exit(_READER_GONE)  # the argument parser makes a fault of ours, 1, of it
         if type(error).__name__ != "PanicException":  # of libraries in Rust, which is no Exception
             raise
         code = _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _undelivered(error: Exception) -> int:
+    """The reader of standard output is gone, which is no news, or the disk is full where no command has explained it."""
+    with contextlib.suppress(OSError):  # Python is not to try again when the process ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return _READER_GONE
+    say(f"error: no space left ({error}); free space and run again: finished stages are kept")
+    return ArtifactError.exit_code
 
 
 def _unexpected(error: BaseException) -> int:

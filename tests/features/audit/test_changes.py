@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 
 from features.audit.changes import MICROSECONDS_A_DAY, ChangesConfig, compare, refusals
-from features.audit.contract import DataContract, Sample, describe, read_contract, write_contract
-from features.build import FeaturesConfig, prepare
+from features.audit.contract import DataContract, Sample, contract_of, describe, read_contract, write_contract
+from features.build import FeaturesConfig, foresee, prepare
 from features.sources import TableSource
+from features.tables import watched_times
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import read_json
 
@@ -71,6 +72,19 @@ def test_the_contract_of_a_small_table_by_hand(tmp_path: Path) -> None:
     assert (contract.users.count, contract.items.count, contract.categories.count) == (6, 7, 3)
     assert contract.users.shapes == {"9": 1.0}
     assert read_contract(tmp_path / "a" / "out" / "data_contract.json") == contract
+
+
+@pytest.mark.parametrize("options", [{}, {"columns": {}}, {"columns": {"duration": "length"}}])
+def test_data_that_are_not_written_promise_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Of watched times, two thirds are not known, some are 0, and the median is of the others."""
+    table = rows() | {"watch": [None, None, 20.0, None, None, 0.0, None, None, 30.0, None] * 3}
+    written = night(tmp_path / "a", table, **options)
+    source = TableSource(path=tmp_path / "a", **{**OPTIONS, **options})
+    data = foresee(source, FeaturesConfig(split={"kind": "leave_last_out"}), seed=0)
+    users, watched = data.users["user_id"], watched_times(data.events.log)
+    assert contract_of(data.spec, data.report, users, data.items.table, watched) == written
+    assert (written.watch_time_ms is None) == bool(options)
+    assert (written.duration_ms is None) == (options == {"columns": {}})
 
 
 def test_the_same_table_again_and_a_day_more_are_no_change(tmp_path: Path) -> None:

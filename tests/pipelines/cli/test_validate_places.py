@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.engine.lock import run_lock
 from pipelines.nightly.journal import Journal, Night, StageOfNight
 from tests.pipelines.cli.test_validate import KINDS, LAST_OUT, Shell, csv, log, recipe, shell, table, tree
 
@@ -100,10 +101,30 @@ def test_in_a_folder_of_nights_it_says_whose_data_prepare_keeps(tmp_path: Path, 
     assert shell("validate", path, "export.registered_name=other") == 2
 
 
-def started(path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    code = "import sys; from pipelines.cli.app import main; main(sys.argv[1:])"
+def test_it_asks_no_lock_and_refuses_damage_as_prepare_does(tmp_path: Path, shell: Shell) -> None:
+    path = recipe(tmp_path, csv(), table(), LAST_OUT)
+    assert shell("prepare", path, "--progress", "off") == 0
+    with run_lock(tmp_path / "out"):
+        assert shell("validate", path) == 0
+        assert shell("prepare", path) == 75
+    (tmp_path / "out" / "data_contracts" / "shop.json").write_text('{"contract": 5}')
+    assert shell("validate", path) == 4
+    said = shell.refusal
+    assert "shop.json' is no data contract" in said
+    assert (shell("prepare", path), shell.refusal) == (4, said)
+
+
+_SAY_WHEN_AT_WORK = """
+import features.build as build
+real = build.foresee
+build.foresee = lambda *asked: (print("at work", flush=True), real(*asked))[1]
+"""
+
+
+def started(path: Path, first: str = "", **environment: str) -> subprocess.Popen[str]:
+    code = f"{first}\nimport sys\nfrom pipelines.cli.app import main\nmain(sys.argv[1:])"
     return subprocess.Popen(
-        [sys.executable, "-c", code, "validate", "--config", str(path), *arguments],
+        [sys.executable, "-c", code, "validate", "--config", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -118,9 +139,9 @@ def test_a_signal_stops_it_and_nothing_is_there(number: signal.Signals, code: in
     source = {"kind": "simulated", "users": 4000, "items": 2000, "events": 2_000_000}
     path = recipe(tmp_path, {}, source, {})
     before = tree(tmp_path)
-    process = started(path)
-    while not [one for one in Path(f"/proc/{process.pid}/maps").read_text().splitlines() if "polars" in one]:
-        time.sleep(0.05)
+    process = started(path, first=_SAY_WHEN_AT_WORK)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
     time.sleep(0.3)
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
@@ -143,3 +164,24 @@ def test_errors_are_objects_where_they_are_asked_to_be(tmp_path: Path, shell: Sh
     assert shell("validate", path, "--log-format", "json") == 3
     (line,) = shell.err.splitlines()
     assert "'log.csv' does not exist" in json.loads(line)["message"].replace(f"{tmp_path}/in/", "")
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(("place", "code"), [("closed pipe", 141), ("/dev/full", 4), ("nowhere", 0)])
+def test_an_answer_that_cannot_be_delivered_is_no_fault_of_ours(
+    place: str, code: int, buffered: bool, tmp_path: Path
+) -> None:
+    """A pipe into `head`, a full disk, and a command without a standard output."""
+    path = recipe(tmp_path, csv(), table(), LAST_OUT)
+    wanted = {"closed pipe": "| true; exit ${PIPESTATUS[0]}", "/dev/full": "> /dev/full", "nowhere": ">&-"}[place]
+    command = f"{sys.executable} -c 'from pipelines.cli.app import main; main()' validate --config {path} {wanted}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == code, done.stderr
+    told = [line for line in done.stderr.splitlines() if "WARNING" not in line]
+    expected = [
+        "error: no space left ([Errno 28] No space left on device); free space and run again: finished stages are kept"
+    ]
+    assert told == (expected if code == 4 else [])
