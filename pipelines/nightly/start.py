@@ -112,12 +112,19 @@ def champion_of(
     """Find the champion; where the registry does not answer, by the record of this folder.
 
     Where the record is behind nothing is trained in vain: the gate asks the registry again, and decides by that alone.
+
+    Raises:
+        ArtifactError: There was a champion, and its alias was deleted; the gate would say so when the night is trained.
     """
+    from pipelines.release.gate.keeper import refuse_lost_alias
     from serving.registry.aliases import BUNDLE_TAG, CHAMPION
 
     name = config.registered_name
     try:
-        version = registry().by_alias(name, CHAMPION)
+        opened = registry()
+        version = opened.by_alias(name, CHAMPION)
+        if version is None:
+            refuse_lost_alias(opened, name, config.output_dir)
     except TrackingUnreachable as error:
         moves = [
             event for event in AuditLog(config.output_dir).events(name) if event["event"] in ("promoted", "rolled back")

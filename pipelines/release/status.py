@@ -24,7 +24,8 @@ def status_of(output_dir: Path, name: str, registry: Callable[[], Registry]) -> 
         registry: Opens the registry; where that fails the record of this folder has to do, and ``registry_error`` says why.
 
     Returns:
-        ``aliases``, ``versions`` (how many), ``champion_since``, ``last_decision``, ``pending``, ``set_aside``,
+        ``aliases``, ``versions`` (how many), ``champion``, ``lost_champion`` (who was it when its alias or the version was
+        deleted), ``champion_since``, ``last_decision``, ``pending``, ``set_aside``,
         ``interrupted_move``, ``artifact_bytes``.
 
     Raises:
@@ -41,11 +42,14 @@ def status_of(output_dir: Path, name: str, registry: Callable[[], Registry]) -> 
     except RecsysError as error:
         found |= {"aliases": {}, "versions": None, "registry_error": str(error)}
     moves = [event for event in events if event["event"] in ("promoted", "rolled back")]
-    champion = found["aliases"].get(CHAMPION) or (moves[-1]["challenger"] if moves else None)
+    champion, last = found["aliases"].get(CHAMPION), moves[-1]["challenger"] if moves else None
+    lost = last if champion is None and "registry_error" not in found else None
+    champion = champion or (None if lost else last)
     since = [event["at"] for event in moves if event["challenger"] == champion]
     tracking = output_dir / "tracking"
     return found | {
         "champion": champion,
+        "lost_champion": lost,
         "champion_since": since[-1] if since else None,
         "last_decision": events[-1] if events else None,
         "pending": sorted(path.name for path in (tracking / "pending").glob("[!.]*.json")),
@@ -59,6 +63,8 @@ def status_text(status: Mapping[str, Any]) -> str:
     """The same for people."""
     since = f", since {status['champion_since']}" if status["champion_since"] else ""
     champion = f"version {status['champion']}{since}" if status["champion"] else "none"
+    if status["lost_champion"]:
+        champion = f"none: the alias, or its version, was deleted; it was version {status['lost_champion']}"
     others = ", ".join(f"{alias} {number}" for alias, number in sorted(status["aliases"].items()) if alias != CHAMPION)
     last = status["last_decision"]
     lines = [

@@ -90,7 +90,8 @@ class FakeWorkflow:
         """Aliases alone."""
         champion = self.world.champion
         version = None if champion is None else self._version(champion)
-        return SimpleNamespace(by_alias=lambda name, alias: version)
+        versions = [self._version(str(number)) for number, _ in enumerate(self.world.versions, 1)]
+        return SimpleNamespace(by_alias=lambda name, alias: version, versions=lambda name: versions)
 
     def _version(self, number: str) -> Any:
         digest = self.world.versions[int(number) - 1]

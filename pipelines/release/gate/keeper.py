@@ -97,7 +97,7 @@ class Gate:
         mover.repair()
         champion = self.registry.by_alias(challenger.name, CHAMPION)
         if champion is None:
-            self._refuse_lost_alias(challenger)
+            refuse_lost_alias(self.registry, challenger.name, self.output_dir)
         elif champion.number == challenger.number:
             if GATE_VERDICT not in challenger.tags:  # killed between the move and the tags
                 self.registry.set_tags(challenger, {GATE_VERDICT: PASSED})
@@ -152,30 +152,19 @@ class Gate:
 
     def _anchor(self, name: str, champion: Version | None) -> Version | None:
         """The best champion so far, ``None`` where the champion is it."""
-        anchor = None if champion is None else self.registry.by_alias(name, ANCHOR)
-        if anchor is None or champion is None or anchor.number == champion.number:
+        if champion is None:
             return None
-        return anchor
-
-    def _refuse_lost_alias(self, challenger: Version) -> None:
-        """Without its champion the next version would pass uncompared.
-
-        Raises:
-            ArtifactError: A version was champion before, and no version carries the alias.
-        """
-        events = AuditLog(self.output_dir).events(challenger.name)
-        moved = [event["challenger"] for event in events if event["event"] in ("promoted", ROLLED_BACK)]
-        there = {one.number: one.tags.get(GATE_VERDICT) for one in self.registry.versions(challenger.name)}
-        passed = sorted((number for number, verdict in there.items() if verdict == PASSED), key=int)
-        # the record's last one, else the tags': it can be a version that was taken back, or that the gate refused
-        champions = [number for number in (*passed, *moved) if number in there]
-        if champions:
-            last = champions[-1]
-            raise ArtifactError(
-                f"no version of '{challenger.name}' carries the alias '{CHAMPION}', and version {last} was made "
-                "champion before: the alias was deleted, so that there is nothing to compare with; put it back with "
-                f"`recsys rollback --to {last}`, or register under another name (export.registered_name)"
+        anchor = self.registry.by_alias(name, ANCHOR)
+        if anchor is None:  # the first promotion set it
+            logger.warning(
+                "no version of '%s' carries the alias '%s': it, or its version, was deleted; what all nights together may "
+                "lose (promote.budget) counts from the champion, version %s, from now on; it can be put on a better one",
+                name,
+                ANCHOR,
+                champion.number,
             )
+            return None
+        return None if anchor.number == champion.number else anchor
 
     def _record(
         self, challenger: Version, decision: GateDecision, anchor: Version | None, evaluation: Artifact
@@ -204,3 +193,24 @@ class Gate:
             GATE_AGAINST: "none" if decision.champion is None else decision.champion,
         }
         self.registry.set_tags(challenger, tags)
+
+
+def refuse_lost_alias(registry: Registry, name: str, output_dir: Path) -> None:
+    """Without its champion the next version would pass uncompared, and a night would train from nothing.
+
+    Raises:
+        ArtifactError: A version was champion before, and no version carries the alias.
+    """
+    events = AuditLog(output_dir).events(name)
+    moved = [event["challenger"] for event in events if event["event"] in ("promoted", ROLLED_BACK)]
+    there = {one.number: one.tags.get(GATE_VERDICT) for one in registry.versions(name)}
+    passed = sorted((number for number, verdict in there.items() if verdict == PASSED), key=int)
+    # the record's last one, else the tags': it can be a version that was taken back, or that the gate refused
+    champions = [number for number in (*passed, *moved) if number in there]
+    if champions:
+        last = champions[-1]
+        raise ArtifactError(
+            f"no version of '{name}' carries the alias '{CHAMPION}', and version {last} was made "
+            "champion before: the alias was deleted, so that there is nothing to compare with; put it back with "
+            f"`recsys rollback --to {last}`, or register under another name (export.registered_name)"
+        )

@@ -131,3 +131,16 @@ def test_the_status_tells_a_night_at_work_from_one_that_was_killed(world: World)
         assert (found["at_work"], found["unfinished_nights"]) == (None, ["2026-11-02"])
     (world.output / ".lock").write_text('{"pid": 7, "host": "elsewhere", "started": "2026-11-02T01:00:00Z"}')
     assert night_status(journal)["at_work"] == "process 7 on elsewhere, since 2026-11-02T01:00:00Z"
+
+
+def test_a_night_whose_champion_lost_its_alias_does_not_begin(world: World) -> None:
+    """It trained from nothing, all epochs, until the gate refused to decide."""
+    world.night(1)
+    made = sorted(world.output.glob("artifacts/*/*"))
+    world.champion = None
+    with pytest.raises(ArtifactError, match=r"the alias was deleted, .* put it back with `recsys rollback --to 1`"):
+        world.night(2)
+    assert (of_day(world, 2).state, of_day(world, 2).exit_code) == ("failed", 4)
+    assert sorted(world.output.glob("artifacts/*/*")) == made
+    world.champion = "1"
+    assert (world.night(2).night.kind, len(world.versions)) == ("warm", 2)

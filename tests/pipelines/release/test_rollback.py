@@ -204,6 +204,16 @@ def test_status_says_what_stands_where(tmp_path: Path) -> None:
     assert "warning" not in text
 
 
+def test_a_champion_that_was_deleted_serves_no_more(tmp_path: Path) -> None:
+    """The record knows who it was; where the registry answers, the record does not say who serves."""
+    registry = Registry()
+    roll_back(registry, "shop", tmp_path)  # type: ignore[arg-type]
+    del registry.table["champion"]
+    found = status_of(tmp_path, "shop", lambda: registry)  # type: ignore[arg-type, return-value]
+    assert (found["champion"], found["lost_champion"], found["champion_since"]) == (None, "2", None)
+    assert "champion    none: the alias, or its version, was deleted; it was version 2" in status_text(found)
+
+
 def test_before_the_first_run_nothing_is_unknown(tmp_path: Path) -> None:
     """No database and no record: nothing was registered. A record without its database is another matter."""
 

@@ -13,12 +13,19 @@ import pytest
 
 from pipelines.cli.app import main
 from pipelines.config import load_run_config, to_yaml
+from serving.registry import masking
 from serving.registry.file_store import sqlite_uri
 from serving.registry.masking import MaskingFormatter, masked, remember, shown
 from serving.registry.mlflow_client import connect
 
 DEMO = Path(__file__).resolve().parents[3] / "pipelines" / "recipes" / "demo.yaml"
 PASSWORD = "s3cr@et-Pw"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets that an earlier test has taught are forgotten."""
+    monkeypatch.setattr(masking, "_known", set())
 
 
 @pytest.mark.parametrize(

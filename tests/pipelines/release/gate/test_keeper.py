@@ -253,6 +253,21 @@ def test_the_anchor_stays_with_the_best(tmp_path: Path, prepared: Artifact) -> N
     assert "all nights together may lose 5.0%" in last.reason
 
 
+def test_a_deleted_anchor_is_told(tmp_path: Path, prepared: Artifact, caplog: pytest.LogCaptureFixture) -> None:
+    """What was lost so far is forgotten with it: somebody has to know. The champion is the anchor from now on."""
+    registry = FakeRegistry()
+    decide = gate(tmp_path, registry).decide
+    for number, value in enumerate((0.5, 0.49, 0.48), start=1):
+        if number == 3:
+            assert "was deleted" not in caplog.text
+            del registry.table["anchor"]
+        made = evaluation(tmp_path, str(number) * 64, [value] * 40)
+        decide(registry.add(str(number), made.digest), made, prepared)
+    assert "no version of 'toy' carries the alias 'anchor': it, or its version, was deleted" in caplog.text
+    assert "counts from the champion, version 2, from now on" in caplog.text
+    assert registry.table == {"champion": "3", "previous": "2", "anchor": "2"}
+
+
 def test_a_first_version_below_popularity_is_refused(tmp_path: Path, prepared: Artifact) -> None:
     registry = FakeRegistry()
     poor = evaluation(tmp_path, "1" * 64, [0.005] * 40)
