@@ -24,7 +24,7 @@ from pipelines.release.gate.keeper import Gate, GateDecision
 from pipelines.release.nights import champion_data
 from pipelines.release.tracking import Tracker, git_sha, tracked
 from pipelines.stages import BY_NAME, EVALUATE, EXPORT, PREPARE, RECOMMEND, STAGES, stages_of
-from recsys.contracts.errors import ArtifactError, GateRefused
+from recsys.contracts.errors import ArtifactError, ConfigError, GateRefused
 from recsys.contracts.manifest import Artifact, ArtifactStore, digest_of, explain_write_errors, open_artifact
 from recsys.runtime import Progress, set_threads
 from serving.registry.masking import shown
@@ -107,7 +107,9 @@ class Workflow:
         Raises:
             ArtifactError: MLflow cannot be reached; the stages' results are kept.
             GateRefused: The gate refused, and the configuration says that this fails the run or there is no champion.
+            ConfigError: The gate asks for a cut-off that is not evaluated.
         """
+        self._check_gate()
         self.runner.extend = append
         check_placements((stage.name for stage in stages_of(self.config)), self.config)
         self._begin()
@@ -122,6 +124,15 @@ class Workflow:
                 raise GateRefused(_refusal(version, decision))
             outcome, served_by = self._recommend(self.runner.outcomes[PREPARE.name].artifact)
         return RunReport(self.runner.outcomes, version, decision, outcome.artifact.path, served_by, registered)
+
+    def _check_gate(self) -> None:
+        """Refuse before anything is trained what the gate could not decide on."""
+        metric, cuts = self.config.promote.metric, self.config.evaluate.ks
+        if int(metric.rpartition("@")[2]) not in cuts:
+            raise ConfigError(
+                f"promote.metric is '{metric}', and evaluate.ks has {', '.join(map(str, cuts))}: the gate compares what was "
+                "evaluated; set one of the two so that they fit"
+            )
 
     def run_until(self, name: str) -> dict[str, Outcome]:
         """Run a stage and everything that it reads from, skipping what exists; nothing is registered or promoted.

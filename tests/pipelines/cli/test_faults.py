@@ -188,3 +188,15 @@ def test_a_record_that_was_changed_is_4(tmp_path: Path, capsys: pytest.CaptureFi
     log.path.write_text(log.path.read_text().replace('"challenger":"1"', '"challenger":"3"'))
     assert call("status", tmp_path) == 4
     assert "the log was changed by hand" in said(capsys)
+
+
+@pytest.mark.parametrize("day", [[], ["--as-of", "2026-01-05"]])
+def test_a_cut_off_that_is_not_evaluated_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], day: list[str]
+) -> None:
+    """The gate said so when everything was trained and evaluated. Whoever only evaluates may have any."""
+    assert call("run", tmp_path, "promote.metric=ndcg@7", *day) == 2
+    assert "promote.metric is 'ndcg@7', and evaluate.ks has 1, 5, 10, 20, 50: the gate compares" in said(capsys)
+    assert not (tmp_path / "artifacts").exists()
+    if not day:
+        assert call("prepare", tmp_path, "promote.metric=ndcg@7") == 0

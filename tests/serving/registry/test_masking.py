@@ -132,6 +132,16 @@ def test_what_follows_the_dollar_sign_of_a_password_is_not_taken_for_a_variable_
     assert "the environment variable 'NOT_SET_HERE' is not set" in capfd.readouterr().err
 
 
+def test_nor_is_it_in_a_recipe_that_another_extends(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "base.yaml").write_text("source: {kind: simulated}\ntracking: {uri: 'http://ann:pass$Word99@host'}\n")
+    (tmp_path / "shop.yaml").write_text("extends: base.yaml\n")
+    with pytest.raises(SystemExit):
+        main(["status", "--config", str(tmp_path / "shop.yaml")])
+    told = capfd.readouterr().err
+    assert "uri is 'http://***@host'" in told
+    assert "Word99" not in told
+
+
 def test_so_are_a_recipe_that_another_extends_and_a_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
