@@ -21,7 +21,10 @@ def reproduce(
     seeds: Annotated[str | None, typer.Option(help="In place of the pack's, for example 17 or 17,18.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Holds PACK/seed-N and the results.")] = Path("runs/reproduction"),
     page: Annotated[
-        Path | None, typer.Option(help="Page of all packs with results; default: OUTPUT_DIR/reproduction.md.")
+        Path | None,
+        typer.Option(
+            help="Page of all packs; sections of others stay as they are. Default: OUTPUT_DIR/reproduction.md."
+        ),
     ] = None,
     other_data: Annotated[
         bool, typer.Option("--other-data", help="Warn, and go on, where the files are not those the pack was made for.")
