@@ -48,9 +48,11 @@ def prepare(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progress
     """Turn raw logs into the prepared data set."""
     from features.build import build
     from pipelines.described import describe
+    from recsys.contracts.contents import read_meanwhile
 
     prepared = build(config.source, config.features, out_dir, config.seed)
-    describe(config, out_dir, prepared)
+    with read_meanwhile(out_dir):
+        describe(config, out_dir, prepared)
     return prepared.report
 
 
@@ -58,9 +60,11 @@ def prepare_more(config: RunConfig, earlier: Sequence[Artifact], out_dir: Path, 
     """Turn raw logs into the prepared data set, reading only the files that an earlier one has not."""
     from features.append import prepare_appended
     from pipelines.described import describe
+    from recsys.contracts.contents import read_meanwhile
 
     prepared = prepare_appended(config.source, config.features, earlier, out_dir, config.seed)
-    describe(config, out_dir, prepared)
+    with read_meanwhile(out_dir):
+        describe(config, out_dir, prepared)
     return prepared.report
 
 

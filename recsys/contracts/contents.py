@@ -11,8 +11,10 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from threading import Event
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -99,9 +101,11 @@ class KnownHashes:
 
     Attributes:
         files: Absolute path -> what is known of it.
+        final: Likewise, of files that were read while their folder was still worked in (:func:`read_meanwhile`).
     """
 
     files: dict[str, KnownHash] = field(default_factory=dict)
+    final: dict[str, KnownHash] = field(default_factory=dict)
 
     def hash_of(self, path: Path) -> str:
         """Return the sha256 of a file's content, which is read unless it is known under this path and identity."""
@@ -115,6 +119,15 @@ class KnownHashes:
         sha256 = sha256_of_file(path)
         self.files[os.path.abspath(path)] = KnownHash(identity, now, sha256)
         return sha256
+
+    def read_final(self, path: Path) -> str:
+        """Return the sha256 of a file that is published now; one that was read before as final is not read again."""
+        early, identity = self.final.pop(os.path.abspath(path), None), Identity.of(path)
+        if early is None or early.identity != identity:
+            return self.read(path)
+        # nobody else writes into the folder: that the file stayed as it is holds of this moment, too
+        self.files[os.path.abspath(path)] = KnownHash(identity, time.time_ns(), early.sha256)
+        return early.sha256
 
     def renamed(self, before: Path, now: Path) -> None:
         """Know the files below a folder under its new name; what else was known below that name is forgotten."""
@@ -136,6 +149,33 @@ def content_hashes(paths: Iterable[Path]) -> list[str]:
         return list(pool.map(KNOWN.hash_of, paths))
 
 
+@contextmanager
+def read_meanwhile(folder: Path) -> Iterator[None]:
+    """Put the files that are in a folder onto the disk and read their hashes while the block does something else.
+
+    The block may add files; those that are there are final. What cannot be read is left to :func:`describe_files`, which
+    finds again what is wrong.
+    """
+    found = [path for path in _files(folder) if not path.is_symlink() and path.is_file() and not _hidden(folder, path)]
+    enough = Event()
+
+    def read() -> None:
+        for path in sorted(found, key=lambda path: path.stat().st_size, reverse=True):
+            if enough.is_set():
+                return
+            identity = Identity.of(path)
+            sync(path)
+            KNOWN.final[os.path.abspath(path)] = KnownHash(identity, time.time_ns(), sha256_of_file(path))
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(read)  # an error comes up again where the files are described
+        try:
+            yield
+        except BaseException:
+            enough.set()
+            raise
+
+
 def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> tuple[FileEntry, ...]:
     """Describe every file below a folder, manifests and hidden files aside, once they are on the disk for good.
 
@@ -152,7 +192,7 @@ def describe_files(folder: Path, rows: Mapping[str, int] | None = None) -> tuple
             raise ArtifactError(f"'{path}' is a link or no plain file, which cannot be published; write a file there")
         sync(path)
         if path.name != MANIFEST_NAME and not _hidden(folder, path):
-            size, hashed = path.stat().st_size, KNOWN.read(path)
+            size, hashed = path.stat().st_size, KNOWN.read_final(path)
             found.append(FileEntry(path=name, bytes=size, sha256=hashed, rows=(rows or {}).get(name)))
     for parent, _, _ in os.walk(folder):
         sync(Path(parent))

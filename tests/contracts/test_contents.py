@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 
-from recsys.contracts.contents import check_files, describe_files, inner_path
+from recsys.contracts import contents
+from recsys.contracts.contents import KNOWN, check_files, describe_files, inner_path, read_meanwhile, sha256_of_file
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import MAX_JSON_BYTES, ArtifactStore, open_artifact, read_json
 
@@ -36,6 +39,68 @@ def test_files_by_hand(tmp_path: Path) -> None:
     (tmp_path / "b" / "manifest.json").write_text("{}")
     found = [(entry.path, entry.bytes, entry.sha256[:8]) for entry in describe_files(tmp_path)]
     assert found == [("a", 0, "e3b0c442"), ("b/x", 3, "ba7816bf")]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are read for their hash, in order."""
+    names: list[str] = []
+
+    def noted(path: Path) -> str:
+        names.append(path.name)
+        return sha256_of_file(path)
+
+    monkeypatch.setattr(contents, "sha256_of_file", noted)
+    return names
+
+
+def test_files_read_meanwhile_are_not_read_again(tmp_path: Path, read: list[str]) -> None:
+    """The largest first; one that the block writes is read when it is described, and one that it changes is read again."""
+    for name, text in (("small", "abc"), ("large", "x" * 100), ("changed", "y" * 50), (".hidden", "z"), ("gone", "")):
+        (tmp_path / name).write_text(text)
+    with read_meanwhile(tmp_path):
+        while len(read) < 4:
+            pass
+        (tmp_path / "added").write_text("")
+        (tmp_path / "changed").write_text("z" * 50)
+        (tmp_path / "gone").unlink()
+    assert read == ["large", "changed", "small", "gone"]
+    before = time.time_ns()
+    found = {entry.path: entry.sha256 for entry in describe_files(tmp_path)}
+    assert read[4:] == ["added", "changed"]
+    assert found == {name: sha256_of_file(tmp_path / name) for name in ("added", "changed", "large", "small")}
+    assert found["small"].startswith("ba7816bf")
+    assert KNOWN.files[str(tmp_path / "small")].read_ns > before  # as if it had been read now
+    describe_files(tmp_path)
+    assert sorted(read[6:]) == ["added", "changed", "large", "small"]  # it was believed once
+
+
+def test_reading_meanwhile_ends_with_the_block(
+    tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        (tmp_path / f"{number:02}").write_text("x" * (100 - number))
+    going_on = Event()
+    monkeypatch.setattr(contents, "sync", lambda path: going_on.wait())
+
+    def stopped() -> None:
+        with read_meanwhile(tmp_path):
+            Timer(0.05, going_on.set).start()
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        stopped()
+    assert read == ["00"]
+
+
+def test_what_cannot_be_read_meanwhile_is_refused_when_it_is_described(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    os.mkfifo(tmp_path / "pipe")
+    with read_meanwhile(tmp_path):
+        pass
+    with pytest.raises(ArtifactError, match=r"'.*(link|pipe)' is a link or no plain file"):
+        describe_files(tmp_path)
 
 
 def test_content_tells_what_the_digest_of_inputs_does_not(tmp_path: Path) -> None:
