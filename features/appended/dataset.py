@@ -30,6 +30,7 @@ from features.refused import RefusedRows
 from features.sources.base import RawTables
 from features.splits import check_not_empty, cut_facts, given_cuts
 from features.tables import Prepared, Rest, users_table, write_rest
+from recsys.contracts.contents import read_meanwhile
 
 EARLIEST: Final = np.iinfo(np.int64).min
 
@@ -92,7 +93,8 @@ def prepare_by_users(
     number = np.cumsum(kept.core.item, dtype=np.int32) - np.int32(1)
     rule = cut_rule(raw, config)
     rules = Rules(config, raw.merge_rules, rule, cuts, items, items.event_item_index[number], settling.repeats)
-    written = write_by_users(log, kept, rules, out_dir)
+    with read_meanwhile(out_dir):  # the log
+        written = write_by_users(log, kept, rules, out_dir)
     rest = _rest(raw, read, log, kept, rules, written, outcome, quarantine)
     check_not_empty(rest.report, raw.positive)
     write_rest(out_dir, rest, written.train_count)

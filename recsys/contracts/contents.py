@@ -163,9 +163,10 @@ def read_meanwhile(folder: Path) -> Iterator[None]:
         for path in sorted(found, key=lambda path: path.stat().st_size, reverse=True):
             if enough.is_set():
                 return
-            identity = Identity.of(path)
-            sync(path)
-            KNOWN.final[os.path.abspath(path)] = KnownHash(identity, time.time_ns(), sha256_of_file(path))
+            identity, name = Identity.of(path), os.path.abspath(path)
+            if name not in KNOWN.final or KNOWN.final[name].identity != identity:
+                sync(path)
+                KNOWN.final[name] = KnownHash(identity, time.time_ns(), sha256_of_file(path))
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(read)  # an error comes up again where the files are described

@@ -65,6 +65,13 @@ def test_files_read_meanwhile_are_not_read_again(tmp_path: Path, read: list[str]
         (tmp_path / "changed").write_text("z" * 50)
         (tmp_path / "gone").unlink()
     assert read == ["large", "changed", "small", "gone"]
+    (tmp_path / "changed").write_text("x" * 50)
+    with read_meanwhile(tmp_path):
+        pass
+    assert read[4:] == ["changed", "added"]  # what was read and is as it was is not read twice
+    (tmp_path / "changed").write_text("z" * 50)
+    (tmp_path / "added").write_text("a")
+    del read[4:]
     before = time.time_ns()
     found = {entry.path: entry.sha256 for entry in describe_files(tmp_path)}
     assert read[4:] == ["added", "changed"]
