@@ -215,15 +215,20 @@ class Workflow:
             stages = with_ancestors(stages, VERB_STAGES[verb])
         return {step.stage.name: step for step in self.footing.steps(stages)}
 
-    def registry(self) -> Registry:
+    def registry(self, *, create: bool = True) -> Registry:
         """Connect to the registry.
+
+        Args:
+            create: Make a database file that is missing.
 
         Raises:
             TrackingUnreachable: The server does not answer.
+            ConfigError: There is no database, and none is to be made.
         """
         from serving.registry.model_registry import Registry
 
-        return Registry(self.tracker.uri, self.config.output_dir / "registry", self.config.tracking.timeout_s)
+        uri, timeout = self.tracker.uri, self.config.tracking.timeout_s
+        return Registry(uri, self.config.output_dir / "registry", timeout, create=create)
 
     def _begin(self, with_torch: bool = True) -> None:
         if with_torch:
@@ -335,7 +340,7 @@ class Workflow:
         """Open the bundle behind a reference or folder, and pin aliases to the version they mean now."""
         if not reference.startswith("models:/"):
             return open_artifact(Path(reference), EXPORT.kind), reference
-        registry = self.registry()
+        registry = self.registry(create=False)
         version = registry.resolve(reference)
         return registry.open_bundle(version, self.store), version.reference
 

@@ -227,3 +227,14 @@ def test_probabilities_of_a_level_sum_to_one(plain: Path, sources: BundleSources
     found = of(plain, sources, k=12, exclude_seen=False)
     total = sum(math.exp(item["path_log_prob"]) for item in found["items"])
     assert total == pytest.approx(1.0, abs=1e-4)
+
+
+def test_before_the_first_run_nothing_is_explained_and_nothing_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Path(__file__).parents[3] / "pipelines" / "recipes" / "demo.yaml"
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", "--config", str(recipe), "--user", "1", f"output_dir={tmp_path / 'run'}"])
+    assert ended.value.code == 2
+    assert "so that nothing was registered there; name the mlflow.db of a run, or run first" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.db*"))
