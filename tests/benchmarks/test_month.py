@@ -14,7 +14,7 @@ from features.sources.simulated.visits import FIRST_USER_ID
 from tests.benchmarks.month.checks import checks
 from tests.benchmarks.month.lists import Worth, paired, worth
 from tests.benchmarks.month.nights import SHORT, run_month
-from tests.benchmarks.month.page import write_page
+from tests.benchmarks.month.page import command, write_page
 from tests.benchmarks.month.world import Log, Size
 
 SMALL = DaysConfig(users=150, items=120, topics=3, days=10, visits=0.5)
@@ -39,6 +39,11 @@ def test_a_missed_night_broken_data_and_a_stop(tmp_path: Path) -> None:
     assert f"{len(found)} of {len(found)} hold." in text
     assert str(tmp_path) not in text
     assert (tmp_path / "month.svg").stat().st_size > 0
+
+
+def test_the_page_says_what_runs_its_month_again() -> None:
+    assert command(Size.of_seed(Size.world_seed, 30)) == "python -m tests.benchmarks.month"
+    assert command(Size.of_seed(31, 4)) == "python -m tests.benchmarks.month --nights 4 --seed 31"
 
 
 def test_a_list_is_worth_what_the_world_says() -> None:

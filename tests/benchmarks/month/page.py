@@ -33,6 +33,14 @@ EVENTS = {
 }
 
 
+def command(size: Size) -> str:
+    """What runs this month again."""
+    said = "python -m tests.benchmarks.month"
+    for name, value, usual in (("nights", size.nights, Size.nights), ("seed", size.world.seed, Size.world_seed)):
+        said += "" if value == usual else f" --{name} {value}"
+    return said
+
+
 def write_page(month: Month, size: Size, found: Sequence[Check], minutes: float, folder: Path = RESULTS) -> str:
     """Write ``month.md`` and ``month.svg`` and return the page."""
     failed = [check for check in found if not check.passed]
@@ -42,7 +50,7 @@ def write_page(month: Month, size: Size, found: Sequence[Check], minutes: float,
             "",
             f"**{finding(month, found)}**",
             "",
-            "`python -m tests.benchmarks.month`",
+            f"`{command(size)}`",
             "",
             f"{machine()}; {minutes:.1f} minutes, of which {_cpu(month) / 60:.1f} processor minutes in commands",
             "",
