@@ -207,9 +207,10 @@ def of_prepare_script(rows: Rows) -> str:
 
 def of_prepare_append(rows: Rows) -> str:
     """Every second row: appending."""
-    shares = ", ".join(f"{float(row[7]):.0%} ({row[2]})" for row in rows[1::2])
+    work, clock = (", ".join(f"{float(row[at]):.0%} ({row[2]})" for row in rows[1::2]) for at in (7, 8))
     return (
-        f"A day of {rows[0][1]} rows after {rows[0][0]} takes {shares} of the processor time of preparing everything."
+        f"A day of {rows[0][1]} rows after {rows[0][0]} takes {work} of the processor time of preparing everything, and "
+        f"{clock} of the time by the clock."
     )
 
 
