@@ -44,6 +44,11 @@ class Histories:
         """``[N]`` events per history."""
         return self.end - self.start
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(part.nbytes for part in vars(self).values() if part is not None)
+
     @classmethod
     def from_targets(cls, history: HistoryArrays, targets: Targets) -> Histories:
         """Histories that the rows of ``targets`` may look at; nothing is copied."""

@@ -44,6 +44,9 @@ READ_AHEAD: Final = 32_768
 READ_BYTES: Final = 16 * 2**20
 """Of a file, before it is packed, that are read at once to get to the end of a row group."""
 
+KEPT_BYTES: Final = 128 * 2**20
+"""Of mapped rows that the check of a file keeps for the shards, which otherwise read and map them once more."""
+
 
 class UserHistories(Protocol):
     """A set of users with their histories, in a fixed order."""
@@ -270,6 +273,7 @@ class FrameUsers:
         self._user_ids = user_values(user_ids, self._where)  # shards would hide a user that occurs in two of them
         self._user_index: dict[str, npt.NDArray[np.int32]] = {}
         self._first, self._block = 0, pl.DataFrame(schema=schema)  # the form of rows, where there is none
+        self._kept: dict[tuple[str, int], MappedHistories] = {}
 
     def __len__(self) -> int:
         return len(self._user_ids)
@@ -289,8 +293,12 @@ class FrameUsers:
         if self._is_csv and known is not None and known.dtype.is_integer():
             self._user_ids = whole_numbers(self._user_ids, self._where)
         reports: set[str] = set()
+        self._kept, room = {}, KEPT_BYTES
         for start in range(0, len(self), READ_AHEAD):
-            self._map(start, min(start + READ_AHEAD, len(self)), catalogue, reports)
+            mapped = self._map(start, min(start + READ_AHEAD, len(self)), catalogue, reports)
+            room -= mapped.histories.nbytes
+            if room >= 0:
+                self._kept[catalogue.digests["train"], start] = mapped
         for line in sorted(reports):
             logger.warning("%s: %s", self._where, line)
 
@@ -308,6 +316,10 @@ class FrameUsers:
 
     def shard(self, start: int, end: int, catalogue: Catalogue) -> MappedHistories:
         """Rows ``start`` to ``end`` of the file."""
+        first = start // READ_AHEAD * READ_AHEAD
+        kept = self._kept.get((catalogue.digests["train"], first))
+        if kept is not None and end <= first + len(kept.user_ids):
+            return kept.take(np.arange(start - first, end - first))
         return self._map(start, end, catalogue, None)
 
     def _map(self, start: int, end: int, catalogue: Catalogue, reports: set[str] | None) -> MappedHistories:

@@ -14,6 +14,7 @@ from recsys.contracts.errors import DataError
 from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import read_info
 from serving.inputs import user_histories
+from serving.inputs.history_frame import map_frame
 from serving.inputs.user_histories import FrameUsers
 
 START = 1_700_000_000_000_000
@@ -106,6 +107,40 @@ def test_a_file_that_is_read_in_order_is_read_once(
     assert asked == reads
     for first, last in ((5, 7), (0, 2), (2, 8)):  # elsewhere, and back again
         assert users._read(first, last)["user_id"].to_list() == list(range(first, last))
+
+
+@pytest.mark.parametrize(("room", "maps"), [(10**9, 1), (0, 4), (4 * 20 + 10 * 7, 2), (4 * 20 + 10 * 7 - 1, 4)])
+def test_rows_that_the_check_has_mapped_are_not_mapped_again(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, maps: int
+) -> None:
+    """Seven users with 1 to 7 events, read by four: 20 bytes a user and 7 an event, so that the first four take 150."""
+    monkeypatch.setattr(user_histories, "READ_AHEAD", 4)
+    monkeypatch.setattr(user_histories, "KEPT_BYTES", room)
+    items = [[100 + 7 * event for event in range(1 + user)] for user in range(7)]
+    frame = pl.DataFrame({"user_id": [7, 3, 9, 8, 5, 11, 1], "item_ids": items})
+    frame.write_parquet(tmp_path / "users.parquet")
+    fresh, users = (FrameUsers(tmp_path / "users.parquet") for _ in range(2))
+    users.check(catalogue)
+    mapped: list[int] = []
+
+    def counting(block: pl.DataFrame, *others: object, **more: object) -> object:
+        mapped.append(len(block))
+        return map_frame(block, *others, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(user_histories, "map_frame", counting)
+    shards = ((0, 2), (2, 4), (3, 6), (4, 7))
+    found = [users.shard(first, last, catalogue) for first, last in shards]
+    assert len(mapped) == maps  # users 3 to 5 lie in two of the blocks
+    for (first, last), mine in zip(shards, found, strict=True):
+        theirs = fresh.shard(first, last, catalogue)
+        assert mine.user_ids.equals(theirs.user_ids)
+        assert mine.num_unknown.tolist() == theirs.num_unknown.tolist()
+        assert mine.histories.user_index.tolist() == theirs.histories.user_index.tolist()
+        events = mine.histories.event_rows()
+        assert mine.histories.lengths.tolist() == theirs.histories.lengths.tolist()
+        assert mine.histories.item[events].tolist() == theirs.histories.item.tolist()
+    other = dataclasses.replace(catalogue, digests={"train": "another"}, user_ids=pl.Series([3, 7, 8, 9, 10]))
+    assert users.shard(0, 2, other).histories.user_index.tolist() == [1, 0]
 
 
 def test_row_groups_and_bytes_of_a_row(tmp_path: Path) -> None:
