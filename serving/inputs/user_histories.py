@@ -34,15 +34,10 @@ from serving.inputs.history_frame import (
     map_frame,
     untyped_if_empty,
 )
+from serving.inputs.row_blocks import NO_GROUPS, READ_AHEAD, RowBlocks, row_groups
 from serving.inputs.rules.personal_items import denied_in_rows, disliked_in
 
 logger = logging.getLogger("recsys.serving")
-
-READ_AHEAD: Final = 32_768
-"""Rows read from a file at once, at least: getting to a row inside a row group costs several times what reading it does."""
-
-READ_BYTES: Final = 16 * 2**20
-"""Of a file, before it is packed, that are read at once to get to the end of a row group."""
 
 KEPT_BYTES: Final = 128 * 2**20
 """Of mapped rows that the check of a file keeps for the shards, which otherwise read and map them once more."""
@@ -255,7 +250,8 @@ class FrameUsers:
                 self._rows = untyped_if_empty(to_frame(self._rows)).lazy()
             schema = self._rows.collect_schema()
             check_columns(schema, self._where)
-            self._ends, self._row_bytes = (np.zeros(0, np.int64), 0.0) if self._is_csv else row_groups(path)
+            groups = NO_GROUPS if self._is_csv else row_groups(path)
+            self._blocks = RowBlocks(self._rows, groups, schema)
             user_ids = self._rows.select(Columns.USER_ID).collect()[Columns.USER_ID]
             self.objectives, self.sentences = (
                 asked_texts(self._rows.select(pl.col(name).unique(maintain_order=True)).collect(), name)
@@ -272,7 +268,6 @@ class FrameUsers:
         self.digest = sha256_of_file(path)
         self._user_ids = user_values(user_ids, self._where)  # shards would hide a user that occurs in two of them
         self._user_index: dict[str, npt.NDArray[np.int32]] = {}
-        self._first, self._block = 0, pl.DataFrame(schema=schema)  # the form of rows, where there is none
         self._kept: dict[tuple[str, int], MappedHistories] = {}
 
     def __len__(self) -> int:
@@ -326,57 +321,18 @@ class FrameUsers:
         key = catalogue.digests["train"]
         if key not in self._user_index:
             self._user_index[key] = catalogue.user_index(self._user_ids)
-        block = self._read(start, end).with_columns(self._user_ids[start:end].alias(Columns.USER_ID))
+        try:
+            rows = self._blocks.read(start, end)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise self._unreadable(error) from error
+        block = rows.with_columns(self._user_ids[start:end].alias(Columns.USER_ID))
         index = self._user_index[key][start:end]
         return map_frame(block, catalogue, index, timestamp_unit=self._unit, reports=reports)
-
-    def _read(self, start: int, end: int) -> pl.DataFrame:
-        """Rows ``start`` to ``end``; what is read in order is read once."""
-        if not self._first <= start <= self._first + len(self._block):
-            self._first, self._block = start, self._block.clear()
-        read = self._first + len(self._block)
-        if end > read:
-            pieces = [self._block[start - self._first :]] if start < read else []
-            self._first = start
-            while read < end:
-                last = self._end_of_reading(read)
-                try:
-                    pieces.append(self._rows.slice(read, last - read).collect())
-                except (OSError, pl.exceptions.PolarsError) as error:
-                    raise self._unreadable(error) from error
-                read = last
-            self._block = pl.concat(pieces)
-        return self._block.slice(start - self._first, end - start)
-
-    def _end_of_reading(self, start: int) -> int:
-        """Up to which row is read from ``start`` on: to the end of a row group, where that is not too far."""
-        far = start + max(READ_AHEAD, int(READ_BYTES / self._row_bytes) if self._row_bytes else 0)
-        place = np.searchsorted(self._ends, far, side="right")
-        last = int(self._ends[place - 1]) if place else 0
-        return last if last > start else far
 
     def _unreadable(self, error: Exception) -> DataError:
         return DataError(
             f"histories '{self._path}' cannot be read: {error}; give a Parquet file with user_id and item_ids"
         )
-
-
-def row_groups(path: Path) -> tuple[npt.NDArray[np.int64], float]:
-    """Return the row behind the last one of each row group of a Parquet file, and the bytes of a row, before packing.
-
-    Raises:
-        OSError: Its list of row groups cannot be read.
-    """
-    import pyarrow as pa  # only here: a model that answers requests does without
-    import pyarrow.parquet as pq
-
-    try:
-        listed = pq.read_metadata(path)
-    except pa.ArrowException as error:
-        raise OSError(str(error)) from error
-    groups = [listed.row_group(number) for number in range(listed.num_row_groups)]
-    rows = np.array([group.num_rows for group in groups], np.int64)
-    return rows.cumsum(), sum(group.total_byte_size for group in groups) / max(int(rows.sum()), 1)
 
 
 def _remap(

@@ -23,7 +23,7 @@ from serving.batch.shard_scorer import ScoredShard, ShardScorer
 from serving.batch.shards import CANDIDATE_COLUMNS
 from serving.config import RecommendConfig
 from serving.export.export import BundleSources
-from serving.inputs import user_histories
+from serving.inputs import row_blocks, user_histories
 from serving.inputs.rules.item_lists import read_item_list
 from serving.inputs.user_histories import FrameUsers, PreparedUsers
 
@@ -160,7 +160,8 @@ def test_a_file_is_read_in_pieces_with_the_same_answer(
     bundle: Path, item_ids: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_ahead: int
 ) -> None:
     """Of seven users u3 and u1 are known to the model; a shard must give each row its own user and history."""
-    monkeypatch.setattr(user_histories, "READ_AHEAD", read_ahead)
+    for module in (user_histories, row_blocks):
+        monkeypatch.setattr(module, "READ_AHEAD", read_ahead)
     names = ["x", "u3", "y", "z", "u1", "v", "w"]
     histories = [[item_ids[(place + step) % len(item_ids)] for step in range(place)] for place in range(len(names))]
     frame = pl.DataFrame({"user_id": names, "item_ids": histories}, schema_overrides={"item_ids": pl.List(pl.Int64)})

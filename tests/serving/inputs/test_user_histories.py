@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from recsys.contracts.errors import DataError
@@ -75,40 +73,6 @@ def test_what_is_not_known_is_said_once_for_a_file(
     assert sum("histories lack timestamps" in line for line in caplog.messages) == 1
 
 
-@pytest.mark.parametrize(
-    ("read_bytes", "reads"),
-    [
-        (10**9, [(0, 8)]),
-        (5 * 40, [(0, 4), (4, 4)]),
-        (0, [(0, 2), (2, 2), (4, 2), (6, 2)]),
-    ],
-)
-def test_a_file_that_is_read_in_order_is_read_once(
-    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int, reads: list[tuple[int, int]]
-) -> None:
-    """Eight users in row groups of four, shards of three: to the end of a row group that is near, else two rows."""
-    monkeypatch.setattr(user_histories, "READ_BYTES", read_bytes)
-    monkeypatch.setattr(user_histories, "READ_AHEAD", 2)
-    frame = pl.DataFrame({"user_id": range(8), "item_ids": [[100 + user] for user in range(8)]})
-    frame.write_parquet(tmp_path / "users.parquet", row_group_size=4)
-    users = FrameUsers(tmp_path / "users.parquet")
-    monkeypatch.setattr(users, "_row_bytes", 40.0)
-    asked: list[tuple[int, int]] = []
-    part = pl.LazyFrame.slice
-
-    def counting(self: pl.LazyFrame, offset: int, length: int | None = None) -> pl.LazyFrame:
-        asked.append((offset, length or 0))
-        return part(self, offset, length)
-
-    monkeypatch.setattr(pl.LazyFrame, "slice", counting)
-    for first in (0, 3, 6):
-        last = min(first + 3, 8)
-        assert users.shard(first, last, catalogue).user_ids.to_list() == list(range(first, last))
-    assert asked == reads
-    for first, last in ((5, 7), (0, 2), (2, 8)):  # elsewhere, and back again
-        assert users._read(first, last)["user_id"].to_list() == list(range(first, last))
-
-
 @pytest.mark.parametrize(("room", "maps"), [(10**9, 1), (0, 4), (4 * 20 + 10 * 7, 2), (4 * 20 + 10 * 7 - 1, 4)])
 def test_rows_that_the_check_has_mapped_are_not_mapped_again(
     catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, maps: int
@@ -141,15 +105,3 @@ def test_rows_that_the_check_has_mapped_are_not_mapped_again(
         assert mine.histories.item[events].tolist() == theirs.histories.item.tolist()
     other = dataclasses.replace(catalogue, digests={"train": "another"}, user_ids=pl.Series([3, 7, 8, 9, 10]))
     assert users.shard(0, 2, other).histories.user_index.tolist() == [1, 0]
-
-
-def test_row_groups_and_bytes_of_a_row(tmp_path: Path) -> None:
-    """A thousand numbers of eight bytes in groups of 400, plainly stored: a little more than eight bytes a row."""
-    path = tmp_path / "users.parquet"
-    pq.write_table(pa.table({"a": list(range(1000))}), path, row_group_size=400, use_dictionary=False)
-    ends, size = user_histories.row_groups(path)
-    assert ends.tolist() == [400, 800, 1000]
-    assert 8 < size < 9
-    path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(OSError, match="magic"):
-        user_histories.row_groups(path)
