@@ -26,7 +26,7 @@ from features.data_report import (
     session_facts,
 )
 from features.derived.watch_percentile import DerivedSignal, with_derived_signals
-from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio
+from features.histories import EvalRows, Task, build_histories, build_targets, event_watch_ratio, in_seconds
 from features.items import ItemsConfig, ItemTable, build_item_table
 from features.log.encode import ReadLog, read_log
 from features.log.event_log import EventLog, KeptEvents, keep_events
@@ -179,7 +179,7 @@ def prepare_from_log(
         data = assemble(raw, read, kept, config)
     write_events(out_dir / "events.parquet", data.events)
     write_sessions(out_dir / "sessions.parquet", data.events)
-    write_history_arrays(out_dir / "history", data.history)
+    write_history_arrays(out_dir / "history", in_seconds(data.history))
     write_rest(out_dir, data, train_counts(data.events, data.spec.num_items))
     return Prepared.of(data)
 

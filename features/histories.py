@@ -16,11 +16,13 @@ import numpy.typing as npt
 from features.log.arrays import BoolArray, is_constant
 from features.log.event_log import EventLog
 from features.passes.events import Labels
+from features.passes.rows import seconds_of
 from features.passes.users import distinct_targets, first_occurrences, gap_codes, split_counts, window
 from features.splits import SplitArray
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID
 from recsys.contracts.dataset import ByteArray, HistoryArrays, IntArray, OffsetArray, Targets
 from recsys.contracts.event_features import watch_buckets
+from recsys.contracts.event_times import WholeSeconds
 
 Task = Literal["next_item", "session"]
 EvalRows = Literal["per_user", "per_event"]
@@ -94,6 +96,12 @@ def _with_borders(arrays: Mapping[str, npt.NDArray[Any]], per_split: npt.NDArray
     train_end = offsets[:-1] + per_split[TRAIN]
     borders = {"offsets": offsets, "train_end": train_end, "valid_end": train_end + per_split[VALID]}
     return HistoryArrays(**arrays, **borders)
+
+
+def in_seconds(history: HistoryArrays) -> HistoryArrays:
+    """Keep the times as seconds where that loses nothing, as their file does."""
+    seconds = None if isinstance(history.timestamp, WholeSeconds) else seconds_of(history.timestamp)
+    return history if seconds is None else replace(history, timestamp=WholeSeconds(seconds))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from features.appended.event_arrays import EventArrayWriter
 from features.appended.kept_rows import NO_REPEATS, KeptRows
 from features.build import FeaturesConfig
 from features.histories import TargetRows, build_histories, build_targets, event_watch_ratio
@@ -24,7 +25,6 @@ from features.log.encoded_log import StoredLog
 from features.log.event_log import EventLog, count_ties, event_log, selected, settle
 from features.log.repeats import Repeats
 from features.log.signal_bits import behaviour_bytes
-from features.log.stored_columns import ColumnWriter
 from features.number_tables.writer import NumberTableWriter
 from features.passes.events import Labels, Taken, doubling_counts, labels_of, taken
 from features.passes.tally import Tally
@@ -34,7 +34,7 @@ from features.sources.base import MergeRule
 from features.splits import SplitArray, leave_last_out, split_at
 from features.tables import ASCENDING, LabelledEvents, event_columns, train_counts
 from recsys.contracts.columns import Columns
-from recsys.contracts.dataset import HISTORY_ARRAYS, HistoryArrays, OffsetArray
+from recsys.contracts.dataset import HistoryArrays, OffsetArray
 
 TAKEN: Final = ("user", "item", "record", "timestamp")
 """Columns of the log that one pass takes the kept rows of, beside the one that nobody asks for."""
@@ -129,8 +129,7 @@ def write_by_users(log: StoredLog, kept: KeptRows, rules: Rules, out_dir: Path) 
         events = stack.enter_context(NumberTableWriter(out_dir / "events.parquet", ASCENDING))
         sessions = stack.enter_context(NumberTableWriter(out_dir / "sessions.parquet", ASCENDING))
         arrays = {
-            name: stack.enter_context(ColumnWriter(out_dir / "history" / f"{name}.npy", HISTORY_ARRAYS[name]))
-            for name in PER_EVENT
+            name: stack.enter_context(EventArrayWriter(out_dir / "history" / f"{name}.npy")) for name in PER_EVENT
         }
         for (first, end), marks in zip(kept.runs, kept.marks, strict=True):
             run = _events_of(log, first, end, marks, rules)

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from features.log.arrays import compacted, is_constant
 from features.number_tables.file_in_pieces import FileInPieces
+from features.passes.rows import seconds_of
+from recsys.contracts.event_times import SECOND_US
 
-SECOND: Final = 1_000_000
 _UINT32: Final = np.dtype(np.uint32)
 _SLICE: Final = 1 << 18
 MAYBE_CONSTANT: Final = frozenset({"prehistory", "signal_values", "signal_known"})
@@ -31,7 +32,7 @@ class Layout:
     Attributes:
         dtype: In memory.
         stored: On disk.
-        scale: What a stored number is multiplied with.
+        scale: What a stored number is multiplied with: 1, or the microseconds of a second.
         constant: The value of every row; there is no file then.
     """
 
@@ -58,8 +59,8 @@ class Layout:
         plain = cls(values.dtype, values.dtype)
         if name in MAYBE_CONSTANT and len(values) and is_constant(compacted(values)):
             return cls(values.dtype, values.dtype, constant=int(values[0]))
-        if name == "timestamp" and _whole_seconds(values):
-            return cls(values.dtype, _UINT32, SECOND)
+        if name == "timestamp" and len(values) and _whole_seconds(values):
+            return cls(values.dtype, _UINT32, SECOND_US)
         if name == "record":
             return cls(values.dtype, _UINT32) if records <= 1 << 32 else plain
         return plain
@@ -73,8 +74,11 @@ class Layout:
 
     def to_disk(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return values as they are stored."""
-        scaled = values // self.scale if self.scale != 1 else values
-        return scaled.astype(self.stored, copy=False)
+        if self.scale == 1:
+            return values.astype(self.stored, copy=False)
+        seconds = seconds_of(values)
+        assert seconds is not None  # :meth:`of` has looked
+        return seconds
 
     def from_disk(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return stored values as they are in memory."""
@@ -86,7 +90,7 @@ class Layout:
         """Return the least stored number that stands for ``value`` or more.
 
         Example:
-            >>> seconds = Layout(np.dtype(np.int64), np.dtype(np.uint32), SECOND)
+            >>> seconds = Layout(np.dtype(np.int64), np.dtype(np.uint32), SECOND_US)
             >>> seconds.stored_from(2_000_000), seconds.stored_from(2_000_001), seconds.stored_from(-5)
             (2, 3, 0)
         """
@@ -182,10 +186,5 @@ class ColumnWriter(FileInPieces):
 
 
 def _whole_seconds(times: npt.NDArray[np.int64]) -> bool:
-    """Whether all times are whole seconds that fit four bytes (until the year 2106); a slice at a time, to stop early."""
-    for start in range(0, len(times), _SLICE):
-        part = times[start : start + _SLICE]
-        seconds = part // SECOND
-        if int(seconds.min()) < 0 or int(seconds.max()) >= 1 << 32 or (seconds * SECOND != part).any():
-            return False
-    return len(times) > 0
+    """Whether all times are whole seconds that fit four bytes (until the year 2106); a slice at a time, for its memory."""
+    return all(seconds_of(times[start : start + _SLICE]) is not None for start in range(0, len(times), _SLICE))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.contracts.event_times import whole_seconds
 from recsys.native import columns as native
 
 Codes = npt.NDArray[np.int32]
@@ -100,3 +101,13 @@ def add_counts(codes: Codes, keep: Bools | None, counts: Rows) -> None:
         native.add_counts(np.ascontiguousarray(codes), None if keep is None else np.ascontiguousarray(keep), counts)
     else:
         counts += np.bincount(codes if keep is None else codes[keep], minlength=len(counts))
+
+
+def seconds_of(times: Rows) -> npt.NDArray[np.uint32] | None:
+    """Return what :func:`recsys.contracts.event_times.whole_seconds` does.
+
+    Example:
+        >>> seconds_of(np.array([5_000_000, 7_000_000])).tolist(), seconds_of(np.array([5_000_000, -1]))
+        ([5, 7], None)
+    """
+    return native.whole_seconds(np.ascontiguousarray(times)) if native.available() else whole_seconds(times)

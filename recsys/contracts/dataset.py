@@ -11,7 +11,7 @@ Files:
     users.parquet       one row per user, row number = user_index
     sessions.parquet    one row per session: its user, its rows in events.parquet, its split
     targets.parquet     one row per prediction to make: whose, from which history, which items come next
-    history/*.npy       the arrays of :class:`HistoryArrays`
+    history/*.npy       the arrays of :class:`HistoryArrays`, as :func:`stored_array` says
     quarantine.parquet  rows that were refused, with the reason
     merged.parquet      rows that another row of the same event has taken in
     log/                every usable raw event as numbers, so that a further day can be added
@@ -29,7 +29,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError
+from recsys.contracts.event_times import Times, WholeSeconds, whole_seconds
 from recsys.contracts.manifest import read_json, write_json
 from recsys.contracts.table_checks import PREPARE_AGAIN, check_file_types, read_table
 
@@ -57,6 +58,10 @@ HISTORY_ARRAYS: Final = {
     "train_end": np.int64,
     "valid_end": np.int64,
 }
+MAYBE_EQUAL: Final = frozenset({"behaviour", "gap", "watch", "timestamp"})
+"""Arrays of events that hold one value in many data sets."""
+
+_SLICE: Final = 1 << 20
 
 
 class DatasetSpec(BaseModel):
@@ -94,6 +99,9 @@ class DatasetSpec(BaseModel):
 class HistoryArrays:
     """Positive events of all users, one after the other, each user's in order of time.
 
+    Opened, an array of one value everywhere is one that :func:`numpy.broadcast_to` made, and ``timestamp`` may be kept as
+    seconds: index it, and the times that are asked for are read.
+
     Attributes:
         item: ``[E]`` item_index.
         behaviour: ``[E]`` packed signals, 0 not known.
@@ -109,7 +117,7 @@ class HistoryArrays:
     behaviour: ByteArray
     gap: ByteArray
     watch: ByteArray
-    timestamp: OffsetArray
+    timestamp: Times
     offsets: OffsetArray
     train_end: OffsetArray
     valid_end: OffsetArray
@@ -274,11 +282,51 @@ class Dataset:
         return read_table(self.path / name, DATASET_TABLES[name], PREPARE_AGAIN, rows=rows, at_most=at_most)
 
 
+def stored_array(name: str, values: npt.NDArray[Any] | WholeSeconds) -> npt.NDArray[Any]:
+    """Return an array of histories as it lies on the disk: no wider than its values, since every day writes it anew.
+
+    Args:
+        name: Of the array; those of :data:`MAYBE_EQUAL` may be narrower than :data:`HISTORY_ARRAYS` says.
+        values: ``[E]``, of the declared type.
+
+    Returns:
+        ``[]`` where every event has the same value; times as uint32 seconds where all of them are whole seconds, see
+        :func:`~recsys.contracts.event_times.whole_seconds`; else the values.
+
+    Example:
+        >>> stored_array("gap", np.array([3, 3], np.uint8)).shape, stored_array("gap", np.array([3, 4], np.uint8)).shape
+        ((), (2,))
+        >>> stored_array("timestamp", np.array([5_000_000, 7_000_000])).tolist()
+        [5, 7]
+    """
+    if name not in MAYBE_EQUAL or not len(values):
+        return np.asarray(values)
+    if is_one_value(values.seconds if isinstance(values, WholeSeconds) else values):
+        return values[:1].reshape(())
+    if isinstance(values, WholeSeconds):
+        return values.seconds
+    seconds = whole_seconds(values) if name == "timestamp" else None
+    return values if seconds is None else seconds
+
+
+def is_one_value(values: npt.NDArray[Any]) -> bool:
+    """Whether all values are equal; stops at the first run of them that says no.
+
+    Args:
+        values: One or more.
+    """
+    if values.strides == (0,):
+        return True
+    return all(bool((values[start : start + _SLICE] == values[0]).all()) for start in range(0, len(values), _SLICE))
+
+
 def write_history_arrays(folder: Path, history: HistoryArrays) -> None:
-    """Write the arrays as ``.npy`` files of the declared types."""
+    """Write the arrays as ``.npy`` files, as :func:`stored_array` says."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, dtype in HISTORY_ARRAYS.items():
-        np.save(folder / f"{name}.npy", np.ascontiguousarray(getattr(history, name), dtype=dtype))
+        values = getattr(history, name)
+        kept = values if isinstance(values, WholeSeconds) else np.asarray(values, dtype=dtype)
+        np.save(folder / f"{name}.npy", stored_array(name, kept))
 
 
 def read_history_arrays(folder: Path) -> HistoryArrays:
@@ -287,18 +335,22 @@ def read_history_arrays(folder: Path) -> HistoryArrays:
     Raises:
         ArtifactError: A file is missing, truncated, or of another type; lengths or offsets do not fit together.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, dtype in HISTORY_ARRAYS.items():
         path = folder / f"{name}.npy"
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"'{path}' cannot be opened: {error}; {PREPARE_AGAIN}") from error
-        if array.dtype != dtype:
+        if name in MAYBE_EQUAL and array.ndim == 0 and array.dtype == dtype:
+            arrays[name] = np.broadcast_to(np.array(array), (len(arrays["item"]),))
+            continue
+        seconds = name == "timestamp" and array.dtype == np.uint32
+        if array.dtype != dtype and not seconds:
             raise ArtifactError(f"'{path}' holds {array.dtype}, expected {np.dtype(dtype)}; {PREPARE_AGAIN}")
         if array.ndim != 1:
             raise ArtifactError(f"'{path}' has shape {array.shape}, expected one dimension; {PREPARE_AGAIN}")
-        arrays[name] = array
+        arrays[name] = WholeSeconds(array) if seconds else array
     history = HistoryArrays(**arrays)
     problem = _offset_problem(history)
     if problem is not None:

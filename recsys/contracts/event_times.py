@@ -6,9 +6,12 @@ Used wherever times come in: by the sources that read logs, and by the serving s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal, overload
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from recsys.contracts.errors import DataError
@@ -22,6 +25,8 @@ NANOSECONDS: Final[Mapping[NumberUnit, int]] = {"s": 1_000_000_000, "ms": 1_000_
 EARLIEST_US: Final = 631_152_000_000_000
 LATEST_US: Final = 4_102_444_800_000_000
 
+SECOND_US: Final = 1_000_000
+_SLICE: Final = 1 << 16
 _LIMIT_US: Final = 9_000_000_000_000_000_000  # fits in Int64; values beyond are clipped and then refused as implausible
 
 
@@ -117,3 +122,73 @@ def microseconds(instant: datetime | date) -> int:
     aware = instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
     whole = int((aware - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
     return whole * 1_000_000 + aware.microsecond
+
+
+@dataclass(frozen=True)
+class WholeSeconds:
+    """Times that are kept as whole seconds, in half of the space, and read as UTC microseconds where they are asked for.
+
+    Stands where an array of microseconds may stand: it is indexed as one, and :func:`numpy.asarray` makes one of all of it.
+
+    Example:
+        >>> times = WholeSeconds(np.array([5, 7, 9], np.uint32))
+        >>> len(times), times[1:].tolist(), times[np.array([2, 0])].tolist(), int(times[1])
+        (3, [7000000, 9000000], [9000000, 5000000], 7000000)
+
+    Attributes:
+        seconds: ``[E]`` uint32, since 1970 in UTC.
+    """
+
+    seconds: npt.NDArray[np.uint32]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array."""
+        return self.seconds.shape
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    @overload
+    def __getitem__(self, rows: int) -> np.int64: ...
+    @overload
+    def __getitem__(
+        self, rows: slice | npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.int64]: ...
+    def __getitem__(self, rows: Any) -> Any:
+        """Return some of the times; reads no others."""
+        return np.multiply(self.seconds[rows], np.int64(SECOND_US), dtype=np.int64)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return all times.
+
+        Raises:
+            ValueError: They are asked for without a copy, which is never possible.
+        """
+        if copy is False:
+            raise ValueError("times that are kept as seconds are microseconds only in a copy")
+        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
+
+
+Times = npt.NDArray[np.int64] | WholeSeconds
+"""UTC microseconds, -1 not known."""
+
+
+def whole_seconds(times: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32] | None:
+    """Return times as whole seconds; ``None`` where one is not known, no whole second, or after the year 2106.
+
+    Args:
+        times: ``[E]`` UTC microseconds, -1 not known.
+
+    Example:
+        >>> whole_seconds(np.array([5_000_000, 7_000_000])).tolist(), whole_seconds(np.array([5_000_000, 7_000_001]))
+        ([5, 7], None)
+    """
+    found = np.empty(len(times), np.uint32)
+    for start in range(0, len(times), _SLICE):  # a slice at a time, to stop early
+        part = times[start : start + _SLICE]
+        seconds = part // SECOND_US
+        if int(seconds.min()) < 0 or int(seconds.max()) >= 1 << 32 or (seconds * SECOND_US != part).any():
+            return None
+        found[start : start + _SLICE] = seconds
+    return found

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from recsys.contracts.columns import TRAIN
 from recsys.contracts.dataset import Dataset, HistoryArrays, Targets
 from recsys.contracts.errors import DataError
+from recsys.contracts.event_times import Times
 from recsys.data.augmentation import Augmentation
 from recsys.data.batch import TrainingBatch, collate_all_prefixes, collate_targets
 from recsys.data.histories import Histories
@@ -87,7 +88,7 @@ class PrefixWindows:
     @property
     def last_instant(self) -> npt.NDArray[np.int64]:
         """``[N]`` time of the last supervised event of each window, UTC microseconds."""
-        return np.asarray(self.arrays.timestamp)[self.end - 1]
+        return np.asarray(self.arrays.timestamp[self.end - 1])
 
     def only(self, rows: npt.NDArray[np.int64]) -> PrefixWindows:
         """Return the windows given by number."""
@@ -146,7 +147,7 @@ class TargetRows:
     targets: Targets
     session_length: int
     max_history: int
-    timestamp: npt.NDArray[np.int64]
+    timestamp: Times
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -169,7 +170,7 @@ class TargetRows:
     @property
     def last_instant(self) -> npt.NDArray[np.int64]:
         """``[N]`` time of the first wanted event of each pair, UTC microseconds; of none where nothing follows, the last."""
-        return np.asarray(self.timestamp)[np.minimum(self.targets.history_end, len(self.timestamp) - 1)]
+        return np.asarray(self.timestamp[np.minimum(self.targets.history_end, len(self.timestamp) - 1)])
 
     def only(self, rows: npt.NDArray[np.int64]) -> TargetRows:
         """Return the pairs given by number."""

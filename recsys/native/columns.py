@@ -41,6 +41,7 @@ _ARGUMENTS: Final[dict[str, list[Any]]] = {
     "run_starts": [_POINTER, _NUMBER, _POINTER],
     "take_events": [_POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER] + [_POINTER] * 6,
     "label_events": [_POINTER, _POINTER] + [_NUMBER] * 5 + [_POINTER] * 7,
+    "whole_seconds": [_POINTER, _NUMBER, _POINTER],
     "split_counts": [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER],
     "distinct_targets": [_POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER],
 }
@@ -362,6 +363,12 @@ def labelled(
         *events, _at(split), _at(session), _at(starts), _at(gap), _at(counts), _at(lengths), _at(facts)
     )
     return split, session, starts[: sessions + 1], gap, counts, lengths, facts
+
+
+def whole_seconds(times: Rows) -> npt.NDArray[np.uint32] | None:
+    """Return microseconds as seconds; ``None`` where one is below 0, no whole second, or does not fit four bytes."""
+    out = np.empty(len(times), np.uint32)
+    return out if _library().whole_seconds(_at(times, np.int64), len(times), _at(out)) else None
 
 
 def split_counts(user: Codes, split: npt.NDArray[np.int8], users: int, splits: int) -> Rows:

@@ -94,7 +94,7 @@ class ItemFacts:
         events = np.arange(len(history.item))
         owner = np.searchsorted(np.asarray(history.offsets), events, side="right") - 1
         train = events < np.asarray(history.train_end)[owner]
-        item, time = np.asarray(history.item)[train], np.asarray(history.timestamp)[train]
+        item, time = np.asarray(history.item)[train], np.asarray(history.timestamp[train])
         known = time >= 0
         first, last = np.full(num_items, np.inf), np.full(num_items, -np.inf)
         np.minimum.at(first, item[known], time[known] / _DAY_US)

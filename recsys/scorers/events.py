@@ -54,7 +54,7 @@ class CountedEvents:
         return cls(
             user=row.astype(np.int32),
             item=np.asarray(history.item)[flat],
-            timestamp=np.asarray(history.timestamp)[flat],
+            timestamp=np.asarray(history.timestamp[flat]),
             age=np.asarray(ends)[row] - 1 - flat,
         )
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recsys.contracts.columns import Columns
-from recsys.contracts.dataset import Dataset, HistoryArrays, Targets
+from recsys.contracts.dataset import HISTORY_ARRAYS, Dataset, Targets
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.contracts.event_times import NumberUnit
 from recsys.contracts.manifest import sha256_of_file
@@ -172,8 +172,11 @@ class PreparedUsers:
         self.digest, self.source = digest, UserSource(folder, digest)
         # as plain arrays: NumPy spends more on slicing a memory-mapped one per user than the search on excluding the items;
         # the pages stay mapped
-        arrays = {name: np.asarray(array) for name, array in vars(self.prepared.history).items()}
-        self._history = HistoryArrays(**arrays)
+        history = self.prepared.history
+        plain = {
+            name: np.asarray(getattr(history, name)) for name in HISTORY_ARRAYS if name != "timestamp"
+        }  # nobody asks
+        self._history = replace(history, **plain)
         self._targets = self.prepared.all_users()
         self._maps: dict[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]] = {}
 

@@ -204,7 +204,7 @@ def test_prehistory_is_train_and_its_unknown_signals_count_as_no(tmp_path: Path)
     assert data.items["item_id"].to_numpy()[data.history.item].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert data.history.behaviour.tolist() == [2] * 5 + [4, 3, 2]
     assert data.history.gap.tolist()[:7] == [0, 0, 0, 0, 0, 0, 18]
-    assert data.history.timestamp.tolist()[4:6] == [-1, START * 10**6]
+    assert np.asarray(data.history.timestamp).tolist()[4:6] == [-1, START * 10**6]
     assert data.targets(TRAIN).history_end.tolist() == [0, 2, 4, 5]
     assert (report["prehistory_events"], report["sessions"]["chunked_prehistory"]) == (5, True)
     assert data.events["timestamp"].null_count() == 5

@@ -88,6 +88,6 @@ def test_every_history_is_the_prepared_one(tmp_path: Path) -> None:
     items = prepared.items["item_id"].gather(prepared.history.item)
     assert found["item_ids"].explode(empty_as_null=False).to_list() == items.to_list()
     times = found["timestamps"].explode(empty_as_null=False).cast(pl.Int64).fill_null(-1).to_numpy()
-    assert times.tolist() == prepared.history.timestamp.tolist()
+    assert times.tolist() == np.asarray(prepared.history.timestamp).tolist()
     codes = found["behaviours"].explode(empty_as_null=False).to_numpy()
     assert codes.tolist() == prepared.history.behaviour.tolist()

@@ -19,6 +19,7 @@ from features.audit.leakage.findings import example_ids
 from features.passes.users import item_counts
 from recsys.contracts.columns import SPLIT_NAMES, TEST, TRAIN, VALID
 from recsys.contracts.dataset import Dataset, Targets
+from recsys.contracts.event_times import Times, WholeSeconds
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -37,7 +38,7 @@ class Arrays:
     """
 
     item: npt.NDArray[np.int32]
-    timestamp: Int64Array
+    timestamp: Times
     offsets: Int64Array
     train_end: Int64Array
     valid_end: Int64Array
@@ -55,13 +56,18 @@ class Arrays:
         history = dataset.history
         return cls(
             item=np.asarray(history.item),
-            timestamp=np.asarray(history.timestamp),
+            timestamp=times if isinstance(times := history.timestamp, WholeSeconds) else np.asarray(times),
             offsets=np.asarray(history.offsets),
             train_end=np.asarray(history.train_end),
             valid_end=np.asarray(history.valid_end),
             num_items=dataset.spec.num_items,
             user_ids=read_user_ids(dataset.path) if user_ids is None else user_ids,
         )
+
+    @property
+    def ticks(self) -> npt.NDArray[np.integer[Any]]:
+        """``[E]`` times as they are kept: ordered and equal as ``timestamp`` is, and below 0 where none is known."""
+        return self.timestamp.seconds if isinstance(self.timestamp, WholeSeconds) else self.timestamp
 
     @cached_property
     def owner(self) -> npt.NDArray[np.int32]:
@@ -97,9 +103,9 @@ class Arrays:
     @cached_property
     def backwards(self) -> Int64Array:
         """Places whose known time is before that of the event in front of it, of the same user; none in sound data."""
-        drops = np.flatnonzero(self.timestamp[1:] < self.timestamp[:-1]) + 1
+        drops = np.flatnonzero(self.ticks[1:] < self.ticks[:-1]) + 1
         first = self.offsets[np.searchsorted(self.offsets, drops)] == drops
-        return drops[~first & (self.timestamp[drops] >= 0)]
+        return drops[~first & (self.ticks[drops] >= 0)]
 
     @cached_property
     def backward_users(self) -> Int64Array:

@@ -84,7 +84,7 @@ def ties(arrays: Arrays, rows: AskedRows, *, priced: bool) -> list[Finding]:
         return []
     measured = hit_rate(rows, _next_in_ties(arrays, rows, tied)) if priced else None
     severity: Severity = "warning" if count / len(rows) >= TIES_WORTH_A_WARNING else "note"
-    time = arrays.timestamp
+    time = arrays.ticks
     same = (time[1:] == time[:-1]) & (time[1:] >= 0) & (arrays.owner[1:] == arrays.owner[:-1])
     return [
         Finding(
@@ -116,7 +116,7 @@ def tied_rows(arrays: Arrays, rows: AskedRows) -> BoolArray:
 
 def _next_in_ties(arrays: Arrays, rows: AskedRows, tied: BoolArray) -> npt.NDArray[np.int32]:
     """For every tied row the ten items that most often stood right behind its last item in a tie of the train events."""
-    time, item = arrays.timestamp, arrays.item
+    time, item = arrays.ticks, arrays.item
     pair = np.flatnonzero(
         (time[1:] == time[:-1]) & (time[1:] >= 0) & (arrays.owner[1:] == arrays.owner[:-1]) & arrays.in_train[1:]
     )

@@ -35,7 +35,7 @@ def targets_in_training(arrays: Arrays, rows: AskedRows) -> list[Finding]:
     mine = np.zeros(len(start), bool)
     mine[users] = True
     place = np.arange(len(arrays.item))
-    owner, timed = arrays.owner, arrays.timestamp >= 0
+    owner, timed = arrays.owner, arrays.ticks >= 0
     train = np.flatnonzero(mine[owner] & timed & arrays.in_train)
     asked = np.flatnonzero(mine[owner] & timed & (place >= start[owner]) & (place < end[owner]))
     events = [

@@ -282,9 +282,8 @@ def _histories_before(history: HistoryArrays, events: pl.DataFrame, starts: Offs
     begin = np.asarray(history.offsets)[user]
     end = (np.cumsum(positive) - positive)[starts].astype(np.int64)
     now = events[Columns.TIMESTAMP].fill_null(-1).to_numpy()[starts]
-    times = np.asarray(history.timestamp)
     while True:  # as often as there are events of one instant
-        tied = (end > begin) & (now >= 0) & (times[np.maximum(end - 1, 0)] >= now)
+        tied = (end > begin) & (now >= 0) & (history.timestamp[np.maximum(end - 1, 0)] >= now)
         if not tied.any():
             break
         end = end - tied

@@ -192,6 +192,35 @@ def test_each_item_of_a_window_once(seed: int, sizes: list[int]) -> None:
             assert found.tolist() == [inside.count(each) for each in range(40)]
 
 
+@given(
+    times=st.lists(st.integers(0, 2**32 - 1).map(lambda second: second * US), max_size=9),
+    odd=st.sampled_from([None, -1, -US, 1, US - 1, 2**32 * US, 2**32 * US - 1, -(2**63), 2**63 - 1, 2**62]),
+    place=st.integers(0, 9),
+)
+@settings(max_examples=200, deadline=None)
+def test_whole_seconds(times: list[int], odd: int | None, place: int) -> None:
+    """All of them are, or the one that is not says so: below 0, between seconds, or after 2106."""
+    if odd is not None:
+        times.insert(place, odd)
+    for found, _ in both(rows.seconds_of, np.array(times, np.int64)):
+        if odd is None:
+            assert (found.tolist(), found.dtype) == ([time // US for time in times], np.uint32)
+        else:
+            assert found is None
+
+
+@pytest.mark.parametrize("place", [0, 4095, 4096, 65_535, 65_536, 70_000])
+def test_whole_seconds_of_many(place: int) -> None:
+    """The one odd time is found in whichever block it stands."""
+    times = np.arange(70_001) * US
+    for found, _ in both(rows.seconds_of, times):
+        assert found is not None
+        assert (found == np.arange(70_001)).all()
+    times[place] += 1
+    for found, _ in both(rows.seconds_of, times):
+        assert found is None
+
+
 @pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
 def test_memory_that_does_not_fit_is_refused() -> None:
     from recsys.native import columns
@@ -240,6 +269,7 @@ WRONG: list[tuple[str, list[Any]]] = [
     ("gap_codes", [np.zeros(2, np.int32), np.zeros(1, np.int64), 0, 0]),
     ("gap_sessions", [np.zeros(2, np.int32), np.zeros(1, np.int8), np.zeros(2, np.int64), 5]),
     ("split_counts", [np.zeros(2, np.int32), np.zeros(1, np.int8), 2, 3]),
+    ("whole_seconds", [np.zeros(2, np.int32)]),
     ("run_starts", [np.array([0, 5], np.int32)]),
     ("run_starts", [np.array([5, 0], np.int32)]),
     ("run_starts", [np.array([0, 1, 0, 1, 0, 1], np.int32)]),

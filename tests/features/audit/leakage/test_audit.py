@@ -82,7 +82,7 @@ def test_histories_that_run_into_their_target(sound: Dataset, shift: int, users:
 
 def test_an_event_of_the_history_dated_after_the_target(sound: Dataset) -> None:
     """User 4's first event gets a date after everything: one row, one event, and its item is no right one."""
-    times = np.load(sound.path / "history" / "timestamp.npy")
+    times = np.array(sound.history.timestamp)
     times[sound.history.offsets[4]] = times.max() + 1
     np.save(sound.path / "history" / "timestamp.npy", times)
     found = findings(Dataset.open(sound.path), "global_temporal")
@@ -148,7 +148,7 @@ def test_the_same_event_on_both_sides(tmp_path: Path) -> None:
     dataset = data_of(
         tmp_path / "planted", rows[:-3], {"split": {"kind": "given"}}, names=["split"], columns={"split": "split"}
     )
-    times = np.load(dataset.path / "history" / "timestamp.npy")
+    times = np.array(dataset.history.timestamp)
     items = np.load(dataset.path / "history" / "item.npy")
     for user in (0, 1):  # the second train event of both becomes a copy of the test event
         first, last = dataset.history.offsets[user] + 1, dataset.history.offsets[user + 1] - 1

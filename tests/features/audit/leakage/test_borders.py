@@ -13,7 +13,7 @@ from tests.features.audit.leakage.test_audit import DAY, LAST_OUT, data_of, find
 
 def redated(dataset: Dataset, user: int, times: dict[int, int]) -> Dataset:
     """Give events of a user, by their place in the history, other times."""
-    written = np.load(dataset.path / "history" / "timestamp.npy")
+    written = np.array(dataset.history.timestamp)
     for place, time in times.items():
         written[dataset.history.offsets[user] + place] = time
     np.save(dataset.path / "history" / "timestamp.npy", written)
