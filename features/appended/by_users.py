@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -104,8 +105,9 @@ class Written:
     ends: list[OffsetArray] = field(default_factory=list)
     targets: dict[int, list[TargetRows]] = field(default_factory=dict)
 
+    @cached_property
     def borders(self) -> HistoryBorders:
-        """Return where histories begin and end."""
+        """Where histories begin and end; asked for once all runs are written."""
         offsets = np.concatenate([np.zeros(1, np.int64), *self.ends])
         return HistoryBorders(offsets, np.concatenate(self.train_end), np.concatenate(self.valid_end))
 
@@ -140,7 +142,7 @@ def write_by_users(log: StoredLog, kept: KeptRows, rules: Rules, out_dir: Path) 
                 writer.write(getattr(history, name))
             _gather(found, run, history, rules)
             _write_tables(found, run, events, sessions)
-    for name, borders in vars(found.borders()).items():
+    for name, borders in vars(found.borders).items():
         np.save(out_dir / "history" / f"{name}.npy", borders)
     return found
 

@@ -131,14 +131,13 @@ def _rest(
     config, items, targets, tally = rules.config, rules.items, written.all_targets(), written.tally
     assert tally is not None  # some event is kept
     users, user_facts = users_table(user_ids, raw.users)
-    borders = written.borders()
     split = cut_facts(rules.cuts) if rules.cuts is not None else {"kind": config.split.kind, "leaks_across_time": True}
     facts = event_facts(tally, log.head.signals)
     report = {
         **row_counts(read, quarantine, outcome),
         "split": split,
         "sessions": session_facts(rules.sessions, tally, written.session_lengths),
-        **history_counts(tally, borders, targets),
+        **history_counts(tally, written.borders, targets),
         **items.facts,
         **user_facts,
         **all_facts(raw, read, quarantine, facts, (user_ids, item_ids), {**items.facts, **user_facts}),

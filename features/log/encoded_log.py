@@ -211,7 +211,7 @@ class LogWriter:
             ids = getattr(log, name)
             if ids is not None:
                 table = pl.DataFrame({name: ids.rechunk()})
-                table.write_parquet(self._folder / f"{name}.parquet", compression="lz4", statistics=False)
+                table.write_parquet(self._folder / f"{name}.parquet", compression="uncompressed", statistics=False)
         facts: dict[str, Any] = {name: list(getattr(log, name)) for name in _FACT_NAMES}
         layouts = {name: layout.as_json() for name, layout in self._layouts.items()}
         write_json(self._folder / _FACTS, {**facts, _LAYOUTS: layouts})

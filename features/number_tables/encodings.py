@@ -74,11 +74,12 @@ def levels(known: npt.NDArray[np.bool_] | None, count: int) -> bytes:
     return len(run).to_bytes(4, "little") + run
 
 
-def delta_packed(values: npt.NDArray[Any]) -> bytes:
+def delta_packed(*parts: npt.NDArray[Any]) -> bytes:
     """Return whole numbers as differences, in as few bits as those of 32 neighbours need.
 
     Args:
-        values: ``[N]`` int8, uint8, int32 or int64; those of one byte are stored as int32, as the format asks.
+        parts: ``[N]`` int8, uint8, int32 or int64 in one part or several; those of one byte are stored as int32, as the
+            format asks.
 
     Example:
         Four numbers: block, miniblocks and count, the first number 5, least difference 1, and one bit for each difference
@@ -87,9 +88,9 @@ def delta_packed(values: npt.NDArray[Any]) -> bytes:
         >>> delta_packed(np.array([5, 6, 7, 9], np.int32)).hex()
         '800104040a020100000004000000'
     """
-    values = np.ascontiguousarray(values)
     if native.available():
-        return native.delta_packed(values)
+        return native.delta_packed(*map(np.ascontiguousarray, parts))
+    values = parts[0] if len(parts) == 1 else np.concatenate(parts)
     values = values.astype(np.int32, copy=False) if values.dtype.itemsize == 1 else values
     first = zigzag(int(values[0])) if len(values) else 0
     head = varint(BLOCK) + varint(_PER_BLOCK) + varint(len(values)) + varint(first)

@@ -199,12 +199,14 @@ def _page(parts: list[Column], column: ColumnFormat, rows: int) -> list[bytes | 
     if column.nullable:
         nullable = [part for part in parts if isinstance(part, Nullable)]
         values = [part.values for part in nullable]
+        if all(part.known is None for part in nullable):
+            return [levels(None, rows), *_plain(values)]
         known = np.concatenate([part.marks for part in nullable])
         if known.all():
             return [levels(None, rows), *_plain(values)]
         return [levels(known, rows), *_plain([_joined(values)[known]])]
     values = [part for part in parts if isinstance(part, np.ndarray)]
-    return [delta_packed(_joined(values))] if column.encoding == file_format.DELTA else _plain(values)
+    return [delta_packed(*values)] if column.encoding == file_format.DELTA else _plain(values)
 
 
 def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

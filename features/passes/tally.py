@@ -33,7 +33,8 @@ class Tally:
         first, last: Earliest and latest known time, UTC microseconds; ``None`` where none is known.
         future: Later than now.
         ties: With the instant of their predecessor, and those of them whose order no column decides.
-        signals: ``[65536]`` events by their signals: those that are true, times 256, and those that are known.
+        signals: ``[65536]`` events by their signals: those that are true, times 256, and those that are known; ``[0]``
+            where the log has none.
         per_split: Events of each split.
     """
 
@@ -100,12 +101,13 @@ def _first_and_last(timestamp: npt.NDArray[np.int64]) -> tuple[int, int] | tuple
 
 def _signal_pairs(log: EventLog) -> npt.NDArray[np.int64]:
     # a table of 128 combinations instead of a pass over the events per signal
+    if not log.signals:
+        return np.empty(0, np.int64)
     pairs = np.zeros(1 << 16, np.int64)
     if len(log) and is_constant(log.signal_values) and is_constant(log.signal_known):
-        if log.signals:
-            pairs[int(log.signal_values[0]) << 8 | int(log.signal_known[0])] = len(log)
+        pairs[int(log.signal_values[0]) << 8 | int(log.signal_known[0])] = len(log)
         return pairs
-    for start in range(0, len(log) if log.signals else 0, _SLICE):
+    for start in range(0, len(log), _SLICE):
         rows = slice(start, start + _SLICE)
         both = log.signal_values[rows].astype(np.uint16) << np.uint16(8) | log.signal_known[rows]
         pairs += np.bincount(both, minlength=1 << 16)

@@ -24,7 +24,7 @@ Bytes = npt.NDArray[np.uint8]
 _DELTA_KINDS: Final = {np.dtype(np.int8): 0, np.dtype(np.uint8): 1, np.dtype(np.int32): 2, np.dtype(np.int64): 3}
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: Final[dict[str, list[Any]]] = {
-    "delta_packed": [_POINTER, _NUMBER, _NUMBER, _POINTER],
+    "delta_packed": [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER],
     "insert_rows": [_POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER],
     "compress_rows": [_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER],
     "gather_codes": [_POINTER, _POINTER, _NUMBER, _POINTER],
@@ -81,15 +81,16 @@ def _are_rows(start: Rows, end: Rows, rows: int) -> bool:
     return not len(start) or (int(start.min()) >= 0 and int(end.max()) <= rows and bool(np.all(end >= start)))
 
 
-def delta_packed(values: npt.NDArray[Any]) -> bytes:
+def delta_packed(*parts: npt.NDArray[Any]) -> bytes:
     """Differences in few bits; the fast twin of :func:`features.number_tables.encodings.delta_packed`.
 
     Args:
-        values: Int8, uint8, int32 or int64.
+        parts: Int8, uint8, int32 or int64, all of one type.
     """
-    wide = max(values.dtype.itemsize, 4)
-    out = np.empty(64 + (len(values) // 128 + 1) * (14 + 128 * wide), np.uint8)
-    size = _library().delta_packed(_at(values), _DELTA_KINDS[values.dtype], len(values), _at(out))
+    dtype, count = parts[0].dtype, sum(map(len, parts))
+    out = np.empty(64 + (count // 128 + 1) * (14 + 128 * max(dtype.itemsize, 4)), np.uint8)
+    places, sizes = np.array([_at(part, dtype) for part in parts]), np.array([len(part) for part in parts])
+    size = _library().delta_packed(_at(places), _at(sizes, np.int64), _DELTA_KINDS[dtype], count, _at(out))
     return out[:size].tobytes()
 
 

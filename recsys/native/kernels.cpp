@@ -162,17 +162,42 @@ uint8_t* pack_bits(const Unsigned* values, int width, uint8_t* out) {
     return out;
 }
 
+// Values that lie in several parts, one behind the other.
+template <typename Given>
+struct Parts {
+    const void* const* parts;
+    const int64_t* sizes;
+    int64_t part = 0, done = 0;  // of that part
+    Given room[129] = {};  // the value before, and values of two parts
+
+    // The next values, in a row, the one before them in front: where they lie, or copied together where a part ends.
+    const Given* next(int64_t count) {
+        if (done && done + count <= sizes[part]) {
+            done += count;
+            return static_cast<const Given*>(parts[part]) + done - count;
+        }
+        if (done) room[0] = static_cast<const Given*>(parts[part])[done - 1];
+        for (int64_t n = 1; n <= count; ++n) {
+            while (done == sizes[part]) ++part, done = 0;
+            room[n] = static_cast<const Given*>(parts[part])[done++];
+        }
+        return room + 1;
+    }
+};
+
 template <typename Given, typename Signed, typename Unsigned>
-int64_t delta_pack(const Given* values, int64_t count, uint8_t* out) {
+int64_t delta_pack(const void* const* parts, const int64_t* sizes, int64_t count, uint8_t* out) {
     uint8_t* const begin = out;
+    Parts<Given> left{parts, sizes};
     out = put_varint(put_varint(put_varint(out, 128), 4), count);
-    out = put_varint(out, count ? zigzag(values[0]) : 0);
+    out = put_varint(out, count ? zigzag(*left.next(1)) : 0);
     Unsigned beyond[128];
     for (int64_t first = 1; first < count; first += 128) {
         const int64_t here = std::min<int64_t>(128, count - first);
+        const Given* const values = left.next(here);
         Signed least = std::numeric_limits<Signed>::max();
         for (int64_t n = 0; n < here; ++n) {
-            beyond[n] = static_cast<Unsigned>(values[first + n]) - static_cast<Unsigned>(values[first + n - 1]);
+            beyond[n] = static_cast<Unsigned>(values[n]) - static_cast<Unsigned>(values[n - 1]);
             least = std::min(least, static_cast<Signed>(beyond[n]));
         }
         for (int64_t n = 0; n < here; ++n) beyond[n] -= static_cast<Unsigned>(least);
@@ -226,11 +251,22 @@ inline uint8_t gap_code(int64_t gap_us) {
     return static_cast<uint8_t>(seconds ? std::min(2 + 63 - __builtin_clzll(seconds), 31) : 1);
 }
 
+// The same of a gap from 0 on, below 2^52, without a branch, so that it is made of several at once.
+inline int64_t gap_code_of_double(int64_t gap_us) {
+    int64_t seconds = static_cast<int64_t>(static_cast<double>(gap_us) * 1e-6);  // or one beside
+    const int64_t left = gap_us - seconds * 1000000;
+    seconds += (left >= 1000000) - (left < 0);
+    const double known = static_cast<double>(seconds);
+    const int64_t exponent = (__builtin_bit_cast(int64_t, known) >> 52) - 1023;
+    return seconds ? std::min<int64_t>(2 + exponent, 31) : 1;
+}
+
 // Kept rows of a run of users, under the numbers of the users and items that are kept.
 template <typename Stored>
-int64_t take(const int64_t* starts, int64_t users, const int32_t* item, const Stored* time, int64_t scale,
-             const uint8_t* keep, const int32_t* item_number, int32_t* out_user, int32_t* out_item, int64_t* out_time,
-             uint8_t* used) {
+int64_t take(const int64_t* __restrict starts, int64_t users, const int32_t* __restrict item, const Stored* __restrict time,
+             int64_t scale, const uint8_t* __restrict keep, const int32_t* __restrict item_number,
+             int32_t* __restrict out_user, int32_t* __restrict out_item, int64_t* __restrict out_time,
+             uint8_t* __restrict used) {
     int64_t kept = 0;
     int32_t number = 0;
     for (int64_t user = 0; user < users; ++user) {
@@ -266,17 +302,33 @@ int64_t mark(const int64_t* starts, int64_t users, const int32_t* item, const ui
     return kept;
 }
 
+// A number per item that outlives a call: what a call marks is above all that was marked before it, so that nothing is cleared.
+class Marks {
+  public:
+    // The first of so many marks that nobody used before.
+    int64_t reserved(int64_t count) {
+        const int64_t first = next_;
+        next_ += count;
+        return first;
+    }
+    int64_t& of(int32_t item) {
+        const size_t at = static_cast<size_t>(item);
+        if (at >= met_.size()) met_.resize(2 * at + 1, -1);
+        return met_[at];
+    }
+
+  private:
+    std::vector<int64_t> met_;
+    int64_t next_ = 0;
+};
+
 // Rows with user, item and time of an earlier row, that row, and the first one with user and time.
 template <typename Stored>
 int64_t repeats(const int64_t* starts, int64_t users, const int32_t* item, const Stored* time, int64_t* rows, int64_t* into,
                 int64_t* ties) {
-    std::vector<int64_t> met;  // the latest row that was the first of its item and time
+    static thread_local Marks marks;  // the latest row that was the first of its item and time
+    const int64_t before = marks.reserved(users ? starts[users] : 0);
     int64_t found = 0;
-    const auto place = [&met](int32_t what) -> int64_t& {
-        const size_t at = static_cast<size_t>(what);
-        if (at >= met.size()) met.resize(2 * at + 1, -1);
-        return met[at];
-    };
     for (int64_t user = 0; user < users; ++user) {
         int64_t tie = starts[user];
         for (int64_t n = starts[user] + 1; n < starts[user + 1]; ++n) {
@@ -284,14 +336,14 @@ int64_t repeats(const int64_t* starts, int64_t users, const int32_t* item, const
                 tie = n;
                 continue;
             }
-            if (tie == n - 1) place(item[tie]) = tie;
-            int64_t& first = place(item[n]);
-            if (first < tie) {
-                first = n;
+            if (tie == n - 1) marks.of(item[tie]) = before + tie;
+            int64_t& first = marks.of(item[n]);
+            if (first < before + tie) {
+                first = before + n;
                 continue;
             }
             rows[found] = n;
-            into[found] = first;
+            into[found] = first - before;
             ties[found++] = tie;
         }
     }
@@ -299,14 +351,13 @@ int64_t repeats(const int64_t* starts, int64_t users, const int32_t* item, const
 }
 
 // Items of a window, each once, in the order of their first event; returns how many.
-int64_t distinct(const int32_t* items, int64_t count, std::vector<int64_t>& met, int64_t mark, int32_t* out) {
+int64_t distinct(const int32_t* items, int64_t count, Marks& marks, int64_t mark, int32_t* out) {
     int64_t found = 0;
     if (count > 32)
         for (int64_t n = 0; n < count; ++n) {
-            const size_t item = static_cast<size_t>(items[n]);
-            if (item >= met.size()) met.resize(2 * item + 1, -1);
-            if (met[item] == mark) continue;
-            met[item] = mark;
+            int64_t& met = marks.of(items[n]);
+            if (met == mark) continue;
+            met = mark;
             out[found++] = items[n];
         }
     else
@@ -375,11 +426,11 @@ extern "C" void exp_sums(float* scores, int64_t rows, int64_t columns, const int
     }
 }
 
-extern "C" int64_t delta_packed(const void* values, int64_t kind, int64_t count, uint8_t* out) {
-    if (kind == 0) return delta_pack<int8_t, int32_t, uint32_t>(static_cast<const int8_t*>(values), count, out);
-    if (kind == 1) return delta_pack<uint8_t, int32_t, uint32_t>(static_cast<const uint8_t*>(values), count, out);
-    if (kind == 2) return delta_pack<int32_t, int32_t, uint32_t>(static_cast<const int32_t*>(values), count, out);
-    return delta_pack<int64_t, int64_t, uint64_t>(static_cast<const int64_t*>(values), count, out);
+extern "C" int64_t delta_packed(const void* const* parts, const int64_t* sizes, int64_t kind, int64_t count, uint8_t* out) {
+    if (kind == 0) return delta_pack<int8_t, int32_t, uint32_t>(parts, sizes, count, out);
+    if (kind == 1) return delta_pack<uint8_t, int32_t, uint32_t>(parts, sizes, count, out);
+    if (kind == 2) return delta_pack<int32_t, int32_t, uint32_t>(parts, sizes, count, out);
+    return delta_pack<int64_t, int64_t, uint64_t>(parts, sizes, count, out);
 }
 
 extern "C" void insert_rows(const void* old, int64_t count, const int64_t* at, const void* fresh, int64_t added, int64_t size,
@@ -506,36 +557,67 @@ extern "C" int64_t take_events(const int64_t* starts, int64_t users, const int32
 }
 
 // facts: events with user and time of the one before, and the least and the largest time that is not below 0. lengths: sessions
-// by the bits of their number of events.
-extern "C" int64_t label_events(const int32_t* user, const int64_t* time, int64_t count, int64_t valid_from, int64_t test_from,
-                                int64_t longest, int64_t users, int8_t* split, int32_t* session, int64_t* starts, uint8_t* gap,
-                                int64_t* split_counts, int64_t* lengths, int64_t* facts) {
-    int32_t last_user = -1;
-    int8_t last_split = 0;
-    int64_t last_time = -1, number = -1, ties = 0, least = std::numeric_limits<int64_t>::max(), most = -1;
-    for (int64_t n = 0; n < count; ++n) {
-        const int64_t now = time[n];
-        const bool same_user = user[n] == last_user;
-        const int8_t part = static_cast<int8_t>((now >= valid_from) + (now >= test_from));
-        if (!same_user | (part != last_split) | (now - last_time > longest)) {
-            if (number >= 0) ++lengths[bit_length(n - starts[number])];
-            starts[++number] = n;
+// by the bits of their number of events. Some thousand events at a time: what has no memory of the event before in vectors.
+extern "C" int64_t label_events(const int32_t* __restrict user, const int64_t* __restrict time, int64_t count,
+                                int64_t valid_from, int64_t test_from, int64_t longest, int64_t users,
+                                int8_t* __restrict split, int32_t* __restrict session, int64_t* __restrict starts,
+                                uint8_t* __restrict gap, int64_t* __restrict split_counts, int64_t* __restrict lengths,
+                                int64_t* __restrict facts) {
+    constexpr int64_t block = 2048;
+    int64_t pause[block];
+    int32_t code[block];
+    uint8_t new_session[block], new_run[block];
+    int64_t number = -1, run_start = 0, ties = 0, most = -1;
+    uint64_t least = std::numeric_limits<int64_t>::max();  // read without a sign, what is below 0 is the largest
+    for (int64_t start = 0; start < count; start += block) {
+        const int64_t here = std::min(block, count - start);
+        const int32_t* const who = user + start;
+        const int64_t* const when = time + start;
+        int8_t* const part = split + start;
+        for (int64_t n = 0; n < here; ++n) {
+            part[n] = static_cast<int8_t>((when[n] >= valid_from) + (when[n] >= test_from));
+            least = std::min(least, static_cast<uint64_t>(when[n]));
+            most = std::max(most, when[n]);
         }
-        split[n] = part;
-        session[n] = static_cast<int32_t>(number);
-        gap[n] = same_user && now >= last_time && last_time >= 0 ? gap_code(now - last_time) : 0;
-        ties += same_user & (now == last_time);
-        if (now >= 0) least = std::min(least, now);
-        most = std::max(most, now);
-        ++split_counts[part * users + user[n]];
-        last_user = user[n];
-        last_split = part;
-        last_time = now;
+        // of the block's first event, the one before lies in another block, or is none
+        const bool after = start > 0 && who[-1] == who[0];
+        pause[0] = after ? when[0] - when[-1] : -1;
+        new_run[0] = !after || part[-1] != part[0];
+        ties += after && pause[0] == 0;
+        code[0] = after && when[-1] >= 0 && pause[0] >= 0;
+        for (int64_t n = 1; n < here; ++n) {
+            const bool same = who[n] == who[n - 1];
+            pause[n] = when[n] - when[n - 1];
+            new_run[n] = !same | (part[n] != part[n - 1]);
+            ties += same & (pause[n] == 0);
+            code[n] = same & (when[n - 1] >= 0) & (pause[n] >= 0);
+        }
+        for (int64_t n = 0; n < here; ++n) new_session[n] = new_run[n] | (pause[n] > longest);
+        for (int64_t n = 0; n < here; ++n) gap[start + n] = static_cast<uint8_t>(code[n] ? gap_code_of_double(pause[n]) : 0);
+        for (int64_t n = 0; n < here; ++n) {
+            const int64_t at = start + n;
+            if (new_run[n]) {
+                if (at) split_counts[split[at - 1] * users + user[at - 1]] += at - run_start;
+                run_start = at;
+            }
+            starts[number + 1] = at;  // what is no start is written over
+            number += new_session[n];
+            session[at] = static_cast<int32_t>(number);
+        }
     }
-    if (number >= 0) ++lengths[bit_length(count - starts[number])];
+    if (count) split_counts[split[count - 1] * users + user[count - 1]] += count - run_start;
     starts[number + 1] = count;
+    int64_t single = 0;
+    for (int64_t n = 0; n <= number; ++n) {
+        const int64_t length = starts[n + 1] - starts[n];
+        if (length == 1)
+            ++single;
+        else
+            ++lengths[bit_length(length)];
+    }
+    lengths[1] += single;
     facts[0] = ties;
-    facts[1] = least;
+    facts[1] = static_cast<int64_t>(least);
     facts[2] = most;
     return number + 1;
 }
@@ -568,10 +650,11 @@ extern "C" void split_counts(const int32_t* user, const int8_t* split, int64_t c
 
 extern "C" int64_t distinct_targets(const int64_t* start, const int64_t* end, int64_t users, const int32_t* item,
                                     int64_t* sizes, int32_t* out) {
-    std::vector<int64_t> met;
+    static thread_local Marks marks;
+    const int64_t before = marks.reserved(users);
     int64_t total = 0;
     for (int64_t user = 0; user < users; ++user) {
-        sizes[user] = distinct(item + start[user], end[user] - start[user], met, user, out + total);
+        sizes[user] = distinct(item + start[user], end[user] - start[user], marks, before + user, out + total);
         total += sizes[user];
     }
     return total;

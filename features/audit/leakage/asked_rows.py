@@ -188,22 +188,25 @@ def asked_rows(arrays: Arrays, split: int, targets: Targets) -> AskedRows:
     if split == TRAIN:
         raise ValueError("train rows are not asked; give VALID or TEST")
     start, end = arrays.window(split)
-    user = np.asarray(targets.user_index)
-    several = np.bincount(user, minlength=len(start))[user] > 1
-    place = np.where(several, targets.history_end, start[user])
+    user = np.asarray(targets.user_index).astype(np.int64)  # as NumPy looks places up
+    begin, stop = start[user], end[user]
+    place = begin.copy()
+    if not (user[1:] > user[:-1]).all():
+        several = np.bincount(user, minlength=len(start))[user] > 1
+        place[several] = targets.history_end[several]
     wanted = targets.items[targets.item_offsets[:-1]] if len(user) else np.empty(0, np.int32)
-    inside = (place >= start[user]) & (place < end[user])
+    inside = (place >= begin) & (place < stop)
     right = inside & (arrays.item[np.minimum(place, len(arrays.item) - 1)] == wanted)
     for row in np.flatnonzero(~right):
-        found = np.flatnonzero(arrays.item[start[user[row]] : end[user[row]]] == wanted[row])
-        place[row] = start[user[row]] + found[0] if len(found) else -1
+        found = np.flatnonzero(arrays.item[begin[row] : stop[row]] == wanted[row])
+        place[row] = begin[row] + found[0] if len(found) else -1
     return AskedRows(
         split=SPLIT_NAMES[split],
         targets=targets,
         row=np.repeat(np.arange(len(user)), np.diff(targets.item_offsets)),
-        first=place.astype(np.int64),
+        first=place,
         time=np.where(place >= 0, arrays.timestamp[place], -1),
-        window_start=start[user],
+        window_start=begin,
     )
 
 

@@ -12,10 +12,10 @@ from features.number_tables.encodings import bits, delta_packed, levels, varint,
 from recsys import native
 
 
-def without_kernels(values: npt.NDArray) -> bytes:
+def without_kernels(*parts: npt.NDArray) -> bytes:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("recsys.native.columns.available", lambda: False)
-        return delta_packed(values)
+        return delta_packed(*parts)
 
 
 def test_differences_by_hand() -> None:
@@ -73,3 +73,17 @@ def test_marks_of_missing_values_by_hand() -> None:
 def test_short_numbers() -> None:
     assert [zigzag(number) for number in (-3, -1, 0, 2)] == [5, 1, 0, 4]
     assert [varint(number).hex() for number in (0, 127, 128, 16384)] == ["00", "7f", "8001", "808001"]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_numbers_in_parts_are_the_numbers_at_once(dtype: type, data: st.DataObject) -> None:
+    """Cut anywhere: within a block of 128, between two, before the first number, and with nothing in a part."""
+    size = data.draw(st.sampled_from([0, 1, 2, 128, 129, 257, 400]))
+    values = np.random.default_rng(data.draw(st.integers(0, 999))).integers(-9, 9, size, dtype=dtype)
+    cuts = sorted(data.draw(st.lists(st.sampled_from([0, 1, 2, 127, 128, 129, 130, 256, 257, 300]), max_size=4)))
+    parts = np.split(values, cuts)
+    expected = without_kernels(values)
+    assert delta_packed(*parts) == expected
+    assert without_kernels(*parts) == expected

@@ -88,6 +88,26 @@ def test_events_are_labelled_as_one_by_one(seed: int, sizes: list[int], low: int
         assert kinds == [np.int8, np.int32, np.int64, np.uint8, np.int64]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_many_events_are_labelled_alike(seed: int) -> None:
+    """Users whose events go over the thousands that are worked on together, and pauses at every border of a bucket."""
+    rng = np.random.default_rng(seed)
+    borders = np.concatenate([2 ** np.arange(31) * US + step for step in (-1, 0, 1)])
+    sizes = rng.choice([1, 3, 40, 2040, 2047, 2048, 2049, 5000], 6)
+    user = np.repeat(np.arange(6, dtype=np.int32), sizes)
+    pauses = rng.choice(np.concatenate([borders[borders < 2**24], rng.integers(0, 3 * US, 40), [0]]), len(user))
+    pauses[rng.integers(0, len(user), 60)] = rng.choice(borders, 60)
+    time = np.cumsum(pauses)
+    cuts = (int(np.quantile(time, 0.5)), int(np.quantile(time, 0.8)))
+    found = [each for each, _ in both(events.labels_of, user, time, cuts, US, 6)]
+    for name in ("split", "session", "starts", "gap", "split_counts", "session_lengths"):
+        assert [getattr(each, name).tolist() for each in found[1:]] == [getattr(found[0], name).tolist()] * len(
+            found[1:]
+        )
+    assert {(each.ties, each.first, each.last) for each in found} == {(found[0].ties, found[0].first, found[0].last)}
+    assert len(set(found[0].gap.tolist())) > 25
+
+
 def test_a_tally_of_labelled_events_is_that_of_the_events() -> None:
     """Three users; what one pass counted is not counted again."""
     log = log_of(

@@ -221,6 +221,23 @@ def test_whole_seconds_of_many(place: int) -> None:
         assert found is None
 
 
+def test_nothing_is_remembered_from_call_to_call() -> None:
+    """Tables that are kept: the same rows repeat nothing of the call before, whatever numbers rows and items had."""
+    starts, stored = np.array([0, 40]), np.zeros(40, np.uint32)
+    for items in (np.arange(40), np.arange(40)[::-1] * 1000, np.arange(40)):
+        item = np.append(items[:39], items[0]).astype(np.int32)
+        for _ in range(2):
+            for (rows_found, into, _), _ in both(repeats_arrays, starts, item, stored):
+                assert (rows_found, into) == ([39], [0])
+            for (found, sizes), _ in both(users.distinct_targets, starts[:-1], starts[1:], item):
+                assert (found.tolist(), sizes.tolist()) == (item[:39].tolist(), [39])
+
+
+def repeats_arrays(*arguments: Any) -> tuple[list[int], list[int], list[int]]:
+    found = repeats.repeats_of(*arguments)
+    return found.rows.tolist(), found.into.tolist(), []
+
+
 @pytest.mark.skipif(not native.available(), reason="kernels are not compiled")
 def test_memory_that_does_not_fit_is_refused() -> None:
     from recsys.native import columns
