@@ -47,6 +47,9 @@ from recsys.contracts.manifest import Artifact, verify_files
 logger = logging.getLogger("recsys.features")
 
 QUARANTINE: Final = "quarantine.parquet"
+_BEHIND_DIGITS: Final = "9\U0010ffff"
+"""A text above this begins with neither a digit nor a sign, so that it is no integer."""
+
 _NEARLY: Final = 0.95 * ODD_SHARE  # below the share of the warning itself, which counts refused rows too
 
 
@@ -189,7 +192,7 @@ def facts_of_all(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str
 def _nearly_integers(merge: Merge) -> bool:
     """Whether text ids read as integers but for a few, which the reader of a whole column warns of."""
     for name, ids in (("user", merge.head.user_ids), ("item", merge.head.item_ids)):
-        if ids.dtype != pl.String or not len(ids):
+        if ids.dtype != pl.String or not len(ids) or ids[0] > _BEHIND_DIGITS:  # they ascend
             continue
         is_integer = canonical_integers(ids, ids.cast(pl.Int64, strict=False)).to_numpy()
         if is_integer.all() or not is_integer.any():

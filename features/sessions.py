@@ -128,12 +128,13 @@ def session_columns(
         wanted: Which sessions.
         before: Sessions and events of the tables in front of this log's.
     """
-    first, last = starts[:-1][wanted], starts[1:][wanted]
+    first = starts[:-1][wanted]
     begin, events = before[0] + (wanted.start or 0), before[1]
+    places = starts + events if events else starts
     return {
         Columns.SESSION_INDEX: np.arange(begin, begin + len(first), dtype=np.int32),
-        Columns.USER_INDEX: log.user[first],
-        Columns.EVENT_START: first + events if events else first,
-        Columns.EVENT_END: last + events if events else last,
-        Columns.SPLIT: split[first],
+        Columns.USER_INDEX: log.user.take(first),
+        Columns.EVENT_START: places[:-1][wanted],
+        Columns.EVENT_END: places[1:][wanted],
+        Columns.SPLIT: split.take(first),
     }

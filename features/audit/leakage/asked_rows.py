@@ -103,9 +103,11 @@ class Arrays:
     @cached_property
     def backwards(self) -> Int64Array:
         """Places whose known time is before that of the event in front of it, of the same user; none in sound data."""
-        drops = np.flatnonzero(self.ticks[1:] < self.ticks[:-1]) + 1
-        first = self.offsets[np.searchsorted(self.offsets, drops)] == drops
-        return drops[~first & (self.ticks[drops] >= 0)]
+        drops = self.ticks[1:] < self.ticks[:-1]
+        borders = self.offsets[(self.offsets > 0) & (self.offsets < len(self.ticks))]
+        drops[borders - 1] = False  # another user's event is in front of it
+        places = np.flatnonzero(drops) + 1
+        return places[self.ticks[places] >= 0]
 
     @cached_property
     def backward_users(self) -> Int64Array:
