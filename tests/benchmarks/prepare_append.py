@@ -100,16 +100,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             rows += measure(Path(folder), form, arguments.rows, arguments.day, arguments.repeats)
             print("\n".join("  ".join(row) for row in rows[-2:]), flush=True)
-    missed = [row[2] for row in rows[1::2] if float(row[7]) >= AIM]
+    missed = [
+        f"{row[2]} by {clock}"
+        for clock, column in (("processor time", 7), ("the clock", 8))
+        for row in rows[1::2]
+        if float(row[column]) >= AIM
+    ]
     notes = [
         "the least of the runs, in processor seconds; both ways hash the new raw file and all files that they publish; "
         "the hashes of earlier days' files are kept from the run before (`trust_file_times`)",
         "the manifests of all runs are equal, so every file is, byte for byte",
         f"text ids, a folder per day ({DAYS} days), k-core 5 and 5; the day's rows are of one user per 25 rows and one item "
         "per 100, nearly all of them known; every array of events is written anew, whoever the day's users are",
-        f"the aim of less than a fifth is missed by {', '.join(missed)}; DECISIONS.md says what is left"
+        f"less than a fifth was the aim; it is missed in {', '.join(missed)}, and DECISIONS.md says what is left"
         if missed
-        else "the aim of less than a fifth is reached",
+        else "less than a fifth was the aim",
     ]
     title = "A new day appended"
     print(write_table("prepare_append", title, findings.of_prepare_append(rows), HEADER, rows, notes))
