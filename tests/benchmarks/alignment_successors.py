@@ -33,7 +33,7 @@ from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.runtime import SilentProgress, set_threads
 from tests.benchmarks import findings
 from tests.benchmarks.alignment_rere import BEAM_WIDTH, Base, Job, align, open_base
-from tests.benchmarks.alignment_rere_page import START, Results, compare, read_results, table
+from tests.benchmarks.alignment_rere_page import START, Results, compare, read_results, seed_by_seed, table
 from tests.benchmarks.alignment_rere_variants import CHOSEN, DATASETS, VARIANTS, Settings, align_config
 from tests.benchmarks.paired import RESULTS, machine
 
@@ -58,6 +58,7 @@ SUCCESSORS: Final[Mapping[str, tuple[int, Mapping[str, Any]]]] = {
 }
 """Candidates per request, and ``align.rere.recall``; the roll-outs of one of them are guided by the dense head."""
 NAMES: Final = (CONTROL, *SUCCESSORS)
+PAGE: Final = RESULTS / "alignment_successors.md"
 
 
 def config_of(name: str, settings: Settings, guard: GuardConfig) -> AlignConfig:
@@ -103,18 +104,19 @@ def run_job(job: Job, base: Base, settings: Settings, arguments: argparse.Namesp
         facts |= align(job, base, policy, config_of(job.name, settings, guard))
     facts |= {"align_seconds": time.process_time() - started, "align_wall_seconds": time.monotonic() - begun}
     values, facts["mean"] = evaluate(base, policy, arguments.rows)
-    np.savez_compressed(job.rows, **values)  # type: ignore[arg-type]
+    np.savez_compressed(job.rows, **values)
     write_json(job.result, facts)
 
 
 def page(out: Path) -> str:
-    """Write the page from everything that is finished."""
+    """Write the page from everything that is finished; data sets of which nothing is there keep their part of the page."""
     lines, rows = list[str](), list[list[str]]()
+    earlier = sections(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
     for dataset in DATASETS:
-        if not (out / dataset).is_dir():
-            continue
         results = read_results(out / dataset, {START, *NAMES})
         if START not in results:
+            lines += earlier.get(dataset, [])
+            rows += [[dataset, *row] for row in rows_on_page(earlier.get(dataset, []))]
             continue
         found = rows_of(results)
         rows += [[dataset, *row] for row in found]
@@ -123,11 +125,16 @@ def page(out: Path) -> str:
         lines += [f"## {dataset}", "", f"{count:,} test rows, seeds {', '.join(map(str, sorted(results[START])))}.", ""]
         first = [START, *(f"{mean:.4f}" for mean in means), "", "", "", ""]
         lines += table(("variant", *SHOWN, "groups with a signal", "KL", "rounds kept", "CPU s"), [first, *found])
+        if len(results[START]) > 1:
+            others = {name: results[name] for name in NAMES if name in results}
+            for metric in ("hr@1", "hr@50"):
+                lines += [f"### {metric} seed by seed", "", *seed_by_seed(others, results[START], metric)]
     settings = CHOSEN["beauty"]
     rates = ", ".join(f"{chosen.learning_rate:g} ({name})" for name, chosen in CHOSEN.items())
     notes = [
-        "changes in percent of the trained policy, in brackets 95 % paired bootstrap intervals over users; there is one "
-        "policy per data set, so the intervals say nothing about other seeds",
+        "changes in percent of the trained policy, in brackets 95 % paired bootstrap intervals over users, who are drawn "
+        "with their rows under all seeds; every seed has a policy of its own, and where there is one alone the intervals "
+        "say nothing about others",
         f"{settings.steps_per_round} updates of {settings.requests} requests in each of the rounds, AdamW with {rates}, KL "
         f"beta {settings.beta:g} to the start; rates are "
         "those that ReRe was given earlier, nothing was tuned for its successors",
@@ -138,8 +145,41 @@ def page(out: Path) -> str:
     head = ["# Recall that is not sold: ReRe's successors", "", f"**{findings.of_successors(rows)}**", ""]
     head += ["`python -m tests.benchmarks.alignment_successors --dataset beauty` (toys, industrial)", "", machine(), ""]
     text = "\n".join([*head, *(f"- {note}" for note in notes), "", *lines])
-    (RESULTS / "alignment_successors.md").write_text(text, encoding="utf-8")
+    PAGE.write_text(text, encoding="utf-8")
     return text
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """The lines of each data set on a page, its heading first.
+
+    Example:
+        >>> sections("# Title\\n## beauty\\n\\n4 rows\\n## toys")
+        {'beauty': ['## beauty', '', '4 rows'], 'toys': ['## toys']}
+    """
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("## "):
+            found[line.removeprefix("## ")] = []
+        if found:
+            found[[*found][-1]].append(line)
+    return found
+
+
+def rows_on_page(lines: Sequence[str]) -> list[list[str]]:
+    """The rows of :func:`rows_of` in the first table of a section.
+
+    Example:
+        >>> rows_on_page(["| variant | a |", "|---|---|", "| next-token policy | 1 |", "| ReRe | 2 |", "", "| ReRe | 3 |"])
+        [['ReRe', '2']]
+    """
+    found: list[list[str]] = []
+    for line in lines:
+        if found and not line.startswith("|"):
+            break
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] in NAMES:
+            found.append(cells)
+    return found
 
 
 def rows_of(results: Results) -> list[list[str]]:
