@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+import polars as pl
 import yaml
 
 from tests.benchmarks import findings
@@ -25,6 +26,8 @@ RECIPE: Final[dict[str, Any]] = {
     "source": {"kind": "table", "timestamp_unit": "s"},
     "features": {"k_core": {"user": 5, "item": 5}},
 }
+REFUSED_ROWS: Final = 2_000_000
+REFUSED_EVERY: Final = 10
 HEADER: Final = ["rows", "file", "processor s", "wall s", "peak MiB", "times linear"]
 
 
@@ -64,6 +67,22 @@ def make_log(path: Path, rows: int) -> Path:
     return path
 
 
+def note_of_refused(folder: Path) -> str:
+    """Prepare a log of CSV, then the same with every tenth row without a user, and say what a refused row holds."""
+    log = make_log(folder / "log.csv", REFUSED_ROWS)
+    recipe = write_recipe(folder, log, quarantine={"max_share": 2 / REFUSED_EVERY})
+    without = cost_of_prepare(folder, recipe, repeats=2)
+    user = pl.when(pl.int_range(pl.len()) % REFUSED_EVERY > 0).then("user_id")
+    pl.read_csv(log).with_columns(user_id=user).write_csv(log)
+    refused = cost_of_prepare(folder, recipe, repeats=2)
+    log.unlink()
+    each = (refused.megabytes - without.megabytes) * 2**20 / (REFUSED_ROWS / REFUSED_EVERY)
+    return (
+        f"refused rows are held in memory until they are written: {REFUSED_ROWS:,} rows of CSV took {without.megabytes:.0f} "
+        f"MiB, and {refused.megabytes:.0f} MiB with one of {REFUSED_EVERY} refused ({each:.0f} bytes more for each)"
+    )
+
+
 def main() -> None:
     """Run all sizes and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,6 +103,7 @@ def main() -> None:
                 log.unlink()
                 rows.append(_row(size, form, measured))
                 print("  ".join(rows[-1]), flush=True)
+        refused = note_of_refused(folder)
     notes = [
         "processor s: user and system time of all threads of the process, from its start to its end, as `wait4` gives it; "
         "peak: its largest resident memory",
@@ -91,6 +111,7 @@ def main() -> None:
         "ratio of rows; below 5M the start of the command weighs in",
         "text ids of 14 and 10 characters, a user per 25 rows and an item per 100; k-core 5 and 5; with all files that the "
         "stage publishes and their hashes, and the hash of the log",
+        refused,
     ]
     print(write_table("prepare", "Preparing a log", findings.of_prepare(rows), HEADER, rows, notes))
 
