@@ -186,13 +186,12 @@ def run(
     """
     set_up_logging(log_level)
     loaded = load(config, overrides)
-    day = None if as_of is None else as_of.date()
-    if day is None:
+    if as_of is None:
         refuse_folder_of_nights(loaded)
     if dry_run:
-        print_plan(loaded, day=day)
-    elif day is not None:
-        _print_night(loaded, run_night(loaded, progress, day))
+        print_plan(loaded, day=as_of)
+    elif as_of is not None:
+        _print_night(loaded, run_night(loaded, progress, as_of))
     else:
         _print_report(loaded, locked(loaded, progress, lambda workflow: workflow.run(append)))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pipelines.nightly.night import NightReport
     from pipelines.workflow import Workflow
 
+_DAY: Final = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})", re.ASCII)
 _LOUD: Final = (
     "lightning",
     "lightning.pytorch",
@@ -60,11 +62,33 @@ AppendOption = Annotated[
         "--append", help="Where only files of events were added since the last prepare: read only those. Same result."
     ),
 ]
+
+
+def parse_day(text: str) -> date:
+    """Read a day as it is typed.
+
+    Example:
+        >>> parse_day("2026-11-05")
+        datetime.date(2026, 11, 5)
+
+    Raises:
+        typer.BadParameter: It is no day, or none of the calendar.
+    """
+    wanted = "expected year-month-day, for example 2026-11-05"
+    numbers = _DAY.fullmatch(text)
+    if numbers is None:
+        raise typer.BadParameter(f"'{text}' is no day; {wanted}")
+    try:
+        return date(*map(int, numbers.groups()))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no day of the calendar; {wanted}") from None
+
+
 AsOfOption = Annotated[
-    datetime | None,
+    date | None,
     typer.Option(
         "--as-of",
-        formats=["%Y-%m-%d"],
+        parser=parse_day,
         metavar="DATE",
         help="A nightly run: see the events up to the end of this day (UTC), once; go on from the champion; catch up "
         "missed days in order.",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.app import main
+from pipelines.cli.app import RECIPES, main
 
+DEMO = RECIPES / "demo.yaml"
 STAGE_VERBS = ("prepare", "embed", "tokenize", "train", "reward", "align", "evaluate")
 
 
@@ -102,3 +103,22 @@ def test_the_end_of_a_file_is_no_end_of_the_terminal(
     printed = capsys.readouterr().err
     assert "EOFError: Compressed file ended" in printed
     assert "a fault of recsys" in printed
+
+
+@pytest.mark.parametrize("asked", ["tomorrow", "", "05.11.2026", "2026-11-05T00:00", "20261105", "٢٠٢٦-11-05"])
+def test_a_day_that_is_none_is_refused_with_one_as_an_example(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "--config", str(DEMO), "--as-of", asked) == 2
+    said = capsys.readouterr().err
+    assert f"'--as-of': '{asked}' is no day; expected year-month-day, for example 2026-11-05" in said
+    assert "%" not in said
+
+
+def test_a_day_that_no_calendar_has_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "--config", str(DEMO), "--as-of", "2026-02-30") == 2
+    assert "'2026-02-30' is no day of the calendar; expected" in capsys.readouterr().err
+
+
+def test_a_day_may_leave_out_the_noughts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The night of 5 January would run first."""
+    assert call("run", "-c", str(DEMO), "--as-of", "2026-1-5", "--dry-run", f"output_dir={tmp_path}/out") == 0
+    assert "2026-01-05" in capsys.readouterr().out
