@@ -5,8 +5,9 @@ And what it will say of data that nobody has prepared yet, for `recsys validate`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from features.audit.changes import Change
@@ -55,3 +56,38 @@ def compare_with_accepted(config: RunConfig, data: Assembled) -> None:
 
     users, watched = data.users[Columns.USER_ID], watched_times(data.events.log)
     night_check(config).foresee(contract_of(data.spec, data.report, users, data.items.table, watched))
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """Return a data report as lines for people: one per fact, and under a list one per entry.
+
+    Example:
+        >>> print(report_text({"kept": 9, "split": {"kind": "none", "leaks": False}, "warnings": ["few users"]}))
+        kept: 9
+        split: kind none, leaks no
+        warnings:
+          few users
+    """
+    lines = []
+    for name, value in report.items():
+        if isinstance(value, list) and value:
+            lines += [f"{_words(name)}:", *(f"  {_said(entry)}" for entry in value)]
+        else:
+            lines.append(f"{_words(name)}: {_said(value)}")
+    return "\n".join(lines)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _said(value: Any) -> str:
+    """One value, on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(str(key))} {_said(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        pairs = (" ".join(map(_said, one)) if isinstance(one, list | tuple) else _said(one) for one in value)
+        return ", ".join(pairs) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "unknown"}[value]
+    return str(value)

@@ -251,7 +251,14 @@ def simulate(
         result.write(out)
 
 
-def validate(config: ConfigOption, overrides: Overrides = None, log_level: LogOption = LogLevel.INFO) -> None:
+def validate(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON, as `prepare` would write it, and nothing else.")
+    ] = False,
+    log_level: LogOption = LogLevel.INFO,
+) -> None:
     """Check recipe and raw data without writing anything; exit code 3 when `prepare` would refuse.
 
     Prints the data report that `prepare` would write. It is compared with the data that the output folder accepted last.
@@ -259,17 +266,21 @@ def validate(config: ConfigOption, overrides: Overrides = None, log_level: LogOp
     Example: recsys validate --config pipelines/recipes/beauty.yaml
     """
     import json
+    import logging
 
     set_up_logging(log_level)
     loaded = load(config, overrides)
     from features.build import foresee
-    from pipelines.described import compare_with_accepted
+    from pipelines.described import compare_with_accepted, report_text
     from pipelines.nightly.footing import footing_of
     from recsys.evaluation.baselines.config import left_out
 
     footing = footing_of(loaded)
     data = foresee(loaded.source, loaded.features, loaded.seed)
-    print(json.dumps(data.report, indent=2, ensure_ascii=False, default=str))
+    if as_json:
+        print(json.dumps(data.report, indent=2, ensure_ascii=False, default=str))
+    else:
+        print(report_text(data.report))
     compare_with_accepted(loaded, data)
     notes = list(left_out(loaded.evaluate.baselines, loaded.evaluate.baseline_settings, data.report["items"]).values())
     if footing.pinned:
@@ -278,7 +289,12 @@ def validate(config: ConfigOption, overrides: Overrides = None, log_level: LogOp
             "are now, features.as_of=DATE shows those of a later night"
         )
     for note in notes:
-        print(f"note: {note}")
+        if as_json:
+            logging.getLogger(__name__).info("validate: %s", note)
+        else:
+            print(f"note: {note}")
+    if as_json:
+        return
     warned = len(data.report.get("warnings", ()))
     print(f"no problems found, {warned} warnings" if warned else "no problems found")
 

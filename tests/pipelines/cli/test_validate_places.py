@@ -32,7 +32,7 @@ def test_names_that_are_no_utf8_are_refused_where_they_are_read_and_listed_else(
         if code:
             assert "holds the file 'x\\xff.csv', whose name has bytes that are no UTF-8; rename it" in shell.refusal
     if not code:
-        assert shell("validate", path) == 0
+        assert shell("validate", path, "--json") == 0
         assert shell.report["ignored_files"] == ["x\\xff.md"]
 
 
@@ -41,7 +41,7 @@ def test_a_name_in_a_public_data_set_that_is_no_utf8(tmp_path: Path, shell: Shel
     files, source, features, _ = KINDS["amazon"]
     path = recipe(tmp_path, files, source, features)
     (tmp_path / "in" / os.fsdecode(b"notes\xff.txt")).write_text("")
-    assert shell("validate", path) == 0
+    assert shell("validate", path, "--json") == 0
     assert shell.report["ignored_files"] == ["notes\\xff.txt"]
     (tmp_path / "in" / os.fsdecode(b"Toy\xff_5.json")).write_bytes((tmp_path / "in" / "Toy_5.json").read_bytes())
     for verb in ("validate", "prepare"):
@@ -92,7 +92,7 @@ def test_in_a_folder_of_nights_it_says_whose_data_prepare_keeps(tmp_path: Path, 
     )
     assert shell("validate", path) == 0, shell.err
     assert "note: `prepare` keeps the data of the night of 2022-04-18" in shell.out
-    assert shell.report["kept"] == len(log())
+    assert f"kept: {len(log())}" in shell.out.splitlines()
     assert shell("validate", path, "features.as_of=2022-04-19") == 0
     assert "note:" not in shell.out
     assert shell("validate", path, "export.registered_name=other") == shell(
@@ -155,7 +155,7 @@ def test_a_signal_stops_it_and_nothing_is_there(number: signal.Signals, code: in
 def test_a_terminal_that_lacks_a_character_gets_an_escape(tmp_path: Path) -> None:
     path = recipe(tmp_path, {"é.csv": csv()["log.csv"]}, table(interactions="é.csv"), LAST_OUT)
     out, told = started(path, PYTHONIOENCODING="ascii", PYTHONUTF8="0").communicate(timeout=60)
-    assert '"file": "\\xe9.csv"' in out, told
+    assert "  file \\xe9.csv, rows in 60" in out, told
     assert out.endswith("no problems found\n")
 
 
