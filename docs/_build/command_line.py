@@ -20,6 +20,8 @@ _EXIT_CODES = """
 | 4 | an artefact is missing or does not fit, or the tracking server cannot be reached |
 | 5 | the promotion gate refused, or a reproduced figure lies outside its expected range |
 | 75 | another run holds the lock |
+| 130, 143 | stopped by SIGINT (Ctrl-C), by SIGTERM |
+| 141 | the reader of standard output is gone, as in `recsys status --json \\| head` |
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +34,12 @@ def _option_holder(
     """Lend its one option to the verbs."""
 
 
+def _leaves(commands: Iterable[Any]) -> Iterator[Any]:
+    """Verbs, and those below a group such as `tokens`."""
+    for command in commands:
+        yield from _leaves(command.commands.values()) if hasattr(command, "commands") else (command,)
+
+
 class VerbGroup(TyperGroup):
     """The verbs; those with a ``--log-level`` have a ``--log-format`` too, and the one that is called is remembered."""
 
@@ -41,7 +48,7 @@ class VerbGroup(TyperGroup):
         lender = typer.Typer(add_completion=False)
         lender.command()(_option_holder)
         (option,) = typer.main.get_command(lender).params
-        for command in self.commands.values():
+        for command in _leaves(self.commands.values()):
             names = [parameter.name for parameter in command.params]
             if "log_level" in names:
                 command.params.insert(names.index("log_level") + 1, option)

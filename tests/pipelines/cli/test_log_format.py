@@ -65,6 +65,7 @@ def test_a_run_speaks_json(recipe: Path) -> None:
         (("prepare", "--log-format", "json", "--config", "{recipe}", "--no-such"), 2, "--no-such"),
         (("prepare", "--config", "{recipe}", "--log-format", "json", "--progress", "on"), 2, "--progress on"),
         (("train", "--config", "{recipe}", "--log-format", "json"), 4, "prepare"),
+        (("tokens", "report", "no_such_table", "--log-format", "json"), 4, "no_such_table"),
     ],
 )
 def test_errors_are_json_too(recipe: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
