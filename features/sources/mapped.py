@@ -289,6 +289,8 @@ class MappedSource(Source):
         columns = self.item_columns
         raw = table.collect(columns_to_read(columns, list(table.schema), table.where))
         ids, facts = self._read_ids(table, raw, columns.item_id, Columns.ITEM_ID)
+        texts = {declared.column for declared in metadata_columns(columns)}
+        raw = _without(raw, self.null_values or (), [name for name in raw.columns if name in texts])
         items, absent = canonical_items(raw, columns, table.where, ids)
         return items, {"absent_item_columns": absent, **facts}
 
@@ -299,9 +301,8 @@ class MappedSource(Source):
         raw = table.collect(list(dict.fromkeys([self.user_id_column, *attributes])))
         ids, facts = self._read_ids(table, raw, self.user_id_column, Columns.USER_ID)
         markers = MACHINE_MARKERS if self.null_values is None else self.null_values
-        texts = [name for name in attributes if raw.schema[name] == pl.String and name not in self.types]
-        known = [pl.when(~strip_expression(pl.col(name)).is_in(["", *markers])).then(name) for name in texts]
-        return raw.with_columns(*known).select(ids, *attributes), facts
+        raw = _without(raw, ("", *markers), attributes)
+        return raw.select(ids, *attributes), facts
 
     def _read_ids(
         self, table: OpenedTable, raw: pl.DataFrame, column: str, canonical: str
@@ -310,6 +311,12 @@ class MappedSource(Source):
         reader = RowReader([self._readers(table).ids(column, canonical)], table.files)
         rows = reader.read(raw)
         return rows[canonical], merge_facts([_refused_rows(table, rows), reader.finish(), table.notes])
+
+
+def _without(raw: pl.DataFrame, markers: tuple[str, ...], columns: Iterable[str]) -> pl.DataFrame:
+    """Make what stands for nothing null in columns of text; blanks around it do not count."""
+    texts = [name for name in columns if raw.schema[name] == pl.String] if markers else []
+    return raw.with_columns(pl.when(~strip_expression(pl.col(name)).is_in(markers)).then(name) for name in texts)
 
 
 def _refused_rows(table: OpenedTable, rows: pl.DataFrame) -> dict[str, object]:

@@ -177,6 +177,8 @@ def _parsed(text: str | None, declared: MetadataColumn, where: str) -> list[str]
 
 
 def _leaves(value: object) -> list[str]:
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, set):  # in Python's order of the day; as text it is the same every day
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple):
         return [leaf for one in value for leaf in _leaves(one)]
     return [] if value is None else [str(value)]

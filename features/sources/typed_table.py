@@ -78,8 +78,10 @@ class TypedTable(OpenedTable):
         reason = batch[REFUSED]
         found = []
         for name, kind in declared.items():
-            values = _READERS[kind](self._known(batch[name]))
-            wrong = (values.is_null() & self._known(batch[name]).is_not_null()) & reason.is_null()
+            # what stands for nothing in a text is left to its part: 'none' is the answer that a signal may ask for
+            known = self._known(batch[name], () if kind == "text" else self._markers)
+            values = _READERS[kind](known)
+            wrong = (values.is_null() & known.is_not_null()) & reason.is_null()
             if wrong.any():
                 words = f"{name} is not {'an' if kind == 'integer' else 'a'} {kind}"
                 reason = reason.to_frame("r").select(pl.when(wrong).then(pl.lit(words)).otherwise("r")).to_series()
@@ -90,13 +92,14 @@ class TypedTable(OpenedTable):
             raw = raw.scatter(new.arg_true(), as_json(batch.filter(new).select(columns)))
         return batch.with_columns(*found, reason.alias(REFUSED), raw.alias(RAW))
 
-    def _known(self, values: pl.Series) -> pl.Series:
+    @staticmethod
+    def _known(values: pl.Series, markers: tuple[str, ...]) -> pl.Series:
         if values.dtype in _WORDS:
             values = values.cast(pl.String)
         if values.dtype != pl.String:
             return values
         bare = values.to_frame("v").select(strip_expression(pl.col("v"))).to_series()
-        return bare.to_frame("v").select(pl.when(~null_markers(bare, self._markers)).then("v")).to_series()
+        return bare.to_frame("v").select(pl.when(~null_markers(bare, markers)).then("v")).to_series()
 
 
 def _integers(values: pl.Series) -> pl.Series:

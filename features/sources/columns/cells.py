@@ -169,6 +169,18 @@ class ColumnReader(ABC):
             self.stripped += int((bare != texts).sum())
         return bare.alias(texts.name)
 
+    def unmarked(self, raw: pl.Series) -> pl.Series:
+        """Return a column without declared null markers, which may read as a value: ``-1``, ``2000-01-01``.
+
+        Markers of ours read as no value, so that each reader meets them where it cannot read a text.
+
+        Args:
+            raw: As it is written; columns that are no text come back as they are.
+        """
+        if set(self.markers) <= set(NULL_MARKERS) or raw.dtype not in (pl.String, pl.Categorical, pl.Enum):
+            return raw
+        return self.known(raw.cast(pl.String))
+
     def not_(self, kind: str) -> str:
         """Phrase why a value is refused."""
         return f"{self.column} is not {kind}"

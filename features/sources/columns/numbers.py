@@ -86,17 +86,17 @@ def check_number_type(reader: ColumnReader, raw_type: pl.DataType) -> None:
 
 
 def inexact_integers(raw: pl.Series, numbers: pl.Series) -> pl.Series:
-    """Return the texts of whole numbers so large that Float64 may hold another one: those beyond 2^53.
+    """Return the places of texts that are whole numbers so large that Float64 may hold another one: those beyond 2^53.
 
     Example:
         >>> texts = pl.Series(["7", "9007199254740993", "1e300", None])
         >>> inexact_integers(texts, texts.cast(pl.Float64)).to_list()
-        ['9007199254740993']
+        [1]
     """
     if raw.dtype != pl.String:
-        return pl.Series([], dtype=pl.String)
-    large = raw.filter(((numbers.abs() >= _EXACT_FLOAT) & numbers.is_finite()).fill_null(False))
-    return large.filter(large.str.contains(r"^\s*[+-]?[0-9]+\s*$"))
+        return pl.Series([], dtype=pl.UInt32)
+    large = ((numbers.abs() >= _EXACT_FLOAT) & numbers.is_finite()).fill_null(False).arg_true()
+    return large.filter(raw.gather(large).str.contains(r"^\s*[+-]?[0-9]+\s*$"))
 
 
 def as_numbers(reader: ColumnReader, raw: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -99,7 +99,7 @@ class RowReader:
 
     @staticmethod
     def _parsed(reader: ColumnReader, raw: pl.Series, place: Place) -> Parsed:
-        parsed = reader.read(raw, place)
+        parsed = reader.read(reader.unmarked(raw), place)
         if reader.canonical in _IDS and parsed.values.null_count():
             nobody = Refusal(f"null {reader.canonical}", parsed.values.is_null())
             return Parsed(parsed.values, (*parsed.refusals, nobody))

@@ -24,7 +24,7 @@ from features.sources.columns.cells import (
     phrase,
     shown,
 )
-from features.sources.columns.numbers import as_numbers
+from features.sources.columns.numbers import as_numbers, inexact_integers
 from features.sources.columns_map import Signal
 from recsys.contracts.errors import DataError
 from recsys.contracts.null_markers import MACHINE_MARKERS, NULL_MARKERS
@@ -43,8 +43,11 @@ class SignalReader(ColumnReader):
     def __init__(
         self, signal: Signal, raw_type: pl.DataType, where: str, *, markers: tuple[str, ...] = NULL_MARKERS
     ) -> None:
-        if signal.kind == "text":  # 'none' is an answer; what the rule names is a value in any case
-            markers = tuple(name for name in MACHINE_MARKERS if name in markers and name not in signal.values)
+        if (
+            signal.kind == "text"
+        ):  # 'none' is an answer, unless it is declared; what the rule names is a value in any case
+            markers = MACHINE_MARKERS if markers == NULL_MARKERS else markers
+            markers = tuple(name for name in markers if name not in signal.values)
         super().__init__(signal.column, signal.name, pl.Boolean(), where, markers)
         self.signal = signal
         self.counts = {"true": 0, "false": 0, "not known": 0}
@@ -125,6 +128,7 @@ class SignalReader(ColumnReader):
                 truth = raw.is_in(pl.Series(whole, dtype=pl.Int128).cast(raw.dtype, strict=False).drop_nulls())
             else:
                 truth = numbers.is_in(pl.Series([float(value) for value in signal.values], dtype=numbers.dtype))
+                truth = self._exactly(raw, numbers, truth)
         else:
             truth = pl.Series([True]).new_from_index(0, len(raw))
             if signal.at_least is not None:
@@ -132,6 +136,14 @@ class SignalReader(ColumnReader):
             if signal.at_most is not None:
                 truth &= numbers <= pl.Series([signal.at_most], dtype=numbers.dtype)
         return self._finite(numbers, truth, wrong, "a number")
+
+    def _exactly(self, raw: pl.Series, numbers: pl.Series, truth: pl.Series) -> pl.Series:
+        """Compare texts of whole numbers beyond 2^53, such as ids of campaigns, digit by digit: as floats they are equal."""
+        places = inexact_integers(raw, numbers)
+        if not len(places):
+            return truth
+        whole = {int(value) for value in self.signal.values if float(value).is_integer()}
+        return truth.scatter(places, [int(text) in whole for text in raw.gather(places)])
 
     def _finite(
         self, numbers: pl.Series, truth: pl.Series, wrong: pl.Series, kind: str

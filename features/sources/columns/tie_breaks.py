@@ -57,7 +57,8 @@ class TieBreakReader(ColumnReader):
         if len(inexact := inexact_integers(raw, numbers)):
             raise DataError(
                 f"{self.where}: column '{self.column}' (for {TIE_BREAK}) holds whole numbers beyond 2^53, such as "
-                f"{shown(inexact.head(1))}, of which several would be one; declare source.types: {{{self.column}: integer}}"
+                f"{shown(raw.gather(inexact[:1]))}, of which several would be one; declare "
+                f"source.types: {{{self.column}: integer}}"
             )
         values = ordered_integers(numbers).alias(TIE_BREAK)
         self._unread.see(len(values) - values.null_count() + int(wrong.sum()), raw.filter(wrong))

@@ -1,9 +1,10 @@
 """Times that are text: ISO 8601, or a declared format; everything else is refused with the formats that would fit.
 
 ``01/02/2023`` is the first of February or the second of January, and nothing in a file says which: a format has to be
-declared. ISO 8601 is read in its extended form: date, or date and time behind ``T`` or a blank, a fraction of any
-length, and as zone ``Z``, ``UTC``, ``GMT``, ``+02:00``, ``+0200`` or ``+02``. A text without a zone is in the declared
-zone, or else in UTC; texts with and without one in the same column need a declared zone.
+declared. ISO 8601 is read in its extended form: date, or date and time behind ``T`` or a blank, a fraction of a second of
+any length, and as zone ``Z``, ``UTC``, ``GMT``, ``+02:00``, ``+0200`` or ``+02``; the name of a zone in brackets is passed
+over behind one of these, and refused alone. A text without a zone is in the declared zone, or else in UTC; texts with and
+without one in the same column need a declared zone.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from recsys.contracts.null_markers import NULL_MARKERS
 
 _ISO: Final = (
     r"^(?P<date>\d{4}-\d{1,2}-\d{1,2})"
-    r"(?:[Tt ](?P<time>\d{1,2}:\d{2}(?::\d{2})?)(?:[.,](?P<fraction>\d+))?)?"
-    r" ?(?P<zone>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?(?: UTC)?(?:\[[^\]]+\])?$"
+    r"(?:[Tt ](?P<clock>\d{1,2}:\d{2})(?P<seconds>:\d{2}(?:[.,]\d+)?)?)?"
+    r"(?: ?(?P<zone>[Zz]|UTC|GMT|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)(?: UTC)?(?:\[[^\]]+\])?)?$"
 )
 _FAST: Final = (
     ("%Y-%m-%dT%H:%M:%SZ", True),
@@ -191,9 +192,8 @@ def iso_times(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
         ['None', '2022-05-01 00:00:00', 'None']
     """
     parts = texts.to_frame("t").select(pl.col("t").str.extract_groups(_ISO)).unnest("t")
-    clock = pl.col("time").fill_null("00:00")
-    seconds = pl.when(clock.str.count_matches(":", literal=True) == 1).then(clock + ":00").otherwise(clock)
-    written = pl.col("date") + "T" + seconds + "." + pl.col("fraction").fill_null("0")
+    seconds = pl.col("seconds").fill_null(":00").str.replace(",", ".", literal=True)
+    written = pl.col("date") + "T" + pl.col("clock").fill_null("00:00") + seconds
     zone = (
         pl.col("zone").str.replace("(?i)^(z|utc|gmt)$", "+0000").str.replace(":", "", literal=True).str.pad_end(5, "0")
     )

@@ -27,6 +27,8 @@ def events(tmp_path: Path, values: list[str], kind: str, **signal: object) -> pl
         ("boolean", ["true", "No", "1", "Y", "maybe"], {}, [True, False, True, True, None], [4]),
         ("boolean", ["on", "OFF", "t", "F", "2"], {}, [True, False, True, False, None], [4]),
         ("text", ["01", "1", "1.0", "nan", "x"], {"equals": "01"}, [True, False, False, None, False], []),
+        ("text", ["none", "a", "NULL", ""], {"equals": "none"}, [True, False, None, None], []),
+        ("text", ["NULL", "a", "nan"], {"equals": "NULL"}, [True, False, None], []),
     ],
 )
 def test_a_value_of_another_type_refuses_its_row(tmp_path: Path, kind, values, rule, marked, refused) -> None:

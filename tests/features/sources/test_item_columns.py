@@ -81,3 +81,9 @@ def test_a_list_as_text_may_stay_in_a_description() -> None:
     """It is read by a text encoder, which does not mind; nothing is called so."""
     table = pl.DataFrame({"item_id": [1], "description": ["['Great.']"]})
     assert canonical_items(table, ItemColumns(text=["description"]), "items")[0]["text"].to_list() == ["['Great.']"]
+
+
+def test_a_set_of_python_has_one_order() -> None:
+    """Python puts the texts of a set in another order each time it starts, and the prepared bytes are to be the same."""
+    found = items(["{'b', 'c', 'a', 'd'}", "{2, 1}"], lists=True)
+    assert found["categories"].to_list() == [["a", "b", "c", "d"], ["1", "2"]]

@@ -208,3 +208,11 @@ def test_a_table_without_rows_and_texts_of_another_meaning_are_not_spoken_of() -
 def test_ratings_with_a_decimal_comma_say_how_to_write_them() -> None:
     with pytest.raises(DataError, match=r"column 'code' holds '4,5', '3,5'.*decimal comma.*write them as 1234.5"):
         read(["4,5", "3,5", "4"], at_least=4)
+
+
+def test_whole_numbers_beyond_2_to_the_53_are_told_apart_in_a_text_file() -> None:
+    """As floats the ids of two campaigns would be one: 2^53 + 1 is no Float64."""
+    campaigns = ["9007199254740992", " 9007199254740993", "7.0", None]
+    assert read(campaigns, equals=9007199254740993)[1].values.to_list() == [F, T, F, N]
+    assert read(campaigns, one_of=[7, 9007199254740992])[1].values.to_list()[:2] == [T, F]
+    assert read(campaigns, equals=7.0)[1].values.to_list() == [F, F, T, N]

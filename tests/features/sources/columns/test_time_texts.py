@@ -65,7 +65,13 @@ def test_forms_of_iso_8601(written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["soon", "2022-13-01T00:00:00Z", "2022-02-30T00:00:00Z", "2022-05-01T25:00:00Z", "01/05/2022"]
+    "written",
+    [
+        *("soon", "2022-13-01T00:00:00Z", "2022-02-30T00:00:00Z", "2022-05-01T25:00:00Z", "01/05/2022"),
+        "2022-05-01T00:00.5Z",  # half a minute, which is not half a second
+        *("2022-05-01T00:00:00+24:00", "2022-05-01T00:00:00+02:60", "2022-05-01T00:00:00-9900"),
+        "2022-05-01T00:00:00[Europe/Paris]",  # a zone that is not read is not left out
+    ],
 )
 def test_a_text_among_others_that_is_no_time_refuses_its_row(written: str) -> None:
     _, parsed = read(["2022-05-01T00:00:00Z", "2022-05-01T00:00:01Z", written])
