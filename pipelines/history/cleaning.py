@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("recsys.pipelines")
 
 
-def registry_of(config: RunConfig) -> Registry:
+def registry_of(config: RunConfig, *, writes: bool = False) -> Registry:
     """The registry that is there; none is made to look at it."""
     from serving.registry.mlflow_client import tracking_uri
     from serving.registry.model_registry import Registry
 
     uri = tracking_uri(config.tracking.uri, config.output_dir)
-    return Registry(uri, config.output_dir / "registry", config.tracking.timeout_s, create=False)
+    return Registry(uri, config.output_dir / "registry", config.tracking.timeout_s, create=writes)
 
 
 def inventory_of(config: RunConfig) -> Inventory:
@@ -42,7 +42,7 @@ def clean(config: RunConfig, keep: int) -> Sweep:
         keep: Newest results and versions that stay.
     """
     planned = plan_cleaning(config, keep)
-    sweep(config.output_dir, planned, lambda: registry_of(config))
+    sweep(config.output_dir, planned, lambda: registry_of(config, writes=True))
     return planned
 
 

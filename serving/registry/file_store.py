@@ -113,12 +113,15 @@ def own_artifacts(database: Path) -> Path:
     return database.parent / ARTIFACTS_NAME
 
 
-def reroot(database: Path) -> list[Path]:
+def reroot(database: Path, here: Path | None = None) -> list[Path]:
     """Tell a database that was moved or copied with its artefacts where they lie now.
 
     A place is changed where the folder ``mlartifacts`` beside the database holds the runs or models that it belongs to:
     their names are drawn at random, so that these are the moved or copied ones. Places of other run folders that share
     the database stay as they are.
+
+    Args:
+        here: Folder of the artefacts; by default the one beside the database.
 
     Returns:
         The places that were replaced.
@@ -126,7 +129,7 @@ def reroot(database: Path) -> list[Path]:
     Raises:
         ArtifactError: The database cannot be read or written.
     """
-    here = own_artifacts(database)
+    here = here or own_artifacts(database)
     if not database.exists() or not here.is_dir():
         return []
     moved: list[Path] = []
@@ -140,6 +143,22 @@ def reroot(database: Path) -> list[Path]:
                 _replace(store, old, here.as_uri())
                 moved.append(folder)
     return moved
+
+
+def rerooted_copy(database: Path, folder: Path) -> Path:
+    """Copy a database that was moved and cannot be written, and tell the copy where the artefacts lie; for who only asks.
+
+    Raises:
+        sqlite3.Error: The database cannot be read.
+    """
+    copy = folder / database.name
+    with (
+        contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=30)) as store,
+        contextlib.closing(sqlite3.connect(copy)) as target,
+    ):
+        store.backup(target)
+    reroot(copy, own_artifacts(database))
+    return copy
 
 
 def move_experiment(database: Path, experiment: str) -> None:

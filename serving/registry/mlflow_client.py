@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from serving.registry.file_store import (
     database_of,
     engine_uri,
     reroot,
+    rerooted_copy,
     sqlite_uri,
 )
 from serving.registry.masking import masked, remember, shown
@@ -39,6 +41,9 @@ _QUIET: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 
+_copies: Final[list[TemporaryDirectory[str]]] = []
+"""Of databases that cannot be written; they go when the process ends."""
+
 
 class TrackingUnreachable(ArtifactError):
     """The MLflow server does not answer; nothing is lost, see the message."""
@@ -53,12 +58,13 @@ def connect(uri: str, timeout_s: float = 5.0, *, create: bool = True) -> MlflowC
     """Point MLflow at ``uri`` and return a client; a database that was moved with its artefacts is told so.
 
     Args:
-        create: Make a database file that is missing.
+        create: Make a database file that is missing. Who only asks says no: a moved database that cannot be written is then
+            read from a copy that lives as long as the process.
 
     Raises:
         ConfigError: The URI names no file, or none that exists while ``create`` is off.
         TrackingUnreachable: Nobody listens there.
-        ArtifactError: The database was moved and cannot be written.
+        ArtifactError: The database was moved and cannot be written, and somebody wants to write into it.
     """
     remember(uri)
     parts = urlsplit(uri)
@@ -82,16 +88,29 @@ def connect(uri: str, timeout_s: float = 5.0, *, create: bool = True) -> MlflowC
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # logs whole traces of what it raises as well
-    with _environment_kept():
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
     with translated_errors(uri):
         if database is not None:
-            _create_database(database)
-            _check_database(database)
-            for old in reroot(database):
-                logger.info("tracking: '%s' lies beside '%s' now, not in '%s'", ARTIFACTS_NAME, database, old.parent)
+            uri = _opened(database, uri, create=create)
+        with _environment_kept():
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(uri)
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _opened(database: Path, uri: str, *, create: bool) -> str:
+    """Look whether a database can be used, and tell it where its artefacts lie; the URI to open."""
+    _create_database(database)
+    _check_database(database)
+    try:
+        for old in reroot(database):
+            logger.info("tracking: '%s' lies beside '%s' now, not in '%s'", ARTIFACTS_NAME, database, old.parent)
+    except ArtifactError:
+        if create:
+            raise
+        folder = TemporaryDirectory(prefix="recsys-tracking-")
+        _copies.append(folder)
+        return sqlite_uri(rerooted_copy(database, Path(folder.name)))
+    return uri
 
 
 def _create_database(path: Path) -> None:

@@ -61,12 +61,14 @@ class Registry:
     Args:
         uri: MLflow tracking URI; the registry is the same server.
         cache_dir: Where bundles from the registry are unpacked, by name and version.
-        create: Make a database file that is missing, for a run's own registry.
+        create: Make a database file that is missing, for a run's own registry. Off where it is only asked: see
+            :func:`~serving.registry.mlflow_client.connect`.
     """
 
     def __init__(self, uri: str, cache_dir: Path, timeout_s: float = 5.0, *, create: bool = True) -> None:
         self.uri = uri
         self.cache_dir = cache_dir
+        self._writes = create
         self.client: MlflowClient = connect(uri, timeout_s, create=create)
 
     def find_bundle(self, name: str, bundle_digest: str) -> Version | None:
@@ -129,16 +131,19 @@ class Registry:
 
     def point(self, name: str, alias: str, number: str) -> None:
         """Move an alias to a version."""
+        assert self._writes, "opened to be asked only"
         with translated_errors(self.uri):
             self.client.set_registered_model_alias(name, alias, number)
 
     def remove_alias(self, name: str, alias: str) -> None:
         """Take an alias away."""
+        assert self._writes, "opened to be asked only"
         with translated_errors(self.uri):
             self.client.delete_registered_model_alias(name, alias)
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         """Write tags on a version."""
+        assert self._writes, "opened to be asked only"
         with translated_errors(self.uri):
             for key, value in tags.items():
                 self.client.set_model_version_tag(version.name, version.number, key, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,6 +16,7 @@ from recsys.contracts.manifest import Artifact, ArtifactStore
 from serving.registry.file_store import check_there, database_of, engine_uri, local_path, reroot, sqlite_uri
 from serving.registry.masking import shown
 from serving.registry.mlflow_client import TrackingUnreachable, connect, tracking_uri, translated_errors
+from serving.registry.model_registry import Registry, Version
 
 NAMES = [
     "plain",
@@ -176,6 +178,49 @@ def test_a_copy_without_the_artefacts_writes_new_ones_into_itself(tmp_path: Path
     record(copy, "b")
     assert files_below(original) == before
     assert len(list((copy / "mlartifacts").glob("*/artifacts/manifest.json"))) == 1
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may write into a database that lies in a folder called `archive`."""
+    real = sqlite3.connect
+
+    def connect_(database: Any, *arguments: Any, **options: Any) -> sqlite3.Connection:
+        if isinstance(database, Path) and database.parent.name == "archive":
+            return real(f"{Path(database).as_uri()}?mode=ro", *arguments, uri=True, **options)
+        return real(database, *arguments, **options)
+
+    monkeypatch.setattr("serving.registry.file_store.sqlite3.connect", connect_)
+
+
+def test_a_moved_run_that_cannot_be_written_answers_who_only_asks(
+    tmp_path: Path, empty_database: Path, read_only: None
+) -> None:
+    """From a copy; the folder stays as it is, and who wants to write is refused."""
+    old, new = run_in(tmp_path / "old", empty_database), tmp_path / "archive"
+    old.rename(new)
+    before, uri = files_below(new), tracking_uri(None, new)
+    client = connect(uri, create=False)
+    runs = client.search_runs(["1"])
+    assert all(run.info.artifact_uri.startswith(f"{(new / 'mlartifacts').as_uri()}/") for run in runs)
+    names = [sorted(entry.path for entry in client.list_artifacts(run.info.run_id)) for run in runs]
+    assert sorted(names) == [["config.yaml"], ["manifest.json", "report.json"]]
+    assert files_below(new) == before
+    assert not old.exists()
+    with pytest.raises(ArtifactError, match="make it writable, or copy the run folder"):
+        connect(uri)
+
+
+def test_a_registry_that_is_only_asked_writes_nothing(tmp_path: Path, empty_database: Path) -> None:
+    """A write into a copy would be lost without a word."""
+    folder = run_in(tmp_path / "run", empty_database)
+    registry = Registry(tracking_uri(None, folder), folder / "registry", create=False)
+    with pytest.raises(AssertionError, match="opened to be asked only"):
+        registry.point("toy", "champion", "1")
+    with pytest.raises(AssertionError, match="opened to be asked only"):
+        registry.remove_alias("toy", "champion")
+    with pytest.raises(AssertionError, match="opened to be asked only"):
+        registry.set_tags(Version("toy", "1", {}), {"a": "b"})
 
 
 def test_another_run_that_takes_the_old_place_is_no_matter(tmp_path: Path, empty_database: Path) -> None:
