@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import ConfigOption, LogLevel, LogOption, Overrides, load, locked, set_up_logging
 from recsys.runtime import ProgressMode
+
+if TYPE_CHECKING:
+    from pipelines.workflow import Workflow
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -54,11 +57,13 @@ def rollback(
     set_up_logging(log_level)
     loaded = load(config, overrides)
     target = None if to is None else str(to)
-    words = locked(
-        loaded,
-        ProgressMode.OFF,
-        lambda workflow: roll_back(workflow.registry(), loaded.registered_name, loaded.output_dir, target),
-    )
+
+    def go_back(workflow: Workflow) -> str:
+        # no database is made: in an empty one nothing has an alias, so that `clean` would take all
+        workflow.registry(create=False)
+        return roll_back(workflow.registry(), loaded.registered_name, loaded.output_dir, target)
+
+    words = locked(loaded, ProgressMode.OFF, go_back)
     print(words)
     print(f"`recsys recommend --config {config}` writes its candidates")
 

@@ -97,7 +97,7 @@ class Gate:
         mover.repair()
         champion = self.registry.by_alias(challenger.name, CHAMPION)
         if champion is None:
-            refuse_lost_alias(self.registry, challenger.name, self.output_dir)
+            refuse_lost_alias(self.registry, challenger.name, self.output_dir, challenger)
         elif champion.number == challenger.number:
             if GATE_VERDICT not in challenger.tags:  # killed between the move and the tags
                 self.registry.set_tags(challenger, {GATE_VERDICT: PASSED})
@@ -195,18 +195,39 @@ class Gate:
         self.registry.set_tags(challenger, tags)
 
 
-def refuse_lost_alias(registry: Registry, name: str, output_dir: Path) -> None:
+def refuse_lost_alias(registry: Registry, name: str, output_dir: Path, challenger: Version | None = None) -> None:
     """Without its champion the next version would pass uncompared, and a night would train from nothing.
+
+    A registry that was made anew counts from 1 again, so that numbers of the record may be those of versions that nobody has
+    made champion: of one that waits for its first verdict, and of a first version that was refused. Where the record's
+    champions are all unknown to the registry, this is said and goes on.
+
+    Args:
+        challenger: Version that is being decided on.
 
     Raises:
         ArtifactError: A version was champion before, and no version carries the alias.
     """
     events = AuditLog(output_dir).events(name)
-    moved = [event["challenger"] for event in events if event["event"] in ("promoted", ROLLED_BACK)]
+    moved: list[str] = []
+    for event in events:
+        if event["event"] in ("promoted", ROLLED_BACK):
+            moved.append(event["challenger"])
+        elif event["event"] == "refused" and event.get("champion") is None:  # new, in a registry without a champion
+            moved = [number for number in moved if number != event["challenger"]]
+    undecided = challenger.number if challenger is not None and GATE_VERDICT not in challenger.tags else None
     there = {one.number: one.tags.get(GATE_VERDICT) for one in registry.versions(name)}
     passed = sorted((number for number, verdict in there.items() if verdict == PASSED), key=int)
     # the record's last one, else the tags': it can be a version that was taken back, or that the gate refused
-    champions = [number for number in (*passed, *moved) if number in there]
+    champions = [number for number in (*passed, *moved) if number in there and number != undecided]
+    if moved and not champions:
+        logger.warning(
+            "no version of '%s' in the registry was champion, and the record in '%s' says that version %s was: the registry "
+            "was made anew, or is another one; the next version is decided on as a first one",
+            name,
+            output_dir / "promotions",
+            moved[-1],
+        )
     if champions:
         last = champions[-1]
         raise ArtifactError(

@@ -96,6 +96,13 @@ def test_a_limit_on_the_size_of_files_is_4(tmp_path: Path) -> None:
     assert not list((tmp_path / "artifacts").glob("*/[!.]*"))
 
 
+def test_going_back_makes_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty one says that no version has an alias, and `clean` would go by that."""
+    assert call("rollback", tmp_path) == 2
+    assert "name the mlflow.db of a run, or run first" in said(capsys)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [

@@ -13,7 +13,7 @@ from pipelines.release.gate.aliases import AliasMovedError, AliasMover
 from pipelines.release.gate.audit import AuditLog
 from pipelines.release.gate.config import PromoteConfig
 from pipelines.release.gate.evidence import Witness, evaluated_rows
-from pipelines.release.gate.keeper import Gate
+from pipelines.release.gate.keeper import Gate, refuse_lost_alias
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import Artifact, ArtifactStore
 from recsys.evaluation.rankings import SERVED
@@ -239,6 +239,24 @@ def test_a_deleted_alias_of_a_version_that_never_passed_is_noticed(
     made = evaluation(tmp_path, "3" * 64, [0.1] * 40)
     with pytest.raises(ArtifactError, match=r"version 2 was made champion before.*recsys rollback --to 2"):
         gate(tmp_path, registry).decide(registry.add("3", made.digest), made, prepared)
+
+
+def test_a_registry_that_was_made_anew_accuses_no_version_of_it(
+    tmp_path: Path, prepared: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database was lost after two nights, and the next counts from 1: one is refused, one passes."""
+    three_nights(tmp_path, prepared)
+    anew = FakeRegistry()
+    decide = gate(tmp_path, anew).decide
+    poor, good = evaluation(tmp_path, "4" * 64, [0.005] * 40), evaluation(tmp_path, "5" * 64, [0.4] * 40)
+    refused = decide(anew.add("1", poor.digest), poor, prepared)
+    assert (refused.promoted, refused.champion) == (False, None)
+    assert "says that version 2 was: the registry was made anew" in caplog.text
+    refuse_lost_alias(anew, "toy", tmp_path)  # type: ignore[arg-type]  # before the next night is trained
+    assert decide(anew.add("2", good.digest), good, prepared).promoted
+    del anew.table["champion"]
+    with pytest.raises(ArtifactError, match=r"version 2 was made champion before.*recsys rollback --to 2"):
+        refuse_lost_alias(anew, "toy", tmp_path)  # type: ignore[arg-type]
 
 
 def test_the_anchor_stays_with_the_best(tmp_path: Path, prepared: Artifact) -> None:
