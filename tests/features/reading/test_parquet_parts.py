@@ -46,6 +46,8 @@ def column(values, dtype=None) -> pl.DataFrame:
         (column([DAY], pl.Datetime("us")), column([DAY], pl.Datetime("ns")), pl.Datetime("us"), [DAY, DAY]),
         (column([DAY]), column([date(2024, 1, 1)]), pl.Datetime("us"), [DAY, DAY]),
         (column([Decimal("1.50")]), column([2.5]), pl.Float64, [1.5, 2.5]),
+        (column([0.3, None], pl.Float32), column([0.3]), pl.Float64, [0.3, None, 0.3]),
+        (column([0.7, float("inf")], pl.Float32), column([1]), pl.Float64, [0.7, float("inf"), 1.0]),
         (column([Decimal(7)], pl.Decimal(10, 0)), column([8]), pl.Int64, [7, 8]),
         (column([Decimal(10**20)], pl.Decimal(38, 0)), column(["8"]), pl.String, ["1" + "0" * 20, "8"]),
         (column([[1, 2]]), column([[3, 4]], pl.Array(pl.Int32, 2)), pl.List(pl.Int64), [[1, 2], [3, 4]]),
@@ -63,6 +65,18 @@ def test_types_meet_where_nothing_is_lost(tmp_path: Path, first, second, dtype, 
     table = parts(tmp_path, first, second)
     assert table.schema["a"] == dtype
     assert table.collect(["a"])["a"].to_list() == values
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.decimal32(5, 1), pa.decimal64(12, 1), pa.decimal128(10, 1), pa.decimal128(38, 20), pa.decimal256(60, 3)]
+)
+def test_a_decimal_is_the_float_of_its_digits(tmp_path: Path, kind) -> None:
+    """Arrow's cast makes 3 * 0.1 = 0.30000000000000004 of 0.3, which no rule 'equals: 0.3' or 'at_most: 0.3' is true of."""
+    digits = [f"{sign}{number / 10}" for number in range(1000) for sign in ("", "-")]
+    values = pa.array([*map(Decimal, digits), None], pa.decimal128(10, 1)).cast(kind)
+    table = parts(tmp_path, pa.table({"a": values}))
+    assert table.schema["a"] == pl.Float64
+    assert table.collect(["a"])["a"].to_list() == [*map(float, digits), None]
 
 
 def test_zones_are_one_instant(tmp_path: Path) -> None:
