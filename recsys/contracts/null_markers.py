@@ -29,6 +29,10 @@ often.
 """
 
 
+NUMPY_MISSING: Final = -(2**63)
+"""What NumPy and pandas make of a missing number or time that is cast to an integer."""
+
+
 def null_markers(texts: pl.Series, markers: tuple[str, ...] = NULL_MARKERS) -> pl.Series:
     """Return whether each text stands for nothing: empty, or a null marker; null stays null.
 

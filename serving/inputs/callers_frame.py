@@ -90,7 +90,7 @@ def _python_columns(given: Any, where: str) -> dict[str, Sequence[Any] | pl.Seri
         if twice:
             raise DataError(f"{where}: the column '{twice[0]}' occurs {names.count(twice[0])} times; give it once")
         columns: dict[str, Sequence[Any] | pl.Series] = {
-            name: given.iloc[:, at].tolist() for at, name in enumerate(names)
+            name: _values(given.iloc[:, at]) for at, name in enumerate(names)
         }
         if Columns.USER_ID in columns and not len(given) and given[Columns.USER_ID].dtype.kind in "iu":
             columns[Columns.USER_ID] = pl.Series([], dtype=pl.Int64)  # without rows only the column knows its type
@@ -117,6 +117,12 @@ def _python_columns(given: Any, where: str) -> dict[str, Sequence[Any] | pl.Seri
         "item_ids, or rows "
         "as mappings"
     )
+
+
+def _values(column: Any) -> list[Any]:
+    """Return the values of a column of pandas; 32-bit floats stay such, which `tolist` would hide."""
+    short = getattr(column.dtype, "kind", "") == "f" and column.dtype.itemsize < 8
+    return list(column.to_numpy()) if short else column.tolist()
 
 
 def _column(name: str, values: Sequence[Any] | pl.Series, where: str) -> pl.Series:
@@ -267,11 +273,14 @@ def _plain(value: Any) -> Any:
 
 
 def _is_list(value: Any) -> bool:
-    if isinstance(value, str | bytes | Mapping):
+    if isinstance(value, str | bytes | bytearray | Mapping):
         return False
-    return isinstance(value, Sequence | np.ndarray | pl.Series) or (hasattr(value, "iloc") and hasattr(value, "tolist"))
+    if isinstance(value, Sequence | np.ndarray | pl.Series):
+        return True
+    # columns, indices and arrays of pandas, such as `unique` of a group leaves in its cells
+    return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "tolist") and hasattr(value, "dtype")
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

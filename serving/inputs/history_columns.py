@@ -10,7 +10,6 @@ Legend: E events of all users, one after the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +19,18 @@ from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import DatasetSpec
 from recsys.contracts.errors import DataError
 from recsys.contracts.event_features import behaviour_codes, watch_buckets
-from recsys.contracts.null_markers import null_markers
+from recsys.contracts.null_markers import NUMPY_MISSING, null_markers
 from recsys.contracts.plain_text import SURROUNDINGS
 
-WHOLE_FLOATS: Final = 2**53
-"""Every whole number up to here is a Float64 of its own."""
+
+def whole_floats(dtype: pl.DataType) -> int:
+    """Return up to where every whole number is a float of its own; beyond it several ids are one.
+
+    Example:
+        >>> whole_floats(pl.Float64()) == 2**53, whole_floats(pl.Float32()) == 2**24
+        (True, True)
+    """
+    return 2**53 if dtype == pl.Float64 else 2**24
 
 
 def id_values(ids: pl.Series, where: str) -> pl.Series:
@@ -48,9 +54,8 @@ def id_values(ids: pl.Series, where: str) -> pl.Series:
             raise DataError(f"{where} reach {ids.max()!r}, which does not fit into 64 bits ({dtype})") from error
     if dtype.is_float():
         known = ids.fill_nan(None)
-        wrong = known.drop_nulls().filter(
-            (known.drop_nulls().round() != known.drop_nulls()) | (known.drop_nulls().abs() >= WHOLE_FLOATS)
-        )
+        numbers = known.drop_nulls()
+        wrong = numbers.filter((numbers.round() != numbers) | (numbers.abs() >= whole_floats(dtype)))
         if len(wrong):
             raise DataError(f"{where} hold {wrong[0]} ({dtype}), expected whole ids; convert them to integers or text")
         return known.cast(pl.Int64)
@@ -61,12 +66,14 @@ def user_values(user_ids: pl.Series, where: str = "histories") -> pl.Series:
     """Return user ids as :func:`id_values` does, each of them known and given once.
 
     Raises:
-        DataError: Ids are of no id's type, null, a text that stands for nothing (:data:`NULL_MARKERS`), or occur twice.
+        DataError: Ids are of no id's type, null, stand for nothing (null markers, NumPy's missing number), or occur twice.
     """
     users = id_values(user_ids, f"{where}: {Columns.USER_ID}")
     missing = users.is_null()
     if users.dtype == pl.String:
         missing = missing | null_markers(users).fill_null(True)
+    if users.dtype == pl.Int64:
+        missing = missing | (users == NUMPY_MISSING).fill_null(True)
     if missing.any():
         rows = missing.arg_true()
         shown = ", ".join(f"{row} ({user_ids[row]!r})" for row in rows.head(5).to_list())

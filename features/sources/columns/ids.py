@@ -14,7 +14,7 @@ import polars as pl
 
 from features.sources.columns.cells import ColumnReader, Parsed, Place, Refusal, no_rows, phrase
 from recsys.contracts.errors import DataError
-from recsys.contracts.null_markers import NULL_MARKERS
+from recsys.contracts.null_markers import NULL_MARKERS, NUMPY_MISSING
 
 IdType = Literal["integer", "text"]
 
@@ -24,7 +24,7 @@ ODD_SHARE: Final = 0.95
 _MAX_ODD: Final = 1000
 _GLANCE: Final = 1000  # below so many texts a first look spares nothing
 _EXACT_FLOAT: Final = 2**53
-_NUMPY_MISSING: Final = -(2**63)  # what NumPy and pandas make of a missing number or time that is cast to an integer
+_EXACT_FLOAT32: Final = 2**24
 
 
 class IdReader(ColumnReader):
@@ -54,6 +54,7 @@ class IdReader(ColumnReader):
     ) -> None:
         super().__init__(column, canonical, id_type(column, raw_type, where, declared), where, markers)
         self._is_text = raw_type in (pl.String, pl.Categorical, pl.Enum, pl.Binary)
+        self._float32 = raw_type == pl.Float32
         self._oddity = IntegerLike()
 
     def read(self, raw: pl.Series, place: Place) -> Parsed:
@@ -77,6 +78,7 @@ class IdReader(ColumnReader):
     def _read_numbers(self, raw: pl.Series) -> Parsed:
         if raw.dtype.is_float():
             known = raw.cast(pl.Float64).fill_nan(None)
+            self._check_float32(known)
             wrong = (known.is_infinite() | (known != known.round()) | (known.abs() >= _EXACT_FLOAT)).fill_null(False)
             values = known.to_frame("v").select(pl.when(~wrong).then("v")).to_series().cast(pl.Int64, strict=False)
             return self._parsed(values, "an integer", wrong)
@@ -91,13 +93,22 @@ class IdReader(ColumnReader):
             )
         return self._parsed(values, "an integer", no_rows(len(raw)))
 
+    def _check_float32(self, known: pl.Series) -> None:
+        """Refuse 32-bit floats so large that the ids of several were one before the file was written."""
+        large = known.filter(known.is_finite() & (known.abs() >= _EXACT_FLOAT32)) if self._float32 else known[:0]
+        if len(large):
+            raise DataError(
+                f"{self.where}: column '{self.column}' (for {self.canonical}) has 32-bit floats and holds {large[0]:.0f}: "
+                "beyond 2^24 they skip whole numbers, so that several ids are one; write the column as integers or text"
+            )
+
     def _parsed(self, values: pl.Series, kind: str, wrong: pl.Series) -> Parsed:
         refusals = []
         if wrong.any():
             refusals.append(Refusal(self.not_(kind), wrong))
-        if values.dtype == pl.Int64 and values.min() == _NUMPY_MISSING:
-            missing = (values == _NUMPY_MISSING).fill_null(False)
-            refusals.append(Refusal(f"{self.column} is {_NUMPY_MISSING}, NumPy's missing number", missing))
+        if values.dtype == pl.Int64 and values.min() == NUMPY_MISSING:
+            missing = (values == NUMPY_MISSING).fill_null(False)
+            refusals.append(Refusal(f"{self.column} is {NUMPY_MISSING}, NumPy's missing number", missing))
             wrong = wrong | missing
         if refusals:
             values = values.to_frame("v").select(pl.when(~wrong).then("v")).to_series()

@@ -20,7 +20,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.decoding.rules.personal_lists import PersonalLists
 from serving.bundle.catalogue import Catalogue, index_of
-from serving.inputs.history_columns import WHOLE_FLOATS, id_values
+from serving.inputs.history_columns import id_values, whole_floats
 from serving.inputs.rules.item_lists import read_rule_table, refuse_rows
 
 logger = logging.getLogger("recsys.serving")
@@ -148,7 +148,7 @@ def _denied_ids(rows: pl.DataFrame, expected: pl.DataType, user_ids: pl.Series |
 def _first_that_is_none(given: pl.Series) -> int | None:
     """Where the first value stands that is no id; the first of all where it is the type that none has."""
     if given.dtype.is_float():
-        wrong = given.is_not_nan() & ((given.round() != given) | (given.abs() >= WHOLE_FLOATS))
+        wrong = given.is_not_nan() & ((given.round() != given) | (given.abs() >= whole_floats(given.dtype)))
     elif given.dtype == pl.UInt64:
         wrong = given > np.iinfo(np.int64).max
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -35,3 +36,45 @@ def test_float32_is_still_float32() -> None:
 def test_true_is_no_weight() -> None:
     with pytest.raises(ConfigError, match="the weight of 'like' is True, expected a number"):
         objective_weights({"like": True}, ("like",))
+
+
+def test_a_column_of_32_bits_stays_one_in_pandas() -> None:
+    """2^24 + 1 becomes 2^24 in 32 bits, another user: what is checked has to know of them."""
+    for dtype in (np.float32, np.float16):
+        frame = to_frame(pd.DataFrame({"user_id": np.array([1.0, 3.0], dtype), "item_ids": [[7], [8]]}))
+        assert frame["user_id"].dtype == pl.Float32
+    wide = to_frame(pd.DataFrame({"user_id": [1.0, None], "item_ids": [[7], [8]]}))
+    assert wide["user_id"].dtype == pl.Float64
+
+
+def test_what_unique_of_a_group_leaves_in_the_cells_is_a_list() -> None:
+    """pandas keeps integers with gaps, times with a zone and categories in arrays of its own."""
+    day = pd.Timestamp("2024-05-31", tz="Europe/Paris")
+    log = pd.DataFrame(
+        {
+            "user_id": ["a", "a", "b"],
+            "item_ids": pd.array([7, None, 8], dtype="Int64"),
+            "timestamps": pd.Series([day, day + pd.Timedelta(1, "h"), day]),
+        }
+    )
+    frame = to_frame(log.groupby("user_id").agg({"item_ids": "unique", "timestamps": "unique"}).reset_index())
+    assert frame["item_ids"].to_list() == [[7, None], [8]]
+    assert frame["timestamps"].dtype == pl.List(pl.Datetime("us", "UTC"))
+    assert frame["timestamps"][1].to_list() == [day.to_pydatetime()]
+    for cell in (pd.Index([7, 8]), pd.Categorical([7, 8])):
+        assert to_frame([{"user_id": 1, "item_ids": cell}])["item_ids"].to_list() == [[7, 8]]
+
+
+@pytest.mark.parametrize("cell", [bytearray(b"ab"), b"ab", {7: 8}, {7}])
+def test_what_has_elements_and_is_no_list_is_refused(cell: object) -> None:
+    with pytest.raises(DataError, match="expected a list per user"):
+        to_frame(pd.DataFrame({"user_id": [1], "item_ids": [cell]}))
+
+
+def test_a_value_of_several_lines_is_shown_on_one() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            return "two\n  lines"
+
+    with pytest.raises(DataError, match="'item_ids' is two lines in row 0"):
+        to_frame([{"user_id": 1, "item_ids": Odd()}])

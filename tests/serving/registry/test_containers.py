@@ -125,6 +125,8 @@ def test_polars_times_of_any_unit_and_zone(loaded: Any, dtype: Any) -> None:
         (pl.Series([dt.date(2024, 1, 1)]), "user_id are Date, expected integers or text"),
         (pl.Series([b"a"]), "user_id are Binary"),
         (pl.Series([[1]]), "user_id are List"),
+        (pl.Series([7, -(2**63)]), "row 1 (-9223372036854775808)"),
+        (pl.Series([2.0**24], dtype=pl.Float32), "user_id hold 16777216.0 (Float32), expected whole ids"),
     ],
 )
 def test_polars_users_of_no_use(loaded: Any, user_ids: pl.Series, message: str) -> None:

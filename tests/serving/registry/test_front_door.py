@@ -115,6 +115,11 @@ REFUSED: dict[str, tuple[Rows, str]] = {
     "user nan": ([history("nan", 0), history("b", 1), history("None", 1)], "user_id is null in 2 of 3 rows"),
     "user 1 and '1'": ([history(1, 0), history("1", 1)], "user_id mixes types (1 integers, the first in row 0: 1"),
     "a user of fractions": ([history(1.5, 0)], "user_id hold 1.5 (Float64), expected whole ids"),
+    "NumPy's missing number as a user": (
+        [history(1, 0), history(-(2**63), 1)],
+        "user_id is null in 1 of 2 rows; every row needs its user: row 1 (-9223372036854775808)",
+    ),
+    "bytes as a list": ([{"user_id": 1, "item_ids": bytearray(b"ab")}], "item_ids"),
     "a user twice": ([history(3, 0), history(4, 0), history(3, 1)], "user_id 3 occurs more than once"),
     "a user that is a flag": ([history(True, 0)], "user_id are Boolean, expected integers or text"),
     "a user beyond 64 bits": ([history(2**64, 0)], "does not fit into 64 bits"),

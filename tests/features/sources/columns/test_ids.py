@@ -217,3 +217,14 @@ def test_a_first_look_at_a_large_batch_decides_nothing_else_than_all_of_it(
         told.append(read(values)[0].warnings())
     assert told[0] == told[1]
     assert bool(told[0]) == (0 < odd <= 1000)
+
+
+def test_floats_of_32_bits_end_earlier() -> None:
+    """2^24 + 1 is no Float32, so that beyond 2^24 two users were one before the file was written."""
+    small = pl.Series([7.0, 2.0**24 - 1, float("nan"), float("inf"), None], dtype=pl.Float32)
+    assert read(small, "integer")[1].values.to_list() == [7, 2**24 - 1, None, None, None]
+    for large in (2**24 + 1, -(2**24)):
+        with pytest.raises(
+            DataError, match=rf"32-bit floats and holds {abs(large) // large * 2**24}: .*several ids are one"
+        ):
+            read(pl.Series([7.0, float(large)], dtype=pl.Float32), "integer")
