@@ -84,6 +84,13 @@ VARIANTS: Final = {
 _SHORT: Final[Mapping[str, Any]] = {"rounds": 2, "samples_per_round": 2000}
 _NO_PAIRS: Final = {"ipa": {**_SHORT, "preference": "none"}}
 
+_FEEDBACK: Final[Mapping[str, Any]] = {
+    "rounds": 2,
+    "steps_per_round": 31,  # 2,000 samples in batches of 64, as the others
+    "supervised": {"weight": 1.0},
+    "optimiser": {"learning_rate": 3e-4, "final_learning_rate_share": 0.3},
+}
+
 LATER: Final = {
     "ipa": Variant({"ipa": _SHORT}),
     "next-token only": Variant(_NO_PAIRS),
@@ -91,6 +98,8 @@ LATER: Final = {
     "ipa, log_sigmoid": Variant({"ipa": _SHORT}, combination={"mode": "raw", "transform": "log_sigmoid"}),
     "ipa, personal weights": Variant({"ipa": _SHORT}, combination={"personal": {}}),
     "ipa on the better half": Variant({"ipa": _SHORT, "rsft": {"by": "watch_time_ms"}}),
+    "user feedback, weight .1": Variant({"method": "feedback", "feedback": {**_FEEDBACK, "weight": 0.1}}),
+    "user feedback, weight 1": Variant({"method": "feedback", "feedback": {**_FEEDBACK, "weight": 1.0}}),
 }
 """What later papers add, on the smaller budget of the losses; :mod:`tests.benchmarks.reward_combinations` runs them."""
 

@@ -164,13 +164,14 @@ def of_reward_guidance(rows: Rows) -> str:
 
 
 def of_reward_combinations(chosen: Rows, aligned: Rows) -> str:
-    """The transform and the personal weights beside the default, and RSFT beside next-token training on all sessions."""
+    """The transform and the personal weights beside the default; RSFT and user feedback beside next-token training."""
     by_name = {row[0]: row for row in [*chosen, *aligned]}
     log_sigmoid, personal = by_name["raw, log_sigmoid"], by_name["zscore, personal, shrinkage 20"]
     return (
         f"Choosing from beams by log_sigmoid rewards brings {log_sigmoid[5]} in true utility against z-scores, over seeds, "
         f"and by personal weights {personal[5]}; next-token training on the half of the sessions that was watched longest "
-        f"{by_name['rsft, watch time'][3]}, on all {by_name['next-token only'][3]}, IPA {by_name['ipa'][3]}."
+        f"{by_name['rsft, watch time'][3]}, on all {by_name['next-token only'][3]}, with user feedback beside it "
+        f"{by_name['user feedback, weight .1'][3]}, IPA {by_name['ipa'][3]}."
     )
 
 

@@ -12,6 +12,7 @@ Run: ``python -m tests.benchmarks.reward_combinations [--seeds 3]``; about 8 min
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -215,7 +216,7 @@ def main() -> None:
     ]
     command = f"python -m tests.benchmarks.reward_combinations --seeds {arguments.seeds}"
     if changed:
-        command += f" --set {' '.join(changed)}"
+        command += f" --set {shlex.join(changed)}"
     text = page(*rows, notes, command)
     (RESULTS / "reward_combinations.md").write_text(text)
     print(text)
