@@ -26,7 +26,7 @@ def status_of(output_dir: Path, name: str, registry: Callable[[], Registry]) -> 
     Returns:
         ``aliases``, ``versions`` (how many), ``champion``, ``lost_champion`` (who was it when its alias or the version was
         deleted), ``champion_since``, ``last_decision``, ``pending``, ``set_aside``,
-        ``interrupted_move``, ``artifact_bytes``.
+        ``interrupted_move``, ``artifact_bytes``, ``folder_bytes`` (artefacts, tracking, registry and all else).
 
     Raises:
         ArtifactError: The record was changed by hand.
@@ -56,6 +56,7 @@ def status_of(output_dir: Path, name: str, registry: Callable[[], Registry]) -> 
         "set_aside": sorted(path.name for path in (tracking / "set_aside").glob("*")),
         "interrupted_move": (output_dir / FOLDER / JOURNAL.format(model=name)).exists(),
         "artifact_bytes": bytes_below(output_dir / "artifacts"),
+        "folder_bytes": bytes_below(output_dir),
     }
 
 
@@ -75,7 +76,8 @@ def status_text(status: Mapping[str, Any]) -> str:
         if last
         else "last        nothing was decided yet",
         f"pending     {len(status['pending'])} tracking records wait, {len(status['set_aside'])} were set aside",
-        f"artefacts   {status['artifact_bytes'] / 1e6:,.1f} MB in {status['output_dir']}",
+        f"disk        {status['folder_bytes'] / 1e6:,.1f} MB in {status['output_dir']}, of which artefacts "
+        f"{status['artifact_bytes'] / 1e6:,.1f}",
     ]
     if status["interrupted_move"]:
         lines.append(

@@ -244,9 +244,13 @@ def _check_file(root: Path, entry: FileEntry) -> None:
             f"'{path}' cannot be read ({error}); make it readable, or restore it from a copy"
         ) from error
     if not same:
+        how = (
+            f"{size} bytes, manifest says {entry.bytes}"
+            if size != entry.bytes
+            else "as long as it was, with another hash"
+        )
         raise ArtifactError(
-            f"'{path}' has changed since it was published ({size} bytes, manifest says {entry.bytes}, or another hash); "
-            f"delete '{root}' and run its stage again"
+            f"'{path}' has changed since it was published ({how}); delete '{root}' and run its stage again"
         )
 
 

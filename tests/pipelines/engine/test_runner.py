@@ -156,8 +156,8 @@ def test_only_a_resumable_stage_finds_its_scratch(tmp_path: Path, resumable: boo
 
 def test_a_damaged_artefact_is_refused(tmp_path: Path) -> None:
     artifact = run(tmp_path, Config()).outcomes["write"].artifact
-    (artifact.path / "value.json").write_text("7")
-    with pytest.raises(ArtifactError, match=r"value.json' has changed since it was published"):
+    (artifact.path / "value.json").write_text("77")
+    with pytest.raises(ArtifactError, match=r"value.json' has changed since it was published \(2 bytes, manifest says"):
         run(tmp_path, Config())
 
 

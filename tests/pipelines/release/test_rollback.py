@@ -195,12 +195,14 @@ def test_status_says_what_stands_where(tmp_path: Path) -> None:
     (tmp_path / "tracking" / "pending" / "train-1.json").write_text("{}")
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "x").write_bytes(b"0" * 1_500_000)
+    (tmp_path / "mlartifacts").mkdir()
+    (tmp_path / "mlartifacts" / "y").write_bytes(b"0" * 2_000_000)
     found = status_of(tmp_path, "shop", lambda: registry)  # type: ignore[arg-type, return-value]
     assert (found["champion"], found["versions"], found["pending"]) == ("2", 3, ["train-1.json"])
     assert found["champion_since"] == AuditLog(tmp_path).events()[-1]["at"]
     text = status_text(found)
     assert f"champion    version 2, since {found['champion_since']}" in text
-    assert "1.5 MB" in text
+    assert f"disk        3.5 MB in {tmp_path}, of which artefacts 1.5\n" in text + "\n"
     assert "warning" not in text
 
 
