@@ -1,4 +1,4 @@
-"""Times of events: the units in which they may be declared, and the years in which they can lie.
+"""Times of events: the units in which they may be declared, their form as text, and the years in which they can lie.
 
 Used wherever times come in: by the sources that read logs, and by the serving side that is given histories.
 """
@@ -24,6 +24,15 @@ NANOSECONDS: Final[Mapping[NumberUnit, int]] = {"s": 1_000_000_000, "ms": 1_000_
 # 1990-01-01 and 2100-01-01 as UTC microseconds: interaction logs outside are a wrong unit or a placeholder
 EARLIEST_US: Final = 631_152_000_000_000
 LATEST_US: Final = 4_102_444_800_000_000
+
+_ISO: Final = (
+    r"^(?P<date>\d{4}-\d{1,2}-\d{1,2})"
+    r"(?:[Tt ](?P<clock>\d{1,2}:\d{2})(?P<seconds>:\d{2}(?:[.,]\d+)?)?)?"
+    r"(?: ?(?P<zone>[Zz]|UTC|GMT|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)(?: UTC)?(?:\[[^\]]+\])?)?$"
+)
+"""ISO 8601 in its extended form: a date, or date and time behind ``T`` or a blank, a fraction of a second of any length, and
+as zone ``Z``, ``UTC``, ``GMT``, ``+02:00``, ``+0200`` or ``+02``; the name of a zone in brackets is passed over behind one
+of these, and refused alone."""
 
 SECOND_US: Final = 1_000_000
 _SLICE: Final = 1 << 16
@@ -71,6 +80,40 @@ def fitting_units(number: float) -> list[str]:
         (['ms'], [])
     """
     return [name for name, scale in NANOSECONDS.items() if EARLIEST_US <= number * scale / 1_000 <= LATEST_US]
+
+
+def iso_times(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Read texts of ISO 8601; see :data:`_ISO` for its forms.
+
+    Args:
+        texts: Without blanks around.
+
+    Returns:
+        Local times of the texts without a zone (Datetime), and UTC microseconds (Int64) of those with one.
+
+    Example:
+        >>> local, instants = iso_times(pl.Series(["2022-05-01T02:00:00.5+02:00", "2022-05-01", "1/5/2022"]))
+        >>> instants.to_list()
+        [1651363200500000, None, None]
+        >>> [str(time) for time in local]
+        ['None', '2022-05-01 00:00:00', 'None']
+    """
+    parts = texts.to_frame("t").select(pl.col("t").str.extract_groups(_ISO)).unnest("t")
+    seconds = pl.col("seconds").fill_null(":00").str.replace(",", ".", literal=True)
+    written = pl.col("date") + "T" + pl.col("clock").fill_null("00:00") + seconds
+    zone = (
+        pl.col("zone").str.replace("(?i)^(z|utc|gmt)$", "+0000").str.replace(":", "", literal=True).str.pad_end(5, "0")
+    )
+    number = zone.str.tail(4).cast(pl.Int64)
+    minutes = (number // 100 * 60 + number % 100) * pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
+    read = parts.select(
+        written.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False).alias("local"),
+        minutes.alias("offset"),
+    )
+    instant = pl.col("local").dt.epoch("us") - pl.col("offset") * 60_000_000
+    local = pl.when(pl.col("offset").is_null()).then("local")
+    result = read.select(local.alias("local"), instant.alias("instant"))
+    return result["local"], result["instant"]
 
 
 def mostly_plausible(timestamps: pl.Series) -> bool:

@@ -8,7 +8,6 @@ Legend: E events of all users, one after the other.
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Final, get_args
 
@@ -24,16 +23,16 @@ from recsys.contracts.event_times import (
     NumberUnit,
     as_microseconds,
     fitting_units,
+    iso_times,
     microseconds,
     wrong_unit,
 )
-from recsys.contracts.null_markers import is_null_marker
+from recsys.contracts.null_markers import null_markers
 from recsys.contracts.plain_text import SURROUNDINGS
 
 _FACTORS: Final = {"s": "multiply by 1000000", "ms": "multiply by 1000", "ns": "divide by 1000"}
 """How numbers of another unit become microseconds."""
 
-_ISO: Final = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?)?")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -122,41 +121,24 @@ def later_than_now(times: pl.Series, now: datetime | None = None) -> bool:
 def _from_text(times: pl.Series, users: pl.Series) -> pl.Series:
     """Read ISO dates; one text is read once."""
     bare = times.str.strip_chars(SURROUNDINGS)
-    known: dict[str, int | None] = {}
-    aware: dict[bool, str] = {}
-    for text in bare.drop_nulls().unique(maintain_order=True):
-        if is_null_marker(text):
-            known[text] = None
-            continue
-        value = _parse(text)
-        if value is None:
-            user = users[int((bare == text).arg_max() or 0)]
-            raise DataError(
-                f"histories: user_id {user!r} has the time {text!r}, expected ISO text such as "
-                "'2024-05-31T12:00:00Z', a number "
-                "of microseconds, or Datetime; null where it is not known"
-            )
-        aware.setdefault(value.tzinfo is not None, text)
-        known[text] = microseconds(value)
-    if len(aware) > 1:
+    texts = bare.drop_nulls().unique(maintain_order=True)
+    texts = texts.filter(~null_markers(texts))
+    local, instants = iso_times(texts)
+    unread = texts.filter(local.is_null() & instants.is_null())
+    if len(unread):
+        user = users[int((bare == unread[0]).arg_max() or 0)]
         raise DataError(
-            f"histories: timestamps mix texts with a zone ({aware[True]!r}) and without ({aware[False]!r}); give all "
-            "with their "
+            f"histories: user_id {user!r} has the time {unread[0]!r}, expected ISO text such as "
+            "'2024-05-31T12:00:00Z', a number of microseconds, or Datetime; null where it is not known"
+        )
+    aware, naive = texts.filter(instants.is_not_null()), texts.filter(local.is_not_null())
+    if len(aware) and len(naive):
+        raise DataError(
+            f"histories: timestamps mix texts with a zone ({aware[0]!r}) and without ({naive[0]!r}); give all with their "
             "zone, or all in UTC"
         )
-    if not known:
-        return times.cast(pl.Int64, strict=False)
-    return bare.replace_strict(list(known), list(known.values()), default=None, return_dtype=pl.Int64)
-
-
-def _parse(text: str) -> datetime | None:
-    if not _ISO.fullmatch(text):
-        return None
-    text = text.removesuffix("UTC").rstrip() + "+00:00" if text.endswith("UTC") else text
-    try:
-        return datetime.fromisoformat(re.sub(r" (?=[Z+-][\d:]*$)", "", text).replace(",", "."))
-    except ValueError:
-        return None
+    values = (instants if len(aware) else local.dt.epoch("us")).cast(pl.Int64)
+    return bare.replace_strict(texts, values, default=None, return_dtype=pl.Int64)
 
 
 def _check_years(found: pl.Series, numbers: pl.Series, users: pl.Series, unit: NumberUnit | None) -> None:

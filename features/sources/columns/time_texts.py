@@ -20,14 +20,9 @@ from features.sources.columns.time_formats import polars_format
 from features.sources.columns.times import LocalTimes
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import DataError
-from recsys.contracts.event_times import EARLIEST_US, LATEST_US, fitting_units
+from recsys.contracts.event_times import EARLIEST_US, LATEST_US, fitting_units, iso_times
 from recsys.contracts.null_markers import NULL_MARKERS
 
-_ISO: Final = (
-    r"^(?P<date>\d{4}-\d{1,2}-\d{1,2})"
-    r"(?:[Tt ](?P<clock>\d{1,2}:\d{2})(?P<seconds>:\d{2}(?:[.,]\d+)?)?)?"
-    r"(?: ?(?P<zone>[Zz]|UTC|GMT|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)(?: UTC)?(?:\[[^\]]+\])?)?$"
-)
 _FAST: Final = (
     ("%Y-%m-%dT%H:%M:%SZ", True),
     ("%Y-%m-%dT%H:%M:%S%.fZ", True),
@@ -173,40 +168,6 @@ class TextTimes(ColumnReader):
     def warnings(self) -> list[str]:
         """Tell of local times that happened twice."""
         return self._local.warnings(self.where)
-
-
-def iso_times(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Read any of the forms of ISO 8601 that the module names.
-
-    Args:
-        texts: Without blanks around.
-
-    Returns:
-        Local times of the texts without a zone (Datetime), and UTC microseconds (Int64) of those with one.
-
-    Example:
-        >>> local, instants = iso_times(pl.Series(["2022-05-01T02:00:00.5+02:00", "2022-05-01", "1/5/2022"]))
-        >>> instants.to_list()
-        [1651363200500000, None, None]
-        >>> [str(time) for time in local]
-        ['None', '2022-05-01 00:00:00', 'None']
-    """
-    parts = texts.to_frame("t").select(pl.col("t").str.extract_groups(_ISO)).unnest("t")
-    seconds = pl.col("seconds").fill_null(":00").str.replace(",", ".", literal=True)
-    written = pl.col("date") + "T" + pl.col("clock").fill_null("00:00") + seconds
-    zone = (
-        pl.col("zone").str.replace("(?i)^(z|utc|gmt)$", "+0000").str.replace(":", "", literal=True).str.pad_end(5, "0")
-    )
-    number = zone.str.tail(4).cast(pl.Int64)
-    minutes = (number // 100 * 60 + number % 100) * pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
-    read = parts.select(
-        written.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False).alias("local"),
-        minutes.alias("offset"),
-    )
-    instant = pl.col("local").dt.epoch("us") - pl.col("offset") * 60_000_000
-    local = pl.when(pl.col("offset").is_null()).then("local")
-    result = read.select(local.alias("local"), instant.alias("instant"))
-    return result["local"], result["instant"]
 
 
 def fitting_formats(texts: pl.Series) -> list[str]:

@@ -71,6 +71,18 @@ SAME: dict[str, tuple[Rows, Rows]] = {
         [history(1, 0, 1, timestamps=["2023-11-14 23:13:20+01:00", "2023-11-14 17:13:29-0500"])],
         [history(1, 0, 1, timestamps=times(0, 9))],
     ),
+    "ISO text of the forms that prepare reads": (
+        [
+            history(
+                1,
+                0,
+                1,
+                2,
+                timestamps=["2023-11-14t23:13:20+01", "2023-11-14 22:13:29 GMT", "2023-11-14T22:13:31.5z[UTC]"],
+            )
+        ],
+        [history(1, 0, 1, 2, timestamps=[START, START + 9_000_000, START + 11_500_000])],
+    ),
     "text that stands for no time": (
         [history(1, 0, 1, timestamps=["NULL", "2023-11-14T22:13:20"])],
         [history(1, 0, 1, timestamps=[None, START])],
@@ -149,6 +161,14 @@ REFUSED: dict[str, tuple[Rows, str]] = {
     "times backwards": ([history(1, 0, 1, timestamps=times(9, 0))], "timestamps of a user run backwards"),
     "a time that is no date": ([history(1, 0, timestamps=["01/02/2024"])], "has the time '01/02/2024', expected ISO text"),
     "digits as text": ([history(1, 0, timestamps=["1700000000"])], "has the time '1700000000', expected ISO text"),
+    "an offset that is none": (
+        [history(1, 0, timestamps=["2023-11-14T22:13:20+25:00"])],
+        "has the time '2023-11-14T22:13:20+25:00', expected ISO text",
+    ),
+    "a zone by its name alone": (
+        [history(1, 0, timestamps=["2023-11-14T22:13:20[Europe/Paris]"])],
+        "expected ISO text",
+    ),
     "a date that is none": ([history(1, 0, timestamps=["2024-02-30"])], "has the time '2024-02-30', expected ISO text"),
     "zones and none": (
         [history(1, 0, 1, timestamps=["2024-05-01T00:00:00", "2024-05-01T00:00:00Z"])],
