@@ -14,6 +14,7 @@ from serving.answers.scorer import Scorer
 from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import read_info
 from serving.inputs.history_frame import map_frame
+from serving.inputs.history_times import times_us
 
 START = 1_700_000_000_000_000
 """Some time in 2023, in microseconds."""
@@ -187,3 +188,8 @@ def test_one_time_of_two_in_another_unit_is_named(catalogue: Catalogue, stray: i
     frame = pl.DataFrame({"user_id": ["u1"], "item_ids": [[107, 114]], "timestamps": [[stray, START]]})
     with pytest.raises(DataError, match=f"user_id 'u1': the time {stray} among 2 lies outside the years"):
         map_frame(frame, catalogue)
+
+
+def test_blanks_around_a_time_are_no_part_of_it() -> None:
+    texts = pl.Series([" 2023-11-14 22:13:20 GMT\u00a0", "\ufeff2023-11-14T22:13:20Z", None])
+    assert times_us(texts, pl.Series([1, 1, 1])).to_list() == [1_700_000_000_000_000, 1_700_000_000_000_000, None]
