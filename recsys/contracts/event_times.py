@@ -30,9 +30,6 @@ _ISO: Final = (
     r"(?:[Tt ](?P<clock>\d{1,2}:\d{2})(?P<seconds>:\d{2}(?:[.,]\d+)?)?)?"
     r"(?: ?(?P<zone>[Zz]|UTC|GMT|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)(?: UTC)?(?:\[[^\]]+\])?)?$"
 )
-"""ISO 8601 in its extended form: a date, or date and time behind ``T`` or a blank, a fraction of a second of any length, and
-as zone ``Z``, ``UTC``, ``GMT``, ``+02:00``, ``+0200`` or ``+02``; the name of a zone in brackets is passed over behind one
-of these, and refused alone."""
 
 SECOND_US: Final = 1_000_000
 _SLICE: Final = 1 << 16
@@ -83,7 +80,11 @@ def fitting_units(number: float) -> list[str]:
 
 
 def iso_times(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Read texts of ISO 8601; see :data:`_ISO` for its forms.
+    """Read texts of ISO 8601 in its extended form.
+
+    A date, or date and time behind ``T`` or a blank, a fraction of a second of any length, and as zone ``Z``, ``UTC``,
+    ``GMT``, ``+02:00``, ``+0200`` or ``+02``; the name of a zone in brackets is passed over behind one of these, and refused
+    alone.
 
     Args:
         texts: Without blanks around.

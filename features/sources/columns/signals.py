@@ -43,9 +43,8 @@ class SignalReader(ColumnReader):
     def __init__(
         self, signal: Signal, raw_type: pl.DataType, where: str, *, markers: tuple[str, ...] = NULL_MARKERS
     ) -> None:
-        if (
-            signal.kind == "text"
-        ):  # 'none' is an answer, unless it is declared; what the rule names is a value in any case
+        # for a text 'none' is an answer, unless it is declared; what the rule names is a value in any case
+        if signal.kind == "text":
             markers = MACHINE_MARKERS if markers == NULL_MARKERS else markers
             markers = tuple(name for name in markers if name not in signal.values)
         super().__init__(signal.column, signal.name, pl.Boolean(), where, markers)

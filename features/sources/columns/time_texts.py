@@ -1,10 +1,8 @@
 """Times that are text: ISO 8601, or a declared format; everything else is refused with the formats that would fit.
 
 ``01/02/2023`` is the first of February or the second of January, and nothing in a file says which: a format has to be
-declared. ISO 8601 is read in its extended form: date, or date and time behind ``T`` or a blank, a fraction of a second of
-any length, and as zone ``Z``, ``UTC``, ``GMT``, ``+02:00``, ``+0200`` or ``+02``; the name of a zone in brackets is passed
-over behind one of these, and refused alone. A text without a zone is in the declared zone, or else in UTC; texts with and
-without one in the same column need a declared zone.
+declared. ISO 8601 is read in the forms that :func:`~recsys.contracts.event_times.iso_times` names. A text without a
+zone is in the declared zone, or else in UTC; texts with and without one in the same column need a declared zone.
 """
 
 from __future__ import annotations
