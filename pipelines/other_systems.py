@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, Artifact, read_json, sha256_of_file
+from recsys.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from recsys.contracts.dataset import Dataset
@@ -133,8 +133,8 @@ def _identity(registry: RegistryPlace, name: str, reference: str) -> str:
     if reference.startswith(_REGISTERED):
         from serving.registry.aliases import BUNDLE_TAG, CONTENT_TAG
 
-        with TemporaryDirectory(prefix="recsys-model-") as scratch:
-            version = _open(registry, Path(scratch)).resolve(reference)
+        with scratch_folder("model") as scratch:
+            version = _open(registry, scratch).resolve(reference)
         return version.tags.get(CONTENT_TAG) or version.tags.get(BUNDLE_TAG, version.reference)
     from serving.bundle.layout import BUNDLE_FILE
 
@@ -153,8 +153,8 @@ def _bundle(registry: RegistryPlace, name: str, reference: str) -> Iterator[Path
     if not reference.startswith(_REGISTERED):
         yield _folder(name, reference)
         return
-    with TemporaryDirectory(prefix="recsys-model-") as scratch:
-        opened = _open(registry, Path(scratch))
+    with scratch_folder("model") as scratch:
+        opened = _open(registry, scratch)
         yield opened.open_bundle(opened.resolve(reference)).path
 
 

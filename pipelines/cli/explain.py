@@ -10,6 +10,7 @@ import typer
 
 from pipelines.cli.options import LogLevel, LogOption, Overrides, load, set_up_logging
 from recsys.contracts.errors import ConfigError
+from recsys.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
@@ -50,8 +51,6 @@ def explain(
 
     Example: recsys explain --config pipelines/recipes/demo.yaml --user 17 --against 2
     """
-    from tempfile import TemporaryDirectory
-
     from pipelines.explain.explain import explain as explain_one
     from pipelines.explain.text import as_html, as_text
     from recsys.contracts.manifest import explain_write_errors
@@ -59,11 +58,11 @@ def explain(
     set_up_logging(log_level)
     if config is None and (model is None or users is None):
         raise ConfigError("explain: give --config, or both --model and --users")
-    with TemporaryDirectory(prefix="recsys-explain-") as scratch:
+    with scratch_folder("explain") as scratch:
         if config is not None:
-            place: _OfRun | _Anywhere = _OfRun(load(config, overrides), Path(scratch))
+            place: _OfRun | _Anywhere = _OfRun(load(config, overrides), scratch)
         else:
-            place = _Anywhere(overrides or [], tracking_uri, Path(scratch))
+            place = _Anywhere(overrides or [], tracking_uri, scratch)
         settings = place.settings if k is None else place.settings.model_copy(update={"k": k})
         found = explain_one(
             place.open(model, "model"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -13,6 +12,7 @@ import typer
 from pipelines.cli.options import LogLevel, LogOption, load, set_up_logging
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, explain_write_errors, read_json
+from recsys.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from recsys.semantic_ids.versions import SemanticIds
@@ -122,8 +122,8 @@ def open_table(reference: str, tracking_uri: str | None) -> tuple[Path | None, S
         raise ConfigError(
             f"'{reference}' is in a registry; give --tracking-uri, for example sqlite:///runs/demo/mlflow.db"
         )
-    with TemporaryDirectory(prefix="recsys-model-") as scratch:
-        registry = Registry(uri, Path(scratch), create=False)
+    with scratch_folder("model") as scratch:
+        registry = Registry(uri, scratch, create=False)
         return None, SemanticIds.load(registry.open_bundle(registry.resolve(reference)).path)
 
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import MANIFEST_NAME, open_artifact
 from recsys.device import AskedPlacement, asked_placement, resolve_device
 from recsys.runtime import Progress
+from recsys.scratch import scratch_folder
 from serving.config import RecommendConfig
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def _opened(
         raise ConfigError("recommend: no model given; use --model with a registry reference or a bundle folder")
     asked = placed or asked_placement()
     device = resolve_device(asked.device)
-    with TemporaryDirectory(prefix="recsys-model-") as scratch:
-        bundle, pinned = open_bundle(settings.model, Path(scratch), tracking_uri)
+    with scratch_folder("model") as scratch:
+        bundle, pinned = open_bundle(settings.model, scratch, tracking_uri)
         people = source_of(users, settings.timestamp_unit).open()
         yield bundle, people, settings.model_copy(update={"model": pinned}), device, asked.precision
 

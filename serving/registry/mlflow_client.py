@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import glob
 import logging
@@ -12,11 +13,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from recsys.contracts.errors import ArtifactError, ConfigError
+from recsys.scratch import scratch_folder
 from serving.registry.file_store import (
     ARTIFACTS_NAME,
     DATABASE_NAME,
@@ -41,8 +42,9 @@ _QUIET: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 
-_copies: Final[list[TemporaryDirectory[str]]] = []
+_copies: Final = contextlib.ExitStack()
 """Of databases that cannot be written; they go when the process ends."""
+atexit.register(_copies.close)
 
 
 class TrackingUnreachable(ArtifactError):
@@ -107,9 +109,8 @@ def _opened(database: Path, uri: str, *, create: bool) -> str:
     except ArtifactError:
         if create:
             raise
-        folder = TemporaryDirectory(prefix="recsys-tracking-")
-        _copies.append(folder)
-        return sqlite_uri(rerooted_copy(database, Path(folder.name)))
+        folder = _copies.enter_context(scratch_folder("tracking"))
+        return sqlite_uri(rerooted_copy(database, folder))
     return uri
 
 

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import Artifact, ArtifactStore
 from recsys.device import DEVICE_VARIABLE, PRECISION_VARIABLE
+from recsys.scratch import scratch_folder
 from serving.bundle.catalogue import Catalogue, read_catalogue
 from serving.bundle.layout import BUNDLE_FILE, BUNDLE_KIND, BundleInfo, open_bundle, read_info
 from serving.registry.aliases import BUNDLE_TAG, CHALLENGER, CLEANED_TAG, CONTENT_TAG
@@ -298,7 +298,7 @@ def _log_model(bundle: Path, info: BundleInfo, content: str, run_id: str) -> str
 
     packages = Path(__file__).resolve().parents[2]
     catalogue, more = read_catalogue(bundle, info), language_packages(bundle)
-    with _examined_on_cpu(), mlflow.start_run(run_id=run_id), TemporaryDirectory(prefix="recsys-model-") as scratch:
+    with _examined_on_cpu(), mlflow.start_run(run_id=run_id), scratch_folder("model") as scratch:
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(packages / "serving" / "registry" / "pyfunc_model.py"),
@@ -306,7 +306,7 @@ def _log_model(bundle: Path, info: BundleInfo, content: str, run_id: str) -> str
             code_paths=[
                 str(packages / "recsys"),
                 str(packages / "serving"),
-                *(str(path) for path in write_install_files(Path(scratch), more)),
+                *(str(path) for path in write_install_files(scratch, more)),
             ],
             pip_requirements=requirements(installed_flavour(), more),
             signature=model_signature(catalogue),

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("recsys", "features", "serving", "pipelines")
 
 _CONTRACTS = {"recsys.contracts"}
-_BASE = _CONTRACTS | {"recsys.paths", "recsys.config", "recsys.runtime", "recsys.device", "recsys.metrics"}
+_BASE = _CONTRACTS | {f"recsys.{name}" for name in ("paths", "scratch", "config", "runtime", "device", "metrics")}
 _IDS = _BASE | {"recsys.semantic_ids"}
 _DATA = _IDS | {"recsys.data"}
 _MODEL_CONFIG = {"recsys.model.config", "recsys.model.language_config"}
@@ -52,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "recsys.contracts": set(),
     "recsys.strict_yaml": set(),
     "recsys.paths": {"recsys.strict_yaml"},
+    "recsys.scratch": set(),
     "recsys.config": _CONTRACTS | {"recsys.paths", "recsys.strict_yaml"},
     "recsys.runtime": _CONTRACTS,
     "recsys.device": _CONTRACTS | {"recsys.config"},

@@ -16,7 +16,6 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ import torch.multiprocessing as multiprocessing
 from recsys.contracts import errors
 from recsys.contracts.errors import RecsysError
 from recsys.runtime import set_threads
+from recsys.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -133,19 +133,19 @@ def start_workers(work: Callable[..., Any], arguments: tuple[Any, ...], count: i
     level = logging.getLogger("recsys").getEffectiveLevel()
     # one warning that DDP gives for what strategies.TorchRecStrategy asks of it; a process reads this when it starts
     quiet = {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
-    with tempfile.TemporaryDirectory() as folder, _environment(quiet):
+    with scratch_folder("processes") as folder, _environment(quiet):
         try:
             # spawn: a fork would inherit Polars' and CUDA's threads, which do not survive it
             multiprocessing.start_processes(
-                _worker, (work, arguments, count, port, threads, level, folder), nprocs=count, start_method="spawn"
+                _worker, (work, arguments, count, port, threads, level, str(folder)), nprocs=count, start_method="spawn"
             )
         except multiprocessing.ProcessRaisedException:
-            for path in sorted(Path(folder).glob("*.json")):
+            for path in sorted(folder.glob("*.json")):
                 told = json.loads(path.read_text(encoding="utf-8"))
                 raise getattr(errors, told["class"])(told["message"]) from None
             raise
         except multiprocessing.ProcessExitedException as error:
-            raise RecsysError(_crash(error, count, Path(folder))) from error
+            raise RecsysError(_crash(error, count, folder)) from error
 
 
 def _crash(error: multiprocessing.ProcessExitedException, count: int, folder: Path) -> str:
