@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.alignment.config import CurriculumConfig, IpaConfig
+from recsys.alignment.config import IpaConfig
+from recsys.alignment.losses.config import CurriculumConfig
 from recsys.alignment.losses.curriculum import curriculum_weights, pair_gap
 from recsys.alignment.losses.preference import PreferenceLogProbs, preference_loss
 from recsys.alignment.losses.preference_pairs import PreferencePairs, choose_pairs, gather_candidates
@@ -237,7 +238,7 @@ class IterativePreferenceAlignment(CarriesNothing):
                 rewards[:, :-1] = 0.0
             places = torch.cat([chosen.chosen_B[:, None], chosen.rejected_BN], dim=1)
             picked = gather_candidates(items, places)
-            reference = self._snapshot_log_probs(group, picked, places)
+            reference = self._snapshot_log_probs(group, picked, places, chosen.has_pair)
             reward = rewards.gather(1, places.clamp(min=0)).masked_fill(places < 0, 0.0)
             found = PreferencePairs(
                 position_Q=torch.from_numpy(positions[block]),
@@ -308,17 +309,23 @@ class IterativePreferenceAlignment(CarriesNothing):
         )
 
     def _snapshot_log_probs(
-        self, group: RolloutGroup, picked_BNM: torch.Tensor, places_BN: torch.Tensor
+        self, group: RolloutGroup, picked_BNM: torch.Tensor, places_BN: torch.Tensor, has_pair_B: torch.Tensor
     ) -> torch.Tensor:
         """What the snapshot gives the picked candidates, ``[B, N]``; 0 where there is none.
 
-        It generated them, so their scores are known; only a target that stands behind the group has to be scored.
+        It generated them, so their scores are known. A target that stands behind the group has to be scored, and in mixed
+        precision every candidate, because roll-outs are in float32: as the policy will be scored, so that the log-ratio
+        begins at zero.
         """
-        if self.config.pair_rule != "target_rest":
+        if self.config.pair_rule != "target_rest" and self.learner.precision == "32-true":
             return group.scores.gather(1, places_BN.clamp(min=0)).masked_fill(places_BN < 0, 0.0)
         assert group.history is not None
-        with self.learner.mixed():  # as the policy will be scored, so that the log-ratio begins at zero
-            return candidate_log_probs(self.learner.policy, group.history, picked_BNM).sessions
+        rows = has_pair_B.nonzero()[:, 0]
+        found = torch.zeros(places_BN.shape, device=places_BN.device)
+        with self.learner.mixed():
+            scored = candidate_log_probs(self.learner.policy, group.history.take(rows), picked_BNM[rows])
+        found[rows] = scored.sessions
+        return found
 
 
 def _objectives(requests: Requests) -> torch.Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from recsys.alignment.config import GuardConfig
+from recsys.alignment.rollouts.sampler import Requests
 from recsys.contracts.dataset import Dataset
 from recsys.data.histories import Histories
 from recsys.model.config import ModelConfig
@@ -95,6 +98,20 @@ def ring_policy(prepared: Dataset, seed: int = 3, ids: SemanticIds | None = None
     torch.manual_seed(seed)
     attention = "bidirectional" if prepared.spec.task == "session" else "causal"
     return build_policy(prepared, ids or ring_ids(), ModelConfig(**MODEL, encoder_attention=attention), None).eval()
+
+
+def have_seen_everything(requests: Requests, items: int) -> Requests:
+    """The same requests of users whose histories hold the whole catalogue: without seen items nothing is left."""
+    users = len(requests)
+    nothing = np.zeros(users * items, np.uint8)
+    histories = replace(
+        requests.histories,
+        item=np.tile(np.arange(items, dtype=np.int32), users),
+        start=np.arange(users) * items,
+        end=(np.arange(users) + 1) * items,
+        **dict.fromkeys(("behaviour", "gap", "watch"), nothing),
+    )
+    return replace(requests, histories=histories)
 
 
 def weights_of(policy: GenerativeRecommender) -> dict[str, torch.Tensor]:
