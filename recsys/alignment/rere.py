@@ -170,7 +170,8 @@ class RankingRewardLearning:
         if len(group.items):
             figures["distinct_share"] = distinct_share(group)
 
-        weights_B = signal.weights(config.zero_signal_weight) * certainty_B
+        # a group without candidates, of a user who may not be shown anything, has nothing to be weighed
+        weights_B = signal.weights(config.zero_signal_weight) * certainty_B * group.valid.any(1)
         used = weights_B > 0
         part, total = _take_groups(group, used), total[used]
         if config.recall.narrowing is not None and len(part.items):
@@ -362,7 +363,8 @@ def distinct_share(group: RolloutGroup) -> float:
 
 def _mean_of_valid(values: torch.Tensor, group: RolloutGroup) -> float:
     mask = group.valid if values.ndim == 2 else group.code_mask
-    return float(values[mask].mean()) if len(values) else 0.0
+    found = values[mask]
+    return float(found.mean()) if len(found) else 0.0
 
 
 def _take_groups(group: RolloutGroup, used_B: torch.Tensor) -> RolloutGroup:

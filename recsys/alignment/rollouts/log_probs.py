@@ -58,10 +58,12 @@ def candidate_log_probs(
     """Score candidates; the gradient flows unless the caller switched it off.
 
     Args:
-        items_BGM: int64 item_index, -1 where there is none. Full-vocabulary probabilities: the prefix index plays no
-            part, as in the published systems (ReRe, MiniOneRec).
+        items_BGM: int64 item_index, -1 where there is none; without users, or with an item at least. Full-vocabulary
+            probabilities: the prefix index plays no part, as in the published systems (ReRe, MiniOneRec).
     """
     mask = (items_BGM >= 0)[..., None].expand(*items_BGM.shape, policy.num_levels)
+    if not len(items_BGM):  # nothing to encode
+        return CandidateLogProbs(torch.zeros(mask.shape, device=mask.device), mask)
     if items_BGM.shape[2] == 1:
         codes = _item_log_probs(policy, history, items_BGM[..., 0])[:, :, None]
     else:

@@ -139,6 +139,17 @@ def test_a_repaired_group_gets_its_target_in_the_last_place(tmp_path: Path) -> N
     assert torch.equal(near.items[~near_B], group.items[~near_B])
 
 
+def test_groups_that_all_hold_their_target_need_no_repair(tmp_path: Path) -> None:
+    """A beam as wide as the catalogue misses nothing: no target is left to be scored."""
+    method = method_of(tmp_path, rollouts=RolloutConfig(num_generations=12))
+    group = method.sampler.roll_out(
+        method.learner.policy, method.stream.requests(method.stream.rows(0)), torch.Generator()
+    )
+    whole, repaired_B = repaired(method.learner.policy, group, 2.0)
+    assert not repaired_B.any()
+    assert torch.equal(whole.items, group.items)
+
+
 def own_score(policy, group: RolloutGroup) -> torch.Tensor:
     return candidate_log_probs(policy, group.history, group.target[:, None]).sessions[:, 0]
 

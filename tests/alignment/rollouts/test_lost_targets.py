@@ -19,7 +19,7 @@ from recsys.alignment.rollouts.sampler import RolloutSampler
 from recsys.alignment.rounds.learner import Learner, RoundCurve
 from recsys.alignment.rounds.loop import RoundWork, SmallerSteps
 from recsys.model.generative_recommender import GenerativeRecommender
-from tests.toy.alignment import QUIET, next_item_ring, ring_policy, session_ring, weights_of
+from tests.toy.alignment import QUIET, have_seen_everything, next_item_ring, ring_policy, session_ring, weights_of
 from tests.toy.dataset import ring_ids
 
 
@@ -180,3 +180,27 @@ def test_the_policy_gradient_of_a_step_is_the_published_mean(tmp_path: Path) -> 
     expected = float(torch.stack([g.norm() for g in grads]).norm())
     policy.zero_grad(set_to_none=True)
     assert step(method, tmp_path).means()["gradient_norm"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zero_signal_weight": 1.0},
+        {"zero_signal_weight": 1.0, "recall": {"lambda_loss": {}}, "loss": {"beta": 0.0}},
+        {"zero_signal_weight": 1.0, "recall": {"narrowing": {}}},
+        {"recall": {"repair": {}}},
+    ],
+)
+def test_a_step_of_users_who_may_be_shown_nothing_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
+) -> None:
+    """Groups without a candidate weigh nothing, whatever groups without a signal weigh; figures of theirs are 0, not NaN."""
+    method = method_of(tmp_path / "data", rollouts=RolloutConfig(num_generations=4, exclude_seen=True), **changes)
+    asked = method.stream.requests
+    monkeypatch.setattr(method.stream, "requests", lambda rows: have_seen_everything(asked(rows), 12))
+    before = weights_of(method.learner.policy)
+    curve = step(method, tmp_path)
+    assert curve.counts["steps_without_signal"] == 1
+    assert curve.means() == {"reward_rule": 0.0, "reward_ranking": 0.0, "reward": 0.0, "distinct_share": 0.0}
+    after = weights_of(method.learner.policy)
+    assert all(torch.equal(before[name], after[name]) for name in before)

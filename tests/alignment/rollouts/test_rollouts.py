@@ -18,6 +18,7 @@ from recsys.contracts.columns import VALID
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError
 from recsys.data.batch import TrainingBatch, collate_histories
+from recsys.data.histories import Histories
 from recsys.data.samples import TargetRows
 from recsys.decoding.prefix_index import PrefixIndex
 from tests.toy.alignment import QUIET, next_item_ring, ring_policy, session_ring
@@ -213,3 +214,14 @@ def test_requests_of_a_split_pad_short_sessions(prepared: Dataset) -> None:
     assert requests.targets_NM.shape[1] == prepared.spec.session_length
     assert (requests.targets_NM[:, 0] >= 0).all()
     assert (requests.targets_NM[:, 1:] == -1).all()
+
+
+@pytest.mark.parametrize("make", [next_item_ring, session_ring])
+def test_nobodys_candidates_have_log_probabilities_of_their_shape(tmp_path: Path, make) -> None:
+    prepared = make(tmp_path)
+    policy, length = ring_policy(prepared), prepared.spec.session_length
+    history = collate_histories(Histories.from_targets(prepared.history, prepared.targets(1)), 6)
+    nobody = history.take(torch.empty(0, dtype=torch.int64))
+    scored = candidate_log_probs(policy, nobody, torch.empty(0, 5, length, dtype=torch.int64))
+    assert scored.codes.shape == scored.mask.shape == (0, 5, length, 2)
+    assert scored.sessions.shape == scored.lengths.shape == (0, 5)
