@@ -23,7 +23,7 @@ from recsys.alignment.rollouts.disliked_items import DislikedItems
 from recsys.alignment.rounds.report import REPORT_NAME
 from recsys.alignment.rounds.store import load_tensors
 from recsys.alignment.sample_config import DislikesConfig
-from recsys.contracts.columns import TRAIN, VALID, Columns
+from recsys.contracts.columns import TEST, TRAIN, VALID, Columns
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import DataError
 from recsys.contracts.manifest import read_json
@@ -54,12 +54,12 @@ def all_hate(prepared: Dataset) -> Dataset:
 
 
 def test_an_item_that_was_taken_too_is_not_disliked(tmp_path: Path) -> None:
-    """User 0 hates 3 and 4 and takes 4 later; user 1 hates 6 in validation alone; user 2 hates nothing."""
+    """User 0 hates 3 and 4 and takes 4 as well; user 1 hates 6 in validation alone; user 2 hates nothing."""
     rows = [
         (0, 3, TRAIN, False, True),
         (0, 3, TRAIN, False, True),
         (0, 4, TRAIN, False, True),
-        (0, 4, VALID, True, False),
+        (0, 4, TRAIN, True, False),
         (1, 6, VALID, False, True),
         (2, 7, TRAIN, False, False),
     ]
@@ -69,6 +69,21 @@ def test_an_item_that_was_taken_too_is_not_disliked(tmp_path: Path) -> None:
     assert disliked.offsets[:4].tolist() == [0, 1, 1, 1]
     drawn = disliked.draw(np.array([0, 1, 2, 0]), np.random.default_rng(0))
     assert drawn.tolist() == [3, -1, -1, 3]
+
+
+def test_what_is_taken_later_does_not_say_which_dislikes_are_wanted(tmp_path: Path) -> None:
+    """User 0 hates 3 in train and takes it in validation, hates 4 in both and takes it in test: training knows neither."""
+    rows = [
+        (0, 3, TRAIN, False, True),
+        (0, 4, TRAIN, False, True),
+        (0, 3, VALID, True, False),
+        (0, 3, VALID, False, True),
+        (0, 4, VALID, False, True),
+        (0, 4, TEST, True, False),
+    ]
+    prepared = with_events(next_item_ring(tmp_path), rows)
+    assert DislikedItems.from_events(prepared, ("hate",), TRAIN).items.tolist() == [3, 4]
+    assert DislikedItems.from_events(prepared, ("hate",), VALID).items.tolist() == [4]
 
 
 @pytest.mark.parametrize("make", [next_item_ring, session_ring])

@@ -38,7 +38,9 @@ class DislikedItems:
 
     @classmethod
     def from_events(cls, dataset: Dataset, signals: Sequence[str], split: int) -> DislikedItems:
-        """Read one split; an item that the user also took, in any split, is not disliked.
+        """Read one split; an item that the user also took, in it or an earlier one, is not disliked.
+
+        What is taken later is not known yet: it would tell which of a user's dislikes are wanted in held-out rows.
 
         Raises:
             DataError: None of the signals is in the data set, one is no yes/no signal, or nobody in the split gave any.
@@ -62,7 +64,11 @@ class DislikedItems:
             events.filter(said & (pl.col(Columns.SPLIT) == split) & ~pl.col(Columns.POSITIVE))
             .select(pair)
             .unique()
-            .join(events.filter(Columns.POSITIVE).select(pair), on=pair, how="anti")
+            .join(
+                events.filter(pl.col(Columns.POSITIVE) & (pl.col(Columns.SPLIT) <= split)).select(pair),
+                on=pair,
+                how="anti",
+            )
             .sort(pair)
         )
         if not len(found):
