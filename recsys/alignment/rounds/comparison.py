@@ -18,13 +18,15 @@ import numpy.typing as npt
 from recsys.alignment.config import GuardConfig
 from recsys.alignment.rounds.measurement import Measurement, recall_name
 from recsys.alignment.rounds.rules import FALLS, Against, Change, MeasuredRound
-from recsys.contracts.errors import ArtifactError
+from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.metrics.bootstrap import ResampledMeans, resample_means
 
 DEEPEST_SHARE: Final = 0.5
 """Part of ``false_stops`` that the soft recall at the deepest cut-off takes."""
 TAIL_RESAMPLES: Final = 5
 """Resamples that should lie beyond the bound of an interval, so that the bound is more than the extreme of a few draws."""
+MOST_RESAMPLES: Final = 2_000_000
+"""Drawn and kept at a time; twenty figures of so many take 320 MB."""
 
 
 def errors(config: GuardConfig, measured: Collection[str], looks: int) -> dict[tuple[str, Against], float]:
@@ -51,6 +53,31 @@ def errors(config: GuardConfig, measured: Collection[str], looks: int) -> dict[t
         return {pair: in_a_round / len(acting) for pair in acting}
     others = in_a_round * (1 - DEEPEST_SHARE) / (len(acting) - 1)
     return {pair: in_a_round * DEEPEST_SHARE if pair == deepest else others for pair in acting}
+
+
+def resamples_for(config: GuardConfig, measured: Collection[str], looks: int) -> int:
+    """How many resamples the smallest error of a comparison asks for, at least as many as are configured.
+
+    Args:
+        measured, looks: As in :func:`errors`.
+
+    Raises:
+        ConfigError: They are more than are drawn.
+
+    Example:
+        A bound at an error of .0083 has five draws beyond it where there are 600.
+
+        >>> resamples_for(GuardConfig(resamples=100), ["beam_hr@1", "coverage@10"], 3)
+        600
+    """
+    smallest = min(errors(config, measured, looks).values(), default=config.false_stops)
+    wanted = max(config.resamples, math.ceil(TAIL_RESAMPLES / smallest))
+    if wanted > MOST_RESAMPLES:
+        raise ConfigError(
+            f"align.guard.false_stops is {config.false_stops:g}, shared by {looks} rounds and all comparisons: the bounds "
+            f"ask for {wanted:,} resamples, at most {MOST_RESAMPLES:,} are drawn; raise it, or take fewer rounds or fewer ks"
+        )
+    return wanted
 
 
 def compare(
@@ -82,7 +109,7 @@ def compare(
         [now.rows[name] - before.rows[name] for before in earlier.values() for name in names], axis=1
     )
     smallest = min(share.values(), default=config.false_stops)
-    resamples = max(config.resamples, math.ceil(TAIL_RESAMPLES / smallest))
+    resamples = resamples_for(config, now.rows, looks)
     everybody = np.ones((len(differences), 1), bool)
     means = resample_means(differences, everybody, users, resamples=resamples, seed=seed)
     compared = [(name, against) for against in earlier for name in names]

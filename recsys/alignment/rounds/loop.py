@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from recsys.alignment.config import GuardConfig
+from recsys.alignment.rounds.comparison import resamples_for
 from recsys.alignment.rounds.guard import GuardResult, check_round
 from recsys.alignment.rounds.learner import Learner, RoundCurve
 from recsys.alignment.rounds.measurement import Measurement
@@ -173,6 +174,7 @@ class RoundLoop:
         start_learner["policy"] = {name: tensor.clone() for name, tensor in start_learner["policy"].items()}
         first = self.store.find(0, None) or self._measure_start()
         start = Measurement.load(first.path)
+        resamples_for(self.guard, start.rows, self.method.num_rounds)  # refused before anything is trained
         rounds, kept, back_offs, stopped = [first], first, 0, ""
         for number in range(1, self.method.num_rounds + 1):
             finished = self.store.find(number, kept)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.alignment.config import GuardConfig, ObjectiveConfig, RolloutConfig
+from recsys.alignment.config import GuardConfig, RolloutConfig
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rollouts.disliked_items import NOTHING, DislikedItems, with_last_item
 from recsys.alignment.rollouts.log_probs import candidate_log_probs, level_distributions
@@ -31,7 +31,7 @@ from recsys.alignment.rounds.measurement import (
     recall_name,
 )
 from recsys.alignment.rounds.soft_recall import soft_recall
-from recsys.alignment.sample_config import DislikesConfig
+from recsys.alignment.sample_config import DislikesConfig, ObjectiveConfig
 from recsys.contracts.columns import VALID
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
@@ -64,7 +64,7 @@ class PolicyEvaluator:
     that are drawn once per row, as in training.
 
     Args:
-        decode: The beam is as wide as it says, or as the largest cut-off.
+        decode: The beam is as wide as it says, or as the largest cut-off; it is not guided.
         reward_set: The rewards that are trained on.
         held_out_reward_model: Held-out model; ``None`` where no reward model is used.
         objective: How weights of the reward's towers are drawn; ``None``: the policy is not steered.
@@ -105,8 +105,10 @@ class PolicyEvaluator:
         self._hated_NM = None if dislikes is None else _with_disliked(dataset, self.requests, dislikes, seed)
         self._steered = None if objective is None else _with_weights(self.requests, start_policy, objective, seed)
         self.semantic_ids = semantic_ids
-        # the first-stage order is the policy's own; the dense order is measured beside it
-        self._decode = decode.model_copy(update={"beam_width": max(decode.beam_width, *self.ks), "rescore": "dense"})
+        # the first-stage order is the policy's own, whatever guides the search that is served: the soft recall holds
+        # log-probabilities of targets against those of the list; the dense order is measured beside it
+        own = {"beam_width": max(decode.beam_width, *self.ks), "rescore": "dense", "guidance": 0.0}
+        self._decode = decode.model_copy(update=own)
         self._rollouts = RolloutSampler(
             semantic_ids,
             RolloutConfig(num_generations=config.num_generations, exclude_seen=config.exclude_seen),

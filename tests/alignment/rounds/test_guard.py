@@ -10,16 +10,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from recsys.alignment.config import GuardConfig
+from recsys.alignment.align import align_policy
+from recsys.alignment.config import AlignConfig, GuardConfig
+from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.rewards.reward_set import RewardSet
-from recsys.alignment.rounds.comparison import errors
+from recsys.alignment.rounds.comparison import errors, resamples_for
 from recsys.alignment.rounds.guard import check_round
 from recsys.alignment.rounds.measurement import Measurement
 from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator
 from recsys.alignment.rounds.rules import RULES, table
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.decoding.config import DecodeConfig
-from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring
+from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
 from tests.toy.dataset import ring_ids
 
 GUARD = GuardConfig(ks=(1, 5, 10, 50), recall_at=5, num_generations=4, users=50)
@@ -266,3 +268,37 @@ def test_refusals(tmp_path: Path) -> None:
     prepared = next_item_ring(tmp_path)
     with pytest.raises(ConfigError, match="recall_at is 50, the catalogue holds 12 items"):
         evaluator_of(prepared, ring_policy(prepared), guard=GuardConfig())
+
+
+def test_a_guided_search_is_not_what_the_policy_is_measured_by(tmp_path: Path) -> None:
+    """The soft recall holds log-probabilities of targets against those of a list; guided scores lie far below them."""
+    prepared = next_item_ring(tmp_path)
+    policy, found = ring_policy(prepared), []
+    for guidance in (0.0, 2.0):
+        evaluator = PolicyEvaluator(
+            prepared, ring_ids(), policy, GUARD, DecodeConfig(guidance=guidance), RewardSet({"rule": 1.0}), None, seed=0
+        )
+        found.append(evaluator.measure(policy, None, QUIET))
+    assert found[0].values["beam_soft_recall@5"] < 0.9
+    assert found[0].values == found[1].values
+
+
+def test_more_resamples_than_are_drawn_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """Two figures, one round, an error of 1e-7 / 2 each: 5 draws beyond it are one of 1e8."""
+    figures = ["beam_hr@1", "coverage@10"]
+    with pytest.raises(ConfigError, match=r"false_stops is 1e-07, shared by 1 rounds .* ask for 100,000,000 resamples"):
+        resamples_for(GuardConfig(false_stops=1e-7), figures, 1)
+    assert resamples_for(GuardConfig(false_stops=1e-5), figures, 1) == 1_000_000
+    assert resamples_for(GuardConfig(resamples=5000), figures, 1) == 5000
+    prepared = next_item_ring(tmp_path / "data")
+    policy = ring_policy(prepared)
+    before = weights_of(policy)
+    config = AlignConfig(
+        method="ipa",
+        ipa={"preference": "none", "rewards": {"rule": 1.0}, "samples_per_round": 32},
+        guard=GUARD.model_copy(update={"false_stops": 1e-9}),
+    )
+    inputs = AlignmentInputs(prepared, ring_ids(), policy, config, DecodeConfig(), 5)
+    with pytest.raises(ConfigError, match="raise it, or take fewer rounds"):
+        align_policy(inputs, tmp_path / "run", QUIET)
+    assert all(torch.equal(before[name], now) for name, now in policy.state_dict().items())
