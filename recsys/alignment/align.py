@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from recsys.alignment.config import AlignConfig, IpaConfig, ObjectiveConfig, UserFeedbackConfig
+from recsys.alignment.config import AlignConfig, IpaConfig, UserFeedbackConfig
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.ipa import IterativePreferenceAlignment
 from recsys.alignment.rere import RankingRewardLearning
@@ -27,6 +27,7 @@ from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator
 from recsys.alignment.rounds.report import write_alignment_report
 from recsys.alignment.rounds.store import MODEL_NAME, RoundStore
 from recsys.alignment.rsft import kept_samples
+from recsys.alignment.sample_config import ObjectiveConfig
 from recsys.alignment.user_feedback import UserFeedbackLearning
 from recsys.contracts.errors import ConfigError
 from recsys.model.checkpoint import save_policy
@@ -70,8 +71,9 @@ def align_policy(inputs: AlignmentInputs, work_dir: Path, progress: Progress) ->
         dislikes=settings.dislikes if isinstance(settings, IpaConfig) else None,
     )
     method, learner = _method(inputs, reward_set)
-    plain = {"method": config.method, config.method: settings.model_dump(mode="json")}
+    plain: dict[str, Any] = {"method": config.method, config.method: settings.model_dump(mode="json")}
     plain["guard"] = config.guard.model_dump(mode="json")
+    plain["precision"], plain["decode"] = config.precision, inputs.decode.model_dump(mode="json")
     if config.rsft is not None:
         plain["rsft"] = config.rsft.model_dump(mode="json")
     loop = RoundLoop(

@@ -199,3 +199,22 @@ def test_damage_is_found(prepared: Dataset, tmp_path: Path) -> None:
     whole = go(prepared, tmp_path / "whole", IPA)
     again = go(prepared, tmp_path / "run", IPA)
     assert all(torch.equal(tensor, whole[0][name]) for name, tensor in again[0].items())
+
+
+@pytest.mark.parametrize("other", [{"precision": "bf16-mixed"}, {"decode": DecodeConfig(beam_width=9)}])
+def test_rounds_of_another_precision_or_decoding_are_not_gone_on_with(tmp_path: Path, other: dict) -> None:
+    """Both decide the result: one how updates are computed, the other what the guard measures."""
+    prepared = next_item_ring(tmp_path / "data")
+    config = IPA.model_copy(update={"ipa": IPA.ipa.model_copy(update={"rounds": 1, "samples_per_round": 32})})
+
+    def run(decode: DecodeConfig = DecodeConfig(), precision: str = "32-true") -> None:  # noqa: B008
+        policy, scorer = ring_policy(prepared), EvenTaste()
+        chosen = config.model_copy(update={"precision": precision})
+        align_policy(
+            AlignmentInputs(prepared, ring_ids(), policy, chosen, decode, 5, scorer, scorer), tmp_path / "run", QUIET
+        )
+
+    run()
+    run()
+    with pytest.raises(ArtifactError, match="belongs to an alignment with other settings"):
+        run(**other)
