@@ -7,10 +7,10 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from recsys.alignment.losses.config import PairRule, PolicyGradientConfig, PreferenceLossConfig
+from recsys.alignment.losses.config import CurriculumConfig, PairRule, PolicyGradientConfig, PreferenceLossConfig
 from recsys.alignment.recall.config import RecallConfig
-from recsys.alignment.rewards.names import RewardName
-from recsys.alignment.sample_config import DislikesConfig, RsftConfig
+from recsys.alignment.rewards.names import RewardWeights
+from recsys.alignment.sample_config import DislikesConfig, ObjectiveConfig, RsftConfig
 from recsys.config import FrozenConfig
 from recsys.contracts.errors import ConfigError
 
@@ -44,6 +44,12 @@ class RolloutConfig(FrozenConfig):
     def _only_a_beam_is_guided(self) -> Self:
         if self.guided and self.strategy != "beam":
             raise ValueError(f"guided needs strategy: beam, not {self.strategy}; set guided: false, or strategy: beam")
+        if self.guidance != 1.0 and not self.guided:
+            raise ValueError(f"guidance is {self.guidance:g}, and nothing is guided; set guided: true, or leave it out")
+        if self.temperature != 1.0 and self.strategy == "beam":
+            raise ValueError(
+                f"temperature is {self.temperature:g}, and a beam draws nothing; set strategy: sampling, or leave it out"
+            )
         return self
 
 
@@ -90,36 +96,6 @@ class SupervisedConfig(FrozenConfig):
     session_reduction: Literal["mean", "sum"] = "mean"
 
 
-class CurriculumConfig(FrozenConfig):
-    """Easy pairs first: see :func:`~recsys.alignment.losses.curriculum.curriculum_weights`.
-
-    Attributes:
-        by: What makes a pair easy: a large gap of rewards, or of the reference's log-probabilities; ``none``: no curriculum.
-        start_share: Share of the pairs, the easiest, that count at the start; at the end all do.
-        softness: Width of the ramp between admitted and not, as a share of all pairs; 0 cuts sharply.
-    """
-
-    by: Literal["none", "reward", "reference"] = "none"
-    start_share: float = Field(default=0.3, gt=0, le=1)
-    softness: float = Field(default=0.0, ge=0, le=1)
-
-
-class ObjectiveConfig(FrozenConfig):
-    """Steering by weights of the reward's towers.
-
-    Every preference request draws weights, which its candidates are evaluated by and which the policy is conditioned on; a
-    served request names its own. The model needs ``model.num_objectives`` inputs, one per tower.
-
-    Attributes:
-        concentration: Of the Dirichlet distribution that the weights are drawn from; 1 is uniform, below 1 prefers the
-            corners, where one tower has nearly everything.
-        diversity: Add a tower for the share of different categories in a session.
-    """
-
-    concentration: float = Field(default=0.2, gt=0)
-    diversity: bool = True
-
-
 class IpaConfig(FrozenConfig):
     """Iterative preference alignment (OneRec, arXiv 2502.18965, Alg. 2).
 
@@ -152,7 +128,7 @@ class IpaConfig(FrozenConfig):
     pair_rule: PairRule = "best_worst"
     num_negatives: int = Field(default=1, ge=1)
     min_reward_gap: float = Field(default=1e-4, ge=0)
-    rewards: dict[RewardName, float] = Field(default={"learned": 1.0}, min_length=1)
+    rewards: RewardWeights = Field(default={"learned": 1.0}, min_length=1)
     loss: PreferenceLossConfig = PreferenceLossConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     dislikes: DislikesConfig | None = None
@@ -175,6 +151,11 @@ class IpaConfig(FrozenConfig):
             raise ValueError(
                 f"num_negatives {self.num_negatives} needs more than rollouts.num_generations "
                 f"{self.rollouts.num_generations} candidates"
+            )
+        if self.pair_rule == "target_rest" and self.curriculum.by == "reward":
+            raise ValueError(
+                "curriculum.by is 'reward', and rewards play no part in pair_rule 'target_rest': all would be as easy; "
+                "set curriculum.by: reference, or another pair_rule"
             )
         return self
 
@@ -202,7 +183,7 @@ class RereConfig(FrozenConfig):
     steps_per_round: int = Field(default=200, ge=1)
     requests_per_step: int = Field(default=32, ge=1)
     num_iterations: int = Field(default=1, ge=1)
-    rewards: dict[RewardName, float] = Field(default={"rule": 1.0, "ranking": 1.0}, min_length=1)
+    rewards: RewardWeights = Field(default={"rule": 1.0, "ranking": 1.0}, min_length=1)
     loss: PolicyGradientConfig = PolicyGradientConfig()
     recall: RecallConfig = RecallConfig()
     zero_signal_weight: float = Field(default=0.0, ge=0, le=1)
@@ -220,6 +201,11 @@ class RereConfig(FrozenConfig):
             raise ValueError(
                 f"recall.narrowing.negatives {recall.narrowing.negatives} needs more than rollouts.num_generations {group} "
                 "candidates"
+            )
+        if recall.narrowing is not None and self.loss.loss_type == "tawin":
+            raise ValueError(
+                "loss_type 'tawin' weighs candidates by their ranks, and recall.narrowing leaves a few without their ranks: "
+                "give one of them"
             )
         if recall.repair is not None and self.rollouts.add_ground_truth:
             raise ValueError(
@@ -259,12 +245,18 @@ class UserFeedbackConfig(FrozenConfig):
     steps_per_round: int = Field(default=100, ge=1)
     exposures_per_step: int = Field(default=64, ge=1)
     weight: float = Field(default=0.1, gt=0)
-    rewards: dict[RewardName, float] = Field(default={"rule": 1.0}, min_length=1)
+    rewards: RewardWeights = Field(default={"rule": 1.0}, min_length=1)
     loss: PolicyGradientConfig = PolicyGradientConfig(loss_type="gbpo", beta=0.0)
     supervised: SupervisedConfig = SupervisedConfig()
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-4)
     logged_propensities: bool = False
     propensity_floor: float = Field(default=1e-4, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _signals_say_one_thing(self) -> Self:
+        if len({self.positive, *self.negative}) <= len(self.negative):
+            raise ValueError(f"positive {self.positive} and negative {list(self.negative)} name a signal twice")
+        return self
 
     @model_validator(mode="after")
     def _propensities_are_of_items(self) -> Self:

@@ -1,4 +1,4 @@
-"""Which train samples alignment reads, and which of their events say what was not wanted."""
+"""Which train samples alignment reads, which of their events say what was not wanted, and what requests ask for."""
 
 from __future__ import annotations
 
@@ -31,3 +31,19 @@ class DislikesConfig(FrozenConfig):
     """
 
     signals: tuple[str, ...] = Field(default=("dislike", "hate", "report"), min_length=1)
+
+
+class ObjectiveConfig(FrozenConfig):
+    """Steering by weights of the reward's towers.
+
+    Every preference request draws weights, which its candidates are evaluated by and which the policy is conditioned on; a
+    served request names its own. The model needs ``model.num_objectives`` inputs, one per tower.
+
+    Attributes:
+        concentration: Of the Dirichlet distribution that the weights are drawn from; 1 is uniform, below 1 prefers the
+            corners, where one tower has nearly everything.
+        diversity: Add a tower for the share of different categories in a session.
+    """
+
+    concentration: float = Field(default=0.2, gt=0)
+    diversity: bool = True

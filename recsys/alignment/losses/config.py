@@ -1,4 +1,4 @@
-"""Which loss, and its options: the choices of :mod:`preference`, :mod:`preference_pairs` and :mod:`policy_gradient`."""
+"""Which loss, its options, and which pairs count when: the choices of the modules beside this one."""
 
 from __future__ import annotations
 
@@ -150,3 +150,26 @@ class PolicyGradientConfig(FrozenConfig):
     def is_sequence_level(self) -> bool:
         """One ratio per row."""
         return self.loss_type == "gspo" or self.ratio_level == "sequence"
+
+
+class CurriculumConfig(FrozenConfig):
+    """Easy pairs first: see :func:`~recsys.alignment.losses.curriculum.curriculum_weights`.
+
+    Attributes:
+        by: What makes a pair easy: a large gap of rewards, or of the reference's log-probabilities; ``none``: no curriculum.
+        start_share: Share of the pairs, the easiest, that count at the start; at the end all do.
+        softness: Width of the ramp between admitted and not, as a share of all pairs; 0 cuts sharply.
+    """
+
+    by: Literal["none", "reward", "reference"] = "none"
+    start_share: float = Field(default=0.3, gt=0, le=1)
+    softness: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _is_read(self) -> CurriculumConfig:
+        if self.by == "none" and (self.start_share, self.softness) != (0.3, 0.0):
+            raise ValueError(
+                f"start_share {self.start_share:g} and softness {self.softness:g} are of a curriculum, and by is 'none'; "
+                "set by: reward or reference, or leave them out"
+            )
+        return self

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 
-from recsys.alignment.rewards.names import REWARD_NAMES
+from recsys.alignment.rewards.names import REWARD_NAMES, is_weight
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.batch import HistoryBatch
 from recsys.data.histories import Histories
@@ -276,7 +276,7 @@ def build_reward(
         raise ConfigError(f"rewards: none is given; name at least one of {', '.join(REWARD_NAMES)}")
     parts: dict[str, tuple[Reward, float]] = {}
     for name, weight in weights.items():
-        if not torch.isfinite(torch.tensor(float(weight))) or weight == 0:
+        if not is_weight(float(weight)):
             raise ConfigError(f"reward '{name}' has weight {weight}, expected a finite number other than 0")
         parts[name] = (_named_reward(name, item_vectors, scorer, learned), float(weight))
     return WeightedSum(parts)
