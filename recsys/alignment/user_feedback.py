@@ -120,6 +120,11 @@ def acting_log_probs(codes_B1C: torch.Tensor, mask_B1C: torch.Tensor, logged_B: 
     return torch.where(each_B1C.isnan(), codes_B1C.detach().float(), each_B1C)
 
 
+def _ever(events: pl.DataFrame, name: str) -> bool:
+    """Whether anybody gave a signal; a column of another kind is left to whoever reads it."""
+    return name in events.columns and (events.schema[name] != pl.Boolean or bool(events[name].any()))
+
+
 @dataclass
 class UserFeedbackLearning(CarriesNothing):
     """User feedback as a method of :mod:`recsys.alignment.rounds.loop`.
@@ -149,8 +154,8 @@ class UserFeedbackLearning(CarriesNothing):
         """Exposures of the train split with an advantage.
 
         Raises:
-            DataError: The data set lacks the positive signal or, where they are asked for, propensities; or no exposure
-                has an advantage.
+            DataError: The data set lacks the positive signal or, where they are asked for, propensities; or the signal is
+                the same of all exposures.
         """
         dataset, config = self.stream.prepared, self.config
         if config.positive not in dataset.events.columns:
@@ -159,7 +164,14 @@ class UserFeedbackLearning(CarriesNothing):
                 f"{', '.join(dataset.spec.signals) or 'none'}); add it to features.derived_signals, or name another in "
                 "align.feedback.positive"
             )
-        names = [config.positive, *(name for name in config.negative if name in dataset.events.columns)]
+        said_at_all = dataset.events.filter(pl.col(Columns.SPLIT) == TRAIN)
+        liked = said_at_all[config.positive].drop_nulls()
+        if liked.dtype == pl.Boolean and not (liked.any() and not liked.all()):
+            raise DataError(
+                f"user feedback: signal '{config.positive}' is true of {liked.sum()} of the {len(liked)} train exposures "
+                "that have it, expected some of either kind; name another in align.feedback.positive"
+            )
+        names = [config.positive, *(name for name in config.negative if _ever(said_at_all, name))]
         signals = tuple(RewardSignal(name=name, column=name, kind="any") for name in names)
         asked = FeedbackConfig(signals=signals, max_items=1, span="timeline", min_positives=1)
         shown = session_feedback(dataset, asked).of(TRAIN)
@@ -172,7 +184,10 @@ class UserFeedbackLearning(CarriesNothing):
         return Exposures(shown.histories.take(rows), shown.items[rows].astype(np.int64), advantages[rows], logged)
 
     def rows(self, step: int) -> npt.NDArray[np.int64]:
-        """Exposures of a step, a function of seed and step alone: every one once per epoch."""
+        """Exposures of a step, a function of seed and step alone: every one at most once per epoch.
+
+        Those that make no whole step are left out of it, others in every epoch.
+        """
         size = min(self.config.exposures_per_step, len(self.exposures))
         per_epoch = len(self.exposures) // size
         epoch, place = divmod(step, per_epoch)

@@ -156,3 +156,30 @@ def test_refusals(tmp_path: Path) -> None:
         UserFeedbackConfig(loss=PolicyGradientConfig(loss_type="gbpo", beta=0.1))
     with pytest.raises(ValidationError, match="greater than 0"):
         UserFeedbackConfig(weight=0.0)
+
+
+@pytest.mark.parametrize("nobody", [False, None])
+def test_a_negative_signal_that_nobody_gave_is_passed_over(tmp_path: Path, nobody: bool | None) -> None:
+    """As one that the data set does not have: a log with a column for hate, in which nobody hated anything."""
+    method = method_of(tmp_path)
+    prepared = method.stream.prepared
+    prepared.__dict__["events"] = prepared.events.with_columns(hate=pl.lit(nobody, pl.Boolean))
+    assert set(method.exposures.items) == {LIKED}
+    assert (method.exposures.advantages == 1).all()
+
+
+def test_a_positive_signal_that_tells_nothing_apart_is_refused(tmp_path: Path) -> None:
+    for number, value in enumerate((False, True, None)):
+        method = method_of(tmp_path / str(number))
+        prepared = method.stream.prepared
+        prepared.__dict__["events"] = prepared.events.with_columns(watch_percentile=pl.lit(value, pl.Boolean))
+        train = int((prepared.events["split"] == TRAIN).sum())
+        found = {False: f"0 of the {train}", True: f"{train} of the {train}", None: "0 of the 0"}[value]
+        with pytest.raises(DataError, match=rf"'watch_percentile' is true of {found} train .*align.feedback.positive"):
+            _ = method.exposures
+
+
+def test_a_signal_says_one_thing() -> None:
+    for values in ({"positive": "hate"}, {"negative": ("dislike", "dislike")}):
+        with pytest.raises(ValidationError, match="name a signal twice"):
+            UserFeedbackConfig.model_validate(values)
