@@ -45,7 +45,7 @@ def kept_samples(prepared: Dataset, config: RsftConfig, scorer: SessionScorer | 
         scorer: The reward model, for ``by: reward``.
 
     Raises:
-        DataError: The log has no such column, or it is empty in every session.
+        DataError: The log has no such column, or it is empty in every session that a target comes from.
         ConfigError: ``by: reward`` without a reward model.
     """
     samples = TargetRows.from_dataset(prepared, 1)
@@ -58,6 +58,11 @@ def kept_samples(prepared: Dataset, config: RsftConfig, scorer: SessionScorer | 
         session_N = session_of_samples(prepared, samples)
         worth = session_sums(prepared, config.by)
         used = np.unique(session_N)
+        if np.isnan(worth[used]).all():
+            raise DataError(
+                f"rsft: column '{config.by}' is not known of any of the {len(used)} sessions that training targets come "
+                "from; name another in align.rsft.by"
+            )
         stays = np.zeros(len(worth), bool)
         stays[used] = not_below(worth[used], config.drop_share)
         kept = np.flatnonzero(stays[session_N])

@@ -193,6 +193,14 @@ def test_refusals(tmp_path: Path) -> None:
     prepared.__dict__["events"] = prepared.events.with_columns(watch_time_ms=pl.lit(None, pl.Float32))
     with pytest.raises(DataError, match="column 'watch_time_ms' is empty in every train event"):
         kept_samples(prepared, RsftConfig(), None)
+    elsewhere = with_sessions(session_ring(tmp_path / "elsewhere"))  # known, but of no session that a target comes from
+    used = session_of_samples(elsewhere, TargetRows.from_dataset(elsewhere, 6)).tolist()
+    known = ~pl.col("session_index").is_in(used)
+    elsewhere.__dict__["events"] = elsewhere.events.with_columns(watch_time_ms=pl.when(known).then("watch_time_ms"))
+    with pytest.raises(
+        DataError, match=r"'watch_time_ms' is not known of any of the \d+ sessions that training targets"
+    ):
+        kept_samples(elsewhere, RsftConfig(), None)
     for share in (0.0, 1.0):
         with pytest.raises(ConfigError, match="drop_share"):
             validate(RsftConfig, {"drop_share": share}, "test")
