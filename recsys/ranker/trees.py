@@ -67,6 +67,8 @@ class TreeRanker:
         lowest = np.min(corrected, axis=1, keepdims=True, where=np.isfinite(corrected), initial=np.inf)
         best = behind.max(axis=1, keepdims=True, initial=-np.inf)
         found = behind + np.where(np.isfinite(best) & np.isfinite(lowest), np.minimum(lowest - best, 0.0), 0.0)
+        # what is moved down to the lowest would tie with it, and a tie goes to the lower item_index
+        found = np.minimum(found, np.nextafter(lowest, np.float32(-np.inf)))
         np.put_along_axis(found, first, corrected, axis=1)
         return found.astype(np.float32)
 
@@ -84,12 +86,12 @@ class TreeRanker:
         return found
 
     def _first(self, features: FloatArray) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Linear scores ``[N, C]``, and the places ``[N, depth]`` of the highest ones."""
+        """Linear scores ``[N, C]``, and the places ``[N, depth]`` of the highest ones, best first.
+
+        Of equals those in front are taken: a partition would take any, and others in a batch of other width.
+        """
         base = self.base.score(features)
-        depth = min(self.depth, base.shape[1])
-        return base, np.argpartition(-base, depth - 1, axis=1)[:, :depth] if depth else np.zeros(
-            (len(base), 0), np.int64
-        )
+        return base, np.argsort(-base, axis=1, kind="stable")[:, : self.depth]
 
     def explain(self) -> list[tuple[str, float]]:
         """Gain of every feature, the sum over all splits, the largest first."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from recsys.contracts.errors import ArtifactError
 from recsys.ranker.config import LightGBMConfig, RankConfig
 from recsys.ranker.fitted import FittedRanker, fit_ranker
-from recsys.ranker.table import CandidateTable
+from recsys.ranker.linear import LinearRanker
+from recsys.ranker.table import CandidateTable, ranked_candidates
 from recsys.ranker.trees import TreeRanker
 from tests.toy.candidates import candidate_table
 
@@ -106,3 +109,44 @@ def test_lightgbm_alone_is_guarded_as_well() -> None:
     )
     ranker = fit_ranker(table, AUTO.model_copy(update={"method": "lightgbm"}), seed=1)
     assert (ranker.served, ranker.decision.learned) == ("dense", "lightgbm")
+
+
+@dataclass(frozen=True, eq=False)
+class OneTree(TreeRanker):
+    """Adds the second feature to the linear order, which is the first."""
+
+    def _predict(self, features: npt.NDArray[np.float32], *, pred_contrib: bool = False) -> npt.NDArray[np.float32]:
+        return np.asarray(features[..., 1], np.float32)
+
+
+def one_tree(depth: int) -> OneTree:
+    names, one, zero = ("dense_score", "tree"), np.ones(2, np.float32), np.zeros(2, np.float32)
+    base = LinearRanker(names, np.array([1.0, 0.0], np.float32), zero, one, zero, 0.0)
+    return OneTree(names, base, "", 1, depth)
+
+
+def test_what_stands_behind_the_depth_stays_behind_it() -> None:
+    """Linear 5, 4, 3, 2; the trees sink the second of the first two to -16. The others follow, although their items have
+    lower numbers: equal scores would put item 1 before item 8."""
+    features = np.array([[[5.0, 0.0], [4.0, -20.0], [3.0, 0.0], [2.0, 0.0]]], np.float32)
+    scores = one_tree(2).score(features)
+    assert ranked_candidates(np.array([[9, 8, 1, 0]], np.int32), scores, 4).items.tolist() == [[9, 8, 1, 0]]
+    generator = np.random.default_rng(0)
+    many = generator.normal(size=(500, 12, 2)).astype(np.float32) * np.float32(7.0)
+    linear, scores = many[..., 0], one_tree(5).score(many)
+    order = np.argsort(-linear, axis=1)
+    first, behind = (np.take_along_axis(scores, places, axis=1) for places in (order[:, :5], order[:, 5:]))
+    assert (behind.max(axis=1) < first.min(axis=1)).all()
+    assert (np.diff(behind, axis=1) <= 0).all()
+
+
+def test_equals_at_the_depth_are_the_same_ones_in_a_batch_of_any_width() -> None:
+    """Many candidates of equal linear score; rows of a wider batch are filled up with absent ones."""
+    generator = np.random.default_rng(1)
+    features = np.stack([generator.integers(8, size=(50, 230)), generator.normal(size=(50, 230))], -1).astype(
+        np.float32
+    )
+    alone = one_tree(100).score(features)
+    for more in (7, 50):
+        wide = np.concatenate([features, np.full((50, more, 2), np.nan, np.float32)], axis=1)
+        assert np.array_equal(one_tree(100).score(wide)[:, :230], alone)
