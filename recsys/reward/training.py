@@ -145,12 +145,23 @@ def build_reward_model(
         level_sizes=semantic_ids.level_sizes,
         semantic_id_digest=semantic_ids.digest,
         signals=own.signals,
-        base_rates=tuple(float(rate) for rate in np.nanmean(own.of(TRAIN).labels, axis=0)),
+        base_rates=base_rates(own.of(TRAIN).labels),
         max_items=config.feedback.max_items or dataset.spec.session_length,
         embedding_width=0 if padded is None else padded.shape[1],
         combination=config.combination,
     )
     return SessionRewardModel(spec, catalogue, padded, torch.from_numpy(np.pad(rates, ((1, 0), (0, 0)))))
+
+
+def base_rates(labels_NT: FloatArray) -> tuple[float, ...]:
+    """Mean known label of each tower; sums of float32 would stop growing at 2^24 sessions, and err long before.
+
+    Example:
+        >>> base_rates(np.array([[1.0, 0.25], [0.0, np.nan]], np.float32))
+        (0.5, 0.25)
+    """
+    rates_T: npt.NDArray[np.float64] = np.asarray(np.nanmean(labels_NT, axis=0, dtype=np.float64))
+    return tuple(rates_T.tolist())
 
 
 def unit_rows(embeddings: npt.NDArray[np.floating]) -> FloatArray:

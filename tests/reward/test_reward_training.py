@@ -23,7 +23,7 @@ from recsys.reward.feedback.dataset import SessionFeedback, session_feedback
 from recsys.reward.model import SessionRewardModel
 from recsys.reward.module import RewardModule
 from recsys.reward.scoring import rank_by_reward
-from recsys.reward.training import RewardInputs, split_raters, split_users, train_reward_models
+from recsys.reward.training import RewardInputs, base_rates, split_raters, split_users, train_reward_models
 from recsys.runtime import PlainProgress
 from tests.reward.test_reward_model import ITEMS, SHAPE, colour_ids
 from tests.toy.reward import colour_prepared, event, prepared_from
@@ -271,3 +271,10 @@ def test_refusals(prepared: Dataset, tmp_path: Path) -> None:
     small = prepared_from(tmp_path / "p", rows, ITEMS)
     with pytest.raises(DataError, match="users of 'reward' have no validation session"):
         train(small, tmp_path / "b", config(reward_share=0.9, held_out_share=0.01))
+
+
+def test_base_rates_do_not_depend_on_how_many_sessions_there_are() -> None:
+    """A million labels of 0.1, summed in float32 one after the other, have the mean 0.101."""
+    labels = np.full((1_000_000, 2), 0.1, np.float32)
+    labels[1::2, 1] = np.nan
+    assert base_rates(labels) == pytest.approx((0.1, 0.1), rel=1e-6)

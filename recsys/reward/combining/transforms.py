@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -57,15 +58,16 @@ def fit_constants(transform: TransformName, logits_NT: torch.Tensor, reference_q
     if not len(logits_NT) or not torch.isfinite(logits_NT).all():
         raise ValueError(f"logits {tuple(logits_NT.shape)} must be finite, of one session or more")
     logits_NT = logits_NT.double()
-    p_NT = logits_NT.sigmoid()
+    p_NT = logits_NT.sigmoid()  # quantiles are NumPy's: torch has none of more than 2^24 rows
     if transform == "standard":
         deviation = p_NT.std(0, correction=0)
         varies = deviation > torch.finfo(torch.float32).eps
         return torch.stack([p_NT.mean(0), torch.where(varies, 1.0 / deviation, 0.0)], dim=1).float()
     if transform == "rank":
-        return torch.quantile(p_NT, torch.linspace(0, 1, NUM_QUANTILES).double(), dim=0).T.contiguous().float()
+        shares = np.linspace(0.0, 1.0, NUM_QUANTILES)
+        return torch.from_numpy(np.quantile(p_NT.cpu().numpy(), shares, axis=0).T.copy()).float()
     if transform == "log_sigmoid":
-        return torch.quantile(logits_NT, reference_quantile, dim=0)[:, None].float()
+        return torch.from_numpy(np.quantile(logits_NT.cpu().numpy(), reference_quantile, axis=0))[:, None].float()
     return torch.empty(logits_NT.shape[1], 0)
 
 

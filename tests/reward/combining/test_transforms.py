@@ -187,3 +187,11 @@ def test_refusals() -> None:
     for logits in (torch.empty(0, 2), torch.tensor([[torch.nan]])):
         with pytest.raises(ValueError, match="must be finite, of one session or more"):
             fit_constants("rank", logits, 0.5)
+
+
+def test_more_sessions_than_torch_takes_a_quantile_of() -> None:
+    """torch.quantile ends at 2^24 rows: a log of 34 million sessions trained its reward model and then lost it here."""
+    logits = torch.zeros(2**24 + 2, 1)
+    logits[: 2**23] = 3.0
+    assert fit_constants("log_sigmoid", logits, 0.25).item() == 0.0
+    assert fit_constants("log_sigmoid", logits, 0.75).item() == 3.0
