@@ -41,6 +41,41 @@ class FrozenConfig(BaseModel):
                     raise ValueError(f"{name} is {str(value).lower()}, expected a number")
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_part_of_a_section_is_laid_over_its_default(cls, values: Any) -> Any:
+        """Take what a section leaves out from its default *here*, which may be another than that of its own class."""
+        if not isinstance(values, Mapping):
+            return values
+        filled = {
+            name: _laid_over(field.default, values[name])
+            for name, field in cls.model_fields.items()
+            if field.annotation is type(field.default) and isinstance(values.get(name), Mapping)
+        }
+        return {**values, **filled} if filled else values
+
+
+def _laid_over(default: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that ``default`` was made with, and over them those that are given, section by section.
+
+    Example:
+        >>> class Oven(FrozenConfig):
+        ...     heat: float = 180.0
+        ...     fan: bool = False
+        >>> _laid_over(Oven(heat=160.0), {"fan": True})
+        {'heat': 160.0, 'fan': True}
+    """
+    result: dict[str, Any] = {}
+    if isinstance(default, FrozenConfig):
+        result = {
+            name: getattr(default, name) for name in type(default).model_fields if name in default.model_fields_set
+        }
+    for name, value in given.items():
+        before = result.get(name)
+        both = isinstance(before, FrozenConfig) and isinstance(value, Mapping)
+        result[name] = _laid_over(before, value) if both else value
+    return result
+
 
 def _leaves(annotation: Any) -> set[Any]:
     """The plain types of which an annotation is a union; what a container holds is none of them.

@@ -54,6 +54,43 @@ def test_numbers_are_numbers_and_flags_flags() -> None:
     assert found.flag is found.flag_or_number is True
 
 
+class Oven(FrozenConfig):
+    heat: float = 180.0
+    fan: bool = False
+
+
+class Kitchen(FrozenConfig):
+    oven: Oven = Oven()
+    shelf: tuple[str, ...] = ()
+
+
+class House(FrozenConfig):
+    kitchen: Kitchen = Kitchen(oven=Oven(heat=160.0), shelf=("salt",))
+    spare: Oven | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "heat", "fan", "shelf"),
+    [
+        ({}, 160.0, False, ("salt",)),
+        ({"kitchen": {}}, 160.0, False, ("salt",)),
+        ({"kitchen": {"oven": {"fan": True}}}, 160.0, True, ("salt",)),
+        ({"kitchen": {"oven": {"heat": 200}, "shelf": []}}, 200.0, False, ()),
+        ({"kitchen": Kitchen()}, 180.0, False, ()),
+    ],
+)
+def test_a_part_of_a_section_keeps_the_defaults_of_its_place(
+    given: dict, heat: float, fan: bool, shelf: tuple[str, ...]
+) -> None:
+    """The oven of this kitchen has 160 degrees, whatever else is said of it; a finished section is taken as it is."""
+    kitchen = validate(House, given, "recipe.yaml").kitchen
+    assert (kitchen.oven.heat, kitchen.oven.fan, kitchen.shelf) == (heat, fan, shelf)
+
+
+def test_a_section_that_may_be_missing_has_the_defaults_of_its_class() -> None:
+    assert validate(House, {"spare": {"fan": True}}, "recipe.yaml").spare == Oven(fan=True)
+
+
 def test_overrides_leave_their_input_alone() -> None:
     values = {"train": {"max_epochs": 1}}
     apply_overrides(values, ["train.max_epochs=2"])

@@ -75,6 +75,26 @@ def test_every_key_of_a_run_has_its_place() -> None:
     assert missing == []
 
 
+def test_a_section_that_is_given_in_part_keeps_the_defaults_shown() -> None:
+    """Whoever writes down nothing but the name of a section, at any depth, gets what who leaves it out gets."""
+    source = {"kind": "simulated"}
+    config = RunConfig.model_validate({"source": source})
+
+    def places(section: FrozenConfig, above: tuple[str, ...]) -> list[tuple[str, ...]]:
+        values = ((getattr(section, name), (*above, name)) for name in type(section).model_fields if name != "source")
+        return [
+            place for value, path in values if isinstance(value, FrozenConfig) for place in (path, *places(value, path))
+        ]
+
+    found = places(config, ())
+    assert ("align", "ipa", "rollouts") in found
+    for path in found:
+        named: dict[str, object] = {}
+        for key in reversed(path):
+            named = {key: named}
+        assert RunConfig.model_validate({"source": source, **named}) == config, ".".join(path)
+
+
 def test_the_defaults_shown_are_those_of_a_run() -> None:
     page = configuration.pages()["reference/configuration/align.md"]
     config = RunConfig.model_validate({"source": {"kind": "simulated"}})
