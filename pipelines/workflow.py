@@ -17,7 +17,7 @@ from pipelines.config import RunConfig, to_yaml
 from pipelines.described import night_check
 from pipelines.engine.code_version import PROJECT_ROOT
 from pipelines.engine.runner import Outcome, Runner
-from pipelines.engine.stage import PlannedStage, explain, with_ancestors
+from pipelines.engine.stage import PlannedStage, explain, newest_first, plan_stage, with_ancestors
 from pipelines.nightly.footing import Footing, footing_of
 from pipelines.placement import check_placements, say_placement
 from pipelines.release.gate.keeper import Gate, GateDecision
@@ -329,8 +329,7 @@ class Workflow:
 
         reference = self.config.recommend.model or f"models:/{self.config.registered_name}@{CHAMPION}"
         bundle, pinned = self.open_model(reference)
-        settings = self.config.recommend.model_copy(update={"model": pinned})
-        runner = dataclasses.replace(self.runner, config=self.config.model_copy(update={"recommend": settings}))
+        runner = dataclasses.replace(self.runner, config=_answered_by(self.config, pinned))
         self.runner.working_on = RECOMMEND.name
         outcome = runner.run(RECOMMEND, {PREPARE.name: prepared, EXPORT.name: bundle})
         self.runner.working_on = None
@@ -356,16 +355,15 @@ def describe_plan(config: RunConfig, verb: str | None = None, footing: Footing |
     """
     store = ArtifactStore(config.output_dir / "artifacts")
     rows = []
-    will_run: set[str] = set()
     shown = VERB_STAGES[verb] if verb else None
     stages = stages_of(config, shown or ())
     for step in (footing or footing_of(config)).steps(with_ancestors(stages, shown) if shown else stages):
         name = step.stage.name
         if shown is not None and name not in shown:
             continue
+        if step.stage is RECOMMEND and config.recommend.model is None:
+            step = _as_run_pins_it(step, config, store)
         done = store.find(step.stage.kind, step.digest, verify=False) is not None
-        if not done:
-            will_run.add(name)
         rows.append(
             {
                 "stage": name,
@@ -375,6 +373,23 @@ def describe_plan(config: RunConfig, verb: str | None = None, footing: Footing |
             }
         )
     return rows
+
+
+def _answered_by(config: RunConfig, reference: str) -> RunConfig:
+    """The configuration with the model that `recommend` answers with."""
+    settings = config.recommend.model_copy(update={"model": reference})
+    return config.model_copy(update={"recommend": settings})
+
+
+def _as_run_pins_it(step: PlannedStage, config: RunConfig, store: ArtifactStore) -> PlannedStage:
+    """Plan `recommend` with the version that a run writes in place of no model, as far as earlier candidates name it."""
+    named = {
+        result.manifest.config["recommend"]["model"]: None for result in newest_first(store.root / step.stage.kind)
+    }
+    ours = [model for model in named if model.startswith(f"models:/{config.registered_name}/")]
+    plans = [plan_stage(step.stage, _answered_by(config, model), config.seed, step.parents) for model in ours]
+    done = (plan for plan in plans if store.find(plan.stage.kind, plan.digest, verify=False))
+    return next(done, plans[0] if plans else step)
 
 
 def _refusal(version: Version, decision: GateDecision) -> str:

@@ -225,8 +225,18 @@ def earlier_results(step: PlannedStage, store: ArtifactStore) -> list[Artifact]:
     The keys in ``extends_across`` of the stage are not compared.
     """
     across = step.stage.extends_across
-    results = _newest_first(store.root / step.stage.kind)
+    results = newest_first(store.root / step.stage.kind)
     return [artifact for artifact in results if _differs_in_raw_files_alone(artifact, step, across)]
+
+
+def newest_first(folder: Path) -> Iterator[Artifact]:
+    """Yield the artefacts of one kind by the age of their manifests; no file is verified, older schemas are left out."""
+    manifests = sorted(folder.glob(f"[!.]*/{MANIFEST_NAME}"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(manifests):
+        try:
+            yield open_artifact(path.parent, verify=False)
+        except ArtifactError:  # an artefact of an older schema: of no use for a comparison
+            continue
 
 
 def _differs_in_raw_files_alone(result: Artifact, step: PlannedStage, across: Sequence[str] = ()) -> bool:
@@ -237,16 +247,7 @@ def _differs_in_raw_files_alone(result: Artifact, step: PlannedStage, across: Se
 
 
 def _newest_manifest(folder: Path) -> Manifest | None:
-    return next((artifact.manifest for artifact in _newest_first(folder)), None)
-
-
-def _newest_first(folder: Path) -> Iterator[Artifact]:
-    manifests = sorted(folder.glob(f"[!.]*/{MANIFEST_NAME}"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(manifests):
-        try:
-            yield open_artifact(path.parent, verify=False)
-        except ArtifactError:  # an artefact of an older schema: of no use for a comparison
-            continue
+    return next((artifact.manifest for artifact in newest_first(folder)), None)
 
 
 def _lookup(values: Mapping[str, Any], key: str) -> Any:

@@ -197,11 +197,15 @@ def test_killed_while_mlflow_builds_its_tables_the_next_run_can_log(tmp_path: Pa
 def test_one_key_changed_runs_only_what_depends_on_it(
     finished: Finished, tmp_path: Path, override: str, dependants: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Candidates follow the champion: they are new when k is, or when the challenger has won."""
+    """Candidates follow the champion: they are new when k is, or when the challenger has won, as a plan says it will."""
     output = tmp_path / "run"
     shutil.copytree(finished.output, output)
     before = {path: path.stat().st_mtime_ns for path in (output / "artifacts").rglob("*") if path.is_file()}
-    assert call("run", "--config", str(finished.recipe), f"output_dir={output}", override) == 0
+    asked = ("run", "--config", str(finished.recipe), f"output_dir={output}", override)
+    assert call(*asked, "--dry-run") == 0
+    planned = set(re.findall(r"^(\w+) +run ", capsys.readouterr().out, re.MULTILINE))
+    assert planned == dependants | {"recommend"}
+    assert call(*asked) == 0
     printed = capsys.readouterr()
     ran = set(re.findall(r"INFO +(\w+): running", printed.err))
     won = "(champion)" in printed.out
