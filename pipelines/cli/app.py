@@ -230,7 +230,7 @@ def prepare(
     _run_stage("prepare", load(config, overrides), dry_run, progress, append)
 
 
-def _add_stage_verb(name: str, summary: str) -> None:
+def _add_stage_verb(name: str, summary: str, recipe: str = "beauty.yaml") -> None:
     def verb(
         config: ConfigOption,
         overrides: Overrides = None,
@@ -241,11 +241,13 @@ def _add_stage_verb(name: str, summary: str) -> None:
         set_up_logging(log_level)
         _run_stage(name, load(config, overrides), dry_run, progress)
 
-    verb.__doc__ = f"{summary}\n\nExample: recsys {name} --config pipelines/recipes/beauty.yaml"
+    verb.__doc__ = f"{summary}\n\nExample: recsys {name} --config pipelines/recipes/{recipe}"
     app.command(name=name)(verb)
 
 
 def _run_stage(name: str, config: RunConfig, dry_run: bool, progress: ProgressMode, append: bool = False) -> None:
+    if name == "align":
+        _ = config.align.active  # refuses a recipe without a method, before it asks for results that nobody needs
     if dry_run:
         print_plan(config, verb=name)
         return
@@ -259,25 +261,30 @@ def _run_stage(name: str, config: RunConfig, dry_run: bool, progress: ProgressMo
     print(outcome.artifact.path)
 
 
-for _name, _summary in (
+for _stage_verb in (
     ("embed", "Give every item a vector (reads the result of prepare)."),
     ("tokenize", "Give every item a semantic ID (reads the result of embed)."),
     ("train", "Train the policy (reads the result of tokenize); goes on after a kill."),
     (
         "reward",
         "Train the session reward model and a held-out reward model (reads the result of tokenize); goes on after a kill.",
+        "kuairand_ipa.yaml",
     ),
     (
         "align",
         "Align the policy by ipa, rere or feedback (reads train, and reward where needed); goes on after a kill.",
+        "beauty_rere.yaml",
     ),
     (
         "rank",
         "Fit item scorers and the ranker of the candidates on validation rows (reads the result of train or align).",
     ),
-    ("evaluate", "Evaluate the policy beside all baselines (reads the result of train)."),
+    (
+        "evaluate",
+        "Fit the baselines, and evaluate the policy beside them (reads the results of train, align and rank).",
+    ),
 ):
-    _add_stage_verb(_name, _summary)
+    _add_stage_verb(*_stage_verb)
 
 
 @app.command()

@@ -49,7 +49,7 @@ def explain(
 ) -> None:
     """Show one user's history, list, codes, rules, scores of every stage and neighbours; with another model beside it.
 
-    Example: recsys explain --config pipelines/recipes/demo.yaml --user 17 --against 2
+    Example: recsys explain --config pipelines/recipes/demo.yaml --user 1000017
     """
     from pipelines.explain.explain import explain as explain_one
     from pipelines.explain.text import as_html, as_text

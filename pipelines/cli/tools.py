@@ -10,7 +10,6 @@ import typer
 
 from pipelines.cli.options import (
     ConfigOption,
-    DryRun,
     LogLevel,
     LogOption,
     Overrides,
@@ -61,7 +60,14 @@ def recommend(
         str | None,
         typer.Option(help="Of decoding: float32, bfloat16 or int8; default: RECSYS_PRECISION, or as exported."),
     ] = None,
-    dry_run: DryRun = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="With --config: print the resolved config, and whether and why it would run. With --model: answer a first "
+            "batch, and say how many users, files and rows there will be, and the minutes and memory. Nothing is written.",
+        ),
+    ] = False,
     progress: ProgressOption = ProgressMode.AUTO,
     log_level: LogOption = LogLevel.INFO,
 ) -> None:

@@ -123,9 +123,12 @@ def test_a_run_with_alignment(
     assert "Nothing to do" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_align_without_a_method_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_align_without_a_method_is_refused(tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the results of earlier stages are asked for, of which the method would be the last to be missed."""
     arguments = ["--config", str(tiny_run.write_recipe(tmp_path)), f"output_dir={tmp_path / 'out'}"]
-    assert call("align", *arguments, "--dry-run") == 0
-    assert call("align", *arguments) == 4
-    assert "run `recsys prepare`" in capsys.readouterr().err
+    assert call("align", *arguments, *more) == 2
+    assert (
+        "align.method is 'none': there is nothing to align; set it to ipa, rere or feedback" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
