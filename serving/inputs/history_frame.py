@@ -177,10 +177,13 @@ def check_columns(schema: pl.Schema, where: str = "histories") -> None:
         DataError: A column is missing, unknown, or no list where a list is expected.
     """
     names = schema.names()
-    missing = [name for name in _KNOWN[:2] if name not in names]
+    missing = [name for name in (Columns.ITEM_IDS, Columns.USER_ID) if name not in names]
     if missing:
-        close = difflib.get_close_matches(missing[0], [name for name in names if name not in _KNOWN], n=1)
+        others = [name for name in names if name not in (*_KNOWN, Columns.ITEM_ID)]
+        close = difflib.get_close_matches(missing[0], others, n=1)
         hint = f"; is '{close[0]}' meant?" if close else ""
+        if not close and missing[0] == Columns.ITEM_IDS:
+            hint = "; of a table of interactions `recsys histories --config my.yaml --out histories.parquet` makes histories"
         raise DataError(f"{where} lack the column '{missing[0]}'; they have {names}, expected {list(_KNOWN)}{hint}")
     extra = [name for name in names if name not in _KNOWN]
     if extra:

@@ -176,7 +176,17 @@ def test_histories_as_csv(world: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("user_id,item_id,timestamp\n7,1,2\n", "is a table of interactions; histories have one row per user"),
+        (
+            "user_id,item_id,timestamp\n7,1,2\n",
+            "of a table of interactions `recsys histories --config my.yaml --out histories",
+        ),
+        ("customer,sku,bought_at\nc7,a,2\n", "lack the column 'item_ids'; they have ['customer', 'sku', 'bought_at']"),
+        (
+            "customer,sku,bought_at\nc7,a,2\n",
+            "of a table of interactions `recsys histories --config my.yaml --out histories",
+        ),
+        ('user_id,item_idz\n7,"[1]"\n', "lack the column 'item_ids'; they have ['user_id', 'item_idz'], expected"),
+        ('user_id,item_idz\n7,"[1]"\n', "is 'item_idz' meant?"),
         ('user_id,item_ids\n7,"[1, 2"\n', "column 'item_ids' is '[1, 2' in row 0, expected a JSON list such as [3, 7]"),
         ("user_id,item_ids\n7,1 2\n", "expected a JSON list"),
         ('user_id,item_ids\n7,"{}"\n', "column 'item_ids' is {} in row 0, expected a list per user"),
