@@ -12,7 +12,7 @@ import typer
 
 ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_PROGRAMS = {"cd", "mlflow", "source"}
+_PROGRAMS = {"cd", "export", "mlflow", "pip", "source"}
 """Programs of others, whose options are not checked."""
 
 

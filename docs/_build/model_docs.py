@@ -10,7 +10,7 @@ import inspect
 import re
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -133,6 +133,25 @@ def nested(annotation: Any) -> list[type[FrozenConfig]]:
         return [annotation]
     found = [child for part in get_args(annotation) if not isinstance(part, str) for child in nested(part)]
     return list(dict.fromkeys(found))
+
+
+def has_key(path: str, config_class: type[FrozenConfig]) -> bool:
+    """Say whether a dotted path leads to a key; below a key that takes any mapping every name is one.
+
+    Example:
+        >>> class Cake(FrozenConfig):
+        ...     eggs: int = 2
+        ...     tiers: dict[str, int] = {}
+        >>> [has_key(path, Cake) for path in ("eggs", "tiers.lower", "egg", "eggs.shell")]
+        [True, True, False, False]
+    """
+    name, dot, rest = path.partition(".")
+    field = config_class.model_fields.get(name)
+    if field is None:
+        return False
+    below = nested(field.annotation)
+    free = not below and any(get_origin(part) in (dict, Mapping) for part in (field.annotation, *get_args(field.annotation)))
+    return not dot or free or any(has_key(rest, child) for child in below)
 
 
 def in_words(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:

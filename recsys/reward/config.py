@@ -271,9 +271,12 @@ class RewardConfig(FrozenConfig):
             )
         if self.model.item_embeddings and self.held_out_model.item_embeddings:
             raise ValueError(
-                "model.item_embeddings and held_out_model.item_embeddings are both true: embeddings are made of all users' "
-                "events, and a check that reads what it checks is none; set one of them to false"
+                "item_embeddings is true of model and of held_out_model: embeddings are made of all users' events, and a "
+                "check that reads what it checks is none; set one of them to false"
             )
         if self.combination.mode == "fused" and not (self.model.fused_tower and self.held_out_model.fused_tower):
-            raise ValueError("combination.mode 'fused' needs model.fused_tower and held_out_model.fused_tower")
+            raise ValueError(
+                "combination.mode 'fused' needs a fused tower in both models; set model: {fused_tower: true} and "
+                "held_out_model: {fused_tower: true} beside it"
+            )
         return self

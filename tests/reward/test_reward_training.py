@@ -124,7 +124,7 @@ def test_who_gives_rates_trains_nothing() -> None:
 
 def test_the_held_out_model_reads_none_of_the_embeddings_of_the_other() -> None:
     assert not RewardConfig().held_out_model.item_embeddings
-    with pytest.raises(ConfigError, match="both true: embeddings are made of all users' events"):
+    with pytest.raises(ConfigError, match="of held_out_model: embeddings are made of all users' events"):
         config(model={**SMALL["model"], "item_embeddings": True}, held_out_model={"item_embeddings": True})
 
 
@@ -259,7 +259,7 @@ def test_baselines_by_hand(tmp_path: Path) -> None:
 def test_refusals(prepared: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no user may train both"):
         config(reward_share=0.7, held_out_share=0.5)
-    with pytest.raises(ConfigError, match=r"needs model.fused_tower and held_out_model.fused_tower"):
+    with pytest.raises(ConfigError, match=r"set model: {fused_tower: true} and held_out_model: {fused_tower: true}"):
         config(combination={"mode": "fused"})
     with pytest.raises(ConfigError, match=r"must score users it was not trained on"):
         validate(RewardModelConfig, {"features": ["item", "user"]}, "test")
