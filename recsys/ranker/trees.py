@@ -166,7 +166,7 @@ def fit_trees(
         "num_leaves": config.num_leaves,
         "learning_rate": config.learning_rate,
         "min_data_in_leaf": config.min_leaf_rows,
-        "min_sum_hessian_in_leaf": 0.0,
+        "min_sum_hessian_in_leaf": 1e-12,  # at 0 LightGBM may find a leaf without any row, and ends
         "feature_fraction": config.feature_share,
         "lambda_l2": config.l2,
         "seed": seed % (1 << 31),

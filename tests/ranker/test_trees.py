@@ -12,9 +12,9 @@ import pytest
 from recsys.contracts.errors import ArtifactError
 from recsys.ranker.config import LightGBMConfig, RankConfig
 from recsys.ranker.fitted import FittedRanker, fit_ranker
-from recsys.ranker.linear import LinearRanker
+from recsys.ranker.linear import LinearRanker, fit_linear
 from recsys.ranker.table import CandidateTable, ranked_candidates
-from recsys.ranker.trees import TreeRanker
+from recsys.ranker.trees import TreeRanker, fit_trees
 from tests.toy.candidates import candidate_table
 
 TREES = LightGBMConfig(rounds=20, num_leaves=6, learning_rate=0.2, min_leaf_rows=20, patience=5)
@@ -150,3 +150,18 @@ def test_equals_at_the_depth_are_the_same_ones_in_a_batch_of_any_width() -> None
     for more in (7, 50):
         wide = np.concatenate([features, np.full((50, more, 2), np.nan, np.float32)], axis=1)
         assert np.array_equal(one_tree(100).score(wide)[:, :230], alone)
+
+
+@pytest.mark.parametrize("candidates", [2, 3])
+def test_few_rows_and_leaves_of_one_candidate_have_trees(candidates: int) -> None:
+    """LightGBM guesses the rows of a leaf from their curvature; where that is 0 it took a leaf that holds none."""
+    names = ("dense_score", "noise", "more")
+    config = LightGBMConfig(rounds=30, min_leaf_rows=1)
+    for seed in range(8):
+        generator = np.random.default_rng(seed)
+        features = generator.normal(size=(60, candidates, 3)).astype(np.float32)
+        items = np.tile(np.arange(candidates, dtype=np.int32), (60, 1))
+        table = candidate_table(items, features, generator.integers(candidates, size=60), names)
+        trees = fit_trees(table, fit_linear(table, np.zeros(3, np.float32), (1e-3,), 0), config, seed, rounds=30)
+        assert trees is not None
+        assert np.isfinite(trees.score(table.features)).all()
