@@ -306,3 +306,26 @@ def test_data_refusals() -> None:
         policy_gradient_loss(config_of("grpo"), new, advantages, ~mask)
     with pytest.raises(DataError, match="log_probs holds NaN"):
         policy_gradient_loss(config_of("grpo"), new * torch.nan, advantages, mask)
+
+
+def test_figures_are_of_the_codes_that_exist() -> None:
+    """Two codes exist and four do not. Ratios 1.5 with A = 1 (clipped) and 1; d = -1 and 0: k3 is e^-1 + 1 - 1 and 0."""
+    mask = torch.tensor([[[True, False, False], [True, False, False]]])
+    new = torch.full((1, 2, 3), -1.0)
+    old, reference = new.clone(), new.clone()
+    old[0, 0] = -1.0 - math.log(1.5)
+    reference[0, 0] = -2.0
+    old[~mask] = reference[~mask] = -9.0
+    config = PolicyGradientConfig(loss_type="grpo", beta=0.1)
+    result = policy_gradient_loss(
+        config,
+        new,
+        torch.tensor([[1.0, 1.0]]),
+        mask,
+        old_log_probs_BGC=old,
+        ref_log_probs_BGC=reference,
+    )
+    assert result.clip_share.item() == 0.5
+    assert result.mean_ratio.item() == pytest.approx(1.25)
+    assert result.max_ratio.item() == pytest.approx(1.5)
+    assert result.kl.item() == pytest.approx(math.exp(-1) / 2)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from recsys.alignment import rere
 from recsys.alignment.config import OptimiserConfig, RereConfig, RolloutConfig
 from recsys.alignment.losses.config import PolicyGradientConfig
+from recsys.alignment.losses.policy_gradient import PolicyGradientResult
 from recsys.alignment.rere import RankingRewardLearning
 from recsys.alignment.rewards.functions import target_share
 from recsys.alignment.rewards.reward_set import RewardSet
@@ -204,3 +207,16 @@ def test_a_step_of_users_who_may_be_shown_nothing_changes_nothing(
     assert curve.means() == {"reward_rule": 0.0, "reward_ranking": 0.0, "reward": 0.0, "distinct_share": 0.0}
     after = weights_of(method.learner.policy)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_figures_of_a_step_are_those_of_its_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = method_of(tmp_path / "data")
+    real = rere.policy_gradient_loss
+
+    def known(*arguments: object, **named: object) -> PolicyGradientResult:
+        figures = {"clip_share": 0.25, "mean_ratio": 1.5, "max_ratio": 3.0, "kl": 0.5}
+        return replace(real(*arguments, **named), **{name: torch.tensor(value) for name, value in figures.items()})
+
+    monkeypatch.setattr(rere, "policy_gradient_loss", known)
+    means = step(method, tmp_path).means()
+    assert [means[name] for name in ("clip_share", "ratio_max", "kl")] == [0.25, 3.0, 0.5]

@@ -225,3 +225,21 @@ def test_nobodys_candidates_have_log_probabilities_of_their_shape(tmp_path: Path
     scored = candidate_log_probs(policy, nobody, torch.empty(0, 5, length, dtype=torch.int64))
     assert scored.codes.shape == scored.mask.shape == (0, 5, length, 2)
     assert scored.sessions.shape == scored.lengths.shape == (0, 5)
+
+
+def test_any_step_is_found_again_whatever_was_read_before(tmp_path: Path) -> None:
+    """Steps of the second epoch, then of the first: a function of seed and step alone."""
+    stream, other = (RequestStream(next_item_ring(tmp_path / name), 6, 64, seed=1) for name in ("a", "b"))
+    steps = 2 * stream.steps_for(None)
+    forwards = [stream.rows(step).tolist() for step in range(steps)]
+    assert [other.rows(step).tolist() for step in reversed(range(steps))] == forwards[::-1]
+    assert forwards[: steps // 2] != forwards[steps // 2 :]
+
+
+def test_requests_of_like_length_are_answered_together(tmp_path: Path) -> None:
+    """Histories longer than the policy reads cost as much as the longest that it does."""
+    stream = RequestStream(next_item_ring(tmp_path), 6, 64, seed=1)
+    requests = stream.requests(np.arange(len(stream)))
+    lengths = [np.minimum(requests.histories.lengths[block], 4) for block in requests.blocks(7, 4)]
+    assert (np.diff(np.concatenate(lengths)) >= 0).all()
+    assert sorted(np.concatenate(list(requests.blocks(7, 4))).tolist()) == list(range(len(stream)))
