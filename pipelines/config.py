@@ -149,6 +149,16 @@ class RunConfig(FrozenConfig):
         return self
 
     @model_validator(mode="after")
+    def _rewards_can_be_had(self) -> Self:
+        """Refuse a reward that a run has nothing for before the policy is trained."""
+        if self.align.method != "none" and "collaborative" in self.align.active.rewards:
+            raise ValueError(
+                f"align.{self.align.method}.rewards names 'collaborative', which needs another recommender's scores, and "
+                "a run has none; leave it out (it is for callers of recsys.alignment.align)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _propensities_are_mapped(self) -> Self:
         """Refuse to ask for logged propensities where no column of the source is one."""
         asked = self.align.method == "feedback" and self.align.feedback.logged_propensities

@@ -152,6 +152,8 @@ class IpaConfig(FrozenConfig):
                 f"num_negatives {self.num_negatives} needs more than rollouts.num_generations "
                 f"{self.rollouts.num_generations} candidates"
             )
+        if self.objective is not None and "learned" not in self.rewards:
+            raise ValueError("objective weighs the towers of the learned reward; add 'learned' to rewards")
         if self.pair_rule == "target_rest" and self.curriculum.by == "reward":
             raise ValueError(
                 "curriculum.by is 'reward', and rewards play no part in pair_rule 'target_rest': all would be as easy; "
@@ -201,6 +203,11 @@ class RereConfig(FrozenConfig):
             raise ValueError(
                 f"recall.narrowing.negatives {recall.narrowing.negatives} needs more than rollouts.num_generations {group} "
                 "candidates"
+            )
+        reader = self.loss.reads_one_reward or recall.reads_one_reward
+        if "first_difference" in self.rewards and reader:
+            raise ValueError(
+                f"reward 'first_difference' values codes, and {reader} reads one reward per candidate; give one"
             )
         if recall.narrowing is not None and self.loss.loss_type == "tawin":
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -29,7 +29,7 @@ class RewardSignal(FrozenConfig):
     name: str
     column: str
     kind: SignalKind
-    weight: float = 1.0
+    weight: float = Field(default=1.0, allow_inf_nan=False)
 
 
 class FeedbackConfig(FrozenConfig):
@@ -205,7 +205,7 @@ class CombinationConfig(FrozenConfig):
     """
 
     mode: CombinationMode = "zscore"
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
     transform: TransformName = "identity"
     reference_quantile: float = Field(default=0.5, gt=0, lt=1)
     personal: PersonalWeightsConfig | None = None

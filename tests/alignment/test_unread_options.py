@@ -11,13 +11,27 @@ from recsys.alignment.config import IpaConfig, RereConfig, RolloutConfig, UserFe
 from recsys.alignment.losses.config import CurriculumConfig
 from recsys.config import FrozenConfig
 
+CODES = {"rewards": {"first_difference": 1.0, "rule": 1.0}}
+"""Rewards of single codes."""
+
 UNREAD: list[tuple[type[FrozenConfig], dict[str, Any], str]] = [
     (RolloutConfig, {"temperature": 0.5}, "a beam draws nothing; set strategy: sampling"),
     (RolloutConfig, {"guidance": 2.0}, "nothing is guided; set guided: true"),
     (CurriculumConfig, {"start_share": 0.5}, "by is 'none'"),
     (CurriculumConfig, {"softness": 0.5}, "by is 'none'"),
     (IpaConfig, {"pair_rule": "target_rest", "curriculum": {"by": "reward"}}, "rewards play no part"),
+    (IpaConfig, {"rewards": {"rule": 1.0}, "objective": {}}, "add 'learned' to rewards"),
     (RereConfig, {"loss": {"loss_type": "tawin"}, "recall": {"narrowing": {}}}, "without their ranks"),
+    (RereConfig, CODES | {"loss": {"loss_type": "tawin"}}, "loss_type 'tawin' reads one reward"),
+    (RereConfig, CODES | {"loss": {"loss_type": "gspo"}}, "loss_type 'gspo' reads one reward"),
+    (
+        RereConfig,
+        CODES | {"loss": {"loss_type": "ecpo", "ratio_level": "sequence"}},
+        "ratio_level 'sequence' reads one reward",
+    ),
+    (RereConfig, CODES | {"recall": {"narrowing": {}}}, "recall.narrowing reads one reward"),
+    (RereConfig, CODES | {"recall": {"lambda_loss": {}}}, "recall.lambda_loss reads one reward"),
+    (RereConfig, CODES | {"recall": {"sibling_share": 0.5}}, "recall.sibling_share reads one reward"),
 ]
 READ: list[tuple[type[FrozenConfig], dict[str, Any]]] = [
     (RolloutConfig, {"temperature": 0.5, "strategy": "sampling"}),
@@ -25,7 +39,9 @@ READ: list[tuple[type[FrozenConfig], dict[str, Any]]] = [
     (RolloutConfig, {"guidance": 2.0, "guided": True}),
     (CurriculumConfig, {"start_share": 0.5, "softness": 0.5, "by": "reference"}),
     (IpaConfig, {"pair_rule": "target_rest", "curriculum": {"by": "reference"}}),
+    (IpaConfig, {"objective": {}}),
     (RereConfig, {"loss": {"loss_type": "grpo"}, "recall": {"narrowing": {}}}),
+    (RereConfig, CODES | {"loss": {"loss_type": "ecpo", "ratio_level": "token"}}),
 ]
 
 

@@ -79,6 +79,13 @@ def test_a_dislike_is_a_declared_signal() -> None:
         load_run_config(recipe, [*common, "recommend.exclude_disliked=[zzz]"])
 
 
+def test_a_reward_that_a_run_has_nothing_for_is_refused_before_the_training() -> None:
+    asked = ["align.method=rere", "align.rere.rewards={rule: 1, collaborative: 0.1}"]
+    with pytest.raises(ConfigError, match=r"align\.rere\.rewards names 'collaborative', which needs another"):
+        load_run_config(DEMO, asked)
+    load_run_config(DEMO, ["align.method=ipa", asked[1]])  # of another method, which is not asked for
+
+
 def test_variables_are_expanded_and_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_DATA", "/data")
     assert expand_variables({"a": ["$SOME_DATA/x", "${SOME_DATA}y", 3]}, "r") == {"a": ["/data/x", "/datay", 3]}

@@ -147,6 +147,13 @@ class PolicyGradientConfig(FrozenConfig):
         return 1 - self.epsilon, 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
 
     @property
+    def reads_one_reward(self) -> str | None:
+        """Option that values candidates as a whole, where there is one: by rank, or by one ratio each."""
+        if self.loss_type in ("tawin", "gspo"):
+            return f"loss_type '{self.loss_type}'"
+        return "ratio_level 'sequence'" if self.ratio_level == "sequence" else None
+
+    @property
     def is_sequence_level(self) -> bool:
         """One ratio per row."""
         return self.loss_type == "gspo" or self.ratio_level == "sequence"

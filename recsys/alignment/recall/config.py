@@ -88,6 +88,16 @@ class RecallConfig(FrozenConfig):
     constraint: RecallConstraintConfig | None = None
     lambda_loss: LambdaLossConfig | None = None
 
+    @property
+    def reads_one_reward(self) -> str | None:
+        """Option that compares candidates by one reward each, where there is one."""
+        asked = {
+            "recall.sibling_share": self.sibling_share > 0,
+            "recall.narrowing": self.narrowing is not None,
+            "recall.lambda_loss": self.lambda_loss is not None,
+        }
+        return next((name for name, on in asked.items() if on), None)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.sibling_share > 0 and self.narrowing is not None:

@@ -135,6 +135,8 @@ class TuningConfig(FrozenConfig):
     @field_validator("fusion_weights")
     @classmethod
     def _positive(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
-        if not weights or min(weights) <= 0 or max(weights) == float("inf"):
-            raise ValueError(f"fusion_weights must be positive numbers, such as [0.5, 1, 2]; got {list(weights)}")
+        if not weights or not all(0 < weight < float("inf") for weight in weights) or len(set(weights)) < len(weights):
+            raise ValueError(
+                f"fusion_weights must be positive numbers, each once, such as [0.5, 1, 2]; got {list(weights)}"
+            )
         return weights

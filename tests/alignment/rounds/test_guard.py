@@ -17,7 +17,7 @@ from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rounds.comparison import errors, resamples_for
 from recsys.alignment.rounds.guard import check_round
 from recsys.alignment.rounds.measurement import Measurement
-from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator
+from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator, _summary
 from recsys.alignment.rounds.rules import RULES, table
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.decoding.config import DecodeConfig
@@ -302,3 +302,11 @@ def test_more_resamples_than_are_drawn_are_refused_before_anything_is_trained(tm
     with pytest.raises(ConfigError, match="raise it, or take fewer rounds"):
         align_policy(inputs, tmp_path / "run", QUIET)
     assert all(torch.equal(before[name], now) for name, now in policy.state_dict().items())
+
+
+def test_the_best_of_a_row_is_one_that_exists() -> None:
+    """Rewards -3 and -1 and a place without a candidate, which holds 0; and a row without any: mean -2, best -1, and 0."""
+    level, exists = np.array([[-3.0, -1.0, 0.0], [0.0, 0.0, 0.0]]), np.array([[True, True, False], [False] * 3])
+    values, rows = _summary("reward", level, exists, {})
+    assert rows["reward"].tolist() == [-2.0, 0.0]
+    assert values == {"reward": -1.0, "reward_best": -0.5}

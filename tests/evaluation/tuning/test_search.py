@@ -206,6 +206,9 @@ def test_refusals() -> None:
         SASRecGrid(changes=({},))
     with pytest.raises(ValidationError, match="fusion_weights must be positive"):
         TuningConfig(fusion_weights=(0.0, 1.0))
+    for weights in ((1.0, float("nan")), (float("nan"), 1.0), (0.5, 1.0, 0.5), (float("inf"),)):
+        with pytest.raises(ValidationError, match="positive numbers, each once"):
+            TuningConfig(fusion_weights=weights)
     with pytest.raises(ValidationError, match="width 128 cannot be split into 3 heads"):
         EvaluateConfig(baseline_settings=BaselinesConfig(sasrec=SASRecConfig(width=63, num_heads=3)))
     with pytest.raises(ValidationError, match="reference 'ease' is not among the baselines"):

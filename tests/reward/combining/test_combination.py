@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from recsys.contracts.errors import ConfigError
 from recsys.reward.combining.combination import combine_rewards, tower_weights
+from recsys.reward.config import CombinationConfig, RewardSignal
 
 INF = float("inf")
 
@@ -80,3 +82,12 @@ def test_refusals() -> None:
         combine_rewards(torch.zeros(1, 1, 1), torch.ones(1), "best")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="watch is no tower; this reward model has swt, ltr"):
         tower_weights({"swt": 1.0, "ltr": 1.0}, {"watch": 2.0})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_refused(value: float) -> None:
+    """It would make every reward NaN, once the models are trained."""
+    with pytest.raises(ValidationError, match="finite number"):
+        CombinationConfig(weights={"ltr": value})
+    with pytest.raises(ValidationError, match="finite number"):
+        RewardSignal(name="ltr", column="like", kind="any", weight=value)
