@@ -87,6 +87,12 @@ def test_a_part_of_a_section_keeps_the_defaults_of_its_place(
     assert (kitchen.oven.heat, kitchen.oven.fan, kitchen.shelf) == (heat, fan, shelf)
 
 
+def test_what_nobody_said_stays_unsaid() -> None:
+    """A class's own default is no word of the recipe: presets, and a run's precision, fill in what is not set."""
+    kitchen = validate(House, {"kitchen": {"oven": {"heat": 200}}}, "recipe.yaml").kitchen
+    assert (kitchen.oven.model_fields_set, kitchen.model_fields_set) == ({"heat"}, {"oven", "shelf"})
+
+
 def test_a_section_that_may_be_missing_has_the_defaults_of_its_class() -> None:
     assert validate(House, {"spare": {"fan": True}}, "recipe.yaml").spare == Oven(fan=True)
 
