@@ -148,7 +148,8 @@ class ExportConfig(FrozenConfig):
         parity_users: Users whose recommendations from the bundle are compared with those of the trained policy; a
             difference refuses the export.
         reward_model: Put the reward model into the bundle, for the second stage: ``true`` (the stage `reward` then runs,
-            whatever alignment asks for), ``false``, or ``None``: where alignment or ``recommend.second_stage`` needs it.
+            whatever alignment asks for), ``false``, or ``None``: where alignment needs it, or the recipe's own
+            ``recommend.second_stage`` or ``recommend.reward_guidance``.
         limits: What one request may ask of the bundle at most.
     """
 

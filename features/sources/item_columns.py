@@ -21,7 +21,7 @@ class ItemColumns(FrozenConfig):
     """Names in the user's item table.
 
     Attributes:
-        item_id: Obligatory.
+        item_id: The ids; this column has to be there.
         title: The first of these columns that is there and not empty.
         text: All of these that are there, joined: what a text encoder reads beside the title.
         categories: The first that is there and not empty; from general to specific.

@@ -76,7 +76,7 @@ class EvaluateConfig(FrozenConfig):
         tuning: Settings that are tried for them on validation rows.
         count_until: Events that baselines may count or train on. ``"train"`` is the rule for the generative model too:
             the validation events are in the *histories* at test time, but nothing is fitted on them.
-        reference: System that all others are compared with, pair by pair; ``None`` means no comparison.
+        reference: System that all others are compared with, pair by pair; ``None``: in a run the served list.
         resamples: Bootstrap draws.
         confidence: Of the intervals.
         slices: Borders of the slices.

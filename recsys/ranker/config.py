@@ -58,7 +58,7 @@ class RankConfig(FrozenConfig):
 
     Attributes:
         method: ``linear`` and ``lightgbm`` fit that one, ``auto`` fits both and keeps the better one on held-out rows;
-            ``none`` fits nothing and serves the order of the dense head.
+            ``none`` fits nothing and serves the order that ``decode.rescore`` names.
         scorers: Names of item scorers that are summed with the dense head; ``auto`` takes all that the catalogue allows.
         candidates: How many each source gives.
         guidance: Weight of the item scores in the search; ``auto`` chooses from the grid.
