@@ -204,7 +204,8 @@ def explain(step: PlannedStage, store: ArtifactStore) -> str:
         if newest.parents.get(name) != digest and not name.startswith(BASE_PREFIX):
             reasons.append(f"'{name}' changed")
     reasons += changed_keys(newest.config, step.config)
-    return "; ".join(reasons) or "the raw files changed"
+    files = "the files that it reads beside earlier results changed" if step.parents else "the raw files changed"
+    return "; ".join(reasons) or files
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

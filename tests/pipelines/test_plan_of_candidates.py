@@ -83,3 +83,13 @@ def test_a_model_that_the_recipe_names_is_planned_as_named(tmp_path: Path) -> No
     config = config_of(tmp_path, model="models:/shop/2")
     publish(tmp_path, candidates(config, "models:/shop/1", parents_of(config)), age=0)
     assert of_recommend(config) == ("run", "recommend.model 'models:/shop/1' -> 'models:/shop/2'")
+
+
+def test_a_file_of_rules_that_changed_is_no_raw_file(tmp_path: Path) -> None:
+    rules = tmp_path / "deny.csv"
+    rules.write_text("item_id\n7\n", encoding="utf-8")
+    config = config_of(tmp_path / "run", deny=rules)
+    publish(tmp_path / "run", candidates(config, "models:/shop/1", parents_of(config)), age=0)
+    assert of_recommend(config) == ("skip", "up to date")
+    rules.write_text("item_id\n8\n", encoding="utf-8")
+    assert of_recommend(config) == ("run", "the files that it reads beside earlier results changed")
