@@ -8,9 +8,12 @@ Source: Platt 1999, "Probabilistic outputs for support vector machines", with so
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from recsys.reward.feedback.dataset import SessionFeedback
 from recsys.reward.model import SessionRewardModel
@@ -18,6 +21,10 @@ from recsys.reward.scoring import score_sessions
 
 RIDGE = 1e-5
 """Keeps the fit finite where all labels are alike or the logits separate them; far below what data of any size say."""
+_MOST_STEPS: Final = 200
+_SMALLEST_STEP: Final = 1e-9
+_ARMIJO: Final = 1e-4
+"""Part of the descent that the slope promises which a step has to bring."""
 
 
 def calibrate(model: SessionRewardModel, sessions: SessionFeedback) -> None:
@@ -52,19 +59,32 @@ def platt_scaling(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.float
 
 
 def _fit(x: torch.Tensor, y: torch.Tensor, *, free_scale: bool) -> tuple[float, float]:
-    """Newton's method on a convex loss, a ridge pulling to scale 1 and shift 0."""
+    """Newton's method on a convex loss, a ridge pulling to scale 1 and shift 0.
+
+    A step is halved until it makes the loss smaller: far from the labels the curvature is nearly 0, and whole steps would
+    jump from one end to the other.
+    """
     start = torch.tensor([1.0, 0.0], dtype=torch.float64)
     features = torch.stack([x, torch.ones_like(x)], dim=1)
     free = torch.tensor([free_scale, True])
-    theta = start.clone()
-    for _ in range(50):
+
+    def loss(theta: torch.Tensor) -> float:
+        logits = features @ theta
+        return float((F.softplus(logits) - y * logits).mean() + RIDGE / 2 * (theta - start).square().sum())
+
+    theta, here = start.clone(), loss(start)
+    for _ in range(_MOST_STEPS):
         p = (features @ theta).sigmoid()
         gradient = (features.T @ (p - y) / len(x) + RIDGE * (theta - start)) * free
         curvature = (features * (p * (1 - p))[:, None]).T @ features / len(x) + RIDGE * torch.eye(2).double()
         if not free_scale:
             curvature[0, 1] = curvature[1, 0] = 0.0
-        step = torch.linalg.solve(curvature, gradient).clamp(-2.0, 2.0)
-        theta = theta - step
-        if float(step.abs().max()) < 1e-9:
+        step = torch.linalg.solve(curvature, gradient)
+        descent = float(gradient @ step)
+        while float(step.abs().max()) >= _SMALLEST_STEP and loss(theta - step) > here - _ARMIJO * descent:
+            step, descent = step / 2, descent / 2
+        if float(step.abs().max()) < _SMALLEST_STEP:
             break
+        theta = theta - step
+        here = loss(theta)
     return float(theta[0]), float(theta[1])
