@@ -183,3 +183,14 @@ def test_a_signal_says_one_thing() -> None:
     for values in ({"positive": "hate"}, {"negative": ("dislike", "dislike")}):
         with pytest.raises(ValidationError, match="name a signal twice"):
             UserFeedbackConfig.model_validate(values)
+
+
+def test_a_back_off_lowers_the_weight_of_the_feedback(tmp_path: Path) -> None:
+    """Half the weight and no next-token loss: half the loss, from the same policy and exposures."""
+    method, losses = method_of(tmp_path, supervised={"weight": 0.0}), []
+    method.learner.update = lambda loss: losses.append(loss.item()) or 0.0  # type: ignore[method-assign]
+    for weight in (1.0, 0.5):
+        work = RoundWork(1, tmp_path, 0, SmallerSteps(weight=weight), RoundCurve(), QUIET, lambda steps: None)
+        method._update(work, method.rows(0), method.stream.rows(0))
+    assert losses[0] != 0
+    assert losses[1] == pytest.approx(0.5 * losses[0])

@@ -12,7 +12,7 @@ import pytest
 from recsys.contracts.columns import TEST, VALID
 from recsys.contracts.errors import ArtifactError, DataError
 from recsys.contracts.ranking import top_k
-from recsys.ranker.fusion import Fusion, ScoreBlocks, choose_fusion, choose_guidance, fit_rows
+from recsys.ranker.fusion import Fusion, ScoreBlocks, _shortlist, choose_fusion, choose_guidance, fit_rows
 from tests.toy.candidates import single_targets
 
 ROWS, ITEMS = 300, 400
@@ -143,3 +143,14 @@ def test_what_is_saved_is_what_is_loaded_and_damage_is_refused(tmp_path: Path) -
         (tmp_path / "fusion.json").write_text(text.replace(old, new))
         with pytest.raises(ArtifactError, match="run `rank` again"):
             Fusion.load(tmp_path)
+
+
+def test_what_a_row_may_not_get_is_in_no_shortlist() -> None:
+    """Three items are allowed of twenty; the best by the second scorer, and the target, are not among them."""
+    generator = np.random.default_rng(0)
+    scores = generator.normal(size=(2, 5, 20)).astype(np.float32)
+    scores[0, :, 3:] = -np.inf
+    scores[1, :, 7] = 50.0
+    items, values = _shortlist(("dense", "hint"), scores, single_targets([7, 0, 1, 2, 9]))
+    assert items.tolist() == [[0, 1, 2]] * 5
+    assert np.array_equal(values, scores[:, :, :3].transpose(1, 2, 0))

@@ -76,3 +76,19 @@ def test_the_fused_order_is_compared_where_its_weights_were_not_fitted() -> None
     found = decide(values, np.arange(200), held, ROWS, confidence=0.95, resamples=300, seed=1)
     assert found.served == "dense"
     assert np.isclose(found.comparisons[0].difference, -0.1)
+
+
+def test_a_learned_order_that_beats_the_fused_alone_leaves_the_fused() -> None:
+    """Fused is better than dense where its weights were not fitted, and far worse elsewhere; the learned one is always a
+    little better than fused, and so on all rows worse than dense."""
+    held = np.arange(200) < 80
+    fused = BASE + np.where(held, 0.1, -1.0)
+    orders = {"dense": BASE, "fused": fused, "linear": fused + 0.05}
+    values = {name: {"ndcg@10": value, "hr@10": value} for name, value in orders.items()}
+    found = decide(values, np.arange(200), held, ROWS, confidence=0.95, resamples=300, seed=1)
+    assert [(step.name, step.against, step.low > 0) for step in found.comparisons] == [
+        ("fused", "dense", True),
+        ("linear", "fused", True),
+        ("linear", "dense", False),
+    ]
+    assert found.served == "fused"

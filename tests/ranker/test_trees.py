@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from recsys.contracts.errors import ArtifactError
+from recsys.ranker import linear
 from recsys.ranker.config import LightGBMConfig, RankConfig
 from recsys.ranker.fitted import FittedRanker, fit_ranker
 from recsys.ranker.linear import LinearRanker, fit_linear
@@ -165,3 +166,29 @@ def test_few_rows_and_leaves_of_one_candidate_have_trees(candidates: int) -> Non
         trees = fit_trees(table, fit_linear(table, np.zeros(3, np.float32), (1e-3,), 0), config, seed, rounds=30)
         assert trees is not None
         assert np.isfinite(trees.score(table.features)).all()
+
+
+def test_ridge_and_trees_are_found_on_users_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other users than those that the guard holds out, of whom no row is left in the fit: there is something to measure by,
+    and the trees of noise end long before the last."""
+    measured: list[int] = []
+    quality = linear.quality
+
+    def counted(table: CandidateTable, scores: npt.NDArray[np.floating]) -> dict[str, npt.NDArray[np.float64]]:
+        measured.append(len(table))
+        return quality(table, scores)
+
+    monkeypatch.setattr(linear, "quality", counted)
+    generator = np.random.default_rng(3)
+    target = generator.integers(15, size=300)
+    features = generator.normal(size=(300, 15, 3)).astype(np.float32)
+    features[np.arange(300), target, 0] += 1.0
+    items = np.tile(np.arange(15, dtype=np.int32), (300, 1))
+    table = candidate_table(items, features, target, ("dense_score", "noise", "more"))
+    config = AUTO.model_copy(update={"lightgbm": TREES.model_copy(update={"rounds": 200, "min_leaf_rows": 5})})
+    ranker = fit_ranker(table, config.model_copy(update={"method": "lightgbm"}), seed=1)
+    fitted_rows = ranker.decision.rows.fit
+    assert measured[: len(AUTO.l2_grid)] == [measured[0]] * len(AUTO.l2_grid)
+    assert 0.15 * fitted_rows < measured[0] < 0.35 * fitted_rows
+    assert isinstance(ranker.learned, TreeRanker)
+    assert ranker.learned.rounds < 100

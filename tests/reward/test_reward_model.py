@@ -1,25 +1,30 @@
 """The reward model: padding, batching and order of users change nothing; its loss by hand; files that do not fit."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
-from recsys.contracts.columns import TRAIN
+from recsys.contracts.columns import TEST, TRAIN
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
 from recsys.data.batch import collate_histories
 from recsys.data.histories import Histories
 from recsys.data.item_catalogue import ItemCatalogue
+from recsys.reward.calibration import calibrate
 from recsys.reward.checkpoint import load_reward_model, save_reward_model
-from recsys.reward.config import CombinationConfig, FeedbackConfig, RewardConfig, RewardModelConfig
+from recsys.reward.config import CombinationConfig, FeedbackConfig, RewardConfig, RewardModelConfig, RewardTrainConfig
+from recsys.reward.evaluate import evaluate_reward_models
 from recsys.reward.feedback.dataset import SessionFeedback, session_feedback
 from recsys.reward.loss import reward_loss
 from recsys.reward.match_attention import ItemRelations, Likeness, MatchAttention
 from recsys.reward.model import RewardScores, SessionRewardModel
+from recsys.reward.module import FeedbackDataset, RewardModule
 from recsys.reward.scoring import rank_by_reward, reward_sessions, score_sessions
 from recsys.reward.training import RewardInputs, build_reward_model
 from recsys.semantic_ids.versions import SemanticIds
@@ -263,3 +268,60 @@ def test_item_rates_come_from_train_sessions_of_other_users_alone(prepared: Data
     torch.testing.assert_close(rates(others, others), expected)
     torch.testing.assert_close(rates(own, others.of(TRAIN)), expected)
     assert (rates(own, own) - expected).abs().max() > 0.1
+
+
+def test_what_is_calibrated_again_stays_calibrated(prepared: Dataset) -> None:
+    """Labels are sigmoid(2 x - 1/2) of a fresh model's logits. These come through scale and shift: a second fit finds
+    nothing to change, and one on a model that was turned by hand finds the same answers."""
+    sessions = session_feedback(prepared, FeedbackConfig(max_items=4)).of(TRAIN)
+    asked = (sessions.histories, sessions.padded_items(4)[:, None])
+    wanted = 2.0 * score_sessions(random_model(prepared), *asked).logits - 0.5
+    sessions = replace(sessions, labels=1.0 / (1.0 + np.exp(-wanted[:, 0])))
+    for scale, shift in ((1.0, 0.0), (1.25, 1.0)):
+        model = random_model(prepared)
+        model.scale_T.fill_(scale)
+        model.shift_T.fill_(shift)
+        for _ in range(2):
+            calibrate(model, sessions)
+            found = score_sessions(model, *asked).probabilities[:, 0]
+            np.testing.assert_allclose(found, sessions.labels, atol=5e-3)
+
+
+def test_the_validation_loss_does_not_depend_on_batches(prepared: Dataset) -> None:
+    """One batch of all sessions, and batches of 5 and the rest: the mean is over known labels, of which batches have
+    different numbers."""
+    sessions = session_feedback(prepared, FeedbackConfig(max_items=4))
+    sessions.labels[::3, 1] = np.nan
+    rows, everything = FeedbackDataset(sessions, 4, 6), np.arange(len(sessions))
+    found = []
+    for cuts in ([], [5], [1, 40]):
+        module, seen = RewardModule(random_model(prepared), RewardTrainConfig(), total_steps=10), {}
+        module.log = lambda name, value, seen=seen, **_: seen.update({name: float(value)})  # type: ignore[method-assign]
+        for number, part in enumerate(np.split(everything, cuts)):
+            module.validation_step(rows.collate(part), number)
+        module.on_validation_epoch_end()
+        found.append(seen)
+    batch = rows.collate(everything)
+    with torch.no_grad():
+        expected = reward_loss(
+            module.model.score(batch.history, batch.items_BNM), batch.labels_BNT, torch.ones(len(sessions.names))
+        )
+    for seen in found:
+        assert seen["valid/bce"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_new_users_are_those_who_did_not_train_the_model(prepared: Dataset) -> None:
+    """A quarter of the users trained it: their sessions are among all, and not among the new ones."""
+    feedback = session_feedback(prepared, FeedbackConfig(max_items=4))
+    trained = np.arange(prepared.spec.num_users) % 4 == 0
+    report = evaluate_reward_models(
+        {"reward": random_model(prepared)}, feedback, {"reward": trained}, resamples=5, bins=3, seed=0
+    )
+    test = feedback.of(TEST)
+    rows = report.metrics.filter(
+        (pl.col("tower") == "vtr") & (pl.col("system") == "model") & (pl.col("metric") == "auc")
+    )
+    assert dict(rows.select("users", "sessions").iter_rows()) == {
+        "all": len(test),
+        "new": int((~trained[test.user_index]).sum()),
+    }

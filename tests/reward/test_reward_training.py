@@ -15,8 +15,9 @@ from recsys.config import validate
 from recsys.contracts.columns import TEST, TRAIN
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
+from recsys.contracts.manifest import write_json
 from recsys.data.histories import Histories
-from recsys.reward.checkpoint import load_reward_model
+from recsys.reward.checkpoint import load_reward_model, save_reward_model
 from recsys.reward.config import FeedbackConfig, RewardConfig, RewardModelConfig, RewardSignal
 from recsys.reward.evaluate import popularity_baseline, user_mean_baseline
 from recsys.reward.feedback.dataset import SessionFeedback, session_feedback
@@ -278,3 +279,20 @@ def test_base_rates_do_not_depend_on_how_many_sessions_there_are() -> None:
     labels = np.full((1_000_000, 2), 0.1, np.float32)
     labels[1::2, 1] = np.nan
     assert base_rates(labels) == pytest.approx((0.1, 0.1), rel=1e-6)
+
+
+def test_two_models_of_one_shape_start_from_other_weights(
+    prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that began where the model began would err where it errs."""
+    starts = []
+
+    def published(model: SessionRewardModel, feedback: SessionFeedback, job: Any, **_: Any) -> None:
+        starts.append(model.start_D.detach().clone())
+        save_reward_model(tmp_path / job.name, model)
+        write_json(tmp_path / job.name / "training.json", {"seconds": 0.0})
+
+    monkeypatch.setattr(recsys.reward.training, "_fit", published)
+    train(prepared, tmp_path, config(held_out_model=SMALL["model"]))
+    assert len(starts) == 2
+    assert not torch.isclose(starts[0], starts[1]).any()

@@ -112,3 +112,15 @@ def test_refuses_files_of_another_catalogue_and_damaged_ones(tmp_path: Path) -> 
     (tmp_path / "scorers.safetensors").write_bytes(b"cut off")
     with pytest.raises(ArtifactError, match="cannot be read"):
         ScorerSet.load(tmp_path)
+
+
+def test_scorers_that_differ_in_the_decay_of_gaps_alone_count_apart() -> None:
+    """0 1 2: the pair 0->2 is two steps apart and counts .5 in one, .1 in the other; what was counted first is no answer."""
+    near = PLAIN.model_copy(update={"max_gap": 2, "gap_decay": 0.5})
+    config = ScorersConfig(
+        names=("transitions", "slow_transitions"),
+        transitions=near,
+        slow_transitions=near.model_copy(update={"gap_decay": 0.1}),
+    )
+    scorers = ScorerSet.fit(prepared_of(USERS, 10), config, {}, catalogue="toy")
+    np.testing.assert_allclose(scorers.scores(histories_of([[0]]))[:, 0, 2], np.log1p([0.5, 0.1]), rtol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from recsys.alignment.rollouts.request_stream import RequestStream, seeded
 from recsys.alignment.rollouts.sampler import RolloutSampler
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError
+from recsys.data.histories import Histories
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.reward.config import CombinationConfig, RewardModelConfig, RewardSignal
 from recsys.reward.model import RewardSpec, SessionRewardModel
-from recsys.reward.scoring import ModelScorer
+from recsys.reward.scoring import DiverseScorer, ModelScorer
 from tests.toy.alignment import ring_policy, session_ring
 from tests.toy.dataset import ring_ids
 
@@ -101,3 +103,19 @@ def test_the_reward_sees_the_histories_of_its_own_group(prepared: Dataset) -> No
     assert RewardSet({"learned": 1.0}, learned=scorer).without_learned() is None
     with pytest.raises(ConfigError, match="needs a reward model and got none"):
         RewardSet({"learned": 1.0}).reward  # noqa: B018
+
+
+def test_a_candidate_without_items_is_no_part_of_what_diversity_is_held_against() -> None:
+    """Diversity 1/2 and 1 of two sessions, and an empty one: z-scores -1 and 1, as if it were not there."""
+
+    class Nothing:
+        towers, weights = ("nothing",), torch.ones(1)
+
+        def reward(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(items_BGM.shape[:2]).masked_fill(~(items_BGM >= 0).any(-1), -torch.inf)
+
+    blank, empty = np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    one = Histories(np.zeros(1, np.int32), empty, empty, np.zeros(0, np.int32), blank, blank, blank)
+    scorer = DiverseScorer(Nothing(), torch.tensor([1, 1, 2, 2]))  # type: ignore[arg-type]
+    items = torch.tensor([[[0, 1], [0, 2], [-1, -1]]])
+    assert scorer.reward(one.with_objective(np.array([[0.0, 1.0]])), items).tolist() == [[-1.0, 1.0, -math.inf]]

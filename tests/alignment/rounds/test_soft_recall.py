@@ -76,3 +76,9 @@ def test_it_is_measured_on_what_the_beam_knows(tmp_path: Path, ring, exclude_see
                 assert found[row, place] == pytest.approx(float(alone), abs=1e-5)
     whole = measured.rows["beam_recall@5"] == 1
     assert measured.rows["beam_soft_recall@5"][whole].min() >= 0.5 - 1e-6
+
+
+def test_an_odd_cut_off_is_measured_by_the_place_in_its_middle() -> None:
+    """Cut at three of -1, -2, -5: the edge is -5, place 2 is three above it. A target at -2 is a step inside: sigmoid(2)."""
+    found = soft_recall(np.array([[-2.0]]), np.array([[-1.0, -2.0, -5.0]]), 3)
+    np.testing.assert_allclose(found, [1 / (1 + math.exp(-2))])

@@ -18,6 +18,7 @@ from recsys.decoding.recommender import Recommender
 from recsys.decoding.second_stage.recommender import RankedRecommender
 from recsys.evaluation.config import EvaluateConfig
 from recsys.evaluation.rankings import BEAM, SERVED
+from recsys.evaluation.steering import words
 from recsys.evaluation.steering.words import NamedValues, write_words
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import GenerativeRecommender
@@ -46,8 +47,8 @@ def answered(histories: Histories, vocabulary: tuple[str, ...]) -> RankedItems:
     """Items 0, 1 and 2 to who says nothing, one of each category; to others items of the category that they name."""
     items = np.tile(np.arange(3, dtype=np.int32), (len(histories), 1))
     if histories.words is not None:
-        for row, words in enumerate(histories.words):
-            (named,) = [vocabulary[word - 1] for word in words if word and vocabulary[word - 1].startswith("c")]
+        for row, said in enumerate(histories.words):
+            (named,) = [vocabulary[word - 1] for word in said if word and vocabulary[word - 1].startswith("c")]
             items[row] = int(named[1:]) + 3 * np.arange(3)
     return RankedItems(items, np.zeros(items.shape, np.float32))
 
@@ -132,6 +133,25 @@ def test_a_real_policy_is_asked_in_its_own_words(
         recommender = Recommender(policy, ring_ids(18), DecodeConfig(beam_width=6))
         write_words(prepared, recommender, CONFIG, tmp_path / name, seed=1)
     assert measured(tmp_path / "one") == measured(tmp_path / "two")
+
+
+def test_rows_and_values_are_drawn_by_the_seed(
+    prepared: Dataset, policy: GenerativeRecommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words, "MOST_ROWS", 10)
+    said: dict[int, list[list[int]]] = {}
+
+    class Asked(ObedientHead):
+        def both_orders(self, histories, k, *, exclude_seen=None, progress=None):
+            named = [] if histories.words is None else histories.words.ravel().tolist()
+            said.setdefault(seed, []).append([*histories.user_index.tolist(), *named])
+            return super().both_orders(histories, k, exclude_seen=exclude_seen, progress=progress)
+
+    for seed in (0, 1):
+        write_words(prepared, Asked(policy, ring_ids(18), DecodeConfig()), CONFIG, tmp_path, seed=seed)
+    for first, second in zip(said[0], said[1], strict=True):
+        assert first[:10] != second[:10]
+    assert said[0][1][10:] != said[1][1][10:]
 
 
 def test_values_of_few_items_are_not_measured(prepared: Dataset, policy: GenerativeRecommender, tmp_path: Path) -> None:

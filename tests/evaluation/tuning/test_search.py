@@ -193,6 +193,23 @@ def test_sasrec_trials_are_short_and_the_best_is_trained_in_full(prepared: Datas
     assert record["fits"] == 1
 
 
+def test_a_trial_of_longer_training_is_longer(
+    prepared: Dataset, valid: ValidationRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of 4 epochs as configured, half of 8 in the trial that asks for 8; then the chosen one in full."""
+    epochs, fit = [], search.fit_with
+
+    def noted(name: str, config: SASRecConfig, *rest: object) -> object:
+        epochs.append(config.max_epochs)
+        return fit(name, config.model_copy(update={"max_epochs": 1}), *rest)
+
+    monkeypatch.setattr(search, "fit_with", noted)
+    config = TuningConfig(sasrec=SASRecGrid(changes=({"max_epochs": 8},), epochs_share=0.5))
+    search.tune("sasrec", prepared, POOR, config, valid, 0)
+    assert epochs[:2] == [2, 4]
+    assert epochs[2] in (4, 8)
+
+
 def test_refusals() -> None:
     with pytest.raises(
         ValidationError, match=r"history_decay: 1\.5 cannot be tried: Input should be less than or equal"

@@ -59,6 +59,9 @@ def test_a_user_rank_compares_a_user_with_himself(small: Dataset) -> None:
     """User 0 has three train sessions, 100, 300, 250 ms: ranks 1/6, 5/6, 3/6; user 1 has one and is ranked among all."""
     feedback = session_feedback(small, FeedbackConfig(min_positives=1, watch_scale="user_rank", min_user_sessions=2))
     np.testing.assert_allclose(feedback.labels[:5, 0], [1 / 6, 5 / 6, 3 / 6, 1 / 8, 1])
+    for least, first in ((3, 1 / 6), (4, 3 / 8)):  # three sessions are enough for 3, and user 0 is among all for 4
+        config = FeedbackConfig(min_positives=1, watch_scale="user_rank", min_user_sessions=least)
+        assert session_feedback(small, config).labels[0, 0] == pytest.approx(first)
 
 
 def test_no_history_contains_an_event_of_the_session_or_later(tmp_path: Path) -> None:
