@@ -352,6 +352,14 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert place.stem in (results.QUALITY if inside.startswith("results/") else results.SPEED), target
 
 
+@pytest.mark.parametrize("folder", ["guides", "concepts"])
+def test_an_index_lists_every_page_of_its_folder(folder: str) -> None:
+    listed = re.findall(r"^\| \[[^]]+\]\((\w+\.md)\)", written(ROOT / "docs" / folder / "index.md"), re.MULTILINE)
+    there = {path.name for path in (ROOT / "docs" / folder).glob("*.md")} - {"index.md"}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == there
+
+
 def test_a_block_without_a_language_holds_no_command() -> None:
     """Those that name theirs are typed by ``test_code_blocks.py``; a name that is forgotten hides a command from it."""
     bare = [block for path in pages() for block in blocks_of(path) if block.language in ("", "text")]
