@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import pytest
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
 from docs._build import configuration
-from docs._build.model_docs import attribute_docs, in_words, keys_of
+from docs._build.blocks import pages
+from docs._build.model_docs import attribute_docs, in_words, keys_of, nested
 from pipelines.config import RunConfig
 from recsys.config import FrozenConfig
 
@@ -123,3 +129,58 @@ def test_every_key_has_a_meaning() -> None:
 
     assert silent(RunConfig, "") == []
     assert silent(Cake, "") == ["kind", "eggs", "oven.racks"]
+
+
+def classes_below(config_class: type[FrozenConfig], seen: set[type[FrozenConfig]]) -> Iterator[type[FrozenConfig]]:
+    """Yield a class and those of all its sections, each once."""
+    if config_class not in seen:
+        seen.add(config_class)
+        yield config_class
+        for field in config_class.model_fields.values():
+            for child in nested(field.annotation):
+                yield from classes_below(child, seen)
+
+
+@cache
+def takers(key: str) -> list[TypeAdapter[Any]]:
+    """What a key of this name may be, wherever it stands."""
+    fields = [found.model_fields[key] for found in classes_below(RunConfig, set()) if key in found.model_fields]
+    return [
+        TypeAdapter(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
+        for field in fields
+    ]
+
+
+def unfit(text: str) -> list[str]:
+    """Parts of recipes between single backticks, ``key: value``, of which no section has the key or takes the value."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = []
+    for part, key, value in re.findall(r"`((?:[a-z_0-9]+\.)*([a-z_]+): ([^`\n]+))`", prose):
+        for taker in takers(key):
+            try:
+                taker.validate_python(yaml.safe_load(value))
+                break
+            except ValidationError:
+                continue
+        else:
+            found.append(part)
+    return found
+
+
+OF_OTHERS = {
+    "extends: shop.yaml": "a key of the recipe itself",
+    "in: [buy, cart]": "`one_of`, as recipes write it",
+    'k: "5"': "wrong",
+}
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_parts_of_recipes_in_the_text_fit(path: Any) -> None:
+    assert [part for part in unfit(path.read_text(encoding="utf-8")) if part not in OF_OTHERS] == []
+
+
+def test_a_part_that_fits_nowhere_is_noticed() -> None:
+    assert unfit("`on_violation: back_of`, `rounds: 3`, `round: 3`, `weight: -1`, `mode: raw`") == [
+        "on_violation: back_of",
+        "round: 3",
+    ]
