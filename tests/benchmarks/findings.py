@@ -85,15 +85,18 @@ def of_alignment_speed(rows: Rows) -> str:
 def of_successors(rows: Rows) -> str:
     """How many (data set, variant) reach HR@1 + 10 % with HR@50 not below the start, by their intervals."""
     aligned = [row for row in rows if row[1] != "next-token only"]
-    kept = [row for row in aligned if not row[8].startswith("0 of")]
+    stopped = {id(row): [part.startswith("0 of") for part in row[8].split(", ")] for row in aligned}
+    kept = [row for row in aligned if not all(stopped[id(row)])]
+    some = sum(any(stopped[id(row)]) for row in kept)
     rises = [row for row in kept if _interval(row[2])[0] > 0]
     falls = [row for row in kept if _interval(row[4])[1] < 0]
     both = [row for row in rises if ratio(row[2]) >= 10 and _interval(row[4])[0] >= 0]
     said = "; ".join(f"{row[1]} on {row[0]}" for row in both) or "none"
     return (
-        f"Of {len(aligned)} pairs of data set and variant the guard stopped {len(aligned) - len(kept)} in round one, "
-        f"all for depth; of the others HR@1 rises beyond its interval in {len(rises)} and HR@50 falls beyond its own in "
-        f"{len(falls)}. HR@1 up by 10 % with the whole interval of HR@50 at or above the start: {said}."
+        f"Of {len(aligned)} pairs of data set and variant the guard stopped {len(aligned) - len(kept)} in round one under "
+        f"every policy and {some} under some, all for depth; of the others HR@1 rises beyond its interval in {len(rises)} "
+        f"and HR@50 falls beyond its own in {len(falls)}. HR@1 up by 10 % with the whole interval of HR@50 at or above the "
+        f"start: {said}."
     )
 
 
@@ -173,6 +176,22 @@ def of_reward_combinations(chosen: Rows, aligned: Rows) -> str:
         f"{by_name['rsft, watch time'][3]}, on all {by_name['next-token only'][3]}, with user feedback beside it "
         f"{by_name['user feedback, weight .1'][3]}, IPA {by_name['ipa'][3]}."
     )
+
+
+def of_worst_group(rows: Rows) -> str:
+    """Per way, what becomes of the loss of the group with the largest one under the mean, and of all users' loss."""
+    parts = []
+    for way in dict.fromkeys(row[0] for row in rows):
+        groups = [row for row in rows if row[0] == way and row[1] != "all users"]
+        worst = max(groups, key=lambda row: float(row[3]))
+        everybody = next(row for row in rows if row[0] == way and row[1] == "all users")
+        gained = [row[1] for row in groups if _interval(row[4])[1] < 0]
+        lost = [row[1] for row in groups if _interval(row[4])[0] > 0]
+        parts.append(
+            f"{way}: the loss of the worst group, {worst[1]}, {worst[4]}, of all users {everybody[4]}; beyond the interval "
+            f"over users better for {', '.join(gained) or 'no group'}, worse for {', '.join(lost) or 'none'}"
+        )
+    return f"Trained for the worst group instead of the mean, changes of the test loss. {'. '.join(parts)}."
 
 
 def of_steering(rows: Rows) -> str:
