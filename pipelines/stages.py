@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -113,8 +114,8 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     from recsys.decoding.second_stage.stage import SecondStage
     from recsys.evaluation.by_id import read_ids
     from recsys.evaluation.examples import write_examples
-    from recsys.evaluation.rank import compare_systems, rank_with_policy
-    from recsys.evaluation.rankings import SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
+    from recsys.evaluation.rank import BEFORE_ALIGNMENT, compare_systems, rank_with_policy
+    from recsys.evaluation.rankings import SERVED
     from recsys.evaluation.second_stage import rank_with_second_stage
     from recsys.evaluation.steering.words import write_words
     from recsys.model.checkpoint import load_policy
@@ -128,7 +129,7 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
     opened = (semantic_ids.digest, resolve_device(config.device))
     trained = load_policy(inputs["train"].path / "model", *opened)
     aligned = load_policy(inputs["align"].path / "model", *opened) if "align" in inputs else None
-    answering = trained if aligned is None else aligned
+    answering, unguided = trained if aligned is None else aligned, config.decode.model_copy(update={"guidance": 0.0})
     if "rank" in inputs:
         stage = SecondStage.load(inputs["rank"].path / "ranker")
         ranked = RankedRecommender(answering, semantic_ids, config.decode, stage)
@@ -136,13 +137,16 @@ def evaluate(config: RunConfig, inputs: Inputs, out_dir: Path, progress: Progres
         generative = rank_with_second_stage(prepared, ranked, config.evaluate, out_dir, progress)
     else:
         recommender = Recommender(answering, semantic_ids, config.decode)
-        generative = rank_with_policy(prepared, recommender, config.evaluate, out_dir, progress)
+        plain = partial(Recommender, answering, semantic_ids, unguided)
+        generative = rank_with_policy(prepared, recommender, plain, config.evaluate, out_dir, progress)
     if answering.spec.words:
         notes = [*notes, *write_words(prepared, recommender, config.evaluate, out_dir, config.seed)]
     if aligned is not None:
-        before = Recommender(trained, semantic_ids, config.decode)
-        names = (UNALIGNED_BEAM, UNALIGNED_SERVED)
-        generative |= rank_with_policy(prepared, before, config.evaluate, out_dir, progress, names)
+        before, plain = (
+            Recommender(trained, semantic_ids, config.decode),
+            partial(Recommender, trained, semantic_ids, unguided),
+        )
+        generative |= rank_with_policy(prepared, before, plain, config.evaluate, out_dir, progress, BEFORE_ALIGNMENT)
     by_id, seconds = config.evaluate.by_id, inputs["train"].manifest.summary.get("seconds")
     ids = None if by_id is None else read_ids(by_id, source_folder(config), prepared.items[Columns.ITEM_ID])
     compared = (prepared, generative | others, inputs["baselines"].path, config.evaluate, out_dir, config.seed)

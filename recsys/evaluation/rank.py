@@ -6,9 +6,10 @@ goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,11 @@ from recsys.evaluation.config import EvaluateConfig
 from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.rankings import (
     BEAM,
+    GUIDED,
     SERVED,
+    UNALIGNED_BEAM,
+    UNALIGNED_GUIDED,
+    UNALIGNED_SERVED,
     Rankings,
     histories_in_blocks,
     ranking_folder,
@@ -34,34 +39,64 @@ from recsys.evaluation.rankings import (
 from recsys.runtime import Progress
 
 
+@dataclass(frozen=True)
+class PolicyNames:
+    """What the rankings of a policy are called: those of the search by itself and guided, and what is served."""
+
+    beam: str
+    guided: str
+    served: str
+
+
+ANSWERING: Final = PolicyNames(BEAM, GUIDED, SERVED)
+BEFORE_ALIGNMENT: Final = PolicyNames(UNALIGNED_BEAM, UNALIGNED_GUIDED, UNALIGNED_SERVED)
+
+
 def rank_with_policy(
     prepared: Dataset,
     recommender: Recommender,
+    plain: Callable[[], Recommender],
     config: EvaluateConfig,
     out_dir: Path,
     progress: Progress,
-    names: tuple[str, str] = (BEAM, SERVED),
+    names: PolicyNames = ANSWERING,
 ) -> Rankings:
-    """Decode once per filter and rank twice: in pure beam order, and re-scored by the dense head.
+    """Decode once per filter and rank twice: in the order of the search, and as it is served.
+
+    A search that the dense head guides (``decode.guidance``) is called so, and the beam alone is searched beside it.
 
     Args:
-        names: What the two rankings are called.
+        plain: Makes the same recommender without guidance; not called where nothing guides.
     """
+    as_served = int(
+        recommender.config.rescore == "dense"
+    )  # of the two orders: that of the search, and the dense head's
+    asked = (prepared, config, out_dir, progress)
+    if not recommender.config.guidance:
+        return _rank_with_search(recommender, {names.beam: 0, names.served: as_served}, *asked)
+    guided = _rank_with_search(recommender, {names.guided: 0, names.served: as_served}, *asked)
+    return guided | _rank_with_search(plain(), {names.beam: 0}, *asked)
+
+
+def _rank_with_search(
+    recommender: Recommender,
+    orders: Mapping[str, int],
+    prepared: Dataset,
+    config: EvaluateConfig,
+    out_dir: Path,
+    progress: Progress,
+) -> Rankings:
+    """Search once per filter and keep one ranking per name; a number is a place in ``both_orders``."""
     histories = Histories.from_targets(prepared.history, prepared.targets(config.split_code))
-    beam_name, served_name = names
-    rankings: Rankings = {served_name: {}, beam_name: {}}
+    rankings: Rankings = {system: {} for system in orders}
     for exclude in config.filters:
-        paths = {system: ranking_folder(out_dir / ".rankings", system, exclude) for system in names}
-        if not all(path.exists() for path in paths.values()):
+        paths = {system: ranking_folder(out_dir / ".rankings", system, exclude) for system in orders}
+        missing = [system for system, path in paths.items() if not path.exists()]
+        if missing:
             answers = (
                 recommender.both_orders(block, config.ks[-1], exclude_seen=exclude, progress=progress)
                 for block in histories_in_blocks(histories)
             )
-            as_served = int(
-                recommender.config.rescore == "dense"
-            )  # of the two orders: by path probability, and by the dense head
-            orders = {beam_name: 0, served_name: as_served}
-            missing = [system for system, path in paths.items() if not path.exists()]
             chosen = ([answer[orders[system]] for system in missing] for answer in answers)
             write_rankings([paths[system] for system in missing], chosen, len(histories))
         for system, path in paths.items():

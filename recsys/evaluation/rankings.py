@@ -25,7 +25,8 @@ BEAM: Final = "generative (beam)"
 """The policy alone, in pure beam order."""
 
 GUIDED: Final = "generative (guided)"
-"""The search guided by item scores, in its own order, with no other source of candidates."""
+"""The search guided by item scores, in its own order, with no other source of candidates: by all scorers of a second stage,
+or by the dense head as ``decode.guidance`` says."""
 
 DENSE: Final = "dense head"
 """The best items of the whole catalogue by the policy's dense head."""
@@ -35,10 +36,11 @@ SERVED: Final = "generative (served)"
 items in the order of the dense head."""
 
 UNALIGNED_BEAM: Final = "before alignment (beam)"
+UNALIGNED_GUIDED: Final = "before alignment (guided)"
 UNALIGNED_SERVED: Final = "before alignment (served)"
-"""The same two orders by the policy as `train` left it, shown where alignment is on."""
+"""The same orders by the policy as `train` left it, shown where alignment is on; guided where ``decode.guidance`` is."""
 
-OWN_SYSTEMS: Final = (BEAM, GUIDED, DENSE, SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED)
+OWN_SYSTEMS: Final = (BEAM, GUIDED, DENSE, SERVED, UNALIGNED_BEAM, UNALIGNED_GUIDED, UNALIGNED_SERVED)
 """Rankings of the policy; baselines have their own names."""
 
 CURVES_FILE: Final = "curves.parquet"

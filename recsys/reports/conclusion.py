@@ -10,12 +10,9 @@ from collections.abc import Mapping
 from math import isnan
 from typing import Any, Final
 
-from recsys.evaluation.rankings import BEAM, DENSE, GUIDED, SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
+from recsys.evaluation.rankings import OWN_SYSTEMS, UNALIGNED_SERVED
 from recsys.evaluation.table import ranked_systems, verdict
 from recsys.reports.html import NO_BREAK, Conclusion, Standing, percent
-
-POLICY_SYSTEMS: Final = (SERVED, GUIDED, DENSE, BEAM, UNALIGNED_SERVED, UNALIGNED_BEAM)
-"""Systems that are no baselines."""
 
 FILTER_WORDS: Final = {"filtered": "seen items filtered", "unfiltered": "seen items kept"}
 
@@ -51,7 +48,7 @@ def evaluation_conclusion(summary: Mapping[str, Any]) -> Conclusion:
             f"No system was named as the reference, so nothing was compared; {best} has the highest {metric}, "
             f"{_number(_mean(summary, best, filters[0], metric))}.",
         )
-    name = "the model" if reference in POLICY_SYSTEMS else f"the reference system, {reference},"
+    name = "the model" if reference in OWN_SYSTEMS else f"the reference system, {reference},"
     if not _baselines(summary, reference):
         return Conclusion(
             "unknown",
@@ -73,7 +70,7 @@ def evaluation_conclusion(summary: Mapping[str, Any]) -> Conclusion:
 
 
 def _baselines(summary: Mapping[str, Any], reference: str) -> list[str]:
-    return [name for name in summary["systems"] if name not in POLICY_SYSTEMS and name != reference]
+    return [name for name in summary["systems"] if name not in OWN_SYSTEMS and name != reference]
 
 
 def _against_best(summary: Mapping[str, Any], name: str, filter_name: str) -> tuple[Standing, str]:

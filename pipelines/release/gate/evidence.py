@@ -219,7 +219,7 @@ def evaluated_rows(folder: Path, metric: str) -> EvaluatedRows:
 
     from recsys.contracts.table_checks import check_file_types, check_table
     from recsys.contracts.tables import PerUserTable
-    from recsys.evaluation.rankings import BEAM, DENSE, GUIDED, SERVED, UNALIGNED_BEAM, UNALIGNED_SERVED
+    from recsys.evaluation.rankings import OWN_SYSTEMS, SERVED
 
     path = folder / "per_user.parquet"
     remedy = "run `evaluate` again"
@@ -229,7 +229,7 @@ def evaluated_rows(folder: Path, metric: str) -> EvaluatedRows:
         raise ArtifactError(
             f"'{folder}' was evaluated without '{metric}'; set promote.metric or evaluate.ks so that they fit"
         )
-    ours = (BEAM, DENSE, GUIDED, UNALIGNED_BEAM, UNALIGNED_SERVED)
+    ours = [name for name in OWN_SYSTEMS if name != SERVED]
     wanted = pl.col(Columns.EXCLUDE_SEEN) & ~pl.col(Columns.SYSTEM).is_in(ours)
     rows = table.select(Columns.SYSTEM, Columns.EXCLUDE_SEEN, Columns.USER_ID, metric).filter(wanted).collect()
     check_table(rows, PerUserTable, path, remedy)
