@@ -23,6 +23,7 @@ QUALITY = (
     "second_stage",
     "reward_guidance",
     "reward_combinations",
+    "worst_group",
     "baselines",
     "policy_ablation",
     "steering",

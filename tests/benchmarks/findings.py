@@ -187,11 +187,13 @@ def of_worst_group(rows: Rows) -> str:
         everybody = next(row for row in rows if row[0] == way and row[1] == "all users")
         gained = [row[1] for row in groups if _interval(row[4])[1] < 0]
         lost = [row[1] for row in groups if _interval(row[4])[0] > 0]
+        step = way.removeprefix("worst group, ")
         parts.append(
-            f"{way}: the loss of the worst group, {worst[1]}, {worst[4]}, of all users {everybody[4]}; beyond the interval "
-            f"over users better for {', '.join(gained) or 'no group'}, worse for {', '.join(lost) or 'none'}"
+            f"with {step} the test loss of the group that is worst under the mean, {worst[1]}, changes by {worst[4]}, that "
+            f"of all users by {everybody[4]}, and the AUC from {everybody[6]} to {everybody[7]}; beyond the interval over "
+            f"users the loss is lower for {', '.join(gained) or 'no group'}, higher for {', '.join(lost) or 'none'}"
         )
-    return f"Trained for the worst group instead of the mean, changes of the test loss. {'. '.join(parts)}."
+    return f"Reward models trained for the worst group instead of the mean: {'; '.join(parts)}."
 
 
 def of_steering(rows: Rows) -> str:
