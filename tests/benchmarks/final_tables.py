@@ -6,7 +6,8 @@ put together: means over seeds, 95 % bootstrap intervals over users, and ± half
 
     python -m tests.benchmarks.final_tables --runs runs/beauty runs/toys-17 runs/toys-18 --readme README.md
 
-With ``--keep`` the data sets of the present page that no run is given for stay as they are.
+With ``--keep`` the data sets of the present page that no run is given for stay as they are, and so do, seed by seed, the
+figures of a given data set under other seeds: runs are large and short-lived, what they said is a line each.
 """
 
 from __future__ import annotations
@@ -15,18 +16,15 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import yaml
-
-from pipelines.reproduction.figures import FUSION, Evaluations, SeedEstimate
+from pipelines.reproduction.figures import FUSION, Evaluations, SeedEstimate, seed_margin
 from pipelines.reproduction.page import short
-from pipelines.reproduction.run import newest_evaluation
 from recsys.contracts.errors import ArtifactError
 from recsys.contracts.manifest import read_json
 from recsys.evaluation.rankings import SERVED
+from tests.benchmarks.finished_runs import HEADLINE, DataSet, data_sets
 from tests.benchmarks.paired import RESULTS, machine
 
 SUMMARY_HEAD: Final = [
@@ -38,109 +36,11 @@ SUMMARY_HEAD: Final = [
     "best other baseline",
     "fusion of the best two",
 ]
+SEED_HEAD: Final = ["seed", "served, hr@10", "served, ndcg@10", "fusion, ndcg@10", "served minus fusion, ndcg@10"]
+EARLIER: Final = " (earlier)"
 METRICS: Final = ("hr@10", "ndcg@10")
-HEADLINE: Final = "ndcg@10"
 GENERATIVE: Final = (SERVED, "generative (guided)", "generative (beam)", "dense head")
 OPEN, CLOSE = "<!-- results table -->", "<!-- end results table -->"
-TITLES: Final = {
-    "amazon14_beauty": "Amazon Beauty 2014",
-    "amazon14_toys": "Amazon Toys 2014",
-    "amazon18_scientific": "Amazon Scientific 2018",
-    "kuairand_pure": "KuaiRand-Pure, sessions",
-    "minionerec_industrial": "Amazon Industrial 2018, MiniOneRec's rows",
-    "movielens100k": "MovieLens-100K",
-    "movielens1m": "MovieLens-1M",
-}
-"""By the folder of the data; another one is called by its name."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One finished run.
-
-    Attributes:
-        folder: Its output folder.
-    """
-
-    folder: Path
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration that lies in it."""
-        path = self.folder / "config.yaml"
-        if not path.is_file():
-            raise ArtifactError(
-                f"'{self.folder}' is no folder of a run: it has no config.yaml; give output_dir of runs"
-            )
-        loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return loaded
-
-    @property
-    def seed(self) -> int:
-        """Of all stages."""
-        return int(self.config["seed"])
-
-    @property
-    def data(self) -> str:
-        """Name of the folder of the data, or the kind of a source without one."""
-        source = self.config["source"]
-        return Path(source["path"]).name if source.get("path") else str(source["kind"])
-
-    @cached_property
-    def evaluation(self) -> Path:
-        """Folder of the newest evaluation."""
-        return newest_evaluation(self.folder)
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """All runs on one data set, in the order of their seeds.
-
-    Attributes:
-        name: Folder of the data.
-        runs: One per seed.
-    """
-
-    name: str
-    runs: tuple[Run, ...]
-
-    @cached_property
-    def evaluations(self) -> Evaluations:
-        """Their evaluations."""
-        return Evaluations(tuple(run.evaluation for run in self.runs), tuple(run.seed for run in self.runs))
-
-    @property
-    def title(self) -> str:
-        """What tables call it."""
-        return TITLES.get(self.name, self.name)
-
-    @property
-    def users(self) -> int:
-        """Users that are evaluated."""
-        return int(self.evaluations.summaries[0]["users"])
-
-    def order(self, seen: str) -> list[str]:
-        """Systems by the headline metric, best first."""
-        found = self.evaluations
-        return sorted(found.systems, key=lambda system: (-found.figure(system, seen, HEADLINE).mean, system))
-
-
-def data_sets(folders: Sequence[Path]) -> list[DataSet]:
-    """Group finished runs by data set.
-
-    Raises:
-        ArtifactError: Two runs of one data set have one seed, or other systems to show for it.
-    """
-    by_name: dict[str, list[Run]] = {}
-    for folder in folders:
-        run = Run(folder)
-        by_name.setdefault(run.data, []).append(run)
-    for name, runs in by_name.items():
-        seeds = [run.seed for run in runs]
-        if len(set(seeds)) < len(seeds):
-            said = ", ".join(f"'{run.folder}' seed {run.seed}" for run in runs)
-            raise ArtifactError(f"several runs on {name} have one seed ({said}); give one folder per seed")
-    return [DataSet(name, tuple(sorted(runs, key=lambda run: run.seed))) for name, runs in by_name.items()]
 
 
 @dataclass(frozen=True)
@@ -160,12 +60,35 @@ class Section:
     text: str
 
     @classmethod
-    def of(cls, one: DataSet) -> Section:
-        """From finished runs."""
+    def of(cls, one: DataSet, before: Section | None = None) -> Section:
+        """From finished runs.
+
+        Args:
+            before: The same data set on an earlier page; its other seeds keep their lines.
+        """
         names = [name for name in one.order("filtered") if is_rival(name)]
         gaps = {name: one.evaluations.gap(SERVED, name, "filtered", HEADLINE) for name in names}
         rivals = tuple(name for name, gap in gaps.items() if gap.low <= 0)
-        return cls(one.title, _line(summary_rows([one])[1]), rivals, section_text(one))
+        earlier = {} if before is None else before.by_seed()
+        return cls(one.title, _line(summary_rows([one])[1]), rivals, section_text(one, earlier))
+
+    def by_seed(self) -> dict[int, list[str]]:
+        """What :func:`seed_rows` says of each seed; of a section of one seed, from its other tables."""
+        tables = [
+            [line.strip("| ").split(" | ") for line in part.splitlines()]
+            for part in self.text.split("\n\n")
+            if part.startswith("| ")
+        ]
+        for head, _, *rows in tables:
+            if head == SEED_HEAD:
+                return {int(row[0].removesuffix(EARLIER)): row[1:] for row in rows}
+        seed = re.search(r", seed (\d+);", self.text)
+        if seed is None or len(tables) < 2:
+            return {}
+        systems, gaps = ({row[0]: row for row in rows} for _, _, *rows in tables[:2])
+        if SERVED not in systems or FUSION not in systems:
+            return {}
+        return {int(seed[1]): [*systems[SERVED][1:3], systems[FUSION][2].rstrip(" +-="), gaps[FUSION][2]]}
 
 
 def is_rival(system: str) -> bool:
@@ -257,6 +180,36 @@ def gap_rows(one: DataSet) -> list[list[str]]:
     return rows
 
 
+def seed_rows(one: DataSet, earlier: Mapping[int, list[str]]) -> list[list[str]]:
+    """The served list and the fusion under every seed, seen items filtered; empty for one seed, or without a fusion.
+
+    Args:
+        earlier: Lines of seeds on an earlier page; of a seed that is run now, the run's counts.
+    """
+    rows = {seed: [f"{seed}{EARLIER}", *cells] for seed, cells in earlier.items()}
+    if not {SERVED, FUSION} <= set(one.evaluations.systems):
+        return []
+    for run in one.runs:
+        alone = Evaluations((run.evaluation,), (run.seed,))
+        figures = [(SERVED, metric) for metric in METRICS] + [(FUSION, HEADLINE)]
+        cells = [interval(alone.figure(system, "filtered", metric)) for system, metric in figures]
+        gap = interval(alone.gap(SERVED, FUSION, "filtered", HEADLINE), signed=True)
+        rows[run.seed] = [str(run.seed), *cells, gap]
+    return [SEED_HEAD, *(rows[seed] for seed in sorted(rows))] if len(rows) > 1 else []
+
+
+def over_seeds(rows: Sequence[Sequence[str]]) -> str:
+    """The gap over all seeds of :func:`seed_rows`, as printed, and its 95 % interval by Student's t."""
+    gaps = [float(row[-1].split()[0]) for row in rows[1:]]
+    mean, margin = sum(gaps) / len(gaps), seed_margin(gaps)
+    assert margin is not None
+    said = "; the earlier ones are of the code of their day" if any(row[0].endswith(EARLIER) for row in rows) else ""
+    shown = interval(SeedEstimate(mean, mean - margin, mean + margin, tuple(gaps), None), signed=True)
+    return (
+        f"Over these {len(gaps)} seeds the served list has {shown} NDCG@10 more than the fusion, by Student's t{said}."
+    )
+
+
 def source_rows(one: DataSet) -> list[list[str]]:
     """Which source brought the items that the served list hit with, summed over seeds; empty where nothing is recorded."""
     found: dict[str, list[int]] = {}
@@ -314,13 +267,14 @@ def page(found: Sequence[Section], command: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def section_text(one: DataSet) -> str:
-    """What stands below a data set's heading."""
+def section_text(one: DataSet, earlier: Mapping[int, list[str]]) -> str:
+    """What stands below a data set's heading; ``earlier`` as for :func:`seed_rows`."""
     seeds = ", ".join(str(run.seed) for run in one.runs)
     lines = [f"Recipe `{one.runs[0].config['name']}`, {'seeds' if len(one.runs) > 1 else 'seed'} {seeds}; "]
     lines[-1] += f"{one.evaluations.summaries[0]['rows']:,} rows of {one.users:,} users."
     lines += ["", *table(system_rows(one)), "", "Paired, seen items filtered:", "", *table(gap_rows(one))]
-    sources = source_rows(one)
+    by_seed, sources = seed_rows(one, earlier), source_rows(one)
+    lines += ["", "Seed by seed, seen items filtered:", "", *table(by_seed), "", over_seeds(by_seed)] if by_seed else []
     return "\n".join([*lines, *(["", *table(sources)] if sources else [])])
 
 
@@ -360,8 +314,9 @@ def main(arguments: Sequence[str] | None = None) -> Mapping[str, Path]:
     parser.add_argument("--keep", action="store_true", help="data sets of the page without a run here stay")
     asked = parser.parse_args(arguments)
     data = data_sets(asked.runs)
-    new = {one.title: Section.of(one) for one in data}
     before = sections_of(asked.out.read_text(encoding="utf-8")) if asked.keep else []
+    earlier = {one.title: one for one in before}
+    new = {one.title: Section.of(one, earlier.get(one.title)) for one in data}
     found = [new.pop(one.title, one) for one in before] + list(new.values())
     names = " ".join(run.folder.name for one in data for run in one.runs)
     command = f"python -m tests.benchmarks.final_tables {'--keep ' if asked.keep else ''}--runs {names}"

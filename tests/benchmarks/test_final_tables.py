@@ -115,6 +115,43 @@ def test_the_page_and_the_table_of_readme(runs: list[Path], tmp_path: Path, caps
     assert row in capsys.readouterr().out
 
 
+def test_seeds_of_an_earlier_page_keep_their_lines(runs: list[Path], tmp_path: Path) -> None:
+    """Seed 1 alone, then seed 2, then seed 1 anew beside seed 3: every line is its newest run's, and the mean is theirs."""
+    out = tmp_path / "page.md"
+
+    def lines_of(*given: Path) -> tuple[list[list[str]], str]:
+        keep = ["--keep"] if out.exists() else []
+        final_tables.main([*keep, "--runs", *map(str, given), "--out", str(out)])
+        text = out.read_text().split("Seed by seed, seen items filtered:\n\n")
+        if len(text) == 1:
+            return [], ""
+        rows = [line.strip("| ").split(" | ") for line in text[1].split("\n\n")[0].splitlines()]
+        return rows[2:], text[1].split("\n\n")[1]
+
+    assert lines_of(runs[1]) == ([], ""), "one seed needs no such table"
+    rows, over = lines_of(runs[0])
+    assert [row[0] for row in rows] == ["1 (earlier)", "2"]
+    assert rows[0][1].startswith(".8333 [")
+    assert rows[0][2].startswith(".8333 [")
+    assert rows[0][3].startswith(".6667 [")
+    assert not rows[0][3].endswith("-")
+    assert rows[0][4].startswith("+.1667 [+.")
+    assert [cell[:6] for cell in rows[0][1:]] == [cell[:6] for cell in rows[1][1:]], "they hit the same rows"
+    assert over.startswith(
+        "Over these 2 seeds the served list has +.1667 [+.1667, +.1667] NDCG@10 more than the fusion"
+    )
+    assert over.strip().endswith("; the earlier ones are of the code of their day.")
+    third = finished(tmp_path / "b3", "amazon14_beauty", 3, "sasrec + ease", **{"generative (served)": 56})
+    rows, over = lines_of(third, runs[1])
+    assert [row[0] for row in rows] == ["1", "2 (earlier)", "3"]
+    # +.1667, +.1667, +.2667: mean .2000, t(.975, 2) = 4.3027 times the standard error .0333
+    assert "Over these 3 seeds the served list has +.2000 [+.0566, +.3435] NDCG@10" in over
+    out.unlink()
+    rows, over = lines_of(third, *runs[:2])
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert over.strip().endswith("by Student's t.")
+
+
 def test_refusals(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"is no folder of a run: it has no config\.yaml"):
         final_tables.data_sets([tmp_path])
