@@ -37,7 +37,8 @@ class ObjectiveConfig(FrozenConfig):
     """Steering by weights of the reward's towers.
 
     Every preference request draws weights, which its candidates are evaluated by and which the policy is conditioned on; a
-    served request names its own. The model needs ``model.num_objectives`` inputs, one per tower.
+    served request names its own. The model needs ``model.num_objectives`` inputs, one per tower. A tower whose own weight in
+    the reward is negative counts against, by as much as it is weighed with.
 
     Attributes:
         concentration: Of the Dirichlet distribution that the weights are drawn from; 1 is uniform, below 1 prefers the

@@ -175,6 +175,24 @@ def _weights(
     return torch.from_numpy(np.asarray(weights, np.float32))
 
 
+def objective_of(scorer: SessionScorer, objective: npt.NDArray[np.floating]) -> FloatArray:
+    """Weights of the towers that a request's objective weights stand for, of the same shape.
+
+    A request says how much a tower counts, from 0 on; in which direction is the reward's own to say. A tower that lowers the
+    reward, such as dislikes, lowers it the more, the more a request lets it count.
+
+    Args:
+        objective: ``[N, T]`` or ``[T]``.
+
+    Example:
+        >>> class Scorer:
+        ...     weights = torch.tensor([1.0, -1.0, 0.0])
+        >>> objective_of(Scorer(), np.array([0.5, 0.25, 0.25])).tolist()
+        [0.5, -0.25, 0.25]
+    """
+    return np.asarray(np.where(scorer.weights.numpy() < 0, -objective, objective), np.float32)
+
+
 class SessionScorer(Protocol):
     """Evaluates sessions of users; a reward model, or in tests a rule."""
 
@@ -227,7 +245,8 @@ class ModelScorer:
 
     def reward(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
         """Return the combined reward, by the request's own weights where it has any; ``-inf`` for an empty candidate."""
-        reward = reward_sessions(self.model, histories, items_BGM.cpu().numpy(), histories.objective)
+        weights = None if histories.objective is None else objective_of(self, histories.objective)
+        reward = reward_sessions(self.model, histories, items_BGM.cpu().numpy(), weights)
         return torch.from_numpy(reward).to(items_BGM.device)
 
 

@@ -2,7 +2,7 @@
 
 A request gives a JSON object such as ``{"like": 3, "diversity": 1}``. Only the proportions count: alignment drew its weights
 from a Dirichlet distribution, so the policy has met weights that sum to 1 and no others, and requests are scaled to that.
-A tower that is not named weighs 0.
+A tower that is not named weighs 0. A tower that lowers the reward counts against, by as much as it weighs.
 
 Legend: N rows, O objectives.
 """

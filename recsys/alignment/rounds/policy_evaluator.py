@@ -43,7 +43,7 @@ from recsys.decoding.recommender import Recommender
 from recsys.metrics.ranking import coverage_by_row, row_metrics
 from recsys.model.generative_recommender import GenerativeRecommender
 from recsys.model.weights import frozen_copy
-from recsys.reward.scoring import SessionScorer
+from recsys.reward.scoring import SessionScorer, objective_of
 from recsys.runtime import Progress
 from recsys.semantic_ids.versions import SemanticIds
 
@@ -283,7 +283,8 @@ def _level(
     Histories that carry objective weights are weighed by their own.
     """
     towers = scorer.values(histories, items_NGM).double().numpy()
-    weights_NT = scorer.weights.numpy()[None] if histories.objective is None else histories.objective
+    own = histories.objective
+    weights_NT = scorer.weights.numpy()[None] if own is None else objective_of(scorer, own)
     exists_NG = (items_NGM >= 0).any(-1).numpy()
     level = np.zeros(exists_NG.shape)
     values: dict[str, float] = {}

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from recsys.alignment.align import align_policy
-from recsys.alignment.config import AlignConfig, GuardConfig
+from recsys.alignment.config import AlignConfig, GuardConfig, ObjectiveConfig
 from recsys.alignment.inputs import AlignmentInputs
 from recsys.alignment.rewards.reward_set import RewardSet
 from recsys.alignment.rounds.comparison import errors, resamples_for
@@ -20,8 +20,11 @@ from recsys.alignment.rounds.measurement import Measurement
 from recsys.alignment.rounds.policy_evaluator import PolicyEvaluator, _summary
 from recsys.alignment.rounds.rules import RULES, table
 from recsys.contracts.errors import ArtifactError, ConfigError
+from recsys.data.histories import Histories
 from recsys.decoding.config import DecodeConfig
-from tests.toy.alignment import QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
+from recsys.model.config import ModelConfig
+from recsys.training.fit import build_policy
+from tests.toy.alignment import MODEL, QUIET, EvenTaste, next_item_ring, ring_policy, session_ring, weights_of
 from tests.toy.dataset import ring_ids
 
 GUARD = GuardConfig(ks=(1, 5, 10, 50), recall_at=5, num_generations=4, users=50)
@@ -82,6 +85,41 @@ def test_rewards_are_measured_in_deviations_of_the_start(tmp_path: Path) -> None
     assert now.values["held_out_reward"] == pytest.approx(-(1 - p) / deviation, rel=1e-5)
     rule = now.values["reward"] - 2 * (1 - p) / deviation
     assert 0 <= rule <= 1
+
+
+class Dislikes(EvenTaste):
+    """Even items are disliked and reported: both towers are their share, and lower the reward."""
+
+    towers, weights = ("dislike", "report"), -torch.ones(2)
+
+    def values(self, histories: Histories, items_BGM: torch.Tensor) -> torch.Tensor:
+        return super().values(histories, items_BGM).expand(-1, -1, 2)
+
+
+def test_a_wish_that_lets_dislikes_count_wants_fewer_of_them(tmp_path: Path) -> None:
+    """Towers of weight -1: whatever a request weighs them with, the level falls where its items are all that are shown."""
+    prepared = session_ring(tmp_path)
+    policy = build_policy(prepared, ring_ids(), ModelConfig(**MODEL, num_objectives=2), None).eval()
+    evaluator = PolicyEvaluator(
+        prepared,
+        ring_ids(),
+        policy,
+        GUARD,
+        DecodeConfig(),
+        RewardSet({"learned": 1.0}, learned=Dislikes()),
+        Dislikes(),
+        seed=0,
+        objective=ObjectiveConfig(diversity=False),
+    )
+    start = evaluator.measure(policy, None, QUIET)
+    with torch.no_grad():  # level 2's codes 0 and 2 are the even items
+        policy.decoder.code_bias[3 + 1] -= 50
+        policy.decoder.code_bias[3 + 3] -= 50
+    now = evaluator.measure(policy, start, QUIET)
+    names = [name for name in now.values if name.endswith("reward_steered")]
+    assert len(names) == 2
+    for name in [*names, "reward", "held_out_reward"]:
+        assert now.values[name] < -0.5
 
 
 ROWS = 200

@@ -148,6 +148,19 @@ def test_the_reward_is_by_each_users_weights_and_values_are_not(
     torch.testing.assert_close(found, combine_rewards(p, torch.from_numpy(wanted).float()))
 
 
+def test_a_tower_that_lowers_the_reward_lowers_it_by_what_a_request_weighs_it_with(prepared: Dataset) -> None:
+    """Weights (1, -1, 1) of the model and (.2, .5, .3) of the request: the towers are summed with (.2, -.5, .3)."""
+    against = random_model(prepared, combination={"weights": {random_model(prepared).spec.names[1]: -1.0}})
+    assert against.default_weights().tolist()[:2] == [1.0, -1.0]
+    asked = Histories.from_targets(prepared.history, prepared.all_users()).take(np.arange(6))
+    items = torch.randint(0, ITEMS, (6, 5, 3), generator=torch.Generator().manual_seed(0))
+    wanted = np.array([0.2, 0.5, 0.3])[: len(against.spec.names)]
+    meant = torch.from_numpy(wanted).float() * against.default_weights().sign()
+    p = torch.from_numpy(score_sessions(against, asked, items.numpy()).probabilities)
+    found = ModelScorer(against).reward(asked.with_objective(wanted), items)
+    torch.testing.assert_close(found, combine_rewards(p, meant))
+
+
 def test_one_users_reactions_change_nobody_elses_reward(model: SessionRewardModel) -> None:
     items = torch.randint(0, ITEMS, (2, 5, 3), generator=torch.Generator().manual_seed(0))
     scorer = ModelScorer(model)
