@@ -84,8 +84,9 @@ class AskedPlaces:
 
     Attributes:
         point_N: int64 places in ``B * P`` of the points that ask for something, ascending.
-        first_N: The same, of the points that ask for a first item: what the dense head is trained on.
+        first_N: The same, of the points that ask for a first item.
         item_N: int64 places in ``B * P * M`` of all items that are asked for, ascending.
+        session_length: M.
         whole_history: Whether every point may look at its whole history.
         full: Whether the histories are equally long, so that nothing is padding.
         counts: How much is asked for.
@@ -94,6 +95,7 @@ class AskedPlaces:
     point_N: torch.Tensor
     first_N: torch.Tensor
     item_N: torch.Tensor
+    session_length: int
     whole_history: bool
     full: bool
     counts: BatchCounts
@@ -122,11 +124,25 @@ class AskedPlaces:
             row_G=(point_N // max(target_BPM.shape[1], 1)).cpu().numpy(),
             items_G=asked_BPM.flatten(0, 1)[point_N].sum(-1).cpu().numpy(),
         )
-        return cls(point_N, first_N, item_N, whole_history, full, counts)
+        return cls(point_N, first_N, item_N, target_BPM.shape[-1], whole_history, full, counts)
 
     def items(self, values: torch.Tensor) -> torch.Tensor:
         """Values of the items that are asked for, ``[B, P, M, ...] -> [N, ...]``."""
         return _at(values.flatten(0, 2), self.item_N)
+
+    def points_of_items(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the point that each item is asked for at, ``[B, P, ...] -> [N, ...]``, in the order of :meth:`items`.
+
+        Example:
+            >>> items = torch.tensor([[8, 9], [8, 7]])
+            >>> history = HistoryBatch(torch.tensor([1, 2]), items, items, items, items, lengths_B=torch.tensor([2, 2]))
+            >>> asked = AskedPlaces.of(history, torch.tensor([[[4, 2]], [[7, 0]]]), torch.tensor([[2], [2]]))
+            >>> asked.points_of_items(torch.tensor([[10], [11]])).tolist()
+            [10, 10, 11]
+        """
+        if self.item_N is self.first_N:  # one item at every point
+            return self.first_items(values)
+        return values.flatten(0, 1).index_select(0, self.item_N // self.session_length)
 
     def first_items(self, values: torch.Tensor) -> torch.Tensor:
         """Values of the points that ask for a first item, ``[B, P, ...] -> [N, ...]``."""
@@ -136,7 +152,7 @@ class AskedPlaces:
         """The same places, each tensor changed once."""
         changed = {id(places): change(places) for places in (self.point_N, self.first_N, self.item_N)}
         point_N, first_N, item_N = (changed[id(places)] for places in (self.point_N, self.first_N, self.item_N))
-        return AskedPlaces(point_N, first_N, item_N, self.whole_history, self.full, self.counts)
+        return AskedPlaces(point_N, first_N, item_N, self.session_length, self.whole_history, self.full, self.counts)
 
 
 def _at(values: torch.Tensor, place_N: torch.Tensor) -> torch.Tensor:

@@ -341,7 +341,7 @@ class ArithmeticDone(lightning.Callback):
         config, num_items = pl_module.config, pl_module.policy.spec.dataset.num_items
         sampled = config.dense_sampled_items
         scored = num_items if sampled is None or sampled >= num_items else sampled + 1
-        dense = round(len(batch.asked.first_N) * config.dense_targets_share) if config.dense_weight > 0 else 0
+        dense = round(len(batch.asked.item_N) * config.dense_targets_share) if config.dense_weight > 0 else 0
         self.targets += len(batch.asked.item_N)
         self.flops += training_flops(pl_module.policy, batch.asked.counts, dense, scored)
 

@@ -57,7 +57,8 @@ class TrainConfig(FrozenConfig):
     """Over the L codes of an item: OneRec v1 sums (arXiv 2508.20900, section 2.3.1), V2 averages."""
     dense_weight: float = Field(default=1.0, ge=0)
     dense_targets_share: float = Field(default=1.0, gt=0, le=1)
-    """Share of the targets that the dense head's full softmax sees; it is the largest matmul of a small model."""
+    """Share of the targets (all items of a session) that the dense head's full softmax sees; it is the largest matmul of a
+    small model."""
     dense_sampled_items: int | None = Field(default=None, ge=1)
     """Score this many sampled items instead of the whole catalogue, for large catalogues."""
     prefix_weight: float = Field(default=0.0, ge=0)

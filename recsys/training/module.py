@@ -120,7 +120,7 @@ class PolicyModule(FiniteModule):
             prefix = prefix_loss(code_losses, config.prefix_adaptivity) if count else code_losses.sum()
             terms["prefix"] = _Term(prefix, count, config.prefix_weight)
         if config.dense_weight > 0:
-            query_ND, target_N = asked.first_items(query_BPD), asked.first_items(target_BPM[..., 0])
+            query_ND, target_N = asked.points_of_items(query_BPD), asked.items(target_BPM)
             dense, num_dense = self._dense(query_ND, target_N, negatives_S)
             terms["dense"] = _Term(dense, num_dense, config.dense_weight)
         if config.distillation_weight > 0:
@@ -149,7 +149,7 @@ class PolicyModule(FiniteModule):
     def _dense(
         self, query_ND: torch.Tensor, target_N: torch.Tensor, negatives_S: torch.Tensor | None
     ) -> tuple[torch.Tensor, int]:
-        """Dense loss of first items, on a random share of them, and how many those are."""
+        """Dense loss of the items that are asked for, on a random share of them, and how many those are."""
         if len(target_N) == 0:
             return query_ND.sum(), 0
         if self.config.dense_targets_share < 1:
@@ -188,7 +188,7 @@ class PolicyModule(FiniteModule):
         elif negatives_S is None:
             dense_rows = torch.arange(self.policy.spec.dataset.num_items + 1, device=batch.target_BPM.device)
         else:
-            dense_rows = torch.cat([batch.target_BPM[..., 0].flatten(), negatives_S])
+            dense_rows = torch.cat([batch.target_BPM.flatten(), negatives_S])
         return tables.one_lookup(step_ids(self.policy, batch, dense_rows))
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.alignment.config import SupervisedConfig
+from recsys.alignment.rounds.learner import TargetPass, supervised_loss
 from recsys.contracts.dataset import Dataset
 from recsys.data.batch import TrainingBatch
-from recsys.data.samples import PrefixWindows
+from recsys.data.samples import PrefixWindows, TargetRows
 from recsys.training.config import TrainConfig
 from recsys.training.fit import build_policy
 from recsys.training.losses import next_token_loss, prefix_loss
 from recsys.training.module import PolicyModule
+from tests.toy.alignment import session_ring
 from tests.toy.dataset import ring_ids, ring_prepared
 from tests.training.test_fit import DECODE, MODEL, TRAIN
 
@@ -64,6 +67,30 @@ def test_the_prefix_part_is_that_of_the_batchs_targets(prepared: Dataset) -> Non
     asked = batch.target_BPM > 0
     expected = prefix_loss(module.policy.code_losses(hidden[asked], batch.target_BPM[asked]), 1.0)
     assert module._losses(batch, None)["prefix"].mean.item() == pytest.approx(expected.item())
+
+
+def test_the_dense_head_learns_every_item_of_a_session(tmp_path: Path) -> None:
+    """Sessions of one to three items, cut where three do not fit: each item is a target of its session's query."""
+    prepared = session_ring(tmp_path)
+    rows = TargetRows.from_dataset(prepared, MODEL.max_history)
+    batch = rows.collate(np.arange(8))
+    batch = TrainingBatch(batch.history, batch.target_BPM.clone(), batch.visible_BP)
+    batch.target_BPM[1, 0, 1:] = batch.target_BPM[4, 0, 2:] = 0  # rows of one and of two items
+    batch = TrainingBatch(batch.history, batch.target_BPM, batch.visible_BP)
+    module = module_of(prepared)
+    _, query_BPD = module.policy(batch)
+    logits_BI = query_BPD[:, 0] @ module.policy.item_vectors()[1:].T
+    sessions = [[item - 1 for item in row if item] for row in batch.target_BPM[:, 0].tolist()]
+    assert {len(session) for session in sessions} >= {1, 2}
+    losses = [-logits_BI[row].log_softmax(0)[item].item() for row, session in enumerate(sessions) for item in session]
+    term = module._losses(batch, None)["dense"]
+    assert term.count == len(losses) > 8
+    assert term.mean.item() == pytest.approx(np.mean(losses), rel=1e-5)
+    anchor = supervised_loss(
+        module.policy, TargetPass.of(module.policy, batch), SupervisedConfig(session_reduction="mean")
+    )
+    next_token = module._losses(batch, None)["next_token"].mean.item()
+    assert anchor.item() == pytest.approx(next_token + np.mean(losses), rel=1e-5)
 
 
 def test_distillation_teaches_the_decoder_and_leaves_its_teacher_alone(prepared: Dataset) -> None:

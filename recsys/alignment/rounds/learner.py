@@ -124,7 +124,7 @@ class TargetPass:
 
 
 def supervised_loss(policy: GenerativeRecommender, targets: TargetPass, config: SupervisedConfig) -> torch.Tensor:
-    """Next-token loss of the targets, plus the dense head's on the first item of each, as in training; unweighted.
+    """Next-token loss of the targets, plus the dense head's, as in training; unweighted.
 
     It is a mean over items, or over sessions whose items' losses are summed, as ``session_reduction`` says.
     """
@@ -134,7 +134,7 @@ def supervised_loss(policy: GenerativeRecommender, targets: TargetPass, config: 
         is_item_BPM = target_BPM > 0
         loss = loss * (is_item_BPM.sum() / is_item_BPM.any(-1).sum())
     if config.dense_weight > 0:
-        query_ND, target_N = asked.first_items(targets.query_BPD), asked.first_items(target_BPM[..., 0])
+        query_ND, target_N = asked.points_of_items(targets.query_BPD), asked.items(target_BPM)
         loss = loss + config.dense_weight * dense_loss(query_ND, policy.item_vectors(), target_N)
     return loss
 
