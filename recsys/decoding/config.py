@@ -23,7 +23,7 @@ class DecodeConfig(FrozenConfig):
 
     beam_width: int = Field(default=64, ge=1)
     rescore: Literal["dense", "none"] = "dense"
-    generative_weight: float = Field(default=0.0, ge=0.0)
+    generative_weight: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     """Score of the items in the order of the dense head = dense score + generative_weight * beam log-probability."""
     guidance: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     """Weight of the dense head's scores in the search itself (:mod:`recsys.decoding.guide`); 0: the policy alone.
@@ -44,6 +44,17 @@ class DecodeConfig(FrozenConfig):
     def _graphs_are_not_guided(self) -> Self:
         if self.guidance and self.cuda_graph:
             raise ValueError("guidance and cuda_graph cannot go together: set decode.cuda_graph: false, or guidance: 0")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_have_equal_shares(self) -> Self:
+        later = self.beam_width if self.later_item_width is None else self.later_item_width
+        for name, beams in (("beam_width", self.beam_width), ("later_item_width", later)):
+            if beams % self.diversity_groups:
+                raise ValueError(
+                    f"diversity_groups is {self.diversity_groups}, and {name} of {beams} has no equal share for each; "
+                    "set it to a divisor"
+                )
         return self
 
     def check_device(self, device: str) -> None:

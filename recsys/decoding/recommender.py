@@ -232,9 +232,12 @@ class Recommender:
         """Cut some of the histories into batches, in which no user's answer depends on the others."""
         return cut_batches(rows, histories.lengths[rows], self.policy.spec.model.max_history, users)
 
-    def _wider(self, width: int, rules: CompiledRules) -> Iterator[int]:
-        """Numbers of beams to try where quotas left too little, up to all items or as many beams as a batch may hold."""
-        widest = min(self.index.num_items, max(width, self.config.rows_per_batch))
+    def _wider(self, width: int, rules: CompiledRules, length: int = 1, groups: int = 1) -> Iterator[int]:
+        """Numbers of beams to try where quotas left too little, up to all answers or as many beams as a batch may hold.
+
+        An answer has ``length`` items; every number is a multiple of ``groups``, as ``width`` is.
+        """
+        widest = min(self.index.num_items**length, max(width, self.config.rows_per_batch)) // groups * groups
         while rules.quotas is not None and width < widest:
             width = min(WIDER * width, widest)
             yield width
@@ -276,8 +279,9 @@ class Recommender:
             ConfigError: ``num_sessions`` is no number of sessions, or ``decode.diversity_groups`` does not fit.
         """
         check_count(num_sessions, "num_sessions")
-        length = self.policy.spec.dataset.session_length
-        width = max(self.config.beam_width, num_sessions)
+        length, groups = self.policy.spec.dataset.session_length, self.config.diversity_groups
+        enough = num_sessions <= self.config.beam_width
+        width = self.config.beam_width if enough else -(-num_sessions // groups) * groups
         items = np.full((len(histories), num_sessions, length), -1, np.int64)
         scores = np.full((len(histories), num_sessions), -np.inf, np.float32)
 
@@ -295,7 +299,7 @@ class Recommender:
                 scores[block, :found] = beams.scores[:, :found].cpu().numpy()
 
         fill(np.arange(len(histories)), width)
-        for more in self._wider(width, rules):
+        for more in self._wider(width, rules, length, groups):
             fill(sessions_below_quotas(histories, items, rules), more)
         refuse_non_finite(scores, items[:, :, 0] >= 0, histories)
         return items, scores

@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from recsys.contracts.dataset import Dataset
 from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.histories import Histories
+from recsys.decoding.beam_search import _check_shape
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.prefix_index import PrefixIndex
 from recsys.decoding.recommender import Recommender
@@ -252,6 +254,24 @@ def test_session_quotas_hold_inside_each_session(sessions: Recommender) -> None:
     assert ((chosen == 2).sum(1) <= 2).all()
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_groups_of_sessions_stay_equal_where_more_beams_are_needed(sessions: Recommender, groups: int) -> None:
+    """Beams die under the quota; neither as many beams as items nor 10 can be split into three groups.
+
+    Items of one first code are a group with a limit of one, and a beam likes to stay below the code it has.
+    """
+    histories = sessions.histories  # type: ignore[attr-defined]
+    rules = ItemRules(quotas=Quotas.from_groups(CODES[:, 0] + 1, 1))
+    config = DecodeConfig(beam_width=groups, diversity_groups=groups)
+    narrow = Recommender(sessions.policy, toy_ids(CODES, (4, 5)), config, sessions.index)
+    items, scores = narrow.recommend_sessions(histories, groups, exclude_seen=False, rules=rules)
+    assert np.isfinite(scores).all()
+    assert all(len(set(CODES[session, 0])) == 3 for session in items.reshape(-1, 3))
+    more, scores = narrow.recommend_sessions(histories, 10, exclude_seen=False)
+    assert np.isfinite(scores).all()
+    assert all(len(set(map(tuple, row))) == 10 for row in more.tolist())
+
+
 def test_refusals(prepared: Dataset, sessions: Recommender) -> None:
     ids = toy_ids(CODES, (4, 5))
     recommender = Recommender(random_policy(prepared, ids), ids, DecodeConfig(beam_width=4))
@@ -269,7 +289,14 @@ def test_refusals(prepared: Dataset, sessions: Recommender) -> None:
     with pytest.raises(DataError, match="name 1 groups, the items belong to 3"):
         Quotas.from_groups(np.array([2]), np.array([4]))
     with pytest.raises(ConfigError, match="diversity_groups is 3, expected a divisor"):
-        with_config(sessions, diversity_groups=3).recommend_sessions(sessions.histories, 8)  # type: ignore[attr-defined]
+        _check_shape(8, 3, None, 3)
+    with pytest.raises(ValidationError, match="diversity_groups is 3, and beam_width of 8 has no equal share for each"):
+        DecodeConfig(beam_width=8, diversity_groups=3)
+    with pytest.raises(ValidationError, match="and later_item_width of 2 has no equal share"):
+        DecodeConfig(beam_width=8, diversity_groups=4, later_item_width=2)
+    assert DecodeConfig(beam_width=9, diversity_groups=3, later_item_width=6).session_widths(9, 3) == [9, 6, 9]
+    with pytest.raises(ValidationError, match="generative_weight"):
+        DecodeConfig(generative_weight=float("inf"))
 
 
 def test_sessions_of_two_segments_are_those_of_each_alone(sessions: Recommender) -> None:
