@@ -89,7 +89,10 @@ class ScorerFitter:
                 f"the catalogue has {self.num_items} items, scorers.ease.max_items allows {config.max_items} "
                 f"(the inverse needs {4 * self.num_items**2 / 1e9:.1f} GB)"
             )
-        weights = ease_weights(self._users_by_items, config.regularisation)
+        try:
+            weights = ease_weights(self._users_by_items, config.regularisation)
+        except DataError as error:
+            return str(error)
         matrix = _largest_of_dense(weights, self.config.num_neighbours or self.num_items)
         return ItemPairScorer("ease", Scale("linear", config.scale), matrix, config.history_decay)
 

@@ -71,6 +71,14 @@ def test_what_cannot_be_had_is_left_out_with_a_note() -> None:
         scorers.add_fused(histories_of([[1]]), {"ease": 1.0}, np.zeros((1, 10), np.float32))
 
 
+def test_ease_without_an_inverse_is_left_out_with_a_note() -> None:
+    """Four users have items 0 and 1 and nothing else: 4 - 4 * 4 / 4 is no pivot, and a ranker needs no EASE."""
+    config = ScorersConfig(names=("ease", "popularity"), ease=EASEScorerConfig(regularisation=1e-9))
+    scorers = ScorerSet.fit(prepared_of([[0, 1, 9, 9]] * 4, 10), config, {}, catalogue="toy")
+    assert scorers.names == ("popularity",)
+    assert "ease is left out: EASE: X^T X + 1e-09 I is singular in float32" in scorers.notes[0]
+
+
 def test_validation_events_count_only_when_asked_for() -> None:
     prepared = prepared_of([[0, 1, 2, 9]], 10)
     config = ScorersConfig(names=("transitions",), transitions=PLAIN)

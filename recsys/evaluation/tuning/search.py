@@ -19,6 +19,7 @@ import numpy as np
 
 from recsys.config import FrozenConfig
 from recsys.contracts.dataset import Dataset
+from recsys.contracts.errors import DataError
 from recsys.evaluation.baselines.base import Ranker
 from recsys.evaluation.baselines.config import BaselinesConfig, EASEConfig, SASRecConfig
 from recsys.evaluation.baselines.ease import EASE
@@ -213,25 +214,39 @@ def _try_all(
 def _climb(
     base: EASEConfig, grid: EASEGrid, fit_each: Callable[[Sequence[Any]], Iterable[Ranker]], valid: ValidationRows
 ) -> Tuned:
-    """Walk through the values of the regularisation from the configured one, up while it helps, else down."""
+    """Walk through the values of the regularisation from the configured one, up while it helps, else down.
+
+    A value too small for the data helps nothing; where the configured one is, the first above it that can be solved does.
+
+    Raises:
+        DataError: None of the values that were tried can be solved.
+    """
     found = Tuned("ease", tuple(grid.lists()), base)
+    refusals: list[DataError] = []
     values = _with_own(grid.regularisation, base.regularisation)
     start = values.index(base.regularisation)
 
     def better_at(place: int) -> bool:
         here = base.model_copy(update={"regularisation": values[place]})
         configs, better = points(here, {"history_decay": grid.history_decay}), False
-        for config, ranker in zip(configs, fit_each(configs), strict=True):
-            better = found.see(config, valid.values(ranker), ranker) or better
+        try:
+            for config, ranker in zip(configs, fit_each(configs), strict=True):
+                better = found.see(config, valid.values(ranker), ranker) or better
+        except DataError as refusal:
+            logger.info("%s", refusal)
+            refusals.append(refusal)
         return better
 
     better_at(start)
     for steps in (range(start + 1, len(values)), range(start - 1, -1, -1)):
         helped = False
         for place in steps:
-            if not better_at(place):
+            if better_at(place):
+                helped = True
+            elif found.best is not None:
                 break
-            helped = True
+        if found.best is None:
+            raise refusals[-1]
         if helped:
             break
     return found

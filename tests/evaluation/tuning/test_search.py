@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from recsys.contracts.columns import VALID
 from recsys.contracts.dataset import Dataset
+from recsys.contracts.errors import DataError
 from recsys.evaluation.baselines.config import (
     BaselineName,
     BaselinesConfig,
@@ -150,6 +151,37 @@ def test_ease_climbs_to_the_nearest_top(values: dict[float, float], fitted: list
     assert found.best is not None
     assert isinstance(found.best.config, EASEConfig)
     assert (found.best.config.regularisation, found.best.config.history_decay) == (chosen, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("solvable", "fitted", "chosen"),
+    [
+        ({100, 200, 500}, [20, 50, 100, 200, 500], 200),  # the configured one and the next are too small for the data
+        ({20, 50, 100, 200, 500}, [20, 50], 20),  # all can be solved: nothing else is tried than before
+        ({20, 100}, [20, 50], 20),
+    ],
+)
+def test_ease_climbs_over_values_that_are_too_small_for_the_data(
+    solvable: set[float], fitted: list[float], chosen: float
+) -> None:
+    """Before, one value without an inverse left EASE out of the table, whatever the others could do."""
+    values = {20: 0.4, 50: 0.3, 100: 0.1, 200: 0.2, 500: 0.0}
+    solved: list[float] = []
+
+    def fit_each(configs: Sequence[Any]) -> Iterator[Any]:
+        solved.append(configs[0].regularisation)
+        if solved[-1] not in solvable:
+            raise DataError(f"{solved[-1]:g} is too small")
+        yield from configs
+
+    base, grid = EASEConfig(regularisation=20.0), EASEGrid(regularisation=(50.0, 100.0, 200.0, 500.0))
+    found = search._climb(base, grid, fit_each, _Landscape(values))  # type: ignore[arg-type]
+    assert solved == fitted
+    assert found.best is not None
+    assert found.best.config.regularisation == chosen  # type: ignore[attr-defined]
+    solvable.clear()
+    with pytest.raises(DataError, match="500 is too small"):
+        search._climb(base, grid, fit_each, _Landscape(values))  # type: ignore[arg-type]
 
 
 def test_of_settings_that_rows_cannot_tell_apart_the_nearest_to_the_configured_is_chosen() -> None:
