@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from recsys.config import FrozenConfig
 from recsys.contracts.columns import SPLIT_NAMES, Columns
@@ -105,11 +105,11 @@ class EvaluateConfig(FrozenConfig):
             raise ValueError(f"ks must be positive and ascending, such as [1, 5, 10]; got {list(ks)}")
         return ks
 
-    @field_validator("list_metrics")
+    @field_validator("list_metrics", "baselines")
     @classmethod
-    def _named_once(cls, names: tuple[ListMetric, ...]) -> tuple[ListMetric, ...]:
+    def _named_once(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if len(set(names)) < len(names):
-            raise ValueError(f"list_metrics names one twice: {', '.join(names)}")
+            raise ValueError(f"{info.field_name} names one twice: {', '.join(names)}")
         return names
 
     @model_validator(mode="after")

@@ -157,6 +157,8 @@ def test_refusals(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None
         EvaluateConfig(ks=(10, 5))
     with pytest.raises(ValidationError):
         EvaluateConfig.model_validate({"baselines": ["sasrek"]})
+    with pytest.raises(ValidationError, match="baselines names one twice: markov, ease, markov"):
+        EvaluateConfig.model_validate({"baselines": ["markov", "ease", "markov"]})
 
 
 def test_refuses_an_empty_split(prepared: Dataset, rankings: Rankings, tmp_path: Path) -> None:
