@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 from pipelines.config import RunConfig, load_run_config
 from pipelines.reproduction.pack import Pack
 from recsys.contracts.errors import ArtifactError, ConfigError, DataError
-from recsys.contracts.manifest import MANIFEST_NAME, explain_write_errors, write_json
+from recsys.contracts.manifest import MANIFEST_NAME, explain_write_errors, read_json, write_json
 from recsys.runtime import Progress
 
 logger = logging.getLogger("recsys.pipelines")
@@ -37,7 +39,8 @@ class Request:
         seeds: In place of the pack's.
         overrides: ``key=value`` on top of recipe and pack; expected ranges are not looked at then.
         other_data: Go on where the files are not those the pack was made for.
-        finished: Output folders of finished runs of the recipe, whose evaluations are taken; nothing is run then.
+        finished: Output folders of finished runs of the recipe, whose evaluations are taken; nothing is run then, and
+            ``seeds`` must not be given.
     """
 
     name: str
@@ -56,7 +59,7 @@ def reproduce(pack: Pack, request: Request, progress: Progress) -> dict[str, Any
         The result as written.
 
     Raises:
-        ConfigError: An override is of a key that the command itself sets, or seeds repeat.
+        ConfigError: An override is of a key that the command itself sets, seeds repeat, or are given for finished runs.
         DataError: The files are missing, or others than the pack was made for.
     """
     folder = request.output_dir / request.name
@@ -68,13 +71,7 @@ def reproduce(pack: Pack, request: Request, progress: Progress) -> dict[str, Any
         seeds = request.seeds or pack.seeds
         _check(request, seeds)
         configs = [_config(pack, request, seed, folder) for seed in seeds]
-    differences = compare_files(pack.data.sha256, configs[0].source.fingerprint())
-    if differences:
-        where = getattr(configs[0].source, "path", "")
-        said = f"the files in '{where}' are not those of pack '{request.name}': {'; '.join(differences)}"
-        if not request.other_data:
-            raise DataError(f"{said}. Give the folder of the right ones with --data, or --other-data to run on these")
-        logger.warning("%s; its figures cannot be held against the pack's", said)
+    differences = _differences(pack, request, configs)
     if request.finished:
         evaluations = [newest_evaluation(finished) for finished in request.finished]
     else:
@@ -87,13 +84,38 @@ def reproduce(pack: Pack, request: Request, progress: Progress) -> dict[str, Any
 
 
 def _check(request: Request, seeds: Sequence[int]) -> None:
+    if request.finished and request.seeds:
+        raise ConfigError(
+            "--seeds and --finished are given: finished runs have seeds of their own; leave one of them out"
+        )
     if len(set(seeds)) != len(seeds):
-        raise ConfigError(f"--seeds {','.join(map(str, seeds))} names a seed twice; every seed is one run")
+        what = "--finished names runs of seeds" if request.finished else "--seeds names"
+        raise ConfigError(f"{what} {','.join(map(str, seeds))}, one of them twice; every seed is one run")
     for override in request.overrides:
         key = override.partition("=")[0].strip()
         if key in _OWN_KEYS:
             way = {"seed": "--seeds", "output_dir": "--output-dir", "source.path": "--data"}[key]
             raise ConfigError(f"'{override}': {key} is set by `recsys reproduce` itself; give {way}")
+
+
+def _differences(pack: Pack, request: Request, configs: Sequence[RunConfig]) -> list[str]:
+    """How the files of any run differ from the pack's, each sentence once.
+
+    Raises:
+        DataError: They do, and nobody asked for other data.
+    """
+    differences: list[str] = []
+    for where, source in {str(getattr(config.source, "path", "")): config.source for config in configs}.items():
+        found = compare_files(pack.data.sha256, source.fingerprint())
+        if found:
+            said = f"the files in '{where}' are not those of pack '{request.name}': {'; '.join(found)}"
+            if not request.other_data:
+                raise DataError(
+                    f"{said}. Give the folder of the right ones with --data, or --other-data to run on these"
+                )
+            logger.warning("%s; its figures cannot be held against the pack's", said)
+            differences += [difference for difference in found if difference not in differences]
+    return differences
 
 
 def _data_folder(pack: Pack, request: Request) -> Path:
@@ -148,13 +170,35 @@ def compare_files(expected: Mapping[str, str], found: Mapping[str, str]) -> list
 def newest_evaluation(folder: Path) -> Path:
     """Return the folder of the newest evaluation of a run.
 
+    A folder may hold evaluations of other settings that were tried in between, newer than that of its ``config.yaml``. Of
+    several, the newest one counts that was made with these settings, as were the policy and all else that it is of.
+
     Raises:
         ArtifactError: There is none.
     """
-    found = list(folder.glob(f"artifacts/evaluation/*/{MANIFEST_NAME}"))
+    found = sorted(folder.glob(f"artifacts/evaluation/*/{MANIFEST_NAME}"), key=lambda path: -path.stat().st_mtime_ns)
     if not found:
         raise ArtifactError(f"'{folder}' has no finished evaluation; run `recsys run` or `recsys evaluate` there")
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+    if len(found) == 1:
+        return found[0].parent
+    settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    own = next((path for path in found if _made_with(path, settings["seed"], _flat(settings))), None)
+    if own is None:
+        raise ArtifactError(
+            f"'{folder}' has {len(found)} evaluations, none with the settings of its config.yaml; run `recsys evaluate` "
+            "there"
+        )
+    return own.parent
+
+
+def _made_with(manifest: Path, seed: int, settings: Mapping[str, Any]) -> bool:
+    """Whether a result, and every result that it was made from, has this seed and these settings, as far as it has any."""
+    values = read_json(manifest)
+    if values["seed"] != seed or any(settings.get(key) != value for key, value in _flat(values["config"]).items()):
+        return False
+    root = manifest.parents[2]
+    parents = (path for digest in values["parents"].values() for path in root.glob(f"*/{digest[:16]}/{MANIFEST_NAME}"))
+    return all(_made_with(path, seed, settings) for path in parents)
 
 
 def _finished_config(pack: Pack, request: Request, folder: Path) -> RunConfig:

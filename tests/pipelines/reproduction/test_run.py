@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,7 +13,11 @@ import yaml
 
 from pipelines.cli.app import main
 from pipelines.reproduction import pack as packs
-from recsys.contracts.manifest import read_json, sha256_of_file
+from pipelines.reproduction import run
+from pipelines.reproduction.run import newest_evaluation
+from recsys.contracts.errors import ArtifactError, DataError
+from recsys.contracts.manifest import read_json, sha256_of_file, write_json
+from recsys.runtime import SilentProgress
 
 RECIPE = """
 name: tiny
@@ -123,6 +129,58 @@ def test_finished_runs_are_taken_as_they_are(world: Path, capsys: pytest.Capture
     assert "was run with other settings than pack 'ring': decode.beam_width" in capsys.readouterr().err
     assert reproduce(world, "ring", "--finished", str(world / "ring")) == 4
     assert "it has no config.yaml" in capsys.readouterr().err
+    twice = ["--finished", str(world / "own"), "--finished", str(world / "own")]
+    assert reproduce(world, "ring", *twice) == 2
+    assert "--finished names runs of seeds 4,4, one of them twice" in capsys.readouterr().err
+    assert reproduce(world, "ring", "--seeds", "5", *twice[:2]) == 2
+    assert "finished runs have seeds of their own" in capsys.readouterr().err
+
+
+def published(root: Path, kind: str, name: str, config: object, parents: dict[str, str], seed: int = 1) -> Path:
+    """A result as far as its manifest tells what it was made with."""
+    folder = root / "artifacts" / kind / name
+    folder.mkdir(parents=True)
+    write_json(folder / "manifest.json", {"seed": seed, "config": config, "parents": parents})
+    return folder
+
+
+def test_of_several_evaluations_that_of_the_configuration_counts(tmp_path: Path) -> None:
+    """An experiment in the same folder, of the search or of the policy below it, is newer and is passed over."""
+    small, wide = ({"model": {"width": width, "dropout": 0.1}} for width in (16, 32))
+    narrow, broad = ({"decode": {"beam_width": beams}, "evaluate": {"ks": [1, 10]}} for beams in (10, 99))
+    published(tmp_path, "policy", "a" * 16, small, {})
+    published(tmp_path, "policy", "b" * 16, wide, {})
+    own = published(tmp_path, "evaluation", "1" * 16, narrow, {"train": "a" * 64})
+    with pytest.raises(FileNotFoundError):
+        (tmp_path / "config.yaml").read_text()
+    assert newest_evaluation(tmp_path) == own  # the only one
+    published(tmp_path, "evaluation", "2" * 16, broad, {"train": "a" * 64})
+    published(tmp_path, "evaluation", "3" * 16, narrow, {"train": "b" * 64})
+    published(tmp_path, "evaluation", "4" * 16, narrow, {"train": "a" * 64}, seed=2)
+    for number, name in enumerate("1234"):
+        manifest = tmp_path / "artifacts" / "evaluation" / (name * 16) / "manifest.json"
+        os.utime(manifest, ns=(number, number))
+    settings: dict[str, object] = {"seed": 1, "name": "x", "tracking": {"uri": None}, **small, **narrow}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert newest_evaluation(tmp_path) == own
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, **broad, **wide}))
+    with pytest.raises(ArtifactError, match=r"has 4 evaluations, none with the settings of its config\.yaml"):
+        newest_evaluation(tmp_path)
+
+
+def test_files_of_every_finished_run_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run read the pack's files, the second read others."""
+    pack = SimpleNamespace(data=SimpleNamespace(sha256={"a": "0" * 64}), seeds=(1,))
+    configs = {
+        Path(name): SimpleNamespace(
+            seed=seed, source=SimpleNamespace(path=name, fingerprint=lambda digit=digit: {"a": digit * 64})
+        )
+        for name, seed, digit in (("right", 1, "0"), ("wrong", 2, "1"))
+    }
+    monkeypatch.setattr(run, "_finished_config", lambda pack, request, folder: configs[folder])
+    request = run.Request("ring", tmp_path, finished=tuple(configs))
+    with pytest.raises(DataError, match=r"the files in 'wrong' are not those of pack 'ring': a is another file"):
+        run.reproduce(pack, request, SilentProgress())  # type: ignore[arg-type]
 
 
 def test_a_figure_outside_its_range_ends_with_5(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +216,7 @@ def test_other_files_are_refused_or_said(world: Path, capsys: pytest.CaptureFixt
     [
         (["rink"], 2, "there is no reproduction pack 'rink'; there are ring"),
         (["ring", "--seeds", "1,x"], 2, "--seeds is '1,x', expected whole numbers"),
-        (["ring", "--seeds", "1,1"], 2, "names a seed twice"),
+        (["ring", "--seeds", "1,1"], 2, "--seeds names 1,1, one of them twice"),
         (["ring", "seed=4"], 2, "'seed=4': seed is set by `recsys reproduce` itself; give --seeds"),
         (["ring", "train.epochs=4"], 2, "unknown key 'train.epochs'"),
         (["ring", "--data", "nowhere"], 3, "nowhere'; give that of the files with --data"),
