@@ -159,6 +159,16 @@ class LanguagePolicy(GenerativeRecommender):
         """Names of the weights that came with the language model."""
         return frozenset(f"base.{name}" for name, _ in self.base.named_parameters() if "lora_" not in name)
 
+    def named_rows(self) -> dict[str, list[tuple[str, ...]]]:
+        """Of marks, and of the head that is not their embeddings; as in the base class."""
+        dataset = self.spec.dataset
+        marks: list[tuple[str, ...]] = [("mark", str(number)) for number in range(BEHAVIOURS)]
+        marks += [("behaviour", str(n), *(dataset.signals if n else ())) for n in range(max(dataset.num_behaviours, 1))]
+        marks += [("word", word) for word in self.spec.words]
+        codes: list[tuple[str, ...]] = [("code", str(row)) for row in range(len(self.codes.weight))]
+        head = {} if self.vocabulary.tied else {"vocabulary.head": [*marks, *codes]}
+        return {"vocabulary.marks": marks, **head}
+
     def set_titles(self, tokens: list[list[int]]) -> None:
         """Take the titles of all items, in the order of item_index."""
         for row, title in enumerate(tokens, start=1):

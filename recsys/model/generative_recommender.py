@@ -162,6 +162,12 @@ class GenerativeRecommender(nn.Module):
         """L."""
         return len(self.spec.level_sizes)
 
+    def named_rows(self) -> dict[str, list[tuple[str, ...]]]:
+        """What each row stands for, by the name of a weight whose rows follow from the data set's words or signals."""
+        if self.words is None:
+            return {}
+        return {"words.embedding.weight": [("none",), *(("word", word) for word in self.spec.words)]}
+
     def moe_layers(self) -> list[MixtureOfExperts]:
         """The mixture-of-experts layers, first to last."""
         return [module for module in self.modules() if isinstance(module, MixtureOfExperts)]

@@ -1,4 +1,4 @@
-"""Start a policy from an earlier one: matrices as they are, tables row by row by id.
+"""Start a policy from an earlier one: matrices as they are, tables row by row by id, words by what they are.
 
 Reads the earlier policy and the data set it was trained on; changes the weights of a freshly built policy in place. New rows
 keep what they were built with; the optimiser starts anew.
@@ -51,10 +51,11 @@ def start_warm(
         policy: Built for ``prepared`` and ``semantic_ids``.
 
     Returns:
-        ``from``, ``parameters`` that were copied, and per table how many rows were ``mapped`` and how many are ``new``.
+        ``from``, ``parameters`` that were copied, and per table, and of the words of requests, how many rows were ``mapped``
+        and how many are ``new``.
 
     Raises:
-        CannotGrow: It has another form, or codes that mean other items.
+        CannotGrow: It has another form, codes that mean other items, or began from another language model.
     """
     remedy = "train from nothing (nights.warm_start=false), or set back what was changed"
     try:
@@ -66,9 +67,18 @@ def start_warm(
             f"a warm start: the policy in '{start.policy}' has levels of {earlier.spec.level_sizes} codes, the semantic IDs "
             f"{policy.spec.level_sizes}; {remedy}"
         )
+    bases = [None if spec.language is None else spec.language.digest for spec in (earlier.spec, policy.spec)]
+    if bases[0] != bases[1]:
+        raise CannotGrow(
+            f"a warm start: the policy in '{start.policy}' began from a language model of weights {str(bases[0])[:16]}, and "
+            f"this one begins from {str(bases[1])[:16]}; {remedy}"
+        )
     own, other = _without_catalogue(unique_state(policy)), _without_catalogue(unique_state(earlier))
     differing = sorted(own.keys() ^ other.keys())
-    differing += [name for name in own if name in other and not _fits(name, own[name], other[name])]
+    named = policy.named_rows()
+    differing += [
+        name for name in own if name in other and not _fits(own[name], other[name], name in named or is_id_table(name))
+    ]
     if differing:
         name = differing[0]
         shapes = [tuple(state[name].shape) if name in state else "none" for state in (other, own)]
@@ -79,9 +89,15 @@ def start_warm(
     tables, copied = {}, 0
     with torch.no_grad():
         for name, tensor in own.items():
-            if not is_id_table(name):
+            if name in named:
+                kept = _copy_named(tensor, other[name], named[name], earlier.named_rows()[name])
+                copied += kept * tensor.shape[1]
+            elif not is_id_table(name):
                 tensor.copy_(other[name])
                 copied += tensor.numel()
+        if policy.spec.words:
+            new_words = len(set(policy.spec.words) - set(earlier.spec.words))
+            tables["words"] = {"mapped": len(policy.spec.words) - new_words, "new": new_words}
         for feature, rows in row_maps(prepared, Dataset.open(start.dataset), policy.tables.features).items():
             tables[feature] = _copy_rows(policy.tables, earlier.tables, feature, rows)
             copied += tables[feature]["mapped"] * policy.tables.width
@@ -99,8 +115,19 @@ def _copy_rows(tables: FeatureTables, earlier: FeatureTables, feature: str, rows
     return {"mapped": len(known), "new": len(rows) - len(known)}
 
 
-def _fits(name: str, own: torch.Tensor, other: torch.Tensor) -> bool:
-    return own.shape[1:] == other.shape[1:] if is_id_table(name) else own.shape == other.shape
+def _copy_named(
+    new: torch.Tensor, old: torch.Tensor, rows: list[tuple[str, ...]], earlier: list[tuple[str, ...]]
+) -> int:
+    """Copy the rows that stand for the same, and return how many those are."""
+    place = {meaning: row for row, meaning in enumerate(earlier)}
+    pairs = [(row, place[meaning]) for row, meaning in enumerate(rows) if meaning in place]
+    to, source = torch.tensor(pairs).T
+    new[to] = old[source]
+    return len(pairs)
+
+
+def _fits(own: torch.Tensor, other: torch.Tensor, by_row: bool) -> bool:
+    return own.shape[1:] == other.shape[1:] if by_row else own.shape == other.shape
 
 
 def _without_catalogue(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from recsys.training.fit import build_policy
 from recsys.training.warm.start import WarmStart, start_warm
 from recsys.training.warm.vocabularies import row_maps
 from tests.toy.dataset import toy_ids
+from tests.toy.language_model import SHAPE
 from tests.toy.renumbered import CATALOGUE, Numbered, numbered
 
 MODEL: dict[str, Any] = {
@@ -28,6 +29,12 @@ MODEL: dict[str, Any] = {
     "max_history": 4,
     "features": ("item", "codes", "author", "category", "user"),
     "unseen_user_rows": 2,
+}
+LANGUAGE_MODEL: dict[str, Any] = {
+    "backbone": "llm",
+    "language_model": {"shape": SHAPE},
+    "features": ("item", "codes"),
+    "unseen_user_rows": 0,
 }
 USERS, AUTHORS, KINDS = ("ada", "bob", "cleo", "dan"), ("farm", "mill", "import"), ("fruit", "grain", "milk")
 
@@ -91,6 +98,52 @@ def test_rows_that_are_new_stay_as_built_and_rows_that_left_go(tmp_path: Path, o
     torch.testing.assert_close(policy.tables.weight("user")[-2:], earlier.tables.weight("user")[-2:])  # unseen ones
     torch.testing.assert_close(policy.item_tower.codes_IL, fresh.item_tower.codes_IL)
     torch.testing.assert_close(policy.codes.weight, earlier.codes.weight)
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "language model, tied", "language model, untied"])
+def test_words_are_matched_by_what_they_are(tmp_path: Path, kind: str) -> None:
+    """The mill's bread has left and grapes by "new" have come: as many words as before, and number 9 is another one."""
+    shape = {**SHAPE, "tie_word_embeddings": kind.endswith(" tied")}
+    form = {} if kind == "encoder-decoder" else {**LANGUAGE_MODEL, "language_model": {"shape": shape}}
+    changes = {**form, "words": {"fields": ["author"]}}
+    before = numbered(tmp_path / "old", CATALOGUE, ("bob",), AUTHORS, KINDS)
+    earlier = built(before, 1, **changes)
+    save_policy(tmp_path / "policy", earlier)
+    items = ("grapes", *(item for item in CATALOGUE if item != "bread"))
+    world = numbered(tmp_path / "new", items, ("bob",), ("new", *AUTHORS), KINDS)
+    world = Numbered(world.data, before.ids.grown(list(items), np.zeros((6, 4), np.float32)))
+    policy, fresh = built(world, 2, **changes), built(world, 2, **changes)
+    report = start_warm(policy, world.data, world.ids, start(tmp_path))
+    assert report["tables"]["words"] == {"mapped": 10, "new": 1}
+    assert len(policy.spec.words) == len(earlier.spec.words) == 11
+
+    def rows(of: GenerativeRecommender, word: str) -> list[torch.Tensor]:
+        number = of.spec.words.index(word)
+        if of.words is not None:
+            return [of.words.embedding.weight[number + 1]]
+        vocabulary, row = of.vocabulary, of.encoder.first_word + number  # type: ignore[union-attr,operator]
+        return [vocabulary.marks[row], *([] if vocabulary.tied else [vocabulary.head[row]])]  # type: ignore[union-attr,index]
+
+    for word in policy.spec.words:
+        for found, expected in zip(rows(policy, word), rows(fresh if word == "new" else earlier, word), strict=True):
+            assert torch.equal(found, expected), word
+    for name in ("vocabulary.marks", "vocabulary.head") if form else ():
+        if (own := dict(policy.named_parameters()).get(name)) is not None:
+            other = earlier.get_parameter(name)
+            assert torch.equal(own[:4], other[:4])  # marks and the one behaviour
+            behind = len(other) - len(earlier.codes.weight)
+            assert name != "vocabulary.head" or torch.equal(own[behind:], other[behind:])
+
+
+def test_another_base_is_refused(tmp_path: Path, old: Numbered) -> None:
+    save_policy(tmp_path / "policy", built(old, 1, **LANGUAGE_MODEL))
+    policy = built(old, 2, **LANGUAGE_MODEL)
+    assert start_warm(policy, old.data, old.ids, start(tmp_path))["from"] == "earlier"
+    assert policy.spec.language is not None
+    language = policy.spec.language.model_copy(update={"digest": "b" * 64})
+    policy.spec = policy.spec.model_copy(update={"language": language})
+    with pytest.raises(CannotGrow, match=r"of weights None, and this one begins from bbbb.*nights.warm_start=false"):
+        start_warm(policy, old.data, old.ids, start(tmp_path))
 
 
 def test_ids_are_matched_with_their_type(tmp_path: Path, old: Numbered) -> None:
