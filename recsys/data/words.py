@@ -15,6 +15,7 @@ C = P M items that a row asks for.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,7 +26,7 @@ import polars as pl
 import torch
 
 from recsys.contracts.columns import Columns
-from recsys.contracts.errors import DataError
+from recsys.contracts.errors import ConfigError, DataError
 from recsys.data.batch import TrainingBatch
 from recsys.data.options import WordsConfig
 
@@ -38,13 +39,25 @@ _COLUMNS: Final = {"category": Columns.CATEGORIES, "author": Columns.AUTHOR_ID}
 
 
 def split_words(text: str) -> list[str]:
-    """Words of a text, in lower case, without what stands between them.
+    """Words of a text, in lower case, without what stands between them, however its letters are composed (NFC).
 
     Example:
         >>> split_words("Something in Tapes, Adhesives & Sealants")
         ['something', 'in', 'tapes', 'adhesives', 'sealants']
+        >>> split_words("cafe\N{COMBINING ACUTE ACCENT}") == ["café"]
+        True
     """
-    return re.findall(r"\w+", text.lower())
+    return re.findall(r"\w+", unicodedata.normalize("NFC", text.lower()))
+
+
+def filled(template: str, value: str) -> str:
+    """A sentence that names a value, which stands alone there.
+
+    Example:
+        >>> split_words(filled("{value}s", "Tape"))
+        ['tape', 's']
+    """
+    return template.replace("{value}", f" {value} ")
 
 
 @dataclass(frozen=True)
@@ -78,9 +91,17 @@ class WordList:
 
         Raises:
             DataError: No item has such a value.
+            ConfigError: A template's own words leave no room for it.
         """
+        for template in config.templates:
+            before = len(split_words(template.partition("{value}")[0]))
+            if before >= config.longest:
+                raise ConfigError(
+                    f"model.words: template '{template}' has {before} words before its value, and of a sentence "
+                    f"{config.longest} are read; raise model.words.longest, or shorten the template"
+                )
         values = {value for row in item_values(items, config) for value in row}
-        texts: Iterable[str] = (*(template.replace("{value}", " ") for template in config.templates), *values)
+        texts: Iterable[str] = (*(filled(template, "") for template in config.templates), *values)
         return cls(tuple(sorted({word for text in texts for word in split_words(text)})), config.longest)
 
 
@@ -124,7 +145,7 @@ class Sentences:
         number = {name: place for place, name in enumerate(names)}
         # all sentences, value by value
         self._sentence_VFT = words.encode(
-            [template.replace("{value}", name) for name in names for template in config.templates]
+            [filled(template, name) for name in names for template in config.templates]
         ).reshape(len(names), len(config.templates), config.longest)
         self._count_I = np.array([0, *map(len, values)])  # by item row; row 0 is padding
         self._first_I = np.concatenate([[0], np.cumsum(self._count_I)[:-1]])

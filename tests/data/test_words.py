@@ -118,6 +118,30 @@ def test_a_template_must_hold_its_value_once(templates: tuple[str, ...]) -> None
         WordsConfig(templates=templates)
 
 
+def test_a_template_leaves_room_for_its_value() -> None:
+    """Four words before the value: of a sentence of four the value would not be read, of five its first word is."""
+    template = ("I am looking for {value}",)
+    with pytest.raises(ConfigError, match="has 4 words before its value, and of a sentence 4 are read"):
+        WordList.of(ITEMS, WordsConfig(templates=template, longest=4))
+    WordList.of(ITEMS, WordsConfig(templates=template, longest=5))
+
+
+def test_a_value_stands_alone_in_its_sentence() -> None:
+    """Glued to a template's letters it would be a word that nobody knows."""
+    config = WordsConfig(fields=("category",), templates=("{value}s",), absent_share=0.01)
+    words, sentences = WordList.of(ITEMS, config), Sentences(ITEMS, config, num_rows=1, seed=3)
+    said = sentences.added(asked([[2]]), np.arange(1), epoch=0).history.words_BT
+    assert said is not None
+    assert said.tolist() == words.encode(["glue s"]).tolist()
+    assert (said[0] > 0).sum() == 2
+
+
+def test_letters_are_the_same_however_they_are_composed() -> None:
+    words = WordList(("café", "scotch"), longest=2)
+    texts = ["CAFE\N{COMBINING ACUTE ACCENT}", "café", "cafe", "Scotch™"]
+    assert words.encode(texts).tolist() == [[1, 0], [1, 0], [0, 0], [2, 0]]
+
+
 def test_data_without_values_are_refused() -> None:
     with pytest.raises(DataError, match="no item of this data set has a value of category"):
         WordList.of(item_table(3), WordsConfig())
@@ -130,7 +154,7 @@ def test_words_reach_a_policy_and_silence_changes_nothing(tmp_path: Path, kind: 
     tags = pl.Series("categories", [[f"kind{item % 3}"] for item in range(20)])
     dataset = replace(dataset)  # without its cached table
     dataset.__dict__["items"] = ring_world(tmp_path).items.with_columns(tags)
-    words = {"max_history": 6, "words": {"fields": ["category"], "longest": 3}}
+    words = {"max_history": 6, "words": {"fields": ["category"], "longest": 5}}
     config = (
         ModelConfig.model_validate({**words, "width": 16, "dropout": 0.0, "embedding_dropout": 0.0})
         if kind == "encoder_decoder"
@@ -140,7 +164,7 @@ def test_words_reach_a_policy_and_silence_changes_nothing(tmp_path: Path, kind: 
     policy = build_policy(dataset, ring_ids_of_three_levels(), config, None).eval()
     if policy.words is not None:
         torch.nn.init.normal_(policy.words.projection.weight)
-    encode = WordList(policy.spec.words, 3).encode
+    encode = WordList(policy.spec.words, 5).encode
     histories = Histories.from_targets(dataset.history, dataset.all_users()).take(np.arange(3))
 
     def first_codes(asked_of: Histories) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,7 +206,7 @@ def test_a_sentence_stands_between_instruction_and_history(tmp_path: Path) -> No
     dataset.__dict__["items"] = dataset.items.with_columns(
         pl.Series("categories", [[f"kind{item % 3}"] for item in range(20)])
     )
-    config = language_model_config(model={"max_history": 6, "words": {"fields": ["category"], "longest": 3}})
+    config = language_model_config(model={"max_history": 6, "words": {"fields": ["category"], "longest": 5}})
     policy = build_policy(dataset, ring_ids_of_three_levels(), config, None).eval()
     writer = policy.encoder
     assert isinstance(writer, PromptWriter)

@@ -21,7 +21,7 @@ from recsys.contracts.dataset import Dataset
 from recsys.contracts.manifest import write_json
 from recsys.data.histories import Histories
 from recsys.data.options import WordsConfig
-from recsys.data.words import WordList, item_values
+from recsys.data.words import WordList, filled, item_values
 from recsys.decoding.recommender import Recommender
 from recsys.decoding.second_stage.recommender import RankedRecommender
 from recsys.evaluation.config import EvaluateConfig
@@ -86,7 +86,7 @@ def sentences(names: Sequence[str | None], spec: PolicySpec) -> npt.NDArray[np.i
     config = spec.model.words
     assert config is not None
     template = config.templates[min(1, len(config.templates) - 1)]
-    said = [None if name is None else template.replace("{value}", name) for name in names]
+    said = [None if name is None else filled(template, name) for name in names]
     return WordList(spec.words, config.longest).encode(said)
 
 
