@@ -40,6 +40,17 @@ def auxiliary_losses(policy: Any, batch: TrainingBatch) -> dict[str, AuxiliaryLo
     return found
 
 
+def longest_of_tasks(policy: Any) -> int:
+    """Tokens of the longest sequence that a task with a weight makes; 0 without one."""
+    config, spec = policy.settings.auxiliary, policy.spec
+    title, item = policy.title_IT.shape[1], policy.num_levels + 1
+    told = policy.encoder.longest(0, 0, 0) + spec.model.max_history * title + spec.dataset.session_length * item
+    single = 1 + title + item  # a mark before the title, and one between title and codes
+    return max(
+        told if config.titles_to_id > 0 else 0, single if config.title_to_id > 0 or config.id_to_title > 0 else 0
+    )
+
+
 def drawn_items(policy: Any, count: int) -> torch.Tensor:
     """Rows of so many random items that have a title, int64 ``[N]``, with replacement."""
     titled = (policy.title_IT[:, 0] != NO_TOKEN).nonzero()[:, 0]
@@ -78,8 +89,12 @@ def id_to_title(policy: Any, rows_N: torch.Tensor) -> torch.Tensor:
 
 
 def titles_to_id(policy: Any, batch: TrainingBatch) -> torch.Tensor:
-    """Minus the log-probability of each target's codes behind a history of titles, ``[targets]``; others are mute."""
-    prompts = policy.encoder.of_events(policy.title_IT[batch.history.item_BH], ragged=True)
+    """Minus the log-probability of each target's codes behind a history of titles, ``[targets]``; others are mute.
+
+    Where a row says something its sentence stands here too: it asks only for what that names.
+    """
+    said_BN = policy.encoder.said(batch.history)
+    prompts = policy.encoder.of_events(policy.title_IT[batch.history.item_BH], ragged=True, said_BN=said_BN)
     hidden, _ = policy.answers_behind(prompts, batch, text=True)
     losses: torch.Tensor = policy.code_losses(batch.asked.items(hidden), batch.asked.items(batch.target_BPM)).sum(-1)
     return losses

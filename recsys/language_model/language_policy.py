@@ -20,7 +20,7 @@ from recsys.contracts.errors import ConfigError
 from recsys.data.batch import HistoryBatch, TrainingBatch
 from recsys.data.item_catalogue import ItemCatalogue
 from recsys.language_model.adapters import add_adapters
-from recsys.language_model.auxiliary import auxiliary_losses
+from recsys.language_model.auxiliary import auxiliary_losses, longest_of_tasks
 from recsys.language_model.base import from_spec, longest_sequence
 from recsys.language_model.causal_blocks import CausalBlocks
 from recsys.language_model.costs import LanguageCosts
@@ -142,11 +142,13 @@ class LanguagePolicy(GenerativeRecommender):
     def _check_length(self) -> None:
         events, session = self.spec.model.max_history, self.spec.dataset.session_length
         prompt = self.encoder.longest(events, self.num_levels, self.title_IT.shape[1])
-        longest, room = prompt + session * (self.num_levels + 1), longest_sequence(self.base.config)
+        answered, room = prompt + session * (self.num_levels + 1), longest_sequence(self.base.config)
+        longest = max(answered, longest_of_tasks(self))
         if longest > room:
+            told = "" if longest == answered else " in model.language_model.auxiliary"
             raise ConfigError(
-                f"model.max_history={events} makes sequences of up to {longest} tokens, and this language model reads at "
-                f"most {room}; lower model.max_history, or shorten instruction and title_tokens"
+                f"model.max_history={events} makes sequences of up to {longest} tokens{told}, and this language model reads "
+                f"at most {room}; lower model.max_history, or shorten instruction and title_tokens"
             )
 
     @property

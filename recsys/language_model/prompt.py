@@ -82,21 +82,25 @@ class PromptWriter(nn.Module):
     def forward(self, history: HistoryBatch, codes_IL: torch.Tensor, title_IT: torch.Tensor | None) -> Prompts:
         """Write the histories down.
 
+        An event whose item is not known, such as one that training masks, has the start mark in the place of its codes: row
+        0 has codes of its own in no catalogue, and zeros are those of an item.
+
         Args:
             codes_IL: Codes of every item row.
             title_IT: Tokens of every item row's title, :data:`NO_TOKEN` behind its end; ``None``: histories have none.
         """
         item_BH = history.item_BH
-        parts = [self.vocabulary.code_tokens(codes_IL[item_BH])]
+        codes_BHL = self.vocabulary.code_tokens(codes_IL[item_BH])
+        parts = [torch.where((item_BH > 0)[..., None], codes_BHL, self.vocabulary.mark(START))]
         if title_IT is not None:
             parts.append(title_IT[item_BH])
         if self.behaviours:
             parts.append((history.behaviour_BH + self.vocabulary.mark(BEHAVIOURS))[..., None])
-        said_BN = self._said(history)
+        said_BN = self.said(history)
         ragged = title_IT is not None or said_BN is not None
         return self.of_events(torch.cat(parts, dim=-1), ragged=ragged, said_BN=said_BN)
 
-    def _said(self, history: HistoryBatch) -> torch.Tensor | None:
+    def said(self, history: HistoryBatch) -> torch.Tensor | None:
         """Tokens of what the requests say, :data:`NO_TOKEN` where they say nothing.
 
         Raises:
@@ -136,15 +140,20 @@ class PromptWriter(nn.Module):
             real = torch.cat([says, real], dim=1)
             length_BV = length_BV + says.sum(1, keepdim=True)
         order = (~real).to(torch.uint8).argsort(dim=1, stable=True)  # what is real moves to the left, in its order
-        longest = int(length_BV[:, -1].max()) - header_BN.shape[1]
+        longest = flat.shape[1] if _is_recorded(flat) else int(length_BV[:, -1].max()) - header_BN.shape[1]
         return Prompts(torch.cat([header_BN, flat.gather(1, order[:, :longest])], dim=1), length_BV)
+
+
+def _is_recorded(tensor: torch.Tensor) -> bool:
+    """Whether this runs into a CUDA graph, which nothing may be read back from: prompts keep the width they may have."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def text_tokens(texts: Sequence[str | None], tokenizer: Any | None, limit: int, num_text: int) -> list[list[int]]:
     """Tokens of texts, at most ``limit`` each; without a tokenizer their UTF-8 bytes.
 
     Raises:
-        ConfigError: The vocabulary has no 256 tokens for bytes.
+        ConfigError: The vocabulary has no 256 tokens for bytes, or lacks a token of the tokenizer.
 
     Example:
         >>> text_tokens(["Ada", None], None, 2, 256)
@@ -157,4 +166,11 @@ def text_tokens(texts: Sequence[str | None], tokenizer: Any | None, limit: int, 
                 "has no room for 256 of them; raise language_model.shape.vocab_size, or leave text out"
             )
         return [list((text or "").encode()[:limit]) for text in texts]
-    return [tokenizer(text, add_special_tokens=False)["input_ids"][:limit] if text else [] for text in texts]
+    found = [tokenizer(text, add_special_tokens=False)["input_ids"][:limit] if text else [] for text in texts]
+    highest = max((token for tokens in found for token in tokens), default=0)
+    if highest >= num_text:
+        raise ConfigError(
+            f"model.language_model: the tokenizer has a token {highest}, and the model's vocabulary {num_text}; they do not "
+            "belong together, or the model was not resized for tokens that were added"
+        )
+    return found

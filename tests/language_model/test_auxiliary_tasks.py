@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +22,9 @@ from tests.toy.language_model import language_policy_for, ring_world
 TASKS = {"title_to_id": 1.0, "id_to_title": 0.5, "titles_to_id": 0.25, "items_per_step": 3}
 
 
-def policy_for(folder: Path) -> LanguagePolicy:
+def policy_for(folder: Path, **model: Any) -> LanguagePolicy:
     return language_policy_for(
-        ring_world(folder), softmax="vocabulary", instruction="likes: ", title_tokens=7, auxiliary=TASKS
+        ring_world(folder), softmax="vocabulary", instruction="likes: ", title_tokens=7, auxiliary=TASKS, model=model
     )
 
 
@@ -62,6 +64,21 @@ def test_a_history_of_titles(tmp_path: Path) -> None:
     expected = sum(cross_entropy(policy, [*header, *told, policy.vocabulary.mark(ANSWER)], codes))
     assert losses[2].item() == pytest.approx(expected, rel=1e-4)
     assert len(losses) == sum(target > 0 for target in targets)
+
+
+def test_a_history_of_titles_hears_what_the_row_says(tmp_path: Path) -> None:
+    """A row that says something asks only for what it names, and without the sentence that would seem to be anything."""
+    policy = policy_for(tmp_path, words={"fields": ["category"]})
+    assert policy.encoder.first_word is not None
+    batch = PrefixWindows.from_dataset(ring_world(tmp_path / "again"), 6).collate(np.arange(1))
+    batch = replace(batch, history=replace(batch.history, words_BT=torch.tensor([[2, 1, 0]])))
+    items, target = batch.history.item_BH[0].tolist(), int(batch.target_BPM[0, 2, 0])
+    first = policy.vocabulary.mark(policy.encoder.first_word)
+    header = [policy.vocabulary.mark(START), *b"likes: ", first + 1, first]
+    told = [token for row in items[:2] for token in f"item {row - 1}".encode()]
+    codes = policy.vocabulary.code_tokens(policy.item_tower.codes_IL[target]).tolist()
+    expected = sum(cross_entropy(policy, [*header, *told, policy.vocabulary.mark(ANSWER)], codes))
+    assert titles_to_id(policy, batch)[2].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_weights_and_counts_reach_the_loss(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from recsys.data.histories import Histories
 from recsys.data.samples import PrefixWindows, TargetRows
 from recsys.decoding.config import DecodeConfig
 from recsys.decoding.recommender import Recommender
+from recsys.language_model import prompt
 from recsys.language_model.language_policy import LanguagePolicy
 from recsys.language_model.transformers_form import padded_prompts, transformers_model
+from recsys.language_model.vocabulary import START
 from tests.toy.language_model import language_policy_for, ring_ids_of_three_levels, ring_world, uneven_histories
 
 TITLES = {"titles": True, "title_tokens": 5, "instruction": "likes: "}
@@ -99,6 +102,40 @@ def test_checkpointing_and_dropout_leave_gradients_and_answers_as_they_are(tmp_p
     torch.testing.assert_close(dropping.log_prob(batch), policy.eval().log_prob(batch))
     dropping.train()
     assert not torch.equal(dropping.log_prob(batch), dropping.log_prob(batch))
+
+
+def test_a_masked_item_is_not_read_as_another(tmp_path: Path) -> None:
+    """Item 0 has the codes 0, 0, 0, which padding has, too; a masked second event has the start mark three times."""
+    dataset = ring_world(tmp_path)
+    policy = language_policy_for(dataset)
+    history = collate_histories(Histories.from_targets(dataset.history, dataset.all_users()), 6)
+    told, hidden = (
+        policy._prompts(replace(history, item_BH=history.item_BH.index_fill(1, torch.tensor([1]), row)))
+        for row in (1, 0)
+    )
+    start, codes = policy.vocabulary.mark(START), policy.vocabulary.code_tokens(policy.item_tower.codes_IL[1])
+    assert hidden.token_BS[:, 4:7].tolist() == [[start] * 3] * len(history)
+    assert told.token_BS[:, 4:7].tolist() == [codes.tolist()] * len(history)
+    others = [place for place in range(told.token_BS.shape[1]) if not 4 <= place < 7]
+    assert torch.equal(hidden.token_BS[:, others], told.token_BS[:, others])
+    assert torch.equal(hidden.length_BV, told.length_BV)
+
+
+def test_prompts_of_a_recorded_search_read_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA graph cannot know how long its titles are: what stands behind a prompt's end is of no account."""
+    policy = language_policy_for(ring_world(tmp_path), **TITLES)
+    history = collate_histories(uneven_histories(ring_world(tmp_path / "again")), 6)
+    policy.title_IT[3:9] = -1
+    short = policy._prompts(history)
+    plain = policy.next_codes(policy.start(history), None)
+    monkeypatch.setattr(prompt, "_is_recorded", lambda tensor: True)
+    wide = policy._prompts(history)
+    assert wide.token_BS.shape[1] == policy.encoder.longest(history.item_BH.shape[1], 3, 5) > short.token_BS.shape[1]
+    assert torch.equal(wide.length_BV, short.length_BV)
+    recorded = policy.next_codes(policy.start(history), None)
+    assert plain is not None
+    assert recorded is not None
+    torch.testing.assert_close(recorded, plain)
 
 
 def test_new_tokens_start_near_the_mean_of_trained_words(tmp_path: Path) -> None:
