@@ -33,6 +33,7 @@ from pipelines.engine.stage import Inputs, Stage
 from pipelines.grown_stages import grow_embed, grow_tokenize, grow_train
 from pipelines.learning import align, rank, reward, train
 from pipelines.nightly.config import WARM_KEYS
+from pipelines.training_inputs import base_fingerprints
 from recsys.contracts.manifest import Artifact
 from recsys.device import resolve_device
 from recsys.runtime import Progress
@@ -288,6 +289,7 @@ TRAIN: Final = Stage(
     # as many processes as there are give the same policy, up to rounding
     ignored=("train.processes", "train.prefetch_batches"),
     added=(("train.tf32", True), ("model.backbone", "encoder_decoder"), ("model.language_model", None)),
+    fingerprints=base_fingerprints,
     resumable=True,
     grow=grow_train,
     grown_sections=tuple(f"nights.{key}" for key in WARM_KEYS),

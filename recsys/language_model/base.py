@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from recsys.contracts.errors import ArtifactError, ConfigError
 from recsys.contracts.manifest import sha256_of_file
@@ -24,6 +26,12 @@ FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3")
 
 ROTARY: Final = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions that depend on a token's position alone, not on the length of the batch."""
+
+NOT_READ: Final = {
+    "attention_dropout": (0.0, "model.dropout"),
+    "dtype": ("float32", "train.precision, decode.precision"),
+}
+"""Keys of a shape that these layers do not read: the value that says nothing, and what is set instead."""
 
 EXTRA: Final = "recsys-gen[llm]"
 
@@ -76,12 +84,17 @@ def from_shape(shape: Mapping[str, Any], init_std: float) -> Base:
                 f"model.language_model.shape: a {kind} configuration has no '{key}'"
                 + (f"; did you mean '{near[0]}'?" if near else f"; it has {', '.join(sorted(known))}")
             )
+    for key, (silent, instead) in NOT_READ.items():
+        if shape.get(key) not in (None, silent):
+            raise ConfigError(
+                f"model.language_model.shape: {key} is {shape[key]}, which is not read; leave it out, and set {instead}"
+            )
     values = {"initializer_range": init_std, **shape}
     del values["model_type"]
     try:
         config = AutoConfig.for_model(kind, **values)
         return Base(_random(config), None)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
         raise ConfigError(f"model.language_model.shape is no {kind} model: {error}") from error
 
 
@@ -91,13 +104,17 @@ def from_spec(spec: LanguageSpec) -> Any:
     Raises:
         ArtifactError: This version of transformers does not know the configuration.
     """
+    try:
+        return _random(_config_of(spec))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"the policy's language model cannot be built: {error}; train again") from error
+
+
+def _config_of(spec: LanguageSpec) -> Any:
     from transformers import AutoConfig
 
     values = dict(spec.config)
-    try:
-        return _random(AutoConfig.for_model(values.pop("model_type"), **values))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"the policy's language model cannot be built: {error}; train again") from error
+    return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
 def _random(config: Any) -> Any:
@@ -107,32 +124,44 @@ def _random(config: Any) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def from_source(source: str) -> Base:
+def from_source(source: str, trained_as: LanguageSpec | None = None) -> Base:
     """Read a model that lies on this machine.
 
+    Args:
+        trained_as: Of a policy whose base this is: the configuration that its weights were trained under, whatever the
+            folder's ``config.json`` says by now. A GGUF file holds its own beside the weights.
+
     Raises:
-        ConfigError: There is none, it cannot be read, or its layers are none of ours.
+        ConfigError: There is none, it cannot be read, lacks weights, or its layers are none of ours.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     place = find(source)
     options: dict[str, Any] = {"local_files_only": True}
+    transformers_logging.disable_progress_bar()
     folder, weights = place, sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
     if place.suffix == ".gguf":
         need("gguf", f"model.language_model.source '{place}'")
         need("accelerate", f"model.language_model.source '{place}'")
         folder = place.parent
         options["gguf_file"] = place.name
-        transformers_logging.disable_progress_bar()
     elif not weights:
         raise ConfigError(
             f"model.language_model.source '{place}' holds no *.safetensors; save the model in that format"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError) as error:
+        form = {} if trained_as is None or "gguf_file" in options else {"config": _config_of(trained_as)}
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **form, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ConfigError(f"model.language_model.source '{place}' holds no causal language model: {error}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ConfigError(
+            f"model.language_model.source '{place}' lacks {len(missing)} weights, such as {missing[0]}, which would be "
+            "drawn at random; save the whole causal model, its head included"
+        )
     check_config(model.config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -184,6 +213,11 @@ def check_config(config: Any) -> None:
         ConfigError: Says what is not supported.
     """
     _check_family(config.model_type)
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    if heads % groups:
+        raise ConfigError(
+            f"model.language_model: num_key_value_heads {groups} does not divide num_attention_heads {heads}"
+        )
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rotary not in ROTARY:
         raise ConfigError(

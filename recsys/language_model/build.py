@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 from recsys.contracts.columns import Columns
 from recsys.contracts.dataset import Dataset
@@ -15,6 +16,8 @@ from recsys.language_model.prompt import text_tokens
 from recsys.model.config import ModelConfig
 from recsys.model.generative_recommender import LanguageSpec, PolicySpec
 from recsys.semantic_ids.versions import SemanticIds
+
+logger = logging.getLogger(__name__)
 
 
 def language_policy(prepared: Dataset, semantic_ids: SemanticIds, model: ModelConfig) -> LanguagePolicy:
@@ -30,6 +33,12 @@ def language_policy(prepared: Dataset, semantic_ids: SemanticIds, model: ModelCo
         if settings.source is not None
         else from_shape(settings.shape or {}, model.init_std)
     )
+    if base.source is not None and base.tokenizer is None and settings.reads_text:
+        logger.warning(
+            "model.language_model.source '%s' has no tokenizer that can be read: its text is read as bytes, which mean "
+            "something only to a model that was trained on bytes",
+            base.source,
+        )
     config = base.model.config
     instruction = [settings.instruction] if settings.instruction is not None else []
     tokens = text_tokens(instruction, base.tokenizer, int(config.max_position_embeddings), config.vocab_size)
@@ -52,12 +61,13 @@ def language_policy(prepared: Dataset, semantic_ids: SemanticIds, model: ModelCo
         policy.vocabulary.start_near_words()
     if settings.reads_titles:
         titles = prepared.items[Columns.TITLE].to_list()
-        if not any(titles):
+        title_tokens = text_tokens(titles, base.tokenizer, settings.title_tokens, config.vocab_size)
+        if not any(title_tokens):
             raise ConfigError(
                 "model.language_model asks for titles (titles, or auxiliary tasks), and no item of this data set has one; "
                 "leave them out"
             )
-        policy.set_titles(text_tokens(titles, base.tokenizer, settings.title_tokens, config.vocab_size))
+        policy.set_titles(title_tokens)
     return policy
 
 
@@ -74,7 +84,7 @@ def restored(spec: PolicySpec, catalogue: ItemCatalogue) -> LanguagePolicy:
     if settings.keep_base == "inside":
         return LanguagePolicy(spec, catalogue)
     assert language.source is not None
-    base = from_source(language.source)
+    base = from_source(language.source, language)
     if base.digest != language.digest:
         raise ArtifactError(
             f"language model '{language.source}' has weights {str(base.digest)[:16]}, and the policy was trained on "

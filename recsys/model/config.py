@@ -215,15 +215,9 @@ class ModelConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check_shape(self) -> ModelConfig:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
-        if self.experts_per_token > self.num_experts:
-            raise ValueError(f"experts_per_token {self.experts_per_token} exceeds num_experts {self.num_experts}")
-        if self.num_experts > 1 and (self.width % 4 or self.expert_width % 4):
-            raise ValueError(
-                f"width {self.width} and expert_width {self.expert_width} must be multiples of 4: grouped matrix products "
-                "need rows of whole 16 bytes"
-            )
+        # a language model has a width of its own, and none of these heads and experts
+        if self.backbone == "encoder_decoder":
+            self._check_layers()
         if self.num_objectives == 1:
             raise ValueError("num_objectives is 1: one weight has nothing to be weighed against; take at least 2, or 0")
         if self.unseen_user_rows and "user" not in self.features:
@@ -235,6 +229,17 @@ class ModelConfig(FrozenConfig):
         if "item" not in self.features and "codes" not in self.features:
             raise ValueError("features must name 'item' or 'codes': without both the model cannot tell items apart")
         return self
+
+    def _check_layers(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+        if self.experts_per_token > self.num_experts:
+            raise ValueError(f"experts_per_token {self.experts_per_token} exceeds num_experts {self.num_experts}")
+        if self.num_experts > 1 and (self.width % 4 or self.expert_width % 4):
+            raise ValueError(
+                f"width {self.width} and expert_width {self.expert_width} must be multiples of 4: grouped matrix products "
+                "need rows of whole 16 bytes"
+            )
 
     @model_validator(mode="after")
     def _check_encoder(self) -> ModelConfig:
@@ -309,7 +314,8 @@ class ModelConfig(FrozenConfig):
         Raises:
             ConfigError: ``width`` or ``expert_width`` is no multiple of 8: grouped products need rows of whole 16 bytes.
         """
-        if self.num_moe_layers and self.num_experts > 1 and (self.width % 8 or self.expert_width % 8):
+        has_experts = self.backbone == "encoder_decoder" and self.num_moe_layers and self.num_experts > 1
+        if has_experts and (self.width % 8 or self.expert_width % 8):
             raise ConfigError(
                 f"{key} asks for bfloat16, and model.width is {self.width}, model.expert_width {self.expert_width}: grouped "
                 f"bfloat16 products need multiples of 8; change them, or leave {key} at float32"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
+import importlib.util
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -55,13 +56,17 @@ def installed_flavour() -> Flavour:
 
 
 def language_packages(bundle: Path) -> tuple[str, ...]:
-    """What a bundle's policy needs beyond :data:`PACKAGES`; an encoder-decoder needs nothing."""
+    """What a bundle's policy needs beyond :data:`PACKAGES`; an encoder-decoder needs nothing.
+
+    A base by reference is read as it was here: from a GGUF file by packages that are installed then, from a folder without.
+    """
     model = read_json(bundle / "model" / SPEC_NAME)["model"]
     settings = model.get("language_model")
     if settings is None:
         return ()
     adapters = ("peft",) if settings["tune"] == "lora" else ()
-    base = ("gguf", "accelerate") if settings["keep_base"] == "reference" else ()
+    named = settings["keep_base"] == "reference"
+    base = [name for name in ("gguf", "accelerate") if named and importlib.util.find_spec(name) is not None]
     return ("transformers", *adapters, *base)
 
 

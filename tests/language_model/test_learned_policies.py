@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,27 @@ def test_a_base_is_inside_or_named_by_its_digest(tmp_path: Path, source: Path) -
     with pytest.raises(ArtifactError, match="put that model back, or train again with keep_base: inside"):
         load_policy(tmp_path / "reference")
     load_policy(tmp_path / "inside")
+
+
+def test_a_base_is_read_as_it_was_trained_whatever_its_folder_says_by_now(tmp_path: Path, source: Path) -> None:
+    """The digest is of the weights; positions that turn faster and another epsilon would be another model."""
+    dataset = ring_world(tmp_path)
+    policy = adapted(dataset, source, "reference")
+    save_policy(tmp_path / "policy", policy)
+    config = json.loads((source / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"], config["rms_norm_eps"] = 100.0, 0.5
+    (source / "config.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(log_probs(policy, dataset), log_probs(load_policy(tmp_path / "policy"), dataset))
+
+
+def test_a_policy_of_any_width_comes_back(tmp_path: Path) -> None:
+    """30 channels in three heads: no multiple of the heads of an encoder-decoder's preset, nor of what its experts need."""
+    dataset = ring_world(tmp_path)
+    policy = language_policy_for(dataset, shape={"hidden_size": 30, "num_attention_heads": 3, "num_key_value_heads": 3})
+    save_policy(tmp_path / "policy", policy)
+    again = load_policy(tmp_path / "policy")
+    np.testing.assert_array_equal(log_probs(policy, dataset), log_probs(again, dataset))
+    assert bfloat16_policy(again).spec.model.width == 30
 
 
 def test_adapters_train_and_the_base_stays(tmp_path: Path, source: Path) -> None:

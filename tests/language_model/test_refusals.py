@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from recsys.contracts.errors import ConfigError
 from recsys.language_model import base
 from recsys.language_model.adapters import add_adapters
 from recsys.language_model.base import from_shape, from_source, longest_sequence
+from recsys.language_model.prompt import text_tokens
 from recsys.model.config import ModelConfig
 from recsys.model.language_config import LoraConfig
 from tests.toy.language_model import SHAPE, language_model_config, language_policy_for, ring_world
@@ -62,6 +67,11 @@ def test_what_only_an_encoder_decoder_can_do_is_refused(asked: dict[str, Any], m
         ({"model_type": "gpt2"}, "models of type 'gpt2' are not supported, expected one of llama"),
         ({**SHAPE, "num_hiden_layers": 2}, "has no 'num_hiden_layers'; did you mean 'num_hidden_layers'"),
         ({**SHAPE, "num_attention_heads": 0}, "shape is no llama model"),
+        ({**SHAPE, "hidden_act": "swiglu"}, "shape is no llama model: 'swiglu'"),
+        ({**SHAPE, "rms_norm_eps": "small"}, "shape is no llama model: .*rms_norm_eps"),
+        ({**SHAPE, "num_key_value_heads": 3}, "num_key_value_heads 3 does not divide num_attention_heads 4"),
+        ({**SHAPE, "attention_dropout": 0.1}, "attention_dropout is 0.1, which is not read; .* set model.dropout"),
+        ({**SHAPE, "dtype": "bfloat16"}, "dtype is bfloat16, which is not read; .* set train.precision"),
     ],
 )
 def test_a_shape_that_is_no_model_is_refused(shape: dict[str, Any], message: str) -> None:
@@ -95,6 +105,44 @@ def test_a_source_that_is_no_model_is_refused(tmp_path: Path, files: tuple[str, 
         from_source(str(folder))
 
 
+def _without(name: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    return lambda weights: {key: weight for key, weight in weights.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without("model.layers.0.mlp.up_proj.weight"), "lacks 1 weights, such as model.layers.0.mlp.up_proj.weight"),
+        (_without("lm_head.weight"), "lacks 1 weights, such as lm_head.weight, .* its head included"),
+        (lambda weights: {f"x.{name}": weight for name, weight in weights.items()}, "lacks 21 weights"),
+        (lambda weights: {**weights, "model.norm.weight": torch.ones(3)}, "holds no causal language model"),
+        (None, "holds no causal language model"),
+    ],
+    ids=["a layer", "the head", "all", "another size", "cut off"],
+)
+def test_weights_that_would_be_drawn_at_random_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None, message: str
+) -> None:
+    from_shape(SHAPE, 0.02).model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    if change is None:
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=message):
+        from_source(str(tmp_path))
+
+
+def test_text_without_a_tokenizer_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from_shape(SHAPE, 0.02).model.save_pretrained(tmp_path / "base")
+    dataset, source = ring_world(tmp_path), str(tmp_path / "base")
+    with caplog.at_level(logging.WARNING, logger="recsys.language_model"):
+        language_policy_for(dataset, source=source)
+        assert caplog.text == ""
+        language_policy_for(dataset, source=source, titles=True)
+    assert "has no tokenizer that can be read: its text is read as bytes" in caplog.text
+
+
 def test_what_an_extra_brings_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: None)
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
@@ -118,6 +166,21 @@ def test_a_history_longer_than_the_model_reads_is_refused(tmp_path: Path) -> Non
         language_policy_for(dataset, shape={"max_position_embeddings": 22})
 
 
+@pytest.mark.parametrize(
+    ("task", "title_tokens", "longest"),
+    [("titles_to_id", 7, 47), ("title_to_id", 40, 45), ("id_to_title", 40, 45)],
+)
+def test_tasks_longer_than_the_model_reads_are_refused(
+    tmp_path: Path, task: str, title_tokens: int, longest: int
+) -> None:
+    """A mark, six titles of 7 and four tokens of an answer are 47; two marks, a title of 40 and three codes are 45."""
+    dataset, settings = ring_world(tmp_path), {"title_tokens": title_tokens, "auxiliary": {task: 1.0}}
+    language_policy_for(dataset, shape={"max_position_embeddings": longest}, **settings)
+    message = f"up to {longest} tokens in model.language_model.auxiliary, and this language model reads at most"
+    with pytest.raises(ConfigError, match=message):
+        language_policy_for(dataset, shape={"max_position_embeddings": longest - 1}, **settings)
+
+
 def test_a_sliding_window_bounds_the_sequence() -> None:
     shape = {**SHAPE, "model_type": "mistral", "sliding_window": 40}
     assert longest_sequence(from_shape(shape, 0.02).model.config) == 40
@@ -127,6 +190,15 @@ def test_a_sliding_window_bounds_the_sequence() -> None:
 def test_text_as_bytes_needs_room_for_bytes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="vocabulary of 255 has no room for 256"):
         language_policy_for(ring_world(tmp_path), shape={"vocab_size": 255}, instruction="likes: ")
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused() -> None:
+    def tokenizer(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in text]}
+
+    assert text_tokens(["zaz", None, ""], tokenizer, 2, 123) == [[122, 97], [], []]
+    with pytest.raises(ConfigError, match=r"has a token 122, and the model's vocabulary 122"):
+        text_tokens(["az"], tokenizer, 2, 122)
 
 
 def test_words_are_trained_only_where_they_are_read_or_written(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,16 @@ def test_a_registered_model_names_the_libraries_of_its_language_model(
     assert language_packages(tmp_path / "bundle") == ("transformers", "peft")
     named = [line.partition("==")[0] for line in requirements("gpu", ("transformers", "peft"))]
     assert named[-3:] == ["transformers", "peft", "fbgemm-gpu"]
+
+
+def test_a_base_in_a_folder_is_registered_where_nothing_reads_gguf(
+    tmp_path: Path, item_ids: list[int], base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is listed is pinned as installed, so a package that is not there ended the registration."""
+    pytest.importorskip("peft")
+    sources_of(tmp_path, item_ids, source=str(base), tune="lora", keep_base="reference")
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert language_packages(tmp_path) == ("transformers", "peft")
+    installed = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is not None]
+    assert language_packages(tmp_path) == ("transformers", "peft", *installed)
