@@ -152,9 +152,10 @@ def from_source(source: str, trained_as: LanguageSpec | None = None) -> Base:
         )
     try:
         form = {} if trained_as is None or "gguf_file" in options else {"config": _config_of(trained_as)}
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        read: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, **form, **options
         )
+        model, loading = read
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ConfigError(f"model.language_model.source '{place}' holds no causal language model: {error}") from error
     if missing := sorted(loading["missing_keys"]):
