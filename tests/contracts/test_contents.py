@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event
 
 import pytest
 
@@ -87,12 +87,24 @@ def test_reading_meanwhile_ends_with_the_block(
 ) -> None:
     for number in range(50):
         (tmp_path / f"{number:02}").write_text("x" * (100 - number))
-    going_on = Event()
-    monkeypatch.setattr(contents, "sync", lambda path: going_on.wait())
+    begun, going_on = Event(), Event()
+
+    class Enough(Event):
+        def set(self) -> None:
+            super().set()
+            going_on.set()
+
+    def sync(path: Path) -> None:
+        begun.set()
+        going_on.wait(10)
+        going_on.set()
+
+    monkeypatch.setattr(contents, "Event", Enough)
+    monkeypatch.setattr(contents, "sync", sync)
 
     def stopped() -> None:
         with read_meanwhile(tmp_path):
-            Timer(0.05, going_on.set).start()
+            assert begun.wait(60)
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
