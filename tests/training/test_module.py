@@ -11,6 +11,8 @@ from recsys.alignment.rounds.learner import TargetPass, supervised_loss
 from recsys.contracts.dataset import Dataset
 from recsys.data.batch import TrainingBatch
 from recsys.data.samples import PrefixWindows, TargetRows
+from recsys.model.summary import training_flops
+from recsys.training.callbacks import ArithmeticDone
 from recsys.training.config import TrainConfig
 from recsys.training.fit import build_policy
 from recsys.training.losses import next_token_loss, prefix_loss
@@ -86,6 +88,9 @@ def test_the_dense_head_learns_every_item_of_a_session(tmp_path: Path) -> None:
     term = module._losses(batch, None)["dense"]
     assert term.count == len(losses) > 8
     assert term.mean.item() == pytest.approx(np.mean(losses), rel=1e-5)
+    done = ArithmeticDone()
+    done.on_train_batch_end(None, module, None, batch, 0)  # type: ignore[arg-type]
+    assert done.flops == training_flops(module.policy, batch.asked.counts, len(losses), prepared.spec.num_items)
     anchor = supervised_loss(
         module.policy, TargetPass.of(module.policy, batch), SupervisedConfig(session_reduction="mean")
     )
